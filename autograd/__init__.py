@@ -1,0 +1,36 @@
+"""Reverse-mode automatic differentiation on NumPy or CuPy arrays, every gradient written by hand.
+
+    from autograd import Tensor, ops
+    x = Tensor(array, requires_grad=True)
+    ops.relu(x).sum().backward()
+    x.grad
+
+`ops` holds the operators, `Function` is the base for your own, `gradcheck` proves a gradient.
+"""
+
+from autograd import ops, random
+from autograd.checkpoint import checkpoint
+from autograd.function import Function
+from autograd.gradcheck import GradReport, assert_gradients, gradcheck
+from autograd.graph import draw, graph
+from autograd.modes import anomaly_mode, enable_grad, inference, is_recording, no_grad, observe
+from autograd.tensor import Tensor
+
+__all__ = [
+    "Function",
+    "GradReport",
+    "Tensor",
+    "anomaly_mode",
+    "assert_gradients",
+    "checkpoint",
+    "draw",
+    "enable_grad",
+    "gradcheck",
+    "graph",
+    "inference",
+    "is_recording",
+    "no_grad",
+    "observe",
+    "ops",
+    "random",
+]

@@ -1,0 +1,159 @@
+"""`Function`: one operator with its handwritten gradient.
+
+A subclass holds its settings as attributes and implements
+
+    forward(*arrays) -> array or tuple of arrays        uses self.save(...) for what backward needs
+    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no)
+
+Both see arrays, never Tensors. An instance is used once: `Function(...)(x, w)` records itself and gives Tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from typing import Any
+
+import numpy as np
+
+from autograd.modes import modes
+from autograd.tensor import Tensor
+from kernels.core.device import Array, array_module
+
+_sequence = itertools.count()
+
+
+class Function:
+    """Base of all operators; see the module's text."""
+
+    def __init__(self) -> None:
+        self.needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
+        self.parents: tuple[Tensor | None, ...] = ()
+        self.released = False
+        self._saved: tuple[Array | None, ...] = ()
+        self._guards: list[tuple[int, str, list[int], int]] = []  # saved index, what it is, version counter, version then
+
+    # -- for subclasses -----------------------------------------------------------------------------------------------
+
+    def forward(self, *arrays: Array) -> Any:
+        raise NotImplementedError(f"{self.name}: forward is not implemented")
+
+    def backward(self, *dys: Array) -> Any:
+        raise NotImplementedError(f"{self.name}: backward is not implemented")
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        """Multiplications and additions of one forward call, for the summary; 0 for operators that only move memory."""
+        return 0
+
+    def save(self, *arrays: Array | None) -> None:
+        """Keep arrays for backward."""
+        self._saved = arrays
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        """What forward saved; raises when it was released, or changed in place since."""
+        if self.released:
+            raise RuntimeError(f"{self.name}: its saved arrays were released by an earlier backward; pass retain_graph=True there")
+        for position, what, counter, version in self._guards:
+            if counter[0] != version:
+                shape = self._saved[position].shape  # type: ignore[union-attr]
+                raise RuntimeError(
+                    f"{self.name}: {what} {shape} is needed by backward but was changed in place (version {counter[0]}, saved at {version})"
+                )
+        return self._saved
+
+    @property
+    def name(self) -> str:
+        """The operator's name in messages and graphs: the class name."""
+        return type(self).__name__
+
+    # -- recording ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run forward on the inputs (Tensors, arrays, or None) and record it. Returns a Tensor or a tuple of Tensors."""
+        arrays = tuple(x.data if isinstance(x, Tensor) else x for x in inputs)
+        self.needs = tuple(modes.recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        result = self.forward(*arrays)
+        outputs = result if isinstance(result, tuple) else (result,)
+        tensors = tuple(Tensor(out) for out in outputs)
+        _share_versions(inputs, tensors)
+        if modes.anomaly:
+            for out in outputs:
+                check_finite(out, f"{self.name}: output", arrays)
+        if any(self.needs):
+            self._record(inputs, tensors)
+        else:
+            self._saved = ()
+        for observer in modes.observers:
+            observer(self, arrays, outputs)
+        return tensors if isinstance(result, tuple) else tensors[0]
+
+    def _record(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
+        self.sequence = next(_sequence)
+        self.parents = tuple(x if need else None for x, need in zip(inputs, self.needs, strict=True))
+        self.outputs = tuple((t.shape, t.dtype) for t in tensors)
+        self.input_shapes = tuple(getattr(x, "shape", None) for x in inputs)
+        self.created_at = "".join(traceback.format_stack(limit=6)[:-2]) if modes.anomaly else ""
+        for k, x in enumerate(inputs):
+            if isinstance(x, Tensor) and x.inference and x.requires_grad is False and any(x.data is s for s in self._saved):
+                raise RuntimeError(f"{self.name}: input {k} {x.shape} was made within inference() and cannot be saved for backward")
+        for k, tensor in enumerate(tensors):
+            if tensor.dtype.kind == "f":
+                tensor.requires_grad, tensor.creator, tensor.index = True, self, k
+        self._guard(inputs, tensors)
+
+    def _guard(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
+        """Remember the version of every saved array that is the storage of an input or output Tensor."""
+        known = [(f"input {k}", x) for k, x in enumerate(inputs) if isinstance(x, Tensor)]
+        known += [(f"output {k}", t) for k, t in enumerate(tensors)]
+        owners = {id(root(t.data)): (what, t._version) for what, t in known}
+        for position, array in enumerate(self._saved):
+            owner = owners.get(id(root(array))) if array is not None else None
+            if owner is not None:
+                self._guards.append((position, owner[0], owner[1], owner[1][0]))
+
+    def release(self) -> None:
+        """Drop saved arrays and parents: the tape behind is freed."""
+        self.released, self._saved, self._guards, self.parents = True, (), [], ()
+
+
+def root(array: Array) -> Any:
+    """The object that owns an array's memory: views of one storage have the same root."""
+    base = getattr(array, "base", None)
+    while base is not None:
+        array = base
+        base = getattr(array, "base", None)
+    return array
+
+
+def _share_versions(inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
+    """An output that is a view of an input shares its version counter."""
+    for tensor in tensors:
+        if tensor.data.base is None and not any(tensor.data is getattr(x, "data", None) for x in inputs):
+            continue
+        for x in inputs:
+            if isinstance(x, Tensor) and root(x.data) is root(tensor.data):
+                tensor._version = x._version
+
+
+def check_finite(array: Array, what: str, inputs: tuple[Any, ...], created_at: str = "") -> None:
+    """Raise FloatingPointError naming the first non-finite index of `array`."""
+    if array.dtype.kind != "f":
+        return
+    xp = array_module(array)
+    bad = ~xp.isfinite(array)
+    if not bool(bad.any()):
+        return
+    index = tuple(int(i) for i in np.unravel_index(int(bad.ravel().argmax()), array.shape))
+    shapes = ", ".join(str(a.shape) for a in inputs if hasattr(a, "shape"))
+    where = f"\nThe operator was created here:\n{created_at}" if created_at else ""
+    raise FloatingPointError(f"{what} {array.shape} is {array[index].item()} at {index} ({int(bad.sum())} non-finite; inputs: {shapes}){where}")
+
+
+def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: sum dy over the axes along which an input of `shape` was repeated."""
+    if dy.shape == shape:
+        return dy
+    lead = dy.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1 and dy.shape[i + lead] != 1)
+    return dy.sum(axes, keepdims=True).reshape(shape) if axes else dy.reshape(shape)

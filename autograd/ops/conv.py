@@ -1,0 +1,137 @@
+"""Convolution and transposed convolution, NHWC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autograd.function import Function
+from autograd.tensor import Tensor
+from kernels import conv as kernels
+from kernels.core.device import Array
+from kernels.core.geometry import Window, pair
+from kernels.core.reduction import sum_pixels
+
+
+class Conv2d(Function):
+    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p stride - top + r dilation, ..., c] w[r,s,c,k].
+
+    dx = the transpose of that map applied to dy (for stride 1 again a convolution, with the filter flipped and its channels swapped).
+    dw[r,s,c,k] = sum_{n,p,q} x[n, p stride - top + r dilation, ..., c] dy[n,p,q,k].      db = sum_{n,p,q} dy.
+    Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
+    """
+
+    def __init__(self, window: Window, groups: int) -> None:
+        super().__init__()
+        self.window, self.groups = window, groups
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        self.save(x, w)
+        return kernels.conv2d_forward(x, w, b, self.window, self.groups)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        x, w = self.saved
+        dx = kernels.conv2d_backward_data(dy, w, x.shape[1:3], self.window, self.groups) if self.needs[0] else None
+        dw = kernels.conv2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
+        db = sum_pixels(dy).astype(dy.dtype) if self.needs[2] else None
+        return dx, dw, db
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        r, s, c, _ = inputs[1].shape
+        return 2 * outputs[0].size * r * s * c
+
+
+class ConvTranspose2d(Function):
+    """y = unpatch(x w^T) + b: each input pixel adds its value times the filter to the window it came from.
+
+    dx = convolution of dy with the filter.      dw[r,s,c,k] = sum_{n,p,q} x[n,p,q,c] dy[n, p stride - top + r dilation, ..., k].
+    """
+
+    def __init__(self, window: Window, size: tuple[int, int], groups: int) -> None:
+        super().__init__()
+        self.window, self.size, self.groups = window, size, groups
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        self.save(x, w)
+        return kernels.conv_transpose2d_forward(x, w, b, self.size, self.window, self.groups)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        x, w = self.saved
+        dx = kernels.conv_transpose2d_backward_data(dy, w, self.window, self.groups) if self.needs[0] else None
+        dw = kernels.conv_transpose2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
+        db = sum_pixels(dy).astype(dy.dtype) if self.needs[2] else None
+        return dx, dw, db
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        r, s, _, k = inputs[1].shape
+        return 2 * inputs[0].size * r * s * k
+
+
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Tensor:
+    """2-D cross-correlation, as PyTorch's conv2d.
+
+    input (N, H, W, C), weight (R, S, C/groups, K), bias (K,) -> (N, P, Q, K), P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1.
+    padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'. float32 or float64.
+    Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
+    """
+    window = _checked("conv2d", input, weight, stride, padding, dilation)
+    x, w = input.shape, weight.shape
+    _check_groups("conv2d", groups, x[3], w[3])
+    if x[3] != w[2] * groups:
+        expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
+        raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
+    _check_bias("conv2d", bias, w[3])
+    window.checked_output_size("conv2d", x[1:3])
+    return Conv2d(window, groups)(input, weight, bias)
+
+
+def conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    """Transposed convolution, as PyTorch's conv_transpose2d: the data gradient of a convolution, used forward.
+
+    input (N, H, W, C), weight (R, S, C, K/groups), bias (K,) -> (N, P, Q, K),
+    P = (H - 1) stride - top - bottom + dilation (R - 1) + 1 + output_padding.  output_padding must be below stride or dilation.
+    Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
+    """
+    window = _checked("conv_transpose2d", input, weight, stride, padding, dilation)
+    x, w = input.shape, weight.shape
+    extra = pair(output_padding, "conv_transpose2d: output_padding", 0)
+    if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
+        raise ValueError(f"conv_transpose2d: output_padding {extra} must be below stride {window.stride} or dilation {window.dilation}")
+    _check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
+    if x[3] != w[2]:
+        raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
+    _check_bias("conv_transpose2d", bias, w[3] * groups)
+    size = window.input_size(x[1:3], extra)
+    if min(size) < 1:
+        raise ValueError(f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}")
+    return ConvTranspose2d(window, size, groups)(input, weight, bias)
+
+
+def _checked(name: str, x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any) -> Window:
+    if x.ndim != 4:
+        raise ValueError(f"{name}: x has shape {x.shape}, expected 4 axes (N, H, W, C)")
+    if w.ndim != 4:
+        raise ValueError(f"{name}: the filter has shape {w.shape}, expected 4 axes (R, S, C, K)")
+    if x.dtype != w.dtype:
+        raise TypeError(f"{name}: x is {x.dtype} but the filter is {w.dtype}")
+    return Window.of(name, w.shape[:2], stride, padding, dilation)
+
+
+def _check_groups(name: str, groups: int, c: int, k: int) -> None:
+    if groups < 1 or c % groups or k % groups:
+        raise ValueError(f"{name}: groups = {groups} must divide the {c} input and the {k} output channels")
+
+
+def _check_bias(name: str, bias: Tensor | None, k: int) -> None:
+    if bias is not None and bias.shape != (k,):
+        raise ValueError(f"{name}: the bias has shape {bias.shape}, expected ({k},)")

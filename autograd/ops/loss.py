@@ -1,0 +1,197 @@
+"""Segmentation losses from logits. One operator serves them all: a weighted sum of terms, evaluated together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autograd.function import Function
+from autograd.tensor import Tensor, as_array
+from kernels import loss as kernels
+from kernels.core.device import CPU, Array, device_of, to_numpy
+from kernels.loss import BACKGROUNDS, TERMS, LossSpec
+
+
+class Loss(Function):
+    """value = sum of coefficient * term(softmax(logits), labels);  the gradient of each term is in kernels/loss/reference.py.
+
+    Afterwards `.parts` holds the value of every term.
+    """
+
+    def __init__(self, spec: LossSpec, labels: Array) -> None:
+        super().__init__()
+        self.spec, self.labels = spec, labels
+
+    def forward(self, logits: Array) -> Array:
+        self.save(logits)
+        value, self.parts = kernels.loss_forward(logits, self.labels, self.spec)
+        return value
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.loss_backward(dy, *self.saved, self.labels, self.spec)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 12 * inputs[0].size
+
+
+def segmentation_loss(logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss") -> tuple[Tensor, dict[str, Array]]:
+    """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by name.
+
+    Raises ValueError naming the numbers when shapes, labels or settings do not fit.
+    """
+    array = as_array(labels)
+    _check(name, logits, array, spec)
+    loss = Loss(spec, array)
+    return loss(logits), loss.parts
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    background: str = "train",
+) -> Tensor:
+    """Mean over pixels of -log p_label, weighted by the labels' class weights, as PyTorch's cross_entropy.
+
+    logits (N, H, W, C), labels integer (N, H, W). For weight, ignore_index and background see LossSpec (true of all losses here).
+    """
+    return _single("cross_entropy", logits, labels, weight, ignore_index, background, label_smoothing=label_smoothing)
+
+
+def focal_loss(
+    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, gamma: float = 2.0, background: str = "train"
+) -> Tensor:
+    """Mean over valid pixels of w (1 - p)^gamma (-log p), p the label's probability.  (arXiv 1708.02002)"""
+    return _single("focal", logits, labels, weight, ignore_index, background, gamma=gamma)
+
+
+def dice_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - the weighted mean over classes of (2 I + smooth) / (U + smooth), sums over the batch.
+
+    absent: 'present' leaves out classes without a pixel in the batch, 'all' keeps them.
+    """
+    return _single("dice", logits, labels, weight, ignore_index, background, smooth=smooth, absent=absent)
+
+
+def iou_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - the weighted mean over classes of (I + smooth) / (U - I + smooth), sums over the batch."""
+    return _single("iou", logits, labels, weight, ignore_index, background, smooth=smooth, absent=absent)
+
+
+def lovasz_softmax(
+    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+) -> Tensor:
+    """The Lovasz extension of the Jaccard loss, mean over the classes present.  (arXiv 1705.08790)"""
+    return _single("lovasz", logits, labels, weight, ignore_index, background)
+
+
+def margin_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    power: int = 5,
+    false_positive: float = 0.01,
+    reduction: str = "mean",
+    background: str = "train",
+) -> Tensor:
+    """(1 - false_positive) f_n + false_positive f_p, the report's margin loss; see kernels.loss.reference.margin for the formula.
+
+    It lies in [-w, w] and is negative for good predictions.
+    """
+    return _single(
+        "margin", logits, labels, weight, ignore_index, background, power=power, false_positive=false_positive, margin_reduction=reduction
+    )
+
+
+def combined_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    background: str | Mapping[str, str] = "train",
+    terms: Mapping[str, float] | None = None,
+    return_terms: bool = False,
+    **settings: Any,
+) -> Any:
+    """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU, evaluated together.
+
+    terms: other coefficients by name (margin, dice, focal, iou, cross_entropy, lovasz). background: one policy, or one per term.
+    settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every term's value.
+    """
+    spec = make_spec(terms or {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}, weight, ignore_index, background, **settings)
+    loss, parts = segmentation_loss(logits, labels, spec, "combined_loss")
+    return (loss, parts) if return_terms else loss
+
+
+def make_spec(
+    terms: Mapping[str, float],
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    background: str | Mapping[str, str] = "train",
+    **settings: Any,
+) -> LossSpec:
+    """A LossSpec from friendly arguments; ValueError for unknown terms, policies or settings."""
+    for term in terms:
+        if term not in TERMS:
+            raise ValueError(f"loss: unknown term {term!r}, expected some of {', '.join(TERMS)}")
+    policies = background if isinstance(background, Mapping) else {"all terms": background}
+    for key, policy in policies.items():
+        if policy not in BACKGROUNDS:
+            raise ValueError(f"loss: background of {key} is {policy!r}, expected one of {', '.join(BACKGROUNDS)}")
+    weights = None if weight is None else tuple(float(w) for w in to_numpy(as_array(weight)))
+    policy = tuple(sorted(background.items())) if isinstance(background, Mapping) else background
+    return LossSpec(tuple((k, float(v)) for k, v in terms.items()), weights, ignore_index, policy, **settings)
+
+
+def _single(
+    term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: int | None, background: str, **settings: Any
+) -> Tensor:
+    spec = make_spec({term: 1.0}, weight, ignore_index, background, **settings)
+    names = {"cross_entropy": "cross_entropy", "lovasz": "lovasz_softmax"}
+    return segmentation_loss(logits, labels, spec, names.get(term, f"{term}_loss"))[0]
+
+
+def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
+    classes = logits.shape[-1] if logits.ndim else 0
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"{name}: labels have shape {labels.shape}, expected {logits.shape[:-1]} for logits {logits.shape}")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{name}: labels are {labels.dtype}, expected an integer array")
+    if classes < 2 + (spec.background == "mask"):
+        raise ValueError(f"{name}: logits have {classes} classes, expected at least {2 + (spec.background == 'mask')}")
+    weights = spec.class_weights
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"{name}: got {len(weights)} class weights for {classes} classes")
+    if weights is not None and not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise ValueError(f"{name}: class weights must be finite and not negative, got {weights}")
+    for key, low, high in (("gamma", 0, 100), ("smooth", 0, math.inf), ("label_smoothing", 0, 1), ("power", 1, 100), ("false_positive", 0, 1)):
+        if not low <= getattr(spec, key) <= high:
+            raise ValueError(f"{name}: {key} is {getattr(spec, key)}, expected {low} to {high}")
+    if spec.margin_reduction not in ("mean", "sum", "weighted"):
+        raise ValueError(f"{name}: reduction is {spec.margin_reduction!r}, expected 'mean', 'sum' or 'weighted'")
+    if spec.absent not in ("present", "all"):
+        raise ValueError(f"{name}: absent is {spec.absent!r}, expected 'present' or 'all'")
+    if device_of(labels) == CPU and labels.size:  # on CUDA this would stop the stream: labels are checked where they are loaded
+        kept = labels if spec.ignore_index is None else labels[labels != spec.ignore_index]
+        if kept.size and (int(kept.min()) < 0 or int(kept.max()) >= classes):
+            raise ValueError(f"{name}: labels range from {int(kept.min())} to {int(kept.max())}, expected 0 to {classes - 1}")

@@ -1,0 +1,102 @@
+"""Batch norm, with the addition and the ReLU that follow it fused in, and layer norm."""
+
+from __future__ import annotations
+
+from autograd.function import Function
+from autograd.tensor import Tensor
+from kernels import norm as kernels
+from kernels.core.device import Array, array_module
+
+
+class BatchNorm(Function):
+    """y = act(xhat weight + bias + residual), xhat = (x - mean) / sqrt(var + eps), per channel over N, H, W.
+
+    With g = dy [y > 0] (or dy, without ReLU) and M values per channel, in training:
+        dbias = sum g    dweight = sum g xhat    dx = weight / sqrt(var + eps) (g - (dbias + xhat dweight) / M)    dresidual = g
+    In evaluation mean and var are constants: dx = weight / sqrt(var + eps) g.
+    """
+
+    def __init__(self, mean: Array, variance: Array, eps: float, training: bool, activation: str | None) -> None:
+        super().__init__()
+        self.mean, self.inverse = mean, 1 / array_module(variance).sqrt(variance + eps)
+        self.training, self.activation = training, activation
+
+    def forward(self, x: Array, weight: Array, bias: Array, residual: Array | None) -> Array:
+        y = kernels.batch_norm_forward(x, weight, bias, self.mean, self.inverse, residual, self.activation)
+        self.save(x, weight, y if self.activation else None)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        x, weight, y = self.saved
+        dx, dweight, dbias, dresidual = kernels.batch_norm_backward(dy, x, y, weight, self.mean, self.inverse, self.training)
+        return dx, dweight, dbias, dresidual
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 4 * outputs[0].size
+
+
+class LayerNorm(Function):
+    """y = xhat weight + bias over the last axis;  with g = dy weight: dx = inverse (g - mean(g) - xhat mean(g xhat))."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Array, weight: Array, bias: Array) -> Array:
+        self.save(x, weight)
+        return kernels.layer_norm_forward(x, weight, bias, self.eps)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return kernels.layer_norm_backward(dy, *self.saved, self.eps)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 8 * outputs[0].size
+
+
+def batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """Batch normalisation over all axes but the last: x (N, H, W, C), the vectors (C,) -> (N, H, W, C).
+
+    In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with the unbiased
+    variance, as PyTorch's); else they are the running ones. residual is added before the activation (None or 'relu').
+    Raises ValueError when shapes do not fit, or when training has a single value per channel.
+    """
+    channels = (x.shape[-1],)
+    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    for name, vector in vectors.items():
+        if vector.shape != channels:
+            raise ValueError(f"batch_norm: {name} has shape {vector.shape}, expected {channels} for x {x.shape}")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"batch_norm: the residual has shape {residual.shape} but x has {x.shape}")
+    if activation not in (None, "relu"):
+        raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
+    if training:
+        rows = x.size // channels[0]
+        if rows < 2:
+            raise ValueError(f"batch_norm: training needs more than one value per channel, got x {x.shape}")
+        mean, variance = kernels.batch_norm_statistics(x.data)
+        for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
+            running.data += momentum * (value.astype(running.dtype) - running.data)
+            running.touch()
+    else:
+        xp = array_module(x.data)
+        mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)
+    return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Layer normalisation over the last axis: x (..., C), weight and bias (C,)."""
+    for name, vector in (("weight", weight), ("bias", bias)):
+        if vector.shape != x.shape[-1:]:
+            raise ValueError(f"layer_norm: {name} has shape {vector.shape}, expected {x.shape[-1:]} for x {x.shape}")
+    return LayerNorm(eps)(x, weight, bias)

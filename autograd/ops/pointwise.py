@@ -1,0 +1,191 @@
+"""Activations, softmax and dropout."""
+
+from __future__ import annotations
+
+from autograd import random
+from autograd.function import Function
+from autograd.tensor import Tensor
+from kernels import pointwise as kernels
+from kernels.core.device import Array
+
+
+class _Activation(Function):
+    operations = 1  # per element, for the summary
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return self.operations * outputs[0].size
+
+
+class ReLU(_Activation):
+    """y = max(x, 0);  dx = dy [y > 0]. Saves y, which the next operator keeps anyway."""
+
+    def forward(self, x: Array) -> Array:
+        y = kernels.relu_forward(x)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.relu_backward(dy, *self.saved)
+
+
+class LeakyReLU(_Activation):
+    """y = x where x > 0, else slope x;  dx = dy or slope dy."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return kernels.leaky_relu_forward(x, self.slope)
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.leaky_relu_backward(dy, *self.saved, self.slope)
+
+
+class Sigmoid(_Activation):
+    """y = 1 / (1 + e^-x);  dx = dy y (1 - y)."""
+
+    operations = 4
+
+    def forward(self, x: Array) -> Array:
+        y = kernels.sigmoid_forward(x)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.sigmoid_backward(dy, *self.saved)
+
+
+class Tanh(_Activation):
+    """y = tanh x;  dx = dy (1 - y^2)."""
+
+    operations = 5
+
+    def forward(self, x: Array) -> Array:
+        y = kernels.tanh_forward(x)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.tanh_backward(dy, *self.saved)
+
+
+class SiLU(_Activation):
+    """y = x s, s = sigmoid(x);  dx = dy s (1 + x (1 - s))."""
+
+    operations = 5
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return kernels.silu_forward(x)
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.silu_backward(dy, *self.saved)
+
+
+class GELU(_Activation):
+    """y = x Phi(x);  dx = dy (Phi(x) + x phi(x))."""
+
+    operations = 8
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return kernels.gelu_forward(x)
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.gelu_backward(dy, *self.saved)
+
+
+class Softmax(_Activation):
+    """y = e^x / sum e^x;  dx = y (dy - sum(dy y))."""
+
+    operations = 4
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        y = kernels.softmax_forward(x, self.axis)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.softmax_backward(dy, *self.saved, self.axis)
+
+
+class LogSoftmax(Softmax):
+    """y = x - log sum e^x;  dx = dy - e^y sum(dy)."""
+
+    def forward(self, x: Array) -> Array:
+        y = kernels.log_softmax_forward(x, self.axis)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.log_softmax_backward(dy, *self.saved, self.axis)
+
+
+class Dropout(_Activation):
+    """y = x keep / (1 - p);  dx = dy keep / (1 - p), with the same random mask, made again from (seed, offset)."""
+
+    def __init__(self, p: float, draw: tuple[int, int]) -> None:
+        super().__init__()
+        self.p, self.draw = p, draw
+
+    def forward(self, x: Array) -> Array:
+        return kernels.dropout_forward(x, self.p, *self.draw)
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.dropout_forward(dy, self.p, *self.draw)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0); the gradient at 0 is 0."""
+    return ReLU()(x)
+
+
+def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """x where x > 0, else negative_slope * x."""
+    return LeakyReLU(negative_slope)(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + e^-x), without overflow."""
+    return Sigmoid()(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return Tanh()(x)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    return SiLU()(x)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x), Phi the normal distribution function (the exact form, not the tanh approximation)."""
+    return GELU()(x)
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """e^x / sum e^x along `axis`."""
+    return Softmax(axis)(x)
+
+
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """log(softmax(x)) along `axis`, accurate for large differences."""
+    return LogSoftmax(axis)(x)
+
+
+def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """Zero each value with probability p and scale the rest by 1 / (1 - p); the identity when not training.
+
+    The mask comes from `autograd.random`: one draw per call.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p is {p}, expected 0 <= p < 1")
+    return Dropout(p, random.stream.next())(x) if training and p > 0 else x

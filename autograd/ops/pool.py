@@ -1,0 +1,47 @@
+"""Max pooling, NHWC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autograd.function import Function
+from autograd.tensor import Tensor
+from kernels import pool as kernels
+from kernels.core.device import Array
+from kernels.core.geometry import Window
+
+
+class MaxPool2d(Function):
+    """y = max over the window;  dx = dy where the maximum was (the first one in scan order). Saves one byte per output."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, x: Array) -> Array:
+        y, offset = kernels.max_pool2d_forward(x, self.window)
+        self.size = x.shape[1:3]
+        self.save(offset)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return kernels.max_pool2d_backward(dy, *self.saved, self.size, self.window)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return outputs[0].size * self.window.kernel[0] * self.window.kernel[1]
+
+
+def max_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Tensor:
+    """Maximum over windows, as PyTorch's max_pool2d: input (N, H, W, C) -> (N, P, Q, C).
+
+    stride defaults to kernel_size. Padding counts as -inf and is at most half the window. The first maximum in scan order gets the gradient.
+    """
+    if input.ndim != 4:
+        raise ValueError(f"max_pool2d: x has shape {input.shape}, expected 4 axes (N, H, W, C)")
+    window = Window.of("max_pool2d", kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    for (before, after), k in zip(window.padding, window.kernel, strict=True):
+        if max(before, after) > k // 2:
+            raise ValueError(f"max_pool2d: padding {window.padding} must be at most half the kernel {window.kernel}")
+    size = input.shape[1:3]
+    window.checked_output_size("max_pool2d", size)
+    return MaxPool2d(window.with_ceil_mode(size) if ceil_mode else window)(input)

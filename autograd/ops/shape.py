@@ -1,0 +1,152 @@
+"""Operators that only move values: reshape, transpose, broadcast, index, pad, concatenate. Their gradients move them back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autograd.function import Function, unbroadcast
+from autograd.tensor import Tensor, as_array
+from kernels.core.device import Array, array_module
+
+
+class Reshape(Function):
+    """y = x in another shape;  dx = dy in x's shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Array) -> Array:
+        self.before = x.shape
+        return x.reshape(self.shape)
+
+    def backward(self, dy: Array) -> Array:
+        return dy.reshape(self.before)
+
+
+class Transpose(Function):
+    """y = x with its axes in another order;  dx = dy with the order undone."""
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Array) -> Array:
+        return x.transpose(self.axes)
+
+    def backward(self, dy: Array) -> Array:
+        undo = sorted(range(len(self.axes)), key=lambda i: self.axes[i] % len(self.axes))
+        return dy.transpose(undo)
+
+
+class BroadcastTo(Function):
+    """y = x repeated to a shape;  dx = dy summed over the repeated axes."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Array) -> Array:
+        self.before = x.shape
+        return array_module(x).broadcast_to(x, self.shape)
+
+    def backward(self, dy: Array) -> Array:
+        return unbroadcast(dy, self.before)
+
+
+class GetItem(Function):
+    """y = x[index];  dx is 0 but for dx[index] += dy (an entry picked twice gets both)."""
+
+    def __init__(self, index: Any) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Array) -> Array:
+        self.before = x.shape
+        return x[self.index]
+
+    def backward(self, dy: Array) -> Array:
+        xp = array_module(dy)
+        dx = xp.zeros(self.before, dy.dtype)
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        if all(p is None or p is Ellipsis or isinstance(p, (slice, int)) for p in parts):
+            dx[self.index] = dy  # basic indexing picks nothing twice
+        else:
+            xp.add.at(dx, self.index, dy)
+        return dx
+
+
+class Pad(Function):
+    """y = x with a border of one value;  dx = dy without the border."""
+
+    def __init__(self, widths: tuple[tuple[int, int], ...], value: float) -> None:
+        super().__init__()
+        self.widths, self.value = widths, value
+
+    def forward(self, x: Array) -> Array:
+        return array_module(x).pad(x, self.widths, constant_values=self.value)
+
+    def backward(self, dy: Array) -> Array:
+        return dy[tuple(slice(a, n - b) for (a, b), n in zip(self.widths, dy.shape, strict=True))]
+
+
+class Concat(Function):
+    """y = the inputs one behind the other along an axis;  each dx is its slice of dy."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, *xs: Array) -> Array:
+        self.sizes = [x.shape[self.axis] for x in xs]
+        return array_module(*xs).concatenate(xs, self.axis)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        grads, start = [], 0
+        lead = (slice(None),) * (self.axis % dy.ndim)
+        for size, need in zip(self.sizes, self.needs, strict=True):
+            grads.append(dy[(*lead, slice(start, start + size))] if need else None)
+            start += size
+        return tuple(grads)
+
+
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same values in another shape; one entry may be -1."""
+    return Reshape(tuple(shape))(x)
+
+
+def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Axes in another order; None reverses them."""
+    return Transpose(tuple(reversed(range(x.ndim))) if axes is None else tuple(axes))(x)
+
+
+def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """x repeated to `shape` by the broadcasting rules, without a copy."""
+    return BroadcastTo(tuple(shape))(x)
+
+
+def getitem(x: Tensor, index: Any) -> Tensor:
+    """x[index]: slices, integers, integer or boolean arrays."""
+    parts = index if isinstance(index, tuple) else (index,)
+    plain = tuple(as_array(p) if isinstance(p, Tensor) else p for p in parts)
+    return GetItem(plain if isinstance(index, tuple) else plain[0])(x)
+
+
+def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+    """A border of `value`: widths has one (before, after) per axis."""
+    if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
+        raise ValueError(f"pad: got widths {widths!r}, expected {x.ndim} pairs (before, after) of non-negative ints for x {x.shape}")
+    return Pad(tuple((int(a), int(b)) for a, b in widths), value)(x)
+
+
+def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
+    """The tensors one behind the other along `axis`; all other sizes must agree."""
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("concat: got no tensors, expected at least one")
+    first = tensors[0].shape
+    for k, t in enumerate(tensors):
+        if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != axis % len(first)):
+            raise ValueError(f"concat: tensor {k} has shape {t.shape}, which does not fit {first} along axis {axis}")
+    return Concat(axis)(*tensors)

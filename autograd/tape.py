@@ -1,0 +1,127 @@
+"""The backward walk: from a result to the leaves, latest operator first."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+from autograd.function import Function, check_finite, root
+from autograd.modes import modes
+from autograd.tensor import Tensor
+from kernels.core.device import Array, array_module
+
+
+class _Sum:
+    """A gradient being accumulated: the first contribution is borrowed, later ones are added in place once we own a buffer."""
+
+    __slots__ = ("array", "owned")
+
+    def __init__(self, array: Array, owned: bool) -> None:
+        self.array, self.owned = array, owned
+
+    def add(self, array: Array, owned: bool) -> None:
+        if self.owned:
+            self.array += array
+        elif owned:
+            array += self.array
+            self.array, self.owned = array, True
+        else:
+            self.array, self.owned = self.array + array, True
+
+
+def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Add the gradients of `result` to the `.grad` of its leaves; see Tensor.backward.
+
+    Operators are visited in the reverse of the order in which they were recorded, which is a topological order.
+    """
+    seed = _seed(result, gradient)
+    if result.creator is None:
+        _accumulate_leaf(result, _Sum(seed, False))
+        return
+    pending: dict[Function, list[_Sum | None]] = {}
+    queue: list[tuple[int, Function]] = []
+    leaves: dict[int, tuple[Tensor, _Sum]] = {}
+
+    def deliver(tensor: Tensor, dy: Array, owned: bool) -> None:
+        function = tensor.creator
+        if function is None:
+            if id(tensor) in leaves:
+                leaves[id(tensor)][1].add(dy, owned)
+            else:
+                leaves[id(tensor)] = (tensor, _Sum(dy, owned))
+            return
+        if function not in pending:
+            pending[function] = [None] * len(function.outputs)
+            heapq.heappush(queue, (-function.sequence, function))
+        slots = pending[function]
+        slot = slots[tensor.index]
+        if slot is None:
+            slots[tensor.index] = _Sum(dy, owned)
+        else:
+            slot.add(dy, owned)
+
+    deliver(result, seed, False)
+    while queue:
+        _, function = heapq.heappop(queue)
+        dys = _filled(function, pending.pop(function))
+        borrowed = {id(root(a)) for a in (*dys, *function.saved) if a is not None}
+        grads = function.backward(*dys)
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        if len(grads) != len(function.parents):
+            raise RuntimeError(f"{function.name}: backward gave {len(grads)} gradients for {len(function.parents)} inputs")
+        roots = [id(root(grad)) for grad in grads]
+        for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
+            if parent is not None:
+                _check(function, k, parent, grad)
+                # Ours to add to when no one else holds that memory: not dy, not a saved array, not another gradient.
+                deliver(parent, grad, roots[k] not in borrowed and roots.count(roots[k]) == 1)
+        del dys, grads, grad
+        if not retain_graph:
+            function.release()
+    for tensor, total in leaves.values():
+        _accumulate_leaf(tensor, total)
+
+
+def _seed(result: Tensor, gradient: Any) -> Array:
+    if not result.requires_grad:
+        raise RuntimeError("backward: the result does not require gradients (no input does, or it was made within no_grad)")
+    xp = array_module(result.data)
+    if gradient is None:
+        if result.size != 1:
+            raise ValueError(f"backward: the result has shape {result.shape}; pass a gradient of that shape (only a single number has a default)")
+        return xp.ones(result.shape, result.dtype)
+    array = gradient.data if isinstance(gradient, Tensor) else xp.asarray(gradient, result.dtype)
+    if array.shape != result.shape:
+        raise ValueError(f"backward: the gradient has shape {array.shape} but the result has shape {result.shape}")
+    return array
+
+
+def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
+    """The cotangents of all outputs; zeros where nothing arrived."""
+    arrays = [None if slot is None else slot.array for slot in slots]
+    like = next(a for a in arrays if a is not None)
+    xp = array_module(like)
+    return [
+        xp.zeros(shape, dtype if dtype.kind == "f" else like.dtype) if a is None else a
+        for a, (shape, dtype) in zip(arrays, function.outputs, strict=True)
+    ]
+
+
+def _check(function: Function, k: int, parent: Tensor, grad: Array | None) -> None:
+    if grad is None:
+        raise RuntimeError(f"{function.name}: backward gave no gradient for input {k}, which needs one")
+    if grad.shape != parent.shape:
+        raise RuntimeError(f"{function.name}: the gradient of input {k} has shape {grad.shape}, the input {parent.shape}")
+    if grad.dtype != parent.dtype:
+        raise RuntimeError(f"{function.name}: the gradient of input {k} is {grad.dtype}, the input {parent.dtype}")
+    if modes.anomaly:
+        check_finite(grad, f"{function.name}: gradient of input {k}", function.input_shapes, function.created_at)
+
+
+def _accumulate_leaf(tensor: Tensor, total: _Sum) -> None:
+    """Add to `.grad`. A borrowed array is copied: a leaf's gradient is its own."""
+    if tensor.grad is None:
+        tensor.grad = Tensor(total.array if total.owned else total.array.copy())
+    else:
+        tensor.grad.data += total.array
+        tensor.grad.touch()

@@ -1,0 +1,51 @@
+"""Augmentation of a whole batch: one gather for flips, rotation, scaling and translation, then photometric changes.
+
+Every output pixel reads its source through one inverse affine map, bilinear in the image, nearest in the mask, so nothing is
+resampled twice. Outside the tile the image is mirrored (the edge pixel is not repeated); the mask is `outside`, or
+mirrored as well where outside is None.
+"""
+
+from __future__ import annotations
+
+from kernels.core.device import Array, array_module
+
+
+def mirror(i: Array, n: int) -> Array:
+    """Reflect integer coordinates into [0, n): ... 2 1 | 0 1 ... n-1 | n-2 ..."""
+    if n == 1:
+        return i * 0
+    i = abs(i) % (2 * n - 2)
+    return array_module(i).where(i < n, i, 2 * n - 2 - i)
+
+
+def augment_batch(
+    images: Array, masks: Array, matrices: Array, contrast: Array, brightness: Array, gamma: Array, outside: int | None
+) -> tuple[Array, Array]:
+    """images (N, H, W) float in [0, 1], masks (N, H, W) integer, matrices (N, 2, 3): source (x, y) = M [x_out, y_out, 1], in pixels.
+
+    Per image: value <- clip(contrast (value - mean) + mean + brightness, 0, 1)^gamma, mean over the tile before the gather.
+    Returns images and masks of the same shapes and dtypes.
+    """
+    xp = array_module(images)
+    n, h, w = images.shape
+    grid = xp.stack([xp.tile(xp.arange(w), h), xp.repeat(xp.arange(h), w), xp.ones(h * w)]).astype(xp.float64)  # (3, H*W)
+    x, y = (matrices.astype(xp.float64) @ grid).transpose(1, 0, 2)  # each (N, H*W)
+    batch = xp.arange(n)[:, None]
+
+    x0, y0 = xp.floor(x).astype(xp.int64), xp.floor(y).astype(xp.int64)
+    fx, fy = (x - x0).astype(images.dtype), (y - y0).astype(images.dtype)
+    left, right, top, bottom = mirror(x0, w), mirror(x0 + 1, w), mirror(y0, h), mirror(y0 + 1, h)
+    upper = images[batch, top, left] * (1 - fx) + images[batch, top, right] * fx
+    lower = images[batch, bottom, left] * (1 - fx) + images[batch, bottom, right] * fx
+    image = upper * (1 - fy) + lower * fy
+
+    mean = images.mean((1, 2), dtype=xp.float64).astype(images.dtype)[:, None]
+    image = contrast[:, None] * (image - mean) + mean + brightness[:, None]
+    image = image.clip(0, 1) ** gamma[:, None]
+
+    xn, yn = xp.floor(x + 0.5).astype(xp.int64), xp.floor(y + 0.5).astype(xp.int64)
+    mask = masks[batch, mirror(yn, h), mirror(xn, w)]
+    if outside is not None:
+        inside = (xn >= 0) & (xn < w) & (yn >= 0) & (yn < h)
+        mask = xp.where(inside, mask, xp.asarray(outside, masks.dtype))
+    return image.astype(images.dtype).reshape(n, h, w), mask.reshape(n, h, w)

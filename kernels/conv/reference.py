@@ -1,0 +1,111 @@
+"""Convolution and transposed convolution, defined as "patches times filter".
+
+Everything follows from one linear map and its transpose: `patches` reads the input under every position of the window,
+`unpatch` adds such readings back. With X = patches(x) as a matrix,
+
+    conv2d:            y  = X w          dx = unpatch(dy w^T)     dw = X^T dy
+    conv_transpose2d:  y  = unpatch(x w^T)    and its gradients are the two others with the roles of x and dy swapped.
+
+Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
+"""
+
+from __future__ import annotations
+
+from kernels.core.device import Array, array_module
+from kernels.core.geometry import Pair, Window
+
+
+def pad_pixels(x: Array, padding: tuple[Pair, Pair], value: float = 0.0) -> Array:
+    """Pad H and W: x (N, H, W, C) -> (N, top + H + bottom, left + W + right, C)."""
+    if padding == ((0, 0), (0, 0)):
+        return x
+    return array_module(x).pad(x, ((0, 0), *padding, (0, 0)), constant_values=value)
+
+
+def patches(x: Array, window: Window, value: float = 0.0) -> Array:
+    """What the window sees: x (N, H, W, C) -> (N, P, Q, R, S, C), a view of the padded input; do not write to it."""
+    xp = array_module(x)
+    p, q = window.output_size(x.shape[1:3])
+    x = pad_pixels(x, window.padding, value)
+    n, h, w, c = x.strides
+    (sh, sw), (dh, dw) = window.stride, window.dilation
+    shape = (x.shape[0], p, q, *window.kernel, x.shape[3])
+    return xp.lib.stride_tricks.as_strided(x, shape, (n, h * sh, w * sw, h * dh, w * dw, c))
+
+
+def unpatch(cols: Array, size: Pair, window: Window) -> Array:
+    """The transpose of `patches`: cols (N, P, Q, R, S, C) -> (N, H, W, C), each reading added where it was read.
+
+    One strided addition per filter tap; a tap's positions never collide, so nothing is scattered.
+    """
+    xp = array_module(cols)
+    n, p, q, r, s, c = cols.shape
+    (top, bottom), (left, right) = window.padding
+    (sh, sw), (dh, dw) = window.stride, window.dilation
+    x = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), cols.dtype)
+    for i in range(r):
+        for j in range(s):
+            x[:, i * dh : i * dh + (p - 1) * sh + 1 : sh, j * dw : j * dw + (q - 1) * sw + 1 : sw] += cols[:, :, :, i, j]
+    return x[:, top : top + size[0], left : left + size[1]]
+
+
+def grouped_rows(cols: Array, groups: int) -> Array:
+    """(N, P, Q, R, S, C) -> (G, N*P*Q, R*S*C/G): one matrix of patches per group."""
+    n, p, q, r, s, c = cols.shape
+    return cols.reshape(n * p * q, r * s, groups, c // groups).transpose(2, 0, 1, 3).reshape(groups, n * p * q, -1)
+
+
+def grouped_filter(w: Array, groups: int) -> Array:
+    """(R, S, C/G, K) -> (G, R*S*C/G, K/G)."""
+    r, s, c, k = w.shape
+    return w.reshape(r * s * c, groups, k // groups).transpose(1, 0, 2)
+
+
+def grouped_pixels(y: Array, groups: int) -> Array:
+    """(N, P, Q, K) -> (G, N*P*Q, K/G)."""
+    n, p, q, k = y.shape
+    return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
+
+
+def conv2d_forward(x: Array, w: Array, b: Array | None, window: Window, groups: int = 1) -> Array:
+    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x."""
+    n, k = x.shape[0], w.shape[3]
+    p, q = window.output_size(x.shape[1:3])
+    # (G, N*P*Q, R*S*C/G) @ (G, R*S*C/G, K/G) -> (G, N*P*Q, K/G) -> (N, P, Q, K)
+    y = grouped_rows(patches(x, window), groups) @ grouped_filter(w, groups)
+    y = y.transpose(1, 0, 2).reshape(n, p, q, k)
+    return y if b is None else y + b
+
+
+def conv2d_backward_data(dy: Array, w: Array, size: Pair, window: Window, groups: int = 1) -> Array:
+    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> (N, H, W, C)."""
+    n, p, q, _ = dy.shape
+    r, s, c, _ = w.shape
+    # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
+    cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
+    cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
+    return unpatch(cols, size, window)
+
+
+def conv2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Array:
+    """dw[r,s,c,k] = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,k] -> (R, S, C/G, K)."""
+    c, k = x.shape[3], dy.shape[3]
+    # (G, R*S*C/G, N*P*Q) @ (G, N*P*Q, K/G) -> (G, R*S*C/G, K/G) -> (R, S, C/G, K)
+    dw = grouped_rows(patches(x, window), groups).transpose(0, 2, 1) @ grouped_pixels(dy, groups)
+    return dw.transpose(1, 0, 2).reshape(*window.kernel, c // groups, k)
+
+
+def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Array:
+    """y = unpatch(x w^T) + b: x (N, P, Q, C), filter (R, S, C, K/groups), size (H, W) -> (N, H, W, K)."""
+    y = conv2d_backward_data(x, w.swapaxes(2, 3), size, window, groups)
+    return y if b is None else y + b
+
+
+def conv_transpose2d_backward_data(dy: Array, w: Array, window: Window, groups: int = 1) -> Array:
+    """dx = patches(dy) w: the convolution of dy (N, H, W, K) -> (N, P, Q, C)."""
+    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+
+
+def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Array:
+    """dw[r,s,c,k] = sum_{n,p,q} x[n,p,q,c] dy[n, p sh - top + r dh, ..., k] -> (R, S, C, K/groups)."""
+    return conv2d_backward_filter(dy, x, window, groups).swapaxes(2, 3)

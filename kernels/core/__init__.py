@@ -1,0 +1,1 @@
+"""What every kernel family stands on: devices, dispatch, window geometry, recycled memory, random bits."""

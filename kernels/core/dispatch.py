@@ -1,0 +1,116 @@
+"""(operator, device) -> implementation, with the reference as fallback.
+
+A family declares its public kernels once:
+
+    conv2d_forward = operator(reference.conv2d_forward, cpu="kernels.conv.cpu", cuda="kernels.conv.cuda")
+
+A call looks at the device of its array arguments, imports that device's module on first use, and takes the function of
+the same name from it. A fast implementation that does not serve some arguments (a dtype, a size) returns
+`NotImplemented`; the call then goes to the reference, which serves everything.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernels.core.device import device_of
+
+BACKENDS = ("fast", "reference")
+
+
+class _State(threading.local):
+    """Per thread: the backend asked for, and the logs that want to know which implementation served a call."""
+
+    def __init__(self) -> None:
+        self.backend = os.environ.get("AREOGRAD_KERNELS", "fast").strip().lower() or "fast"
+        if self.backend not in BACKENDS:
+            raise ValueError(f"AREOGRAD_KERNELS: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
+        self.logs: list[list[Served]] = []
+
+
+_state = _State()
+registry: dict[str, Operator] = {}
+
+
+@dataclass(frozen=True)
+class Served:
+    """One kernel call: which operator, on which device, and whether 'fast' or 'reference' code served it."""
+
+    operator: str
+    device: str
+    by: str
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Operator:
+    """A kernel name that dispatches on the device of its arguments. Call it like the reference function."""
+
+    reference: Callable[..., Any]
+    modules: dict[str, str] = field(default_factory=dict)
+    _loaded: dict[str, Callable[..., Any] | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.reference.__name__
+
+    def implementation(self, device: str) -> Callable[..., Any] | None:
+        """The fast implementation for `device`, imported on first use; None when there is none."""
+        if device not in self._loaded:
+            module = self.modules.get(device)
+            self._loaded[device] = getattr(importlib.import_module(module), self.name, None) if module else None
+        return self._loaded[device]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arrays = [a for a in args if hasattr(a, "__array__") and hasattr(a, "shape")]
+        device = device_of(*arrays)
+        result, by = NotImplemented, "fast"
+        if _state.backend == "fast":
+            fast = self.implementation(device)
+            if fast is not None:
+                result = fast(*args, **kwargs)
+        if result is NotImplemented:
+            result, by = self.reference(*args, **kwargs), "reference"
+        if _state.logs:
+            entry = Served(self.name, device, by, tuple(a.shape for a in arrays))
+            for log in _state.logs:
+                log.append(entry)
+        return result
+
+
+def operator(reference: Callable[..., Any], **modules: str) -> Operator:
+    """Declare a public kernel: its reference, and per device the module that may hold a faster one of the same name."""
+    made = Operator(reference, modules)
+    functools.update_wrapper(made, reference)
+    registry[made.name] = made
+    return made
+
+
+@contextmanager
+def use_kernels(backend: str) -> Iterator[None]:
+    """Within the block, kernels are served by 'fast' implementations (the default) or by the 'reference' only."""
+    if backend not in BACKENDS:
+        raise ValueError(f"use_kernels: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    before, _state.backend = _state.backend, backend
+    try:
+        yield
+    finally:
+        _state.backend = before
+
+
+@contextmanager
+def kernel_log() -> Iterator[list[Served]]:
+    """Record every kernel call within the block: which operator, which shapes, and who served it."""
+    log: list[Served] = []
+    _state.logs.append(log)
+    try:
+        yield log
+    finally:
+        _state.logs.remove(log)

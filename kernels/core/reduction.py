@@ -1,0 +1,28 @@
+"""Sums over pixels that keep their accuracy in float32."""
+
+from __future__ import annotations
+
+import math
+
+from kernels.core.device import Array, array_module
+
+_RUN = 128
+
+
+def sum_pixels(x: Array) -> Array:
+    """Sum over all axes but the last, as float64: x (..., C) -> (C,).
+
+    Two levels: runs of 128 rows are summed in x's own dtype (one matrix product), the run sums in float64. The
+    error of a float32 sum is that of 128 additions, however many rows there are; the order depends on the shape alone.
+    """
+    xp = array_module(x)
+    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    x = x.reshape(rows, channels)
+    if not rows:
+        return xp.zeros(channels, xp.float64)
+    whole = rows // _RUN * _RUN
+    total = x[whole:].sum(0, dtype=xp.float64)
+    if whole:
+        runs = xp.ones((1, _RUN), x.dtype) @ x[:whole].reshape(-1, _RUN, channels)
+        total = total + runs[:, 0].sum(0, dtype=xp.float64)
+    return total

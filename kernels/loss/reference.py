@@ -1,0 +1,212 @@
+"""The losses of the report, from logits, each with its gradient written out.
+
+Per pixel i: logits z_i, p_i = softmax(z_i), label y_i, one-hot t_i, validity m_i, class weights w_c.
+A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed form.
+Region (Dice, IoU, Lovasz): a function of sums over the whole batch, whose gradient to the probabilities is simple; the chain
+rule through the softmax is then
+
+    dz = p (dp - <p, dp>)                                                                                       (*)
+
+Every term function returns (parts, value, dz): named numbers for the log, the value, and dvalue/dz of shape (M, C).
+Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from kernels.core.device import Array, array_module
+from kernels.loss.spec import LossSpec
+from kernels.pointwise.reference import log_softmax_forward, softmax_forward
+
+Parts = dict[str, Array]
+Term = tuple[Parts, Array, Array]
+
+
+class Pixels(NamedTuple):
+    """What a term sees, background policy applied: z (M, C), t (M, C) one-hot and 0 on invalid pixels, m (M, 1), w (C,)."""
+
+    z: Array
+    t: Array
+    m: Array
+    w: Array
+
+    @property
+    def count(self) -> Array:
+        """Number of valid pixels, at least 1."""
+        return self.m.sum().clip(1, None)
+
+    @property
+    def label_weight(self) -> Array:
+        """w_{y_i} (M, 1); 0 on invalid pixels."""
+        return (self.t * self.w).sum(1, keepdims=True)
+
+
+def pixels_of(logits: Array, labels: Array, spec: LossSpec, term: str) -> Pixels:
+    """Flatten to M pixels and apply the ignore label and the term's background policy."""
+    xp = array_module(logits)
+    first = 1 if spec.background_of(term) == "mask" else 0
+    classes = logits.shape[-1]
+    z = logits.reshape(-1, classes)[:, first:]
+    y = labels.reshape(-1, 1)
+    m = y >= first
+    if spec.ignore_index is not None:
+        m = m & (y != spec.ignore_index)
+    t = (y == xp.arange(first, classes)) & m
+    w = xp.ones(classes, z.dtype) if spec.class_weights is None else xp.asarray(spec.class_weights, z.dtype)
+    return Pixels(z, t.astype(z.dtype), m.astype(z.dtype), w[first:])
+
+
+def cross_entropy(pixels: Pixels, spec: LossSpec) -> Term:
+    """sum_i -<s_i, log p_i> / sum_i w_{y_i} with s = w ((1 - e) t + e / C), e the label smoothing (PyTorch's weighting).
+
+    dz = (p sum_c s_c - s) / sum_i w_{y_i}.
+    """
+    z, t, m, w = pixels
+    e, logp = spec.label_smoothing, log_softmax_forward(z, 1)
+    s = w * ((1 - e) * t + e / z.shape[1] * m)
+    norm = _at_least_tiny(pixels.label_weight.sum())
+    dz = (array_module(z).exp(logp) * s.sum(1, keepdims=True) - s) / norm
+    return {}, -(s * logp).sum() / norm, dz
+
+
+def focal(pixels: Pixels, spec: LossSpec) -> Term:
+    """mean_i w_y (1 - p_y)^gamma (-log p_y) over valid pixels.  (Lin et al., arXiv 1708.02002)
+
+    With l = log p_y and 1 - p_y = -expm1(l), which keeps its digits as p_y -> 1:
+    dz = w_y (1 - p_y)^gamma (1 + gamma p_y k) (p - t) / count,  k = -l / (1 - p_y)  (-> 1 as p_y -> 1).
+    """
+    xp = array_module(pixels.z)
+    z, t, m, _ = pixels
+    logp = log_softmax_forward(z, 1)
+    log_py = (t * logp).sum(1, keepdims=True)
+    miss = -xp.expm1(log_py)
+    k = xp.where(miss > 0, -log_py / xp.where(miss > 0, miss, 1), 1)
+    weight = pixels.label_weight * miss**spec.gamma
+    dz = weight * (1 + spec.gamma * xp.exp(log_py) * k) * (xp.exp(logp) * m - t) / pixels.count
+    return {}, -(weight * log_py).sum() / pixels.count, dz
+
+
+def margin(pixels: Pixels, spec: LossSpec) -> Term:
+    """The report's margin loss, (1 - b) f_n + b f_p with b = spec.false_positive, n = spec.power.
+
+        f_n = w_y (||p_{c != y}||_n - p_y)        the strongest wrong class against the right one
+        f_p = sum_{c != y} w_c q_c,  q = p^n / sum p^n        the weights of what is predicted instead
+
+    p^n underflows float32 below p = 1e-8, so both come from logits: with L = LSE(z) and L_w = LSE_{c != y}(n z_c),
+    ||p_{c != y}||_n = g = exp(L_w / n - L) and q = softmax(n z). With r_c = exp(n z_c - L_w) on the wrong classes, r_y = 0:
+
+        df_n/dz = w_y (g r - p_y t - (g - p_y) p)        df_p/dz = n q (w~ - f_p),  w~_c = w_c [c != y]
+    """
+    xp = array_module(pixels.z)
+    z, t, m, w = pixels
+    n, b = spec.power, spec.false_positive
+    z = z - z.max(1, keepdims=True)
+    logp = log_softmax_forward(z, 1)
+    p, q = xp.exp(logp), softmax_forward(n * z, 1)
+    wrong = xp.where(t > 0, xp.asarray(-xp.inf, z.dtype), n * z)
+    top = wrong.max(1, keepdims=True)
+    log_wrong = top + xp.log(xp.exp(wrong - top).sum(1, keepdims=True))
+    r = xp.exp(wrong - log_wrong)
+    g = xp.exp(log_wrong / n + (logp - z)[:, :1])  # logp - z = -L in every column
+    py = (t * p).sum(1, keepdims=True)
+    other = w * (m - t)
+    fn, fp = pixels.label_weight * (g - py), (other * q).sum(1, keepdims=True)
+    dfn = pixels.label_weight * (g * r - py * t - (g - py) * p)
+    dfp = n * q * (other - fp)
+    norm: Any = 1
+    if spec.margin_reduction != "sum":
+        norm = pixels.count if spec.margin_reduction == "mean" else _at_least_tiny(pixels.label_weight.sum())
+    parts = {"false_negative": fn.sum() / norm, "false_positive": fp.sum() / norm}
+    value = (1 - b) * parts["false_negative"] + b * parts["false_positive"]
+    return parts, value, ((1 - b) * dfn + b * dfp) / norm
+
+
+def dice(pixels: Pixels, spec: LossSpec) -> Term:
+    """sum_c w_c (1 - D_c) / sum w,  D_c = (2 I_c + s) / (U_c + s),  I = sum m p t, U = sum m (p + t).
+
+    dp = A t + B on valid pixels, A_c = -2 w_c / (W (U_c + s)), B_c = w_c D_c / (W (U_c + s)); then (*).
+    """
+    intersection, union, w, parts = _region_sums(pixels, spec)
+    d = (2 * intersection + spec.smooth) / _at_least_tiny(union + spec.smooth)
+    scale = w / _at_least_tiny(union + spec.smooth)
+    return parts, (w * (1 - d)).sum(), _region_gradient(pixels, -2 * scale, scale * d)
+
+
+def iou(pixels: Pixels, spec: LossSpec) -> Term:
+    """sum_c w_c (1 - J_c) / sum w,  J_c = (I_c + s) / (V_c + s),  V = U - I.
+
+    dp = A t + B, A_c = -w_c (1 + J_c) / (W (V_c + s)), B_c = w_c J_c / (W (V_c + s)); then (*).
+    """
+    intersection, union, w, parts = _region_sums(pixels, spec)
+    union = union - intersection
+    j = (intersection + spec.smooth) / _at_least_tiny(union + spec.smooth)
+    scale = w / _at_least_tiny(union + spec.smooth)
+    return parts, (w * (1 - j)).sum(), _region_gradient(pixels, -scale * (1 + j), scale * j)
+
+
+def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
+    """Lovasz-softmax over the batch, weighted mean over the classes present.  (Berman et al., arXiv 1705.08790)
+
+    Per class, errors e_i = |t_i - p_i| in descending order weigh the steps d of the Jaccard loss along that order:
+    J_k = 1 - (G - cumsum t) / (G + cumsum(1 - t)), d_k = J_k - J_{k-1}, value = <e_sorted, d>.
+    dp_i = d at i's rank, negative where t_i = 1 (d is constant while the order stands); then (*).
+    """
+    xp = array_module(pixels.z)
+    z, t, m, w = pixels
+    p = softmax_forward(z, 1) * m
+    e = xp.abs(t - p)
+    order = xp.argsort(-e, axis=0, kind="stable")
+    truth, false = xp.take_along_axis(t, order, 0), xp.take_along_axis(m - t, order, 0)
+    total = t.sum(0)
+    jaccard = 1 - (total - truth.cumsum(0)) / _at_least_tiny(total + false.cumsum(0))
+    steps = xp.concatenate([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    w = w * (total > 0)
+    w = w / _at_least_tiny(w.sum())
+    d = xp.empty_like(steps)
+    xp.put_along_axis(d, order, steps, 0)
+    dp = w * d * (1 - 2 * t) * m
+    return {}, (w * (e * d).sum(0)).sum(), p * (dp - (p * dp).sum(1, keepdims=True))
+
+
+def _region_sums(pixels: Pixels, spec: LossSpec) -> tuple[Array, Array, Array, Parts]:
+    z, t, m, w = pixels
+    p = softmax_forward(z, 1) * m
+    intersection, truth = (p * t).sum(0), t.sum(0)
+    if spec.absent == "present":
+        w = w * (truth > 0)
+    return intersection, p.sum(0) + truth, w / _at_least_tiny(w.sum()), {}
+
+
+def _region_gradient(pixels: Pixels, a: Array, b: Array) -> Array:
+    p = softmax_forward(pixels.z, 1)
+    dp = pixels.m * (a * pixels.t + b)
+    return p * (dp - (p * dp).sum(1, keepdims=True))
+
+
+def _at_least_tiny(x: Array) -> Array:
+    """A denominator that may be 0 only when its numerator is 0 too."""
+    return x.clip(1e-30, None)
+
+
+_FUNCTIONS = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "cross_entropy": cross_entropy, "lovasz": lovasz}
+
+
+def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts]:
+    """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array, and every term's own value by name."""
+    value, parts = logits.dtype.type(0), {}
+    for name, coefficient in spec.terms:
+        inner, term, _ = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
+        parts[name] = term
+        parts.update({f"{name}_{key}": part for key, part in inner.items()})
+        value = value + coefficient * term
+    return array_module(logits).asarray(value, logits.dtype), parts
+
+
+def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec) -> Array:
+    """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
+    d = array_module(logits).zeros((labels.size, logits.shape[-1]), logits.dtype)
+    for name, coefficient in spec.terms:
+        _, _, dz = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
+        d[:, d.shape[1] - dz.shape[1] :] += (dy * coefficient) * dz
+    return d.reshape(logits.shape)

@@ -1,0 +1,41 @@
+"""What a segmentation loss is made of: one immutable description that every implementation reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TERMS = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz")
+BACKGROUNDS = ("train", "mask")
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A weighted sum of terms over logits (..., C) and labels (...).
+
+    terms: (name, coefficient) pairs, names from TERMS.   class_weights: one per class (None: all 1).
+    ignore_index: pixels with this label count nowhere.
+    background: per term (or one for all), what class 0 is: 'train', an ordinary class; 'mask', not a class at all: its pixels
+        count nowhere and its logit is not in the softmax, so it gets no gradient.
+    gamma: focal exponent.   smooth: added to numerator and denominator of Dice and IoU, in pixels.
+    label_smoothing: of the cross-entropy.   power: exponent of the margin's norms.
+    false_positive: share of f_p in the margin loss, 1 - share is f_n's.
+    margin_reduction: 'mean' over valid pixels, 'sum', or 'weighted' (divided by the sum of the labels' weights).
+    absent: what Dice, IoU do with a class that has no pixel in the batch: 'present' leaves it out, 'all' keeps it as a pure
+        false-positive penalty. Lovasz always leaves it out.
+    """
+
+    terms: tuple[tuple[str, float], ...]
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+    background: str | tuple[tuple[str, str], ...] = "train"
+    gamma: float = 2.0
+    smooth: float = 1.0
+    label_smoothing: float = 0.0
+    power: int = 5
+    false_positive: float = 0.01
+    margin_reduction: str = "mean"
+    absent: str = "present"
+
+    def background_of(self, term: str) -> str:
+        """The background policy of one term."""
+        return self.background if isinstance(self.background, str) else dict(self.background).get(term, "train")

@@ -1,0 +1,10 @@
+"""Batch norm (statistics, fused forward and backward) and layer norm."""
+
+from kernels.core.dispatch import operator
+from kernels.norm import reference
+
+batch_norm_statistics = operator(reference.batch_norm_statistics)
+batch_norm_forward = operator(reference.batch_norm_forward)
+batch_norm_backward = operator(reference.batch_norm_backward)
+layer_norm_forward = operator(reference.layer_norm_forward)
+layer_norm_backward = operator(reference.layer_norm_backward)

@@ -1,0 +1,69 @@
+"""Batch normalisation (with optional residual addition and ReLU) and layer normalisation.
+
+Batch norm treats x (N, H, W, C) as M = N H W rows of C channels. Statistics are float64 vectors of length C.
+Bytes per element, ideally: statistics 1 read; forward 1 read, 1 write; backward 2 reads for the sums, 2 reads and 1 write for dx.
+Source: Ioffe & Szegedy, arXiv 1502.03167; Ba, Kiros & Hinton, arXiv 1607.06450.
+"""
+
+from __future__ import annotations
+
+from kernels.core.device import Array, array_module
+from kernels.core.reduction import sum_pixels
+
+
+def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance per channel, float64, in two passes: x (..., C) -> (C,), (C,)."""
+    rows = x.size // x.shape[-1]
+    mean = sum_pixels(x) / rows
+    return mean, sum_pixels((x - mean.astype(x.dtype)) ** 2) / rows
+
+
+def batch_norm_forward(
+    x: Array, weight: Array, bias: Array, mean: Array, inverse: Array, residual: Array | None = None, activation: str | None = None
+) -> Array:
+    """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'."""
+    y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias
+    if residual is not None:
+        y = y + residual
+    return y.clip(0, None) if activation == "relu" else y
+
+
+def batch_norm_backward(
+    dy: Array, x: Array, y: Array | None, weight: Array, mean: Array, inverse: Array, training: bool
+) -> tuple[Array, Array, Array, Array]:
+    """(dx, dweight, dbias, dresidual). Pass the output y when a ReLU was fused: the gradient flows where y > 0.
+
+        g = dy [y > 0]      dresidual = g      dbias = sum g      dweight = sum g xhat
+        dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
+        dx = weight inverse g                                   in evaluation
+    """
+    xp = array_module(x)
+    g = dy if y is None else xp.where(y > 0, dy, xp.zeros((), dy.dtype))
+    xhat = (x - mean.astype(x.dtype)) * inverse.astype(x.dtype)
+    dbias, dweight = sum_pixels(g), sum_pixels(g * xhat)
+    scale = (weight * inverse).astype(x.dtype)
+    if training:
+        rows = x.size // x.shape[-1]
+        dx = scale * (g - ((dbias / rows).astype(x.dtype) + xhat * (dweight / rows).astype(x.dtype)))
+    else:
+        dx = scale * g
+    return dx, dweight.astype(x.dtype), dbias.astype(x.dtype), g
+
+
+def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """y = xhat weight + bias, xhat = (x - mean) / sqrt(var + eps), over the last axis."""
+    return _xhat(x, eps)[0] * weight + bias
+
+
+def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
+    """(dx, dweight, dbias): with g = dy weight, dx = inverse (g - mean(g) - xhat mean(g xhat))."""
+    xhat, inverse = _xhat(x, eps)
+    g = dy * weight
+    dx = inverse * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
+    return dx, sum_pixels(dy * xhat).astype(x.dtype), sum_pixels(dy).astype(x.dtype)
+
+
+def _xhat(x: Array, eps: float) -> tuple[Array, Array]:
+    centred = x - x.mean(-1, keepdims=True)
+    inverse = 1 / array_module(x).sqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return centred * inverse, inverse

@@ -1,0 +1,124 @@
+"""Activations, softmax and dropout. Each backward says what it reads: the input x or the output y, whichever is cheaper."""
+
+from __future__ import annotations
+
+import math
+
+from kernels.core import random
+from kernels.core.device import Array, array_module
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x) without overflow: e = exp(-|x|), then 1 / (1 + e) or e / (1 + e)."""
+    xp = array_module(x)
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, 1, e) / (1 + e)
+
+
+def erf(x: Array) -> Array:
+    """The error function by its series with positive terms only, so nothing cancels:
+
+        erf(x) = 2 x / sqrt(pi) exp(-x^2) sum_n (2 x^2)^n / (1 3 5 ... (2n + 1)),   |x| <= 6;  +-1 beyond, exact in float64.
+    """
+    x = x.clip(-6, 6)
+    term = total = array_module(x).ones_like(x)
+    for n in range(1, 130):
+        term = term * (2 * x * x) / (2 * n + 1)
+        total = total + term
+    return 2 / math.sqrt(math.pi) * x * array_module(x).exp(-x * x) * total
+
+
+def relu_forward(x: Array) -> Array:
+    """y = max(x, 0)."""
+    return x.clip(0, None)
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    """dx = dy [y > 0]: at x = 0 the gradient is 0, as in PyTorch."""
+    xp = array_module(dy)
+    return xp.where(y > 0, dy, xp.zeros((), dy.dtype))
+
+
+def leaky_relu_forward(x: Array, slope: float) -> Array:
+    """y = x where x > 0, slope x elsewhere."""
+    return array_module(x).where(x > 0, x, slope * x)
+
+
+def leaky_relu_backward(dy: Array, x: Array, slope: float) -> Array:
+    """dx = dy where x > 0, slope dy elsewhere."""
+    return array_module(dy).where(x > 0, dy, slope * dy)
+
+
+def sigmoid_forward(x: Array) -> Array:
+    """y = 1 / (1 + e^-x)."""
+    return sigmoid(x)
+
+
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    """dx = dy y (1 - y)."""
+    return dy * y * (1 - y)
+
+
+def tanh_forward(x: Array) -> Array:
+    """y = tanh x."""
+    return array_module(x).tanh(x)
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """dx = dy (1 - y^2)."""
+    return dy * (1 - y * y)
+
+
+def silu_forward(x: Array) -> Array:
+    """y = x sigmoid(x).  (Elfwing et al., arXiv 1702.03118)"""
+    return x * sigmoid(x)
+
+
+def silu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy s (1 + x (1 - s)), s = sigmoid(x)."""
+    s = sigmoid(x)
+    return dy * s * (1 + x * (1 - s))
+
+
+def gelu_forward(x: Array) -> Array:
+    """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2.  (Hendrycks & Gimpel, arXiv 1606.08415)"""
+    return x * (0.5 + 0.5 * erf(x * math.sqrt(0.5)))
+
+
+def gelu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy (Phi(x) + x phi(x)), phi the normal density."""
+    density = array_module(x).exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return dy * (0.5 + 0.5 * erf(x * math.sqrt(0.5)) + x * density)
+
+
+def softmax_forward(x: Array, axis: int) -> Array:
+    """y = e^(x - max) / sum e^(x - max) along `axis`."""
+    e = array_module(x).exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """dx = y (dy - sum(dy y))."""
+    return y * (dy - (dy * y).sum(axis, keepdims=True))
+
+
+def log_softmax_forward(x: Array, axis: int) -> Array:
+    """y = x - max - log sum e^(x - max) along `axis`."""
+    xp = array_module(x)
+    x = x - x.max(axis, keepdims=True)
+    return x - xp.log(xp.exp(x).sum(axis, keepdims=True))
+
+
+def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
+    """dx = dy - e^y sum(dy)."""
+    return dy - array_module(y).exp(y) * dy.sum(axis, keepdims=True)
+
+
+def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Array:
+    """y = x keep / (1 - p), keep = [u >= p] with u the uniform numbers of the Philox stream (seed, offset).
+
+    It is its own backward: the mask is made again from (seed, offset), never stored.  (Srivastava et al., JMLR 15, 2014)
+    """
+    xp = array_module(x)
+    keep = random.uniform(seed, offset, x.shape, xp) >= p
+    return xp.where(keep, x * (1 / (1 - p)), xp.zeros((), x.dtype))

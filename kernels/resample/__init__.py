@@ -1,0 +1,10 @@
+"""Y = A X B^T: average, adaptive and strip pooling, bilinear and nearest resizing, forward and backward."""
+
+from kernels.core.dispatch import operator
+from kernels.resample import reference
+from kernels.resample.reference import adaptive_matrix, average_matrix, bilinear_matrix, nearest_matrix
+
+__all__ = ["adaptive_matrix", "average_matrix", "bilinear_matrix", "nearest_matrix", "resample2d_backward", "resample2d_forward"]
+
+resample2d_forward = operator(reference.resample2d_forward)
+resample2d_backward = operator(reference.resample2d_backward)
