@@ -6,6 +6,7 @@ from autograd.ops.conv import conv2d, conv_transpose2d
 from autograd.ops.gate import blend, gate
 from autograd.ops.linear import matmul
 from autograd.ops.loss import (
+    REPORT_TERMS,
     combined_loss,
     cross_entropy,
     dice_loss,
@@ -24,6 +25,7 @@ from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_biline
 from autograd.ops.shape import broadcast_to, concat, getitem, pad, reshape, transpose
 
 __all__ = [
+    "REPORT_TERMS",
     "adaptive_avg_pool2d",
     "add",
     "avg_pool2d",

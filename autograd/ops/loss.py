@@ -12,6 +12,8 @@ from kernels import loss as kernels
 from kernels.core.device import CPU, Array, device_of, to_numpy
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
+REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
+
 
 class Loss(Function):
     """value = sum of coefficient * term(softmax(logits), labels);  the gradient of each term is in kernels/loss/reference.py.
@@ -138,7 +140,7 @@ def combined_loss(
     terms: other coefficients by name (margin, dice, focal, iou, cross_entropy, lovasz). background: one policy, or one per term.
     settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every term's value.
     """
-    spec = make_spec(terms or {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}, weight, ignore_index, background, **settings)
+    spec = make_spec(terms or REPORT_TERMS, weight, ignore_index, background, **settings)
     loss, parts = segmentation_loss(logits, labels, spec, "combined_loss")
     return (loss, parts) if return_terms else loss
 
@@ -158,7 +160,8 @@ def make_spec(
     for key, policy in policies.items():
         if policy not in BACKGROUNDS:
             raise ValueError(f"loss: background of {key} is {policy!r}, expected one of {', '.join(BACKGROUNDS)}")
-    weights = None if weight is None else tuple(float(w) for w in to_numpy(as_array(weight)))
+    values = weight.data if isinstance(weight, Tensor) else weight
+    weights = None if values is None else tuple(float(w) for w in (to_numpy(values) if hasattr(values, "__array__") else values))
     policy = tuple(sorted(background.items())) if isinstance(background, Mapping) else background
     return LossSpec(tuple((k, float(v)) for k, v in terms.items()), weights, ignore_index, policy, **settings)
 

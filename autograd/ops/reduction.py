@@ -48,7 +48,7 @@ class Mean(Sum):
         return x.mean(self.axis, keepdims=self.keepdims)
 
     def backward(self, dy: Array) -> Array:
-        count = math.prod(self.shape) // max(1, dy.size)
+        count = math.prod(self.shape) // (dy.size or 1)
         return super().backward(dy * (1 / count))
 
 

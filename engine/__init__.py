@@ -1,0 +1,1 @@
+"""The complete system: data, training, evaluation, reports and the command lines."""

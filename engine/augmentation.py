@@ -1,0 +1,72 @@
+"""Random augmentation of a batch: what is drawn, and the affine map it means. The pixels are moved by kernels/augment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels import augment as kernels
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities and ranges of the random changes.
+
+    flip_horizontal, flip_vertical: probabilities.   affine: probability of the rotation + scaling + shift.
+    rotate: largest angle in degrees.   scale: from 1 / scale to scale.   shift: largest translation as a share of the size.
+    photometric: probability of contrast + brightness + gamma.   contrast: from 1 / contrast to contrast.   brightness: largest addition
+    to grey levels in [0, 1].   gamma: from 1 / gamma to gamma.
+    outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.
+    """
+
+    flip_horizontal: float = 0.5
+    flip_vertical: float = 0.5
+    affine: float = 0.5
+    rotate: float = 15.0
+    scale: float = 1.25
+    shift: float = 0.1
+    photometric: float = 0.5
+    contrast: float = 1.25
+    brightness: float = 0.1
+    gamma: float = 1.4
+    outside: int | None = 0
+
+    def flips_only(self) -> Augmentation:
+        """The same flips and nothing else: for the last epochs."""
+        return Augmentation(self.flip_horizontal, self.flip_vertical, affine=0, photometric=0, outside=self.outside)
+
+    def __call__(self, images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """images (N, H, W) float32 in [0, 1], masks (N, H, W) uint8 -> augmented images and masks."""
+        n, h, w = images.shape
+        matrices = self.draw_matrices(n, (h, w), rng)
+        on = rng.random(n) < self.photometric
+        contrast = np.where(on, _log_uniform(rng, self.contrast, n), 1).astype(np.float32)
+        brightness = np.where(on, rng.uniform(-self.brightness, self.brightness, n), 0).astype(np.float32)
+        gamma = np.where(on, _log_uniform(rng, self.gamma, n), 1).astype(np.float32)
+        return kernels.augment_batch(images, masks, matrices, contrast, brightness, gamma, self.outside)
+
+    def draw_matrices(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an (H, W) tile."""
+        flip_x = np.where(rng.random(n) < self.flip_horizontal, -1.0, 1.0)
+        flip_y = np.where(rng.random(n) < self.flip_vertical, -1.0, 1.0)
+        on = rng.random(n) < self.affine
+        angle = np.where(on, np.deg2rad(rng.uniform(-self.rotate, self.rotate, n)), 0)
+        zoom = np.where(on, _log_uniform(rng, self.scale, n), 1)
+        dx, dy = (np.where(on, rng.uniform(-self.shift, self.shift, n) * extent, 0) for extent in (size[1], size[0]))
+        return affine_matrices(size, flip_x, flip_y, angle, zoom, dx, dy)
+
+
+def affine_matrices(
+    size: tuple[int, int], flip_x: np.ndarray, flip_y: np.ndarray, angle: np.ndarray, zoom: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> np.ndarray:
+    """Inverse maps (n, 2, 3) about the centre of an (H, W) tile; flips are +-1, angles in radians, shifts in pixels; zoom > 1 magnifies."""
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    a, b, c, d = cos * flip_x, -sin * flip_y, sin * flip_x, cos * flip_y
+    cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
+    rows = [[a, b, cx - a * cx - b * cy + dx], [c, d, cy - c * cx - d * cy + dy]]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
+
+
+def _log_uniform(rng: np.random.Generator, largest: float, n: int) -> np.ndarray:
+    return np.exp(rng.uniform(-1, 1, n) * np.log(largest))

@@ -1,0 +1,33 @@
+"""Which tiles make a batch: a shuffled pass over the set in which rare classes appear in every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+RARE = 0.1  # a class is rare when fewer than this share of the tiles contain it
+
+
+def rare_tiles(masks: np.ndarray, classes: int = 5) -> np.ndarray:
+    """Indices of the tiles (N, H, W) that contain a rare foreground class."""
+    presence = np.stack([(masks == c).any((1, 2)) for c in range(1, classes)], 1)  # (N, classes - 1)
+    share = presence.mean(0)
+    return np.flatnonzero(presence[:, (share > 0) & (share < RARE)].any(1))
+
+
+def stratified_batches(count: int, rare: np.ndarray, batch: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Index arrays of one epoch: `count` tiles in batches; `share` of each batch (at least one) is drawn from `rare`, the rest from a
+    permutation of all. Without rare tiles, or with share 0, this is a plain shuffle. The last batch may be smaller, but not below 2.
+    """
+    special = min(batch - 1, max(1, round(share * batch))) if len(rare) and share > 0 else 0
+    order = rng.permutation(count)
+    queue = np.concatenate([rng.permutation(rare) for _ in range(1 + special * count // (batch * len(rare)) + 1)]) if special else order[:0]
+    regular, taken = 0, 0
+    for start in range(0, count, batch):
+        size = min(batch, count - start)
+        if size < 2 and start:
+            return
+        rares = min(special, size - 1)
+        yield np.concatenate([queue[taken : taken + rares], order[regular : regular + size - rares]])
+        taken, regular = taken + rares, regular + size - rares

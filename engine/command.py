@@ -1,0 +1,46 @@
+"""What all command lines share: errors are one line and exit code 2, Ctrl-C is quiet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.checkpoint import CheckpointError
+from engine.config import ConfigError
+from engine.data import DataError
+from kernels.core.device import DeviceError
+
+
+class UsageError(ValueError):
+    """The command line asks for something that cannot be; the message names the argument."""
+
+
+EXPECTED = (UsageError, ConfigError, DataError, CheckpointError, DeviceError)
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C."""
+    try:
+        code = main()
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone; that is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def make_folder(path: Path, argument: str = "--out") -> None:
+    """Create a folder and make sure that it can be written to; UsageError otherwise."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot write there ({error.strerror})") from None

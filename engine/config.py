@@ -1,0 +1,225 @@
+"""Every setting of a training run, in one dataclass: the command line, config.toml and checkpoints all speak it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+PRESETS = ("tiny", "small", "report")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown or out of range; the message names it, what came and what was expected."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a training run. Defaults are the preset 'tiny'."""
+
+    preset: Literal["tiny", "small", "report"] = "tiny"
+    """Where the defaults come from: tiny (width 8, minutes), small (width 16), report (width 32, the report's network)."""
+    data: str = "synthetic"
+    """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of image / mask PNGs."""
+    tiles: int = 2000
+    """How many tiles 'synthetic' makes."""
+    epochs: int = 12
+    """Passes over the training tiles."""
+    batch: int = 16
+    """Tiles per step."""
+    width: int = 8
+    """Channels of the first stage; a multiple of 4. Cost grows with its square."""
+    seed: int = 0
+    """Of the split, the initial weights, the batches, augmentation and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA when CuPy works (AREOGRAD_DEVICE can say so too)."""
+    val_fraction: float = 0.2
+    """Share of the tiles held out, by source image."""
+
+    encoder: Literal["residual+inception", "residual", "plain"] = "residual+inception"
+    """Blocks of the encoder stages."""
+    bottleneck: Literal["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"] = "aspp+psa+spp"
+    """What stands at the lowest resolution."""
+    skips: Literal["gated", "plain"] = "gated"
+    """Skip connections with or without attention gates."""
+    gate: Literal["attn1", "attnC", "blend", "gau"] = "attn1"
+    """Kind of attention gate."""
+    order: Literal["serial", "parallel"] = "serial"
+    """Strip pyramid pooling behind or beside the polarized attention."""
+    psa_mode: Literal["sequential", "parallel"] = "sequential"
+    """Branches of the polarized attention one after the other, or side by side."""
+    five: Literal["5x5", "3x3+3x3"] = "5x5"
+    """The wide branch of the inception block."""
+    preactivation: bool = False
+    """Residual blocks with norm and ReLU before the convolutions."""
+    fppm: bool = False
+    """Feature pyramid pooling after the last two encoder stages."""
+    dropout: float = 0.1
+    """After the bottleneck."""
+
+    margin: float = 0.4
+    """Coefficient of the margin loss."""
+    dice: float = 0.2
+    """Coefficient of the weighted Dice loss."""
+    focal: float = 0.2
+    """Coefficient of the focal loss."""
+    iou: float = 0.2
+    """Coefficient of the soft IoU loss."""
+    cross_entropy: float = 0.0
+    """Coefficient of the cross-entropy."""
+    lovasz: float = 0.0
+    """Coefficient of the Lovasz-softmax loss."""
+    gamma: float = 2.0
+    """Focal exponent."""
+    smooth: float = 1.0
+    """Added to numerator and denominator of Dice and IoU, in pixels."""
+    label_smoothing: float = 0.0
+    """Of the cross-entropy."""
+    class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
+    """How rare classes weigh more: median is median-frequency balancing."""
+    background: Literal["mask", "train"] = "mask"
+    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal reading)."""
+
+    learning_rate: float = 2e-3
+    """Peak of the schedule: linear warm-up, then a cosine."""
+    final_rate: float = 1e-5
+    """End of the schedule."""
+    warmup: float = 0.05
+    """Share of the steps that warm up."""
+    weight_decay: float = 1e-2
+    """Decoupled; not on biases and normalisation."""
+    clip: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    average: float = 0.999
+    """Decay of the moving average of weights, which is the evaluated model; 0 keeps none."""
+    patience: int = 40
+    """Epochs without a better val mIoU before stopping; 0 never stops early."""
+    rare_share: float = 0.12
+    """Share of each batch drawn from tiles with a rare class."""
+
+    flip_horizontal: float = 0.5
+    """Probability."""
+    flip_vertical: float = 0.5
+    """Probability."""
+    affine: float = 0.5
+    """Probability of rotation, scaling and shift together."""
+    rotate: float = 15.0
+    """Largest rotation in degrees."""
+    scale: float = 1.25
+    """Zoom from 1 / scale to scale."""
+    shift: float = 0.1
+    """Largest shift as a share of the tile."""
+    photometric: float = 0.5
+    """Probability of contrast, brightness and gamma together."""
+    contrast: float = 1.25
+    """From 1 / contrast to contrast."""
+    brightness: float = 0.1
+    """Largest addition to grey levels in [0, 1]."""
+    gamma_range: float = 1.4
+    """Gamma from 1 / gamma_range to gamma_range."""
+    flips_only: float = 0.15
+    """Share of the last epochs with flips only."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name}: got {value}, expected {low:g} to {high:g}")
+        if self.width % 4:
+            raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
+        if not any(self.loss_terms().values()):
+            raise ConfigError("loss: all coefficients are 0, expected at least one of margin, dice, focal, iou, cross_entropy, lovasz above 0")
+
+    def loss_terms(self) -> dict[str, float]:
+        """The coefficients that are not 0, by term."""
+        names = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+_INF = math.inf
+_SHARES = ("dropout", "label_smoothing", "rare_share", "flip_horizontal", "flip_vertical", "affine", "photometric", "flips_only", "warmup")
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_SHARES, (0.0, 1.0)),
+    **dict.fromkeys(("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "smooth", "weight_decay", "clip", "patience"), (0.0, _INF)),
+    **dict.fromkeys(("scale", "contrast", "gamma_range"), (1.0, 10.0)),
+    "tiles": (20, 1e6),
+    "epochs": (1, 1e6),
+    "batch": (2, 1e5),
+    "width": (4, 1024),
+    "seed": (0, 2**63 - 1),
+    "val_fraction": (0.01, 0.9),
+    "dropout": (0.0, 0.95),
+    "gamma": (0.0, 20.0),
+    "learning_rate": (0.0, 10.0),
+    "final_rate": (0.0, 10.0),
+    "average": (0.0, 0.999999),
+    "rotate": (0.0, 180.0),
+    "shift": (0.0, 1.0),
+    "brightness": (0.0, 1.0),
+}
+
+_PRESET_CHANGES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {"width": 16, "batch": 32, "epochs": 60},
+    "report": {"width": 32, "batch": 32, "epochs": 120, "learning_rate": 1e-3},
+}
+
+
+def preset(name: str) -> Config:
+    """The settings of a preset; ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+    return Config(preset=name, **_PRESET_CHANGES[name])  # type: ignore[arg-type]
+
+
+def from_dict(values: dict[str, Any], source: str = "config") -> Config:
+    """A Config from a flat dictionary; what it leaves out comes from its preset. ConfigError for unknown names or bad values."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise ConfigError(f"{source}: unknown setting {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
+    base = preset(values.get("preset", "tiny"))
+    whole = {f.name for f in dataclasses.fields(Config) if f.type == "float"}
+    values = {k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v for k, v in values.items()}
+    try:
+        return dataclasses.replace(base, **values)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def read_toml(path: Path) -> Config:
+    """Read a config.toml. ConfigError with one line when it is missing, no TOML, or holds unknown or bad settings."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: no valid TOML: {error}") from None
+    return from_dict(values, f"--config {path}")
+
+
+def to_toml(config: Config) -> str:
+    """The settings as TOML text, readable by `read_toml`."""
+    import tomli_w
+
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    text = str(annotation)
+    if text.startswith("Literal"):
+        choices = [part.strip(" '\"") for part in text[len("Literal[") : -1].split(",")]
+        if value not in choices:
+            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+        return
+    expected = {"int": int, "float": (int, float), "str": str, "bool": bool}[text]
+    if not isinstance(value, expected) or (isinstance(value, bool) and text != "bool"):
+        raise ConfigError(f"{name}: got {value!r}, expected {'a number' if text == 'float' else text}")
+    if text == "float" and not math.isfinite(value):
+        raise ConfigError(f"{name}: got {value}, expected a finite number")

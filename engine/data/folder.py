@@ -1,0 +1,106 @@
+"""A folder of PNG pairs as tiles.
+
+Two layouts: `images/NAME.png` with `masks/NAME.png`, or `NAME.png` with `NAME_mask.png` side by side. Images are grey (mode L, or
+RGB with equal channels); masks are label images with values 0..4 (mode L, or P, where the palette index is the label). An optional
+`groups.csv` with the columns `name,group` gives the source image of each tile.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from engine.data.tiles import DataError, Tiles, label_values
+
+_MASK = "_mask"
+
+
+def load_folder(path: Path) -> Tiles:
+    """All pairs below `path`, sorted by name. Raises DataError, naming files, for orphans, unreadable files and sizes that differ."""
+    images, masks = _pairs(path)
+    for have, lack, what in ((images, masks, "mask"), (masks, images, "image")):
+        orphans = sorted(have.keys() - lack.keys())
+        if orphans:
+            shown = ", ".join(orphans[:5]) + (", ..." if len(orphans) > 5 else "")
+            raise DataError(f"{path}: got {len(orphans)} without {what}: {shown}; expected a pair for every name")
+    names = sorted(images)
+    groups = _groups(path / "groups.csv", names)
+    return Tiles(
+        _stacked([images[name] for name in names], ("L", "RGB")),
+        label_values(_stacked([masks[name] for name in names], ("L", "P")), f"{path}: masks, sorted by name"),
+        groups,
+    )
+
+
+def _pairs(path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Files by name: images, masks."""
+    if (path / "images").is_dir():
+        images, masks = _pngs(path / "images"), _pngs(path / "masks")
+    else:
+        files = _pngs(path)
+        masks = {name.removesuffix(_MASK): file for name, file in files.items() if name.endswith(_MASK)}
+        images = {name: file for name, file in files.items() if not name.endswith(_MASK)}
+    if not images:
+        raise DataError(f"{path}: no image, expected images/NAME.png with masks/NAME.png, or NAME.png with NAME_mask.png")
+    return images, masks
+
+
+def _pngs(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in folder.glob("*") if file.suffix.lower() == ".png" and file.is_file()}
+
+
+def _stacked(files: list[Path], modes: tuple[str, ...]) -> np.ndarray:
+    """uint8 (N, H, W); every file must have the size of the first."""
+    first = _pixels(files[0], modes)
+    out = np.empty((len(files), *first.shape), np.uint8)
+    for i, file in enumerate(files):
+        pixels = first if i == 0 else _pixels(file, modes)
+        if pixels.shape != first.shape:
+            raise DataError(f"{file}: got {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {first.shape[0]} x {first.shape[1]} like {files[0]}")
+        out[i] = pixels
+    return out
+
+
+def _pixels(file: Path, modes: tuple[str, ...]) -> np.ndarray:
+    """uint8 (H, W): levels of a grey image, equal channels of a colour image, indices of a palette image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{file}: not an image, expected a PNG") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file}: cannot be read as a PNG ({error})") from error
+    if mode not in modes:
+        raise DataError(f"{file}: got an image of mode {mode}, expected {' or '.join(modes)}")
+    if mode == "RGB":
+        if (pixels != pixels[..., :1]).any():
+            raise DataError(f"{file}: got a colour image, expected a grey one")
+        pixels = pixels[..., 0]
+    return pixels
+
+
+def _groups(file: Path, names: list[str]) -> np.ndarray | None:
+    """The group of each name, '' for names the file does not list; None without a file."""
+    if not file.exists():
+        return None
+    known = dict.fromkeys(names, "")
+    seen: set[str] = set()
+    try:
+        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as CSV ({error})") from error
+    if not rows or rows[0] != ["name", "group"]:
+        raise DataError(f"{file}: got the header '{','.join(rows[0]) if rows else ''}', expected 'name,group'")
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != 2:
+            raise DataError(f"{file}: line {line} has {len(row)} columns, expected 2: name,group")
+        name, group = row
+        if name not in known or name in seen:
+            raise DataError(f"{file}: line {line} names '{name}', {'for the second time' if name in seen else 'but no image has that name'}")
+        seen.add(name)
+        known[name] = group
+    return np.array([known[name] for name in names], dtype=np.str_)

@@ -1,0 +1,125 @@
+"""AdamW over one flat vector, with gradient clipping and an exponential moving average of weights and running statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from autograd import Tensor
+from kernels import optimizer as kernels
+from kernels.core.device import Array, array_module, to_numpy
+from layers import Buffer, Module
+
+_ALIGN = 16  # floats; every parameter starts on a cache line
+
+
+class Flat:
+    """The Tensors of a module as views of one vector: `vector` (P,), float32."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        xp = array_module(tensors[0].data)
+        self.tensors = tensors
+        self.offsets, total = [], 0
+        for t in tensors:
+            self.offsets.append(total)
+            total += -(-t.size // _ALIGN) * _ALIGN
+        self.vector = xp.zeros(total, tensors[0].dtype)
+        for t, view in zip(tensors, self.views(self.vector), strict=True):
+            view[...] = t.data
+            t.data = view
+
+    def views(self, vector: Array) -> list[Array]:
+        """Pieces of a vector of the same layout, in the Tensors' shapes."""
+        return [vector[o : o + t.size].reshape(t.shape) for o, t in zip(self.offsets, self.tensors, strict=True)]
+
+    def gather_gradients(self, out: Array) -> None:
+        """Write all gradients into `out` (P,); 0 where there is none."""
+        for t, view in zip(self.tensors, self.views(out), strict=True):
+            view[...] = 0 if t.grad is None else t.grad.data
+
+    def touch(self) -> None:
+        """The vector was written to."""
+        for t in self.tensors:
+            t.touch()
+
+
+class AdamW:
+    """AdamW with decoupled decay (none on biases and normalisation), global-norm clipping and a moving average.
+
+    Call `step(learning_rate)` after backward. clip: largest gradient norm (inf: no clipping). average: decay d of the moving average, warmed
+    up as min(d, (1 + t) / (10 + t)); 0 keeps none. The module's parameters become views of one flat vector.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        weight_decay: float = 1e-2,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        clip: float = 1.0,
+        average: float = 0.999,
+    ) -> None:
+        parameters = module.parameters()
+        self.flat = Flat(list(parameters))
+        buffers = [t for _, t in module.named_tensors(Buffer)]
+        self.buffers = Flat(buffers) if buffers else None
+        vector = self.flat.vector
+        xp = array_module(vector)
+        self.gradient, self.m, self.v, self.decay = (xp.zeros_like(vector) for _ in range(4))
+        for parameter, view in zip(parameters, self.flat.views(self.decay), strict=True):
+            view[...] = weight_decay if parameter.decay else 0
+        self.average = vector.copy() if average else None
+        self.average_buffers = self.buffers.vector.copy() if average and self.buffers else None
+        self.beta1, self.beta2, self.eps, self.clip, self.average_decay = beta1, beta2, eps, clip, average
+        self.steps = 0
+
+    def step(self, learning_rate: float) -> float:
+        """Update all parameters in place; returns the gradient norm before clipping."""
+        self.flat.gather_gradients(self.gradient)
+        norm = math.sqrt(float(to_numpy(kernels.squared_norm(self.gradient))))
+        self.steps += 1
+        kept = min(self.average_decay, (1 + self.steps) / (10 + self.steps))
+        kernels.adamw_step(
+            self.flat.vector,
+            self.gradient,
+            self.m,
+            self.v,
+            self.decay,
+            self.average,
+            step=self.steps,
+            learning_rate=learning_rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            clip=min(1.0, self.clip / norm) if norm > 0 else 1.0,
+            average_decay=kept,
+        )
+        if self.average_buffers is not None and self.buffers is not None:
+            self.average_buffers += (1 - kept) * (self.buffers.vector - self.average_buffers)
+        self.flat.touch()
+        return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the module holds the averaged weights and statistics (the plain ones when no average is kept)."""
+        pairs = [(self.flat, self.average), (self.buffers, self.average_buffers)]
+        live = [(flat, average, flat.vector.copy()) for flat, average in pairs if flat is not None and average is not None]
+        for flat, average, _ in live:
+            flat.vector[...] = average
+            flat.touch()
+        try:
+            yield
+        finally:
+            for flat, _, plain in live:
+                flat.vector[...] = plain
+                flat.touch()
+
+
+def cosine_schedule(step: int, total: int, warmup: int, peak: float, floor: float) -> float:
+    """Learning rate at `step` (0-based) of `total`: linear from peak / warmup to peak over `warmup` steps, then half a cosine to floor."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,118 @@
+"""How a run tells what it is doing: a live view in a terminal, plain lines elsewhere. The two say the same."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+
+class Reporter(Protocol):
+    """What training reports to."""
+
+    def note(self, text: str) -> None:
+        """A line worth keeping."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+        """A step is done: `speed` in images/s, `eta` in seconds for the whole run."""
+
+    def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
+        """An epoch is done and validated; `row` is its line of metrics.jsonl."""
+
+    def close(self) -> None:
+        """Nothing more will be reported."""
+
+
+def clock(seconds: float) -> str:
+    """75 -> '1:15', 3700 -> '1:01:40'."""
+    whole = int(seconds + 0.5)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, classes: tuple[str, ...]) -> str:
+    """One line for an epoch: losses, both readings of the metric, IoU per class, speed."""
+    terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
+    per_class = " ".join(f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in zip(classes[1:], row["iou"], strict=True))
+    return (
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f} ({terms})  val mIoU fg {row['val_miou_fg']:.4f} "
+        f"keras {row['val_miou_keras']:.4f} [{per_class}]  {row['images_per_second']:.0f} images/s  {clock(seconds)}{'  best' if best else ''}"
+    )
+
+
+class PlainReporter:
+    """One line per epoch, and one every `every` seconds within long epochs."""
+
+    def __init__(self, classes: tuple[str, ...], stream: TextIO | None = None, every: float = 20.0) -> None:
+        self.classes, self.stream, self.every = classes, stream or sys.stdout, every
+        self.last = time.monotonic()
+
+    def note(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.every:
+            self.last = now
+            self.note(f"epoch {epoch:>3}/{epochs}  step {step}/{steps}  loss {terms['loss']:.4f}  {speed:.0f} images/s  {clock(eta)} to go")
+
+    def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
+        self.last = time.monotonic()
+        self.note(epoch_line(row, epochs, seconds, best, self.classes))
+
+    def close(self) -> None:
+        pass
+
+
+class LiveReporter:
+    """A live view: progress of the run and of the epoch, the current loss terms, and a table of the last epochs."""
+
+    def __init__(self, classes: tuple[str, ...], shown: int = 12) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.classes, self.shown = classes, shown
+        self.rows: list[tuple[dict[str, Any], bool]] = []
+        self.now: tuple[int, int, int, int, dict[str, float], float, float] | None = None
+        self.console = Console()
+        self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self._view)
+        self.live.start()
+
+    def note(self, text: str) -> None:
+        self.live.console.print(text, markup=False, highlight=False)
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+        self.now = (epoch, epochs, step, steps, terms, speed, eta)
+
+    def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
+        self.rows.append((row, best))
+
+    def close(self) -> None:
+        self.live.stop()
+
+    def _view(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("epoch", "loss", "mIoU fg", "keras", *self.classes[1:], "images/s"):
+            table.add_column(name, justify="right")
+        for row, best in self.rows[-self.shown :]:
+            iou = ["-" if v is None else f"{v:.3f}" for v in row["iou"]]
+            cells = [str(row["epoch"]), f"{row['train_loss']:.4f}", f"{row['val_miou_fg']:.4f}", f"{row['val_miou_keras']:.4f}", *iou]
+            table.add_row(*cells, f"{row['images_per_second']:.0f}", style="bold green" if best else None)
+        if self.now is None:
+            return table
+        epoch, epochs, step, steps, terms, speed, eta = self.now
+        bar = Table.grid(padding=(0, 1))
+        done = (epoch - 1) + step / steps
+        bar.add_row(f"epoch {epoch}/{epochs}", ProgressBar(steps, step, width=40), f"{speed:.0f} images/s")
+        bar.add_row("run", ProgressBar(epochs, done, width=40), f"{clock(eta)} to go")
+        return Group(table, bar, Text("  ".join(f"{k} {v:.4f}" for k, v in terms.items()), style="dim"))
+
+
+def make_reporter(classes: tuple[str, ...]) -> Reporter:
+    """The live view when stdout is a terminal, plain lines otherwise."""
+    return LiveReporter(classes) if sys.stdout.isatty() else PlainReporter(classes)

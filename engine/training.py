@@ -1,0 +1,243 @@
+"""A training run, from tiles to a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autograd import Tensor
+from autograd import random as tape_random
+from engine.augmentation import Augmentation
+from engine.batches import rare_tiles, stratified_batches
+from engine.checkpoint import build_network, save_checkpoint
+from engine.config import Config, to_toml
+from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
+from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
+from engine.metrics import Scores, bootstrap, scores
+from engine.optimizer import AdamW, cosine_schedule
+from engine.pictures import choose_rows, draw_curves, draw_predictions
+from engine.progress import Reporter
+from kernels.core import device
+from layers import SegmentationLoss, measure
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and why."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cleaned and split data. notes: what was done to it, a line each."""
+
+    train: Tiles
+    val: Tiles
+    test: Tiles | None
+    notes: list[str]
+
+
+def prepare(source: str, tiles: int, val_fraction: float, seed: int) -> Prepared:
+    """Load, clean and split; DataError with one line when the source is bad."""
+    data = load(source, seed=seed, count=tiles)
+    if data.train.masks is None:
+        raise DataError(f"--data {source}: its tiles have no masks")
+    cleaned = clean(data.train)
+    parts = split(cleaned.tiles, val_fraction, seed)
+    notes = [*data.notes, cleaned.message, parts.note]
+    return Prepared(cleaned.tiles[parts.train], cleaned.tiles[parts.val], data.test, [n for n in notes if n])
+
+
+class Run:
+    """One training run. `train()` does it all and returns the summary; the folder is complete whenever it returns."""
+
+    def __init__(self, config: Config, out: Path, reporter: Reporter) -> None:
+        self.config, self.out, self.report = config, out, reporter
+        self.choice = device.choose(None if config.device == "auto" else config.device)
+        reporter.note(str(self.choice))
+        self.data = prepare(config.data, config.tiles, config.val_fraction, config.seed)
+        for note in self.data.notes:
+            reporter.note(note)
+        self.normalisation = Normalisation.of(self.data.train.images)
+        self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background == "train")
+        tape_random.seed(config.seed)
+        self.net = build_network(config)
+        self.size = measure(self.net, (1, *self.data.train.images.shape[1:], 1))
+        reporter.note(f"network: {self.size}")
+        reporter.note("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in zip(CLASSES, self.weights, strict=True)))
+        self.loss = SegmentationLoss(
+            config.loss_terms(),
+            self.weights,
+            background=config.background,
+            gamma=config.gamma,
+            smooth=config.smooth,
+            label_smoothing=config.label_smoothing,
+        )
+        clip = config.clip or math.inf
+        self.optimizer = AdamW(self.net, config.weight_decay, clip=clip, average=config.average)
+        self.augmentation = Augmentation(
+            config.flip_horizontal,
+            config.flip_vertical,
+            config.affine,
+            config.rotate,
+            config.scale,
+            config.shift,
+            config.photometric,
+            config.contrast,
+            config.brightness,
+            config.gamma_range,
+            outside=0 if config.background == "mask" else None,
+        )
+        self.rng = np.random.Generator(np.random.Philox(config.seed))
+        self.rare = rare_tiles(self.data.train.masks)
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.started = time.monotonic()
+        self.trained_images, self.training_seconds = 0, 0.0
+
+    def train(self) -> dict[str, Any]:
+        """Train, validating after every epoch; Ctrl-C ends the run cleanly. Returns what summary.json holds."""
+        config, interrupted = self.config, False
+        write_text(self.out / "config.toml", to_toml(config))
+        (self.out / "metrics.jsonl").write_text("")
+        try:
+            for epoch in range(1, config.epochs + 1):
+                self._epoch(epoch)
+                if config.patience and self.best and epoch - self.best["epoch"] >= config.patience:
+                    self.report.note(f"stopped early: no better val mIoU for {config.patience} epochs")
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+            self.report.note("interrupted: writing what there is")
+            if not self.rows:
+                self._validate(0, {}, 0.0)
+        return self._finish(interrupted)
+
+    # -- one epoch ----------------------------------------------------------------------------------------------------
+
+    def _epoch(self, epoch: int) -> None:
+        config, train = self.config, self.data.train
+        batches = list(stratified_batches(len(train), self.rare, config.batch, config.rare_share, self.rng))
+        augment = self.augmentation
+        if epoch > config.epochs * (1 - config.flips_only):
+            augment = augment.flips_only()
+        total = len(batches) * config.epochs
+        sums: dict[str, float] = {}
+        self.net.train()
+        start = time.monotonic()
+        for k, index in enumerate(batches, 1):
+            step = (epoch - 1) * len(batches) + k - 1
+            rate = cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
+            terms = self._step(index, augment, rate)
+            if not math.isfinite(terms["loss"]):
+                raise TrainingError(f"the loss became {terms['loss']} in epoch {epoch}, step {k} (learning rate {rate:.2g}); try a smaller one")
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value * len(index)
+            self.trained_images += len(index)
+            elapsed = time.monotonic() - start
+            speed = sum(len(b) for b in batches[:k]) / elapsed
+            remaining = (self.training_seconds + elapsed) / (step + 1) * (total - step - 1)
+            self.report.step(epoch, config.epochs, k, len(batches), terms, speed, remaining)
+        seconds = time.monotonic() - start
+        self.training_seconds += seconds
+        count = sum(len(b) for b in batches)
+        self._validate(epoch, {name: value / count for name, value in sums.items()}, rate, count / seconds)
+
+    def _step(self, index: np.ndarray, augment: Augmentation, rate: float) -> dict[str, float]:
+        """One update from the tiles at `index`; returns the loss and its terms."""
+        images = self.data.train.images[index].astype(np.float32) * np.float32(1 / 255)
+        images, masks = augment(images, self.data.train.masks[index], self.rng)
+        to = self.choice.name
+        x = Tensor(device.to_device(self.normalisation(images), to))
+        loss = self.loss(self.net(x), device.to_device(masks, to))
+        self.net.zero_grad()
+        loss.backward()
+        self.optimizer.step(rate)
+        return {"loss": loss.item(), **{name: float(value) for name, value in self.loss.terms.items()}}
+
+    def _validate(self, epoch: int, means: dict[str, float], rate: float, speed: float = 0.0) -> None:
+        val, config = self.data.val, self.config
+        with self.optimizer.averaged():
+            self.per_image = evaluate_confusion(self.net, val.images, val.masks, self.normalisation, config.background)
+            result = scores(self.per_image.sum(0))
+            row = {
+                "epoch": epoch,
+                "train_loss": means.get("loss", math.nan),
+                "terms": {k: v for k, v in means.items() if k in config.loss_terms()},
+                "val_miou_fg": result.miou_fg,
+                "val_miou_keras": result.miou_keras,
+                "iou": list(result.iou),
+                "learning_rate": rate,
+                "images_per_second": speed,
+            }
+            self.rows.append(row)
+            best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
+            if best:
+                self.best = self._record(epoch, result)
+                save_checkpoint(self.out / "best.safetensors", self.net, config, self.normalisation, self.best)
+            save_checkpoint(self.out / "last.safetensors", self.net, config, self.normalisation, self._record(epoch, result))
+        with open(self.out / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(_finite(row)) + "\n")
+        self.report.epoch(row, config.epochs, time.monotonic() - self.started, best)
+
+    def _record(self, epoch: int, result: Scores) -> dict[str, Any]:
+        groups = self.data.val.groups
+        interval = bootstrap(self.per_image, groups)
+        return {
+            "epoch": epoch,
+            "val_miou_fg": result.miou_fg,
+            "val_miou_keras": result.miou_keras,
+            "val_miou_fg_interval": list(interval),
+            "iou": dict(zip(CLASSES[1:], result.iou, strict=True)),
+            "accuracy": result.accuracy,
+        }
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, interrupted: bool) -> dict[str, Any]:
+        from engine.checkpoint import load_checkpoint
+
+        best = load_checkpoint(self.out / "best.safetensors")
+        val = self.data.val
+        rows = choose_rows(val.masks)
+        labels = labels_of(predict_logits(best.net, val.images[rows], self.normalisation), self.config.background)
+        title = f"validation tiles, epoch {best.record['epoch']}: mIoU {best.record['val_miou_fg']:.3f} (fg)"
+        draw_predictions(self.out / "predictions.png", val.images[rows], val.masks[rows], labels, CLASSES, title)
+        draw_curves(self.out / "curves.png", self.rows, CLASSES)
+        summary = {
+            **{k: best.record[k] for k in ("val_miou_fg", "val_miou_keras", "val_miou_fg_interval", "iou", "accuracy")},
+            "best_epoch": best.record["epoch"],
+            "epochs": self.rows[-1]["epoch"],
+            "interrupted": interrupted,
+            "seconds": time.monotonic() - self.started,
+            "images_per_second": self.trained_images / self.training_seconds if self.training_seconds else 0.0,
+            "parameters": self.size.parameters,
+            "flops_per_image": self.size.flops,
+            "train_tiles": len(self.data.train),
+            "val_tiles": len(val),
+            "device": str(self.choice),
+            "notes": self.data.notes,
+        }
+        write_text(self.out / "summary.json", json.dumps(_finite(summary), indent=2) + "\n")
+        return summary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None instead."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,93 @@
+"""Convolution layers, and the convolution + batch norm + ReLU that everything else is built from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from autograd import Tensor, ops
+from kernels.core.geometry import pair
+from layers.initialisers import equal_taps, he_normal
+from layers.module import Module, Parameter
+from layers.norm import BatchNorm2d
+
+
+class Conv2d(Module):
+    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C) -> (N, P, Q, K)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        r, s = pair(kernel_size, "Conv2d: kernel_size")
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"Conv2d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+        shape = (r, s, in_channels // groups, out_channels)
+        self.weight = Parameter(he_normal(shape, shape[0] * shape[1] * shape[2]))
+        self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ConvTranspose2d(Module):
+    """ops.conv_transpose2d with its filter (R, S, C, K/groups) and bias (K,).
+
+    Where the kernel equals the stride the taps start out equal (nearest-neighbour upsampling), so that no block texture is built in.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Any = 1,
+    ) -> None:
+        r, s = pair(kernel_size, "ConvTranspose2d: kernel_size")
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"ConvTranspose2d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+        shape = (r, s, in_channels, out_channels // groups)
+        even = (r, s) == pair(stride, "ConvTranspose2d: stride")
+        self.weight = Parameter(equal_taps(shape) if even else he_normal(shape, in_channels // groups * r * s))
+        self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
+        self.stride, self.padding, self.output_padding, self.groups, self.dilation = stride, padding, output_padding, groups, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+
+
+class ConvNorm(Module):
+    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing.
+
+    zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv 1706.02677)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        dilation: Any = 1,
+        activation: str | None = "relu",
+        zero_gain: bool = False,
+        groups: int = 1,
+    ) -> None:
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, 1, "same", dilation, groups, bias=False)
+        self.norm = BatchNorm2d(out_channels, activation=activation, zero_gain=zero_gain)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.norm(self.conv(x), residual)

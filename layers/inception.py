@@ -1,0 +1,38 @@
+"""The inception block: several kernel sizes and a max-pool branch, side by side."""
+
+from __future__ import annotations
+
+from autograd import Tensor, ops
+from layers.conv import ConvNorm
+from layers.module import Identity, Module, Sequential
+
+
+class InceptionBlock(Module):
+    """y = relu(BN(1x1(concat(b1, b3, b5, bp))) + s(x)), each branch with out_channels / 4 channels:
+
+    b1 = 1x1    b3 = 3x3(1x1)    b5 = 5x5(1x1) or 3x3(3x3(1x1))    bp = 1x1(max-pool 3x3, stride 1)
+
+    every convolution followed by batch norm and ReLU. The fusing norm's gain starts at 0, so the block starts as its shortcut.
+    residual=False leaves out s(x).  Source: GoogLeNet, arXiv 1409.4842; residual form, arXiv 1602.07261.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, five: str = "5x5", residual: bool = True) -> None:
+        if out_channels % 4:
+            raise ValueError(f"InceptionBlock: out_channels is {out_channels}, expected a multiple of 4 (four branches)")
+        if five not in ("5x5", "3x3+3x3"):
+            raise ValueError(f"InceptionBlock: five is {five!r}, expected '5x5' or '3x3+3x3'")
+        branch = out_channels // 4
+        self.branch1 = ConvNorm(in_channels, branch, 1)
+        self.branch3 = Sequential(ConvNorm(in_channels, branch, 1), ConvNorm(branch, branch, 3))
+        wide = [ConvNorm(branch, branch, 5)] if five == "5x5" else [ConvNorm(branch, branch, 3), ConvNorm(branch, branch, 3)]
+        self.branch5 = Sequential(ConvNorm(in_channels, branch, 1), *wide)
+        self.branch_pool = ConvNorm(in_channels, branch, 1)
+        self.fuse = ConvNorm(out_channels, out_channels, 1, zero_gain=residual)
+        self.shortcut: Module | None = None
+        if residual:
+            self.shortcut = Identity() if in_channels == out_channels else ConvNorm(in_channels, out_channels, 1, activation=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.branch_pool(ops.max_pool2d(x, 3, 1, 1))
+        branches = ops.concat([self.branch1(x), self.branch3(x), self.branch5(x), pooled])
+        return self.fuse(branches, self.shortcut(x) if self.shortcut else None)

@@ -1,0 +1,92 @@
+"""The losses as modules. Calling one gives a 0-d Tensor; `.terms` then holds every term's value by name (0-d arrays)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autograd import Tensor, ops
+from layers.module import Module
+
+
+class SegmentationLoss(Module):
+    """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W); see kernels.loss.LossSpec for the settings.
+
+    background: 'mask' (default here: class 0 means "unlabelled", it is not learnt) or 'train', for all terms or one per term.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, float],
+        weight: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        background: str | Mapping[str, str] = "mask",
+        **settings: Any,
+    ) -> None:
+        self.spec = ops.make_spec(terms, weight, ignore_index, background, **settings)
+        self.terms: dict[str, Any] = {}
+
+    def forward(self, logits: Tensor, labels: Any) -> Tensor:
+        loss, self.terms = ops.segmentation_loss(logits, labels, self.spec, type(self).__name__)
+        return loss
+
+
+class _SingleTerm(SegmentationLoss):
+    """One term with coefficient 1."""
+
+    term = ""
+
+    def __init__(
+        self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "mask", **settings: Any
+    ) -> None:
+        super().__init__({self.term: 1.0}, weight, ignore_index, background, **settings)
+
+
+class CrossEntropyLoss(_SingleTerm):
+    """Weighted cross-entropy; label_smoothing is a setting."""
+
+    term = "cross_entropy"
+
+
+class FocalLoss(_SingleTerm):
+    """Class-weighted focal loss; gamma is a setting.  (arXiv 1708.02002)"""
+
+    term = "focal"
+
+
+class DiceLoss(_SingleTerm):
+    """Weighted Dice loss over the batch; smooth and absent are settings."""
+
+    term = "dice"
+
+
+class IoULoss(_SingleTerm):
+    """Weighted soft IoU loss over the batch; smooth and absent are settings."""
+
+    term = "iou"
+
+
+class LovaszLoss(_SingleTerm):
+    """Lovasz-softmax.  (arXiv 1705.08790)"""
+
+    term = "lovasz"
+
+
+class MarginLoss(_SingleTerm):
+    """The report's margin loss; power, false_positive and margin_reduction are settings."""
+
+    term = "margin"
+
+
+class CombinedLoss(SegmentationLoss):
+    """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU."""
+
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        background: str | Mapping[str, str] = "mask",
+        terms: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(terms or ops.REPORT_TERMS, weight, ignore_index, background, **settings)

@@ -1,0 +1,56 @@
+"""Feature pyramids inside the encoder: the report's FPPM and PAN's feature pyramid attention."""
+
+from __future__ import annotations
+
+from autograd import Tensor, ops
+from layers.conv import ConvNorm, ConvTranspose2d
+from layers.module import Module
+from layers.norm import BatchNorm2d
+
+
+class FeaturePyramidPooling(Module):
+    """Global, medium and fine context merged: y = CBR1x1(concat(x, CBR1x1(mean), up(CBR3x3(4x average)), CBR3x3(x))), C / 4 channels each."""
+
+    def __init__(self, channels: int) -> None:
+        branch = max(1, channels // 4)
+        self.whole = ConvNorm(channels, branch, 1)
+        self.medium = ConvNorm(channels, branch, 3)
+        self.fine = ConvNorm(channels, branch, 3)
+        self.fuse = ConvNorm(channels + 3 * branch, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, _ = x.shape
+        whole = self.whole(ops.adaptive_avg_pool2d(x, 1))
+        medium = self.medium(ops.adaptive_avg_pool2d(x, (max(1, h // 4), max(1, w // 4))))
+        parts = [x, ops.broadcast_to(whole, (n, h, w, whole.shape[3])), ops.resize_bilinear(medium, (h, w)), self.fine(x)]
+        return self.fuse(ops.concat(parts))
+
+
+class FeaturePyramidAttention(Module):
+    """y = relu(master * a + g): a a 7-5-3 pyramid's map, g the global mean.  Source: PAN, Li et al., arXiv 1805.10180.
+
+    x (N, H, W, C) with H and W divisible by 8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        inner = max(1, channels // 4)
+        self.master = ConvNorm(channels, channels, 1, activation=None)
+        self.whole = ConvNorm(channels, channels, 1, activation=None)
+        self.down = [ConvNorm(channels if k == 7 else inner, inner, k) for k in (7, 5, 3)]
+        self.side = [ConvNorm(inner, inner, k, activation=None) for k in (7, 5, 3)]
+        outs = (channels, inner, inner)
+        self.up = [ConvTranspose2d(inner, out, 4, 2, 1, bias=False) for out in outs]
+        self.up_norm = [BatchNorm2d(out, activation="relu") for out in outs]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 8 or x.shape[2] % 8:
+            raise ValueError(f"FeaturePyramidAttention: the map is {x.shape[1:3]}, expected multiples of 8 (three halvings)")
+        levels = []
+        y = x
+        for down in self.down:
+            y = down(ops.max_pool2d(y, 2))
+            levels.append(y)
+        y = self.up_norm[2](self.up[2](self.side[2](levels[2])))
+        for k in (1, 0):
+            y = self.up_norm[k](self.up[k](ops.relu(self.side[k](levels[k]) + y)))
+        return ops.relu(self.master(x) * y + self.whole(ops.adaptive_avg_pool2d(x, 1)))

@@ -1,0 +1,41 @@
+"""How big a network is: parameters and floating-point operations, measured by running it once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from autograd import Tensor, no_grad, observe
+from layers.module import Module
+
+
+@dataclass(frozen=True)
+class Size:
+    """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share of each."""
+
+    parameters: int
+    flops: int
+    by_operator: dict[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.parameters / 1e6:.2f} M parameters, {self.flops / 1e9:.2f} GFLOP per image forward"
+
+
+def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
+    """Run `net` once in evaluation on zeros of `shape` (one image) and add up what its operators say they cost."""
+    counts: dict[str, int] = {}
+
+    def count(function: Any, inputs: Any, outputs: Any) -> None:
+        counts[function.name] = counts.get(function.name, 0) + int(function.flops(inputs, outputs))
+
+    first = net.parameters()[0]
+    was_training = net.training
+    x = Tensor(np.zeros(shape, first.dtype)).to(first.device)
+    try:
+        with no_grad(), observe(count):
+            net.eval()(x)
+    finally:
+        net.train(was_training)
+    return Size(net.parameter_count(), sum(counts.values()) // shape[0], counts)
