@@ -40,10 +40,10 @@ class StripPyramidPooling(Module):
         size = x.shape[1:3]
         parts = [x]
         for k, rows, columns in zip(self.scales, self.rows, self.columns, strict=True):
-            parts.append(ops.resize_bilinear(rows(ops.strip_pool2d(x, min(k, size[0]), 1)), size))
-            parts.append(ops.resize_bilinear(columns(ops.strip_pool2d(x, min(k, size[1]), 2)), size))
+            parts.append(ops.resize_bilinear(rows(ops.strip_pool2d(x, k, 1)), size))
+            parts.append(ops.resize_bilinear(columns(ops.strip_pool2d(x, k, 2)), size))
         for k, square in zip(self.bins, self.squares, strict=True):
-            parts.append(ops.resize_bilinear(square(ops.adaptive_avg_pool2d(x, (min(k, size[0]), min(k, size[1])))), size))
+            parts.append(ops.resize_bilinear(square(ops.adaptive_avg_pool2d(x, k)), size))
         return self.fuse(ops.concat(parts))
 
 

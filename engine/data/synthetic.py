@@ -17,7 +17,7 @@ from kernels.core.random import Stream
 GRID = (4, 2)  # tiles down and across a source image
 _TILES_PER_SCENE = (0.45, 0.35, 0.15, 0.05)  # probability of 1, 2, 3, 4
 _PRIMARY = (0.44, 0.31, 0.25)  # probability of soil, bedrock, sand as the main terrain
-_MIXED = 0.36  # probability of a second terrain in the scene
+_MIXED = 0.34  # probability of a second terrain in the scene
 _ROCKY = 0.036  # of all tiles
 _ALIENS = 0.042  # of the training samples: 110 of 2,615
 _FEWEST_ALIENS = 5  # fewer would not be recognised; so sets too small to hold that many get none
@@ -106,8 +106,8 @@ def _scene(random: np.random.Generator, size: tuple[int, int], quantile: float) 
         reach=(reach * rows, random.normal(0, 0.03)),
         mesh=(random.uniform(14, 26) * unit, *random.uniform(0, 26, 2)),
         gap=random.uniform(0.02, 0.16),
-        holes=tuple(_star(random, rows, columns, unit, (20, 85)) for _ in range(random.poisson(1.6))),
-        hardware=tuple(_star(random, rows, columns, unit, (30, 90)) for _ in range(int(random.uniform() < 0.13))),
+        holes=tuple(_star(random, rows, columns, unit, (20, 95)) for _ in range(random.poisson(1.9))),
+        hardware=tuple(_star(random, rows, columns, unit, (30, 90)) for _ in range(int(random.uniform() < 0.15))),
     )
 
 
@@ -139,7 +139,7 @@ def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, 
     unit = scene.shape[0] / FRAME
     out = []
     for _ in range(1 + (random.uniform() < 0.35)):
-        mean = float(np.clip(random.lognormal(np.log(11), 0.4), 6, 21)) * unit
+        mean = float(np.clip(random.lognormal(np.log(11.5), 0.4), 6, 21)) * unit
         radii = mean * random.uniform(0.8, 1.2, random.integers(6, 9))
         squeeze, reach = random.uniform(0.65, 0.95), radii.max() + 3
         top = min(max(row, scene.reach[0]) + reach, row + h - reach)

@@ -40,7 +40,8 @@ def augment_batch(
     image = upper * (1 - fy) + lower * fy
 
     mean = images.mean((1, 2), dtype=xp.float64).astype(images.dtype)[:, None]
-    image = contrast[:, None] * (image - mean) + mean + brightness[:, None]
+    # contrast (image - mean) + mean + brightness, written so that contrast 1 and brightness 0 change no bit
+    image = contrast[:, None] * image + ((1 - contrast[:, None]) * mean + brightness[:, None])
     image = image.clip(0, 1) ** gamma[:, None]
 
     xn, yn = xp.floor(x + 0.5).astype(xp.int64), xp.floor(y + 0.5).astype(xp.int64)
