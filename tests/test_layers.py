@@ -1,0 +1,254 @@
+"""Blocks and the whole network: gradients of inputs and parameters together, shapes, flags, state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import layers
+from autograd import Tensor, assert_gradients, no_grad, ops
+from layers.bottleneck import bottleneck
+
+
+def prepared(module: layers.Module, seed: int = 0) -> layers.Module:
+    """float64, and no gain, offset or output projection at a special value: a silent branch would have no gradient to check."""
+    rng = np.random.default_rng(seed)
+    module.to(dtype=np.float64)
+    with no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1 or not parameter.data.any():
+                parameter.copy_(rng.uniform(0.4, 1.2, parameter.shape) * rng.choice((-1, 1), parameter.shape))
+    return module
+
+
+def image(*shape: int, seed: int = 1) -> Tensor:
+    return Tensor(np.random.default_rng(seed).standard_normal(shape), requires_grad=True)
+
+
+def norm_without_relu() -> layers.Module:
+    return layers.BatchNorm2d(4)
+
+
+BLOCKS = {
+    "Conv2d": (lambda: layers.Conv2d(4, 6, 3, stride=2, padding=1), [(2, 5, 7, 4)]),
+    "Conv2d groups": (lambda: layers.Conv2d(4, 6, (3, 1), padding="same", groups=2, bias=False), [(2, 5, 7, 4)]),
+    "ConvTranspose2d": (lambda: layers.ConvTranspose2d(4, 3, 2, 2), [(2, 3, 4, 4)]),
+    "ConvTranspose2d general": (lambda: layers.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), [(2, 3, 4, 4)]),
+    "ConvNorm": (lambda: layers.ConvNorm(4, 5, 3), [(2, 5, 6, 4)]),
+    "ConvNorm residual": (lambda: layers.ConvNorm(4, 5, 3), [(2, 5, 6, 4), (2, 5, 6, 5)]),
+    "BatchNorm2d": (norm_without_relu, [(2, 5, 6, 4)]),
+    "LayerNorm": (lambda: layers.LayerNorm(4), [(2, 5, 6, 4)]),
+    "ResidualBlock": (lambda: layers.ResidualBlock(4, 4), [(2, 5, 6, 4)]),
+    "ResidualBlock wider": (lambda: layers.ResidualBlock(3, 6), [(2, 5, 6, 3)]),
+    "PreActivationBlock": (lambda: layers.PreActivationBlock(3, 6), [(2, 5, 6, 3)]),
+    "InceptionBlock": (lambda: layers.InceptionBlock(8, 8), [(2, 6, 7, 8)]),
+    "InceptionBlock 3x3+3x3": (lambda: layers.InceptionBlock(4, 8, "3x3+3x3"), [(2, 6, 7, 4)]),
+    "InceptionBlock no residual": (lambda: layers.InceptionBlock(4, 8, residual=False), [(2, 6, 7, 4)]),
+    "encoder stage": (lambda: layers.encoder_stage("residual+inception", 1, 4), [(2, 6, 7, 1)]),
+    "encoder stage residual": (lambda: layers.encoder_stage("residual", 3, 4), [(2, 6, 7, 3)]),
+    "encoder stage plain": (lambda: layers.encoder_stage("plain", 3, 4), [(2, 6, 7, 3)]),
+    "MiniASPP": (lambda: layers.MiniASPP(8), [(2, 6, 9, 8)]),
+    "MiniASPP residual": (lambda: layers.MiniASPP(8, rates=(1, 3), pooling=False, residual=True), [(2, 6, 9, 8)]),
+    "PolarizedSelfAttention": (lambda: layers.PolarizedSelfAttention(6), [(2, 3, 5, 6)]),
+    "PolarizedSelfAttention parallel": (lambda: layers.PolarizedSelfAttention(6, "parallel", residual=False), [(2, 3, 5, 6)]),
+    "MultiHeadSelfAttention": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 3, 4, 8)]),
+    "MultiHeadSelfAttention other size": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 4, 6, 8)]),
+    "StripPyramidPooling": (lambda: layers.StripPyramidPooling(8), [(2, 6, 9, 8)]),
+    "StripPyramidPooling bins": (lambda: layers.StripPyramidPooling(8, 4, (1,), 3, bins=(1, 2)), [(2, 6, 9, 8)]),
+    "StripPooling": (lambda: layers.StripPooling(4), [(2, 5, 6, 4)]),
+    "MixedPooling": (lambda: layers.MixedPooling(8, ((2, 3), (1, 2))), [(2, 5, 6, 8)]),
+    "AttentionAndStrips": (lambda: layers.AttentionAndStrips(8), [(2, 4, 6, 8)]),
+    "AttentionAndStrips parallel": (lambda: layers.AttentionAndStrips(8, "parallel"), [(2, 4, 6, 8)]),
+    "FeaturePyramidPooling": (lambda: layers.FeaturePyramidPooling(8), [(2, 8, 8, 8)]),
+    "FeaturePyramidAttention": (lambda: layers.FeaturePyramidAttention(8), [(2, 8, 16, 8)]),
+    **{f"AttentionGate {kind}": (lambda kind=kind: layers.AttentionGate(4, 4, kind), [(2, 5, 6, 4)] * 2) for kind in ("attn1", "attnC", "blend", "gau")},
+    "DecoderStage": (lambda: layers.DecoderStage(6, 4, "gated", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
+    "DecoderStage plain": (lambda: layers.DecoderStage(6, 4, "plain", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_gradients_of_inputs_and_parameters(name: str) -> None:
+    make, shapes = BLOCKS[name]
+    module = prepared(make())
+    inputs = [image(*shape, seed=k) for k, shape in enumerate(shapes)]
+    report = assert_gradients(module, *inputs, parameters=module.parameters(), name=name)
+    assert report.evaluations < 40
+
+
+@pytest.mark.parametrize("loss", [layers.CombinedLoss, layers.CrossEntropyLoss, layers.LovaszLoss])
+def test_whole_network_gradients(loss) -> None:
+    """Width 4, image, every parameter, in training mode, through the loss."""
+    net = prepared(layers.UNet(width=4, dropout=0.0, seed=0))
+    labels = np.random.default_rng(0).integers(0, 5, (2, 16, 24))
+    criterion = loss((0, 1, 2, 1, 3))
+    x = image(2, 16, 24, 1)
+    assert_gradients(lambda x: criterion(net(x), labels), x, parameters=net.parameters(), name="UNet")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bottleneck": "aspp+psa"},
+        {"bottleneck": "psa", "psa_mode": "parallel"},
+        {"bottleneck": "mhsa"},
+        {"bottleneck": "none", "skips": "plain", "encoder": "plain"},
+        {"encoder": "residual", "preactivation": True, "gate": "gau"},
+        {"order": "parallel", "five": "3x3+3x3"},
+        {"gate": "blend", "fppm": True},
+    ],
+    ids=lambda s: " ".join(map(str, s.values())),
+)
+def test_every_variant_of_the_network(settings: dict) -> None:
+    net = prepared(layers.UNet(width=4, dropout=0.0, seed=0, size=(16, 24), **settings))
+    x = image(2, 16, 24, 1)
+    assert net(x).shape == (2, 16, 24, 5)
+    assert_gradients(lambda x: net(x), x, parameters=net.parameters(), name=str(settings))
+
+
+def test_network_size_is_the_papers() -> None:
+    """SPEC 1.4: width 16 has .79 M parameters and .70 GFLOP, width 32 has 3.15 M and 2.79 GFLOP (within a few percent: details differ)."""
+    for width, parameters, flops in ((8, 0.20e6, 0.18e9), (16, 0.79e6, 0.70e9), (32, 3.15e6, 2.79e9)):
+        size = layers.measure(layers.UNet(width=width))
+        assert size.parameters == pytest.approx(parameters, rel=0.03)
+        assert size.flops == pytest.approx(flops, rel=0.1)
+        assert "M parameters" in str(size)
+        assert size.by_operator["Conv2d"] > 0.9 * size.flops
+
+
+def test_flops_of_a_convolution_by_hand() -> None:
+    class Wrapped(layers.Module):
+        def __init__(self) -> None:
+            self.conv = layers.Conv2d(3, 8, 3, padding="same", bias=False)
+
+        def forward(self, x):
+            return self.conv(x)
+
+    assert layers.measure(Wrapped(), (1, 10, 12, 3)).flops == 2 * 10 * 12 * 3 * 3 * 3 * 8
+
+
+def test_seed_fixes_the_weights_and_nothing_else_does() -> None:
+    a, b, c = (layers.UNet(width=4, seed=s).state_dict() for s in (1, 1, 2))
+    assert all((a[k] == b[k]).all() for k in a)
+    assert any((a[k] != c[k]).any() for k in a)
+
+
+def test_residual_branches_start_silent() -> None:
+    block = layers.ResidualBlock(4, 4).eval()
+    x = Tensor(np.abs(image(1, 5, 5, 4).data).astype(np.float32))
+    assert (block(x).data == x.data).all()
+    gate = layers.AttentionGate(4).eval()
+    e, d = Tensor(np.ones((1, 2, 2, 4), np.float32)), Tensor(np.zeros((1, 2, 2, 4), np.float32))
+    assert 0.5 < gate(e, d).data.mean() <= 1.0
+
+
+def test_transposed_convolution_starts_as_nearest_upsampling() -> None:
+    up = layers.ConvTranspose2d(3, 4, 2, 2)
+    y = up(Tensor(image(1, 2, 3, 3).data.astype(np.float32))).data
+    assert (y[:, ::2, ::2] == y[:, 1::2, 1::2]).all()
+    assert (y[:, ::2, ::2] == y[:, ::2, 1::2]).all()
+
+
+def test_training_and_evaluation_mode() -> None:
+    net = layers.UNet(width=4, seed=0)
+    x = Tensor(image(2, 16, 16, 1).data.astype(np.float32))
+    before = net.state_dict()
+    net.eval()
+    assert (net(x).data == net(x).data).all()
+    assert all((before[k] == v).all() for k, v in net.state_dict().items())
+    net.train()
+    net(x)
+    changed = [k for k, v in net.state_dict().items() if (before[k] != v).any()]
+    assert changed
+    assert all("running" in k for k in changed)
+
+
+def test_state_round_trip_and_its_errors() -> None:
+    a, b = layers.UNet(width=4, seed=1), layers.UNet(width=4, seed=2)
+    state = a.state_dict()
+    b.load_state_dict(state)
+    assert all((state[k] == v).all() for k, v in b.state_dict().items())
+    with pytest.raises(ValueError, match="missing head.weight"):
+        b.load_state_dict({k: v for k, v in state.items() if k != "head.weight"})
+    with pytest.raises(ValueError, match="unknown tail"):
+        b.load_state_dict({**state, "tail": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"head.bias has shape \(4,\), expected \(5,\)"):
+        b.load_state_dict({**state, "head.bias": np.zeros(4)})
+
+
+def test_parameters_that_decay() -> None:
+    net = layers.UNet(width=4)
+    for name, parameter in net.named_parameters():
+        assert parameter.decay == (parameter.ndim > 1 or name.endswith("channel_query")), name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.UNet(width=6), "width is 6, expected a positive multiple of 4"),
+        (lambda: layers.UNet(width=4, bottleneck="aspp"), "bottleneck is 'aspp', expected one of aspp"),
+        (lambda: layers.UNet(width=4, skips="open"), "skips is 'open'"),
+        (lambda: layers.UNet(width=4, encoder="vgg"), "encoder is 'vgg'"),
+        (lambda: layers.UNet(width=4, gate="attn"), "kind is 'attn'"),
+        (lambda: layers.UNet(width=4, classes=1), "classes is 1"),
+        (lambda: layers.UNet(width=4)(Tensor(np.zeros((1, 12, 16, 1), np.float32))), r"\(1, 12, 16, 1\), expected .* multiples of 8"),
+        (lambda: layers.InceptionBlock(4, 6), "out_channels is 6, expected a multiple of 4"),
+        (lambda: layers.InceptionBlock(4, 8, "7x7"), "five is '7x7'"),
+        (lambda: layers.Conv2d(3, 4, 3, groups=2), "groups = 2 must divide"),
+        (lambda: layers.ConvTranspose2d(3, 4, 3, groups=2), "groups = 2 must divide"),
+        (lambda: layers.MultiHeadSelfAttention(6, 4), "heads = 4 must divide the 6"),
+        (lambda: layers.PolarizedSelfAttention(4, "both"), "mode is 'both'"),
+        (lambda: layers.AttentionAndStrips(4, "random"), "order is 'random'"),
+        (lambda: layers.MiniASPP(4, 8, residual=True), "got 8 and 4"),
+        (lambda: layers.StripPyramidPooling(4, strip_kernel=2), "strip_kernel is 2"),
+        (lambda: layers.AttentionGate(4, 6, "blend"), "got 4 and 6"),
+        (lambda: layers.Dropout(1.0), "p is 1.0"),
+        (lambda: layers.FeaturePyramidAttention(4)(image(1, 4, 8, 4)), "multiples of 8"),
+        (lambda: layers.CombinedLoss(terms={"hinge": 1}), "unknown term 'hinge'"),
+        (lambda: layers.CombinedLoss(background="ignore"), "background of all terms is 'ignore'"),
+    ],
+)
+def test_bad_settings_are_named(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_losses_report_their_terms_separately() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = Tensor(rng.standard_normal((2, 4, 5, 5))), rng.integers(0, 5, (2, 4, 5))
+    combined = layers.CombinedLoss((0, 1, 1, 1, 5))
+    total = combined(logits, labels).item()
+    terms = {k: float(v) for k, v in combined.terms.items()}
+    assert total == pytest.approx(0.4 * terms["margin"] + 0.2 * (terms["dice"] + terms["focal"] + terms["iou"]))
+    assert terms["margin"] == pytest.approx(0.99 * terms["margin_false_negative"] + 0.01 * terms["margin_false_positive"])
+    for cls, name in (
+        (layers.DiceLoss, "dice"),
+        (layers.FocalLoss, "focal"),
+        (layers.IoULoss, "iou"),
+        (layers.MarginLoss, "margin"),
+    ):
+        assert cls((0, 1, 1, 1, 5))(logits, labels).item() == pytest.approx(terms[name])
+    for cls in (layers.CrossEntropyLoss, layers.LovaszLoss):
+        assert np.isfinite(cls((0, 1, 1, 1, 5), background="train")(logits, labels).item())
+    value, parts = ops.combined_loss(logits, labels, (0, 1, 1, 1, 5), background="mask", return_terms=True)
+    assert value.item() == total
+    assert set(parts) == set(terms)
+
+
+def test_masked_background_ignores_the_background_logit() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((1, 4, 5, 5)), rng.integers(0, 5, (1, 4, 5))
+    other = logits.copy()
+    other[..., 0] += 10
+    other[labels == 0] = 7
+    for term in ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz"):
+        loss = layers.SegmentationLoss({term: 1.0})
+        assert loss(Tensor(logits), labels).item() == loss(Tensor(other), labels).item()
+        literal = layers.SegmentationLoss({term: 1.0}, background="train")
+        assert literal(Tensor(logits), labels).item() != literal(Tensor(other), labels).item()
+
+
+def test_bottleneck_kinds() -> None:
+    for kind in ("aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"):
+        module = bottleneck(kind, 8, (4, 6))
+        assert module(Tensor(np.ones((2, 4, 6, 8), np.float32))).shape == (2, 4, 6, 8)
