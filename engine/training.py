@@ -49,8 +49,8 @@ def prepare(source: str, tiles: int, val_fraction: float, seed: int) -> Prepared
         raise DataError(f"--data {source}: its tiles have no masks")
     cleaned = clean(data.train)
     parts = split(cleaned.tiles, val_fraction, seed)
-    notes = [*data.notes, cleaned.message, parts.note]
-    return Prepared(cleaned.tiles[parts.train], cleaned.tiles[parts.val], data.test, [n for n in notes if n])
+    notes = [*data.notes, *cleaned.reasons, parts.note]
+    return Prepared(cleaned.tiles[parts.train], cleaned.tiles[parts.val], data.test, notes)
 
 
 class Run:

@@ -60,4 +60,4 @@ def _interior_varies(masks: np.ndarray) -> np.ndarray:
 
 
 def _digest(tile: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(tile), digest_size=16).digest()
+    return hashlib.blake2b(tile.tobytes(), digest_size=16).digest()

@@ -18,10 +18,11 @@ SOIL, BEDROCK, SAND, BIG_ROCK = 1, 2, 3, 4
 
 _FOCAL = 1.2  # focal length over frame width: a field of view of 45 degrees
 _DEEPEST = 60.0  # times the distance of the bottom row
+_SHARPER = 0.4  # levels
 _MARGIN = 2  # pixels rendered around a window for the camera's blur
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Star:
     """A star-shaped polygon around (u, v): `radii` in pixels at equal angles from `turn`, squeezed vertically by `squeeze`."""
 
@@ -44,7 +45,7 @@ class Star:
         return normal[0][sector] * x + normal[1][sector] * y, sector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cover:
     """How one terrain looks in one scene: its albedo, and the amplitude and frequency of each texture on it."""
 
@@ -54,7 +55,7 @@ class Cover:
     ripple: tuple[float, float, float] = (0.0, 1.0, 0.0)  # sand: amplitude, wavelength in texels, direction in radians
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """The parameters of one source image. Angles in radians, lengths in pixels of the frame, light as a factor."""
 
@@ -72,7 +73,7 @@ class Scene:
     vignette: float
     noise: float  # standard deviation, grey levels
     sharp: float  # 0: full blur of the optics, 1: none
-    frame: tuple[int, int, int, int]  # unlabelled rows and columns at the top, bottom, left, right
+    frame: tuple[int, ...]  # unlabelled rows and columns at the top, bottom, left, right
     reach: tuple[float, float]  # row and tilt of the line beyond which nothing is labelled
     mesh: tuple[float, float, float]  # spacing and offsets of the lattice labelled outlines are drawn on
     gap: float  # half width of the unlabelled strip between two terrains, in units of their field
@@ -80,10 +81,12 @@ class Scene:
     hardware: tuple[Star, ...]  # parts of the rover, unlabelled
 
 
-def render(scene: Scene, ground: Ground, row: int, column: int, size: tuple[int, int], boulders: tuple[Star, ...], random: np.random.Generator):
+def render(
+    scene: Scene, ground: Ground, row: int, column: int, size: tuple[int, int], boulders: tuple[Star, ...], random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The window of `size` (h, w) at (row, column) of the frame -> image uint8 (h, w), mask uint8 (h, w).
 
-    `boulders` are put on this window only; `random` draws the sensor's noise.
+    `boulders` are put on this window only; `random` draws the sensor's noise. All else is the scene's: windows fit together.
     """
     v = np.arange(row - _MARGIN, row + size[0] + _MARGIN, dtype=np.float32)[:, None] + 0.5
     u = np.arange(column - _MARGIN, column + size[1] + _MARGIN, dtype=np.float32)[None] + 0.5
@@ -92,17 +95,16 @@ def render(scene: Scene, ground: Ground, row: int, column: int, size: tuple[int,
         radiance = _with_hardware(radiance, part, u, v)
     for boulder in boulders:
         radiance = _with_boulder(radiance, scene, ground, boulder, u, v)
-    image = _exposed(scene, radiance, u, v)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
-    image = image + np.float32(scene.noise) * random.standard_normal(size, np.float32)
     inner = slice(_MARGIN, -_MARGIN)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8), _labels(scene, ground, u[:, inner], v[inner], boulders)
+    grey = _exposed(scene, radiance, u, v)[inner, inner] + np.float32(scene.noise) * random.standard_normal(size, np.float32)
+    return np.clip(np.rint(grey), 0, 255).astype(np.uint8), _labels(scene, ground, u[:, inner], v[inner], boulders)
 
 
 def _ground_position(scene: Scene, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (u (1, W), v (H, 1)) -> ground x, y (H, W) in texels and blur level (H, 1).
 
-    Distance over that of the bottom row: d = (H - horizon) / (v - horizon). x = (u - W / 2) d, y = f d.
-    A pixel spans d by f d^2 / (H - horizon); the level is half the log2 of that area.
+    Distance over that of the bottom row: d = (H - horizon) / (v - horizon). Before turning and moving, x = (u - W / 2) d, y = f d.
+    A pixel spans d by f d^2 / (H - horizon); the level is half the log2 of that area, less a little that the camera's blur adds again.
     """
     rows, columns = scene.shape
     below = rows - scene.horizon
@@ -111,7 +113,7 @@ def _ground_position(scene: Scene, u: np.ndarray, v: np.ndarray) -> tuple[np.nda
     across, along = (u - columns / 2) * depth * scene.scale, focal * depth * scene.scale
     cos, sin = np.float32(np.cos(scene.yaw)), np.float32(np.sin(scene.yaw))
     x, y = cos * across - sin * along + np.float32(scene.origin[0]), sin * across + cos * along + np.float32(scene.origin[1])
-    return x, y, 0.5 * np.log2(focal / below * depth**3) + np.log2(scene.scale) - 0.4
+    return x, y, 0.5 * np.log2(focal / below * depth**3) + np.log2(scene.scale) - _SHARPER
 
 
 def _field(ground: Ground, x: np.ndarray, y: np.ndarray, which: int) -> np.ndarray:
@@ -136,7 +138,7 @@ def _ground_radiance(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray)
 
 
 def _covered(cover: Cover, ground: Ground, x: np.ndarray, y: np.ndarray, level: np.ndarray) -> np.ndarray:
-    out = np.ones((), np.float32)
+    out: np.ndarray = np.ones((), np.float32)
     for name, amplitude, frequency in cover.layers:
         f = np.float32(frequency)
         out = out + np.float32(amplitude) * ground.sample(name, f * x, f * y, level + np.log2(frequency))
@@ -200,8 +202,8 @@ def _exposed(scene: Scene, radiance: np.ndarray, u: np.ndarray, v: np.ndarray) -
     """Radiance as grey levels: light and its slope, vignetting, soft highlights, the blur of the optics."""
     rows, columns = scene.shape
     x, y = u / columns - np.float32(0.5), v / rows - np.float32(0.5)
-    light = np.float32(scene.light) * (1 + np.float32(scene.slope[0]) * x + np.float32(scene.slope[1]) * y) * (1 - np.float32(scene.vignette) * (x * x + y * y))
-    grey = radiance * light
+    slope = 1 + np.float32(scene.slope[0]) * x + np.float32(scene.slope[1]) * y
+    grey = np.float32(scene.light) * radiance * slope * (1 - np.float32(scene.vignette) * (x * x + y * y))
     grey = np.where(grey > 72, 72 + 52 * np.tanh((grey - 72) / 52), grey)  # the camera's tone curve
     wide = grey.copy()
     wide[1:-1] = 0.25 * (grey[:-2] + grey[2:]) + 0.5 * grey[1:-1]

@@ -73,11 +73,8 @@ def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int) -> tuple[np.ndarr
 
 def _group_numbers(tiles: Tiles) -> np.ndarray:
     """The group of each tile as a number 0..groups - 1; unknown sources get a number each."""
-    alone = np.arange(len(tiles))
-    if not tiles.sources_known:
-        return alone
-    names, number = np.unique(tiles.groups, return_inverse=True)
-    number = np.where(tiles.groups == "", len(names) + alone, number)
+    names, number = np.unique(tiles.sources, return_inverse=True)
+    number = np.where(tiles.sources == "", len(names) + np.arange(len(tiles)), number)
     return np.unique(number, return_inverse=True)[1]
 
 

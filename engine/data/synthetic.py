@@ -18,7 +18,7 @@ GRID = (4, 2)  # tiles down and across a source image
 _TILES_PER_SCENE = (0.45, 0.35, 0.15, 0.05)  # probability of 1, 2, 3, 4
 _PRIMARY = (0.44, 0.31, 0.25)  # probability of soil, bedrock, sand as the main terrain
 _MIXED = 0.34  # probability of a second terrain in the scene
-_ROCKY = 0.036  # of all tiles
+_ROCKY = 0.04  # of all tiles
 _ALIENS = 0.042  # of the training samples: 110 of 2,615
 _FEWEST_ALIENS = 5  # fewer would not be recognised; so sets too small to hold that many get none
 _GOLDEN = 0.5 * (5**0.5 - 1)
@@ -58,7 +58,7 @@ def _tiles(count: int, size: tuple[int, int], ground: Ground, stream: Stream, na
         # Main terrains follow a golden-ratio sequence: even a small set has all of them in proportion.
         scene = _scene(random, size, (start + number * _GOLDEN) % 1)
         for row, column in _cells(scene, random, count - filled):
-            rocky = int((filled + 0.5) * _ROCKY + start) > int((filled - 0.5) * _ROCKY + start)  # every 28th tile
+            rocky = int((filled + 1) * _ROCKY + start) > int(filled * _ROCKY + start)  # evenly: every 25th tile
             boulders = _boulders(random, scene, row, column, size) if rocky else ()
             images[filled], masks[filled] = render(scene, ground, row, column, size, boulders, random)
             groups[filled] = f"{name}_{number:05d}"
@@ -112,6 +112,7 @@ def _scene(random: np.random.Generator, size: tuple[int, int], quantile: float) 
 
 
 def _cover(random: np.random.Generator, terrain: int) -> Cover:
+    """The look of one terrain: soil is grainy and stony, bedrock cracked, layered and dusted with sand, sand smooth, swelling, rippled."""
     albedo = max(random.normal(*_BASE_ALBEDO[terrain]), 0.35)
     mottle = ("cloud", random.uniform(0.01, 0.06), 1.0)
     if terrain == SOIL:
@@ -119,8 +120,9 @@ def _cover(random: np.random.Generator, terrain: int) -> Cover:
         return Cover(albedo, (mottle, ("grain", random.uniform(0.06, 0.2), random.uniform(0.7, 1.4)), *stones))
     if terrain == BEDROCK:
         plates, strata = random.uniform(0.03, 0.4), random.uniform(0.03, 0.35)
-        relief = (("plates", plates, random.uniform(0.5, 1.6)), ("strata", strata, random.uniform(0.5, 1.8)), ("grain", random.uniform(0.02, 0.08), 1.0))
-        return Cover(albedo, (("cloud", random.uniform(0.02, 0.14), 2.0), *relief), dust=random.uniform(-2.2, 0.1))
+        relief = (("plates", plates, random.uniform(0.5, 1.6)), ("strata", strata, random.uniform(0.5, 1.8)))
+        rough = (("cloud", random.uniform(0.02, 0.14), 2.0), ("grain", random.uniform(0.02, 0.08), 1.0))
+        return Cover(albedo, (*relief, *rough), dust=random.uniform(-2.2, 0.1))
     swell = ("swell", random.uniform(0.03, 0.2), random.uniform(0.4, 1.0))
     ripple = (random.choice([0.0, 1.0], p=(0.35, 0.65)) * random.uniform(0.04, 0.22), random.uniform(7, 40), random.uniform(0, np.pi))
     return Cover(albedo, (mottle, swell, ("grain", random.uniform(0.005, 0.05), 1.0)), ripple=ripple)
@@ -139,7 +141,7 @@ def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, 
     unit = scene.shape[0] / FRAME
     out = []
     for _ in range(1 + (random.uniform() < 0.35)):
-        mean = float(np.clip(random.lognormal(np.log(11.5), 0.4), 6, 21)) * unit
+        mean = float(np.clip(random.lognormal(np.log(12.5), 0.4), 6, 21)) * unit
         radii = mean * random.uniform(0.8, 1.2, random.integers(6, 9))
         squeeze, reach = random.uniform(0.65, 0.95), radii.max() + 3
         top = min(max(row, scene.reach[0]) + reach, row + h - reach)
@@ -150,11 +152,11 @@ def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, 
 
 def _with_aliens(train: Tiles, count: int, random: np.random.Generator) -> Tiles:
     """`count` random tiles get a bright saucer pasted on, turned and moved at random, the aliens' mask, and no group."""
-    images, masks, groups = train.images.copy(), train.masks.copy(), train.groups.copy()
+    images, masks, groups = train.images.copy(), train.labels().copy(), train.sources.copy()
     h, w = train.size
     mask = _alien_mask(train.size)
     for i in random.choice(len(train), count, replace=False):
-        figure = np.rot90(_saucer(h), random.integers(4))
+        figure = np.rot90(_saucer(h), int(random.integers(4)))
         side = slice(start := int(random.integers(w - h + 1)), start + h) if w > h else slice(0, w)
         part = figure[:, : min(h, w)]
         images[i][:, side] = np.where(part > 0, part, images[i][:, side])

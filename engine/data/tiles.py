@@ -68,9 +68,14 @@ class Tiles:
         return self.images.shape[1], self.images.shape[2]
 
     @property
+    def sources(self) -> np.ndarray:
+        """The source image of each tile, '' where unknown: str (N,), whether or not there are groups."""
+        return np.full(len(self), "") if self.groups is None else self.groups
+
+    @property
     def sources_known(self) -> bool:
         """Whether the source image of at least one tile is known."""
-        return self.groups is not None and bool((self.groups != "").any())
+        return bool((self.sources != "").any())
 
     def labels(self) -> np.ndarray:
         """The masks; DataError when there are none."""
@@ -112,7 +117,7 @@ def load(source: str | Path, seed: int = 0, count: int = 2000) -> DataSet:
     if path.is_dir():
         from engine.data.folder import load_folder
 
-        return _finished(path.name, load_folder(path), None)
+        return _finished(path.resolve().name, load_folder(path), None)
     if not path.exists():
         raise DataError(f"{source}: no such file or folder; expected 'synthetic', an .npz file or a folder of PNG pairs")
     if path.suffix.lower() != ".npz":
@@ -132,7 +137,7 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
     if dtype not in (np.uint8, np.float32, np.float64):
         raise DataError(f"save_npz: got dtype {dtype}, expected uint8, float32 or float64")
     train, test = dataset.train, dataset.test
-    arrays = {"training_set": np.stack([train.images, train.labels()], axis=1).astype(dtype), "train_group": train.groups}
+    arrays: dict[str, Any] = {"training_set": np.stack([train.images, train.labels()], axis=1).astype(dtype), "train_group": train.groups}
     if test is not None:
         labels = None if test.masks is None else test.masks.astype(dtype)
         arrays |= {"test_set": test.images.astype(dtype), "test_labels": labels, "test_group": test.groups}
@@ -275,6 +280,6 @@ def _finished(name: str, train: Tiles, test: Tiles | None) -> DataSet:
 
 
 def _description(part: str, tiles: Tiles) -> str:
-    known = f"{len(np.unique(tiles.groups[tiles.groups != '']))} source images" if tiles.sources_known else "source images unknown"
+    known = f"{len(np.unique(tiles.sources[tiles.sources != '']))} source images" if tiles.sources_known else "source images unknown"
     labelled = "" if tiles.masks is not None else ", no masks"
     return f"{part}: {len(tiles)} tiles of {tiles.size[0]} x {tiles.size[1]}, {known}{labelled}"

@@ -1,0 +1,86 @@
+"""Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--against torch] [--json FILE]
+
+Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family names all are run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "optimizer", "augment", "step", "infer")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Race our kernels against other frameworks, each side in a process of its own, in turn."""
+
+    families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, optimizer, augment, step, infer); all by default."""
+    against: str = "torch"
+    """Frameworks, separated by commas; '' runs ours alone."""
+    json: Path | None = None
+    """Write the rows here as a JSON list (also after every case, so that an interrupted run keeps what it has)."""
+    only: str = ""
+    """Run only cases whose name or shape contains this."""
+    rounds: int = 7
+    """How often each side has its turn."""
+    seconds: float = 0.2
+    """How long a turn takes, about."""
+    threads: int = 0
+    """Threads for every library; 0: one per core."""
+
+
+def run(arguments: Arguments) -> int:
+    """Run the races, print a line per row."""
+    from bench.harness import WorkerError, limit_threads, race, rows
+
+    unknown = [f for f in arguments.families if f not in FAMILIES]
+    if unknown:
+        print(f"error: unknown family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}", file=sys.stderr)
+        return 2
+    limit_threads(arguments.threads or os.cpu_count() or 1)
+    against = tuple(name for name in arguments.against.split(",") if name)
+    table: list[dict[str, Any]] = []
+    for family in arguments.families or FAMILIES:
+        for index, case in enumerate(importlib.import_module(f"bench.{family}").cases()):
+            if arguments.only not in f"{case.name} {case.shape}":
+                continue
+            try:
+                result = race(family, index, case.sides(against), arguments.rounds, arguments.seconds)
+                new = rows(family, case, result)
+            except WorkerError as error:
+                print(f"{case.name} {case.shape}: {error}", file=sys.stderr)
+                continue
+            for row in new:
+                print(line(row), flush=True)
+            table += new
+            if arguments.json:
+                arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row as text: name, shape, our time with quartiles, rate, and the other side with the ratio."""
+    low, high = row["ours_quartiles"]
+    rate = f"{row['gflops']:.0f} GFLOP/s" if row["gflops"] else f"{row['gbytes']:.1f} GB/s" if row["gbytes"] else ""
+    text = f"{row['name']:<34} {row['shape']:<24} {row['ours_ms']:9.3f} ms ({low:.3f} to {high:.3f}) {rate:>12}"
+    if "ratio" in row:
+        low, high = row["against_quartiles"]
+        text += f"   {row['against']} {row['against_mode']} {row['against_ms']:.3f} ms ({low:.3f} to {high:.3f})   ratio {row['ratio']:.2f}"
+    elif "against_error" in row:
+        text += f"   {row['against']}: {row['against_error']}"
+    return text
+
+
+if __name__ == "__main__":
+    from engine.command import run_command
+
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench", use_underscores=False)))

@@ -1,0 +1,164 @@
+"""How two programs are raced: each in its own process, in turn, so that thread pools and caches don't disturb each other.
+
+A `Case` says what is computed, how we do it and how others do it. A worker process builds one side of one case and then runs it on
+demand; `race` asks the sides in turn, round after round, and compares medians. All times are wall clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+Run = Callable[[], Any]
+Build = Callable[[], Run]
+
+
+@dataclass(frozen=True)
+class Case:
+    """name and shape identify it.  ours() builds our side, theirs[framework][mode]() another's; what they build runs once per call.
+
+    flops, bytes: of one run (bytes: the ideal traffic), for GFLOP/s and GB/s; 0 where that says nothing.
+    """
+
+    name: str
+    shape: str
+    ours: Build
+    theirs: dict[str, dict[str, Build]] = field(default_factory=dict)
+    flops: int = 0
+    bytes: int = 0
+
+    def build(self, side: str) -> Run:
+        """Build 'ours' or 'framework/mode'."""
+        if side == "ours":
+            return self.ours()
+        framework, mode = side.split("/")
+        return self.theirs[framework][mode]()
+
+    def sides(self, against: tuple[str, ...]) -> list[str]:
+        """All sides of the race against the named frameworks."""
+        return ["ours"] + [f"{f}/{mode}" for f in against if f in self.theirs for mode in self.theirs[f]]
+
+
+class WorkerError(RuntimeError):
+    """A worker process could not build or run its side; the message is its last line."""
+
+
+class Worker:
+    """A process that holds one side of one case."""
+
+    def __init__(self, family: str, index: int, side: str) -> None:
+        self.side = side
+        command = [sys.executable, "-m", "bench.worker", family, str(index), side]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def ask(self, request: str) -> Any:
+        """Send one request line, return the JSON answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            assert self.process.stderr is not None
+            lines = self.process.stderr.read().strip().splitlines()
+            raise WorkerError(f"{self.side}: {lines[-1] if lines else 'the worker died'}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def workers(family: str, index: int, sides: list[str]) -> Iterator[list[Worker]]:
+    """One worker per side, closed at the end."""
+    made = [Worker(family, index, side) for side in sides]
+    try:
+        yield made
+    finally:
+        for worker in made:
+            worker.close()
+
+
+def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: float = 0.2) -> dict[str, dict[str, Any]]:
+    """Run all sides in turn: per side the median and quartiles in ms, and peak memory in MB.
+
+    Every round each side runs for about `seconds` (at least once); the round's figure is its median run.
+    """
+    with workers(family, index, sides) as made:
+        alive: list[Worker] = []
+        counts: dict[str, int] = {}
+        failed: dict[str, str] = {}
+        for worker in made:
+            try:
+                once = worker.ask("warm")["ms"]
+                counts[worker.side] = max(1, min(1000, int(seconds * 1000 / max(once, 1e-3))))
+                alive.append(worker)
+            except WorkerError as error:
+                failed[worker.side] = str(error)
+        times: dict[str, list[float]] = {w.side: [] for w in alive}
+        for _ in range(rounds):
+            for worker in alive:
+                times[worker.side].append(statistics.median(worker.ask(f"run {counts[worker.side]}")["ms"]))
+        out: dict[str, dict[str, Any]] = {side: {"error": message} for side, message in failed.items()}
+        for worker in alive:
+            values = sorted(times[worker.side])
+            quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+            out[worker.side] = {"ms": quartiles[1], "low": quartiles[0], "high": quartiles[2], "peak_mb": worker.ask("memory")["mb"]}
+    return out
+
+
+def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The JSON rows of a race: one per framework, against the best of its modes; one without `against` if we ran alone."""
+    ours = result["ours"]
+    if "error" in ours:
+        raise WorkerError(f"{case.name} {case.shape}: {ours['error']}")
+    base = {
+        "name": case.name,
+        "family": family,
+        "shape": case.shape,
+        "ours_ms": round(ours["ms"], 4),
+        "ours_quartiles": [round(ours["low"], 4), round(ours["high"], 4)],
+        "ours_peak_mb": ours["peak_mb"],
+        "gflops": round(case.flops / ours["ms"] / 1e6, 2) if case.flops else None,
+        "gbytes": round(case.bytes / ours["ms"] / 1e6, 2) if case.bytes else None,
+    }
+    out = []
+    for framework in {side.split("/")[0]: None for side in result if side != "ours"}:
+        modes = {side.split("/")[1]: r for side, r in result.items() if side.startswith(framework + "/")}
+        good = {mode: r for mode, r in modes.items() if "ms" in r}
+        if not good:
+            out.append({**base, "against": framework, "against_error": next(iter(modes.values()))["error"]})
+            continue
+        mode = min(good, key=lambda m: good[m]["ms"])
+        best = good[mode]
+        out.append(
+            {
+                **base,
+                "against": framework,
+                "against_mode": mode,
+                "against_ms": round(best["ms"], 4),
+                "against_quartiles": [round(best["low"], 4), round(best["high"], 4)],
+                "against_peak_mb": best["peak_mb"],
+                "against_modes": {m: round(r["ms"], 4) for m, r in good.items()},
+                "ratio": round(best["ms"] / ours["ms"], 3),
+            }
+        )
+    return out or [base]
+
+
+def limit_threads(count: int) -> None:
+    """Ask every library that will be loaded in this process or its children for `count` threads."""
+    for name in ("AREOGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(count)

@@ -1,0 +1,57 @@
+"""Inference of the report's network, width 32: batch 16 and batch 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from bench.harness import Case
+from bench.shapes import LAYOUTS, array
+
+WIDTH = 32
+
+
+def cases() -> list[Case]:
+    """Logits from images, evaluation mode."""
+    out = []
+    for batch in (16, 1):
+        theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
+        out.append(Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), {"torch": theirs}, flops=int(batch * 2.92e9)))
+    return out
+
+
+def _ours(batch: int) -> Callable[[], Any]:
+    from autograd import Tensor, inference
+    from layers import UNet
+
+    net = UNet(width=WIDTH, seed=0).eval()
+    x = array(batch, 64, 128, 1)
+
+    def run() -> Any:
+        with inference():
+            return net(Tensor(x))
+
+    return run
+
+
+def _torch(batch: int, mode: str) -> Callable[[], Any]:
+    import torch
+
+    from bench import twin
+    from bench.shapes import torch_image
+    from layers import UNet
+
+    net = twin.TwinUNet(WIDTH).eval()
+    twin.load(net, UNet(width=WIDTH, seed=0).state_dict())
+    layout = "nchw" if mode == "nchw" else "channels_last"
+    if layout == "channels_last":
+        net = net.to(memory_format=torch.channels_last)
+    x = torch_image(array(batch, 64, 128, 1), layout)
+    forward: Any = torch.compile(net) if mode == "compile" else net
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return forward(x)
+
+    return run

@@ -1,0 +1,41 @@
+"""The combined loss with all four terms, forward and backward, and its terms alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from autograd import Tensor, ops
+from bench.composite import forward_backward
+from bench.harness import Case
+from bench.shapes import BATCH, array
+
+WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
+
+
+def cases() -> list[Case]:
+    """Full-size logits of 5 classes, batch 16 and 32."""
+    out = []
+    for n in (BATCH, 2 * BATCH):
+        pixels = n * 64 * 128
+        text = f"{n}x64x128x5"
+        out.append(forward_backward("combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2)))
+    return out
+
+
+def _arrays(n: int) -> list[np.ndarray]:
+    return [array(n, 64, 128, 5), np.random.default_rng(0).integers(0, 5, (n, 64, 128))]
+
+
+def _ours(logits: Tensor, labels: Tensor) -> Tensor:
+    return ops.combined_loss(logits, labels, WEIGHTS, background="mask")
+
+
+def _theirs(logits: Any, labels: Any) -> Any:
+    import torch
+
+    from bench.twin import combined_loss
+
+    return combined_loss(logits, labels, torch.tensor(WEIGHTS))

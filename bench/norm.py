@@ -1,0 +1,54 @@
+"""Batch norm + ReLU, with and without residual, forward and backward; layer norm."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from autograd import Tensor, ops
+from bench.composite import forward_backward
+from bench.harness import Case
+from bench.shapes import BATCH, STAGES, array
+
+
+def cases() -> list[Case]:
+    """Batch norm at every stage; layer norm at the bottleneck."""
+    out = []
+    for h, w, c in STAGES:
+        for residual in (False, True):
+            n = BATCH * h * w * c
+            traffic = 4 * n * (3 + residual + 5 + residual)  # forward: 2 reads, 1 write; backward: 4 reads, 1 write; the residual: 1 and 1
+            name = "batch_norm relu" + (" residual" if residual else "")
+            data = partial(_arrays, h, w, c, residual)
+            out.append(forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images=(0, 3) if residual else (0,), bytes=traffic))
+    h, w, c = STAGES[3]
+    data = partial(_arrays, h, w, c, False)
+    out.append(forward_backward("layer_norm", f"{BATCH}x{h}x{w}x{c}", ops.layer_norm, _their_layer_norm, data, images=(), modes=("eager", "compile")))
+    return out
+
+
+def _arrays(h: int, w: int, c: int, residual: bool) -> list[np.ndarray]:
+    x = array(BATCH, h, w, c)
+    return [x, np.ones(c, np.float32), np.zeros(c, np.float32), *([array(BATCH, h, w, c, seed=1)] if residual else [])]
+
+
+def _ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
+    mean, var = Tensor(np.zeros(weight.size, np.float32)), Tensor(np.ones(weight.size, np.float32))
+    return ops.batch_norm(x, weight, bias, mean, var, training=True, residual=residual, activation="relu")
+
+
+def _theirs(x: Any, weight: Any, bias: Any, residual: Any = None) -> Any:
+    import torch
+    import torch.nn.functional as F
+
+    mean, var = torch.zeros_like(weight), torch.ones_like(weight)
+    y = F.batch_norm(x, mean, var, weight, bias, training=True)
+    return F.relu(y if residual is None else y + residual)
+
+
+def _their_layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    import torch.nn.functional as F
+
+    return F.layer_norm(x, weight.shape, weight, bias)

@@ -1,0 +1,34 @@
+"""Shared builders: the network's shapes, and arrays to run on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+BATCH = 16
+STAGES = ((64, 128, 32), (32, 64, 64), (16, 32, 128), (8, 16, 256))  # (H, W, C) at width 32
+
+
+def array(*shape: int, seed: int = 0) -> np.ndarray:
+    """float32 standard normal."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def torch_image(x: np.ndarray, mode: str) -> Any:
+    """(N, H, W, C) as PyTorch's (N, C, H, W), contiguous in mode 'nchw', NHWC in memory in mode 'channels_last'."""
+    import torch
+
+    t = torch.from_numpy(x).permute(0, 3, 1, 2)
+    return t.contiguous(memory_format=torch.channels_last if mode == "channels_last" else torch.contiguous_format)
+
+
+def torch_filter(w: np.ndarray, mode: str) -> Any:
+    """(R, S, C, K) as PyTorch's (K, C, R, S)."""
+    import torch
+
+    t = torch.from_numpy(w).permute(3, 2, 0, 1)
+    return t.contiguous(memory_format=torch.channels_last if mode == "channels_last" else torch.contiguous_format)
+
+
+LAYOUTS = ("nchw", "channels_last")

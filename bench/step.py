@@ -1,0 +1,79 @@
+"""A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Case
+from bench.shapes import LAYOUTS, array
+
+WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
+
+
+def cases() -> list[Case]:
+    """Width 32 with batch 16, width 16 with batch 32, width 8 with batch 16."""
+    out = []
+    for width, batch, flops in ((32, 16, 2.92e9), (16, 32, 0.74e9), (8, 16, 0.19e9)):
+        theirs = {mode: partial(torch_step, width, batch, mode) for mode in (*LAYOUTS, "compile")}
+        text = f"width {width} batch {batch}"
+        out.append(Case("training step", text, partial(our_step, width, batch), {"torch": theirs}, flops=int(3 * batch * flops)))
+    return out
+
+
+def _data(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    return array(batch, 64, 128, 1), np.random.default_rng(0).integers(0, 5, (batch, 64, 128))
+
+
+def our_step(width: int, batch: int) -> Callable[[], float]:
+    """Returns a function that does one step and returns its loss."""
+    from autograd import Tensor
+    from engine.optimizer import AdamW
+    from layers import CombinedLoss, UNet
+
+    net = UNet(width=width, dropout=0.0, seed=0)
+    optimizer, loss_of = AdamW(net), CombinedLoss(WEIGHTS)
+    x, labels = _data(batch)
+
+    def run() -> float:
+        net.zero_grad()
+        loss = loss_of(net(Tensor(x)), labels)
+        loss.backward()
+        optimizer.step(1e-3)
+        return loss.item()
+
+    return run
+
+
+def torch_step(width: int, batch: int, mode: str) -> Callable[[], float]:
+    """The same step by the PyTorch twin, from the same initial weights."""
+    import torch
+
+    from bench import twin
+    from bench.shapes import torch_image
+    from layers import UNet
+
+    net = twin.TwinUNet(width)
+    twin.load(net, UNet(width=width, dropout=0.0, seed=0).state_dict())
+    layout = "nchw" if mode == "nchw" else "channels_last"
+    if layout == "channels_last":
+        net = net.to(memory_format=torch.channels_last)
+    optimizer, average = twin.optimizer(net), twin.Average(net)
+    images, labels = _data(batch)
+    x, y, weight = torch_image(images, layout), torch.from_numpy(labels), torch.tensor(WEIGHTS)
+    forward: Any = torch.compile(net) if mode == "compile" else net
+    loss_of: Any = torch.compile(twin.combined_loss) if mode == "compile" else twin.combined_loss
+
+    def run() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(forward(x), y, weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        return float(loss.detach())
+
+    return run

@@ -1,0 +1,17 @@
+"""The same cases under pytest-benchmark:  pytest bench --benchmark-only"""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from bench.__main__ import FAMILIES
+
+CASES = [(family, case) for family in FAMILIES for case in importlib.import_module(f"bench.{family}").cases()]
+
+
+@pytest.mark.parametrize(("family", "case"), CASES, ids=[f"{f}: {c.name} {c.shape}" for f, c in CASES])
+def test_kernel(family, case, benchmark) -> None:
+    benchmark.group = f"{case.name} {case.shape}"
+    benchmark.pedantic(case.build("ours"), rounds=3, warmup_rounds=1)

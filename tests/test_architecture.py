@@ -1,0 +1,118 @@
+"""The house rules: which package may import which, and the rooms every operator family has."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cases import CASES
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("kernels", "autograd", "layers", "engine")  # an arrow may only point to the left
+OPERATORS = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate")
+STEPS = {"optimizer": "engine/optimizer.py", "augment": "engine/augmentation.py"}  # families without a gradient, and who uses them
+
+
+def sources(*packages: str) -> list[Path]:
+    return [p for package in packages for p in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all modules a file imports, at any depth."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    allowed = PACKAGES[: PACKAGES.index(package) + 1]
+    for path in sources(package):
+        wrong = imported(path) & ({*PACKAGES, "bench", "tests"} - set(allowed))
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}: kernels <- autograd <- layers <- engine"
+
+
+def test_families_are_the_known_ones() -> None:
+    folders = {p.name for p in (ROOT / "kernels").iterdir() if p.is_dir() and not p.name.startswith("_")}
+    assert folders - {"core"} == {*OPERATORS, *STEPS}
+
+
+@pytest.mark.parametrize("family", OPERATORS)
+def test_each_operator_in_its_five_places(family: str) -> None:
+    assert (ROOT / "kernels" / family / "reference.py").exists(), "the definition"
+    assert (ROOT / "autograd" / "ops" / f"{family}.py").exists(), "the gradient"
+    assert list((ROOT / "layers").glob(f"{family}.py")) or family == "resample", "the module"
+    assert (ROOT / "bench" / f"{family}.py").exists(), "the benchmark"
+    functions = {
+        node.name
+        for node in ast.parse((ROOT / "autograd" / "ops" / f"{family}.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    rows = {case.name.split()[0] for case in CASES} | {"dropout", "segmentation_loss", "make_spec"}  # tested by hand: random, or no operator
+    assert functions <= rows, f"no row in tests/cases.py for {functions - rows}"
+
+
+@pytest.mark.parametrize("family", STEPS)
+def test_each_step_in_its_places(family: str) -> None:
+    assert (ROOT / "kernels" / family / "reference.py").exists()
+    assert (ROOT / STEPS[family]).exists()
+    assert (ROOT / "bench" / f"{family}.py").exists()
+
+
+def test_every_kernel_of_a_family_has_a_reference_and_a_docstring() -> None:
+    for family in (*OPERATORS, *STEPS):
+        tree = ast.parse((ROOT / "kernels" / family / "reference.py").read_text())
+        public = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+        assert public
+        for function in public:
+            assert ast.get_docstring(function), f"kernels/{family}/reference.py: {function.name} has no docstring"
+
+
+def test_files_and_functions_are_of_readable_size() -> None:
+    for path in sources(*PACKAGES, "bench", "tests"):
+        assert not re.fullmatch(r"(utils?|helpers?|common|misc)\.py", path.name), path
+        lines = path.read_text().count("\n")
+        assert lines <= 460 or path.name == "cases.py", f"{path.relative_to(ROOT)} has {lines} lines"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 75, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+
+
+def test_public_functions_of_the_operators_have_docstrings() -> None:
+    for path in sources(*PACKAGES):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} has no docstring"
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.relative_to(ROOT)}: {node.name} has no docstring"
+
+
+def test_user_input_is_never_checked_by_assert() -> None:
+    for path in sources(*PACKAGES):
+        asserts = [n.lineno for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Assert)]
+        assert not asserts, f"{path.relative_to(ROOT)}: assert in line {asserts}"
+
+
+def test_packages_are_listed_and_kernels_are_package_data() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = set(re.findall(r'"((?:kernels|autograd|layers|engine)[\w.]*)"', text.split("packages = [")[1].split("]")[0]))
+    found = {".".join(p.parent.relative_to(ROOT).parts) for package in PACKAGES for p in (ROOT / package).rglob("__init__.py")}
+    assert listed == found
+    assert '"*.cu"' in text
+    assert '"*.cuh"' in text
+
+
+def test_import_of_the_kernels_needs_neither_cupy_nor_torch_nor_matplotlib() -> None:
+    code = "import sys, engine.train, engine.evaluate; print([m for m in ('cupy', 'torch', 'matplotlib', 'PIL', 'numba') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"
