@@ -65,8 +65,8 @@ class GradReport:
 def ridders(difference: Callable[[float], tuple[float, float]], first: float = FIRST_STEP, steps: int = STEPS) -> tuple[float, float]:
     """(derivative, error estimate) from difference(h) -> (central difference at step h, its round-off).
 
-    The tableau removes the h^2, h^4, ... terms: A[k][j] = A[k][j-1] + (A[k][j-1] - A[k-1][j-1]) / (s^-2j - 1), s the ratio of steps. The entry whose neighbours
-    agree best is taken; its error is the larger of the two disagreements, plus the round-off of the smallest step used.
+    The tableau removes the h^2, h^4, ... terms: A[k][j] = A[k][j-1] + (A[k][j-1] - A[k-1][j-1]) / (s^-2j - 1), s the ratio of
+    steps. The entry whose neighbours agree best is taken; its error is the larger of the two disagreements, plus the round-off of the smallest step used.
     """
     best, best_error = 0.0, np.inf
     previous: list[float] = []
@@ -97,7 +97,7 @@ def gradcheck(
     be deterministic. The worst of `directions` random directions is reported. TypeError when a checked array is not float64.
     """
     leaves = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad] + list(parameters)
-    name = name or getattr(fn, "__name__", type(fn).__name__)
+    name = name or str(getattr(fn, "__name__", type(fn).__name__))
     if not leaves:
         raise ValueError(f"gradcheck of {name}: no input requires gradients and no parameters were given")
     for k, leaf in enumerate(leaves):

@@ -22,7 +22,7 @@ class Tensor:
     `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual arithmetic works on Tensors.
     """
 
-    __slots__ = ("__weakref__", "_version", "creator", "data", "grad", "inference", "index", "requires_grad")
+    __slots__ = ("__weakref__", "_version", "creator", "data", "grad", "index", "inference", "requires_grad")
     __array_priority__ = 1000  # so that `array * tensor` asks the Tensor
 
     def __init__(self, array: Any, requires_grad: bool = False) -> None:

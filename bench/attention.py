@@ -63,5 +63,3 @@ def _their_spatial(x: Any, wq: Any, bq: Any, wv: Any, bv: Any) -> Any:
     b = (x.mean(1) @ wq + bq).softmax(1)
     gates = (x @ (b @ wv.T)[:, :, None])[:, :, 0] + (b @ bv)[:, None]
     return x * gates.sigmoid()[:, :, None]
-
-

@@ -50,7 +50,9 @@ def _ours(fn: OursFn, arrays: Callable[[], Sequence[np.ndarray]], backward: bool
     return run
 
 
-def _torch(fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]], images: tuple[int, ...], mode: str, backward: bool) -> Callable[[], Any]:
+def _torch(
+    fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]], images: tuple[int, ...], mode: str, backward: bool
+) -> Callable[[], Any]:
     import torch
 
     from bench.shapes import torch_image

@@ -18,7 +18,10 @@ def cases() -> list[Case]:
     n = BATCH * 64 * 128 * 32
     text = "x".join(map(str, SHAPE))
     names = ("relu", "sigmoid", "tanh", "silu", "gelu", "softmax", "dropout")
-    return [forward_backward(name, text, partial(_ours, name), partial(_theirs, name), _arrays, (), bytes=5 * 4 * n, modes=("eager", "compile")) for name in names]
+    return [
+        forward_backward(name, text, partial(_ours, name), partial(_theirs, name), _arrays, (), bytes=5 * 4 * n, modes=("eager", "compile"))
+        for name in names
+    ]
 
 
 def _arrays() -> list[Any]:

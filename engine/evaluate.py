@@ -92,7 +92,8 @@ def run(arguments: Arguments) -> int:
         print(note)
     low, high = result["miou_fg_interval"]
     print(f"{result['split']}: {result['tiles']} tiles of {result['data']}, {result['pixels']} labelled pixels")
-    print(f"  mean IoU  fg {result['miou_fg']:.4f}  (95 % {low:.4f} to {high:.4f})   keras {result['miou_keras']:.4f}   accuracy {result['accuracy']:.4f}")
+    fg = f"fg {result['miou_fg']:.4f}  (95 % {low:.4f} to {high:.4f})"
+    print(f"  mean IoU  {fg}   keras {result['miou_keras']:.4f}   accuracy {result['accuracy']:.4f}")
     for name, value in result["iou"].items():
         print(f"  {name:>10}  {'absent' if value is None else f'{value:.4f}'}")
     return 0

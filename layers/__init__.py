@@ -28,6 +28,7 @@ from layers.summary import Size, measure
 from layers.unet import DecoderStage, UNet, encoder_stage
 
 __all__ = [
+    "GELU",
     "AttentionAndStrips",
     "AttentionGate",
     "BatchNorm2d",
@@ -43,7 +44,6 @@ __all__ = [
     "FeaturePyramidAttention",
     "FeaturePyramidPooling",
     "FocalLoss",
-    "GELU",
     "Identity",
     "InceptionBlock",
     "IoULoss",

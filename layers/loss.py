@@ -36,9 +36,7 @@ class _SingleTerm(SegmentationLoss):
 
     term = ""
 
-    def __init__(
-        self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "mask", **settings: Any
-    ) -> None:
+    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "mask", **settings: Any) -> None:
         super().__init__({self.term: 1.0}, weight, ignore_index, background, **settings)
 
 

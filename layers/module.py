@@ -92,7 +92,11 @@ class Module:
         own = dict(self.named_tensors())
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or extra:
-            lists = [f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for what, names in (("missing", missing), ("unknown", extra)) if names]
+            lists = [
+                f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+                for what, names in (("missing", missing), ("unknown", extra))
+                if names
+            ]
             raise ValueError(f"load_state_dict: {len(missing) + len(extra)} names do not fit: {'; '.join(lists)}")
         for name, tensor in own.items():
             if tuple(state[name].shape) != tensor.shape:

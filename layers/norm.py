@@ -14,9 +14,7 @@ class BatchNorm2d(Module):
     momentum .1 and eps 1e-5 as PyTorch's (Keras would write the momentum .9).
     """
 
-    def __init__(
-        self, channels: int, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, zero_gain: bool = False
-    ) -> None:
+    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, zero_gain: bool = False) -> None:
         start = np.zeros if zero_gain else np.ones
         self.weight = Parameter(start(channels, np.float32), decay=False)
         self.bias = Parameter(np.zeros(channels, np.float32), decay=False)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 import torch_forms as forms
+
 from autograd import ops
 
 Maker = Callable[[np.random.Generator], Any]
@@ -148,7 +148,13 @@ CASES = [
     Case("mul", ops.mul, forms.mul, [s(N(2, 1, 4), N(3, 1)), s(N(4), N(2, 4))]),
     Case("div", ops.div, forms.div, [s(N(2, 1, 4), positive(3, 1))]),
     Case("neg", ops.neg, forms.neg, [s(N(2, 3))]),
-    Case("power", ops.power, forms.power, [s(positive(2, 3), exponent=2.5), s(N(4), exponent=3)], [Bad([N(2)], TypeError, "Python number", {"exponent": "2"})]),
+    Case(
+        "power",
+        ops.power,
+        forms.power,
+        [s(positive(2, 3), exponent=2.5), s(N(4), exponent=3)],
+        [Bad([N(2)], TypeError, "Python number", {"exponent": "2"})],
+    ),
     Case("exp", ops.exp, forms.exp, [s(N(2, 3))]),
     Case("log", ops.log, forms.log, [s(positive(2, 3))]),
     Case("sqrt", ops.sqrt, forms.sqrt, [s(positive(2, 3))]),
@@ -160,7 +166,13 @@ CASES = [
         "matmul",
         ops.matmul,
         forms.matmul,
-        [s(N(3, 4), N(4, 2)), s(N(2, 1, 3, 4), N(5, 4, 2), note="batch"), s(N(4), N(2, 4, 3), note="vector left"), s(N(2, 3, 4), N(4)), s(N(4), N(4))],
+        [
+            s(N(3, 4), N(4, 2)),
+            s(N(2, 1, 3, 4), N(5, 4, 2), note="batch"),
+            s(N(4), N(2, 4, 3), note="vector left"),
+            s(N(2, 3, 4), N(4)),
+            s(N(4), N(4)),
+        ],
         [Bad([N(3, 4), N(5, 2)], ValueError, r"\(3, 4\) and \(5, 2\) do not fit \(4 against 5\)")],
     ),
     Case("reshape", ops.reshape, forms.reshape, [s(N(2, 3, 4), shape=(4, -1))]),
@@ -204,7 +216,11 @@ CASES = [
         forms.conv2d,
         CONV,
         [
-            Bad([N(8, 6, 6, 32), N(3, 3, 16, 64)], ValueError, r"conv2d: x has 32 channels but the filter expects 16 \(x: \(8, 6, 6, 32\), w: \(3, 3, 16, 64\)\)"),
+            Bad(
+                [N(8, 6, 6, 32), N(3, 3, 16, 64)],
+                ValueError,
+                r"conv2d: x has 32 channels but the filter expects 16 \(x: \(8, 6, 6, 32\), w: \(3, 3, 16, 64\)\)",
+            ),
             Bad([N(2, 6, 6, 3), N(3, 3, 3, 4), N(5)], ValueError, r"bias has shape \(5,\), expected \(4,\)"),
             Bad([N(2, 2, 6, 3), N(5, 3, 3, 4)], ValueError, r"window spans \(5, 3\) pixels, but the input is \(2, 6\)"),
             Bad([N(2, 6, 6, 3), N(3, 3, 3, 4)], ValueError, "stride.*0.*at least 1", {"stride": 0}),
@@ -223,7 +239,12 @@ CASES = [
         TRANSPOSED,
         [
             Bad([N(2, 4, 4, 3), N(2, 2, 4, 3)], ValueError, "x has 3 channels but the filter expects 4"),
-            Bad([N(2, 4, 4, 3), N(2, 2, 3, 4)], ValueError, r"output_padding \(2, 2\) must be below stride \(2, 2\)", {"stride": 2, "output_padding": 2}),
+            Bad(
+                [N(2, 4, 4, 3), N(2, 2, 3, 4)],
+                ValueError,
+                r"output_padding \(2, 2\) must be below stride \(2, 2\)",
+                {"stride": 2, "output_padding": 2},
+            ),
             Bad([N(2, 1, 1, 3), N(2, 2, 3, 4)], ValueError, r"the output would be \(0, 0\)", {"padding": 1}),
         ],
     ),
@@ -262,7 +283,12 @@ CASES = [
         "adaptive_avg_pool2d",
         ops.adaptive_avg_pool2d,
         forms.adaptive_avg_pool2d,
-        [s(N(2, 7, 9, 3), output_size=1), s(N(2, 7, 9, 3), output_size=(3, 4)), s(N(2, 4, 6, 3), output_size=(None, 1)), s(N(1, 2, 3, 2), output_size=(5, 3))],
+        [
+            s(N(2, 7, 9, 3), output_size=1),
+            s(N(2, 7, 9, 3), output_size=(3, 4)),
+            s(N(2, 4, 6, 3), output_size=(None, 1)),
+            s(N(1, 2, 3, 2), output_size=(5, 3)),
+        ],
         [Bad([N(2, 4, 4, 3)], ValueError, "output_size.*0", {"output_size": 0})],
     ),
     Case(
@@ -362,9 +388,23 @@ CASES = [
         [s(N(2, 12, 6), N(6, 3), N(3), N(6, 3), N(3))],
         [Bad([N(2, 3, 4, 6), N(6, 3), N(3), N(6, 3), N(3)], ValueError, "expected 3 axes")],
     ),
-    Case("cross_entropy", ops.cross_entropy, forms.cross_entropy, [*LOSS_SAMPLES, s(*Z, weight=WEIGHTS, label_smoothing=0.1, note="smoothing")], LOSS_BAD),
-    Case("focal_loss", ops.focal_loss, forms.focal, [*LOSS_SAMPLES, s(*Z, gamma=0.5), s(*Z, gamma=0.0)], [Bad(Z, ValueError, "gamma is -1", {"gamma": -1.0})]),
-    Case("dice_loss", ops.dice_loss, forms.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
+    Case(
+        "cross_entropy",
+        ops.cross_entropy,
+        forms.cross_entropy,
+        [*LOSS_SAMPLES, s(*Z, weight=WEIGHTS, label_smoothing=0.1, note="smoothing")],
+        LOSS_BAD,
+    ),
+    Case(
+        "focal_loss",
+        ops.focal_loss,
+        forms.focal,
+        [*LOSS_SAMPLES, s(*Z, gamma=0.5), s(*Z, gamma=0.0)],
+        [Bad(Z, ValueError, "gamma is -1", {"gamma": -1.0})],
+    ),
+    Case(
+        "dice_loss", ops.dice_loss, forms.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]
+    ),
     Case("iou_loss", ops.iou_loss, forms.iou, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
     Case("lovasz_softmax", ops.lovasz_softmax, forms.lovasz, LOSS_SAMPLES),
     Case(
@@ -383,7 +423,11 @@ CASES = [
         "combined_loss",
         ops.combined_loss,
         forms.combined,
-        [*LOSS_SAMPLES, s(*Z, background={"margin": "mask", "iou": "mask"}, note="policy per term"), s(*Z, terms={"lovasz": 0.5, "cross_entropy": 1.0})],
+        [
+            *LOSS_SAMPLES,
+            s(*Z, background={"margin": "mask", "iou": "mask"}, note="policy per term"),
+            s(*Z, terms={"lovasz": 0.5, "cross_entropy": 1.0}),
+        ],
         [Bad(Z, ValueError, "unknown term 'hinge'", {"terms": {"hinge": 1.0}})],
     ),
 ]

@@ -56,6 +56,7 @@ def test_integer_shift_equals_slicing(batch) -> None:
     assert not masks[:, :2].any(), "outside is unlabelled"
     assert not masks[:, :, -3:].any()
     assert (images[:, 0, :-3] == batch[0][:, 2, 3:]).all(), "the image is mirrored outside, without repeating the edge"
+    assert (images[:, 5, -1] == batch[0][:, 3, W - 4]).all(), "at the far side too"
     _, mirrored = moved(batch, outside=None, dx=3.0, dy=-2.0)
     assert (mirrored[:, 0, :-3] == batch[1][:, 2, 3:]).all()
 

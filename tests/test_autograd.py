@@ -31,8 +31,9 @@ def test_a_shared_gradient_array_is_never_written_to() -> None:
     """Add hands the same array to both inputs; one of them gets a second contribution. The other must not feel it."""
     x, y = leaf(4), leaf(4, seed=1)
     a, b = x * 2.0, y * 3.0
+    c = a * 7.0  # recorded first, so walked last: a holds the shared array when c's contribution arrives
     z = (a + b) * np.full(4, 5.0)
-    (z + a * 7.0).sum().backward()
+    (z + c).sum().backward()
     np.testing.assert_allclose(x.grad.data, 2 * (5 + 7))
     np.testing.assert_allclose(y.grad.data, 3 * 5)
 
@@ -108,7 +109,11 @@ def test_anomaly_mode_names_operator_shape_and_index() -> None:
     with anomaly_mode(), np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match=r"Log: output \(2, 2\) is nan at \(1, 1\)"):
         ops.log(x)
     zero = Tensor(np.array([4.0, 0.0]), requires_grad=True)
-    with anomaly_mode(), np.errstate(divide="ignore"), pytest.raises(FloatingPointError, match=r"(?s)Power: gradient of input 0 \(2,\) is inf at \(1,\).*test_autograd"):
+    with (
+        anomaly_mode(),
+        np.errstate(divide="ignore"),
+        pytest.raises(FloatingPointError, match=r"(?s)Power: gradient of input 0 \(2,\) is inf at \(1,\).*test_autograd"),
+    ):
         ops.sqrt(zero).sum().backward()
 
 

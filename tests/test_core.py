@@ -62,9 +62,7 @@ def test_a_broken_cupy_never_breaks_the_cpu_path(tmp_path) -> None:
 
 
 def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
-    (tmp_path / "fast_room.py").write_text(
-        "def doubled(x):\n    return NotImplemented if x.dtype == 'float64' else ('fast', x * 2)\n"
-    )
+    (tmp_path / "fast_room.py").write_text("def doubled(x):\n    return NotImplemented if x.dtype == 'float64' else ('fast', x * 2)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def doubled(x):

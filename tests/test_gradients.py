@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import SAMPLE_IDS, SAMPLES, Case, Sample
 
 from autograd import Tensor, assert_gradients, ops
-from cases import SAMPLE_IDS, SAMPLES, Case, Sample
 
 
 def tensors(sample: Sample, seed: int = 0, layout: str = "plain") -> list[Any]:

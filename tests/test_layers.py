@@ -61,7 +61,10 @@ BLOCKS = {
     "AttentionAndStrips parallel": (lambda: layers.AttentionAndStrips(8, "parallel"), [(2, 4, 6, 8)]),
     "FeaturePyramidPooling": (lambda: layers.FeaturePyramidPooling(8), [(2, 8, 8, 8)]),
     "FeaturePyramidAttention": (lambda: layers.FeaturePyramidAttention(8), [(2, 8, 16, 8)]),
-    **{f"AttentionGate {kind}": (lambda kind=kind: layers.AttentionGate(4, 4, kind), [(2, 5, 6, 4)] * 2) for kind in ("attn1", "attnC", "blend", "gau")},
+    **{
+        f"AttentionGate {kind}": (lambda kind=kind: layers.AttentionGate(4, 4, kind), [(2, 5, 6, 4)] * 2)
+        for kind in ("attn1", "attnC", "blend", "gau")
+    },
     "DecoderStage": (lambda: layers.DecoderStage(6, 4, "gated", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
     "DecoderStage plain": (lambda: layers.DecoderStage(6, 4, "plain", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
 }
@@ -168,7 +171,7 @@ def test_state_round_trip_and_its_errors() -> None:
     state = a.state_dict()
     b.load_state_dict(state)
     assert all((state[k] == v).all() for k, v in b.state_dict().items())
-    with pytest.raises(ValueError, match="missing head.weight"):
+    with pytest.raises(ValueError, match=r"missing head\.weight"):
         b.load_state_dict({k: v for k, v in state.items() if k != "head.weight"})
     with pytest.raises(ValueError, match="unknown tail"):
         b.load_state_dict({**state, "tail": np.zeros(3)})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from autograd import Tensor
 from cases import SAMPLE_IDS, SAMPLES, Case, Sample
 from test_gradients import call, differentiable, gradients, tensors
+
+from autograd import Tensor
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -79,7 +80,7 @@ def test_the_same_seed_gives_the_same_run(run_folder, tmp_path) -> None:
 def test_training_learns_and_both_readings_are_reported(tmp_path) -> None:
     """A network of width 4 on few tiles: the loss falls and the score is above what any constant prediction reaches."""
     config = Config(tiles=160, epochs=6, width=4, batch=8, learning_rate=5e-3, affine=0.0, photometric=0.0, average=0.9)
-    summary = Run(config, tmp_path, PlainReporter(CLASSES, open(os.devnull, "w"))).train()
+    summary = Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO())).train()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.05
     assert summary["val_miou_fg"] > 0.25
@@ -88,7 +89,7 @@ def test_training_learns_and_both_readings_are_reported(tmp_path) -> None:
 
 def test_background_train_is_the_literal_reading(tmp_path) -> None:
     config = Config(tiles=60, epochs=1, width=4, batch=8, background="train")
-    run = Run(config, tmp_path, PlainReporter(CLASSES, open(os.devnull, "w")))
+    run = Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO()))
     assert run.weights[0] > 0
     run.train()
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
@@ -128,12 +129,12 @@ def test_ctrl_c_ends_cleanly_with_everything_written(tmp_path) -> None:
 
 def test_early_stopping(tmp_path) -> None:
     config = Config(tiles=60, epochs=50, width=4, batch=8, learning_rate=0.0, final_rate=0.0, patience=2, average=0.0)
-    summary = Run(config, tmp_path, PlainReporter(CLASSES, open(os.devnull, "w"))).train()
+    summary = Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO())).train()
     assert summary["epochs"] < 50
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_clear_line(tmp_path, monkeypatch) -> None:
-    run = Run(Config(**SMALL), tmp_path, PlainReporter(CLASSES, open(os.devnull, "w")))
+    run = Run(Config(**SMALL), tmp_path, PlainReporter(CLASSES, io.StringIO()))
     monkeypatch.setattr(run, "_step", lambda *a: {"loss": float("nan")})
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step 1"):
         run.train()
@@ -222,7 +223,13 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     text.write_text("no archive")
     empty = folder / "empty"
     empty.mkdir()
-    return {**out, "truncated": (cut, "cut.npz"), "no archive": (text, "text.npz"), "missing": (folder / "none.npz", "none.npz"), "empty folder": (empty, "empty")}
+    return {
+        **out,
+        "truncated": (cut, "cut.npz"),
+        "no archive": (text, "text.npz"),
+        "missing": (folder / "none.npz", "none.npz"),
+        "empty folder": (empty, "empty"),
+    }
 
 
 def test_bad_data_gives_one_clear_line_and_code_2(tmp_path) -> None:
@@ -335,11 +342,19 @@ def test_live_view_draws_without_a_terminal() -> None:
     try:
         view.note("a note")
         view.step(1, 2, 3, 4, {"loss": 0.5}, 100.0, 60.0)
-        row = {"epoch": 1, "train_loss": 0.5, "terms": {}, "val_miou_fg": 0.4, "val_miou_keras": 0.4, "iou": [0.1, None, 0.3, 0.4], "images_per_second": 9.0}
+        row = {
+            "epoch": 1,
+            "train_loss": 0.5,
+            "terms": {},
+            "val_miou_fg": 0.4,
+            "val_miou_keras": 0.4,
+            "iou": [0.1, None, 0.3, 0.4],
+            "images_per_second": 9.0,
+        }
         view.epoch(row, 2, 1.0, True)
         from rich.console import Console
 
-        console = Console(width=120, record=True, file=open(os.devnull, "w"))
+        console = Console(width=120, record=True, file=io.StringIO())
         console.print(view._view())
         text = console.export_text()
     finally:

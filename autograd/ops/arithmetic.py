@@ -16,6 +16,8 @@ def _pair(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 class _Binary(Function):
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return outputs[0].size
 

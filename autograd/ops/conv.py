@@ -82,7 +82,7 @@ def conv2d(
         expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
         raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
     _check_bias("conv2d", bias, w[3])
-    window.checked_output_size("conv2d", x[1:3])
+    window.checked_output_size("conv2d", (x[1], x[2]))
     return Conv2d(window, groups)(input, weight, bias)
 
 
@@ -111,7 +111,7 @@ def conv_transpose2d(
     if x[3] != w[2]:
         raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
     _check_bias("conv_transpose2d", bias, w[3] * groups)
-    size = window.input_size(x[1:3], extra)
+    size = window.input_size((x[1], x[2]), extra)
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}")
     return ConvTranspose2d(window, size, groups)(input, weight, bias)

@@ -120,9 +120,7 @@ def margin_loss(
 
     It lies in [-w, w] and is negative for good predictions.
     """
-    return _single(
-        "margin", logits, labels, weight, ignore_index, background, power=power, false_positive=false_positive, margin_reduction=reduction
-    )
+    return _single("margin", logits, labels, weight, ignore_index, background, power=power, false_positive=false_positive, margin_reduction=reduction)
 
 
 def combined_loss(
@@ -162,13 +160,11 @@ def make_spec(
             raise ValueError(f"loss: background of {key} is {policy!r}, expected one of {', '.join(BACKGROUNDS)}")
     values = weight.data if isinstance(weight, Tensor) else weight
     weights = None if values is None else tuple(float(w) for w in (to_numpy(values) if hasattr(values, "__array__") else values))
-    policy = tuple(sorted(background.items())) if isinstance(background, Mapping) else background
-    return LossSpec(tuple((k, float(v)) for k, v in terms.items()), weights, ignore_index, policy, **settings)
+    per_term = tuple(sorted(background.items())) if isinstance(background, Mapping) else background
+    return LossSpec(tuple((k, float(v)) for k, v in terms.items()), weights, ignore_index, per_term, **settings)
 
 
-def _single(
-    term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: int | None, background: str, **settings: Any
-) -> Tensor:
+def _single(term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: int | None, background: str, **settings: Any) -> Tensor:
     spec = make_spec({term: 1.0}, weight, ignore_index, background, **settings)
     names = {"cross_entropy": "cross_entropy", "lovasz": "lovasz_softmax"}
     return segmentation_loss(logits, labels, spec, names.get(term, f"{term}_loss"))[0]

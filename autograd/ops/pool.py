@@ -42,6 +42,6 @@ def max_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any
     for (before, after), k in zip(window.padding, window.kernel, strict=True):
         if max(before, after) > k // 2:
             raise ValueError(f"max_pool2d: padding {window.padding} must be at most half the kernel {window.kernel}")
-    size = input.shape[1:3]
+    size = input.shape[1], input.shape[2]
     window.checked_output_size("max_pool2d", size)
     return MaxPool2d(window.with_ceil_mode(size) if ceil_mode else window)(input)

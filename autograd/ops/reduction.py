@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from autograd.function import Function
 from autograd.tensor import Tensor
@@ -79,5 +78,3 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (None: all); ties share the gradient."""
     return Max(axis, keepdims)(x)
-
-

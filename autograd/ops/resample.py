@@ -28,7 +28,7 @@ class Resample2d(Function):
         return kernels.resample2d_backward(dy, self.a, self.b)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
-        n, h, w, c = inputs[0].shape
+        n, _, w, c = inputs[0].shape
         nonzero_a, nonzero_b = np.count_nonzero(self.a), np.count_nonzero(self.b)
         return 2 * n * c * (nonzero_a * w + nonzero_b * self.a.shape[0])
 

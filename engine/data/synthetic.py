@@ -138,7 +138,7 @@ def _star(random: np.random.Generator, rows: int, columns: int, unit: float, rad
 def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, size: tuple[int, int]) -> tuple[Star, ...]:
     """One or two boulders that lie whole in the tile and in the labelled range."""
     h, w = size
-    unit = scene.shape[0] / FRAME
+    unit = GRID[0] * min(size) / FRAME
     out = []
     for _ in range(1 + (random.uniform() < 0.35)):
         mean = float(np.clip(random.lognormal(np.log(12.5), 0.4), 6, 21)) * unit
@@ -185,10 +185,10 @@ def _alien_mask(size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, np.uint8)
     planet = np.hypot(x - 0.55, y - 0.5)
     across, along = (x - 0.55) * 0.9 + (y - 0.5) * 0.436, (y - 0.5) * 0.9 - (x - 0.55) * 0.436
-    ring = np.hypot(across / 0.48, along / 0.13)
-    mask[(ring < 1) & (ring > 0.72)] = SAND
+    ring = np.abs(np.hypot(across / 0.48, along / 0.13) - 0.86) < 0.14
+    mask[ring] = SAND
     mask[planet < 0.28] = SOIL
-    mask[(ring < 1) & (ring > 0.72) & (along > 0)] = SAND  # the near half of the ring passes in front
+    mask[ring & (along > 0)] = SAND  # the near half of the ring passes in front
     mask[(np.abs(x - 1.5) < 0.13) & (y > 0.35) & (y < 0.8)] = BEDROCK  # rocket: body, nose, fins
     mask[(np.abs(x - 1.5) < 0.6 * (y - 0.12)) & (y > 0.12) & (y <= 0.35)] = SOIL
     mask[(np.abs(x - 1.5) < 0.13 + 0.9 * (y - 0.65)) & (np.abs(x - 1.5) >= 0.13) & (y > 0.65) & (y < 0.88)] = SAND

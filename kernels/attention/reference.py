@@ -33,7 +33,7 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
 def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, mask: Array | None, scale: float) -> tuple[Array, Array, Array]:
     """(dq, dk, dv), with P computed again:
 
-        dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
+    dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
     """
     p = attention_probabilities(q, k, mask, scale)
     ds = scale * p * (do @ v.swapaxes(-1, -2) - (do * o).sum(-1, keepdims=True))
@@ -64,8 +64,8 @@ def polarized_channel_backward(
 ) -> tuple[Array, ...]:
     """(dx, dwq, dwv, dbv, dwz, dbz, dgain, doffset):
 
-        ds = sum_L dy x    do = layer norm's gradient of ds s (1 - s)    dwz = u^T do    du = do wz^T    dwv = pooled^T du
-        dpooled = du wv^T    da = x dpooled    dl = a (da - <a, da>)    dwq = sum x dl    dx = s dy + a dpooled^T + dl wq^T
+    ds = sum_L dy x    do = layer norm's gradient of ds s (1 - s)    dwz = u^T do    du = do wz^T    dwv = pooled^T du
+    dpooled = du wv^T    da = x dpooled    dl = a (da - <a, da>)    dwq = sum x dl    dx = s dy + a dpooled^T + dl wq^T
     """
     a, pooled, u, o, s = _channel_gates(x, wq, wv, bv, wz, bz, gain, offset, eps)
     ds = (dy * x).sum(1)  # (N, C)
@@ -97,8 +97,8 @@ def _pixel_gates(x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> tuple[
 def polarized_spatial_backward(dy: Array, x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> tuple[Array, ...]:
     """(dx, dwq, dbq, dwv, dbv):
 
-        do = s (1 - s) sum_C dy x    dc = sum_L x do    dwv = dc^T b    dbv = sum do b    db = dc wv + bv sum do
-        dl = b (db - <b, db>)    dwq = mean^T dl    dbq = sum dl    dx = s dy + do c^T + (dl wq^T) / L
+    do = s (1 - s) sum_C dy x    dc = sum_L x do    dwv = dc^T b    dbv = sum do b    db = dc wv + bv sum do
+    dl = b (db - <b, db>)    dwq = mean^T dl    dbq = sum dl    dx = s dy + do c^T + (dl wq^T) / L
     """
     mean, b, c, s = _pixel_gates(x, wq, bq, wv, bv)
     do = (dy * x).sum(2) * s * (1 - s)  # (N, L)

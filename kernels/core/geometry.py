@@ -66,10 +66,7 @@ class Window:
 
     def output_size(self, size: Pair) -> Pair:
         """P = floor((H + top + bottom - extent) / stride) + 1, likewise Q; may be 0 or less when nothing fits."""
-        (p, q) = (
-            (n + sum(pad) - e) // s + 1
-            for n, pad, e, s in zip(size, self.padding, self.extent, self.stride, strict=True)
-        )
+        (p, q) = ((n + sum(pad) - e) // s + 1 for n, pad, e, s in zip(size, self.padding, self.extent, self.stride, strict=True))
         return p, q
 
     def checked_output_size(self, name: str, size: Pair) -> Pair:

@@ -33,9 +33,9 @@ def batch_norm_backward(
 ) -> tuple[Array, Array, Array, Array]:
     """(dx, dweight, dbias, dresidual). Pass the output y when a ReLU was fused: the gradient flows where y > 0.
 
-        g = dy [y > 0]      dresidual = g      dbias = sum g      dweight = sum g xhat
-        dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
-        dx = weight inverse g                                   in evaluation
+    g = dy [y > 0]      dresidual = g      dbias = sum g      dweight = sum g xhat
+    dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
+    dx = weight inverse g                                   in evaluation
     """
     xp = array_module(x)
     g = dy if y is None else xp.where(y > 0, dy, xp.zeros((), dy.dtype))

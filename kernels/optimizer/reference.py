@@ -32,9 +32,9 @@ def adamw_step(
 ) -> None:
     """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` is the weight decay per parameter (0: none).
 
-        g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
-        p <- p (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-        average <- d average + (1 - d) p
+    g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
+    p <- p (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    average <- d average + (1 - d) p
     """
     xp = array_module(p)
     g = g * clip

@@ -18,7 +18,7 @@ def sigmoid(x: Array) -> Array:
 def erf(x: Array) -> Array:
     """The error function by its series with positive terms only, so nothing cancels:
 
-        erf(x) = 2 x / sqrt(pi) exp(-x^2) sum_n (2 x^2)^n / (1 3 5 ... (2n + 1)),   |x| <= 6;  +-1 beyond, exact in float64.
+    erf(x) = 2 x / sqrt(pi) exp(-x^2) sum_n (2 x^2)^n / (1 3 5 ... (2n + 1)),   |x| <= 6;  +-1 beyond, exact in float64.
     """
     x = x.clip(-6, 6)
     term = total = array_module(x).ones_like(x)
