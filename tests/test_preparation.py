@@ -6,8 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_data import assert_same
 
-from engine.data import CLASSES, ROCK, SCHEMES, DataError, Tiles, class_weights, clean, cleaning, folds, load, split, splitting, weights_from_counts
+from engine.data import (
+    CLASSES,
+    ROCK,
+    SCHEMES,
+    DataError,
+    Tiles,
+    class_weights,
+    clean,
+    cleaning,
+    folds,
+    load,
+    pixel_counts,
+    split,
+    splitting,
+    weights_from_counts,
+)
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "mars_ai4mars_64x128.npz"
 
