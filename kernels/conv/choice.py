@@ -1,0 +1,103 @@
+"""Which algorithm serves a convolution: a small cost model, corrected where it is close by timing the candidates once.
+
+AREOGRAD_CONV = auto (default) | direct | winograd4 | winograd2 | exact.  `exact` never uses Winograd; a forced algorithm that cannot serve a
+layer gives way to `direct`. AREOGRAD_TUNE=0 switches the timing off. Timings are kept on disk, so that later runs choose the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from kernels.core.compile import cache_folder
+from kernels.core.geometry import Pair, Window
+from kernels.core.simd import target
+
+ALGORITHMS = ("direct", "winograd4", "winograd2")
+MODES = ("auto", *ALGORITHMS, "exact")
+_CLOSE = 1.4  # candidates whose modelled costs differ by more are not timed
+
+# Cost in vector FMAs. Measured: reading and writing a tile costs about as much as this many, per vector of channels.
+_READ = {4: 380.0, 2: 150.0}
+_WRITE = {4: 300.0, 2: 110.0}
+
+
+@lru_cache(maxsize=1)
+def mode() -> str:
+    """The mode asked for in the environment; ValueError for an unknown one."""
+    asked = os.environ.get("AREOGRAD_CONV", "auto").strip().lower() or "auto"
+    if asked not in MODES:
+        raise ValueError(f"AREOGRAD_CONV: got {asked!r}, expected one of {', '.join(MODES)}")
+    return asked
+
+
+def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) -> dict[str, float]:
+    """Modelled cost of every algorithm that can serve this layer."""
+    lanes = target().lanes
+    cv, kv = -(-c // lanes), -(-k // lanes)
+    (p, q), (r, s), (dh, dw) = window.output_size(size), window.kernel, window.dilation
+    out = {"direct": images * p * q * r * s * c / groups * max(1, kv) * 1.1}
+    if (r, s) != (3, 3) or window.stride != (1, 1) or groups != 1:
+        return out
+    for m in (4, 2):
+        tiles = images * dh * dw * (-(-(-(-p // dh)) // m)) * (-(-(-(-q // dw)) // m))
+        out[f"winograd{m}"] = tiles * ((m + 2) ** 2 * c * kv * 1.1 + cv * _READ[m] + kv * _WRITE[m]) + c * kv * 120
+    return out
+
+
+_chosen: dict[str, str] = {}
+
+
+def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
+    """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data or filter."""
+    asked = mode()
+    cost = costs(images, size, c, k, window, groups)
+    if asked == "exact" or len(cost) == 1:
+        return "direct"
+    if asked != "auto":
+        return asked if asked in cost else "direct"
+    order = sorted(cost, key=cost.__getitem__)
+    close = [name for name in order if cost[name] < _CLOSE * cost[order[0]]]
+    if len(close) == 1 or os.environ.get("AREOGRAD_TUNE", "1") == "0":
+        return order[0]
+    key = f"{kind} {images} {size} {c} {k} {window} {target().name}"
+    if key not in _chosen:
+        _chosen.update(_remembered())
+    if key not in _chosen:
+        _chosen[key] = min(close, key=lambda name: _time(run, name))
+        _remember(key)
+    return _chosen[key]
+
+
+def _time(run: Callable[[str], Any], name: str) -> float:
+    run(name)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        run(name)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _remembered() -> dict[str, str]:
+    try:
+        return json.loads((cache_folder() / "choices.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(key: str) -> None:
+    """Add a choice to the file; a choice that another process wrote first stands."""
+    known = _remembered()
+    _chosen[key] = known.setdefault(key, _chosen[key])
+    part = cache_folder() / f"choices.{os.getpid()}.part"
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(known, indent=0))
+        os.replace(part, cache_folder() / "choices.json")
+    except OSError:
+        pass  # nowhere to write: choose again next time

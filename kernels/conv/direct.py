@@ -1,0 +1,331 @@
+"""Direct convolution on the register tile: any kernel size, stride, dilation, padding and groups; forward, data and filter gradient.
+
+A chunk is a strip of output rows of one image. The input rows it needs are copied into a padded strip in the cache (unless there is no
+padding: then they are read in place), and the filter walks over the strip: for dilation 1 a filter row meets S C contiguous floats, so no
+im2col exists. A 1x1 convolution is the same with all pixels in one row: a matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.conv.winograd_programs import clear, copy_channels
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.contract import make_tile, panel_vectors, tile_rows
+from kernels.core.geometry import Pair, Window
+from kernels.core.simd import target
+from kernels.core.threads import parallel
+
+_STRIP = 32_768  # floats of a padded strip: 128 KB, well inside an L2 cache
+CHUNKS = 16
+
+
+class Layer(NamedTuple):
+    """A convolution as the kernels see it: image (h, w, c), output (p, q), window, groups, and where output pixels are stored."""
+
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+    r: int
+    s: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+    padded_width: int  # of a strip; 0: read x in place
+    groups: int
+    k: int  # output channels of one group
+    out_pixel: int  # floats between output pixels, rows and images
+    out_row: int
+    out_image: int
+    rows: int  # output rows per chunk
+    blocks: int  # chunks per image
+
+
+def _layer(x: np.ndarray, window: Window, groups: int, k: int, out: tuple[int, int, int] | None = None, size: Pair | None = None) -> Layer:
+    _, h, w, c = x.shape
+    p, q = size or window.output_size((h, w))
+    (r, s), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
+    (top, _), (left, _) = window.padding
+    reach = (q - 1) * sw + (s - 1) * dw + 1  # columns of a strip that are read
+    inside = top <= 0 and left <= 0 and (p - 1) * sh + (r - 1) * dh + 1 - top <= h and reach - left <= w
+    padded = 0 if inside else reach
+    row = (padded or w) * c * sh
+    rows = max(1, min(p, (_STRIP - (r - 1) * dh * (padded or w) * c) // row))
+    rows = max(rows, -(-64 // q)) if padded else rows  # a strip of few pixels is not worth its overhead
+    rows = min(p, rows)
+    blocks = -(-p // rows)
+    rows = -(-p // blocks)
+    pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
+    return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, image, rows, blocks)
+
+
+@inline
+def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyped-def]
+    """Copy the input rows under output rows first_row .. first_row + count, padded, to scratch."""
+    h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, width = layer[:14]
+    y0 = first_row * sh - top
+    lines = (count - 1) * sh + (r - 1) * dh + 1
+    before = max(0, left)
+    inside = min(w + min(0, left), width - before)  # columns of x that the strip holds
+    for line in range(lines):
+        y, o = y0 + line, line * width * c
+        if y < 0 or y >= h:
+            clear(scratch, o, width * c)
+            continue
+        clear(scratch, o, before * c)
+        copy_channels(x, ((image * h + y) * w + max(0, -left)) * c, scratch, o + before * c, inside * c)
+        clear(scratch, o + (before + inside) * c, (width - before - inside) * c)
+
+
+_LAYER = "UniTuple(i8, 21)"
+
+
+@lru_cache(maxsize=64)
+def forward_kernel(vectors: int, height: int, masked: bool, relu: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors and register tiles of `height` pixels."""
+    tile, width = make_tile(vectors, height, mask_c=masked, relu=relu), vectors * target().lanes
+
+    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}, i8", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
+        cg, per_group = c // groups, -(-k // width)
+        steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
+        for chunk in range(start, stop):
+            image, first = chunk // blocks, chunk % blocks * rows
+            count = min(rows, p - first)
+            if count <= 0:
+                continue
+            if padded:
+                _strip(x, scratch, layer, image, first, count)
+                source, base, wide = scratch, 0, padded
+            else:
+                source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
+            for group in range(groups):
+                for panel in range(per_group):
+                    b0 = (group * per_group + panel) * r * s * cg * width
+                    columns = min(width, k - panel * width)
+                    for row in range(count):
+                        out = y0 + image * out_image + (first + row) * out_row + group * k + panel * width
+                        for j in range(0, q, height):
+                            a0 = base + (row * sh * wide + j * sw) * c + group * cg
+                            tile(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
+                                 y, out + j * pixel, pixel, min(height, q - j), columns, bias, (group * per_group + panel) * width)  # fmt: skip
+
+    return direct_forward
+
+
+@lru_cache(maxsize=1)
+def pack_kernel() -> Kernel:
+    """Filters (R S C/G, G K) to panels (G, panels, R S C/G, width), zeros beyond the last output channel."""
+
+    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8")
+    def pack_filter(start, stop, w, panels, taps, groups, k, width):  # type: ignore[no-untyped-def]
+        per_group = -(-k // width)
+        for panel in range(start, stop):
+            group, column = panel // per_group, panel % per_group * width
+            count = min(width, k - column)
+            for i in range(taps):
+                o = (panel * taps + i) * width
+                copy_channels(w, i * groups * k + group * k + column, panels, o, count)
+                clear(panels, o + count, width - count)
+
+    return pack_filter
+
+
+def _packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+    r, s, c, k = w.shape
+    count = groups * -(-(k // groups) // width)
+    panels = memory.empty((count * r * s * c * width,), np.float32)
+    parallel(pack_kernel(), count, np.ascontiguousarray(w).reshape(-1), panels, r * s * c, groups, k // groups, width)
+    return panels
+
+
+def run_forward(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    window: Window,
+    groups: int,
+    out: tuple[int, int, int, int] | None = None,
+    size: Pair | None = None,
+    relu: bool = False,
+) -> None:
+    """y = conv(x, w) + b.  out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K)."""
+    k = w.shape[3] // groups
+    layer = _layer(x, window, groups, k, out[1:] if out else None, size)
+    images = x.shape[0]
+    flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
+    if flat and window.padding == ((0, 0), (0, 0)):  # all pixels in one row, in chunks of rows of pixels
+        pixels = images * layer.h * layer.w
+        per = max(64, -(-pixels // CHUNKS) // 64 * 64 + 64)
+        layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
+        whole = pixels // per
+        _launch(x, w, b, y, layer, whole, 0, groups, k, relu)
+        rest = pixels - whole * per
+        if rest:
+            offset = whole * per
+            tail = layer._replace(w=rest, q=rest, out_image=0)
+            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu)
+        return
+    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu)
+
+
+def _launch(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, layer: Layer, chunks: int, y0: int, groups: int, k: int, relu: bool
+) -> None:
+    lanes, vectors = target().lanes, panel_vectors(k)
+    width = vectors * lanes
+    per_group = -(-k // width)
+    bias = np.zeros((groups, per_group * width), np.float32)
+    if b is not None:
+        bias[:, :k] = b.reshape(groups, k)
+    kernel = forward_kernel(vectors, tile_rows(vectors, layer.q), k % lanes != 0, relu)
+    lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
+    scratch = lines * layer.padded_width * layer.c
+    parallel(kernel, chunks, x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), tuple(layer), y0, scratch=max(scratch, 16))
+
+
+def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> np.ndarray:
+    """y (N, P, Q, K) of contiguous float32 x (N, H, W, C) and w (R, S, C/groups, K)."""
+    p, q = window.output_size((x.shape[1], x.shape[2]))
+    y = memory.empty((x.shape[0], p, q, w.shape[3]), np.float32)
+    run_forward(x, w, b, y, window, groups, relu=relu)
+    return y
+
+
+# -- data gradient --------------------------------------------------------------------------------------------------------------
+
+
+def flipped(w: np.ndarray, groups: int) -> np.ndarray:
+    """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G, C)."""
+    r, s, c, k = w.shape
+    w = w[::-1, ::-1].reshape(r, s, c, groups, k // groups)
+    return np.ascontiguousarray(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
+
+
+def backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, bias: np.ndarray | None = None) -> np.ndarray:
+    """dx (N, H, W, C) (+ bias): for every phase of the stride a stride-1 convolution of dy with the taps that reach that phase."""
+    n, c = dy.shape[0], w.shape[2] * groups
+    (h, wd), (sh, sw) = size, window.stride
+    if (sh, sw) == (1, 1):
+        dx = memory.empty((n, h, wd, c), np.float32)
+        all_taps = tuple((0, k, 1) for k in window.kernel)
+        run_forward(dy, flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size)
+        return dx
+    dx = memory.empty((n, h, wd, c), np.float32)
+    for a in range(min(sh, h)):
+        for b in range(min(sw, wd)):
+            geometry = zip((a, b), window.kernel, window.stride, window.dilation, window.padding, strict=True)
+            taps = tuple(_taps(i, k, s, d, pad[0]) for i, k, s, d, pad in geometry)
+            if not all(len(range(*t)) for t in taps):  # no tap reaches this phase
+                dx[:, a::sh, b::sw] = 0 if bias is None else bias
+                continue
+            part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
+            phase = -(-(h - a) // sh), -(-(wd - b) // sw)
+            out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
+            run_forward(dy, flipped(part, groups), bias, dx, _data_window(window, (a, b), taps), groups, out, phase)
+    return dx
+
+
+def _taps(i: int, k: int, stride: int, dilation: int, pad: int) -> tuple[int, int, int]:
+    """The taps r with (i + pad - r dilation) divisible by the stride, as (first, stop, step): they reach input pixels of phase i."""
+    step = stride // math.gcd(stride, dilation)
+    first = next((r for r in range(min(k, step)) if (i + pad - r * dilation) % stride == 0), k)
+    return first, k, step
+
+
+def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], ...]) -> Window:
+    """The stride-1 window over dy that gives the input pixels start, start + stride, ...: with u the pixel's index in its phase, tap r reads
+    p = (start + stride u + pad - r dilation) / stride. The reversed taps are `dilation' apart in p, the last one comes first.
+    """
+    padding, dilation, kernel = [], [], []
+    for i, (first, stop, step), s, d, pad in zip(start, taps, window.stride, window.dilation, window.padding, strict=True):
+        count = len(range(first, stop, step))
+        last = first + (count - 1) * step
+        kernel.append(count)
+        dilation.append(step * d // s if count > 1 else 1)
+        padding.append((-((i + pad[0] - last * d) // s), 0))  # may be negative: the window then starts inside; its far end follows from the size
+    return Window((kernel[0], kernel[1]), (1, 1), (padding[0], padding[1]), (dilation[0], dilation[1]))
+
+
+# -- filter gradient ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def filter_gradient_kernel(vectors: int, height: int, masked: bool) -> Kernel:
+    """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
+    tile, width = make_tile(vectors, height, accumulate=True, mask_b=masked, mask_c=masked), vectors * target().lanes
+
+    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}, i8, i8, i8", f"{vectors}x{height}{' masked' * masked}")
+    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
+        cg = c // groups
+        flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
+        lines, line_rows = (1, s * cg) if flat else (s, cg)
+        for chunk in range(start, stop):
+            sums = chunk * floats
+            clear(partial, sums, floats)
+            for strip in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
+                image, first = strip // blocks, strip % blocks * rows
+                count = min(rows, p - first)
+                if count <= 0:
+                    continue
+                if padded:
+                    _strip(x, scratch, layer, image, first, count)
+                    source, base, wide = scratch, 0, padded
+                else:
+                    source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
+                d0 = image * out_image + first * out_row
+                for group in range(groups):
+                    for i in range(r):
+                        for j in range(lines):
+                            a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
+                            for column in range(0, k, width):
+                                for row in range(0, line_rows, height):
+                                    tile(source, a0 + row, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
+                                         partial, c0 + row * groups * k + column, groups * k, min(height, line_rows - row), min(width, k - column),
+                                         zeros, 0)  # fmt: skip
+
+    return direct_filter_gradient
+
+
+def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> np.ndarray:
+    """dw (R, S, C/groups, K) of contiguous float32 x (N, H, W, C) and dy (N, P, Q, K)."""
+    n, p, q, channels = dy.shape
+    k, (r, s), lanes = channels // groups, window.kernel, target().lanes
+    layer = _layer(x, window, groups, k, None, (p, q))
+    images = n
+    if window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and window.padding == ((0, 0), (0, 0)):
+        per = 256  # pixels of a strip
+        images = -(-n * p * q // per)
+        if n * p * q % per == 0:
+            layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * channels)
+        else:
+            images = n
+    cg = layer.c // groups
+    floats = r * s * cg * channels
+    strips = images * layer.blocks
+    chunks = max(1, min(CHUNKS, strips, max(2, 4_000_000 // floats)))
+    per_chunk = -(-strips // chunks)
+    chunks = -(-strips // per_chunk)
+    partial = memory.empty((chunks * floats,), np.float32)
+    flat_rows = s * cg if window.dilation[1] == 1 and groups == 1 else cg
+    vectors = panel_vectors(k)
+    kernel = filter_gradient_kernel(vectors, tile_rows(vectors, flat_rows), k % lanes != 0)
+    lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
+    scratch = max(16, lines * layer.padded_width * layer.c)
+    zeros = np.zeros(vectors * lanes, np.float32)
+    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, tuple(layer), strips, per_chunk, floats, scratch=scratch)
+    dw = partial.reshape(chunks, r, s, cg, channels)
+    return dw[0].copy() if chunks == 1 else dw.sum(0)

@@ -1,0 +1,292 @@
+"""Winograd convolution, 3x3 stride 1 (any padding, any dilation): forward, and the filter gradient in the transformed domain.
+
+A block of tiles goes through three steps while it stays in the cache: read and transform the input, (m+2)^2 small matrix products,
+transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense problems ("phases") of
+every image. Point panels are padded by one cache line: 36 panels a power of two apart would all fall into one set of the L1 cache.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.conv import winograd_programs as programs
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.contract import make_tile, panel_vectors, tile_rows
+from kernels.core.geometry import Pair, Window
+from kernels.core.simd import target
+from kernels.core.threads import parallel
+
+_PAD = 16  # floats, a cache line
+_PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
+_SCRATCH = 160_000  # floats of transformed tiles per block: 640 KB, a share of a typical L2
+CHUNKS = 16
+LEAST = 64
+_ZEROS = np.zeros(8192, np.float32)
+
+
+class Tiling(NamedTuple):
+    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and padding."""
+
+    h: int
+    w: int
+    p: int
+    q: int
+    rows: int
+    columns: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, m: int, size: Pair, window: Window) -> Tiling:
+        """Of a 3x3 stride-1 window over an image of `size`."""
+        p, q = window.output_size(size)
+        dh, dw = window.dilation
+        rows, columns = (-(-(-(-n // d)) // m) for n, d in ((p, dh), (q, dw)))
+        return cls(*size, p, q, rows, columns, dh, dw, window.padding[0][0], window.padding[1][0])
+
+    @property
+    def units(self) -> int:
+        """Tile rows of one image, over all phases."""
+        return self.rows * self.dh * self.dw
+
+
+@inline
+def _row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
+    """A row of tiles: its image, its first output row, its phase's first output column."""
+    rows, dh, dw = t[4], t[6], t[7]
+    image = unit // (rows * dh * dw)
+    rest = unit - image * rows * dh * dw
+    phase = rest // rows
+    a = phase // dw
+    return image, (rest - phase * rows) * m * dh + a, phase - a * dw
+
+
+@inline
+def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
+    """The range of i in [0, count) with 0 <= start + i step < size."""
+    first = 0 if start >= 0 else (-start + step - 1) // step
+    last = 0 if start >= size else min(count, (size - start + step - 1) // step)
+    return min(first, count), last
+
+
+def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
+    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the image's border.
+
+    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to patch[:size^2 channels].
+    """
+    read, copy, clear = programs.make_read(matrix, size), programs.copy_channels, programs.clear
+
+    @inline
+    def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
+        top, bottom = _inside(iy, dh, size, h)
+        left, right = _inside(ix, dw, size, w)
+        x0 = ((image * h + iy) * w + ix) * c
+        if top == 0 and left == 0 and bottom == size and right == size:
+            read(x, x0, dh * w * c, dw * c, c, out, o0, step)
+            return
+        for c0 in range(0, c, _PATCH):
+            part = min(_PATCH, c - c0)
+            clear(patch, patch0, size * size * part)
+            for i in range(top, bottom):
+                if dw == 1 and part == c:  # a run of pixels is one run of memory
+                    copy(x, x0 + (i * dh * w + left) * c, patch, patch0 + (i * size + left) * c, (right - left) * c)
+                else:
+                    for j in range(left, right):
+                        copy(x, x0 + (i * dh * w + j * dw) * c + c0, patch, patch0 + (i * size + j) * part, part)
+            read(patch, patch0, size * part, part, part, out, o0 + c0, step)
+
+    return read_tile
+
+
+@lru_cache(maxsize=16)
+def forward_kernel(m: int, vectors: int) -> Kernel:
+    """The kernel of F(m x m) whose matrix products use panels of `vectors` vectors."""
+    points, n = (m + 2) ** 2, m + 2
+    read_tile = make_tile_reader(programs.BT[m], n)
+    write, write_edge = (programs.make_write(m, edge) for edge in (False, True))
+    tile, height, width = make_tile(vectors), tile_rows(vectors), vectors * target().lanes
+
+    @cpu_kernel("i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], UniTuple(i8, 10), i8, i8, i8, i8, i8, i8, i8", f"F{m} x{vectors}")
+    def winograd_forward(start, stop, scratch, x, u, y, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+        h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
+        v_step, product_step = block * cp + _PAD, block * kp + _PAD
+        product = points * v_step
+        patch = product + points * product_step
+        for chunk in range(start, stop):
+            at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
+            while at < end:
+                count = min(block, end - at)
+                unit = at // columns
+                column = at - unit * columns
+                image, oy, ox = _row_of_tiles(unit, m, t)
+                for s in range(count):
+                    read_tile(x, image, oy - above, ox + column * m * dw - before, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    column += 1
+                    if column == columns:
+                        column, unit = 0, unit + 1
+                        image, oy, ox = _row_of_tiles(unit, m, t)
+                for point in range(points):
+                    for panel in range(kp // width):
+                        b0 = (point * (kp // width) + panel) * c * width
+                        for r in range(0, count, height):
+                            a0, c0 = point * v_step + r * cp, product + point * product_step + r * kp + panel * width
+                            tile(scratch, a0, cp, 1, u, b0, width, c, 1, 0, 0, 1, 0, 0, scratch, c0, kp, min(height, count - r), width, zeros, 0)
+                unit = at // columns
+                column = at - unit * columns
+                image, oy, ox = _row_of_tiles(unit, m, t)
+                for s in range(count):
+                    x_out = ox + column * m * dw
+                    y0 = ((image * p + oy) * q + x_out) * k
+                    if oy + (m - 1) * dh < p and x_out + (m - 1) * dw < q:
+                        write(scratch, product + s * kp, product_step, y, y0, dh * q * k, dw * k, k, m, m)
+                    else:
+                        rows_in, columns_in = _inside(oy, dh, m, p)[1], _inside(x_out, dw, m, q)[1]
+                        write_edge(scratch, product + s * kp, product_step, y, y0, dh * q * k, dw * k, k, rows_in, columns_in)
+                    column += 1
+                    if column == columns:
+                        column, unit = 0, unit + 1
+                        image, oy, ox = _row_of_tiles(unit, m, t)
+                at += count
+
+    return winograd_forward
+
+
+@lru_cache(maxsize=4)
+def filter_kernel(m: int) -> Kernel:
+    """Transforms filters (3, 3, C, K) into panels (points, K / width, C, width)."""
+    filter_ = programs.make_filter(m)
+
+    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8, i8, i8", f"F{m}")
+    def winograd_filter(start, stop, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
+        panels = kp // width
+        for chunk in range(start, stop):
+            panel, part = chunk // parts, chunk % parts
+            columns = min(width, k - panel * width)
+            for i in range(part * per_part, min((part + 1) * per_part, c)):  # one panel at a time: its rows are written one after another
+                filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, panels * c * width)
+
+    return winograd_filter
+
+
+def transformed_filter(w: np.ndarray, m: int, vectors: int) -> tuple[np.ndarray, int]:
+    """(panels, padded output channels) of a filter (3, 3, C, K)."""
+    _, _, c, k = w.shape
+    width = vectors * target().lanes
+    kp = -(-k // width) * width
+    points = (m + 2) ** 2
+    u = memory.empty((points * kp * c,), np.float32)
+    if k % target().lanes and width > target().lanes:
+        u.fill(0)  # whole vectors beyond the last channel are not written
+    panels = kp // width
+    per = -(-c // max(1, CHUNKS // panels))
+    parts = -(-c // per)
+    parallel(filter_kernel(m), panels * parts, np.ascontiguousarray(w).reshape(-1), u, c, k, kp, width, parts, per)
+    return u, kp
+
+
+def forward(x: np.ndarray, w: np.ndarray, window: Window, m: int) -> np.ndarray:
+    """y of a 3x3 stride-1 convolution without bias: x (N, H, W, C) contiguous float32, w (3, 3, C, K)."""
+    n, h, wd, c = x.shape
+    k, lanes = w.shape[3], target().lanes
+    vectors = panel_vectors(k)
+    u, kp = transformed_filter(w, m, vectors)
+    t = Tiling.of(m, (h, wd), window)
+    y = memory.empty((n, t.p, t.q, k), np.float32)
+    cp, points = -(-c // lanes) * lanes, (m + 2) ** 2
+    units = n * t.units
+    height = tile_rows(vectors)
+    block = max(1, max(LEAST, _SCRATCH // (points * (cp + kp))) // height) * height
+    per = max(-(-units // CHUNKS), LEAST // t.columns)
+    scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
+    arguments = (x.reshape(-1), u, y.reshape(-1), _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
+    parallel(forward_kernel(m, vectors), -(-units // per), *arguments, scratch=scratch)
+    return y
+
+
+@lru_cache(maxsize=16)
+def gradient_kernel(m: int, vectors: int) -> Kernel:
+    """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
+    points, n = (m + 2) ** 2, m + 2
+    read_x = make_tile_reader(programs.BT[m], n)
+    read_dy = make_tile_reader(programs.cotangent_matrix(m), m)
+    clear = programs.clear
+    tile, height, width = make_tile(vectors, accumulate=True), tile_rows(vectors), vectors * target().lanes
+
+    @cpu_kernel("i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], UniTuple(i8, 10), i8, i8, i8, i8, i8, i8, i8", f"F{m} x{vectors}")
+    def winograd_gradient(start, stop, scratch, x, dy, partial, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+        h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
+        v_step, z_step = block * cp + _PAD, block * kp + _PAD
+        z = points * v_step
+        patch = z + points * z_step
+        for chunk in range(start, stop):
+            at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
+            sums = chunk * points * c * kp
+            clear(partial, sums, points * c * kp)
+            while at < end:
+                count = min(block, end - at)
+                unit = at // columns
+                column = at - unit * columns
+                image, oy, ox = _row_of_tiles(unit, m, t)
+                for s in range(count):
+                    x_out = ox + column * m * dw
+                    read_x(x, image, oy - above, x_out - before, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    read_dy(dy, image, oy, x_out, p, q, k, dh, dw, scratch, z + s * kp, z_step, scratch, patch)
+                    column += 1
+                    if column == columns:
+                        column, unit = 0, unit + 1
+                        image, oy, ox = _row_of_tiles(unit, m, t)
+                for point in range(points):
+                    for panel in range(kp // width):
+                        for r in range(0, c, height):
+                            a0, b0 = point * v_step + r, z + point * z_step + panel * width
+                            c0 = sums + (point * c + r) * kp + panel * width
+                            tile(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, min(height, c - r), width, zeros, 0)
+                at += count
+
+    return winograd_gradient
+
+
+@lru_cache(maxsize=4)
+def gradient_finish_kernel(m: int) -> Kernel:
+    """Adds the chunks' sums, in order, and transforms them to dw (3, 3, C, K)."""
+    points, finish, add = (m + 2) ** 2, programs.make_filter_gradient(m), programs.add
+
+    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8, i8", f"F{m}")
+    def winograd_gradient_finish(start, stop, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+        for i in range(start * per, min(stop * per, c)):
+            for chunk in range(1, chunks):
+                for point in range(points):
+                    add(partial, (point * c + i) * kp, partial, ((chunk * points + point) * c + i) * kp, kp)
+            finish(partial, i * kp, c * kp, dw, i * k, c * k, k)
+
+    return winograd_gradient_finish
+
+
+def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, m: int) -> np.ndarray:
+    """dw (3, 3, C, K) of a 3x3 stride-1 convolution: x (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
+    n, h, wd, c = x.shape
+    k, lanes = dy.shape[3], target().lanes
+    vectors = panel_vectors(k)
+    width, cp, points = vectors * lanes, -(-c // lanes) * lanes, (m + 2) ** 2
+    kp = -(-k // width) * width
+    t = Tiling.of(m, (h, wd), window)
+    units = n * t.units
+    block = max(LEAST // 2, _SCRATCH // (points * (cp + kp)))
+    # Every chunk has a copy of the sums: fewer chunks for deep layers.
+    chunks = max(2, min(CHUNKS, units * t.columns // 64, 4_000_000 // (points * c * kp)))
+    per = -(-units // chunks)
+    chunks = -(-units // per)
+    partial = memory.empty((chunks * points * c * kp,), np.float32)
+    scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
+    arguments = (x.reshape(-1), dy.reshape(-1), partial, _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
+    parallel(gradient_kernel(m, vectors), chunks, *arguments, scratch=scratch)
+    dw = memory.empty((3, 3, c, k), np.float32)
+    per = -(-c // CHUNKS)
+    parallel(gradient_finish_kernel(m), -(-c // per), partial, dw.reshape(-1), c, k, kp, chunks, per)
+    return dw

@@ -1,0 +1,107 @@
+"""The one inner loop of convolutions, matrix products and Winograd: a register tile of outer products.
+
+    C[i, j] = start[j] (or C[i, j]) + sum over runs (u, v) and steps t of  A[u, v][i a_row + t a_step] * B[u, v][t b_step + j]
+
+for `rows` x (vectors * lanes) results held in registers: per step one broadcast of A per row, one load of B per vector, and
+rows * vectors fused multiply-adds. Everything else is a choice of strides:
+
+    matrix product     A rows of pixels, a_step 1, B a packed panel
+    convolution        a run is a row of the filter: S C contiguous floats of the padded image, a_row = stride C
+    filter gradient    A the pixels' channels (a_row 1, a_step C), B the cotangent's rows, t over pixels
+
+Rows beyond the last one are clamped to it (they compute and store the same values again), columns beyond the last are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels.core.simd import Code, Int, Pointer, program, target
+
+# Vectors of columns -> rows of the register tile, best first, by the number of vector registers. The first of each is within 15 % of the
+# FMA peak, the others serve rows that come in smaller numbers; all keep at least 8 independent sums in flight.
+_ROWS: dict[int, tuple[int, ...]] = {4: (2,), 1: (4,)}
+if target().lanes > 1:
+    _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16, 8)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
+
+
+def panel_vectors(columns: int) -> int:
+    """How many vectors wide the panels of a matrix with `columns` columns are: the widest tile that leaves no panel partly idle."""
+    needed = -(-columns // target().lanes)
+    return next(v for v in _ROWS if needed % v == 0)
+
+
+def tile_rows(vectors: int, rows: int = 1 << 30) -> int:
+    """Rows of the register tile `vectors` wide: the tallest, or for few `rows` the one that computes the fewest in vain."""
+    return min(_ROWS[vectors], key=lambda height: (-(-rows // height) * height, -height) if rows < 128 else (0, -height))
+
+
+def make_tile(
+    vectors: int, height: int = 0, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False
+) -> Callable[..., None]:
+    """The program of one register tile:
+
+    tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
+
+    accumulate: start from C; else from start[s0 + j] (a bias, or zeros).   mask_b, mask_c: only `columns` of B's and C's rows exist.
+    relu: store max(result, 0).
+    """
+    height, lanes = height or tile_rows(vectors), target().lanes
+
+    @program("piiipiiiiiiiiipiiiipi")
+    def tile(
+        code: Code,
+        a: Pointer,
+        a0: Int,
+        a_row: Int,
+        a_step: Int,
+        b: Pointer,
+        b0: Int,
+        b_step: Int,
+        steps: Int,
+        runs1: Int,
+        a_run1: Int,
+        b_run1: Int,
+        runs2: Int,
+        a_run2: Int,
+        b_run2: Int,
+        c: Pointer,
+        c0: Int,
+        c_row: Int,
+        rows: Int,
+        columns: Int,
+        start: Pointer,
+        s0: Int,
+    ) -> None:
+        row = [_clamped(code, i, rows) for i in range(height)]
+        a_rows = [a + a0 + row[i] * a_row for i in range(height)]
+        c_rows = [c + c0 + row[i] * c_row for i in range(height)]
+        counts = [columns - j * lanes for j in range(vectors)]
+        b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
+
+        def first(i: int, j: int) -> Any:
+            return code.load(c_rows[i], j * lanes, c_counts[j]) if accumulate else code.load(start, s0 + j * lanes)
+
+        sums = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
+        b = b + b0
+        with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
+            a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
+            with code.loop(0, steps) as t:
+                a_at, b_at = a_start + t * a_step, b_start + t * b_step
+                columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
+                for i in range(height):
+                    factor = code.broadcast(a_rows[i], a_at)
+                    for j in range(vectors):
+                        sums[i][j].set(code.fma(factor, columns_of_b[j], sums[i][j].get()))
+        for i in range(height):
+            for j in range(vectors):
+                result = sums[i][j].get()
+                code.store(code.maximum(result, 0) if relu else result, c_rows[i], j * lanes, c_counts[j])
+
+    return tile
+
+
+def _clamped(code: Code, i: int, rows: Int) -> Int:
+    """min(i, rows - 1)."""
+    return code.lesser(code.int(i), rows - 1)

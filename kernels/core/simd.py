@@ -1,0 +1,373 @@
+"""Vector programs: straight-line SIMD code written in Python, emitted as LLVM IR into the numba function that calls it.
+
+A program is a Python function that runs once, while its caller is being compiled, and says which instructions to emit:
+
+    @program("ppfi")                               # two arrays, a float, an integer
+    def axpy(code, x, y, a, n):                    # y += a x
+        scale = code.splat(a)
+        with code.loop(0, n, code.lanes) as i:
+            code.store(code.fma(scale, code.load(x, i), code.load(y, i)), y, i)
+
+    @njit
+    def caller(x, y): axpy(x, y, np.float32(2), x.size)
+
+Arrays are C-contiguous float32 (or uint8 for masks and offsets) and are addressed as flat memory; offsets count elements. Alignment does
+not matter. Python `for` loops unroll; `code.loop` emits a loop. What is not done here: no bounds checks, no choice of registers (LLVM's).
+
+The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD forces a narrower one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
+
+
+@dataclass(frozen=True)
+class Target:
+    """name, float32 lanes of a vector, number of vector registers."""
+
+    name: str
+    lanes: int
+    registers: int
+
+
+TARGETS = {t.name: t for t in (Target("avx512", 16, 32), Target("avx2", 8, 16), Target("neon", 4, 32), Target("scalar", 1, 16))}
+
+
+@lru_cache(maxsize=1)
+def target() -> Target:
+    """The host's vector unit, or a narrower one named by AREOGRAD_SIMD. ValueError for an unknown or missing one."""
+    features = dict(llvm.get_host_cpu_features())
+    best = "scalar"
+    if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq") and features.get("avx512bw"):
+        best = "avx512"
+    elif features.get("avx2") and features.get("fma"):
+        best = "avx2"
+    elif features.get("neon") or llvm.get_process_triple().startswith("aarch64"):
+        best = "neon"
+    asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or best
+    usable = {"avx512": ("avx512", "avx2", "scalar"), "avx2": ("avx2", "scalar"), "neon": ("neon", "scalar"), "scalar": ("scalar",)}[best]
+    if asked not in usable:
+        raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable)}")
+    return TARGETS[asked]
+
+
+# -- values ---------------------------------------------------------------------------------------------------------------------
+
+
+class Int:
+    """A 64-bit integer of the program. + - * with Ints and Python ints."""
+
+    def __init__(self, code: Code, value: ir.Value) -> None:
+        self.code, self.value = code, value
+
+    def _op(self, other: Any, name: str, swap: bool = False) -> Int:
+        a, b = self.value, self.code.int(other).value
+        return Int(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
+
+    def __add__(self, other: Any) -> Int:
+        return self if other == 0 and isinstance(other, int) else self._op(other, "add")
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Int:
+        return self._op(other, "sub")
+
+    def __rsub__(self, other: Any) -> Int:
+        return self._op(other, "sub", swap=True)
+
+    def __mul__(self, other: Any) -> Int:
+        return self if other == 1 and isinstance(other, int) else self._op(other, "mul")
+
+    __rmul__ = __mul__
+
+    def __lt__(self, other: Any) -> ir.Value:
+        return self.code.builder.icmp_signed("<", self.value, self.code.int(other).value)
+
+    def __ge__(self, other: Any) -> ir.Value:
+        return self.code.builder.icmp_signed(">=", self.value, self.code.int(other).value)
+
+
+class Vec:
+    """A vector of float32. + - * with Vecs and Python numbers."""
+
+    def __init__(self, code: Code, value: ir.Value) -> None:
+        self.code, self.value = code, value
+
+    def _op(self, other: Any, name: str, swap: bool = False) -> Vec:
+        a, b = self.value, self.code.vec(other).value
+        return Vec(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
+
+    def __add__(self, other: Any) -> Vec:
+        return self._op(other, "fadd")
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Vec:
+        return self._op(other, "fsub")
+
+    def __rsub__(self, other: Any) -> Vec:
+        return self._op(other, "fsub", swap=True)
+
+    def __mul__(self, other: Any) -> Vec:
+        return self._op(other, "fmul")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Vec:
+        return self._op(other, "fdiv")
+
+    def __rtruediv__(self, other: Any) -> Vec:
+        return self._op(other, "fdiv", swap=True)
+
+    def __neg__(self) -> Vec:
+        return self * -1.0
+
+    def __gt__(self, other: Any) -> ir.Value:
+        return self.code.builder.fcmp_ordered(">", self.value, self.code.vec(other).value)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The address of an array's element; `+` moves it by elements."""
+
+    code: Code
+    value: ir.Value
+
+    def __add__(self, offset: Any) -> Pointer:
+        return Pointer(self.code, self.code.builder.gep(self.value, [self.code.int(offset).value]))
+
+
+class Variable:
+    """A Vec that changes, for instance an accumulator of a loop. LLVM keeps it in a register."""
+
+    def __init__(self, code: Code, start: Vec) -> None:
+        self.code = code
+        with code.builder.goto_entry_block():
+            self.place = code.builder.alloca(code.vector_type)
+        self.set(start)
+
+    def get(self) -> Vec:
+        """Its value here."""
+        return Vec(self.code, self.code.builder.load(self.place))
+
+    def set(self, value: Vec) -> None:
+        """Its value from here on."""
+        self.code.builder.store(value.value, self.place)
+
+
+# -- the builder ----------------------------------------------------------------------------------------------------------------
+
+
+class Code:
+    """What a program is written with. `lanes` is the width of its vectors."""
+
+    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+        self.builder, self.lanes = builder, lanes
+        self.vector_type = ir.VectorType(_FLOAT, lanes)
+
+    # constants and conversions
+
+    def int(self, value: Any) -> Int:
+        """A Python int as an Int."""
+        return value if isinstance(value, Int) else Int(self, _INT(int(value)))
+
+    def vec(self, value: Any) -> Vec:
+        """A Python number in all lanes."""
+        return value if isinstance(value, Vec) else Vec(self, ir.Constant(self.vector_type, [float(value)] * self.lanes))
+
+    def splat(self, value: Any) -> Vec:
+        """A float argument of the program, in all lanes."""
+        if isinstance(value, (float, int)):
+            return self.vec(value)
+        if self.lanes == 1:
+            return Vec(self, self.builder.insert_element(ir.Constant(self.vector_type, ir.Undefined), value, ir.IntType(32)(0)))
+        first = self.builder.insert_element(ir.Constant(self.vector_type, ir.Undefined), value, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return Vec(self, self.builder.shuffle_vector(first, ir.Constant(self.vector_type, ir.Undefined), zeros))
+
+    # memory
+
+    def load(self, p: Pointer, offset: Any = 0, count: Int | None = None) -> Vec:
+        """`lanes` floats from p[offset]; with `count` only the first `count` of them are read, the others are 0."""
+        address = self._vector_address(p, offset)
+        if count is None:
+            return Vec(self, self.builder.load(address, align=4))
+        kind = ir.FunctionType(self.vector_type, [address.type, ir.IntType(32), self._mask_type, self.vector_type])
+        name = f"llvm.masked.load.v{self.lanes}f32.p0"
+        return Vec(self, self.builder.call(self._declared(name, kind), [address, ir.IntType(32)(4), self._first(count), self.vec(0).value]))
+
+    def store(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
+        """Write a vector to p[offset]; with `count` only its first `count` lanes."""
+        address = self._vector_address(p, offset)
+        if count is None:
+            self.builder.store(value.value, address, align=4)
+            return
+        kind = ir.FunctionType(ir.VoidType(), [self.vector_type, address.type, ir.IntType(32), self._mask_type])
+        name = f"llvm.masked.store.v{self.lanes}f32.p0"
+        self.builder.call(self._declared(name, kind), [value.value, address, ir.IntType(32)(4), self._first(count)])
+
+    def broadcast(self, p: Pointer, offset: Any = 0) -> Vec:
+        """The one float at p[offset], in all lanes."""
+        return self.splat(self.builder.load((p + offset).value, align=4))
+
+    def load_bits(self, p: Pointer, offset: Any) -> ir.Value:
+        """`lanes` mask bits from the byte array p, at bit offset * 8 (lanes must be a multiple of 8, or 1: one byte a bit)."""
+        if self.lanes == 1:
+            byte = self.builder.load((p + offset).value)
+            return self._as_mask(self.builder.icmp_unsigned("!=", byte, _BYTE(0)))
+        bits = ir.IntType(self.lanes)
+        raw = self.builder.load(self.builder.bitcast((p + offset).value, bits.as_pointer()), align=1)
+        return self.builder.bitcast(raw, self._mask_type)
+
+    def store_bits(self, mask: ir.Value, p: Pointer, offset: Any) -> None:
+        """Write `lanes` mask bits, as `load_bits` reads them."""
+        if self.lanes == 1:
+            bit = self.builder.extract_element(mask, ir.IntType(32)(0))
+            self.builder.store(self.builder.zext(bit, _BYTE), (p + offset).value)
+            return
+        bits = ir.IntType(self.lanes)
+        self.builder.store(self.builder.bitcast(mask, bits), self.builder.bitcast((p + offset).value, bits.as_pointer()), align=1)
+
+    # arithmetic
+
+    def fma(self, a: Any, b: Any, c: Any) -> Vec:
+        """a b + c, rounded once where the processor can."""
+        kind = ir.FunctionType(self.vector_type, [self.vector_type] * 3)
+        name = "llvm.fma" if self.lanes > 1 else "llvm.fmuladd"
+        return Vec(self, self.builder.call(self._declared(f"{name}.v{self.lanes}f32", kind), [self.vec(v).value for v in (a, b, c)]))
+
+    def maximum(self, a: Any, b: Any) -> Vec:
+        """a where a > b, else b."""
+        a, b = self.vec(a), self.vec(b)
+        return self.select(a > b, a, b)
+
+    def minimum(self, a: Any, b: Any) -> Vec:
+        """b where a > b, else a."""
+        a, b = self.vec(a), self.vec(b)
+        return self.select(a > b, b, a)
+
+    def select(self, mask: ir.Value, a: Any, b: Any) -> Vec:
+        """a where the mask is set, else b."""
+        return Vec(self, self.builder.select(mask, self.vec(a).value, self.vec(b).value))
+
+    def lesser(self, a: Int, b: Int) -> Int:
+        """The smaller of two integers."""
+        return Int(self, self.builder.select(a < b, a.value, b.value))
+
+    def rounded_down(self, n: Int) -> Int:
+        """The largest multiple of `lanes` (a power of two) not above n."""
+        return Int(self, self.builder.and_(n.value, _INT(-self.lanes)))
+
+    def choose(self, condition: ir.Value, a: Pointer, b: Pointer) -> Pointer:
+        """One of two addresses."""
+        return Pointer(self, self.builder.select(condition, a.value, b.value))
+
+    def both(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """Both conditions hold."""
+        return self.builder.and_(a, b)
+
+    # control
+
+    def variable(self, start: Any = 0.0) -> Variable:
+        """A changing Vec."""
+        return Variable(self, self.vec(start))
+
+    @contextmanager
+    def loop(self, start: Any, stop: Any, step: Any = 1) -> Iterator[Int]:
+        """Emit the block once, to be run for start, start + step, ... while below stop (not at all when start >= stop)."""
+        builder, first, last = self.builder, self.int(start), self.int(stop)
+        before = builder.block
+        body, done = builder.append_basic_block("body"), builder.append_basic_block("done")
+        builder.cbranch(first < last, body, done)
+        builder.position_at_end(body)
+        index = builder.phi(_INT)
+        index.add_incoming(first.value, before)
+        yield Int(self, index)
+        following = Int(self, index) + step
+        index.add_incoming(following.value, builder.block)
+        builder.cbranch(following < last, body, done)
+        builder.position_at_end(done)
+
+    @contextmanager
+    def when(self, condition: ir.Value) -> Iterator[None]:
+        """Run the block only when the condition holds."""
+        with self.builder.if_then(condition):
+            yield
+
+    # inside
+
+    @property
+    def _mask_type(self) -> ir.VectorType:
+        return ir.VectorType(_BIT, self.lanes)
+
+    def _as_mask(self, bit: ir.Value) -> ir.Value:
+        return self.builder.insert_element(ir.Constant(self._mask_type, ir.Undefined), bit, ir.IntType(32)(0))
+
+    def _first(self, count: Int) -> ir.Value:
+        """The mask whose first `count` lanes are set."""
+        kind = ir.VectorType(_INT, self.lanes)
+        lanes = ir.Constant(kind, list(range(self.lanes)))
+        value = self.builder.insert_element(ir.Constant(kind, ir.Undefined), self.int(count).value, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.icmp_signed("<", lanes, self.builder.shuffle_vector(value, ir.Constant(kind, ir.Undefined), zeros))
+
+    def _vector_address(self, p: Pointer, offset: Any) -> ir.Value:
+        return self.builder.bitcast((p + offset).value, self.vector_type.as_pointer())
+
+    def _declared(self, name: str, kind: ir.FunctionType) -> ir.Function:
+        return self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
+
+
+# -- programs as numba intrinsics ---------------------------------------------------------------------------------------------
+
+
+def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function that emits code callable from numba. arguments: a letter each, p array, i integer, f float32.
+
+    lanes: the vector width (the host's by default).
+    """
+    if set(arguments) - set("pif"):
+        raise ValueError(f"program: got arguments {arguments!r}, expected only the letters p, i and f")
+    width = target().lanes if lanes is None else lanes
+
+    def decorate(build: Callable[..., None]) -> Callable[..., None]:
+        def typed(_context: Any, given: Sequence[types.Type]) -> Any:
+            wanted = [g if letter == "p" else {"i": types.int64, "f": types.float32}[letter] for letter, g in zip(arguments, given, strict=True)]
+            signature = types.void(*wanted)
+
+            def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+                code = Code(builder, width)
+                inputs: list[Any] = []
+                for letter, kind, value in zip(arguments, signature.args, values, strict=True):
+                    if letter == "p":
+                        inputs.append(Pointer(code, context.make_array(kind)(context, builder, value).data))
+                    else:
+                        inputs.append(Int(code, value) if letter == "i" else value)
+                build(code, *inputs)
+                return context.get_dummy_value()
+
+            return signature, emit
+
+        return intrinsic(_with_arity(len(arguments), typed))
+
+    return decorate
+
+
+def _with_arity(count: int, typed: Callable[..., Any]) -> Callable[..., Any]:
+    """numba reads the number of arguments off the signature: a function of (context, a0, a1, ...) that calls `typed`."""
+    names = ", ".join(f"a{k}" for k in range(count))
+    scope = {"typed": typed}
+    return eval(f"lambda context, {names}: typed(context, ({names},))", scope)
