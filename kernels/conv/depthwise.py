@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from kernels.conv.direct import _LAYER, _layer, _strip
-from kernels.conv.winograd_programs import clear, over_channels
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.geometry import Window
+from kernels.core.runs import clear, over_run
 from kernels.core.simd import Code, Int, Pointer, program
 from kernels.core.threads import parallel
 
@@ -40,7 +40,7 @@ def _pixels(
         for p, total in enumerate(sums):
             code.store(total.get(), y, y0 + channels * p + c, count)
 
-    over_channels(code, channels, body)
+    over_run(code, channels, body)
 
 
 @program("piiipiiipiii")
@@ -55,12 +55,12 @@ def _tap_sums(
             total.set(code.fma(code.load(x, x0 + i * line + j * step + c, count), code.load(dy, d0 + i * d_line + j * channels + c, count), total.get()))
         code.store(total.get(), dw, w0 + c, count)
 
-    over_channels(code, channels, body)
+    over_run(code, channels, body)
 
 
 @lru_cache(maxsize=1)
 def _forward_kernel() -> Kernel:
-    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}")
+    @cpu_kernel("pppt21")
     def depthwise_forward(start, stop, scratch, x, w, y, layer):  # type: ignore[no-untyped-def]
         c, p, q, r, s, sh, sw, dh, dw, padded = layer[2], layer[3], layer[4], layer[5], layer[6], layer[7], layer[8], layer[9], layer[10], layer[13]
         rows, blocks = layer[19], layer[20]
@@ -81,7 +81,7 @@ def _forward_kernel() -> Kernel:
 
 @lru_cache(maxsize=1)
 def _filter_kernel() -> Kernel:
-    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}, i8, i8")
+    @cpu_kernel("pppt21ii")
     def depthwise_filter_gradient(start, stop, scratch, x, dy, partial, layer, strips, per_chunk):  # type: ignore[no-untyped-def]
         c, p, q, r, s, sh, sw, dh, dw, padded = layer[2], layer[3], layer[4], layer[5], layer[6], layer[7], layer[8], layer[9], layer[10], layer[13]
         rows, blocks = layer[19], layer[20]

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.conv.winograd_programs import clear, copy_channels
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_tile, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
+from kernels.core.runs import clear, copy
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -83,7 +83,7 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
             clear(scratch, o, width * c)
             continue
         clear(scratch, o, before * c)
-        copy_channels(x, ((image * h + y) * w + max(0, -left)) * c, scratch, o + before * c, inside * c)
+        copy(x, ((image * h + y) * w + max(0, -left)) * c, scratch, o + before * c, inside * c)
         clear(scratch, o + (before + inside) * c, (width - before - inside) * c)
 
 
@@ -95,7 +95,7 @@ def forward_kernel(vectors: int, height: int, masked: bool, relu: bool) -> Kerne
     """The kernel for panels of `vectors` vectors and register tiles of `height` pixels."""
     tile, width = make_tile(vectors, height, mask_c=masked, relu=relu), vectors * target().lanes
 
-    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}, i8", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}")
+    @cpu_kernel("ppppt21i", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}")
     def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
@@ -128,15 +128,15 @@ def forward_kernel(vectors: int, height: int, masked: bool, relu: bool) -> Kerne
 def pack_kernel() -> Kernel:
     """Filters (R S C/G, G K) to panels (G, panels, R S C/G, width), zeros beyond the last output channel."""
 
-    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8")
-    def pack_filter(start, stop, w, panels, taps, groups, k, width):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiii")
+    def pack_filter(start, stop, _scratch, w, panels, taps, groups, k, width):  # type: ignore[no-untyped-def]
         per_group = -(-k // width)
         for panel in range(start, stop):
             group, column = panel // per_group, panel % per_group * width
             count = min(width, k - column)
             for i in range(taps):
                 o = (panel * taps + i) * width
-                copy_channels(w, i * groups * k + group * k + column, panels, o, count)
+                copy(w, i * groups * k + group * k + column, panels, o, count)
                 clear(panels, o + count, width - count)
 
     return pack_filter
@@ -267,7 +267,7 @@ def filter_gradient_kernel(vectors: int, height: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
     tile, width = make_tile(vectors, height, accumulate=True, mask_b=masked, mask_c=masked), vectors * target().lanes
 
-    @cpu_kernel(f"i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], {_LAYER}, i8, i8, i8", f"{vectors}x{height}{' masked' * masked}")
+    @cpu_kernel("ppppt21iii", f"{vectors}x{height}{' masked' * masked}")
     def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg = c // groups

@@ -17,6 +17,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_tile, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
+from kernels.core.runs import add, clear, copy
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -80,7 +81,7 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
     (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to patch[:size^2 channels].
     """
-    read, copy, clear = programs.make_read(matrix, size), programs.copy_channels, programs.clear
+    read = programs.make_read(matrix, size)
 
     @inline
     def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
@@ -112,7 +113,7 @@ def forward_kernel(m: int, vectors: int) -> Kernel:
     write, write_edge = (programs.make_write(m, edge) for edge in (False, True))
     tile, height, width = make_tile(vectors), tile_rows(vectors), vectors * target().lanes
 
-    @cpu_kernel("i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], UniTuple(i8, 10), i8, i8, i8, i8, i8, i8, i8", f"F{m} x{vectors}")
+    @cpu_kernel("ppppt10iiiiiii", f"F{m} x{vectors}")
     def winograd_forward(start, stop, scratch, x, u, y, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
@@ -162,8 +163,8 @@ def filter_kernel(m: int) -> Kernel:
     """Transforms filters (3, 3, C, K) into panels (points, K / width, C, width)."""
     filter_ = programs.make_filter(m)
 
-    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8, i8, i8", f"F{m}")
-    def winograd_filter(start, stop, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiiiii", f"F{m}")
+    def winograd_filter(start, stop, _scratch, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
         panels = kp // width
         for chunk in range(start, stop):
             panel, part = chunk // parts, chunk % parts
@@ -215,10 +216,9 @@ def gradient_kernel(m: int, vectors: int) -> Kernel:
     points, n = (m + 2) ** 2, m + 2
     read_x = make_tile_reader(programs.BT[m], n)
     read_dy = make_tile_reader(programs.cotangent_matrix(m), m)
-    clear = programs.clear
     tile, height, width = make_tile(vectors, accumulate=True), tile_rows(vectors), vectors * target().lanes
 
-    @cpu_kernel("i8, i8, f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], UniTuple(i8, 10), i8, i8, i8, i8, i8, i8, i8", f"F{m} x{vectors}")
+    @cpu_kernel("ppppt10iiiiiii", f"F{m} x{vectors}")
     def winograd_gradient(start, stop, scratch, x, dy, partial, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, z_step = block * cp + _PAD, block * kp + _PAD
@@ -255,10 +255,10 @@ def gradient_kernel(m: int, vectors: int) -> Kernel:
 @lru_cache(maxsize=4)
 def gradient_finish_kernel(m: int) -> Kernel:
     """Adds the chunks' sums, in order, and transforms them to dw (3, 3, C, K)."""
-    points, finish, add = (m + 2) ** 2, programs.make_filter_gradient(m), programs.add
+    points, finish = (m + 2) ** 2, programs.make_filter_gradient(m)
 
-    @cpu_kernel("i8, i8, f4[::1], f4[::1], i8, i8, i8, i8, i8", f"F{m}")
-    def winograd_gradient_finish(start, stop, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiiii", f"F{m}")
+    def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
                 for point in range(points):

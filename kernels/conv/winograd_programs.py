@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -112,7 +113,7 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
                 for j, value in enumerate(line):
                     code.store(value, out, o0 + c + step * (i * len(matrix) + j))
 
-        over_channels(code, channels, body)
+        over_run(code, channels, body)
 
     return read
 
@@ -141,7 +142,7 @@ def make_write(m: int, edge: bool) -> Callable[..., None]:
                         with code.when(inside[i][j]):
                             code.store(value, y, place, count)
 
-        over_channels(code, channels, body)
+        over_run(code, channels, body)
 
     return write
 
@@ -160,7 +161,7 @@ def make_filter(m: int) -> Callable[..., None]:
                 for j, value in enumerate(line):
                     code.store(value, out, o0 + c + step * (i * (m + 2) + j))
 
-        over_channels(code, columns, body)
+        over_run(code, columns, body)
 
     return filter_
 
@@ -177,7 +178,7 @@ def make_filter_gradient(m: int) -> Callable[..., None]:
                 for j, value in enumerate(line):
                     code.store(value, dw, w0 + c + tap * (3 * i + j), count)
 
-        over_channels(code, columns, body)
+        over_run(code, columns, body)
 
     return filter_gradient
 
@@ -185,35 +186,3 @@ def make_filter_gradient(m: int) -> Callable[..., None]:
 def cotangent_matrix(m: int) -> Matrix:
     """A, for the transform A dy A^T."""
     return _transposed(AT[m])
-
-
-@program("pipii")
-def copy_channels(code: Code, x: Pointer, x0: Int, out: Pointer, o0: Int, count: Int) -> None:
-    """out[o0 : o0 + count] = x[x0 : x0 + count]."""
-    over_channels(code, count, lambda c, rest: code.store(code.load(x, x0 + c, rest), out, o0 + c, rest))
-
-
-@program("pii")
-def clear(code: Code, out: Pointer, o0: Int, count: Int) -> None:
-    """out[o0 : o0 + count] = 0."""
-    over_channels(code, count, lambda c, rest: code.store(code.vec(0), out, o0 + c, rest))
-
-
-@program("pipii")
-def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, count: Int) -> None:
-    """y[y0 : y0 + count] += x[x0 : x0 + count]."""
-    over_channels(code, count, lambda c, rest: code.store(code.load(y, y0 + c, rest) + code.load(x, x0 + c, rest), y, y0 + c, rest))
-
-
-def over_channels(code: Code, channels: Int, body: Callable[[Int, Any], None]) -> None:
-    """body(c, None) for every whole vector of channels, then body(c, how many) for the rest."""
-    lanes = code.lanes
-    if lanes == 1:
-        with code.loop(0, channels) as c:
-            body(c, None)
-        return
-    whole = code.rounded_down(channels)
-    with code.loop(0, whole, lanes) as c:
-        body(c, None)
-    with code.when(whole < channels):
-        body(whole, channels - whole)

@@ -11,8 +11,8 @@ A program is a Python function that runs once, while its caller is being compile
     @njit
     def caller(x, y): axpy(x, y, np.float32(2), x.size)
 
-Arrays are C-contiguous float32 (or uint8 for masks and offsets) and are addressed as flat memory; offsets count elements. Alignment does
-not matter. Python `for` loops unroll; `code.loop` emits a loop. What is not done here: no bounds checks, no choice of registers (LLVM's).
+Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, and are addressed as flat memory; offsets count elements.
+Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop. What is not done here: no bounds checks, no choice of registers (LLVM's).
 
 The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD forces a narrower one.
 """
@@ -353,7 +353,8 @@ def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[...,
                 inputs: list[Any] = []
                 for letter, kind, value in zip(arguments, signature.args, values, strict=True):
                     if letter == "p":
-                        inputs.append(Pointer(code, context.make_array(kind)(context, builder, value).data))
+                        address = value if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, value).data
+                        inputs.append(Pointer(code, address))
                     else:
                         inputs.append(Int(code, value) if letter == "i" else value)
                 build(code, *inputs)

@@ -1,23 +1,204 @@
-"""A small thread pool for kernels that release the GIL. One knob: AREOGRAD_THREADS, or `set_threads`.
+"""A small team of threads for kernels. One knob: AREOGRAD_THREADS, or `set_threads`.
 
 Work is cut into chunks by its shape alone, never by the number of threads, and a chunk is computed by one thread: results are the
 same bits for any number of threads.
+
+How a job is handed over. Helpers sit in native code, without the interpreter's lock, and watch one word of memory:
+
+    next = job number << 40 | chunks << 20 | chunks taken
+
+The caller writes the job's fields, then `next`; whoever adds 1 to it and finds taken < chunks does that chunk. The caller works too, and
+returns when the count of finished chunks is complete. That takes about a microsecond; waking a thread would take fifty. A helper that has
+waited in vain for about a millisecond goes to sleep in the interpreter and says so; the next caller wakes it.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from kernels.core import memory
+from kernels.core.compile import Kernel, cached
 
-_Job = Callable[[int], None]
+# Words of the control block, a cache line apart.
+_NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
+_LINE = 8
+_TAKEN = (1 << 20) - 1
+_PATIENCE = 60_000  # looks before a helper goes to sleep
+
+_I64 = ir.IntType(64)
+
+
+def _native(arguments: int, emit: Callable[[ir.IRBuilder, Sequence[ir.Value]], ir.Value | None]) -> Any:
+    """An intrinsic on int64 arguments; `emit` gives an int64 result or None."""
+
+    def typed(_context: Any, given: Sequence[Any]) -> Any:
+        result = types.int64(*(types.int64,) * arguments)
+
+        def lower(_target: Any, builder: ir.IRBuilder, _signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            return emit(builder, values) or _I64(0)
+
+        return result, lower
+
+    names = ", ".join(f"a{k}" for k in range(arguments))
+    scope = {"typed": typed}
+    return intrinsic(eval(f"lambda context, {names}: typed(context, ({names},))", scope))
+
+
+def _place(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.inttoptr(address, _I64.as_pointer())
+
+
+def _emit_call(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
+    address, start, stop, scratch, words = values
+    pointer = ir.FloatType().as_pointer()
+    function = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), [_I64, _I64, pointer, _I64.as_pointer()]).as_pointer())
+    builder.call(function, [start, stop, builder.inttoptr(scratch, pointer), _place(builder, words)])
+
+
+def _emit_store(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
+    builder.store_atomic(values[1], _place(builder, values[0]), "seq_cst", 8)
+
+
+def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
+    name = "llvm.x86.sse2.pause"
+    if "x86" in builder.module.triple or "i686" in builder.module.triple:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), [])
+
+
+_load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
+_store = _native(2, _emit_store)
+_add = _native(2, lambda b, v: b.atomic_rmw("add", _place(b, v[0]), v[1], "seq_cst"))
+_call = _native(5, _emit_call)
+_pause = _native(1, _emit_pause)
+
+
+def _compiled(function: Any) -> Any:
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    cached(dispatcher, function, function.__qualname__)
+    return dispatcher
+
+
+@_compiled
+def _work(control, member):  # type: ignore[no-untyped-def]
+    """Take chunks of the current job until none is left."""
+    while True:
+        word = _load(control + 8 * _NEXT)
+        if word & _TAKEN >= word >> 20 & _TAKEN:
+            return
+        word = _add(control + 8 * _NEXT, 1)
+        chunk = word & _TAKEN
+        if chunk >= word >> 20 & _TAKEN:
+            return
+        # The caller changes these fields only when all chunks are finished, and ours is not.
+        address, words = _load(control + 8 * _ADDRESS), _load(control + 8 * _WORDS)
+        _call(address, chunk, chunk + 1, _load(control + 8 * (_MEMBERS + 2 * _LINE * member)), words)
+        _add(control + 8 * _FINISHED, 1)
+
+
+@_compiled
+def _watch(control, member, patience):  # type: ignore[no-untyped-def]
+    """A helper: work, look for more, and return when there was none for long."""
+    awake = control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE)
+    _store(awake, 1)
+    looks = 0
+    while True:
+        word = _load(control + 8 * _NEXT)
+        if word & _TAKEN < word >> 20 & _TAKEN:
+            _store(awake, 1)
+            _work(control, member)
+            looks = 0
+            continue
+        if looks > patience:
+            return
+        if looks == patience:
+            _store(awake, 0)  # then look once more: a caller either sees this, or its job is seen here
+        looks += 1
+        _pause(0)
+
+
+@_compiled
+def _publish(control, address, words, chunks, helpers):  # type: ignore[no-untyped-def]
+    """Put a job up; returns how many helpers have to be woken."""
+    job = (_load(control + 8 * _NEXT) >> 40) + 1 & 0x3FFFFF
+    _store(control + 8 * _FINISHED, 0)
+    _store(control + 8 * _ADDRESS, address)
+    _store(control + 8 * _WORDS, words)
+    _store(control + 8 * _NEXT, job << 40 | chunks << 20)
+    asleep = 0
+    for member in range(1, helpers + 1):
+        asleep += 1 - _load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
+    return asleep
+
+
+@_compiled
+def _lead(control, chunks):  # type: ignore[no-untyped-def]
+    """The caller's part: work, then wait for the chunks that others took."""
+    _work(control, 0)
+    while _load(control + 8 * _FINISHED) < chunks:
+        _pause(0)
+
+
+@_compiled
+def _alone(address, scratch, words, chunks):  # type: ignore[no-untyped-def]
+    _call(address, 0, chunks, scratch, words)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+class _Team:
+    """The caller and `size` - 1 helpers with their control block and scratch memory."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        raw = np.zeros(_MEMBERS + 2 * _LINE * size + _LINE, np.int64)
+        self.block = raw[-(_address(raw) // 8) % _LINE :]
+        self.control = _address(self.block)
+        self.busy = threading.Lock()
+        self.scratch = np.empty((size, 0), np.float32)
+        self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
+        for k, waker in enumerate(self.wakers):
+            threading.Thread(target=self._help, args=(waker, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
+
+    def _help(self, waker: SimpleQueue[bool], member: int) -> None:
+        while waker.get():
+            _watch(self.control, member, _PATIENCE)
+
+    def reserve(self, floats: int) -> None:
+        """Make sure that every member has that much scratch memory."""
+        if self.scratch.shape[1] < floats:
+            self.scratch = np.empty((self.size, floats + -floats % 1024 + 16), np.float32)  # rows a cache line off a power of two
+            for member in range(self.size):
+                self.block[_MEMBERS + 2 * _LINE * member] = _address(self.scratch[member])
+
+    def run(self, address: int, words: np.ndarray, chunks: int) -> None:
+        """Do all chunks."""
+        if _publish(self.control, address, _address(words), chunks, self.size - 1):
+            for member, waker in enumerate(self.wakers, 1):
+                if not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
+                    waker.put(True)
+        _lead(self.control, chunks)
+
+    def close(self) -> None:
+        """Let the helpers end."""
+        for waker in self.wakers:
+            waker.put(False)
+
+
+_team: _Team | None = None
+_process = 0
 
 
 def _default() -> int:
@@ -27,41 +208,6 @@ def _default() -> int:
     if not asked.isdigit() or int(asked) < 1:
         raise ValueError(f"AREOGRAD_THREADS: got {asked!r}, expected a positive number")
     return int(asked)
-
-
-class _Team:
-    """Helpers that wait for jobs; the caller of `run` is the team's first member."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.queues: list[SimpleQueue[_Job | None]] = [SimpleQueue() for _ in range(size - 1)]
-        self.done = threading.Semaphore(0)
-        self.busy = threading.Lock()
-        for k, queue in enumerate(self.queues):
-            threading.Thread(target=self._serve, args=(queue, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
-
-    def _serve(self, queue: SimpleQueue[_Job | None], member: int) -> None:
-        while (job := queue.get()) is not None:
-            job(member)
-            self.done.release()
-
-    def run(self, job: _Job, helpers: int) -> None:
-        """job(member) in the caller and in `helpers` threads at once; returns when all are done."""
-        for queue in self.queues[:helpers]:
-            queue.put(job)
-        try:
-            job(0)
-        finally:
-            for _ in range(helpers):
-                self.done.acquire()
-
-    def close(self) -> None:
-        for queue in self.queues:
-            queue.put(None)
-
-
-_team: _Team | None = None
-_process = 0
 
 
 def threads() -> int:
@@ -75,44 +221,34 @@ def set_threads(count: int) -> None:
     if count < 1:
         raise ValueError(f"threads: got {count}, expected at least 1")
     if _team is not None and _process == os.getpid():
+        if _team.size == count:
+            return
         _team.close()
     _team, _process = _Team(count), os.getpid()
 
 
 def _current() -> _Team:
-    global _team, _process
     if _team is None or _process != os.getpid():  # threads do not survive a fork
-        _team, _process = _Team(_default()), os.getpid()
-    return _team
+        set_threads(_default())
+    return _team  # type: ignore[return-value]
 
 
-def parallel(kernel: Callable[..., None], chunks: int, *arguments: Any, scratch: int = 0) -> None:
-    """kernel(k, k + 1, *arguments) for every k below `chunks`, over all threads, each k once.
+def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> None:
+    """kernel(k, k + 1, own scratch, *arguments) for every k below `chunks` (at most a million), over all threads, each k once.
 
-    scratch: floats of uninitialised memory that each thread gets for itself, passed in front of the arguments.
+    scratch: floats of uninitialised memory that each thread has for itself.
     """
-    team = _current()
-    helpers = min(team.size, chunks) - 1
-    if helpers <= 0 or not team.busy.acquire(blocking=False):  # small work, or a kernel called from within another's thread
-        extra = (memory.empty((scratch,), np.float32),) if scratch else ()
-        kernel(0, chunks, *extra, *arguments)
+    if chunks <= 0:
         return
-    counter = itertools.count()
-    errors: list[BaseException] = []
-
-    def job(_member: int) -> None:
-        try:
-            extra = (memory.empty((scratch,), np.float32),) if scratch else ()
-            while (k := next(counter)) < chunks:
-                kernel(k, k + 1, *extra, *arguments)
-        except BaseException as error:
-            errors.append(error)
-
-    if hasattr(kernel, "compile"):
-        kernel.compile()  # not in two threads at once
+    address = kernel.address or kernel.compile()
+    words = np.frombuffer(kernel.pack(arguments), np.int64)
+    team = _current()
+    if chunks == 1 or team.size == 1 or not team.busy.acquire(blocking=False):  # alone, or called from within another thread's job
+        own = memory.empty((scratch,), np.float32)
+        _alone(address, _address(own), _address(words), chunks)
+        return
     try:
-        team.run(job, helpers)
+        team.reserve(scratch)
+        team.run(address, words, chunks)
     finally:
         team.busy.release()
-    if errors:
-        raise errors[0]

@@ -1,0 +1,40 @@
+"""Vector programs over runs of consecutive floats, of any length: copy, clear, add; and the loop that all such programs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels.core.simd import Code, Int, Pointer, program
+
+
+def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
+    """body(i, None) for every whole vector of 0 .. length, then body(i, how many) for the rest."""
+    lanes = code.lanes
+    if lanes == 1:
+        with code.loop(0, length) as i:
+            body(i, None)
+        return
+    whole = code.rounded_down(length)
+    with code.loop(0, whole, lanes) as i:
+        body(i, None)
+    with code.when(whole < length):
+        body(whole, length - whole)
+
+
+@program("pipii")
+def copy(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
+    """y[y0 : y0 + length] = x[x0 : x0 + length]."""
+    over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest), y, y0 + i, rest))
+
+
+@program("pii")
+def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
+    """y[y0 : y0 + length] = 0."""
+    over_run(code, length, lambda i, rest: code.store(code.vec(0), y, y0 + i, rest))
+
+
+@program("pipii")
+def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
+    """y[y0 : y0 + length] += x[x0 : x0 + length]."""
+    over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest))
