@@ -22,14 +22,14 @@ class BatchNorm(Function):
         self.training, self.activation = training, activation
 
     def forward(self, x: Array, weight: Array, bias: Array, residual: Array | None) -> Array:
-        y = kernels.batch_norm_forward(x, weight, bias, self.mean, self.inverse, residual, self.activation)
-        self.save(x, weight, y if self.activation else None)
+        y, mask = kernels.batch_norm_forward(x, weight, bias, self.mean, self.inverse, residual, self.activation)
+        self.save(x, weight, bias, mask)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        x, weight, y = self.saved
-        dx, dweight, dbias, dresidual = kernels.batch_norm_backward(dy, x, y, weight, self.mean, self.inverse, self.training)
-        return dx, dweight, dbias, dresidual
+        x, weight, bias, mask = self.saved
+        settings = self.training, self.activation, self.needs[3]
+        return kernels.batch_norm_backward(dy, x, mask, weight, bias, self.mean, self.inverse, *settings)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 4 * outputs[0].size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.simd import Code, Int, Pointer, program, target
 
 
 def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
@@ -20,6 +21,23 @@ def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
         body(i, None)
     with code.when(whole < length):
         body(whole, length - whole)
+
+
+def over_periods(code: Code, start: Int, stop: Int, period: Int, body: Callable[[Int, Int, Any], None]) -> None:
+    """body(i, j, None or how many) for the vectors at i = start .. stop, j = i - start modulo `period` (a multiple of the lanes).
+
+    For maps with channels last: a period is a whole number of pixels, and tables of one period hold the channels' constants.
+    """
+    whole = start + code.rounded_to(stop - start, period)
+    with code.loop(start, whole, period) as i, code.loop(0, period, code.lanes) as j:
+        body(i + j, j, None)
+    over_run(code, stop - whole, lambda j, rest: body(whole + j, j, rest))
+
+
+def period_of(channels: int, least: int = 256) -> int:
+    """The length of periods for `channels` channels: whole pixels, whole vectors, at least `least` floats."""
+    step = math.lcm(channels, target().lanes)
+    return -(-least // step) * step
 
 
 @program("pipii")

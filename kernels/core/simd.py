@@ -64,6 +64,12 @@ def target() -> Target:
     return TARGETS[asked]
 
 
+def mask_bytes(elements: int) -> int:
+    """Bytes of the stored masks of so many elements: a bit each, a byte per vector at least."""
+    lanes = target().lanes
+    return -(-elements // lanes) * max(1, lanes // 8)
+
+
 # -- values ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -223,23 +229,22 @@ class Code:
         """The one float at p[offset], in all lanes."""
         return self.splat(self.builder.load((p + offset).value, align=4))
 
-    def load_bits(self, p: Pointer, offset: Any) -> ir.Value:
-        """`lanes` mask bits from the byte array p, at bit offset * 8 (lanes must be a multiple of 8, or 1: one byte a bit)."""
-        if self.lanes == 1:
-            byte = self.builder.load((p + offset).value)
-            return self._as_mask(self.builder.icmp_unsigned("!=", byte, _BYTE(0)))
-        bits = ir.IntType(self.lanes)
-        raw = self.builder.load(self.builder.bitcast((p + offset).value, bits.as_pointer()), align=1)
-        return self.builder.bitcast(raw, self._mask_type)
+    def load_mask(self, p: Pointer, index: Int) -> ir.Value:
+        """The mask of the vector at element `index` (a multiple of the lanes) from bytes p, as `store_mask` wrote it."""
+        bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
+        raw = self.builder.load(self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
+        return self.builder.bitcast(raw if bits == unit else self.builder.trunc(raw, bits), self._mask_type)
 
-    def store_bits(self, mask: ir.Value, p: Pointer, offset: Any) -> None:
-        """Write `lanes` mask bits, as `load_bits` reads them."""
-        if self.lanes == 1:
-            bit = self.builder.extract_element(mask, ir.IntType(32)(0))
-            self.builder.store(self.builder.zext(bit, _BYTE), (p + offset).value)
-            return
-        bits = ir.IntType(self.lanes)
-        self.builder.store(self.builder.bitcast(mask, bits), self.builder.bitcast((p + offset).value, bits.as_pointer()), align=1)
+    def store_mask(self, mask: ir.Value, p: Pointer, index: Int) -> None:
+        """Write a mask as bits: `mask_bytes(n)` bytes hold those of n elements."""
+        bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
+        raw = self.builder.bitcast(mask, bits)
+        raw = raw if bits == unit else self.builder.zext(raw, unit)
+        self.builder.store(raw, self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
+
+    def _mask_place(self, p: Pointer, index: Int) -> Pointer:
+        per_byte = min(8, self.lanes)
+        return p + Int(self, self.builder.lshr(index.value, _INT(per_byte.bit_length() - 1)))
 
     # arithmetic
 
@@ -270,6 +275,10 @@ class Code:
     def rounded_down(self, n: Int) -> Int:
         """The largest multiple of `lanes` (a power of two) not above n."""
         return Int(self, self.builder.and_(n.value, _INT(-self.lanes)))
+
+    def rounded_to(self, n: Int, step: Int) -> Int:
+        """The largest multiple of `step` not above n >= 0."""
+        return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
     def choose(self, condition: ir.Value, a: Pointer, b: Pointer) -> Pointer:
         """One of two addresses."""
@@ -312,9 +321,6 @@ class Code:
     @property
     def _mask_type(self) -> ir.VectorType:
         return ir.VectorType(_BIT, self.lanes)
-
-    def _as_mask(self, bit: ir.Value) -> ir.Value:
-        return self.builder.insert_element(ir.Constant(self._mask_type, ir.Undefined), bit, ir.IntType(32)(0))
 
     def _first(self, count: Int) -> ir.Value:
         """The mask whose first `count` lanes are set."""

@@ -3,8 +3,8 @@
 from kernels.core.dispatch import operator
 from kernels.norm import reference
 
-batch_norm_statistics = operator(reference.batch_norm_statistics)
-batch_norm_forward = operator(reference.batch_norm_forward)
-batch_norm_backward = operator(reference.batch_norm_backward)
+batch_norm_statistics = operator(reference.batch_norm_statistics, cpu="kernels.norm.cpu")
+batch_norm_forward = operator(reference.batch_norm_forward, cpu="kernels.norm.cpu")
+batch_norm_backward = operator(reference.batch_norm_backward, cpu="kernels.norm.cpu")
 layer_norm_forward = operator(reference.layer_norm_forward)
 layer_norm_backward = operator(reference.layer_norm_backward)

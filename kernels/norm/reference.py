@@ -20,25 +20,41 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
 
 def batch_norm_forward(
     x: Array, weight: Array, bias: Array, mean: Array, inverse: Array, residual: Array | None = None, activation: str | None = None
-) -> Array:
-    """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'."""
+) -> tuple[Array, Array | None]:
+    """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'.
+
+    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: y > 0, or None).
+    """
     y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias
     if residual is not None:
         y = y + residual
-    return y.clip(0, None) if activation == "relu" else y
+    if activation is None:
+        return y, None
+    return y.clip(0, None), y > 0
 
 
 def batch_norm_backward(
-    dy: Array, x: Array, y: Array | None, weight: Array, mean: Array, inverse: Array, training: bool
-) -> tuple[Array, Array, Array, Array]:
-    """(dx, dweight, dbias, dresidual). Pass the output y when a ReLU was fused: the gradient flows where y > 0.
+    dy: Array,
+    x: Array,
+    mask: Array | None,
+    weight: Array,
+    bias: Array,
+    mean: Array,
+    inverse: Array,
+    training: bool,
+    activation: str | None,
+    with_residual: bool,
+) -> tuple[Array, Array, Array, Array | None]:
+    """(dx, dweight, dbias, dresidual); mask: what forward returned.
 
-    g = dy [y > 0]      dresidual = g      dbias = sum g      dweight = sum g xhat
-    dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
-    dx = weight inverse g                                   in evaluation
+        g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
+        dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
+        dx = weight inverse g                                   in evaluation
     """
     xp = array_module(x)
-    g = dy if y is None else xp.where(y > 0, dy, xp.zeros((), dy.dtype))
+    if activation is not None and (mask is None or mask.shape != x.shape):
+        raise ValueError("batch_norm_backward: the mask comes from another implementation; run forward and backward under the same use_kernels")
+    g = dy if activation is None else xp.where(mask, dy, xp.zeros((), dy.dtype))
     xhat = (x - mean.astype(x.dtype)) * inverse.astype(x.dtype)
     dbias, dweight = sum_pixels(g), sum_pixels(g * xhat)
     scale = (weight * inverse).astype(x.dtype)
@@ -47,7 +63,7 @@ def batch_norm_backward(
         dx = scale * (g - ((dbias / rows).astype(x.dtype) + xhat * (dweight / rows).astype(x.dtype)))
     else:
         dx = scale * g
-    return dx, dweight.astype(x.dtype), dbias.astype(x.dtype), g
+    return dx, dweight.astype(x.dtype), dbias.astype(x.dtype), g if with_residual else None
 
 
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Array:

@@ -1,0 +1,273 @@
+"""Fast batch norm: vector programs over the flat map, with the channels' constants in tables of one period.
+
+Bytes per element: statistics 4 read; forward 4 read, 4 written (8 and a bit with a residual); backward 8 read for the sums, 8 read and 4
+written for dx. The ReLU's mask is computed again from x; only with a residual it is stored, one bit per element.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.runs import clear, over_periods, period_of
+from kernels.core.simd import Code, Int, Pointer, mask_bytes, program
+from kernels.core.threads import parallel
+
+_CHUNK = 65_536  # floats, 256 KB
+_FLUSH = 64  # periods summed in float32 before they are added in float64
+
+
+def _chunks(n: int, period: int) -> tuple[int, int]:
+    """(how many chunks, floats per chunk: a whole number of periods)."""
+    per = max(1, _CHUNK // period) * period
+    return -(-n // per), per
+
+
+def _table(vector: np.ndarray, period: int) -> np.ndarray:
+    """One period of a vector of channels, float32."""
+    return np.tile(np.asarray(vector, np.float32), period // len(vector))
+
+
+# -- statistics -------------------------------------------------------------------------------------------------------------------
+
+
+@program("piiipp")
+def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, shift: Pointer, sums: Pointer) -> None:
+    """sums[j] += x - shift, sums[period + j] += (x - shift)^2."""
+
+    def body(i: Int, j: Int, rest: Any) -> None:
+        d = code.load(x, i, rest) - code.load(shift, j, rest)
+        code.store(code.load(sums, j, rest) + d, sums, j, rest)
+        code.store(code.fma(d, d, code.load(sums, j + period, rest)), sums, j + period, rest)
+
+    over_periods(code, start, stop, period, body)
+
+
+@lru_cache(maxsize=1)
+def _statistics_kernel() -> Kernel:
+    @cpu_kernel("ppdiiii")
+    def batch_norm_statistics(start, stop, scratch, x, shift, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+        sums = carray(scratch, 2 * period)
+        for chunk in range(start, stop):
+            totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
+            totals[:] = 0.0
+            at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
+            while at < end:
+                to = min(at + _FLUSH * period, end)
+                clear(scratch, 0, 2 * period)
+                _moments(x, at, to, period, shift, scratch)
+                for j in range(period):
+                    totals[0, j % channels] += sums[j]
+                    totals[1, j % channels] += sums[period + j]
+                at = to
+
+    return batch_norm_statistics
+
+
+def batch_norm_statistics(x: np.ndarray) -> Any:
+    """As kernels.norm.reference.batch_norm_statistics; in one pass over x.
+
+    Sums are taken of x minus the mean of a few sample pixels: the subtraction in var = E[d^2] - E[d]^2 then cancels next to nothing.
+    """
+    if x.dtype != np.float32 or not x.size:
+        return NotImplemented
+    x = np.ascontiguousarray(x)
+    channels = x.shape[-1]
+    rows = x.size // channels
+    shift = x.reshape(rows, channels)[:: max(1, rows // 8)][:8].mean(0)
+    period = period_of(channels)
+    chunks, per = _chunks(x.size, period)
+    out = np.empty((chunks, 2, channels))
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), _table(shift, period), out, x.size, period, channels, per, scratch=2 * period)
+    mean, square = out.sum(0) / rows
+    return mean + shift, np.maximum(square - mean * mean, 0)
+
+
+# -- forward ----------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def _forward_kernel(residual: bool, relu: bool) -> Kernel:
+    @program("piiipppppp")
+    def normalise(
+        code: Code, x: Pointer, start: Int, stop: Int, period: Int, mean: Pointer, scale: Pointer, bias: Pointer, other: Pointer, y: Pointer, mask: Pointer
+    ) -> None:
+        def body(i: Int, j: Int, rest: Any) -> None:
+            value = _normalised(code, x, i, j, rest, mean, scale, bias)
+            if residual:
+                value = value + code.load(other, i, rest)
+            if relu and residual:
+                code.store_mask(value > 0, mask, i)
+            code.store(code.maximum(value, 0) if relu else value, y, i, rest)
+
+        over_periods(code, start, stop, period, body)
+
+    @cpu_kernel("ppppppbiii", f"{'residual ' * residual}{'relu' * relu}")
+    def batch_norm_forward(start, stop, scratch, x, mean, scale, bias, other, y, mask, n, period, per_chunk):  # type: ignore[no-untyped-def]
+        for chunk in range(start, stop):
+            normalise(x, chunk * per_chunk, min((chunk + 1) * per_chunk, n), period, mean, scale, bias, other, y, mask)
+
+    return batch_norm_forward
+
+
+def _normalised(code: Code, x: Pointer, i: Int, j: Int, rest: Any, mean: Pointer, scale: Pointer, bias: Pointer) -> Any:
+    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient."""
+    return code.fma(code.load(x, i, rest) - code.load(mean, j, rest), code.load(scale, j, rest), code.load(bias, j, rest))
+
+
+_NO_MASK = np.zeros(0, np.uint8)
+
+
+def batch_norm_forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    residual: np.ndarray | None = None,
+    activation: str | None = None,
+) -> Any:
+    """As kernels.norm.reference.batch_norm_forward; the mask is bits where there is a residual, else None (computed again)."""
+    if x.dtype != np.float32 or not x.size:
+        return NotImplemented
+    x = np.ascontiguousarray(x)
+    period = period_of(x.shape[-1])
+    chunks, per = _chunks(x.size, period)
+    y = memory.empty(x.shape, np.float32)
+    relu, stored = activation == "relu", activation == "relu" and residual is not None
+    mask = memory.empty((mask_bytes(x.size),), np.uint8) if stored else _NO_MASK
+    tables = (_table(v, period) for v in (mean, weight * inverse, bias))
+    other = x if residual is None else np.ascontiguousarray(residual)
+    kernel = _forward_kernel(residual is not None, relu)
+    parallel(kernel, chunks, x.reshape(-1), *tables, other.reshape(-1), y.reshape(-1), mask, x.size, period, per)
+    return y, mask if stored else None
+
+
+# -- backward ---------------------------------------------------------------------------------------------------------------------
+
+
+def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer) -> Any:
+    """dy where the ReLU was open."""
+    g = code.load(dy, i, rest)
+    if relu == "none":
+        return g
+    is_open = code.load_mask(mask, i) if relu == "stored" else _normalised(code, x, i, j, rest, mean, scale, bias) > 0
+    return code.select(is_open, g, 0)
+
+
+@lru_cache(maxsize=3)
+def _sums_kernel(relu: str) -> Kernel:
+    @program("ppiiippppp")
+    def gradient_sums(
+        code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer, sums: Pointer
+    ) -> None:
+        def body(i: Int, j: Int, rest: Any) -> None:
+            g = _open_gradient(code, dy, x, i, j, rest, relu, mean, scale, bias, mask)
+            d = code.load(x, i, rest) - code.load(mean, j, rest)
+            code.store(code.load(sums, j, rest) + g, sums, j, rest)
+            code.store(code.fma(g, d, code.load(sums, j + period, rest)), sums, j + period, rest)
+
+        over_periods(code, start, stop, period, body)
+
+    @cpu_kernel("pppppbdiiii", relu)
+    def batch_norm_gradient_sums(start, stop, scratch, dy, x, mean, scale, bias, mask, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+        sums = carray(scratch, 2 * period)
+        for chunk in range(start, stop):
+            totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
+            totals[:] = 0.0
+            at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
+            while at < end:
+                to = min(at + _FLUSH * period, end)
+                clear(scratch, 0, 2 * period)
+                gradient_sums(dy, x, at, to, period, mean, scale, bias, mask, scratch)
+                for j in range(period):
+                    totals[0, j % channels] += sums[j]
+                    totals[1, j % channels] += sums[period + j]
+                at = to
+
+    return batch_norm_gradient_sums
+
+
+@lru_cache(maxsize=12)
+def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
+    @program("ppiiipppppppp")
+    def gradient(
+        code: Code,
+        dy: Pointer,
+        x: Pointer,
+        start: Int,
+        stop: Int,
+        period: Int,
+        mean: Pointer,
+        scale: Pointer,
+        bias: Pointer,
+        mask: Pointer,
+        slope: Pointer,
+        constant: Pointer,
+        dx: Pointer,
+        dresidual: Pointer,
+    ) -> None:
+        def body(i: Int, j: Int, rest: Any) -> None:
+            g = _open_gradient(code, dy, x, i, j, rest, relu, mean, scale, bias, mask)
+            if with_residual:
+                code.store(g, dresidual, i, rest)
+            value = code.load(scale, j, rest) * g
+            if training:
+                d = code.load(x, i, rest) - code.load(mean, j, rest)
+                value = value + code.fma(d, code.load(slope, j, rest), code.load(constant, j, rest))
+            code.store(value, dx, i, rest)
+
+        over_periods(code, start, stop, period, body)
+
+    @cpu_kernel("pppppbppppiii", f"{relu}{' training' * training}{' residual' * with_residual}")
+    def batch_norm_backward(start, stop, scratch, dy, x, mean, scale, bias, mask, slope, constant, dx, dresidual, n, period, per):  # type: ignore[no-untyped-def]
+        for chunk in range(start, stop):
+            to = min((chunk + 1) * per, n)
+            gradient(dy, x, chunk * per, to, period, mean, scale, bias, mask, slope, constant, dx, dresidual)
+
+    return batch_norm_backward
+
+
+def batch_norm_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    mask: np.ndarray | None,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    training: bool,
+    activation: str | None,
+    with_residual: bool,
+) -> Any:
+    """As kernels.norm.reference.batch_norm_backward, in two passes."""
+    if x.dtype != np.float32 or not x.size or (mask is not None and mask.dtype != np.uint8):
+        return NotImplemented
+    dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
+    channels = x.shape[-1]
+    rows, period = x.size // channels, period_of(channels)
+    chunks, per = _chunks(x.size, period)
+    relu = "none" if activation is None else "computed" if mask is None else "stored"
+    scale = weight * inverse
+    tables = [_table(v, period) for v in (mean, scale, bias)]
+    bits = _NO_MASK if mask is None else mask
+    out = np.empty((chunks, 2, channels))
+    flat = dy.reshape(-1), x.reshape(-1)
+    parallel(_sums_kernel(relu), chunks, *flat, *tables, bits, out, x.size, period, channels, per, scratch=2 * period)
+    dbias, dweight = out.sum(0)
+    dweight = dweight * inverse
+    dx = memory.empty(x.shape, np.float32)
+    copied = with_residual and relu != "none"
+    dresidual = memory.empty(x.shape, np.float32) if copied else dx
+    slope, constant = (_table(v, period) for v in (-scale * inverse * dweight / rows, -scale * dbias / rows))
+    kernel = _backward_kernel(relu, training, copied)
+    parallel(kernel, chunks, *flat, *tables, bits, slope, constant, dx.reshape(-1), dresidual.reshape(-1), x.size, period, per)
+    gradient = (dresidual if copied else dy) if with_residual else None
+    return dx, dweight.astype(np.float32), dbias.astype(np.float32), gradient
+
+
