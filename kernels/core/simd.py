@@ -144,6 +144,14 @@ class Vec:
     def __gt__(self, other: Any) -> ir.Value:
         return self.code.builder.fcmp_ordered(">", self.value, self.code.vec(other).value)
 
+    def equals(self, other: Any) -> ir.Value:
+        """Where the two are equal (== keeps its meaning for Python objects)."""
+        return self.code.builder.fcmp_ordered("==", self.value, self.code.vec(other).value)
+
+    def is_nan(self) -> ir.Value:
+        """Where it is not a number."""
+        return self.code.builder.fcmp_unordered("uno", self.value, self.value)
+
 
 @dataclass(frozen=True)
 class Pointer:
@@ -194,6 +202,10 @@ class Code:
         """A Python number in all lanes."""
         return value if isinstance(value, Vec) else Vec(self, ir.Constant(self.vector_type, [float(value)] * self.lanes))
 
+    def number(self, value: Int) -> Vec:
+        """An integer as a float in all lanes."""
+        return self.splat(self.builder.sitofp(value.value, _FLOAT))
+
     def splat(self, value: Any) -> Vec:
         """A float argument of the program, in all lanes."""
         if isinstance(value, (float, int)):
@@ -228,6 +240,29 @@ class Code:
     def broadcast(self, p: Pointer, offset: Any = 0) -> Vec:
         """The one float at p[offset], in all lanes."""
         return self.splat(self.builder.load((p + offset).value, align=4))
+
+    def load_bytes(self, p: Pointer, offset: Any = 0, count: Int | None = None) -> Vec:
+        """`lanes` bytes from p[offset] as floats."""
+        kind = ir.VectorType(_BYTE, self.lanes)
+        address = self.builder.bitcast((p + offset).value, kind.as_pointer())
+        if count is None:
+            raw = self.builder.load(address, align=1)
+        else:
+            name, zero = f"llvm.masked.load.v{self.lanes}i8.p0", ir.Constant(kind, [0] * self.lanes)
+            signature = ir.FunctionType(kind, [address.type, ir.IntType(32), self._mask_type, kind])
+            raw = self.builder.call(self._declared(name, signature), [address, ir.IntType(32)(1), self._first(count), zero])
+        return Vec(self, self.builder.uitofp(raw, self.vector_type))
+
+    def store_bytes(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
+        """Write whole numbers 0..255 as bytes."""
+        kind = ir.VectorType(_BYTE, self.lanes)
+        raw, address = self.builder.fptoui(value.value, kind), self.builder.bitcast((p + offset).value, kind.as_pointer())
+        if count is None:
+            self.builder.store(raw, address, align=1)
+            return
+        signature = ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), self._mask_type])
+        name = f"llvm.masked.store.v{self.lanes}i8.p0"
+        self.builder.call(self._declared(name, signature), [raw, address, ir.IntType(32)(1), self._first(count)])
 
     def load_mask(self, p: Pointer, index: Int) -> ir.Value:
         """The mask of the vector at element `index` (a multiple of the lanes) from bytes p, as `store_mask` wrote it."""
@@ -287,6 +322,10 @@ class Code:
     def both(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Both conditions hold."""
         return self.builder.and_(a, b)
+
+    def either(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """One of the conditions holds, or both."""
+        return self.builder.or_(a, b)
 
     # control
 

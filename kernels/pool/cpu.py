@@ -1,0 +1,237 @@
+"""Fast max pooling: vector programs over channels, one output pixel (forward) or input pixel (backward) at a time.
+
+Forward reads each window and writes the maximum and one byte, the tap it came from. Backward is a gather: an input pixel adds dy of the
+windows whose byte names it. Bytes per output: its taps read, 5 written; backward: 5 read per window that covers the pixel, 4 written.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.geometry import Pair, Window
+from kernels.core.runs import clear, over_run
+from kernels.core.simd import Code, Int, Pointer, Vec, program
+from kernels.core.threads import parallel
+
+_CHUNK = 32_768  # output values per chunk, about
+_UNROLLED = 9  # taps of the largest window that is unrolled
+
+
+def _take(code: Code, best: Vec, where: Vec, value: Vec, tap: Any) -> tuple[Vec, Vec]:
+    """The larger of best and value, and whose it is; not-a-number wins, as in NumPy and PyTorch."""
+    better = code.either(value > best, value.is_nan())
+    return code.select(better, value, best), code.select(better, tap, where)
+
+
+def _make_whole(r: int, s: int) -> Any:
+    """whole(x, x0, row, column, y, offset, y0, channels): an R x S window that lies inside, unrolled."""
+
+    @program("piiippii")
+    def whole(code: Code, x: Pointer, x0: Int, row: Int, column: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+        taps = [x + x0 + row * i + column * j for i in range(r) for j in range(s)]
+
+        def body(c: Int, rest: Any) -> None:
+            best, where = code.load(taps[0], c, rest), code.vec(0)
+            for t in range(1, r * s):
+                best, where = _take(code, best, where, code.load(taps[t], c, rest), t)
+            code.store(best, y, y0 + c, rest)
+            code.store_bytes(where, offset, y0 + c, rest)
+
+        over_run(code, channels, body)
+
+    return whole
+
+
+@program("piippii")
+def _first_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+    """Start a window with one tap."""
+    number = code.number(tap)
+
+    def body(c: Int, rest: Any) -> None:
+        code.store(code.load(x, x0 + c, rest), y, y0 + c, rest)
+        code.store_bytes(number, offset, y0 + c, rest)
+
+    over_run(code, channels, body)
+
+
+@program("piippii")
+def _next_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+    """Compare a window's maximum so far with a further tap."""
+    number = code.number(tap)
+
+    def body(c: Int, rest: Any) -> None:
+        best, where = code.load(y, y0 + c, rest), code.load_bytes(offset, y0 + c, rest)
+        best, where = _take(code, best, where, code.load(x, x0 + c, rest), number)
+        code.store(best, y, y0 + c, rest)
+        code.store_bytes(where, offset, y0 + c, rest)
+
+    over_run(code, channels, body)
+
+
+@lru_cache(maxsize=8)
+def _forward_kernel(r: int, s: int) -> Kernel:
+    unrolled = r * s <= _UNROLLED
+    whole = _make_whole(r, s) if unrolled else None
+
+    @cpu_kernel("ppbt15i", f"{r}x{s}")
+    def max_pool2d_forward(start, stop, scratch, x, y, offset, g, per_chunk):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, lines, _ = g
+        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+            image, row = line // p, line % p
+            y_in = row * sh - top
+            r0, r1 = max(0, (dh - 1 - y_in) // dh), min(kr, (h - 1 - y_in) // dh + 1)
+            for column in range(q):
+                x_in = column * sw - left
+                x0, y0 = ((image * h + y_in) * w + x_in) * c, (line * q + column) * c
+                s0, s1 = max(0, (dw - 1 - x_in) // dw), min(ks, (w - 1 - x_in) // dw + 1)
+                if unrolled and r0 == 0 and s0 == 0 and r1 == kr and s1 == ks:
+                    whole(x, x0, dh * w * c, dw * c, y, offset, y0, c)
+                    continue
+                for i in range(r0, r1):
+                    for j in range(s0, s1):
+                        at = x0 + (i * dh * w + j * dw) * c
+                        if i == r0 and j == s0:
+                            _first_tap(x, at, i * ks + j, y, offset, y0, c)
+                        else:
+                            _next_tap(x, at, i * ks + j, y, offset, y0, c)
+
+    return max_pool2d_forward
+
+
+def _geometry(n: int, size: Pair, c: int, window: Window) -> tuple[int, ...]:
+    p, q = window.output_size(size)
+    (top, _), (left, _) = window.padding
+    return (*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0])
+
+
+def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
+    """As kernels.pool.reference.max_pool2d_forward, for float32 and windows of up to 256 taps that meet the image everywhere."""
+    r, s = window.kernel
+    (top, bottom), (left, right) = window.padding
+    (er, es) = window.extent
+    alone = max(top, bottom) >= er or max(left, right) >= es or window.dilation != (1, 1) and (top or bottom or left or right)
+    if x.dtype != np.float32 or not x.size or r * s > 256 or alone:
+        return NotImplemented
+    x = np.ascontiguousarray(x)
+    n, h, w, c = x.shape
+    p, q = window.output_size((h, w))
+    y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c), np.uint8)
+    per = max(1, _CHUNK // (q * c))
+    geometry = _geometry(n, (h, w), c, window)
+    parallel(_forward_kernel(r, s), -(-n * p // per), x.reshape(-1), y.reshape(-1), offset.reshape(-1), geometry, per)
+    return y, offset
+
+
+@program("ppipiii")
+def _add_claimed(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, tap: Int, channels: Int) -> None:
+    """dx += dy where the window's maximum is `tap`."""
+    number = code.number(tap)
+
+    def body(c: Int, rest: Any) -> None:
+        hit = code.load_bytes(offset, d0 + c, rest).equals(number)
+        code.store(code.load(dx, x0 + c, rest) + code.select(hit, code.load(dy, d0 + c, rest), 0), dx, x0 + c, rest)
+
+    over_run(code, channels, body)
+
+
+def _make_spread(r: int, s: int) -> Any:
+    """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written once."""
+
+    @program("ppipiiii")
+    def spread(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int) -> None:
+        def body(c: Int, rest: Any) -> None:
+            value, where = code.load(dy, d0 + c, rest), code.load_bytes(offset, d0 + c, rest)
+            for i in range(r):
+                for j in range(s):
+                    code.store(code.select(where.equals(i * s + j), value, 0), dx, x0 + row * i + column * j + c, rest)
+
+        over_run(code, channels, body)
+
+    return spread
+
+
+def _make_gather(r: int, s: int) -> Any:
+    """gather(dy, offset, d0, row, dx, x0, channels): a pixel that all R S windows of stride 1 cover; d0 is the window of tap 0."""
+
+    @program("ppiipii")
+    def gather(code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int) -> None:
+        def body(c: Int, rest: Any) -> None:
+            total = code.vec(0)
+            for i in range(r):
+                for j in range(s):
+                    at = d0 - row * i - channels * j + c
+                    total = total + code.select(code.load_bytes(offset, at, rest).equals(i * s + j), code.load(dy, at, rest), 0)
+            code.store(total, dx, x0 + c, rest)
+
+        over_run(code, channels, body)
+
+    return gather
+
+
+@lru_cache(maxsize=8)
+def _backward_kernel(r: int, s: int) -> Kernel:
+    unrolled = r * s <= _UNROLLED
+    gather = _make_gather(r, s) if unrolled else None
+
+    @cpu_kernel("pbpt15i", f"{r}x{s}")
+    def max_pool2d_backward(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, _, lines = g
+        dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
+        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+            image, y = line // h, line % h
+            for x in range(w):
+                x0 = (line * w + x) * c
+                v, u = y + top, x + left  # the window of tap (i, j) is ((v - i dh) / sh, (u - j dw) / sw)
+                if dense and v - kr + 1 >= 0 and v < p and u - ks + 1 >= 0 and u < q:
+                    gather(dy, offset, ((image * p + v) * q + u) * c, q * c, dx, x0, c)
+                    continue
+                clear(dx, x0, c)
+                for i in range(kr):
+                    a = v - i * dh
+                    if a < 0 or a % sh or a // sh >= p:
+                        continue
+                    for j in range(ks):
+                        b = u - j * dw
+                        if b >= 0 and b % sw == 0 and b // sw < q:
+                            _add_claimed(dy, offset, ((image * p + a // sh) * q + b // sw) * c, dx, x0, i * ks + j, c)
+
+    return max_pool2d_backward
+
+
+@lru_cache(maxsize=8)
+def _spread_kernel(r: int, s: int) -> Kernel:
+    spread = _make_spread(r, s)
+
+    @cpu_kernel("pbpt15i", f"{r}x{s}")
+    def max_pool2d_spread(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, lines = g[0], g[1], g[2], g[3], g[4], g[13]
+        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+            image, row = line // p, line % p
+            for column in range(q):
+                spread(dy, offset, (line * q + column) * c, dx, ((image * h + row * r) * w + column * s) * c, w * c, c, c)
+
+    return max_pool2d_spread
+
+
+def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window) -> Any:
+    """As kernels.pool.reference.max_pool2d_backward."""
+    if dy.dtype != np.float32 or offset.dtype != np.uint8 or not dy.size:
+        return NotImplemented
+    dy, offset = np.ascontiguousarray(dy), np.ascontiguousarray(offset)
+    n, p, q, c = dy.shape
+    r, s = window.kernel
+    dx = memory.empty((n, *size, c), np.float32)
+    geometry = _geometry(n, size, c, window)
+    flat = dy.reshape(-1), offset.reshape(-1), dx.reshape(-1), geometry
+    if window == Window((r, s), (r, s)) and (p * r, q * s) == size and r * s <= _UNROLLED:
+        per = max(1, _CHUNK // (q * c))
+        parallel(_spread_kernel(r, s), -(-n * p // per), *flat, per)
+    else:
+        per = max(1, _CHUNK // (size[1] * c))
+        parallel(_backward_kernel(r, s), -(-n * size[0] // per), *flat, per)
+    return dx
