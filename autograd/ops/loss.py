@@ -26,12 +26,13 @@ class Loss(Function):
         self.spec, self.labels = spec, labels
 
     def forward(self, logits: Array) -> Array:
-        self.save(logits)
-        value, self.parts = kernels.loss_forward(logits, self.labels, self.spec)
+        value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec)
+        self.save(logits, state)
         return value
 
     def backward(self, dy: Array) -> Array:
-        return kernels.loss_backward(dy, *self.saved, self.labels, self.spec)
+        logits, state = self.saved
+        return kernels.loss_backward(dy, logits, self.labels, self.spec, state)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 12 * inputs[0].size

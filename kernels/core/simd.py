@@ -289,6 +289,73 @@ class Code:
         name = "llvm.fma" if self.lanes > 1 else "llvm.fmuladd"
         return Vec(self, self.builder.call(self._declared(f"{name}.v{self.lanes}f32", kind), [self.vec(v).value for v in (a, b, c)]))
 
+    def exp(self, x: Any) -> Vec:
+        """e^x to 2 units in the last place; 0 below -87.3, at most e^88.3.
+
+        x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r^7 (the next term is below 6e-9), 2^n by the exponent's bits.
+        """
+        small = self.maximum(self.minimum(x, 88.3), -87.3)
+        n = self._unary("llvm.rint", small * 1.4426950408889634)
+        r = self.fma(n, -0.693359375, small)  # ln 2 in two parts: the first has few bits, so n times it is exact
+        r = self.fma(n, 2.1219444005469057e-4, r)
+        total = self.vec(1 / 5040)
+        for k in (720, 120, 24, 6, 2, 1, 1):
+            total = self.fma(total, r, 1 / k)
+        integers = ir.VectorType(ir.IntType(32), self.lanes)
+        power = self.builder.add(self.builder.fptosi(n.value, integers), ir.Constant(integers, [127] * self.lanes))
+        power = self.builder.shl(power, ir.Constant(integers, [23] * self.lanes))
+        result = total * Vec(self, self.builder.bitcast(power, self.vector_type))
+        return self.select(self.vec(-87.3) > x, 0, result)
+
+    def log(self, x: Vec) -> Vec:
+        """The natural logarithm of normal positive numbers, to 2 units in the last place.
+
+        x = 2^e m with m in [2/3, 4/3); log m = 2 artanh f, f = (m - 1) / (m + 1), by its series to f^9 (|f| <= 0.2).
+        """
+        integers = ir.VectorType(ir.IntType(32), self.lanes)
+
+        def constant(value: int) -> ir.Constant:
+            return ir.Constant(integers, [value] * self.lanes)
+
+        bits = self.builder.bitcast(x.value, integers)
+        shifted = self.builder.sub(bits, constant(0x3F2AAAAB))  # the bits of 2/3
+        exponent = self.builder.ashr(shifted, constant(23))
+        m = Vec(self, self.builder.bitcast(self.builder.sub(bits, self.builder.shl(exponent, constant(23))), self.vector_type))
+        f = (m - 1) / (m + 1)
+        square = f * f
+        total = self.vec(1 / 9)
+        for k in (7, 5, 3, 1):
+            total = self.fma(total, square, 1 / k)
+        e = Vec(self, self.builder.sitofp(exponent, self.vector_type))
+        return self.fma(e, 0.6931471805599453, 2 * f * total)
+
+    def sigmoid(self, x: Vec) -> Vec:
+        """1 / (1 + e^-x)."""
+        return 1 / (1 + self.exp(-x))
+
+    def total(self, x: Vec) -> Vec:
+        """The sum of all lanes, in all lanes."""
+        width = self.lanes
+        while width > 1:  # add the upper half to the lower one
+            width //= 2
+            order = [(k + width) % self.lanes for k in range(self.lanes)]
+            undefined = ir.Constant(self.vector_type, ir.Undefined)
+            swapped = self.builder.shuffle_vector(x.value, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), order))
+            x = x + Vec(self, swapped)
+        return self.broadcast_lane(x)
+
+    def broadcast_lane(self, x: Vec) -> Vec:
+        """The first lane, in all lanes."""
+        return self.splat(self.builder.extract_element(x.value, ir.IntType(32)(0)))
+
+    def _unary(self, name: str, x: Vec) -> Vec:
+        kind = ir.FunctionType(self.vector_type, [self.vector_type])
+        return Vec(self, self.builder.call(self._declared(f"{name}.v{self.lanes}f32", kind), [x.value]))
+
+    def sqrt(self, x: Vec) -> Vec:
+        """The square root."""
+        return self._unary("llvm.sqrt", x)
+
     def maximum(self, a: Any, b: Any) -> Vec:
         """a where a > b, else b."""
         a, b = self.vec(a), self.vec(b)
@@ -322,6 +389,10 @@ class Code:
     def both(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Both conditions hold."""
         return self.builder.and_(a, b)
+
+    def not_(self, a: ir.Value) -> ir.Value:
+        """The condition does not hold."""
+        return self.builder.not_(a)
 
     def either(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """One of the conditions holds, or both."""

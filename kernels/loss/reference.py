@@ -192,19 +192,24 @@ def _at_least_tiny(x: Array) -> Array:
 _FUNCTIONS = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "cross_entropy": cross_entropy, "lovasz": lovasz}
 
 
-def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts]:
-    """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array, and every term's own value by name."""
+def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts, Array | None]:
+    """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array; and every term's own value by name.
+
+    Third: what backward should be given back, in a form of the implementation's own (here: None).
+    """
     value, parts = logits.dtype.type(0), {}
     for name, coefficient in spec.terms:
         inner, term, _ = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
         parts[name] = term
         parts.update({f"{name}_{key}": part for key, part in inner.items()})
         value = value + coefficient * term
-    return array_module(logits).asarray(value, logits.dtype), parts
+    return array_module(logits).asarray(value, logits.dtype), parts, None
 
 
-def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec) -> Array:
+def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Array:
     """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
+    if state is not None:
+        raise ValueError("loss_backward: the state comes from another implementation; run forward and backward under the same use_kernels")
     d = array_module(logits).zeros((labels.size, logits.shape[-1]), logits.dtype)
     for name, coefficient in spec.terms:
         _, _, dz = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
