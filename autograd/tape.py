@@ -9,6 +9,7 @@ from autograd.function import Function, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
+from kernels.shape import accumulate
 
 
 class _Sum:
@@ -21,9 +22,9 @@ class _Sum:
 
     def add(self, array: Array, owned: bool) -> None:
         if self.owned:
-            self.array += array
+            accumulate(self.array, array)
         elif owned:
-            array += self.array
+            accumulate(array, self.array)
             self.array, self.owned = array, True
         else:
             self.array, self.owned = self.array + array, True

@@ -9,7 +9,7 @@ from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
-from kernels.core.reduction import sum_pixels
+from kernels.norm import sum_pixels
 
 
 class Conv2d(Function):

@@ -7,6 +7,7 @@ from typing import Any
 
 from autograd.function import Function, unbroadcast
 from autograd.tensor import Tensor, as_array
+from kernels import shape as kernels
 from kernels.core.device import Array, array_module
 
 
@@ -100,9 +101,14 @@ class Concat(Function):
 
     def forward(self, *xs: Array) -> Array:
         self.sizes = [x.shape[self.axis] for x in xs]
+        if self.axis % xs[0].ndim == xs[0].ndim - 1:
+            return kernels.concat_channels(xs)
         return array_module(*xs).concatenate(xs, self.axis)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.axis % dy.ndim == dy.ndim - 1:
+            parts = kernels.split_channels(dy, self.sizes)
+            return tuple(part if need else None for part, need in zip(parts, self.needs, strict=True))
         grads, start = [], 0
         lead = (slice(None),) * (self.axis % dy.ndim)
         for size, need in zip(self.sizes, self.needs, strict=True):

@@ -69,7 +69,7 @@ class Operator:
         return self._loaded[device]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        arrays = [a for a in args if hasattr(a, "__array__") and hasattr(a, "shape")]
+        arrays = [a for argument in args for a in (argument if isinstance(argument, (list, tuple)) else (argument,)) if hasattr(a, "__array__")]
         device = device_of(*arrays)
         result, by = NotImplemented, "fast"
         if _state.backend == "fast":

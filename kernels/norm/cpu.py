@@ -69,6 +69,19 @@ def _statistics_kernel() -> Kernel:
     return batch_norm_statistics
 
 
+def sum_pixels(x: np.ndarray) -> Any:
+    """As kernels.core.reduction.sum_pixels."""
+    if x.dtype != np.float32 or x.size < 16_384:
+        return NotImplemented
+    x = np.ascontiguousarray(x)
+    channels, period = x.shape[-1], period_of(x.shape[-1])
+    chunks, per = _chunks(x.size, period)
+    out = np.empty((chunks, 2, channels))
+    zeros = np.zeros(period, np.float32)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out, x.size, period, channels, per, scratch=2 * period)
+    return out.sum(0)[0]
+
+
 def batch_norm_statistics(x: np.ndarray) -> Any:
     """As kernels.norm.reference.batch_norm_statistics; in one pass over x.
 

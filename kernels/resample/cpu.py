@@ -1,0 +1,66 @@
+"""Y = A X B^T by rows: every output row is a weighted sum of a few input rows (A is sparse), every output pixel of a few pixels of that.
+
+Bytes per element: the input rows with a nonzero weight read, the output written; the row between the two steps stays in the cache.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.runs import clear, over_run
+from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.threads import parallel
+
+_CHUNK = 16_384  # output floats per chunk, about
+
+
+@program("fpipii")
+def _axpy(code: Code, a: Any, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
+    """y += a x."""
+    factor = code.splat(a)
+    over_run(code, length, lambda i, rest: code.store(code.fma(factor, code.load(x, x0 + i, rest), code.load(y, y0 + i, rest)), y, y0 + i, rest))
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Kernel:
+    @cpu_kernel("ppppiiiiiii")
+    def resample2d(start, stop, scratch, x, a, b, y, lines, h, w, c, p, q, per_chunk):  # type: ignore[no-untyped-def]
+        rows, columns = carray(a, (p, h)), carray(b, (q, w))
+        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+            image, row = line // p, line % p
+            clear(scratch, 0, w * c)
+            for i in range(h):
+                if rows[row, i] != 0:
+                    _axpy(rows[row, i], x, (image * h + i) * w * c, scratch, 0, w * c)
+            clear(y, line * q * c, q * c)
+            for j in range(q):
+                for k in range(w):
+                    if columns[j, k] != 0:
+                        _axpy(columns[j, k], scratch, k * c, y, (line * q + j) * c, c)
+
+    return resample2d
+
+
+def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
+    """As kernels.resample.reference.resample2d_forward."""
+    if x.dtype != np.float32 or not x.size:
+        return NotImplemented
+    x = np.ascontiguousarray(x)
+    n, h, w, c = x.shape
+    a, b = np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
+    p, q = len(a), len(b)
+    y = memory.empty((n, p, q, c), np.float32)
+    per = max(1, _CHUNK // (q * c))
+    parallel(_kernel(), -(-n * p // per), x.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1), n * p, h, w, c, p, q, per, scratch=w * c)
+    return y
+
+
+def resample2d_backward(dy: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
+    """As kernels.resample.reference.resample2d_backward."""
+    return resample2d_forward(dy, a.T, b.T)
