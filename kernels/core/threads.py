@@ -25,6 +25,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from threadpoolctl import threadpool_limits
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cached
@@ -224,6 +225,8 @@ def set_threads(count: int) -> None:
         if _team.size == count:
             return
         _team.close()
+    # BLAS threads spin for milliseconds after a product; one core's worth of them halves the speed of everything here.
+    threadpool_limits(1, user_api="blas")
     _team, _process = _Team(count), os.getpid()
 
 
