@@ -93,7 +93,7 @@ _LAYER = "UniTuple(i8, 21)"
 @lru_cache(maxsize=64)
 def forward_kernel(vectors: int, height: int, masked: bool, relu: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors and register tiles of `height` pixels."""
-    tile, width = make_tile(vectors, height, mask_c=masked, relu=relu), vectors * target().lanes
+    tile, width = make_tile(vectors, height, mask_c=masked, relu=relu, ahead=True), vectors * target().lanes
 
     @cpu_kernel("ppppt21i", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}")
     def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]

@@ -38,14 +38,14 @@ def tile_rows(vectors: int, rows: int = 1 << 30) -> int:
 
 
 def make_tile(
-    vectors: int, height: int = 0, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False
+    vectors: int, height: int = 0, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False
 ) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
 
     accumulate: start from C; else from start[s0 + j] (a bias, or zeros).   mask_b, mask_c: only `columns` of B's and C's rows exist.
-    relu: store max(result, 0).
+    relu: store max(result, 0).   ahead: ask for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
     """
     height, lanes = height or tile_rows(vectors), target().lanes
 
@@ -85,6 +85,10 @@ def make_tile(
 
         sums = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
         b = b + b0
+        if ahead:
+            with code.loop(0, steps, 16) as line:
+                for i in range(height):
+                    code.prefetch(a_rows[i], a_row * height + line)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
             with code.loop(0, steps) as t:

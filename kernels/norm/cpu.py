@@ -19,6 +19,7 @@ from kernels.core.simd import Code, Int, Pointer, mask_bytes, program
 from kernels.core.threads import parallel
 
 _CHUNK = 65_536  # floats, 256 KB
+_AHEAD = 1024  # floats that are asked for in advance: the arithmetic between two loads is too much for the processor's own look-ahead
 _FLUSH = 64  # periods summed in float32 before they are added in float64
 
 
@@ -41,6 +42,7 @@ def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, shift: 
     """sums[j] += x - shift, sums[period + j] += (x - shift)^2."""
 
     def body(i: Int, j: Int, rest: Any) -> None:
+        code.prefetch(x, i + _AHEAD)
         d = code.load(x, i, rest) - code.load(shift, j, rest)
         code.store(code.load(sums, j, rest) + d, sums, j, rest)
         code.store(code.fma(d, d, code.load(sums, j + period, rest)), sums, j + period, rest)
@@ -53,7 +55,8 @@ def _statistics_kernel() -> Kernel:
     @cpu_kernel("ppdiiii")
     def batch_norm_statistics(start, stop, scratch, x, shift, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
-        for chunk in range(start, stop):
+        for k in range(start, stop):
+            chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
             totals[:] = 0.0
             at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
@@ -111,8 +114,10 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
         code: Code, x: Pointer, start: Int, stop: Int, period: Int, mean: Pointer, scale: Pointer, bias: Pointer, other: Pointer, y: Pointer, mask: Pointer
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
+            code.prefetch(x, i + _AHEAD)
             value = _normalised(code, x, i, j, rest, mean, scale, bias)
             if residual:
+                code.prefetch(other, i + _AHEAD)
                 value = value + code.load(other, i, rest)
             if relu and residual:
                 code.store_mask(value > 0, mask, i)
@@ -167,6 +172,8 @@ def batch_norm_forward(
 def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer) -> Any:
     """dy where the ReLU was open."""
     g = code.load(dy, i, rest)
+    code.prefetch(dy, i + _AHEAD)
+    code.prefetch(x, i + _AHEAD)
     if relu == "none":
         return g
     is_open = code.load_mask(mask, i) if relu == "stored" else _normalised(code, x, i, j, rest, mean, scale, bias) > 0
@@ -190,7 +197,8 @@ def _sums_kernel(relu: str) -> Kernel:
     @cpu_kernel("pppppbdiiii", relu)
     def batch_norm_gradient_sums(start, stop, scratch, dy, x, mean, scale, bias, mask, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
-        for chunk in range(start, stop):
+        for k in range(start, stop):
+            chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
             totals[:] = 0.0
             at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
