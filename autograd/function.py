@@ -3,7 +3,8 @@
 A subclass holds its settings as attributes and implements
 
     forward(*arrays) -> array or tuple of arrays        uses self.save(...) for what backward needs
-    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no)
+    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no). self.room has the gradient that an
+                        input has received so far, or None: a backward may add to it in place and return that very array.
 
 Both see arrays, never Tensors. An instance is used once: `Function(...)(x, w)` records itself and gives Tensors.
 """
@@ -29,6 +30,7 @@ class Function:
     def __init__(self) -> None:
         self.needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
         self.parents: tuple[Tensor | None, ...] = ()
+        self.room: tuple[Array | None, ...] = ()
         self.released = False
         self._saved: tuple[Array | None, ...] = ()
         self._guards: list[tuple[int, str, list[int], int]] = []  # saved index, what it is, version counter, version then

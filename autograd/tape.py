@@ -66,21 +66,34 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         _, function = heapq.heappop(queue)
         dys = _filled(function, pending.pop(function))
         borrowed = {id(root(a)) for a in (*dys, *function.saved) if a is not None}
+        function.room = tuple(_room(parent, pending, leaves) for parent in function.parents)
         grads = function.backward(*dys)
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(function.parents):
             raise RuntimeError(f"{function.name}: backward gave {len(grads)} gradients for {len(function.parents)} inputs")
         roots = [id(root(grad)) for grad in grads]
         for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
-            if parent is not None:
+            if parent is not None and (grad is None or grad is not function.room[k]):
                 _check(function, k, parent, grad)
                 # Ours to add to when no one else holds that memory: not dy, not a saved array, not another gradient.
                 deliver(parent, grad, roots[k] not in borrowed and roots.count(roots[k]) == 1)
         del dys, grads, grad
+        function.room = ()
         if not retain_graph:
             function.release()
     for tensor, total in leaves.values():
         _accumulate_leaf(tensor, total)
+
+
+def _room(parent: Tensor | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Tensor, _Sum]]) -> Array | None:
+    """The gradient that a parent has so far, if it may be added to in place."""
+    if parent is None:
+        return None
+    if parent.creator is None:
+        slot = leaves[id(parent)][1] if id(parent) in leaves else None
+    else:
+        slot = pending[parent.creator][parent.index] if parent.creator in pending else None
+    return slot.array if slot is not None and slot.owned else None
 
 
 def _seed(result: Tensor, gradient: Any) -> Array:

@@ -56,15 +56,15 @@ class InceptionBlock(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
         b = c // 4
-        self.branch1 = ConvNorm(c, b, 1)
-        self.branch3 = Steps(ConvNorm(c, b, 1), ConvNorm(b, b, 3))
-        self.branch5 = Steps(ConvNorm(c, b, 1), ConvNorm(b, b, 5))
+        self.entry = ConvNorm(c, 3 * b, 1)
+        self.branch3, self.branch5 = ConvNorm(b, b, 3), ConvNorm(b, b, 5)
         self.branch_pool = ConvNorm(c, b, 1)
         self.fuse = ConvNorm(c, c, 1)
 
     def forward(self, x: Any) -> Any:
         pooled = self.branch_pool(F.max_pool2d(x, 3, 1, 1))
-        return self.fuse(torch.cat([self.branch1(x), self.branch3(x), self.branch5(x), pooled], 1), x)
+        one, three, five = self.entry(x).chunk(3, 1)
+        return self.fuse(torch.cat([one, self.branch3(three), self.branch5(five), pooled], 1), x)
 
 
 class MiniASPP(nn.Module):

@@ -22,10 +22,10 @@ class InceptionBlock(Module):
         if five not in ("5x5", "3x3+3x3"):
             raise ValueError(f"InceptionBlock: five is {five!r}, expected '5x5' or '3x3+3x3'")
         branch = out_channels // 4
-        self.branch1 = ConvNorm(in_channels, branch, 1)
-        self.branch3 = Sequential(ConvNorm(in_channels, branch, 1), ConvNorm(branch, branch, 3))
-        wide = [ConvNorm(branch, branch, 5)] if five == "5x5" else [ConvNorm(branch, branch, 3), ConvNorm(branch, branch, 3)]
-        self.branch5 = Sequential(ConvNorm(in_channels, branch, 1), *wide)
+        # The three 1x1 convolutions of x are one with three times the outputs: x is read once, and its gradient written once.
+        self.entry = ConvNorm(in_channels, 3 * branch, 1)
+        self.branch3 = ConvNorm(branch, branch, 3)
+        self.branch5 = ConvNorm(branch, branch, 5) if five == "5x5" else Sequential(ConvNorm(branch, branch, 3), ConvNorm(branch, branch, 3))
         self.branch_pool = ConvNorm(in_channels, branch, 1)
         self.fuse = ConvNorm(out_channels, out_channels, 1, zero_gain=residual)
         self.shortcut: Module | None = None
@@ -34,5 +34,7 @@ class InceptionBlock(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.branch_pool(ops.max_pool2d(x, 3, 1, 1))
-        branches = ops.concat([self.branch1(x), self.branch3(x), self.branch5(x), pooled])
+        entry = self.entry(x)
+        one, three, five = ops.split(entry, [entry.shape[3] // 3] * 3)
+        branches = ops.concat([one, self.branch3(three), self.branch5(five), pooled])
         return self.fuse(branches, self.shortcut(x) if self.shortcut else None)

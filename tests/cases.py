@@ -202,6 +202,13 @@ CASES = [
         [s(N(2, 3, 1), N(2, 3, 4), N(2, 3, 2)), s(N(2, 3), N(1, 3), axis=0)],
         [Bad([N(2, 3), N(3, 3)], ValueError, r"tensor 1 has shape \(3, 3\), which does not fit \(2, 3\)"), Bad([], ValueError, "no tensors")],
     ),
+    Case(
+        "split",
+        lambda x, sizes: ops.concat([2.0 * part if k == 0 else part for k, part in enumerate(ops.split(x, sizes))]),
+        forms.split,
+        [s(N(2, 3, 6), sizes=(1, 3, 2))],
+        [Bad([N(2, 3)], ValueError, "sizes .1, 1., expected .* add up to 3", {"sizes": (1, 1)})],
+    ),
     Case("relu", ops.relu, forms.relu, [s(away(3, 5)), s(away(2, 3, 4, 5))]),
     Case("leaky_relu", ops.leaky_relu, forms.leaky_relu, [s(away(3, 5)), s(away(3, 5), negative_slope=0.2)]),
     Case("sigmoid", ops.sigmoid, forms.sigmoid, [s(N(3, 5)), s(constant(np.array([-800.0, -30, 0, 30, 800])), note="extremes")]),

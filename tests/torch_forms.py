@@ -107,6 +107,11 @@ def concat(*xs: Any, axis: int = -1) -> Any:
     return _torch().cat(xs, axis)
 
 
+def split(x: Any, sizes: Any) -> Any:
+    first, *others = x.split(list(sizes), -1)
+    return _torch().cat([2 * first, *others], -1)
+
+
 def relu(x: Any) -> Any:
     return _functional().relu(x)
 

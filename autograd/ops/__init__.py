@@ -22,7 +22,7 @@ from autograd.ops.pointwise import dropout, gelu, leaky_relu, log_softmax, relu,
 from autograd.ops.pool import max_pool2d
 from autograd.ops.reduction import max, mean, sum
 from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_bilinear, resize_nearest, strip_pool2d
-from autograd.ops.shape import broadcast_to, concat, getitem, pad, reshape, transpose
+from autograd.ops.shape import broadcast_to, concat, getitem, pad, reshape, split, transpose
 
 __all__ = [
     "REPORT_TERMS",
@@ -72,6 +72,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "split",
     "sqrt",
     "strip_pool2d",
     "sub",

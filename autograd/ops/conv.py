@@ -30,7 +30,7 @@ class Conv2d(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
-        dx = kernels.conv2d_backward_data(dy, w, x.shape[1:3], self.window, self.groups) if self.needs[0] else None
+        dx = kernels.conv2d_backward_data(dy, w, x.shape[1:3], self.window, self.groups, self.room[0]) if self.needs[0] else None
         dw = kernels.conv2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
         db = sum_pixels(dy).astype(dy.dtype) if self.needs[2] else None
         return dx, dw, db

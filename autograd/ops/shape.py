@@ -117,6 +117,20 @@ class Concat(Function):
         return tuple(grads)
 
 
+class Split(Function):
+    """The channels of x in consecutive groups;  dx = the groups' dy side by side."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def forward(self, x: Array) -> tuple[Array, ...]:
+        return tuple(kernels.split_channels(x, self.sizes))
+
+    def backward(self, *dys: Array) -> Array:
+        return kernels.concat_channels(dys)
+
+
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same values in another shape; one entry may be -1."""
     return Reshape(tuple(shape))(x)
@@ -156,3 +170,10 @@ def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
         if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != axis % len(first)):
             raise ValueError(f"concat: tensor {k} has shape {t.shape}, which does not fit {first} along axis {axis}")
     return Concat(axis)(*tensors)
+
+
+def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+    """x (..., C) cut along its last axis into groups of `sizes` channels, whose sum must be C."""
+    if sum(sizes) != x.shape[-1] or min(sizes, default=0) < 1:
+        raise ValueError(f"split: got sizes {tuple(sizes)}, expected positive numbers that add up to {x.shape[-1]} for x {x.shape}")
+    return Split(tuple(sizes))(x)

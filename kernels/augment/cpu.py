@@ -44,7 +44,12 @@ def _kernel() -> Kernel:
     @cpu_kernel("pbdppppbiii")
     def augment_batch(start, stop, scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside):  # type: ignore[no-untyped-def]
         pixels = h * w
-        image, mask, result, label = (carray(images, stop * pixels), carray(masks, stop * pixels), carray(out, stop * pixels), carray(labels, stop * pixels))
+        image, mask, result, label = (
+            carray(images, stop * pixels),
+            carray(masks, stop * pixels),
+            carray(out, stop * pixels),
+            carray(labels, stop * pixels),
+        )
         maps, settings = carray(matrices, stop * 6), carray(scratch, 3)
         contrasts, brightnesses, gammas = carray(contrast, stop), carray(brightness, stop), carray(gamma, stop)
         for tile in range(start, stop):

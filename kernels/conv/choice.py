@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from kernels.conv.winograd_programs import AT as FORMS
 from kernels.core.compile import cache_folder
 from kernels.core.geometry import Pair, Window
 from kernels.core.simd import target
@@ -22,8 +23,8 @@ MODES = ("auto", *ALGORITHMS, "exact")
 _CLOSE = 1.4  # candidates whose modelled costs differ by more are not timed
 
 # Cost in vector FMAs. Measured: reading and writing a tile costs about as much as this many, per vector of channels.
-_READ = {4: 380.0, 2: 150.0}
-_WRITE = {4: 300.0, 2: 110.0}
+_READ = {6: 380.0, 4: 150.0}
+_WRITE = {6: 300.0, 4: 110.0}
 
 
 @lru_cache(maxsize=1)
@@ -41,11 +42,14 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
     cv, kv = -(-c // lanes), -(-k // lanes)
     (p, q), (r, s), (dh, dw) = window.output_size(size), window.kernel, window.dilation
     out = {"direct": images * p * q * r * s * c / groups * max(1, kv) * 1.1}
-    if (r, s) != (3, 3) or window.stride != (1, 1) or groups != 1:
+    if window.stride != (1, 1) or groups != 1:
         return out
     for m in (4, 2):
+        if (m, r) not in FORMS or r != s:
+            continue
+        points = m + r - 1
         tiles = images * dh * dw * (-(-(-(-p // dh)) // m)) * (-(-(-(-q // dw)) // m))
-        out[f"winograd{m}"] = tiles * ((m + 2) ** 2 * c * kv * 1.1 + cv * _READ[m] + kv * _WRITE[m]) + c * kv * 120
+        out[f"winograd{m}"] = tiles * (points**2 * c * kv * 1.1 + cv * _READ[points] + kv * _WRITE[points]) + c * kv * 120
     return out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from kernels.conv import choice, depthwise, direct, winograd
 from kernels.core.geometry import Pair, Window
 
-_WINOGRAD = {"winograd4": 4, "winograd2": 2}
+_OUTPUTS = {"winograd4": 4, "winograd2": 2}
 
 
 def _served(*arrays: np.ndarray | None) -> bool:
@@ -28,7 +28,7 @@ def conv2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: W
     def run(name: str) -> np.ndarray:
         if name == "direct":
             return direct.forward(x, w, b, window, groups)
-        y = winograd.forward(x, w, window, _WINOGRAD[name])
+        y = winograd.forward(x, w, window, (_OUTPUTS[name], w.shape[0]))
         if b is not None:
             y += b
         return y
@@ -36,25 +36,32 @@ def conv2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: W
     return run(choice.choose("forward", x.shape[0], x.shape[1:3], x.shape[3], w.shape[3], window, groups, run))
 
 
-def conv2d_backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1) -> Any:
+def conv2d_backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, into: np.ndarray | None = None) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
-    if not _served(dy, w):
+    if not _served(dy, w) or (into is not None and not into.flags.c_contiguous):
         return NotImplemented
     dy = np.ascontiguousarray(dy)
-    if depthwise.serves(w, groups) and window.stride == (1, 1):
-        back, cropped = _data_window(window, size, dy.shape[1:3])
-        if not cropped:
-            return depthwise.forward(dy, w[::-1, ::-1], None, back)
     back, cropped = _data_window(window, size, dy.shape[1:3])
+    if depthwise.serves(w, groups) and window.stride == (1, 1) and not cropped:
+        dx = depthwise.forward(dy, w[::-1, ::-1], None, back)
+        if dx is not NotImplemented:
+            return _added(dx, into)
 
-    def run(name: str) -> np.ndarray:
+    def run(name: str, target: np.ndarray | None = None) -> np.ndarray:
         if name == "direct":
-            return direct.backward_data(dy, w, size, window, groups)
-        return winograd.forward(dy, direct.flipped(w, 1), back, _WINOGRAD[name])
+            return direct.backward_data(dy, w, size, window, groups, None, target)
+        return winograd.forward(dy, direct.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), target)
 
     if cropped or window.stride != (1, 1):
-        return run("direct")
-    return run(choice.choose("data", dy.shape[0], dy.shape[1:3], dy.shape[3], w.shape[2], back, groups, run))
+        return run("direct", into)
+    return run(choice.choose("data", dy.shape[0], dy.shape[1:3], dy.shape[3], w.shape[2], back, groups, run), into)
+
+
+def _added(dx: np.ndarray, into: np.ndarray | None) -> np.ndarray:
+    if into is None:
+        return dx
+    into += dx
+    return into
 
 
 def _data_window(window: Window, size: Pair, out: Pair) -> tuple[Window, bool]:
@@ -78,7 +85,7 @@ def conv2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups
     def run(name: str) -> np.ndarray:
         if name == "direct":
             return direct.backward_filter(x, dy, window, groups)
-        return winograd.backward_filter(x, dy, window, _WINOGRAD[name])
+        return winograd.backward_filter(x, dy, window, (_OUTPUTS[name], window.kernel[0]))
 
     return run(choice.choose("filter", x.shape[0], x.shape[1:3], x.shape[3], dy.shape[3], window, groups, run))
 
@@ -99,5 +106,3 @@ def conv_transpose2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Wind
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
     dw = conv2d_backward_filter(dy, x, window, groups)
     return NotImplemented if dw is NotImplemented else dw.swapaxes(2, 3)
-
-

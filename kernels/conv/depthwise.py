@@ -52,7 +52,9 @@ def _tap_sums(
     def body(c: Int, count: Any) -> None:
         total = code.variable(code.load(dw, w0 + c, count))
         with code.loop(0, lines) as i, code.loop(0, q) as j:
-            total.set(code.fma(code.load(x, x0 + i * line + j * step + c, count), code.load(dy, d0 + i * d_line + j * channels + c, count), total.get()))
+            total.set(
+                code.fma(code.load(x, x0 + i * line + j * step + c, count), code.load(dy, d0 + i * d_line + j * channels + c, count), total.get())
+            )
         code.store(total.get(), dw, w0 + c, count)
 
     over_run(code, channels, body)

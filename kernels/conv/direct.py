@@ -91,11 +91,12 @@ _LAYER = "UniTuple(i8, 21)"
 
 
 @lru_cache(maxsize=64)
-def forward_kernel(vectors: int, height: int, masked: bool, relu: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors and register tiles of `height` pixels."""
-    tile, width = make_tile(vectors, height, mask_c=masked, relu=relu, ahead=True), vectors * target().lanes
+def forward_kernel(vectors: int, height: int, masked: bool, relu: bool, add: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors and register tiles of `height` pixels; add: the result is added to y."""
+    tile = make_tile(vectors, height, accumulate=add, mask_c=masked, relu=relu, ahead=True)
+    width = vectors * target().lanes
 
-    @cpu_kernel("ppppt21i", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}")
+    @cpu_kernel("ppppt21i", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}{' add' * add}")
     def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
@@ -160,8 +161,14 @@ def run_forward(
     out: tuple[int, int, int, int] | None = None,
     size: Pair | None = None,
     relu: bool = False,
+    add: bool = False,
 ) -> None:
-    """y = conv(x, w) + b.  out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K)."""
+    """y = conv(x, w) + b (add: y += conv(x, w)).  out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K)."""
+    p, q = size or window.output_size((x.shape[1], x.shape[2]))
+    f = _widening(window, groups, w.shape[3], q)
+    if f > 1 and out is None:
+        window, w, size = _widened(window, f), _widened_filter(w, f), (p, q // f)
+        b = None if b is None else np.tile(b, f)
     k = w.shape[3] // groups
     layer = _layer(x, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
@@ -171,18 +178,44 @@ def run_forward(
         per = max(64, -(-pixels // CHUNKS) // 64 * 64 + 64)
         layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
         whole = pixels // per
-        _launch(x, w, b, y, layer, whole, 0, groups, k, relu)
+        _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add)
         rest = pixels - whole * per
         if rest:
             offset = whole * per
             tail = layer._replace(w=rest, q=rest, out_image=0)
-            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu)
+            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add)
         return
-    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu)
+    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add)
+
+
+# A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16 floats, and computing
+# them together is a convolution too: of stride 2, with a filter one tap wider that holds the filter twice, the second time shifted.
+
+
+def _widening(window: Window, groups: int, k: int, q: int) -> int:
+    """How many neighbouring output pixels are computed together."""
+    f = max(1, target().lanes // k)
+    (_, s), stride, dilation = window.kernel, window.stride[1], window.dilation[1]
+    worth = f * s > 1.2 * (s + f - 1)
+    return f if groups == stride == dilation == 1 and target().lanes % k == 0 and q % f == 0 and worth else 1
+
+
+def _widened(window: Window, f: int) -> Window:
+    (r, s), (sh, _) = window.kernel, window.stride
+    return Window((r, s + f - 1), (sh, f), window.padding, window.dilation)
+
+
+def _widened_filter(w: np.ndarray, f: int) -> np.ndarray:
+    """(R, S, C, K) -> (R, S + f - 1, C, f K)."""
+    r, s, c, k = w.shape
+    wide = np.zeros((r, s + f - 1, c, f, k), np.float32)
+    for i in range(f):
+        wide[:, i : i + s, :, i] = w
+    return wide.reshape(r, s + f - 1, c, f * k)
 
 
 def _launch(
-    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, layer: Layer, chunks: int, y0: int, groups: int, k: int, relu: bool
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, layer: Layer, chunks: int, y0: int, groups: int, k: int, relu: bool, add: bool
 ) -> None:
     lanes, vectors = target().lanes, panel_vectors(k)
     width = vectors * lanes
@@ -190,7 +223,7 @@ def _launch(
     bias = np.zeros((groups, per_group * width), np.float32)
     if b is not None:
         bias[:, :k] = b.reshape(groups, k)
-    kernel = forward_kernel(vectors, tile_rows(vectors, layer.q), k % lanes != 0, relu)
+    kernel = forward_kernel(vectors, tile_rows(vectors, layer.q), k % lanes != 0, relu, add)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = lines * layer.padded_width * layer.c
     parallel(kernel, chunks, x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), tuple(layer), y0, scratch=max(scratch, 16))
@@ -214,27 +247,29 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     return np.ascontiguousarray(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 
 
-def backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, bias: np.ndarray | None = None) -> np.ndarray:
-    """dx (N, H, W, C) (+ bias): for every phase of the stride a stride-1 convolution of dy with the taps that reach that phase."""
+def backward_data(
+    dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, bias: np.ndarray | None = None, into: np.ndarray | None = None
+) -> np.ndarray:
+    """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the taps that reach it."""
     n, c = dy.shape[0], w.shape[2] * groups
     (h, wd), (sh, sw) = size, window.stride
+    dx, add = (memory.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
     if (sh, sw) == (1, 1):
-        dx = memory.empty((n, h, wd, c), np.float32)
         all_taps = tuple((0, k, 1) for k in window.kernel)
-        run_forward(dy, flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size)
+        run_forward(dy, flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size, add=add)
         return dx
-    dx = memory.empty((n, h, wd, c), np.float32)
     for a in range(min(sh, h)):
         for b in range(min(sw, wd)):
             geometry = zip((a, b), window.kernel, window.stride, window.dilation, window.padding, strict=True)
             taps = tuple(_taps(i, k, s, d, pad[0]) for i, k, s, d, pad in geometry)
             if not all(len(range(*t)) for t in taps):  # no tap reaches this phase
-                dx[:, a::sh, b::sw] = 0 if bias is None else bias
+                if not add:
+                    dx[:, a::sh, b::sw] = 0 if bias is None else bias
                 continue
             part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
             phase = -(-(h - a) // sh), -(-(wd - b) // sw)
             out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
-            run_forward(dy, flipped(part, groups), bias, dx, _data_window(window, (a, b), taps), groups, out, phase)
+            run_forward(dy, flipped(part, groups), bias, dx, _data_window(window, (a, b), taps), groups, out, phase, add=add)
     return dx
 
 
@@ -303,6 +338,11 @@ def filter_gradient_kernel(vectors: int, height: int, masked: bool) -> Kernel:
 def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> np.ndarray:
     """dw (R, S, C/groups, K) of contiguous float32 x (N, H, W, C) and dy (N, P, Q, K)."""
     n, p, q, channels = dy.shape
+    f = _widening(window, groups, channels, q)
+    if f > 1:
+        wide = backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f))
+        wide = wide.reshape(*wide.shape[:3], f, channels)
+        return sum(wide[:, i : i + window.kernel[1], :, i] for i in range(f))  # type: ignore[return-value]
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x, window, groups, k, None, (p, q))
     images = n

@@ -77,14 +77,18 @@ def conv2d_forward(x: Array, w: Array, b: Array | None, window: Window, groups: 
     return y if b is None else y + b
 
 
-def conv2d_backward_data(dy: Array, w: Array, size: Pair, window: Window, groups: int = 1) -> Array:
-    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> (N, H, W, C)."""
+def conv2d_backward_data(dy: Array, w: Array, size: Pair, window: Window, groups: int = 1, into: Array | None = None) -> Array:
+    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> (N, H, W, C); with `into`, added to it and returned."""
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
     # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
-    return unpatch(cols, size, window)
+    dx = unpatch(cols, size, window)
+    if into is None:
+        return dx
+    into += dx
+    return into
 
 
 def conv2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Array:

@@ -1,6 +1,6 @@
-"""Winograd convolution, 3x3 stride 1 (any padding, any dilation): forward, and the filter gradient in the transformed domain.
+"""Winograd convolution, 3x3 and 5x5, stride 1 (any padding, any dilation): forward, and the filter gradient in the transformed domain.
 
-A block of tiles goes through three steps while it stays in the cache: read and transform the input, (m+2)^2 small matrix products,
+A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix products,
 transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense problems ("phases") of
 every image. Point panels are padded by one cache line: 36 panels a power of two apart would all fall into one set of the L1 cache.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.conv import winograd_programs as programs
+from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_tile, panel_vectors, tile_rows
@@ -44,8 +45,9 @@ class Tiling(NamedTuple):
     left: int
 
     @classmethod
-    def of(cls, m: int, size: Pair, window: Window) -> Tiling:
-        """Of a 3x3 stride-1 window over an image of `size`."""
+    def of(cls, form: Form, size: Pair, window: Window) -> Tiling:
+        """Of a stride-1 window over an image of `size`."""
+        m = form[0]
         p, q = window.output_size(size)
         dh, dw = window.dilation
         rows, columns = (-(-(-(-n // d)) // m) for n, d in ((p, dh), (q, dw)))
@@ -106,14 +108,15 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
 
 @lru_cache(maxsize=16)
-def forward_kernel(m: int, vectors: int) -> Kernel:
-    """The kernel of F(m x m) whose matrix products use panels of `vectors` vectors."""
-    points, n = (m + 2) ** 2, m + 2
-    read_tile = make_tile_reader(programs.BT[m], n)
-    write, write_edge = (programs.make_write(m, edge) for edge in (False, True))
+def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
+    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y."""
+    m, n = form[0], programs.points(form)
+    points = n * n
+    read_tile = make_tile_reader(programs.input_matrix(form), n)
+    write, write_edge = (programs.make_write(form, edge, add) for edge in (False, True))
     tile, height, width = make_tile(vectors), tile_rows(vectors), vectors * target().lanes
 
-    @cpu_kernel("ppppt10iiiiiii", f"F{m} x{vectors}")
+    @cpu_kernel("ppppt10iiiiiii", f"F{form} x{vectors}{' add' * add}")
     def winograd_forward(start, stop, scratch, x, u, y, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
@@ -159,11 +162,11 @@ def forward_kernel(m: int, vectors: int) -> Kernel:
 
 
 @lru_cache(maxsize=4)
-def filter_kernel(m: int) -> Kernel:
-    """Transforms filters (3, 3, C, K) into panels (points, K / width, C, width)."""
-    filter_ = programs.make_filter(m)
+def filter_kernel(form: Form) -> Kernel:
+    """Transforms filters (r, r, C, K) into panels (points, K / width, C, width)."""
+    filter_ = programs.make_filter(form)
 
-    @cpu_kernel("ppiiiiii", f"F{m}")
+    @cpu_kernel("ppiiiiii", f"F{form}")
     def winograd_filter(start, stop, _scratch, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
         panels = kp // width
         for chunk in range(start, stop):
@@ -175,50 +178,54 @@ def filter_kernel(m: int) -> Kernel:
     return winograd_filter
 
 
-def transformed_filter(w: np.ndarray, m: int, vectors: int) -> tuple[np.ndarray, int]:
-    """(panels, padded output channels) of a filter (3, 3, C, K)."""
+def transformed_filter(w: np.ndarray, form: Form, vectors: int) -> tuple[np.ndarray, int]:
+    """(panels, padded output channels) of a filter (r, r, C, K)."""
     _, _, c, k = w.shape
     width = vectors * target().lanes
     kp = -(-k // width) * width
-    points = (m + 2) ** 2
+    points = programs.points(form) ** 2
     u = memory.empty((points * kp * c,), np.float32)
     if k % target().lanes and width > target().lanes:
         u.fill(0)  # whole vectors beyond the last channel are not written
     panels = kp // width
     per = -(-c // max(1, CHUNKS // panels))
     parts = -(-c // per)
-    parallel(filter_kernel(m), panels * parts, np.ascontiguousarray(w).reshape(-1), u, c, k, kp, width, parts, per)
+    parallel(filter_kernel(form), panels * parts, np.ascontiguousarray(w).reshape(-1), u, c, k, kp, width, parts, per)
     return u, kp
 
 
-def forward(x: np.ndarray, w: np.ndarray, window: Window, m: int) -> np.ndarray:
-    """y of a 3x3 stride-1 convolution without bias: x (N, H, W, C) contiguous float32, w (3, 3, C, K)."""
+def forward(x: np.ndarray, w: np.ndarray, window: Window, form: Form, into: np.ndarray | None = None) -> np.ndarray:
+    """y of a stride-1 convolution without bias: x (N, H, W, C) contiguous float32, w (r, r, C, K), by F(m x m, r x r).
+
+    With `into`, the result is added to it and returned.
+    """
     n, h, wd, c = x.shape
     k, lanes = w.shape[3], target().lanes
     vectors = panel_vectors(k)
-    u, kp = transformed_filter(w, m, vectors)
-    t = Tiling.of(m, (h, wd), window)
-    y = memory.empty((n, t.p, t.q, k), np.float32)
-    cp, points = -(-c // lanes) * lanes, (m + 2) ** 2
+    u, kp = transformed_filter(w, form, vectors)
+    t = Tiling.of(form, (h, wd), window)
+    y = memory.empty((n, t.p, t.q, k), np.float32) if into is None else into
+    cp, points = -(-c // lanes) * lanes, programs.points(form) ** 2
     units = n * t.units
     height = tile_rows(vectors)
     block = max(1, max(LEAST, _SCRATCH // (points * (cp + kp))) // height) * height
     per = max(-(-units // CHUNKS), LEAST // t.columns)
     scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
     arguments = (x.reshape(-1), u, y.reshape(-1), _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
-    parallel(forward_kernel(m, vectors), -(-units // per), *arguments, scratch=scratch)
+    parallel(forward_kernel(form, vectors, into is not None), -(-units // per), *arguments, scratch=scratch)
     return y
 
 
 @lru_cache(maxsize=16)
-def gradient_kernel(m: int, vectors: int) -> Kernel:
+def gradient_kernel(form: Form, vectors: int, height: int) -> Kernel:
     """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
-    points, n = (m + 2) ** 2, m + 2
-    read_x = make_tile_reader(programs.BT[m], n)
-    read_dy = make_tile_reader(programs.cotangent_matrix(m), m)
-    tile, height, width = make_tile(vectors, accumulate=True), tile_rows(vectors), vectors * target().lanes
+    m, n = form[0], programs.points(form)
+    points = n * n
+    read_x = make_tile_reader(programs.input_matrix(form), n)
+    read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
+    tile, width = make_tile(vectors, height, accumulate=True), vectors * target().lanes
 
-    @cpu_kernel("ppppt10iiiiiii", f"F{m} x{vectors}")
+    @cpu_kernel("ppppt10iiiiiii", f"F{form} x{vectors} {height}")
     def winograd_gradient(start, stop, scratch, x, dy, partial, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, z_step = block * cp + _PAD, block * kp + _PAD
@@ -253,11 +260,11 @@ def gradient_kernel(m: int, vectors: int) -> Kernel:
 
 
 @lru_cache(maxsize=4)
-def gradient_finish_kernel(m: int) -> Kernel:
-    """Adds the chunks' sums, in order, and transforms them to dw (3, 3, C, K)."""
-    points, finish = (m + 2) ** 2, programs.make_filter_gradient(m)
+def gradient_finish_kernel(form: Form) -> Kernel:
+    """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K)."""
+    points, finish = programs.points(form) ** 2, programs.make_filter_gradient(form)
 
-    @cpu_kernel("ppiiiii", f"F{m}")
+    @cpu_kernel("ppiiiii", f"F{form}")
     def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
@@ -268,14 +275,14 @@ def gradient_finish_kernel(m: int) -> Kernel:
     return winograd_gradient_finish
 
 
-def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, m: int) -> np.ndarray:
-    """dw (3, 3, C, K) of a 3x3 stride-1 convolution: x (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
+def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
+    """dw (r, r, C, K) of a stride-1 convolution: x (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
     n, h, wd, c = x.shape
     k, lanes = dy.shape[3], target().lanes
     vectors = panel_vectors(k)
-    width, cp, points = vectors * lanes, -(-c // lanes) * lanes, (m + 2) ** 2
+    width, cp, points = vectors * lanes, -(-c // lanes) * lanes, programs.points(form) ** 2
     kp = -(-k // width) * width
-    t = Tiling.of(m, (h, wd), window)
+    t = Tiling.of(form, (h, wd), window)
     units = n * t.units
     block = max(LEAST // 2, _SCRATCH // (points * (cp + kp)))
     # Every chunk has a copy of the sums: fewer chunks for deep layers.
@@ -285,8 +292,8 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, m: int) -> np
     partial = memory.empty((chunks * points * c * kp,), np.float32)
     scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
     arguments = (x.reshape(-1), dy.reshape(-1), partial, _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
-    parallel(gradient_kernel(m, vectors), chunks, *arguments, scratch=scratch)
-    dw = memory.empty((3, 3, c, k), np.float32)
+    parallel(gradient_kernel(form, vectors, tile_rows(vectors, c)), chunks, *arguments, scratch=scratch)
+    dw = memory.empty((*window.kernel, c, k), np.float32)
     per = -(-c // CHUNKS)
-    parallel(gradient_finish_kernel(m), -(-c // per), partial, dw.reshape(-1), c, k, kp, chunks, per)
+    parallel(gradient_finish_kernel(form), -(-c // per), partial, dw.reshape(-1), c, k, kp, chunks, per)
     return dw

@@ -1,14 +1,15 @@
-"""Winograd's transforms F(m x m, 3x3) as vector programs over channels.
+"""Winograd's transforms F(m x m, r x r) as vector programs over channels.
 
-    y = A^T [ (G g G^T) * (B^T d B) ] A        d: (m+2) x (m+2) input tile, g: 3x3 filter, y: m x m output tile, * per point
+    y = A^T [ (G g G^T) * (B^T d B) ] A        d: n x n input tile, n = m + r - 1, g: r x r filter, y: m x m output tile, * per point
 
-For a whole layer the product per point sums over channels: (m+2)^2 small matrix products. The gradients are the transposed steps:
+For a whole layer the product per point sums over channels: n^2 small matrix products. The gradients are the transposed steps:
 
     dd = B [(G g G^T) * (A dy A^T)] B^T (not used: the data gradient is the forward kernel with the flipped filter)
     dg = G^T [ (A dy A^T) * (B^T d B) ] G, summed over tiles
 
-Multiplications per output: 36 / 16 for m = 4, 16 / 4 for m = 2, against 9. Largest float32 error, relative to the largest output, about
-2e-5 and 1e-6. Source: Lavin & Gray, arXiv 1509.09308.
+Multiplications per output: F(4, 3) 36 / 16 and F(2, 3) 16 / 4 against 9, F(2, 5) 36 / 4 against 25. Largest float32 error, relative to the
+largest output, about 2e-5, 1e-6 and 2e-5. The evaluation points are 0, 1, -1, (2, -2,) infinity; transforms with as many points share B^T.
+Source: Lavin & Gray, arXiv 1509.09308.
 """
 
 from __future__ import annotations
@@ -26,18 +27,44 @@ def _transposed(a: Matrix) -> Matrix:
     return tuple(zip(*a, strict=True))
 
 
-BT: dict[int, Matrix] = {
-    2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    4: ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+Form = tuple[int, int]  # (m, r)
+
+_BT: dict[int, Matrix] = {
+    4: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+    6: ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
 }
-AT: dict[int, Matrix] = {
-    2: ((1, 1, 1, 0), (0, 1, -1, -1)),
-    4: ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
+AT: dict[Form, Matrix] = {
+    (2, 3): ((1, 1, 1, 0), (0, 1, -1, -1)),
+    (2, 5): ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 1)),
+    (4, 3): ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
 }
-G: dict[int, Matrix] = {
-    2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    4: ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
+G: dict[Form, Matrix] = {
+    (2, 3): ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+    (2, 5): (
+        (1 / 4, 0, 0, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6, 1 / 3, 2 / 3),
+        (1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3),
+        (0, 0, 0, 0, 1),
+    ),
+    (4, 3): ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
 }
+
+
+def points(form: Form) -> int:
+    """n = m + r - 1, the side of a tile."""
+    return sum(form) - 1
+
+
+def input_matrix(form: Form) -> Matrix:
+    """B^T."""
+    return _BT[points(form)]
+
+
+def cotangent_matrix(form: Form) -> Matrix:
+    """A, for the transform A dy A^T."""
+    return _transposed(AT[form])
 
 
 def combine(code: Code, matrix: Matrix, x: Sequence[Vec]) -> list[Vec]:
@@ -118,12 +145,12 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
     return read
 
 
-def make_write(m: int, edge: bool) -> Callable[..., None]:
+def make_write(form: Form, edge: bool, add: bool) -> Callable[..., None]:
     """write(product, p0, step, y, y0, row, column, channels, rows, columns): A^T product A to an m x m output tile at y[y0].
 
-    edge: only the first `rows` rows and `columns` columns of the tile exist.
+    edge: only the first `rows` rows and `columns` columns of the tile exist.   add: the result is added to y.
     """
-    points = m + 2
+    m, n = form[0], points(form)
 
     @program("piipiiiiii")
     def write(
@@ -132,57 +159,51 @@ def make_write(m: int, edge: bool) -> Callable[..., None]:
         inside = [[code.both(code.int(i) < rows, code.int(j) < columns) for j in range(m)] for i in range(m)] if edge else None
 
         def body(c: Int, count: Int | None) -> None:
-            tile = [[code.load(product, p0 + c + step * (i * points + j)) for j in range(points)] for i in range(points)]
-            for i, line in enumerate(transform(code, AT[m], tile)):
+            tile = [[code.load(product, p0 + c + step * (i * n + j)) for j in range(n)] for i in range(n)]
+            for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):
                     place = y0 + c + row * i + column * j
-                    if inside is None:
-                        code.store(value, y, place, count)
-                    else:
-                        with code.when(inside[i][j]):
-                            code.store(value, y, place, count)
+                    with code.when(None if inside is None else inside[i][j]):
+                        code.store(value + code.load(y, place, count) if add else value, y, place, count)
 
         over_run(code, channels, body)
 
     return write
 
 
-def make_filter(m: int) -> Callable[..., None]:
-    """filter(w, w0, tap, columns, out, o0, step): G w G^T of one input channel: taps at w[w0 + (3 i + j) tap], over `columns` outputs.
+def make_filter(form: Form) -> Callable[..., None]:
+    """filter(w, w0, tap, columns, out, o0, step): G w G^T of one input channel: taps at w[w0 + (r i + j) tap], over `columns` outputs.
 
     Point p goes to out[o0 + p step], padded with zeros to whole vectors.
     """
 
+    r, n = form[1], points(form)
+
     @program("piiipii")
     def filter_(code: Code, w: Pointer, w0: Int, tap: Int, columns: Int, out: Pointer, o0: Int, step: Int) -> None:
         def body(c: Int, count: Int | None) -> None:
-            taps = [[code.load(w, w0 + c + tap * (3 * i + j), count) for j in range(3)] for i in range(3)]
-            for i, line in enumerate(transform(code, G[m], taps)):
+            taps = [[code.load(w, w0 + c + tap * (r * i + j), count) for j in range(r)] for i in range(r)]
+            for i, line in enumerate(transform(code, G[form], taps)):
                 for j, value in enumerate(line):
-                    code.store(value, out, o0 + c + step * (i * (m + 2) + j))
+                    code.store(value, out, o0 + c + step * (i * n + j))
 
         over_run(code, columns, body)
 
     return filter_
 
 
-def make_filter_gradient(m: int) -> Callable[..., None]:
-    """filter_gradient(u, u0, step, dw, w0, tap, columns): G^T u G, points at u[u0 + p step], taps to dw[w0 + (3 i + j) tap]."""
-    points = m + 2
+def make_filter_gradient(form: Form) -> Callable[..., None]:
+    """filter_gradient(u, u0, step, dw, w0, tap, columns): G^T u G, points at u[u0 + p step], taps to dw[w0 + (r i + j) tap]."""
+    r, n = form[1], points(form)
 
     @program("piipiii")
     def filter_gradient(code: Code, u: Pointer, u0: Int, step: Int, dw: Pointer, w0: Int, tap: Int, columns: Int) -> None:
         def body(c: Int, count: Int | None) -> None:
-            tile = [[code.load(u, u0 + c + step * (i * points + j)) for j in range(points)] for i in range(points)]
-            for i, line in enumerate(transform(code, _transposed(G[m]), tile)):
+            tile = [[code.load(u, u0 + c + step * (i * n + j)) for j in range(n)] for i in range(n)]
+            for i, line in enumerate(transform(code, _transposed(G[form]), tile)):
                 for j, value in enumerate(line):
-                    code.store(value, dw, w0 + c + tap * (3 * i + j), count)
+                    code.store(value, dw, w0 + c + tap * (r * i + j), count)
 
         over_run(code, columns, body)
 
     return filter_gradient
-
-
-def cotangent_matrix(m: int) -> Matrix:
-    """A, for the transform A dy A^T."""
-    return _transposed(AT[m])

@@ -162,7 +162,9 @@ class Kernel:
         for letter, value in zip(self.letters, arguments, strict=True):
             if letter in _POINTERS:
                 if value.dtype != _POINTERS[letter][1] or not value.flags.c_contiguous:
-                    raise TypeError(f"{self.name}: got an array {value.dtype}, strides {value.strides}; expected contiguous {_POINTERS[letter][1].__name__}")
+                    raise TypeError(
+                        f"{self.name}: got an array {value.dtype}, strides {value.strides}; expected contiguous {_POINTERS[letter][1].__name__}"
+                    )
                 words.append(value.__array_interface__["data"][0])
             elif letter[0] == "t":
                 words.extend(value)

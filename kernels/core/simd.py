@@ -427,8 +427,11 @@ class Code:
         builder.position_at_end(done)
 
     @contextmanager
-    def when(self, condition: ir.Value) -> Iterator[None]:
-        """Run the block only when the condition holds."""
+    def when(self, condition: ir.Value | None) -> Iterator[None]:
+        """Run the block only when the condition holds (None: always)."""
+        if condition is None:
+            yield
+            return
         with self.builder.if_then(condition):
             yield
 

@@ -157,7 +157,6 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
         for k in range(numbers):
             code.store(totals[k].get(), sums, k * code.lanes)
 
-
     lanes = target().lanes
 
     @cpu_kernel("plpdiii", f"{classes} {terms} {gamma}")
@@ -244,7 +243,11 @@ class _Plan:
         self.classes = logits.shape[-1] - self.first
         self.pixels = labels.size
         self.served = (
-            logits.dtype == np.float32 and self.pixels > 0 and len(policies) == 1 and 2 <= self.classes <= _MOST_CLASSES and "lovasz" not in self.coefficients
+            logits.dtype == np.float32
+            and self.pixels > 0
+            and len(policies) == 1
+            and 2 <= self.classes <= _MOST_CLASSES
+            and "lovasz" not in self.coefficients
         )
         names = self.coefficients
         self.terms: Terms = ("focal" in names, "margin" in names, "dice" in names or "iou" in names, "cross_entropy" in names)
@@ -323,5 +326,3 @@ def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: 
     arguments = (np.ascontiguousarray(logits).reshape(-1), truth, constants, dz.reshape(-1), plan.pixels, plan.first, plan.ignore)
     parallel(_backward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     return dz
-
-

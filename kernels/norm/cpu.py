@@ -111,7 +111,17 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
 def _forward_kernel(residual: bool, relu: bool) -> Kernel:
     @program("piiipppppp")
     def normalise(
-        code: Code, x: Pointer, start: Int, stop: Int, period: Int, mean: Pointer, scale: Pointer, bias: Pointer, other: Pointer, y: Pointer, mask: Pointer
+        code: Code,
+        x: Pointer,
+        start: Int,
+        stop: Int,
+        period: Int,
+        mean: Pointer,
+        scale: Pointer,
+        bias: Pointer,
+        other: Pointer,
+        y: Pointer,
+        mask: Pointer,
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
             code.prefetch(x, i + _AHEAD)
@@ -169,7 +179,9 @@ def batch_norm_forward(
 # -- backward ---------------------------------------------------------------------------------------------------------------------
 
 
-def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer) -> Any:
+def _open_gradient(
+    code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer
+) -> Any:
     """dy where the ReLU was open."""
     g = code.load(dy, i, rest)
     code.prefetch(dy, i + _AHEAD)
@@ -184,7 +196,17 @@ def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: An
 def _sums_kernel(relu: str) -> Kernel:
     @program("ppiiippppp")
     def gradient_sums(
-        code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer, sums: Pointer
+        code: Code,
+        dy: Pointer,
+        x: Pointer,
+        start: Int,
+        stop: Int,
+        period: Int,
+        mean: Pointer,
+        scale: Pointer,
+        bias: Pointer,
+        mask: Pointer,
+        sums: Pointer,
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
             g = _open_gradient(code, dy, x, i, j, rest, relu, mean, scale, bias, mask)
@@ -290,5 +312,3 @@ def batch_norm_backward(
     parallel(kernel, chunks, *flat, *tables, bits, slope, constant, dx.reshape(-1), dresidual.reshape(-1), x.size, period, per)
     gradient = (dresidual if copied else dy) if with_residual else None
     return dx, dweight.astype(np.float32), dbias.astype(np.float32), gradient
-
-

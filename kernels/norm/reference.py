@@ -47,9 +47,9 @@ def batch_norm_backward(
 ) -> tuple[Array, Array, Array, Array | None]:
     """(dx, dweight, dbias, dresidual); mask: what forward returned.
 
-        g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
-        dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
-        dx = weight inverse g                                   in evaluation
+    g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
+    dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
+    dx = weight inverse g                                   in evaluation
     """
     xp = array_module(x)
     if activation is not None and (mask is None or mask.shape != x.shape):

@@ -194,4 +194,3 @@ def dropout_forward(x: np.ndarray, p: float, seed: int, offset: int) -> Any:
     threshold = math.ceil(float(np.float32(p)) * 2**24)  # keep when (word >> 8) >= p 2^24
     parallel(_dropout_kernel(), -(-blocks // _BLOCKS), x.reshape(-1), y.reshape(-1), *words, threshold, x.size, 1 / (1 - p))
     return y
-

@@ -73,7 +73,7 @@ def _next_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Poi
     over_run(code, channels, body)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _forward_kernel(r: int, s: int) -> Kernel:
     unrolled = r * s <= _UNROLLED
     whole = _make_whole(r, s) if unrolled else None
@@ -139,8 +139,8 @@ def _add_claimed(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer,
     over_run(code, channels, body)
 
 
-def _make_spread(r: int, s: int) -> Any:
-    """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written once."""
+def _make_spread(r: int, s: int, into: bool) -> Any:
+    """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written (into: added to) once."""
 
     @program("ppipiiii")
     def spread(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int) -> None:
@@ -148,20 +148,22 @@ def _make_spread(r: int, s: int) -> Any:
             value, where = code.load(dy, d0 + c, rest), code.load_bytes(offset, d0 + c, rest)
             for i in range(r):
                 for j in range(s):
-                    code.store(code.select(where.equals(i * s + j), value, 0), dx, x0 + row * i + column * j + c, rest)
+                    place = x0 + row * i + column * j + c
+                    part = code.select(where.equals(i * s + j), value, 0)
+                    code.store(part + code.load(dx, place, rest) if into else part, dx, place, rest)
 
         over_run(code, channels, body)
 
     return spread
 
 
-def _make_gather(r: int, s: int) -> Any:
+def _make_gather(r: int, s: int, into: bool) -> Any:
     """gather(dy, offset, d0, row, dx, x0, channels): a pixel that all R S windows of stride 1 cover; d0 is the window of tap 0."""
 
     @program("ppiipii")
     def gather(code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int) -> None:
         def body(c: Int, rest: Any) -> None:
-            total = code.vec(0)
+            total = code.load(dx, x0 + c, rest) if into else code.vec(0)
             for i in range(r):
                 for j in range(s):
                     at = d0 - row * i - channels * j + c
@@ -173,12 +175,12 @@ def _make_gather(r: int, s: int) -> Any:
     return gather
 
 
-@lru_cache(maxsize=8)
-def _backward_kernel(r: int, s: int) -> Kernel:
+@lru_cache(maxsize=16)
+def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
-    gather = _make_gather(r, s) if unrolled else None
+    gather = _make_gather(r, s, into) if unrolled else None
 
-    @cpu_kernel("pbpt15i", f"{r}x{s}")
+    @cpu_kernel("pbpt15i", f"{r}x{s}{' into' * into}")
     def max_pool2d_backward(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, _, lines = g
         dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
@@ -190,7 +192,8 @@ def _backward_kernel(r: int, s: int) -> Kernel:
                 if dense and v - kr + 1 >= 0 and v < p and u - ks + 1 >= 0 and u < q:
                     gather(dy, offset, ((image * p + v) * q + u) * c, q * c, dx, x0, c)
                     continue
-                clear(dx, x0, c)
+                if not into:
+                    clear(dx, x0, c)
                 for i in range(kr):
                     a = v - i * dh
                     if a < 0 or a % sh or a // sh >= p:
@@ -203,11 +206,11 @@ def _backward_kernel(r: int, s: int) -> Kernel:
     return max_pool2d_backward
 
 
-@lru_cache(maxsize=8)
-def _spread_kernel(r: int, s: int) -> Kernel:
-    spread = _make_spread(r, s)
+@lru_cache(maxsize=16)
+def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
+    spread = _make_spread(r, s, into)
 
-    @cpu_kernel("pbpt15i", f"{r}x{s}")
+    @cpu_kernel("pbpt15i", f"{r}x{s}{' into' * into}")
     def max_pool2d_spread(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, lines = g[0], g[1], g[2], g[3], g[4], g[13]
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
@@ -218,20 +221,20 @@ def _spread_kernel(r: int, s: int) -> Kernel:
     return max_pool2d_spread
 
 
-def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window) -> Any:
+def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None) -> Any:
     """As kernels.pool.reference.max_pool2d_backward."""
-    if dy.dtype != np.float32 or offset.dtype != np.uint8 or not dy.size:
+    if dy.dtype != np.float32 or offset.dtype != np.uint8 or not dy.size or (into is not None and not into.flags.c_contiguous):
         return NotImplemented
     dy, offset = np.ascontiguousarray(dy), np.ascontiguousarray(offset)
     n, p, q, c = dy.shape
     r, s = window.kernel
-    dx = memory.empty((n, *size, c), np.float32)
+    dx = memory.empty((n, *size, c), np.float32) if into is None else into
     geometry = _geometry(n, size, c, window)
     flat = dy.reshape(-1), offset.reshape(-1), dx.reshape(-1), geometry
     if window == Window((r, s), (r, s)) and (p * r, q * s) == size and r * s <= _UNROLLED:
         per = max(1, _CHUNK // (q * c))
-        parallel(_spread_kernel(r, s), -(-n * p // per), *flat, per)
+        parallel(_spread_kernel(r, s, into is not None), -(-n * p // per), *flat, per)
     else:
         per = max(1, _CHUNK // (size[1] * c))
-        parallel(_backward_kernel(r, s), -(-n * size[0] // per), *flat, per)
+        parallel(_backward_kernel(r, s, into is not None), -(-n * size[0] // per), *flat, per)
     return dx

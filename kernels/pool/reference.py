@@ -21,11 +21,18 @@ def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
     return y, offset.astype(xp.uint8 if r * s <= 256 else xp.int32)
 
 
-def max_pool2d_backward(dy: Array, offset: Array, size: Pair, window: Window) -> Array:
-    """dx[n,h,w,c] = sum of dy over the windows whose maximum is (h, w): dy (N, P, Q, C), size (H, W) -> (N, H, W, C)."""
+def max_pool2d_backward(dy: Array, offset: Array, size: Pair, window: Window, into: Array | None = None) -> Array:
+    """dx[n,h,w,c] = sum of dy over the windows whose maximum is (h, w): dy (N, P, Q, C), size (H, W) -> (N, H, W, C).
+
+    With `into`, the result is added to it and returned.
+    """
     xp = array_module(dy)
     r, s = window.kernel
     taps = xp.arange(r * s).reshape(r, s, 1)
     zero = xp.zeros((), dy.dtype)  # a typed zero: where() must not widen float32
     chosen = xp.where(offset[:, :, :, None, None] == taps, dy[:, :, :, None, None], zero)  # (N, P, Q, R, S, C)
-    return unpatch(chosen, size, window)
+    dx = unpatch(chosen, size, window)
+    if into is None:
+        return dx
+    into += dx
+    return into
