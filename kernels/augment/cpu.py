@@ -14,7 +14,7 @@ from kernels.core.runs import over_run
 from kernels.core.threads import parallel
 
 
-@inline
+@inline()
 def _mirror(i, n):  # type: ignore[no-untyped-def]
     """Reflect an integer coordinate into [0, n), without repeating the edge."""
     if 0 <= i < n:

@@ -62,7 +62,7 @@ def _tap_sums(
 
 @lru_cache(maxsize=1)
 def _forward_kernel() -> Kernel:
-    @cpu_kernel("pppt21")
+    @cpu_kernel("pppg21")
     def depthwise_forward(start, stop, scratch, x, w, y, layer):  # type: ignore[no-untyped-def]
         c, p, q, r, s, sh, sw, dh, dw, padded = layer[2], layer[3], layer[4], layer[5], layer[6], layer[7], layer[8], layer[9], layer[10], layer[13]
         rows, blocks = layer[19], layer[20]
@@ -83,7 +83,7 @@ def _forward_kernel() -> Kernel:
 
 @lru_cache(maxsize=1)
 def _filter_kernel() -> Kernel:
-    @cpu_kernel("pppt21ii")
+    @cpu_kernel("pppg21ii")
     def depthwise_filter_gradient(start, stop, scratch, x, dy, partial, layer, strips, per_chunk):  # type: ignore[no-untyped-def]
         c, p, q, r, s, sh, sw, dh, dw, padded = layer[2], layer[3], layer[4], layer[5], layer[6], layer[7], layer[8], layer[9], layer[10], layer[13]
         rows, blocks = layer[19], layer[20]
@@ -119,7 +119,7 @@ def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window) 
         return NotImplemented
     y = memory.empty((x.shape[0], layer.p, layer.q, layer.c), np.float32)
     filters = np.ascontiguousarray(w).reshape(-1)
-    parallel(_forward_kernel(), x.shape[0] * layer.blocks, x.reshape(-1), filters, y.reshape(-1), tuple(layer), scratch=scratch)
+    parallel(_forward_kernel(), x.shape[0] * layer.blocks, x.reshape(-1), filters, y.reshape(-1), np.array(layer, np.int64), scratch=scratch)
     if b is not None:
         y += b
     return y
@@ -133,6 +133,6 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray
     per_chunk = -(-strips // chunks)
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks, layer.r, layer.s, 1, layer.c), np.float32)
-    arguments = (x.reshape(-1), dy.reshape(-1), partial.reshape(-1), tuple(layer), strips, per_chunk)
+    arguments = (x.reshape(-1), dy.reshape(-1), partial.reshape(-1), np.array(layer, np.int64), strips, per_chunk)
     parallel(_filter_kernel(), chunks, *arguments, scratch=scratch)
     return partial.sum(0)

@@ -15,7 +15,7 @@ import numpy as np
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_tile, panel_vectors, tile_rows
+from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Pair, Window
 from kernels.core.runs import clear, copy
 from kernels.core.simd import target
@@ -69,7 +69,7 @@ def _layer(x: np.ndarray, window: Window, groups: int, k: int, out: tuple[int, i
     return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, image, rows, blocks)
 
 
-@inline
+@inline()
 def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyped-def]
     """Copy the input rows under output rows first_row .. first_row + count, padded, to scratch."""
     h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, width = layer[:14]
@@ -91,12 +91,11 @@ _LAYER = "UniTuple(i8, 21)"
 
 
 @lru_cache(maxsize=64)
-def forward_kernel(vectors: int, height: int, masked: bool, relu: bool, add: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors and register tiles of `height` pixels; add: the result is added to y."""
-    tile = make_tile(vectors, height, accumulate=add, mask_c=masked, relu=relu, ahead=True)
-    width = vectors * target().lanes
+def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y."""
+    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead=True), vectors * target().lanes
 
-    @cpu_kernel("ppppt21i", f"{vectors}x{height}{' masked' * masked}{' relu' * relu}{' add' * add}")
+    @cpu_kernel("ppppg21i", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}")
     def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
@@ -117,10 +116,9 @@ def forward_kernel(vectors: int, height: int, masked: bool, relu: bool, add: boo
                     columns = min(width, k - panel * width)
                     for row in range(count):
                         out = y0 + image * out_image + (first + row) * out_row + group * k + panel * width
-                        for j in range(0, q, height):
-                            a0 = base + (row * sh * wide + j * sw) * c + group * cg
-                            tile(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                                 y, out + j * pixel, pixel, min(height, q - j), columns, bias, (group * per_group + panel) * width)  # fmt: skip
+                        a0 = base + row * sh * wide * c + group * cg
+                        column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
+                               y, out, pixel, q, columns, bias, (group * per_group + panel) * width)  # fmt: skip
 
     return direct_forward
 
@@ -223,10 +221,10 @@ def _launch(
     bias = np.zeros((groups, per_group * width), np.float32)
     if b is not None:
         bias[:, :k] = b.reshape(groups, k)
-    kernel = forward_kernel(vectors, tile_rows(vectors, layer.q), k % lanes != 0, relu, add)
+    kernel = forward_kernel(vectors, k % lanes != 0, relu, add)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = lines * layer.padded_width * layer.c
-    parallel(kernel, chunks, x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), tuple(layer), y0, scratch=max(scratch, 16))
+    parallel(kernel, chunks, x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), np.array(layer, np.int64), y0, scratch=max(scratch, 16))
 
 
 def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> np.ndarray:
@@ -298,11 +296,11 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 
 
 @lru_cache(maxsize=32)
-def filter_gradient_kernel(vectors: int, height: int, masked: bool) -> Kernel:
+def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    tile, width = make_tile(vectors, height, accumulate=True, mask_b=masked, mask_c=masked), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked), vectors * target().lanes
 
-    @cpu_kernel("ppppt21iii", f"{vectors}x{height}{' masked' * masked}")
+    @cpu_kernel("ppppg21iii", f"x{vectors}{' masked' * masked}")
     def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg = c // groups
@@ -327,10 +325,8 @@ def filter_gradient_kernel(vectors: int, height: int, masked: bool) -> Kernel:
                         for j in range(lines):
                             a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
-                                for row in range(0, line_rows, height):
-                                    tile(source, a0 + row, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
-                                         partial, c0 + row * groups * k + column, groups * k, min(height, line_rows - row), min(width, k - column),
-                                         zeros, 0)  # fmt: skip
+                                column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
+                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, 0)  # fmt: skip
 
     return direct_filter_gradient
 
@@ -360,12 +356,11 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     per_chunk = -(-strips // chunks)
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)
-    flat_rows = s * cg if window.dilation[1] == 1 and groups == 1 else cg
     vectors = panel_vectors(k)
-    kernel = filter_gradient_kernel(vectors, tile_rows(vectors, flat_rows), k % lanes != 0)
+    kernel = filter_gradient_kernel(vectors, k % lanes != 0)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
     zeros = np.zeros(vectors * lanes, np.float32)
-    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, tuple(layer), strips, per_chunk, floats, scratch=scratch)
+    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, np.array(layer, np.int64), strips, per_chunk, floats, scratch=scratch)
     dw = partial.reshape(chunks, r, s, cg, channels)
     return dw[0].copy() if chunks == 1 else dw.sum(0)

@@ -16,7 +16,7 @@ from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_tile, panel_vectors, tile_rows
+from kernels.core.contract import make_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
 from kernels.core.runs import add, clear, copy
 from kernels.core.simd import target
@@ -24,9 +24,9 @@ from kernels.core.threads import parallel
 
 _PAD = 16  # floats, a cache line
 _PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
-_SCRATCH = 160_000  # floats of transformed tiles per block: 640 KB, a share of a typical L2
-CHUNKS = 16
-LEAST = 64
+_SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
+CHUNKS = 16  # per layer, about
+LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
 _ZEROS = np.zeros(8192, np.float32)
 
 
@@ -59,7 +59,7 @@ class Tiling(NamedTuple):
         return self.rows * self.dh * self.dw
 
 
-@inline
+@inline()
 def _row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
     """A row of tiles: its image, its first output row, its phase's first output column."""
     rows, dh, dw = t[4], t[6], t[7]
@@ -70,7 +70,7 @@ def _row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
     return image, (rest - phase * rows) * m * dh + a, phase - a * dw
 
 
-@inline
+@inline()
 def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
     """The range of i in [0, count) with 0 <= start + i step < size."""
     first = 0 if start >= 0 else (-start + step - 1) // step
@@ -85,7 +85,7 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
     """
     read = programs.make_read(matrix, size)
 
-    @inline
+    @inline(f"{matrix} {size}")
     def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
         top, bottom = _inside(iy, dh, size, h)
         left, right = _inside(ix, dw, size, w)
@@ -114,9 +114,9 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
     points = n * n
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write, write_edge = (programs.make_write(form, edge, add) for edge in (False, True))
-    tile, height, width = make_tile(vectors), tile_rows(vectors), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors), vectors * target().lanes
 
-    @cpu_kernel("ppppt10iiiiiii", f"F{form} x{vectors}{' add' * add}")
+    @cpu_kernel("ppppg10iiiiiii", f"F{form} x{vectors}{' add' * add}")
     def winograd_forward(start, stop, scratch, x, u, y, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
@@ -138,9 +138,10 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
                 for point in range(points):
                     for panel in range(kp // width):
                         b0 = (point * (kp // width) + panel) * c * width
-                        for r in range(0, count, height):
-                            a0, c0 = point * v_step + r * cp, product + point * product_step + r * kp + panel * width
-                            tile(scratch, a0, cp, 1, u, b0, width, c, 1, 0, 0, 1, 0, 0, scratch, c0, kp, min(height, count - r), width, zeros, 0)
+                        a0, c0 = point * v_step, product + point * product_step + panel * width
+                        column_of_tiles(
+                            scratch, a0, cp, 1, u, b0, width, c, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0
+                        )
                 unit = at // columns
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
@@ -178,20 +179,42 @@ def filter_kernel(form: Form) -> Kernel:
     return winograd_filter
 
 
-def transformed_filter(w: np.ndarray, form: Form, vectors: int) -> tuple[np.ndarray, int]:
-    """(panels, padded output channels) of a filter (r, r, C, K)."""
+class _Plan:
+    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer."""
+
+    def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window) -> None:
+        lanes, self.vectors = target().lanes, panel_vectors(k)
+        self.width, self.points = self.vectors * lanes, programs.points(form) ** 2
+        self.cp, self.kp = -(-c // lanes) * lanes, -(-k // self.width) * self.width
+        self.tiling = Tiling.of(form, size, window)
+        self.geometry = np.array(self.tiling, np.int64)
+        self.units, columns = images * self.tiling.units, self.tiling.columns
+        height = tile_rows(self.vectors)
+        self.block = max(LEAST, _SCRATCH // (self.points * (self.cp + self.kp))) // height * height
+        self.per = max(-(-self.units // CHUNKS), LEAST // columns)
+        # Every chunk of the filter gradient has a copy of the sums: fewer chunks for deep layers.
+        chunks = max(2, min(CHUNKS, self.units * columns // 64, 4_000_000 // (self.points * c * self.kp)))
+        self.gradient_block = max(LEAST // 2, _SCRATCH // (self.points * (self.cp + self.kp)))
+        self.gradient_per = -(-self.units // chunks)
+        self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
+
+    def scratch(self, block: int) -> int:
+        return self.points * (block * (self.cp + self.kp) + 2 * _PAD + _PATCH)
+
+
+_plan = lru_cache(maxsize=1024)(_Plan)
+
+
+def _transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
+    """The panels of a filter (r, r, C, K)."""
     _, _, c, k = w.shape
-    width = vectors * target().lanes
-    kp = -(-k // width) * width
-    points = programs.points(form) ** 2
-    u = memory.empty((points * kp * c,), np.float32)
-    if k % target().lanes and width > target().lanes:
+    u = memory.empty((plan.points * plan.kp * c,), np.float32)
+    if k % target().lanes and plan.width > target().lanes:
         u.fill(0)  # whole vectors beyond the last channel are not written
-    panels = kp // width
-    per = -(-c // max(1, CHUNKS // panels))
-    parts = -(-c // per)
-    parallel(filter_kernel(form), panels * parts, np.ascontiguousarray(w).reshape(-1), u, c, k, kp, width, parts, per)
-    return u, kp
+    parts = -(-c // plan.filter_per)
+    flat = np.ascontiguousarray(w).reshape(-1)
+    parallel(filter_kernel(form), plan.kp // plan.width * parts, flat, u, c, k, plan.kp, plan.width, parts, plan.filter_per)
+    return u
 
 
 def forward(x: np.ndarray, w: np.ndarray, window: Window, form: Form, into: np.ndarray | None = None) -> np.ndarray:
@@ -200,32 +223,27 @@ def forward(x: np.ndarray, w: np.ndarray, window: Window, form: Form, into: np.n
     With `into`, the result is added to it and returned.
     """
     n, h, wd, c = x.shape
-    k, lanes = w.shape[3], target().lanes
-    vectors = panel_vectors(k)
-    u, kp = transformed_filter(w, form, vectors)
-    t = Tiling.of(form, (h, wd), window)
+    k = w.shape[3]
+    plan = _plan(form, n, (h, wd), c, k, window)
+    u, t = _transformed(plan, w, form), plan.tiling
     y = memory.empty((n, t.p, t.q, k), np.float32) if into is None else into
-    cp, points = -(-c // lanes) * lanes, programs.points(form) ** 2
-    units = n * t.units
-    height = tile_rows(vectors)
-    block = max(1, max(LEAST, _SCRATCH // (points * (cp + kp))) // height) * height
-    per = max(-(-units // CHUNKS), LEAST // t.columns)
-    scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
-    arguments = (x.reshape(-1), u, y.reshape(-1), _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
-    parallel(forward_kernel(form, vectors, into is not None), -(-units // per), *arguments, scratch=scratch)
+    numbers = (c, plan.cp, k, plan.kp, plan.units, plan.per, plan.block)
+    kernel = forward_kernel(form, plan.vectors, into is not None)
+    chunks, scratch = -(-plan.units // plan.per), plan.scratch(plan.block)
+    parallel(kernel, chunks, x.reshape(-1), u, y.reshape(-1), _ZEROS, plan.geometry, *numbers, scratch=scratch)
     return y
 
 
 @lru_cache(maxsize=16)
-def gradient_kernel(form: Form, vectors: int, height: int) -> Kernel:
+def gradient_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
     m, n = form[0], programs.points(form)
     points = n * n
     read_x = make_tile_reader(programs.input_matrix(form), n)
     read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
-    tile, width = make_tile(vectors, height, accumulate=True), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, accumulate=True), vectors * target().lanes
 
-    @cpu_kernel("ppppt10iiiiiii", f"F{form} x{vectors} {height}")
+    @cpu_kernel("ppppg10iiiiiii", f"F{form} x{vectors}")
     def winograd_gradient(start, stop, scratch, x, dy, partial, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, z_step = block * cp + _PAD, block * kp + _PAD
@@ -250,10 +268,11 @@ def gradient_kernel(form: Form, vectors: int, height: int) -> Kernel:
                         image, oy, ox = _row_of_tiles(unit, m, t)
                 for point in range(points):
                     for panel in range(kp // width):
-                        for r in range(0, c, height):
-                            a0, b0 = point * v_step + r, z + point * z_step + panel * width
-                            c0 = sums + (point * c + r) * kp + panel * width
-                            tile(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, min(height, c - r), width, zeros, 0)
+                        a0, b0 = point * v_step, z + point * z_step + panel * width
+                        c0 = sums + point * c * kp + panel * width
+                        column_of_tiles(
+                            scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0
+                        )
                 at += count
 
     return winograd_gradient
@@ -278,22 +297,14 @@ def gradient_finish_kernel(form: Form) -> Kernel:
 def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
     """dw (r, r, C, K) of a stride-1 convolution: x (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
     n, h, wd, c = x.shape
-    k, lanes = dy.shape[3], target().lanes
-    vectors = panel_vectors(k)
-    width, cp, points = vectors * lanes, -(-c // lanes) * lanes, programs.points(form) ** 2
-    kp = -(-k // width) * width
-    t = Tiling.of(form, (h, wd), window)
-    units = n * t.units
-    block = max(LEAST // 2, _SCRATCH // (points * (cp + kp)))
-    # Every chunk has a copy of the sums: fewer chunks for deep layers.
-    chunks = max(2, min(CHUNKS, units * t.columns // 64, 4_000_000 // (points * c * kp)))
-    per = -(-units // chunks)
-    chunks = -(-units // per)
-    partial = memory.empty((chunks * points * c * kp,), np.float32)
-    scratch = points * (block * (cp + kp) + 2 * _PAD + _PATCH)
-    arguments = (x.reshape(-1), dy.reshape(-1), partial, _ZEROS, tuple(t), c, cp, k, kp, units, per, block)
-    parallel(gradient_kernel(form, vectors, tile_rows(vectors, c)), chunks, *arguments, scratch=scratch)
+    k = dy.shape[3]
+    plan = _plan(form, n, (h, wd), c, k, window)
+    chunks = -(-plan.units // plan.gradient_per)
+    partial = memory.empty((chunks * plan.points * c * plan.kp,), np.float32)
+    numbers = (c, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
+    flat = x.reshape(-1), dy.reshape(-1), partial, _ZEROS
+    parallel(gradient_kernel(form, plan.vectors), chunks, *flat, plan.geometry, *numbers, scratch=plan.scratch(plan.gradient_block))
     dw = memory.empty((*window.kernel, c, k), np.float32)
     per = -(-c // CHUNKS)
-    parallel(gradient_finish_kernel(form), -(-c // per), partial, dw.reshape(-1), c, k, kp, chunks, per)
+    parallel(gradient_finish_kernel(form), -(-c // per), partial, dw.reshape(-1), c, k, plan.kp, chunks, per)
     return dw

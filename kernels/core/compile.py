@@ -5,8 +5,9 @@
 
     parallel(scale, chunks, x, y, n)                    # kernels/core/threads.py
 
-Letters: p, b, d, l an array of float32, uint8, float64, int64 (in the kernel: a pointer); i an integer; f a float32; tN a tuple of N
-integers. Arrays must be C-contiguous. The kernel is called natively by every thread, without the interpreter in between.
+Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float64, int64 (in the kernel: a pointer); i an integer; f a
+float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is called natively by every thread, without
+the interpreter in between.
 
 The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache) under a hash of all kernel sources, so it
 survives a reinstallation and never serves stale code. `on_compile` lets a program say what is being compiled; nothing here prints.
@@ -17,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import caching, ccallback
@@ -37,12 +36,7 @@ registry: dict[str, Kernel] = {}
 _listeners: list[Callable[[str, int, int], None]] = []
 _lock = threading.RLock()
 
-_POINTERS = {
-    "p": (types.float32, np.float32),
-    "b": (types.uint8, np.uint8),
-    "d": (types.float64, np.float64),
-    "l": (types.int64, np.int64),
-}
+_POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
 
@@ -109,11 +103,20 @@ class _Cache(caching.FunctionCache):
 
 
 def cached(compiler: Any, function: Any, name: str) -> None:
-    """Give a numba dispatcher or C function our cache instead of numba's."""
+    """Give a numba dispatcher or C function our cache instead of numba's.
+
+    numba names the files after the function: a name of its own for every kernel keeps processes that compile at the same time apart.
+    """
+    _rename(function, name)
     try:
         compiler._cache = _Cache(function, name)
     except RuntimeError:  # no locator: the cache folder cannot be written
         pass
+
+
+def _rename(function: Any, name: str) -> None:
+    """Make the name unique: machine code from the cache is linked by name, and what one factory makes twice has one name otherwise."""
+    function.__qualname__ = re.sub(r"\W+", "_", name)
 
 
 class Kernel:
@@ -121,20 +124,21 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None], letters: str, variant: str, fastmath: set[str]) -> None:
         self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
-        self.letters: list[str] = re.findall(r"t\d+|[pbdlif]", letters)
+        self.letters: list[str] = re.findall(r"g\d+|[pbdlif]", letters)
         if "".join(self.letters) != letters:
-            raise ValueError(f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and tN")
-        self.packer = struct.Struct("".join({"t": f"{t[1:]}q", "f": "d"}.get(t[0], "q") for t in self.letters))
+            raise ValueError(f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN")
+        _rename(function, f"{self.name}_body")
         body = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
         unpack = _unpacker(self.letters)
 
         def run(start, stop, scratch, words):  # type: ignore[no-untyped-def]
             body(start, stop, scratch, *unpack(words))
 
-        run.__qualname__, run.__module__ = f"{function.__qualname__}.run", function.__module__
+        run.__module__ = function.__module__
         self.callback = ccallback.CFunc(run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"})
         cached(self.callback, run, self.name)
         self.address = 0
+        self.launcher: Any = None  # made by threads.py on first use
 
     def compile(self) -> int:
         """Load from the cache or compile, unless that was done. Returns the machine code's address."""
@@ -156,52 +160,38 @@ class Kernel:
         key = cache._index_key(self.callback._sig, self.callback._targetdescr.target_context.codegen())
         return key in cache._cache_file._load_index()
 
-    def pack(self, arguments: Sequence[Any]) -> bytes:
-        """The arguments as 64-bit words. TypeError for an array of another type or layout: a mistake of ours, so it must not pass."""
-        words: list[Any] = []
-        for letter, value in zip(self.letters, arguments, strict=True):
-            if letter in _POINTERS:
-                if value.dtype != _POINTERS[letter][1] or not value.flags.c_contiguous:
-                    raise TypeError(
-                        f"{self.name}: got an array {value.dtype}, strides {value.strides}; expected contiguous {_POINTERS[letter][1].__name__}"
-                    )
-                words.append(value.__array_interface__["data"][0])
-            elif letter[0] == "t":
-                words.extend(value)
-            else:
-                words.append(value)
-        return self.packer.pack(*words)
+    @property
+    def argument_types(self) -> tuple[types.Type, ...]:
+        """What the caller passes, as numba types."""
+        numbers = {"i": types.int64, "f": types.float64}
+        return tuple(numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C") for t in self.letters)
 
 
 def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
-    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples."""
+    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples, from one 64-bit word each."""
 
     def kind(letter: str) -> types.Type:
         if letter in _POINTERS:
-            return types.CPointer(_POINTERS[letter][0])
+            return types.CPointer(_POINTERS[letter])
         return {"i": types.int64, "f": types.float32}.get(letter) or types.UniTuple(types.int64, int(letter[1:]))
 
     result = types.Tuple([kind(letter) for letter in letters])
 
     def unpack(_context: Any, words: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, _signature: Any, values: Sequence[ir.Value]) -> ir.Value:
-            place = 0
-
-            def word() -> ir.Value:
-                nonlocal place
-                place += 1
-                return builder.load(builder.gep(values[0], [ir.IntType(64)(place - 1)]))
-
             out = []
-            for letter in letters:
+            for place, letter in enumerate(letters):
+                word = builder.load(builder.gep(values[0], [ir.IntType(64)(place)]))
                 if letter in _POINTERS:
-                    out.append(builder.inttoptr(word(), context.get_value_type(kind(letter))))
+                    out.append(builder.inttoptr(word, context.get_value_type(kind(letter))))
                 elif letter == "f":
-                    out.append(builder.fptrunc(builder.bitcast(word(), ir.DoubleType()), ir.FloatType()))
+                    out.append(builder.fptrunc(builder.bitcast(word, ir.DoubleType()), ir.FloatType()))
                 elif letter == "i":
-                    out.append(word())
+                    out.append(word)
                 else:
-                    out.append(context.make_tuple(builder, kind(letter), [word() for _ in range(int(letter[1:]))]))
+                    address = builder.inttoptr(word, ir.IntType(64).as_pointer())
+                    numbers = [builder.load(builder.gep(address, [ir.IntType(64)(k)])) for k in range(int(letter[1:]))]
+                    out.append(context.make_tuple(builder, kind(letter), numbers))
             return context.make_tuple(builder, result, out)
 
         return result(_WORDS), emit
@@ -223,9 +213,14 @@ def cpu_kernel(letters: str, variant: str = "", fastmath: Sequence[str] = ("cont
     return decorate
 
 
-def inline(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function called from kernels; compiled into them."""
-    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
+def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function that kernels call; compiled into them. variant: tells apart functions that one factory makes of the same source."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        _rename(function, f"{function.__qualname__}_{variant}")
+        return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
+
+    return decorate
 
 
 def on_compile(listener: Callable[[str, int, int], None]) -> None:

@@ -9,7 +9,8 @@ rows * vectors fused multiply-adds. Everything else is a choice of strides:
     convolution        a run is a row of the filter: S C contiguous floats of the padded image, a_row = stride C
     filter gradient    A the pixels' channels (a_row 1, a_step C), B the cotangent's rows, t over pixels
 
-Rows beyond the last one are clamped to it (they compute and store the same values again), columns beyond the last are masked.
+Columns of such tiles cover any number of rows: in the last tile, rows beyond the last one are clamped to it (they compute and store the same
+values again). Columns of the matrix beyond the last are masked.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from kernels.core.compile import inline
 from kernels.core.simd import Code, Int, Pointer, program, target
 
-# Vectors of columns -> rows of the register tile, best first, by the number of vector registers. The first of each is within 15 % of the
-# FMA peak, the others serve rows that come in smaller numbers; all keep at least 8 independent sums in flight.
-_ROWS: dict[int, tuple[int, ...]] = {4: (2,), 1: (4,)}
+# Vectors of columns -> rows of the register tile, by the number of vector registers: a tall tile, within 15 % of the FMA peak, and a low one
+# that makes up the remainder. All keep at least 8 independent sums in flight.
+_ROWS: dict[int, tuple[int, int]] = {4: (2, 1), 1: (4, 1)}
 if target().lanes > 1:
-    _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16, 8)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
+    _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
 
 
 def panel_vectors(columns: int) -> int:
@@ -32,22 +34,47 @@ def panel_vectors(columns: int) -> int:
     return next(v for v in _ROWS if needed % v == 0)
 
 
-def tile_rows(vectors: int, rows: int = 1 << 30) -> int:
-    """Rows of the register tile `vectors` wide: the tallest, or for few `rows` the one that computes the fewest in vain."""
-    return min(_ROWS[vectors], key=lambda height: (-(-rows // height) * height, -height) if rows < 128 else (0, -height))
+def tile_rows(vectors: int) -> int:
+    """Rows of the tall register tile that is `vectors` wide."""
+    return _ROWS[vectors][0]
 
 
-def make_tile(
-    vectors: int, height: int = 0, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False
-) -> Callable[..., None]:
+def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False) -> Any:
+    """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
+    tall, low = _ROWS[vectors]
+    flags = (accumulate, mask_b, mask_c, relu, ahead)
+    tall_tile, low_tile, last_tile = _make_tile(vectors, tall, True, *flags), _make_tile(vectors, low, True, *flags), _make_tile(vectors, low, False, *flags)
+
+    @inline(f"{vectors} {flags}")
+    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0):  # type: ignore[no-untyped-def]
+        talls = rows // tall
+        for fewer in range(min(low, talls + 1)):  # as many tall tiles as leave a multiple of low ones
+            if (rows - (talls - fewer) * tall) % low == 0:
+                talls -= fewer
+                break
+        done = 0
+        for _ in range(talls):
+            tall_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0)
+            done += tall
+        while done + low <= rows:
+            low_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0)
+            done += low
+        if done < rows:
+            last_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0)
+
+    return column
+
+
+def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: bool) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
 
-    accumulate: start from C; else from start[s0 + j] (a bias, or zeros).   mask_b, mask_c: only `columns` of B's and C's rows exist.
-    relu: store max(result, 0).   ahead: ask for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
+    whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
+    mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
+    ahead: ask for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
     """
-    height, lanes = height or tile_rows(vectors), target().lanes
+    lanes = target().lanes
 
     @program("piiipiiiiiiiiipiiiipi")
     def tile(
@@ -74,7 +101,7 @@ def make_tile(
         start: Pointer,
         s0: Int,
     ) -> None:
-        row = [_clamped(code, i, rows) for i in range(height)]
+        row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
         a_rows = [a + a0 + row[i] * a_row for i in range(height)]
         c_rows = [c + c0 + row[i] * c_row for i in range(height)]
         counts = [columns - j * lanes for j in range(vectors)]

@@ -27,7 +27,6 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
-from kernels.core import memory
 from kernels.core.compile import Kernel, cached
 
 # Words of the control block, a cache line apart.
@@ -68,6 +67,15 @@ def _emit_call(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
 
 def _emit_store(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
     builder.store_atomic(values[1], _place(builder, values[0]), "seq_cst", 8)
+
+
+@intrinsic
+def _store_float(_context, place, value):  # type: ignore[no-untyped-def]
+    def lower(_target: Any, builder: ir.IRBuilder, _signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+        builder.store(values[1], builder.inttoptr(values[0], ir.DoubleType().as_pointer()))
+        return _I64(0)
+
+    return types.int64(types.int64, types.float64), lower
 
 
 def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
@@ -150,13 +158,48 @@ def _lead(control, chunks):  # type: ignore[no-untyped-def]
         _pause(0)
 
 
-@_compiled
-def _alone(address, scratch, words, chunks):  # type: ignore[no-untyped-def]
-    _call(address, 0, chunks, scratch, words)
-
-
 def _address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
+
+
+# -- launching: one native call that writes the arguments down, puts the job up and works at it ----------------------------------------
+
+_MOST_ARGUMENTS = 40
+_launchers: dict[tuple[str, ...], Any] = {}
+
+
+def _launcher(kernel: Kernel) -> Any:
+    """launch(control, words, address, chunks, helpers, own scratch, *arguments) for the kernel's types of arguments.
+
+    Returns how many helpers have to be woken; 0 when all is done. helpers < 0: do it alone, without the control block.
+    """
+    letters = tuple("g" if letter[0] == "g" else letter for letter in kernel.letters)
+    if letters not in _launchers:
+        names = [f"a{k}" for k in range(len(letters))]
+        lines = [f"def launch(control, words, address, chunks, helpers, scratch, {', '.join(names)}):"]
+        for k, (name, letter) in enumerate(zip(names, letters, strict=True)):
+            write = {"i": f"_store(words + {8 * k}, {name})", "f": f"_store_float(words + {8 * k}, {name})"}
+            lines.append("    " + write.get(letter, f"_store(words + {8 * k}, {name}.ctypes.data)"))
+        lines += ["    return _start(control, words, address, chunks, helpers, scratch)"]
+        scope: dict[str, Any] = {"_store": _store, "_store_float": _store_float, "_start": _start, "__name__": __name__}
+        exec("\n".join(lines), scope)
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
+        cached(dispatcher, scope["launch"], "launch " + "".join(letters))
+        dispatcher.compile((types.int64,) * 6 + kernel.argument_types)
+        dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
+        _launchers[letters] = dispatcher
+    return _launchers[letters]
+
+
+@_compiled
+def _start(control, words, address, chunks, helpers, scratch):  # type: ignore[no-untyped-def]
+    if helpers < 0:
+        _call(address, 0, chunks, scratch, words)
+        return 0
+    asleep = _publish(control, address, words, chunks, helpers)
+    if not asleep:
+        _lead(control, chunks)
+    return asleep
 
 
 class _Team:
@@ -168,7 +211,9 @@ class _Team:
         self.block = raw[-(_address(raw) // 8) % _LINE :]
         self.control = _address(self.block)
         self.busy = threading.Lock()
-        self.scratch = np.empty((size, 0), np.float32)
+        self.words = np.empty(_MOST_ARGUMENTS, np.int64)
+        self.words_address = _address(self.words)
+        self.reserve(16)
         self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
         for k, waker in enumerate(self.wakers):
             threading.Thread(target=self._help, args=(waker, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
@@ -178,19 +223,18 @@ class _Team:
             _watch(self.control, member, _PATIENCE)
 
     def reserve(self, floats: int) -> None:
-        """Make sure that every member has that much scratch memory."""
-        if self.scratch.shape[1] < floats:
-            self.scratch = np.empty((self.size, floats + -floats % 1024 + 16), np.float32)  # rows a cache line off a power of two
-            for member in range(self.size):
-                self.block[_MEMBERS + 2 * _LINE * member] = _address(self.scratch[member])
+        """Give every member that much scratch memory."""
+        self.floats = floats + -floats % 1024 + 16  # rows a cache line off a power of two
+        self.scratch = np.empty((self.size, self.floats), np.float32)
+        self.own_scratch = _address(self.scratch[0])
+        for member in range(self.size):
+            self.block[_MEMBERS + 2 * _LINE * member] = _address(self.scratch[member])
 
-    def run(self, address: int, words: np.ndarray, chunks: int) -> None:
-        """Do all chunks."""
-        if _publish(self.control, address, _address(words), chunks, self.size - 1):
-            for member, waker in enumerate(self.wakers, 1):
-                if not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
-                    waker.put(True)
-        _lead(self.control, chunks)
+    def wake(self) -> None:
+        """Wake the helpers that sleep."""
+        for member, waker in enumerate(self.wakers, 1):
+            if not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
+                waker.put(True)
 
     def close(self) -> None:
         """Let the helpers end."""
@@ -244,14 +288,20 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     if chunks <= 0:
         return
     address = kernel.address or kernel.compile()
-    words = np.frombuffer(kernel.pack(arguments), np.int64)
+    launch = kernel.launcher
+    if launch is None:
+        launch = kernel.launcher = _launcher(kernel)
     team = _current()
-    if chunks == 1 or team.size == 1 or not team.busy.acquire(blocking=False):  # alone, or called from within another thread's job
-        own = memory.empty((scratch,), np.float32)
-        _alone(address, _address(own), _address(words), chunks)
+    if not team.busy.acquire(blocking=False):  # called from within another thread's job
+        own, words = np.empty(scratch + 16, np.float32), np.empty(_MOST_ARGUMENTS, np.int64)
+        launch(0, _address(words), address, chunks, -1, _address(own), *arguments)
         return
     try:
-        team.reserve(scratch)
-        team.run(address, words, chunks)
+        if scratch > team.floats:
+            team.reserve(scratch)
+        helpers = team.size - 1 if chunks > 1 and team.size > 1 else -1
+        if launch(team.control, team.words_address, address, chunks, helpers, team.own_scratch, *arguments):
+            team.wake()
+            _lead(team.control, chunks)
     finally:
         team.busy.release()

@@ -103,7 +103,7 @@ class _Pixels:
         return s, [z - log_sum for z in self.z]
 
 
-@inline
+@inline()
 def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
     """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is invalid."""
     wide = classes + first
@@ -276,7 +276,7 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
     numbers = _FIRST_CLASS + 3 * plan.classes
     out = np.empty((plan.chunks, numbers))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
-    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, plan.constants, out, plan.pixels, plan.first, plan.ignore)
+    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, plan.constants, out.reshape(-1), plan.pixels, plan.first, plan.ignore)
     parallel(_forward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     parts = _settle(plan, spec, out.sum(0))
     value = sum(coefficient * parts[name] for name, coefficient in spec.terms)

@@ -81,7 +81,7 @@ def sum_pixels(x: np.ndarray) -> Any:
     chunks, per = _chunks(x.size, period)
     out = np.empty((chunks, 2, channels))
     zeros = np.zeros(period, np.float32)
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out, x.size, period, channels, per, scratch=2 * period)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
     return out.sum(0)[0]
 
 
@@ -99,7 +99,7 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     period = period_of(channels)
     chunks, per = _chunks(x.size, period)
     out = np.empty((chunks, 2, channels))
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), _table(shift, period), out, x.size, period, channels, per, scratch=2 * period)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), _table(shift, period), out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
     mean, square = out.sum(0) / rows
     return mean + shift, np.maximum(square - mean * mean, 0)
 
@@ -301,7 +301,7 @@ def batch_norm_backward(
     bits = _NO_MASK if mask is None else mask
     out = np.empty((chunks, 2, channels))
     flat = dy.reshape(-1), x.reshape(-1)
-    parallel(_sums_kernel(relu), chunks, *flat, *tables, bits, out, x.size, period, channels, per, scratch=2 * period)
+    parallel(_sums_kernel(relu), chunks, *flat, *tables, bits, out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
     dbias, dweight = out.sum(0)
     dweight = dweight * inverse
     dx = memory.empty(x.shape, np.float32)

@@ -154,7 +154,7 @@ def gelu_backward(dy: np.ndarray, x: np.ndarray) -> Any:
 # -- dropout ----------------------------------------------------------------------------------------------------------------------
 
 
-@inline
+@inline()
 def _philox_round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
     p0, p1 = np.uint64(c0) * np.uint64(0xD2511F53), np.uint64(c2) * np.uint64(0xCD9E8D57)
     high0, high1 = np.uint32(p0 >> np.uint64(32)), np.uint32(p1 >> np.uint64(32))

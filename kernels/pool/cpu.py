@@ -78,7 +78,7 @@ def _forward_kernel(r: int, s: int) -> Kernel:
     unrolled = r * s <= _UNROLLED
     whole = _make_whole(r, s) if unrolled else None
 
-    @cpu_kernel("ppbt15i", f"{r}x{s}")
+    @cpu_kernel("ppbg15i", f"{r}x{s}")
     def max_pool2d_forward(start, stop, scratch, x, y, offset, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, lines, _ = g
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
@@ -103,10 +103,11 @@ def _forward_kernel(r: int, s: int) -> Kernel:
     return max_pool2d_forward
 
 
-def _geometry(n: int, size: Pair, c: int, window: Window) -> tuple[int, ...]:
+@lru_cache(maxsize=256)
+def _geometry(n: int, size: Pair, c: int, window: Window) -> np.ndarray:
     p, q = window.output_size(size)
     (top, _), (left, _) = window.padding
-    return (*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0])
+    return np.array((*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0]), np.int64)
 
 
 def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
@@ -180,7 +181,7 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
     gather = _make_gather(r, s, into) if unrolled else None
 
-    @cpu_kernel("pbpt15i", f"{r}x{s}{' into' * into}")
+    @cpu_kernel("pbpg15i", f"{r}x{s}{' into' * into}")
     def max_pool2d_backward(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, _, lines = g
         dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
@@ -210,7 +211,7 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
 def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
     spread = _make_spread(r, s, into)
 
-    @cpu_kernel("pbpt15i", f"{r}x{s}{' into' * into}")
+    @cpu_kernel("pbpg15i", f"{r}x{s}{' into' * into}")
     def max_pool2d_spread(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, lines = g[0], g[1], g[2], g[3], g[4], g[13]
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
