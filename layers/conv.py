@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from layers.norm import BatchNorm2d
 
 
 class Conv2d(Module):
-    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C) -> (N, P, Q, K)."""
+    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C), or two maps with C channels together -> (N, P, Q, K)."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -89,5 +90,5 @@ class ConvNorm(Module):
         self.conv = Conv2d(in_channels, out_channels, kernel_size, 1, "same", dilation, groups, bias=False)
         self.norm = BatchNorm2d(out_channels, activation=activation, zero_gain=zero_gain)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         return self.norm(self.conv(x), residual)

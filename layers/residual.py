@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autograd import Tensor
 from layers.conv import Conv2d, ConvNorm
 from layers.module import Identity, Module
@@ -10,6 +12,7 @@ from layers.norm import BatchNorm2d
 
 class ResidualBlock(Module):
     """y = relu(BN2(W2 relu(BN1(W1 x))) + s(x)), s the identity or BN(1x1) where the channels change. The branch starts silent (gain 0).
+    x may be two maps, as if concatenated, where the channels change.
 
     Source: He et al., arXiv 1512.03385.
     """
@@ -19,7 +22,7 @@ class ResidualBlock(Module):
         self.second = ConvNorm(out_channels, out_channels, 3, zero_gain=True)
         self.shortcut = Identity() if in_channels == out_channels else ConvNorm(in_channels, out_channels, 1, activation=None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         return self.second(self.first(x), self.shortcut(x))
 
 

@@ -29,7 +29,7 @@ def encoder_stage(kind: str, in_channels: int, out_channels: int, five: str = "5
 
 
 class DecoderStage(Module):
-    """Up by 2 (transposed convolution k2 s2), gate the skip, concatenate, residual block: d (N, H, W, C), e (N, 2H, 2W, K) -> (N, 2H, 2W, K)."""
+    """Up by 2 (transposed convolution k2 s2), gate the skip, residual block of both: d (N, H, W, C), e (N, 2H, 2W, K) -> (N, 2H, 2W, K)."""
 
     def __init__(self, in_channels: int, skip_channels: int, skips: str, gate: str) -> None:
         self.up = ConvTranspose2d(in_channels, skip_channels, 2, 2)
@@ -38,7 +38,7 @@ class DecoderStage(Module):
 
     def forward(self, d: Tensor, e: Tensor) -> Tensor:
         d = self.up(d)
-        return self.block(ops.concat([d, self.gate(e, d) if self.gate else e]))
+        return self.block((d, self.gate(e, d) if self.gate else e))
 
 
 class UNet(Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from autograd.function import Function
@@ -17,6 +18,7 @@ class Conv2d(Function):
 
     dx = the transpose of that map applied to dy (for stride 1 again a convolution, with the filter flipped and its channels swapped).
     dw[r,s,c,k] = sum_{n,p,q} x[n, p stride - top + r dilation, ..., c] dy[n,p,q,k].      db = sum_{n,p,q} dy.
+    x may be two maps, read as if concatenated; each then gets its part of dx.
     Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
     """
 
@@ -24,19 +26,25 @@ class Conv2d(Function):
         super().__init__()
         self.window, self.groups = window, groups
 
-    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        self.save(x, w)
-        return kernels.conv2d_forward(x, w, b, self.window, self.groups)
+    def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
+        self.save(w, *maps)
+        return kernels.conv2d_forward(maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        x, w = self.saved
-        dx = kernels.conv2d_backward_data(dy, w, x.shape[1:3], self.window, self.groups, self.room[0]) if self.needs[0] else None
-        dw = kernels.conv2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
-        db = sum_pixels(dy).astype(dy.dtype) if self.needs[2] else None
-        return dx, dw, db
+        w, *maps = self.saved
+        dw = db = None
+        if self.needs[0]:
+            dw = kernels.conv2d_backward_filter(tuple(maps) if len(maps) > 1 else maps[0], dy, self.window, self.groups)
+        if self.needs[1]:
+            db = sum_pixels(dy).astype(dy.dtype)
+        if not any(self.needs[2:]):
+            return dw, db, *(None for _ in maps)
+        parts, size = tuple(m.shape[3] for m in maps), maps[0].shape[1:3]
+        dxs = kernels.conv2d_backward_data(dy, w, size, self.window, self.groups, parts, self.room[2:] or (None,) * len(maps))
+        return dw, db, *(dx if need else None for dx, need in zip(dxs, self.needs[2:], strict=True))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
-        r, s, c, _ = inputs[1].shape
+        r, s, c, _ = inputs[0].shape
         return 2 * outputs[0].size * r * s * c
 
 
@@ -67,23 +75,37 @@ class ConvTranspose2d(Function):
 
 
 def conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Tensor:
     """2-D cross-correlation, as PyTorch's conv2d.
 
     input (N, H, W, C), weight (R, S, C/groups, K), bias (K,) -> (N, P, Q, K), P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1.
+    input may be two Tensors (N, H, W, C1), (N, H, W, C2): the same as concat([a, b]), without the copy (groups 1 only).
     padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'. float32 or float64.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
-    window = _checked("conv2d", input, weight, stride, padding, dilation)
-    x, w = input.shape, weight.shape
+    maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
+    if len(maps) not in (1, 2):
+        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two")
+    for m in maps:
+        window = _checked("conv2d", m, weight, stride, padding, dilation)
+    x, w = maps[0].shape, weight.shape
+    if maps[-1].shape[:3] != x[:3] or (len(maps) == 2 and groups != 1):
+        raise ValueError(f"conv2d: two maps {x} and {maps[-1].shape} must agree in N, H, W and need groups 1, got groups {groups}")
+    x = (*x[:3], sum(m.shape[3] for m in maps))
     _check_groups("conv2d", groups, x[3], w[3])
     if x[3] != w[2] * groups:
         expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
         raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
     _check_bias("conv2d", bias, w[3])
     window.checked_output_size("conv2d", (x[1], x[2]))
-    return Conv2d(window, groups)(input, weight, bias)
+    return Conv2d(window, groups)(weight, bias, *maps)
 
 
 def conv_transpose2d(

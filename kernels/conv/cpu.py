@@ -2,66 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from kernels.conv import choice, depthwise, direct, winograd
+from kernels.core import memory
 from kernels.core.geometry import Pair, Window
+from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
+Maps = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
-def _served(*arrays: np.ndarray | None) -> bool:
-    """float32, and not empty."""
-    return all(a is None or (a.dtype == np.float32 and a.size > 0) for a in arrays)
+def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
+    """The arrays, contiguous; None unless all are float32 and not empty."""
+    if any(a is not None and (a.dtype != np.float32 or not a.size) for a in arrays):
+        return None
+    return [a if a is None else np.ascontiguousarray(a) for a in arrays]
 
 
-def conv2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1) -> Any:
+def _channels(maps: Sequence[np.ndarray]) -> tuple[int, ...]:
+    return tuple(m.shape[3] for m in maps)
+
+
+def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
+    """The filter's input channels, part by part."""
+    out, start = [], 0
+    for part in parts:
+        out.append(w[:, :, start : start + part])
+        start += part
+    return out
+
+
+def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
-    if not _served(x, w, b):
+    maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
+    if maps is None or _contiguous(w, b) is None:
         return NotImplemented
-    x = np.ascontiguousarray(x)
     if depthwise.serves(w, groups):
-        return depthwise.forward(x, w, b, window)
+        return depthwise.forward(maps[0], w, b, window)
+    n, h, wd, _ = maps[0].shape
+    c, k = w.shape[2] * groups, w.shape[3]
 
     def run(name: str) -> np.ndarray:
+        y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
         if name == "direct":
-            return direct.forward(x, w, b, window, groups)
-        y = winograd.forward(x, w, window, (_OUTPUTS[name], w.shape[0]))
-        if b is not None:
-            y += b
+            for i, (part, filters) in enumerate(zip(maps, _slices(w, _channels(maps)) if len(maps) > 1 else [w], strict=True)):
+                direct.run_forward(part, filters, b if i == 0 else None, y, window, groups, add=i > 0)
+        else:
+            winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y])
+            if b is not None:
+                y += b
         return y
 
-    return run(choice.choose("forward", x.shape[0], x.shape[1:3], x.shape[3], w.shape[3], window, groups, run))
+    return run(choice.choose("forward", n, (h, wd), c, k, window, groups, run))
 
 
-def conv2d_backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, into: np.ndarray | None = None) -> Any:
+def conv2d_backward_data(
+    dy: np.ndarray,
+    w: np.ndarray,
+    size: Pair,
+    window: Window,
+    groups: int = 1,
+    parts: tuple[int, ...] | None = None,
+    into: tuple[np.ndarray | None, ...] = (None,),
+) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
-    if not _served(dy, w) or (into is not None and not into.flags.c_contiguous):
+    given = _contiguous(dy)
+    if given is None or _contiguous(w) is None or any(total is not None and not total.flags.c_contiguous for total in into):
         return NotImplemented
-    dy = np.ascontiguousarray(dy)
+    dy = given[0]
+    n, c = dy.shape[0], w.shape[2] * groups
+    parts = parts or (c,)
     back, cropped = _data_window(window, size, dy.shape[1:3])
     if depthwise.serves(w, groups) and window.stride == (1, 1) and not cropped:
         dx = depthwise.forward(dy, w[::-1, ::-1], None, back)
         if dx is not NotImplemented:
-            return _added(dx, into)
+            return (_added(dx, into[0]),)
 
-    def run(name: str, target: np.ndarray | None = None) -> np.ndarray:
+    def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
-            return direct.backward_data(dy, w, size, window, groups, None, target)
-        return winograd.forward(dy, direct.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), target)
+            filters = _slices(w, parts) if len(parts) > 1 else [w]
+            return tuple(direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(filters, totals, strict=True))
+        add = all(t is not None for t in totals)
+        dxs = [t if add and t is not None else memory.empty((n, *size, part), np.float32) for part, t in zip(parts, totals, strict=True)]
+        winograd.forward([dy], direct.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
+        return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, totals, strict=True))
 
     if cropped or window.stride != (1, 1):
         return run("direct", into)
-    return run(choice.choose("data", dy.shape[0], dy.shape[1:3], dy.shape[3], w.shape[2], back, groups, run), into)
+    return run(choice.choose("data", n, dy.shape[1:3], dy.shape[3], c, back, groups, run), into)
 
 
-def _added(dx: np.ndarray, into: np.ndarray | None) -> np.ndarray:
-    if into is None:
+def _added(dx: np.ndarray, total: np.ndarray | None) -> np.ndarray:
+    if total is None:
         return dx
-    into += dx
-    return into
+    accumulate(total, dx)
+    return total
 
 
 def _data_window(window: Window, size: Pair, out: Pair) -> tuple[Window, bool]:
@@ -74,27 +113,32 @@ def _data_window(window: Window, size: Pair, out: Pair) -> tuple[Window, bool]:
     return Window(window.kernel, (1, 1), (padding[0], padding[1]), window.dilation), cropped
 
 
-def conv2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
+def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
-    if not _served(x, dy):
+    given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy)
+    if given is None:
         return NotImplemented
-    x, dy = np.ascontiguousarray(x), np.ascontiguousarray(dy)
-    if groups == x.shape[3] == dy.shape[3] and groups > 1:
-        return depthwise.backward_filter(x, dy, window)
+    *maps, dy = given
+    n, h, wd, _ = maps[0].shape
+    c, k = sum(_channels(maps)), dy.shape[3]
+    if groups == c == k and groups > 1:
+        return depthwise.backward_filter(maps[0], dy, window)
 
     def run(name: str) -> np.ndarray:
         if name == "direct":
-            return direct.backward_filter(x, dy, window, groups)
-        return winograd.backward_filter(x, dy, window, (_OUTPUTS[name], window.kernel[0]))
+            parts = [direct.backward_filter(part, dy, window, groups) for part in maps]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
+        return winograd.backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))
 
-    return run(choice.choose("filter", x.shape[0], x.shape[1:3], x.shape[3], dy.shape[3], window, groups, run))
+    return run(choice.choose("filter", n, (h, wd), c, k, window, groups, run))
 
 
 def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward: every phase of the stride is a small convolution whose result is interleaved."""
-    if not _served(x, w, b):
+    given = _contiguous(x)
+    if given is None or _contiguous(w, b) is None:
         return NotImplemented
-    return direct.backward_data(np.ascontiguousarray(x), w.swapaxes(2, 3), size, window, groups, b)
+    return direct.backward_data(given[0], w.swapaxes(2, 3), size, window, groups, b)
 
 
 def conv_transpose2d_backward_data(dy: np.ndarray, w: np.ndarray, window: Window, groups: int = 1) -> Any:

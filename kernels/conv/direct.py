@@ -224,15 +224,17 @@ def _launch(
     kernel = forward_kernel(vectors, k % lanes != 0, relu, add)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = lines * layer.padded_width * layer.c
-    parallel(kernel, chunks, x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), np.array(layer, np.int64), y0, scratch=max(scratch, 16))
-
-
-def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> np.ndarray:
-    """y (N, P, Q, K) of contiguous float32 x (N, H, W, C) and w (R, S, C/groups, K)."""
-    p, q = window.output_size((x.shape[1], x.shape[2]))
-    y = memory.empty((x.shape[0], p, q, w.shape[3]), np.float32)
-    run_forward(x, w, b, y, window, groups, relu=relu)
-    return y
+    parallel(
+        kernel,
+        chunks,
+        x.reshape(-1),
+        _packed(w, groups, width),
+        bias.reshape(-1),
+        y.reshape(-1),
+        np.array(layer, np.int64),
+        y0,
+        scratch=max(scratch, 16),
+    )
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,21 @@ Everything follows from one linear map and its transpose: `patches` reads the in
     conv_transpose2d:  y  = unpatch(x w^T)    and its gradients are the two others with the roles of x and dy swapped.
 
 Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
+Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy then); groups must be 1.
 """
 
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
+from kernels.shape.reference import accumulate, concat_channels, split_channels
+
+Maps = Array | tuple[Array, Array]
+
+
+def whole(x: Maps) -> Array:
+    """One map: the two maps side by side, if there are two."""
+    return concat_channels(x) if isinstance(x, tuple) else x
 
 
 def pad_pixels(x: Array, padding: tuple[Pair, Pair], value: float = 0.0) -> Array:
@@ -67,8 +76,9 @@ def grouped_pixels(y: Array, groups: int) -> Array:
     return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
 
 
-def conv2d_forward(x: Array, w: Array, b: Array | None, window: Window, groups: int = 1) -> Array:
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1) -> Array:
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x."""
+    x = whole(x)
     n, k = x.shape[0], w.shape[3]
     p, q = window.output_size(x.shape[1:3])
     # (G, N*P*Q, R*S*C/G) @ (G, R*S*C/G, K/G) -> (G, N*P*Q, K/G) -> (N, P, Q, K)
@@ -77,22 +87,34 @@ def conv2d_forward(x: Array, w: Array, b: Array | None, window: Window, groups: 
     return y if b is None else y + b
 
 
-def conv2d_backward_data(dy: Array, w: Array, size: Pair, window: Window, groups: int = 1, into: Array | None = None) -> Array:
-    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> (N, H, W, C); with `into`, added to it and returned."""
+def conv2d_backward_data(
+    dy: Array,
+    w: Array,
+    size: Pair,
+    window: Window,
+    groups: int = 1,
+    parts: tuple[int, ...] | None = None,
+    into: tuple[Array | None, ...] = (None,),
+) -> tuple[Array, ...]:
+    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> a tuple of (N, H, W, C), one per part of the channels.
+
+    parts: the channels of x's maps, by default one map. into: per part an array to which its dx is added (and which is returned), or None.
+    """
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
     # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
-    dx = unpatch(cols, size, window)
-    if into is None:
-        return dx
-    into += dx
-    return into
+    dxs = split_channels(unpatch(cols, size, window), parts or (groups * c,))
+    for dx, total in zip(dxs, into, strict=True):
+        if total is not None:
+            accumulate(total, dx)
+    return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
 
 
-def conv2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Array:
+def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Array:
     """dw[r,s,c,k] = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,k] -> (R, S, C/G, K)."""
+    x = whole(x)
     c, k = x.shape[3], dy.shape[3]
     # (G, R*S*C/G, N*P*Q) @ (G, N*P*Q, K/G) -> (G, R*S*C/G, K/G) -> (R, S, C/G, K)
     dw = grouped_rows(patches(x, window), groups).transpose(0, 2, 1) @ grouped_pixels(dy, groups)
@@ -101,7 +123,7 @@ def conv2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1)
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Array:
     """y = unpatch(x w^T) + b: x (N, P, Q, C), filter (R, S, C, K/groups), size (H, W) -> (N, H, W, K)."""
-    y = conv2d_backward_data(x, w.swapaxes(2, 3), size, window, groups)
+    (y,) = conv2d_backward_data(x, w.swapaxes(2, 3), size, window, groups)
     return y if b is None else y + b
 
 

@@ -7,6 +7,7 @@ every image. Point panels are padded by one cache line: 36 panels a power of two
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -116,8 +117,8 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
     write, write_edge = (programs.make_write(form, edge, add) for edge in (False, True))
     column_of_tiles, width = make_column(vectors), vectors * target().lanes
 
-    @cpu_kernel("ppppg10iiiiiii", f"F{form} x{vectors}{' add' * add}")
-    def winograd_forward(start, stop, scratch, x, u, y, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppppg10iiiiiiiii", f"F{form} x{vectors}{' add' * add}")
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, t, c, c2, cp, k, k2, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
         product = points * v_step
@@ -130,29 +131,34 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
-                    read_tile(x, image, oy - above, ox + column * m * dw - before, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    iy, ix = oy - above, ox + column * m * dw - before
+                    read_tile(x, image, iy, ix, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    if c2:  # behind the first map's channels (whose padding this overwrites)
+                        read_tile(x2, image, iy, ix, h, w, c2, dh, dw, scratch, s * cp + c, v_step, scratch, patch)
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = _row_of_tiles(unit, m, t)
                 for point in range(points):
                     for panel in range(kp // width):
-                        b0 = (point * (kp // width) + panel) * c * width
+                        b0 = (point * (kp // width) + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
-                        column_of_tiles(
-                            scratch, a0, cp, 1, u, b0, width, c, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0
-                        )
+                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                 unit = at // columns
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
-                    y0 = ((image * p + oy) * q + x_out) * k
+                    at_pixel, from0 = (image * p + oy) * q + x_out, product + s * kp
                     if oy + (m - 1) * dh < p and x_out + (m - 1) * dw < q:
-                        write(scratch, product + s * kp, product_step, y, y0, dh * q * k, dw * k, k, m, m)
+                        write(scratch, from0, product_step, y, at_pixel * k, dh * q * k, dw * k, k, m, m)
+                        if k2:
+                            write(scratch, from0 + k, product_step, y2, at_pixel * k2, dh * q * k2, dw * k2, k2, m, m)
                     else:
                         rows_in, columns_in = _inside(oy, dh, m, p)[1], _inside(x_out, dw, m, q)[1]
-                        write_edge(scratch, product + s * kp, product_step, y, y0, dh * q * k, dw * k, k, rows_in, columns_in)
+                        write_edge(scratch, from0, product_step, y, at_pixel * k, dh * q * k, dw * k, k, rows_in, columns_in)
+                        if k2:
+                            write_edge(scratch, from0 + k, product_step, y2, at_pixel * k2, dh * q * k2, dw * k2, k2, rows_in, columns_in)
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
@@ -185,7 +191,8 @@ class _Plan:
     def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window) -> None:
         lanes, self.vectors = target().lanes, panel_vectors(k)
         self.width, self.points = self.vectors * lanes, programs.points(form) ** 2
-        self.cp, self.kp = -(-c // lanes) * lanes, -(-k // self.width) * self.width
+        # Room for the last vector of a second map, which may start anywhere.
+        self.cp, self.kp = -(-c // lanes) * lanes + lanes * (c % lanes > 0), -(-k // self.width) * self.width
         self.tiling = Tiling.of(form, size, window)
         self.geometry = np.array(self.tiling, np.int64)
         self.units, columns = images * self.tiling.units, self.tiling.columns
@@ -217,21 +224,24 @@ def _transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     return u
 
 
-def forward(x: np.ndarray, w: np.ndarray, window: Window, form: Form, into: np.ndarray | None = None) -> np.ndarray:
-    """y of a stride-1 convolution without bias: x (N, H, W, C) contiguous float32, w (r, r, C, K), by F(m x m, r x r).
+def _two(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """One or two maps as two flat arrays with their channels (0 where there is no second)."""
+    first, last = maps[0], maps[-1]
+    return first.reshape(-1), last.reshape(-1), first.shape[3], last.shape[3] if len(maps) > 1 else 0
 
-    With `into`, the result is added to it and returned.
+
+def forward(maps: Sequence[np.ndarray], w: np.ndarray, window: Window, form: Form, outs: Sequence[np.ndarray], add: bool = False) -> None:
+    """A stride-1 convolution without bias by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of
+    one or two `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold.
     """
-    n, h, wd, c = x.shape
-    k = w.shape[3]
-    plan = _plan(form, n, (h, wd), c, k, window)
-    u, t = _transformed(plan, w, form), plan.tiling
-    y = memory.empty((n, t.p, t.q, k), np.float32) if into is None else into
-    numbers = (c, plan.cp, k, plan.kp, plan.units, plan.per, plan.block)
-    kernel = forward_kernel(form, plan.vectors, into is not None)
+    n, h, wd, _ = maps[0].shape
+    plan = _plan(form, n, (h, wd), w.shape[2], w.shape[3], window)
+    u = _transformed(plan, w, form)
+    (x, x2, c, c2), (y, y2, k, k2) = _two(maps), _two(outs)
+    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block)
+    kernel = forward_kernel(form, plan.vectors, add)
     chunks, scratch = -(-plan.units // plan.per), plan.scratch(plan.block)
-    parallel(kernel, chunks, x.reshape(-1), u, y.reshape(-1), _ZEROS, plan.geometry, *numbers, scratch=scratch)
-    return y
+    parallel(kernel, chunks, x, x2, u, y, y2, _ZEROS, plan.geometry, *numbers, scratch=scratch)
 
 
 @lru_cache(maxsize=16)
@@ -243,8 +253,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
     column_of_tiles, width = make_column(vectors, accumulate=True), vectors * target().lanes
 
-    @cpu_kernel("ppppg10iiiiiii", f"F{form} x{vectors}")
-    def winograd_gradient(start, stop, scratch, x, dy, partial, zeros, t, c, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppg10iiiiiiii", f"F{form} x{vectors}")
+    def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+        c = c1 + c2
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, z_step = block * cp + _PAD, block * kp + _PAD
         z = points * v_step
@@ -260,7 +271,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
-                    read_x(x, image, oy - above, x_out - before, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    read_x(x, image, oy - above, x_out - before, h, w, c1, dh, dw, scratch, s * cp, v_step, scratch, patch)
+                    if c2:
+                        read_x(x2, image, oy - above, x_out - before, h, w, c2, dh, dw, scratch, s * cp + c1, v_step, scratch, patch)
                     read_dy(dy, image, oy, x_out, p, q, k, dh, dw, scratch, z + s * kp, z_step, scratch, patch)
                     column += 1
                     if column == columns:
@@ -270,9 +283,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0 = sums + point * c * kp + panel * width
-                        column_of_tiles(
-                            scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0
-                        )
+                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
                 at += count
 
     return winograd_gradient
@@ -294,17 +305,18 @@ def gradient_finish_kernel(form: Form) -> Kernel:
     return winograd_gradient_finish
 
 
-def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
-    """dw (r, r, C, K) of a stride-1 convolution: x (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
-    n, h, wd, c = x.shape
+def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
+    """dw (r, r, C, K) of a stride-1 convolution of one or two maps (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
+    n, h, wd, _ = maps[0].shape
+    x, x2, c, c2 = _two(maps)
     k = dy.shape[3]
-    plan = _plan(form, n, (h, wd), c, k, window)
+    plan = _plan(form, n, (h, wd), c + c2, k, window)
     chunks = -(-plan.units // plan.gradient_per)
-    partial = memory.empty((chunks * plan.points * c * plan.kp,), np.float32)
-    numbers = (c, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
-    flat = x.reshape(-1), dy.reshape(-1), partial, _ZEROS
-    parallel(gradient_kernel(form, plan.vectors), chunks, *flat, plan.geometry, *numbers, scratch=plan.scratch(plan.gradient_block))
-    dw = memory.empty((*window.kernel, c, k), np.float32)
-    per = -(-c // CHUNKS)
-    parallel(gradient_finish_kernel(form), -(-c // per), partial, dw.reshape(-1), c, k, plan.kp, chunks, per)
+    partial = memory.empty((chunks * plan.points * (c + c2) * plan.kp,), np.float32)
+    numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
+    kernel, scratch = gradient_kernel(form, plan.vectors), plan.scratch(plan.gradient_block)
+    parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, _ZEROS, plan.geometry, *numbers, scratch=scratch)
+    dw = memory.empty((*window.kernel, c + c2, k), np.float32)
+    per = -(-(c + c2) // CHUNKS)
+    parallel(gradient_finish_kernel(form), -(-(c + c2) // per), partial, dw.reshape(-1), c + c2, k, plan.kp, chunks, per)
     return dw

@@ -43,7 +43,11 @@ def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, ma
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
     flags = (accumulate, mask_b, mask_c, relu, ahead)
-    tall_tile, low_tile, last_tile = _make_tile(vectors, tall, True, *flags), _make_tile(vectors, low, True, *flags), _make_tile(vectors, low, False, *flags)
+    tall_tile, low_tile, last_tile = (
+        _make_tile(vectors, tall, True, *flags),
+        _make_tile(vectors, low, True, *flags),
+        _make_tile(vectors, low, False, *flags),
+    )
 
     @inline(f"{vectors} {flags}")
     def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0):  # type: ignore[no-untyped-def]

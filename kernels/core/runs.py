@@ -46,6 +46,17 @@ def copy(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> N
     over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest), y, y0 + i, rest))
 
 
+@program("piipiiii")
+def copy_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int) -> None:
+    """`rows` runs of `length` floats, x_row apart in x and y_row apart in y."""
+
+    def body(i: Int, rest: Any) -> None:
+        with code.loop(0, rows) as row:
+            code.store(code.load(x, x0 + row * x_row + i, rest), y, y0 + row * y_row + i, rest)
+
+    over_run(code, length, body)
+
+
 @program("pii")
 def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = 0."""
