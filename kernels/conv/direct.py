@@ -93,7 +93,7 @@ _LAYER = "UniTuple(i8, 21)"
 @lru_cache(maxsize=64)
 def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y."""
-    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead=True), vectors * target().lanes
+    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead="rows"), vectors * target().lanes
 
     @cpu_kernel("ppppg21i", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}")
     def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
@@ -298,11 +298,11 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 
 
 @lru_cache(maxsize=32)
-def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
+def filter_gradient_kernel(vectors: int, masked: bool, stream: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    column_of_tiles, width = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked, ahead="steps" if stream else ""), vectors * target().lanes
 
-    @cpu_kernel("ppppg21iii", f"x{vectors}{' masked' * masked}")
+    @cpu_kernel("ppppg21iii", f"x{vectors}{' masked' * masked}{' stream' * stream}")
     def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg = c // groups
@@ -343,9 +343,10 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
         return sum(wide[:, i : i + window.kernel[1], :, i] for i in range(f))  # type: ignore[return-value]
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x, window, groups, k, None, (p, q))
-    images = n
+    images, stream = n, False
     if window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and window.padding == ((0, 0), (0, 0)):
-        per = 256  # pixels of a strip
+        stream = layer.c + channels <= 256
+        per = 64 if stream else 512  # pixels of a strip
         images = -(-n * p * q // per)
         if n * p * q % per == 0:
             layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * channels)
@@ -359,7 +360,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)
     vectors = panel_vectors(k)
-    kernel = filter_gradient_kernel(vectors, k % lanes != 0)
+    kernel = filter_gradient_kernel(vectors, k % lanes != 0, stream)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
     zeros = np.zeros(vectors * lanes, np.float32)

@@ -115,7 +115,7 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
     points = n * n
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write, write_edge = (programs.make_write(form, edge, add) for edge in (False, True))
-    column_of_tiles, width = make_column(vectors), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, ahead="rows"), vectors * target().lanes
 
     @cpu_kernel("ppppppg10iiiiiiiii", f"F{form} x{vectors}{' add' * add}")
     def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, t, c, c2, cp, k, k2, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]

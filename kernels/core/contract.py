@@ -39,7 +39,7 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
-def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False) -> Any:
+def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: str = "") -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
     flags = (accumulate, mask_b, mask_c, relu, ahead)
@@ -69,14 +69,15 @@ def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, ma
     return column
 
 
-def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: bool) -> Callable[..., None]:
+def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: str) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
 
     whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
-    ahead: ask for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
+    ahead: what to ask the memory for in advance. 'rows': the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the
+    other). 'steps': A and B as many steps further on (they are streams, and this tile a piece of them).
     """
     lanes = target().lanes
 
@@ -116,14 +117,21 @@ def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b:
 
         sums = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
         b = b + b0
-        if ahead:
+        if ahead == "rows":
             with code.loop(0, steps, 16) as line:
                 for i in range(height):
                     code.prefetch(a_rows[i], a_row * height + line)
+            for i in range(height):
+                for j in range(0, vectors, max(1, 16 // lanes)):
+                    code.prefetch(c_rows[i], c_row * height + j * lanes, write=True)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
             with code.loop(0, steps) as t:
                 a_at, b_at = a_start + t * a_step, b_start + t * b_step
+                if ahead == "steps":
+                    code.prefetch(a_rows[0], a_at + a_step * steps)
+                    for j in range(0, vectors, max(1, 16 // lanes)):
+                        code.prefetch(b, b_at + b_step * steps + j * lanes)
                 columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
                 for i in range(height):
                     factor = code.broadcast(a_rows[i], a_at)
