@@ -66,7 +66,8 @@ def ridders(difference: Callable[[float], tuple[float, float]], first: float = F
     """(derivative, error estimate) from difference(h) -> (central difference at step h, its round-off).
 
     The tableau removes the h^2, h^4, ... terms: A[k][j] = A[k][j-1] + (A[k][j-1] - A[k-1][j-1]) / (s^-2j - 1), s the ratio of
-    steps. The entry whose neighbours agree best is taken; its error is the larger of the two disagreements, plus the round-off of the smallest step used.
+    steps. The entry whose neighbours agree best is taken; its error is the larger of the two disagreements, plus the round-off of the
+    smallest step used.
     """
     best, best_error = 0.0, np.inf
     previous: list[float] = []

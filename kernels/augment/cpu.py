@@ -9,8 +9,8 @@ import numpy as np
 from numba import carray
 
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.simd import Code, Int, Pointer, program
 from kernels.core.runs import over_run
+from kernels.core.simd import Code, Int, Pointer, program
 from kernels.core.threads import parallel
 
 

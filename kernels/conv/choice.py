@@ -48,7 +48,7 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
         if (m, r) not in FORMS or r != s:
             continue
         points = m + r - 1
-        tiles = images * dh * dw * (-(-(-(-p // dh)) // m)) * (-(-(-(-q // dw)) // m))
+        tiles = images * dh * dw * -(-p // (dh * m)) * -(-q // (dw * m))
         out[f"winograd{m}"] = tiles * (points**2 * c * kv * 1.1 + cv * _READ[points] + kv * _WRITE[points]) + c * kv * 120
     return out
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv.direct import _LAYER, _layer, _strip
+from kernels.conv.direct import _layer, _strip
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.geometry import Window

@@ -72,7 +72,7 @@ def _layer(x: np.ndarray, window: Window, groups: int, k: int, out: tuple[int, i
 @inline()
 def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyped-def]
     """Copy the input rows under output rows first_row .. first_row + count, padded, to scratch."""
-    h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, width = layer[:14]
+    h, w, c, _p, _q, r, _s, sh, _sw, dh, _dw, top, left, width = layer[:14]
     y0 = first_row * sh - top
     lines = (count - 1) * sh + (r - 1) * dh + 1
     before = max(0, left)
@@ -161,7 +161,10 @@ def run_forward(
     relu: bool = False,
     add: bool = False,
 ) -> None:
-    """y = conv(x, w) + b (add: y += conv(x, w)).  out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K)."""
+    """y = conv(x, w) + b (add: y += conv(x, w)).
+
+    out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
+    """
     p, q = size or window.output_size((x.shape[1], x.shape[2]))
     f = _widening(window, groups, w.shape[3], q)
     if f > 1 and out is None:
@@ -300,7 +303,8 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 @lru_cache(maxsize=32)
 def filter_gradient_kernel(vectors: int, masked: bool, stream: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    column_of_tiles, width = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked, ahead="steps" if stream else ""), vectors * target().lanes
+    column_of_tiles = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked, ahead="steps" if stream else "")
+    width = vectors * target().lanes
 
     @cpu_kernel("ppppg21iii", f"x{vectors}{' masked' * masked}{' stream' * stream}")
     def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]

@@ -51,7 +51,7 @@ class Tiling(NamedTuple):
         m = form[0]
         p, q = window.output_size(size)
         dh, dw = window.dilation
-        rows, columns = (-(-(-(-n // d)) // m) for n, d in ((p, dh), (q, dw)))
+        rows, columns = (-(-n // (d * m)) for n, d in ((p, dh), (q, dw)))  # ceil(ceil(n / d) / m)
         return cls(*size, p, q, rows, columns, dh, dw, window.padding[0][0], window.padding[1][0])
 
     @property

@@ -15,7 +15,6 @@ Source: Lavin & Gray, arXiv 1509.09308.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program

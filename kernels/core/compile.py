@@ -15,6 +15,7 @@ survives a reinstallation and never serves stale code. `on_compile` lets a progr
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -87,7 +88,7 @@ class _Locator(caching._CacheLocator):  # numba has no public way to choose the 
 
 
 class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+    _locator_classes = [_Locator]  # noqa: RUF012 - as the base class declares it
 
 
 class _Cache(caching.FunctionCache):
@@ -108,10 +109,8 @@ def cached(compiler: Any, function: Any, name: str) -> None:
     numba names the files after the function: a name of its own for every kernel keeps processes that compile at the same time apart.
     """
     _rename(function, name)
-    try:
+    with contextlib.suppress(RuntimeError):  # no locator: the cache folder cannot be written
         compiler._cache = _Cache(function, name)
-    except RuntimeError:  # no locator: the cache folder cannot be written
-        pass
 
 
 def _rename(function: Any, name: str) -> None:
@@ -135,7 +134,7 @@ class Kernel:
             body(start, stop, scratch, *unpack(words))
 
         run.__module__ = function.__module__
-        self.callback = ccallback.CFunc(run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"})
+        self.callback: Any = ccallback.CFunc(run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"})
         cached(self.callback, run, self.name)
         self.address = 0
         self.launcher: Any = None  # made by threads.py on first use

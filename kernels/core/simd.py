@@ -12,7 +12,8 @@ A program is a Python function that runs once, while its caller is being compile
     def caller(x, y): axpy(x, y, np.float32(2), x.size)
 
 Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, and are addressed as flat memory; offsets count elements.
-Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop. What is not done here: no bounds checks, no choice of registers (LLVM's).
+Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop.
+What is not done here: no bounds checks, no choice of registers (LLVM's).
 
 The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD forces a narrower one.
 """

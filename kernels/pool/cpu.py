@@ -115,7 +115,7 @@ def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
     r, s = window.kernel
     (top, bottom), (left, right) = window.padding
     (er, es) = window.extent
-    alone = max(top, bottom) >= er or max(left, right) >= es or window.dilation != (1, 1) and (top or bottom or left or right)
+    alone = max(top, bottom) >= er or max(left, right) >= es or (window.dilation != (1, 1) and (top or bottom or left or right))
     if x.dtype != np.float32 or not x.size or r * s > 256 or alone:
         return NotImplemented
     x = np.ascontiguousarray(x)
