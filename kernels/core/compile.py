@@ -38,16 +38,17 @@ _listeners: list[Callable[[str, int, int], None]] = []
 _lock = threading.RLock()
 
 _POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
+_NOT_COMPILED = ("__init__.py", "reference.py", "cuda.py", "module.py", "device.py", "dispatch.py", "random.py", "memory.py", "reduction.py")
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
 
 
 @lru_cache(maxsize=1)
 def source_hash() -> str:
-    """A hash of all that decides the machine code: kernel sources, numba's version, the vector unit."""
+    """A hash of all that decides the machine code: kernel sources (not the references, nor CUDA's), numba's version, the vector unit."""
     digest = hashlib.blake2b(digest_size=8)
     root = Path(__file__).resolve().parent.parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(p for p in root.rglob("*.py") if p.name not in _NOT_COMPILED):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     digest.update(f"{numba.__version__} {simd.target()}".encode())
     return digest.hexdigest()

@@ -20,170 +20,19 @@ The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.core.values import TARGETS, Int, Pointer, Target, Variable, Vec, mask_bytes, target
+
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
 
-
-@dataclass(frozen=True)
-class Target:
-    """name, float32 lanes of a vector, number of vector registers."""
-
-    name: str
-    lanes: int
-    registers: int
-
-
-TARGETS = {t.name: t for t in (Target("avx512", 16, 32), Target("avx2", 8, 16), Target("neon", 4, 32), Target("scalar", 1, 16))}
-
-
-@lru_cache(maxsize=1)
-def target() -> Target:
-    """The host's vector unit, or a narrower one named by AREOGRAD_SIMD. ValueError for an unknown or missing one."""
-    features = dict(llvm.get_host_cpu_features())
-    best = "scalar"
-    if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq") and features.get("avx512bw"):
-        best = "avx512"
-    elif features.get("avx2") and features.get("fma"):
-        best = "avx2"
-    elif features.get("neon") or llvm.get_process_triple().startswith("aarch64"):
-        best = "neon"
-    asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or best
-    usable = {"avx512": ("avx512", "avx2", "scalar"), "avx2": ("avx2", "scalar"), "neon": ("neon", "scalar"), "scalar": ("scalar",)}[best]
-    if asked not in usable:
-        raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable)}")
-    return TARGETS[asked]
-
-
-def mask_bytes(elements: int) -> int:
-    """Bytes of the stored masks of so many elements: a bit each, a byte per vector at least."""
-    lanes = target().lanes
-    return -(-elements // lanes) * max(1, lanes // 8)
-
-
-# -- values ---------------------------------------------------------------------------------------------------------------------
-
-
-class Int:
-    """A 64-bit integer of the program. + - * with Ints and Python ints."""
-
-    def __init__(self, code: Code, value: ir.Value) -> None:
-        self.code, self.value = code, value
-
-    def _op(self, other: Any, name: str, swap: bool = False) -> Int:
-        a, b = self.value, self.code.int(other).value
-        return Int(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
-
-    def __add__(self, other: Any) -> Int:
-        return self if other == 0 and isinstance(other, int) else self._op(other, "add")
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Int:
-        return self._op(other, "sub")
-
-    def __rsub__(self, other: Any) -> Int:
-        return self._op(other, "sub", swap=True)
-
-    def __mul__(self, other: Any) -> Int:
-        return self if other == 1 and isinstance(other, int) else self._op(other, "mul")
-
-    __rmul__ = __mul__
-
-    def __lt__(self, other: Any) -> ir.Value:
-        return self.code.builder.icmp_signed("<", self.value, self.code.int(other).value)
-
-    def __ge__(self, other: Any) -> ir.Value:
-        return self.code.builder.icmp_signed(">=", self.value, self.code.int(other).value)
-
-
-class Vec:
-    """A vector of float32. + - * with Vecs and Python numbers."""
-
-    def __init__(self, code: Code, value: ir.Value) -> None:
-        self.code, self.value = code, value
-
-    def _op(self, other: Any, name: str, swap: bool = False) -> Vec:
-        a, b = self.value, self.code.vec(other).value
-        return Vec(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
-
-    def __add__(self, other: Any) -> Vec:
-        return self._op(other, "fadd")
-
-    __radd__ = __add__
-
-    def __sub__(self, other: Any) -> Vec:
-        return self._op(other, "fsub")
-
-    def __rsub__(self, other: Any) -> Vec:
-        return self._op(other, "fsub", swap=True)
-
-    def __mul__(self, other: Any) -> Vec:
-        return self._op(other, "fmul")
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> Vec:
-        return self._op(other, "fdiv")
-
-    def __rtruediv__(self, other: Any) -> Vec:
-        return self._op(other, "fdiv", swap=True)
-
-    def __neg__(self) -> Vec:
-        return self * -1.0
-
-    def __gt__(self, other: Any) -> ir.Value:
-        return self.code.builder.fcmp_ordered(">", self.value, self.code.vec(other).value)
-
-    def equals(self, other: Any) -> ir.Value:
-        """Where the two are equal (== keeps its meaning for Python objects)."""
-        return self.code.builder.fcmp_ordered("==", self.value, self.code.vec(other).value)
-
-    def is_nan(self) -> ir.Value:
-        """Where it is not a number."""
-        return self.code.builder.fcmp_unordered("uno", self.value, self.value)
-
-
-@dataclass(frozen=True)
-class Pointer:
-    """The address of an array's element; `+` moves it by elements."""
-
-    code: Code
-    value: ir.Value
-
-    def __add__(self, offset: Any) -> Pointer:
-        return Pointer(self.code, self.code.builder.gep(self.value, [self.code.int(offset).value]))
-
-
-class Variable:
-    """A Vec that changes, for instance an accumulator of a loop. LLVM keeps it in a register."""
-
-    def __init__(self, code: Code, start: Vec) -> None:
-        self.code = code
-        with code.builder.goto_entry_block():
-            self.place = code.builder.alloca(code.vector_type)
-        self.set(start)
-
-    def get(self) -> Vec:
-        """Its value here."""
-        return Vec(self.code, self.code.builder.load(self.place))
-
-    def set(self, value: Vec) -> None:
-        """Its value from here on."""
-        self.code.builder.store(value.value, self.place)
-
-
-# -- the builder ----------------------------------------------------------------------------------------------------------------
+__all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "mask_bytes", "program", "target"]
 
 
 class Code:
