@@ -49,7 +49,7 @@ def test_families_are_the_known_ones() -> None:
 def test_each_operator_in_its_five_places(family: str) -> None:
     assert (ROOT / "kernels" / family / "reference.py").exists(), "the definition"
     assert (ROOT / "autograd" / "ops" / f"{family}.py").exists(), "the gradient"
-    assert list((ROOT / "layers").glob(f"{family}.py")) or family == "resample", "the module"
+    assert list((ROOT / "layers").glob(f"{family}.py")) or family in ("resample", "shape"), "the module"
     assert (ROOT / "bench" / f"{family}.py").exists(), "the benchmark"
     functions = {
         node.name
