@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Module:
         self._functions: dict[str, Any] = {}
         registry[path] = self
 
-    @lru_cache(maxsize=1)  # noqa: B019 - modules live as long as the process
+    @cached_property
     def _module(self) -> Any:
         cupy = importlib.import_module("cupy")
         try:
@@ -91,7 +91,7 @@ class Module:
         if name not in self._functions:
             if name not in self.instances:
                 raise KeyError(f"kernels/{self.path}: {name!r} is not among its instances {self.instances}")
-            self._functions[name] = self._module().get_function(name)
+            self._functions[name] = self._module.get_function(name)
         return self._functions[name]
 
     def run(self, launch: Launch, *arguments: Any) -> None:
@@ -127,9 +127,8 @@ def launch_log() -> Iterator[list[Launch]]:
 def device_limits() -> tuple[int, int, int]:
     """(multiprocessors, largest shared memory of a block in bytes, compute capability as 80 for 8.0) of the current device."""
     cupy = importlib.import_module("cupy")
-    attributes = cupy.cuda.Device().attributes
-    capability = 10 * attributes["ComputeCapabilityMajor"] + attributes["ComputeCapabilityMinor"]
-    return attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"], capability
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    return properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"], 10 * properties["major"] + properties["minor"]
 
 
 def blocks(count: int, size: int) -> int:
