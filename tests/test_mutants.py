@@ -256,9 +256,9 @@ MUTANTS = [
     Mutant("Philox: rounds cut short", "kernels.core.random:philox", "range(ROUNDS)", "range(ROUNDS - 1)", test_core.test_philox_known_answers),
     Mutant(
         "recycled memory handed out while in use",
-        "kernels.core.memory:Pool._take_back",
-        "self.live -= size",
-        "self.live -= 0",
+        "kernels.core.memory:Pool.empty",
+        "== _FREE",
+        ">= _FREE",
         lambda: test_core.test_memory_from_many_threads(),
     ),
     Mutant("prediction of the barred class", "engine.inference:labels_of", 'first = 1 if background == "mask" else 0', "first = 0", barred_labels),

@@ -53,12 +53,19 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
     return out
 
 
-_chosen: dict[str, str] = {}
+_chosen: dict[str, str] = {}  # by layer as text, as on disk: what timing decided
+_known: dict[tuple[Any, ...], str] = {}  # by layer: what `choose` answered
 
 
 def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
     """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data or filter."""
-    asked = mode()
+    layer = mode(), kind, images, size, c, k, window, groups
+    if layer not in _known:
+        _known[layer] = _choose(*layer, run)
+    return _known[layer]
+
+
+def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
     cost = costs(images, size, c, k, window, groups)
     if asked == "exact" or len(cost) == 1:
         return "direct"

@@ -243,9 +243,34 @@ def _launch(
 # -- data gradient --------------------------------------------------------------------------------------------------------------
 
 
+_SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
+
+
+@lru_cache(maxsize=1)
+def flip_kernel() -> Kernel:
+    """Filters (taps, C, K) to (taps reversed, K, C), a chunk per tap and _SQUARE input channels."""
+
+    @cpu_kernel("ppiii")
+    def flip_filter(start, stop, _scratch, w, out, taps, c, k):  # type: ignore[no-untyped-def]
+        parts = -(-c // _SQUARE)
+        for chunk in range(start, stop):
+            tap, i0 = chunk // parts, chunk % parts * _SQUARE
+            i1, source, target_ = min(i0 + _SQUARE, c), tap * c * k, (taps - 1 - tap) * c * k
+            for j0 in range(0, k, _SQUARE):
+                for j in range(j0, min(j0 + _SQUARE, k)):
+                    for i in range(i0, i1):
+                        out[target_ + j * c + i] = w[source + i * k + j]
+
+    return flip_filter
+
+
 def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G, C)."""
     r, s, c, k = w.shape
+    if groups == 1 and w.flags.c_contiguous:
+        out = memory.empty((r, s, k, c), np.float32)
+        parallel(flip_kernel(), r * s * -(-c // _SQUARE), w.reshape(-1), out.reshape(-1), r * s, c, k)
+        return out
     w = w[::-1, ::-1].reshape(r, s, c, groups, k // groups)
     return np.ascontiguousarray(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 

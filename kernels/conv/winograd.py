@@ -19,7 +19,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
-from kernels.core.runs import add, clear, copy
+from kernels.core.runs import add, clear, copy, touch, touch_to_write
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -108,6 +108,33 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
     return read_tile
 
 
+@inline()
+def _ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
+    """Ask the memory for the pixels of the tiles first .. last (below `end`) of a map, all but the columns that the tile before shares.
+
+    Done between matrix products, when the memory is idle; the transforms would wait for it.
+    """
+    columns, dh, dw = t[5], t[6], t[7]
+    for tile in range(first, min(last, end)):
+        unit = tile // columns
+        image, oy, ox = _row_of_tiles(unit, m, t)
+        y, x_left = max(0, oy - above), min(max(0, ox + (tile - unit * columns) * m * dw - before + (size - m) * dw), w - 1)
+        rows = min(size, (h - y + dh - 1) // dh)
+        touch(x, ((image * h + y) * w + x_left) * c, dh * w * c, min(m * dw, w - x_left) * c, rows)
+
+
+@inline()
+def _ask_for_outputs(y, first, last, end, m, t, k):  # type: ignore[no-untyped-def]
+    """The same for the pixels that these tiles write."""
+    p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
+    for tile in range(first, min(last, end)):
+        unit = tile // columns
+        image, oy, ox = _row_of_tiles(unit, m, t)
+        x_left = min(ox + (tile - unit * columns) * m * dw, q - 1)
+        rows = min(m, (p - oy + dh - 1) // dh)
+        touch_to_write(y, ((image * p + oy) * q + x_left) * k, dh * q * k, min(m * dw, q - x_left) * k, rows)
+
+
 @lru_cache(maxsize=16)
 def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y."""
@@ -144,6 +171,13 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
                         b0 = (point * (kp // width) + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
+                    low, high = point * block // points, (point + 1) * block // points
+                    _ask_for_tiles(x, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c)
+                    _ask_for_outputs(y, at + low, at + high, at + count, m, t, k)
+                    if c2:
+                        _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
+                    if k2:
+                        _ask_for_outputs(y2, at + low, at + high, at + count, m, t, k2)
                 unit = at // columns
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
@@ -284,6 +318,11 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0 = sums + point * c * kp + panel * width
                         column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
+                    low, high = at + count + point * block // points, at + count + (point + 1) * block // points
+                    _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
+                    _ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
+                    if c2:
+                        _ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
                 at += count
 
     return winograd_gradient

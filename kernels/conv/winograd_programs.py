@@ -137,9 +137,6 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
         outs, steps = [out + o0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
 
         def body(c: Int, count: Int | None) -> None:
-            for i in range(size):  # the columns that the tile after next adds
-                for j in range(4):
-                    code.prefetch(rows[i], column * (size + 4 + j) + c)
             tile = [[code.load(rows[i], columns[j] + c, count) for j in range(size)] for i in range(size)]
             for i, line in enumerate(transform(code, matrix, tile)):
                 for j, value in enumerate(line):
@@ -167,9 +164,6 @@ def make_write(form: Form, edge: bool, add: bool) -> Callable[..., None]:
         lines, pixels = [y + y0 + row * i for i in range(m)], [column * j for j in range(m)]
 
         def body(c: Int, count: Int | None) -> None:
-            for i in range(m):  # the tile after next
-                for j in range(m):
-                    code.prefetch(lines[i], column * (2 * m + j) + c, write=True)
             tile = [[code.load(points_in_row[i], steps[j] + c) for j in range(n)] for i in range(n)]
             for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):

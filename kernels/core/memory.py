@@ -1,14 +1,15 @@
-"""Recycled buffers: large NumPy arrays whose memory returns to a pool when the last view of them dies.
+"""Recycled buffers: large NumPy arrays whose memory is used again when the last view of them is gone.
 
 A fresh large array costs a page fault per 4 KB (about a millisecond per 16 MB, several when two threads fault at once); a
-recycled one costs microseconds. `empty` hands out ordinary NumPy arrays; the pool notices their death by reference
-counting, so nothing has to be freed by hand and nothing can be freed too early. Blocks are aligned to 64 bytes and come
-in size classes at most 12.5 % apart. Small arrays are not worth it and come from NumPy.
+recycled one costs a microsecond. `empty` hands out ordinary NumPy arrays: views of blocks that the pool keeps. A block is free when the
+pool's is the only reference to it, so nothing has to be freed by hand and nothing can be freed too early. Blocks are aligned to
+64 bytes and come in size classes at most 12.5 % apart. Small arrays are not worth it and come from NumPy.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from typing import Any
 
@@ -16,30 +17,16 @@ import numpy as np
 
 SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
-
-
-class _Block:
-    """Owner of one piece of memory; its death, when the last view is gone, returns the piece to the pool."""
-
-    __slots__ = ("__array_interface__", "memory", "pool", "size")
-
-    def __init__(self, pool: Pool, size: int, memory: np.ndarray) -> None:
-        self.pool, self.size, self.memory = pool, size, memory
-        address = -(-memory.ctypes.data // ALIGNMENT) * ALIGNMENT
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, False)}
-
-    def __del__(self) -> None:
-        self.pool._take_back(self.size, self.memory)
+_FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
 
 class Pool:
-    """A pool of recycled blocks. `live` and `peak` count the bytes handed out, `held` those waiting for reuse."""
+    """A pool of recycled blocks. `peak` counts the bytes of all blocks at their most."""
 
     def __init__(self) -> None:
-        # Reentrant: an allocation under the lock can set off a garbage collection whose dead blocks come back here.
-        self._lock = threading.RLock()
-        self._free: dict[int, list[np.ndarray]] = {}
-        self.live = self.peak = self.held = 0
+        self._lock = threading.Lock()
+        self._blocks: dict[int, list[tuple[np.ndarray, int]]] = {}  # by size class: blocks and where they are aligned, the last one used last
+        self._bytes = self.peak = 0
 
     @staticmethod
     def size_class(size: int) -> int:
@@ -55,31 +42,43 @@ class Pool:
             return np.empty(shape, dtype)
         rounded = self.size_class(size)
         with self._lock:
-            stack = self._free.get(rounded)
-            memory = stack.pop() if stack else None
-            if memory is not None:
-                self.held -= rounded
-            self.live += rounded
-            self.peak = max(self.peak, self.live)
-        if memory is None:
-            memory = np.empty(rounded + ALIGNMENT, np.uint8)
-        return np.asarray(_Block(self, rounded, memory))[:size].view(dtype).reshape(shape)
+            blocks = self._blocks.setdefault(rounded, [])
+            for k in range(len(blocks) - 1, -1, -1):
+                block, start = blocks[k]
+                if sys.getrefcount(block) == _FREE:
+                    if k < len(blocks) - 1:
+                        blocks.append(blocks.pop(k))
+                    break
+            else:
+                block = np.empty(rounded + ALIGNMENT, np.uint8)
+                start = -block.__array_interface__["data"][0] % ALIGNMENT
+                blocks.append((block, start))
+                self._bytes += rounded
+                self.peak = max(self.peak, self._bytes)
+            return block[start : start + size].view(dtype).reshape(shape)
 
-    def _take_back(self, size: int, memory: np.ndarray) -> None:
+    @property
+    def live(self) -> int:
+        """Bytes of the blocks in use."""
         with self._lock:
-            self._free.setdefault(size, []).append(memory)
-            self.live -= size
-            self.held += size
+            return sum(size for size, blocks in self._blocks.items() for block, _ in blocks if sys.getrefcount(block) != _FREE)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the blocks that wait for their next use."""
+        return self._bytes - self.live
 
     def release(self) -> None:
         """Give all waiting blocks back to the system."""
         with self._lock:
-            self._free.clear()
-            self.held = 0
+            for size, blocks in self._blocks.items():
+                kept = [(block, start) for block, start in blocks if sys.getrefcount(block) != _FREE]
+                self._bytes -= size * (len(blocks) - len(kept))
+                self._blocks[size] = kept
 
     def reset_peak(self) -> None:
         """Start a new measurement of `peak`."""
-        self.peak = self.live
+        self.peak = self._bytes
 
 
 pool = Pool()

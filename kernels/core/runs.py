@@ -67,3 +67,16 @@ def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
 def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
     """y[y0 : y0 + length] += x[x0 : x0 + length]."""
     over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest))
+
+
+def _make_touch(write: bool) -> Callable[..., None]:
+    @program("piiii")
+    def touch(code: Code, x: Pointer, x0: Int, row: Int, length: Int, rows: Int) -> None:
+        """Ask the memory for `rows` runs of `length` floats, `row` apart, in advance."""
+        with code.loop(0, rows) as i, code.loop(0, length, 16) as j:
+            code.prefetch(x, x0 + i * row + j, write=write, near=False)
+
+    return touch
+
+
+touch, touch_to_write = _make_touch(False), _make_touch(True)

@@ -131,11 +131,11 @@ class Code:
         per_byte = min(8, self.lanes)
         return p + Int(self, self.builder.lshr(index.value, _INT(per_byte.bit_length() - 1)))
 
-    def prefetch(self, p: Pointer, offset: Any, write: bool = False) -> None:
-        """Ask for the cache line of p[offset], to be read or written soon; the address need not exist."""
+    def prefetch(self, p: Pointer, offset: Any, write: bool = False, near: bool = True) -> None:
+        """Ask for the cache line of p[offset], to be read or written soon (near: at once, else a little later); the address need not exist."""
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
         address = self.builder.bitcast((p + offset).value, _BYTE.as_pointer())
-        self.builder.call(self._declared("llvm.prefetch.p0", kind), [address, *(ir.IntType(32)(v) for v in (int(write), 3, 1))])
+        self.builder.call(self._declared("llvm.prefetch.p0", kind), [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))])
 
     # arithmetic
 

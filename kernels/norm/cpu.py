@@ -1,4 +1,4 @@
-"""Fast batch norm: vector programs over the flat map, with the channels' constants in tables of one period.
+"""Fast batch norm: vector programs over the flat map, with the channels' constants in tables of one period (in the thread's own scratch memory).
 
 Bytes per element: statistics 4 read; forward 4 read, 4 written (8 and a bit with a residual); backward 8 read for the sums, 8 read and 4
 written for dx. The ReLU's mask is computed again from x; only with a residual it is stored, one bit per element.
@@ -13,8 +13,8 @@ import numpy as np
 from numba import carray
 
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import clear, over_periods, period_of
+from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.runs import clear, copy, over_periods, period_of
 from kernels.core.simd import Code, Int, Pointer, mask_bytes, program
 from kernels.core.threads import parallel
 
@@ -29,17 +29,38 @@ def _chunks(n: int, period: int) -> tuple[int, int]:
     return -(-n // per), per
 
 
-def _table(vector: np.ndarray, period: int) -> np.ndarray:
-    """One period of a vector of channels, float32."""
-    return np.tile(np.asarray(vector, np.float32), period // len(vector))
+def _rows(*vectors: np.ndarray) -> np.ndarray:
+    """Vectors of channels, one behind the other, float32."""
+    rows = np.empty((len(vectors), len(vectors[0])), np.float32)
+    for row, vector in zip(rows, vectors, strict=True):
+        row[...] = vector
+    return rows.reshape(-1)
+
+
+@inline()
+def _fill_tables(rows, count, channels, period, scratch, at):  # type: ignore[no-untyped-def]
+    """A table of one period for each of `count` vectors of channels: scratch[at + k period : ...]."""
+    for k in range(count):
+        for base in range(0, period, channels):
+            copy(rows, k * channels, scratch, at + k * period + base, channels)
+
+
+@inline()
+def _add_periods(sums, period, channels, totals):  # type: ignore[no-untyped-def]
+    """totals[0 or 1, c] += the two rows of sums at c, c + channels, ..., in float64."""
+    for base in range(0, period, channels):
+        for c in range(channels):
+            totals[0, c] += sums[base + c]
+            totals[1, c] += sums[period + base + c]
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------------------
 
 
-@program("piiipp")
-def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, shift: Pointer, sums: Pointer) -> None:
-    """sums[j] += x - shift, sums[period + j] += (x - shift)^2."""
+@program("piiip")
+def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, sums: Pointer) -> None:
+    """sums[j] += x - shift, sums[period + j] += (x - shift)^2; the shifts are a table behind the sums."""
+    shift = sums + period * 2
 
     def body(i: Int, j: Int, rest: Any) -> None:
         code.prefetch(x, i + _AHEAD)
@@ -55,6 +76,7 @@ def _statistics_kernel() -> Kernel:
     @cpu_kernel("ppdiiii")
     def batch_norm_statistics(start, stop, scratch, x, shift, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
+        _fill_tables(shift, 1, channels, period, scratch, 2 * period)
         for k in range(start, stop):
             chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
@@ -63,10 +85,8 @@ def _statistics_kernel() -> Kernel:
             while at < end:
                 to = min(at + _FLUSH * period, end)
                 clear(scratch, 0, 2 * period)
-                _moments(x, at, to, period, shift, scratch)
-                for j in range(period):
-                    totals[0, j % channels] += sums[j]
-                    totals[1, j % channels] += sums[period + j]
+                _moments(x, at, to, period, scratch)
+                _add_periods(sums, period, channels, totals)
                 at = to
 
     return batch_norm_statistics
@@ -80,8 +100,8 @@ def sum_pixels(x: np.ndarray) -> Any:
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     out = np.empty((chunks, 2, channels))
-    zeros = np.zeros(period, np.float32)
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
+    zeros = np.zeros(channels, np.float32)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
     return out.sum(0)[0]
 
 
@@ -95,11 +115,12 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     x = np.ascontiguousarray(x)
     channels = x.shape[-1]
     rows = x.size // channels
-    shift = x.reshape(rows, channels)[:: max(1, rows // 8)][:8].mean(0)
+    sample = x.reshape(rows, channels)[:: max(1, rows // 8)][:8]
+    shift = sample.sum(0) * np.float32(1 / len(sample))
     period = period_of(channels)
     chunks, per = _chunks(x.size, period)
     out = np.empty((chunks, 2, channels))
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), _table(shift, period), out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), shift, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
     mean, square = out.sum(0) / rows
     return mean + shift, np.maximum(square - mean * mean, 0)
 
@@ -109,23 +130,11 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
 
 @lru_cache(maxsize=4)
 def _forward_kernel(residual: bool, relu: bool) -> Kernel:
-    @program("piiipppppp")
-    def normalise(
-        code: Code,
-        x: Pointer,
-        start: Int,
-        stop: Int,
-        period: Int,
-        mean: Pointer,
-        scale: Pointer,
-        bias: Pointer,
-        other: Pointer,
-        y: Pointer,
-        mask: Pointer,
-    ) -> None:
+    @program("piiipppp")
+    def normalise(code: Code, x: Pointer, start: Int, stop: Int, period: Int, tables: Pointer, other: Pointer, y: Pointer, mask: Pointer) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
             code.prefetch(x, i + _AHEAD)
-            value = _normalised(code, x, i, j, rest, mean, scale, bias)
+            value = _normalised(code, x, i, j, rest, tables, period)
             if residual:
                 code.prefetch(other, i + _AHEAD)
                 value = value + code.load(other, i, rest)
@@ -135,17 +144,19 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("ppppppbiii", f"{'residual ' * residual}{'relu' * relu}")
-    def batch_norm_forward(start, stop, scratch, x, mean, scale, bias, other, y, mask, n, period, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppbiiii", f"{'residual ' * residual}{'relu' * relu}")
+    def batch_norm_forward(start, stop, scratch, x, rows, other, y, mask, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+        _fill_tables(rows, 3, channels, period, scratch, 0)
         for chunk in range(start, stop):
-            normalise(x, chunk * per_chunk, min((chunk + 1) * per_chunk, n), period, mean, scale, bias, other, y, mask)
+            normalise(x, chunk * per_chunk, min((chunk + 1) * per_chunk, n), period, scratch, other, y, mask)
 
     return batch_norm_forward
 
 
-def _normalised(code: Code, x: Pointer, i: Int, j: Int, rest: Any, mean: Pointer, scale: Pointer, bias: Pointer) -> Any:
-    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient."""
-    return code.fma(code.load(x, i, rest) - code.load(mean, j, rest), code.load(scale, j, rest), code.load(bias, j, rest))
+def _normalised(code: Code, x: Pointer, i: Int, j: Int, rest: Any, tables: Pointer, period: Int) -> Any:
+    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient. tables: of the three."""
+    mean, scale, bias = (code.load(tables, j + period * k, rest) for k in range(3))
+    return code.fma(code.load(x, i, rest) - mean, scale, bias)
 
 
 _NO_MASK = np.zeros(0, np.uint8)
@@ -169,56 +180,46 @@ def batch_norm_forward(
     y = memory.empty(x.shape, np.float32)
     relu, stored = activation == "relu", activation == "relu" and residual is not None
     mask = memory.empty((mask_bytes(x.size),), np.uint8) if stored else _NO_MASK
-    tables = (_table(v, period) for v in (mean, weight * inverse, bias))
+    rows = _rows(mean, weight * inverse, bias)
     other = x if residual is None else np.ascontiguousarray(residual)
     kernel = _forward_kernel(residual is not None, relu)
-    parallel(kernel, chunks, x.reshape(-1), *tables, other.reshape(-1), y.reshape(-1), mask, x.size, period, per)
+    sizes = x.size, period, len(weight), per
+    parallel(kernel, chunks, x.reshape(-1), rows, other.reshape(-1), y.reshape(-1), mask, *sizes, scratch=3 * period)
     return y, mask if stored else None
 
 
 # -- backward ---------------------------------------------------------------------------------------------------------------------
 
 
-def _open_gradient(
-    code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, mean: Pointer, scale: Pointer, bias: Pointer, mask: Pointer
-) -> Any:
+def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, tables: Pointer, period: Int, mask: Pointer) -> Any:
     """dy where the ReLU was open."""
     g = code.load(dy, i, rest)
     code.prefetch(dy, i + _AHEAD)
     code.prefetch(x, i + _AHEAD)
     if relu == "none":
         return g
-    is_open = code.load_mask(mask, i) if relu == "stored" else _normalised(code, x, i, j, rest, mean, scale, bias) > 0
+    is_open = code.load_mask(mask, i) if relu == "stored" else _normalised(code, x, i, j, rest, tables, period) > 0
     return code.select(is_open, g, 0)
 
 
 @lru_cache(maxsize=3)
 def _sums_kernel(relu: str) -> Kernel:
-    @program("ppiiippppp")
-    def gradient_sums(
-        code: Code,
-        dy: Pointer,
-        x: Pointer,
-        start: Int,
-        stop: Int,
-        period: Int,
-        mean: Pointer,
-        scale: Pointer,
-        bias: Pointer,
-        mask: Pointer,
-        sums: Pointer,
-    ) -> None:
+    @program("ppiiipp")
+    def gradient_sums(code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mask: Pointer, sums: Pointer) -> None:
+        tables = sums + period * 2
+
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = _open_gradient(code, dy, x, i, j, rest, relu, mean, scale, bias, mask)
-            d = code.load(x, i, rest) - code.load(mean, j, rest)
+            g = _open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            d = code.load(x, i, rest) - code.load(tables, j, rest)
             code.store(code.load(sums, j, rest) + g, sums, j, rest)
             code.store(code.fma(g, d, code.load(sums, j + period, rest)), sums, j + period, rest)
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("pppppbdiiii", relu)
-    def batch_norm_gradient_sums(start, stop, scratch, dy, x, mean, scale, bias, mask, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppbdiiii", relu)
+    def batch_norm_gradient_sums(start, stop, scratch, dy, x, rows, mask, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
+        _fill_tables(rows, 3, channels, period, scratch, 2 * period)
         for k in range(start, stop):
             chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
@@ -227,10 +228,8 @@ def _sums_kernel(relu: str) -> Kernel:
             while at < end:
                 to = min(at + _FLUSH * period, end)
                 clear(scratch, 0, 2 * period)
-                gradient_sums(dy, x, at, to, period, mean, scale, bias, mask, scratch)
-                for j in range(period):
-                    totals[0, j % channels] += sums[j]
-                    totals[1, j % channels] += sums[period + j]
+                gradient_sums(dy, x, at, to, period, mask, scratch)
+                _add_periods(sums, period, channels, totals)
                 at = to
 
     return batch_norm_gradient_sums
@@ -238,7 +237,7 @@ def _sums_kernel(relu: str) -> Kernel:
 
 @lru_cache(maxsize=12)
 def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
-    @program("ppiiipppppppp")
+    @program("ppiiipppp")
     def gradient(
         code: Code,
         dy: Pointer,
@@ -246,32 +245,28 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
         start: Int,
         stop: Int,
         period: Int,
-        mean: Pointer,
-        scale: Pointer,
-        bias: Pointer,
+        tables: Pointer,
         mask: Pointer,
-        slope: Pointer,
-        constant: Pointer,
         dx: Pointer,
         dresidual: Pointer,
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = _open_gradient(code, dy, x, i, j, rest, relu, mean, scale, bias, mask)
+            g = _open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
             if with_residual:
                 code.store(g, dresidual, i, rest)
-            value = code.load(scale, j, rest) * g
+            value = code.load(tables, j + period, rest) * g
             if training:
-                d = code.load(x, i, rest) - code.load(mean, j, rest)
-                value = value + code.fma(d, code.load(slope, j, rest), code.load(constant, j, rest))
+                slope, constant = (code.load(tables, j + period * k, rest) for k in (3, 4))
+                value = value + code.fma(code.load(x, i, rest) - code.load(tables, j, rest), slope, constant)
             code.store(value, dx, i, rest)
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("pppppbppppiii", f"{relu}{' training' * training}{' residual' * with_residual}")
-    def batch_norm_backward(start, stop, scratch, dy, x, mean, scale, bias, mask, slope, constant, dx, dresidual, n, period, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppbppiiii", f"{relu}{' training' * training}{' residual' * with_residual}")
+    def batch_norm_backward(start, stop, scratch, dy, x, rows, mask, dx, dresidual, n, period, channels, per):  # type: ignore[no-untyped-def]
+        _fill_tables(rows, 5, channels, period, scratch, 0)
         for chunk in range(start, stop):
-            to = min((chunk + 1) * per, n)
-            gradient(dy, x, chunk * per, to, period, mean, scale, bias, mask, slope, constant, dx, dresidual)
+            gradient(dy, x, chunk * per, min((chunk + 1) * per, n), period, scratch, mask, dx, dresidual)
 
     return batch_norm_backward
 
@@ -293,22 +288,21 @@ def batch_norm_backward(
         return NotImplemented
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
     channels = x.shape[-1]
-    rows, period = x.size // channels, period_of(channels)
+    count, period = x.size // channels, period_of(channels)
     chunks, per = _chunks(x.size, period)
     relu = "none" if activation is None else "computed" if mask is None else "stored"
     scale = weight * inverse
-    tables = [_table(v, period) for v in (mean, scale, bias)]
     bits = _NO_MASK if mask is None else mask
     out = np.empty((chunks, 2, channels))
-    flat = dy.reshape(-1), x.reshape(-1)
-    parallel(_sums_kernel(relu), chunks, *flat, *tables, bits, out.reshape(-1), x.size, period, channels, per, scratch=2 * period)
+    flat, sizes = (dy.reshape(-1), x.reshape(-1)), (x.size, period, channels, per)
+    parallel(_sums_kernel(relu), chunks, *flat, _rows(mean, scale, bias), bits, out.reshape(-1), *sizes, scratch=5 * period)
     dbias, dweight = out.sum(0)
     dweight = dweight * inverse
     dx = memory.empty(x.shape, np.float32)
     copied = with_residual and relu != "none"
     dresidual = memory.empty(x.shape, np.float32) if copied else dx
-    slope, constant = (_table(v, period) for v in (-scale * inverse * dweight / rows, -scale * dbias / rows))
+    rows = _rows(mean, scale, bias, -scale * inverse * dweight / count, -scale * dbias / count)
     kernel = _backward_kernel(relu, training, copied)
-    parallel(kernel, chunks, *flat, *tables, bits, slope, constant, dx.reshape(-1), dresidual.reshape(-1), x.size, period, per)
+    parallel(kernel, chunks, *flat, rows, bits, dx.reshape(-1), dresidual.reshape(-1), *sizes, scratch=5 * period)
     gradient = (dresidual if copied else dy) if with_residual else None
     return dx, dweight.astype(np.float32), dbias.astype(np.float32), gradient
