@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, ops
+from autograd import Tensor, is_recording, ops
 from kernels.core.geometry import pair
 from layers.initialisers import equal_taps, he_normal
 from layers.module import Module, Parameter
@@ -91,4 +91,31 @@ class ConvNorm(Module):
         self.norm = BatchNorm2d(out_channels, activation=activation, zero_gain=zero_gain)
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
-        return self.norm(self.conv(x), residual)
+        conv, norm = self.conv, self.norm
+        if self.training:
+            y, statistics = ops.conv2d_moments(x, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
+            return norm(y, residual, statistics)
+        if is_recording():
+            return norm(conv(x), residual)
+        weight, bias = self._folded()
+        settings = conv.stride, conv.padding, conv.dilation, conv.groups
+        if residual is None and norm.activation == "relu":
+            return ops.conv2d_relu(x, weight, bias, *settings)
+        y = ops.conv2d(x, weight, bias, *settings)
+        if residual is None:
+            return y
+        return ops.add_relu(y, residual) if norm.activation == "relu" else y + residual
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps).
+
+        Made again when one of their sources has changed.
+        """
+        norm = self.norm
+        sources = self.conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        state = tuple((id(t.data), t.version) for t in sources)
+        if getattr(self, "_fold", (None,))[0] != state:
+            weight, gain, bias, mean, var = (t.data for t in sources)
+            scale = gain * (var + norm.eps) ** -0.5
+            self._fold = state, Tensor(weight * scale), Tensor(bias - mean * scale)
+        return self._fold[1], self._fold[2]

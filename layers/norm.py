@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from autograd import Tensor, ops
@@ -22,10 +24,10 @@ class BatchNorm2d(Module):
         self.running_var = Buffer(np.ones(channels, np.float32))
         self.momentum, self.eps, self.activation = momentum, eps, activation
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return ops.batch_norm(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.training, self.momentum, self.eps, residual, self.activation
-        )
+    def forward(self, x: Tensor, residual: Tensor | None = None, statistics: Any = None) -> Tensor:
+        running = self.running_mean, self.running_var
+        settings = self.training, self.momentum, self.eps, residual, self.activation, statistics
+        return ops.batch_norm(x, self.weight, self.bias, *running, *settings)
 
 
 class LayerNorm(Module):

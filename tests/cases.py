@@ -210,6 +210,13 @@ CASES = [
         [Bad([N(2, 3)], ValueError, "sizes .1, 1., expected .* add up to 3", {"sizes": (1, 1)})],
     ),
     Case("relu", ops.relu, forms.relu, [s(away(3, 5)), s(away(2, 3, 4, 5))]),
+    Case(
+        "add_relu",
+        ops.add_relu,
+        forms.add_relu,
+        [s(away(3, 5), constant(np.full((3, 5), 0.1)))],
+        [Bad([N(2, 3), N(3)], ValueError, r"add_relu: x has shape \(2, 3\) but the other map has \(3,\)")],
+    ),
     Case("leaky_relu", ops.leaky_relu, forms.leaky_relu, [s(away(3, 5)), s(away(3, 5), negative_slope=0.2)]),
     Case("sigmoid", ops.sigmoid, forms.sigmoid, [s(N(3, 5)), s(constant(np.array([-800.0, -30, 0, 30, 800])), note="extremes")]),
     Case("tanh", ops.tanh, forms.tanh, [s(N(3, 5))]),
@@ -239,6 +246,7 @@ CASES = [
             Bad([N(2, 6, 6, 3), lambda rng: np.zeros((3, 3, 3, 4), np.float32)], TypeError, "x is float64 but the filter is float32"),
         ],
     ),
+    Case("conv2d_moments", lambda x, w, _, **k: ops.conv2d_moments(x, w, **k)[0], forms.conv2d, [s(*CONV[14].inputs[:2], constant(None), padding=2)]),
     Case(
         "conv_transpose2d",
         ops.conv_transpose2d,

@@ -116,6 +116,10 @@ def relu(x: Any) -> Any:
     return _functional().relu(x)
 
 
+def add_relu(x: Any, other: Any) -> Any:
+    return _functional().relu(x + other)
+
+
 def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
     return _functional().leaky_relu(x, negative_slope)
 

@@ -2,7 +2,7 @@
 
 from autograd.ops.arithmetic import add, div, exp, log, mul, neg, power, sqrt, sub, where
 from autograd.ops.attention import polarized_channel, polarized_spatial, scaled_dot_product_attention
-from autograd.ops.conv import conv2d, conv_transpose2d
+from autograd.ops.conv import conv2d, conv2d_moments, conv2d_relu, conv_transpose2d
 from autograd.ops.gate import blend, gate
 from autograd.ops.linear import matmul
 from autograd.ops.loss import (
@@ -18,7 +18,7 @@ from autograd.ops.loss import (
     segmentation_loss,
 )
 from autograd.ops.norm import batch_norm, layer_norm
-from autograd.ops.pointwise import dropout, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, tanh
+from autograd.ops.pointwise import add_relu, dropout, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, tanh
 from autograd.ops.pool import max_pool2d
 from autograd.ops.reduction import max, mean, sum
 from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_bilinear, resize_nearest, strip_pool2d
@@ -28,6 +28,7 @@ __all__ = [
     "REPORT_TERMS",
     "adaptive_avg_pool2d",
     "add",
+    "add_relu",
     "avg_pool2d",
     "batch_norm",
     "blend",
@@ -35,6 +36,8 @@ __all__ = [
     "combined_loss",
     "concat",
     "conv2d",
+    "conv2d_moments",
+    "conv2d_relu",
     "conv_transpose2d",
     "cross_entropy",
     "dice_loss",

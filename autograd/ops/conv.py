@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autograd.function import Function
+from autograd.modes import is_recording
 from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
@@ -22,13 +23,20 @@ class Conv2d(Function):
     Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
     """
 
-    def __init__(self, window: Window, groups: int) -> None:
+    moments: tuple[Array, Array] | None = None  # of y, when they were asked for
+
+    def __init__(self, window: Window, groups: int, with_moments: bool = False, relu: bool = False) -> None:
         super().__init__()
-        self.window, self.groups = window, groups
+        self.window, self.groups, self.with_moments, self.relu = window, groups, with_moments, relu
 
     def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
         self.save(w, *maps)
-        return kernels.conv2d_forward(maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups)
+        x = maps if len(maps) > 1 else maps[0]
+        if self.with_moments:
+            y, *moments = kernels.conv2d_moments(x, w, self.window, self.groups)
+            self.moments = tuple(moments)
+            return y
+        return kernels.conv2d_forward(x, w, b, self.window, self.groups, **({"relu": True} if self.relu else {}))
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, *maps = self.saved
@@ -90,6 +98,33 @@ def conv2d(
     padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'. float32 or float64.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
+    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return Conv2d(window, groups)(weight, bias, *maps)
+
+
+def conv2d_moments(
+    input: Tensor | Sequence[Tensor], weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> tuple[Tensor, tuple[Array, Array]]:
+    """conv2d without bias, and its mean and biased variance per channel (float64 arrays): batch_norm's `statistics`, taken while y is at hand."""
+    window, maps = _checked_conv2d(input, weight, None, stride, padding, dilation, groups)
+    function = Conv2d(window, groups, with_moments=True)
+    y = function(weight, None, *maps)
+    return y, function.moments  # type: ignore[return-value]
+
+
+def conv2d_relu(
+    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Tensor:
+    """relu(conv2d(...)) in one pass, for inference: RuntimeError when a gradient would be recorded (the convolution's result is not kept)."""
+    if is_recording() and any(t.requires_grad for t in (weight, bias, *(input if isinstance(input, (list, tuple)) else (input,)))):
+        raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
+    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return Conv2d(window, groups, relu=True)(weight, bias, *maps)
+
+
+def _checked_conv2d(
+    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> tuple[Window, tuple[Tensor, ...]]:
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
     if len(maps) not in (1, 2):
         raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two")
@@ -105,7 +140,7 @@ def conv2d(
         raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
     _check_bias("conv2d", bias, w[3])
     window.checked_output_size("conv2d", (x[1], x[2]))
-    return Conv2d(window, groups)(weight, bias, *maps)
+    return window, maps
 
 
 def conv_transpose2d(

@@ -64,11 +64,13 @@ def batch_norm(
     eps: float = 1e-5,
     residual: Tensor | None = None,
     activation: str | None = None,
+    statistics: tuple[Array, Array] | None = None,
 ) -> Tensor:
     """Batch normalisation over all axes but the last: x (N, H, W, C), the vectors (C,) -> (N, H, W, C).
 
     In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with the unbiased
     variance, as PyTorch's); else they are the running ones. residual is added before the activation (None or 'relu').
+    statistics: the batch's (mean, biased variance), float64, where a convolution has taken them already (conv2d_moments).
     Raises ValueError when shapes do not fit, or when training has a single value per channel.
     """
     channels = (x.shape[-1],)
@@ -84,7 +86,7 @@ def batch_norm(
         rows = x.size // channels[0]
         if rows < 2:
             raise ValueError(f"batch_norm: training needs more than one value per channel, got x {x.shape}")
-        mean, variance = kernels.batch_norm_statistics(x.data)
+        mean, variance = kernels.batch_norm_statistics(x.data) if statistics is None else statistics
         for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
             running.data += momentum * (value.astype(running.dtype) - running.data)
             running.touch()

@@ -28,6 +28,22 @@ class ReLU(_Activation):
         return kernels.relu_backward(dy, *self.saved)
 
 
+class AddReLU(Function):
+    """y = max(x + other, 0);  dx = dother = dy where y > 0."""
+
+    def forward(self, x: Array, other: Array) -> Array:
+        y = kernels.add_relu_forward(x, other)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        gradient = kernels.relu_backward(dy, *self.saved)
+        return tuple(gradient if need else None for need in self.needs)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 2 * outputs[0].size
+
+
 class LeakyReLU(_Activation):
     """y = x where x > 0, else slope x;  dx = dy or slope dy."""
 
@@ -144,6 +160,13 @@ class Dropout(_Activation):
 def relu(x: Tensor) -> Tensor:
     """max(x, 0); the gradient at 0 is 0."""
     return ReLU()(x)
+
+
+def add_relu(x: Tensor, other: Tensor) -> Tensor:
+    """max(x + other, 0) in one pass, for equal shapes: the end of a residual block."""
+    if x.shape != other.shape:
+        raise ValueError(f"add_relu: x has shape {x.shape} but the other map has {other.shape}")
+    return AddReLU()(x, other)
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:

@@ -6,6 +6,7 @@ from kernels.core.dispatch import operator
 _FAST = {"cpu": "kernels.conv.cpu"}
 
 conv2d_forward = operator(reference.conv2d_forward, **_FAST)
+conv2d_moments = operator(reference.conv2d_moments, **_FAST)
 conv2d_backward_data = operator(reference.conv2d_backward_data, **_FAST)
 conv2d_backward_filter = operator(reference.conv2d_backward_filter, **_FAST)
 conv_transpose2d_forward = operator(reference.conv_transpose2d_forward, **_FAST)

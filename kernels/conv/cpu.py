@@ -10,9 +10,11 @@ import numpy as np
 from kernels.conv import choice, depthwise, direct, winograd
 from kernels.core import memory
 from kernels.core.geometry import Pair, Window
+from kernels.norm.cpu import batch_norm_statistics
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
+_FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
 Maps = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
@@ -36,26 +38,49 @@ def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
     return out
 
 
-def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1) -> Any:
+def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
     maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
-    if maps is None or _contiguous(w, b) is None:
+    if maps is None or _contiguous(w, b) is None or (relu and b is None):
         return NotImplemented
     if depthwise.serves(w, groups):
-        return depthwise.forward(maps[0], w, b, window)
+        return NotImplemented if relu else depthwise.forward(maps[0], w, b, window)
+    return _forward(maps, w, b, window, groups, relu, False)[0]
+
+
+def conv2d_moments(x: Maps, w: np.ndarray, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv2d_moments: sums of y and y^2 are taken while y is in registers.
+
+    var = E[y^2] - E[y]^2 loses digits where the mean is many standard deviations from 0; there a pass over y is made after all.
+    """
+    maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
+    if maps is None or _contiguous(w) is None or depthwise.serves(w, groups):
+        return NotImplemented
+    y, sums = _forward(maps, w, None, window, groups, False, True)
+    mean, square = sums.sum(0) / (y.size // y.shape[3])
+    variance = square - mean * mean
+    if (mean * mean > _FAR * variance).any():
+        return y, *batch_norm_statistics(y)
+    return y, mean, variance
+
+
+def _forward(
+    maps: list[np.ndarray], w: np.ndarray, b: np.ndarray | None, window: Window, groups: int, relu: bool, summing: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(y, sums of y and y^2 chunk by chunk if summing) by the algorithm chosen for the layer."""
     n, h, wd, _ = maps[0].shape
     c, k = w.shape[2] * groups, w.shape[3]
 
-    def run(name: str) -> np.ndarray:
+    def run(name: str) -> tuple[np.ndarray, np.ndarray]:
         y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
-        if name == "direct":
-            for i, (part, filters) in enumerate(zip(maps, _slices(w, _channels(maps)) if len(maps) > 1 else [w], strict=True)):
-                direct.run_forward(part, filters, b if i == 0 else None, y, window, groups, add=i > 0)
-        else:
-            winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y])
-            if b is not None:
-                y += b
-        return y
+        if name != "direct":
+            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing)
+        filters = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
+        for i, (part, filter_) in enumerate(zip(maps, filters, strict=True)):
+            last = i == len(maps) - 1
+            bias = b if i == 0 else None
+            sums = direct.run_forward(part, filter_, bias, y, window, groups, relu=relu and last, add=i > 0, summing=summing and last)
+        return y, sums
 
     return run(choice.choose("forward", n, (h, wd), c, k, window, groups, run))
 

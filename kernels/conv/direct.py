@@ -88,21 +88,29 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
 
 
 _LAYER = "UniTuple(i8, 21)"
+_PIECE = 512  # pixels whose results are summed in float32
 
 
 @lru_cache(maxsize=64)
-def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y."""
-    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead="rows"), vectors * target().lanes
+def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y.
 
-    @cpu_kernel("ppppg21i", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, layer, y0):  # type: ignore[no-untyped-def]
+    summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
+    """
+    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead="rows", sums=summing), vectors * target().lanes
+
+    @cpu_kernel("ppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
             count = min(rows, p - first)
+            out0 = (chunk0 + chunk) * 2 * groups * k
+            if summing:
+                for i in range(2 * groups * k):
+                    out[out0 + i] = 0.0
             if count <= 0:
                 continue
             if padded:
@@ -113,12 +121,20 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool) -> Kernel:
             for group in range(groups):
                 for panel in range(per_group):
                     b0 = (group * per_group + panel) * r * s * cg * width
-                    columns = min(width, k - panel * width)
+                    columns, channel = min(width, k - panel * width), group * k + panel * width
+                    extra, e0 = (scratch, sums) if summing else (bias, (group * per_group + panel) * width)
                     for row in range(count):
-                        out = y0 + image * out_image + (first + row) * out_row + group * k + panel * width
-                        a0 = base + row * sh * wide * c + group * cg
-                        column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                               y, out, pixel, q, columns, bias, (group * per_group + panel) * width)  # fmt: skip
+                        for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
+                            at = y0 + image * out_image + (first + row) * out_row + done * pixel + channel
+                            a0 = base + row * sh * wide * c + done * sw * c + group * cg
+                            if summing:
+                                clear(scratch, sums, 2 * width)
+                            column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
+                                   y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
+                            if summing:
+                                for i in range(columns):
+                                    out[out0 + channel + i] += scratch[sums + i]
+                                    out[out0 + groups * k + channel + i] += scratch[sums + width + i]
 
     return direct_forward
 
@@ -160,16 +176,20 @@ def run_forward(
     size: Pair | None = None,
     relu: bool = False,
     add: bool = False,
-) -> None:
+    summing: bool = False,
+) -> np.ndarray:
     """y = conv(x, w) + b (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (no bias), else nothing of use.
     """
     p, q = size or window.output_size((x.shape[1], x.shape[2]))
     f = _widening(window, groups, w.shape[3], q)
     if f > 1 and out is None:
-        window, w, size = _widened(window, f), _widened_filter(w, f), (p, q // f)
-        b = None if b is None else np.tile(b, f)
+        wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
+        bias = None if b is None else np.tile(b, f)
+        sums = run_forward(x, _widened_filter(w, f), bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
+        return sums.reshape(len(sums), 2, f, -1).sum(2)
     k = w.shape[3] // groups
     layer = _layer(x, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
@@ -179,14 +199,18 @@ def run_forward(
         per = max(64, -(-pixels // CHUNKS) // 64 * 64 + 64)
         layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
         whole = pixels // per
-        _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add)
         rest = pixels - whole * per
+        sums = np.empty((whole + (rest > 0), 2, groups * k if summing else 0))
+        if whole:
+            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0)
         if rest:
             offset = whole * per
             tail = layer._replace(w=rest, q=rest, out_image=0)
-            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add)
-        return
-    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add)
+            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole)
+        return sums
+    sums = np.empty((images * layer.blocks, 2, groups * k if summing else 0))
+    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0)
+    return sums
 
 
 # A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16 floats, and computing
@@ -216,7 +240,20 @@ def _widened_filter(w: np.ndarray, f: int) -> np.ndarray:
 
 
 def _launch(
-    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, layer: Layer, chunks: int, y0: int, groups: int, k: int, relu: bool, add: bool
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    layer: Layer,
+    chunks: int,
+    y0: int,
+    groups: int,
+    k: int,
+    relu: bool,
+    add: bool,
+    summing: bool,
+    sums: np.ndarray,
+    chunk0: int,
 ) -> None:
     lanes, vectors = target().lanes, panel_vectors(k)
     width = vectors * lanes
@@ -224,20 +261,11 @@ def _launch(
     bias = np.zeros((groups, per_group * width), np.float32)
     if b is not None:
         bias[:, :k] = b.reshape(groups, k)
-    kernel = forward_kernel(vectors, k % lanes != 0, relu, add)
+    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
-    scratch = lines * layer.padded_width * layer.c
-    parallel(
-        kernel,
-        chunks,
-        x.reshape(-1),
-        _packed(w, groups, width),
-        bias.reshape(-1),
-        y.reshape(-1),
-        np.array(layer, np.int64),
-        y0,
-        scratch=max(scratch, 16),
-    )
+    strip = lines * layer.padded_width * layer.c
+    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), np.array(layer, np.int64)
+    parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
+from kernels.norm.reference import batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 Maps = Array | tuple[Array, Array]
@@ -76,15 +77,22 @@ def grouped_pixels(y: Array, groups: int) -> Array:
     return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1) -> Array:
-    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x."""
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Array:
+    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x. relu: max(y, 0)."""
     x = whole(x)
     n, k = x.shape[0], w.shape[3]
     p, q = window.output_size(x.shape[1:3])
     # (G, N*P*Q, R*S*C/G) @ (G, R*S*C/G, K/G) -> (G, N*P*Q, K/G) -> (N, P, Q, K)
     y = grouped_rows(patches(x, window), groups) @ grouped_filter(w, groups)
     y = y.transpose(1, 0, 2).reshape(n, p, q, k)
-    return y if b is None else y + b
+    y = y if b is None else y + b
+    return y.clip(0, None) if relu else y
+
+
+def conv2d_moments(x: Maps, w: Array, window: Window, groups: int = 1) -> tuple[Array, Array, Array]:
+    """(y, mean, variance): a convolution without bias, with its mean and biased variance per channel (float64), for the batch norm behind it."""
+    y = conv2d_forward(x, w, None, window, groups)
+    return y, *batch_norm_statistics(y)
 
 
 def conv2d_backward_data(

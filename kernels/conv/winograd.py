@@ -108,6 +108,23 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
     return read_tile
 
 
+def make_tile_writer(form: Form, add: bool, finish: str) -> Any:
+    """write_tile(product, p0, step, y, image, oy, ox, p, q, k, dh, dw, extra, e0, e_step): a tile that may reach over the output's border."""
+    m = form[0]
+    write, write_edge = (programs.make_write(form, edge, add, finish) for edge in (False, True))
+
+    @inline(f"{form} {add} {finish}")
+    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, dh, dw, extra, e0, e_step):  # type: ignore[no-untyped-def]
+        y0 = ((image * p + oy) * q + ox) * k
+        if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
+            write(product, p0, step, y, y0, dh * q * k, dw * k, k, m, m, extra, e0, e_step)
+        else:
+            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
+            write_edge(product, p0, step, y, y0, dh * q * k, dw * k, k, rows, columns, extra, e0, e_step)
+
+    return write_tile
+
+
 @inline()
 def _ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
     """Ask the memory for the pixels of the tiles first .. last (below `end`) of a map, all but the columns that the tile before shares.
@@ -136,27 +153,39 @@ def _ask_for_outputs(y, first, last, end, m, t, k):  # type: ignore[no-untyped-d
 
 
 @lru_cache(maxsize=16)
-def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
-    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y."""
+def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
+    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
+
+    finish: 'bias', 'bias relu' or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
+    """
     m, n = form[0], programs.points(form)
     points = n * n
     read_tile = make_tile_reader(programs.input_matrix(form), n)
-    write, write_edge = (programs.make_write(form, edge, add) for edge in (False, True))
+    write_tile = make_tile_writer(form, add, finish)
     column_of_tiles, width = make_column(vectors, ahead="rows"), vectors * target().lanes
 
-    @cpu_kernel("ppppppg10iiiiiiiii", f"F{form} x{vectors}{' add' * add}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, t, c, c2, cp, k, k2, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+    summing = finish == "sums"
+
+    @cpu_kernel("pppppppdg10iiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
         product = points * v_step
         patch = product + points * product_step
+        sums = patch + points * _PATCH
+        extra, e0 = (scratch, sums) if summing else (bias, 0)
         for chunk in range(start, stop):
             at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
+            if summing:
+                for i in range(2 * k):
+                    out[chunk * 2 * k + i] = 0.0
             while at < end:
                 count = min(block, end - at)
                 unit = at // columns
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
+                if summing:
+                    clear(scratch, sums, 2 * kp)
                 for s in range(count):
                     iy, ix = oy - above, ox + column * m * dw - before
                     read_tile(x, image, iy, ix, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
@@ -183,20 +212,17 @@ def forward_kernel(form: Form, vectors: int, add: bool) -> Kernel:
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
-                    at_pixel, from0 = (image * p + oy) * q + x_out, product + s * kp
-                    if oy + (m - 1) * dh < p and x_out + (m - 1) * dw < q:
-                        write(scratch, from0, product_step, y, at_pixel * k, dh * q * k, dw * k, k, m, m)
-                        if k2:
-                            write(scratch, from0 + k, product_step, y2, at_pixel * k2, dh * q * k2, dw * k2, k2, m, m)
-                    else:
-                        rows_in, columns_in = _inside(oy, dh, m, p)[1], _inside(x_out, dw, m, q)[1]
-                        write_edge(scratch, from0, product_step, y, at_pixel * k, dh * q * k, dw * k, k, rows_in, columns_in)
-                        if k2:
-                            write_edge(scratch, from0 + k, product_step, y2, at_pixel * k2, dh * q * k2, dw * k2, k2, rows_in, columns_in)
+                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, dh, dw, extra, e0, kp)
+                    if k2:
+                        write_tile(scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, dh, dw, extra, e0 + k, kp)
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = _row_of_tiles(unit, m, t)
+                if summing:
+                    for i in range(k):
+                        out[chunk * 2 * k + i] += scratch[sums + i]
+                        out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
                 at += count
 
     return winograd_forward
@@ -240,7 +266,7 @@ class _Plan:
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
     def scratch(self, block: int) -> int:
-        return self.points * (block * (self.cp + self.kp) + 2 * _PAD + _PATCH)
+        return self.points * (block * (self.cp + self.kp) + 2 * _PAD + _PATCH) + 2 * self.kp + _PAD
 
 
 _plan = lru_cache(maxsize=1024)(_Plan)
@@ -264,18 +290,32 @@ def _two(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, int]:
     return first.reshape(-1), last.reshape(-1), first.shape[3], last.shape[3] if len(maps) > 1 else 0
 
 
-def forward(maps: Sequence[np.ndarray], w: np.ndarray, window: Window, form: Form, outs: Sequence[np.ndarray], add: bool = False) -> None:
-    """A stride-1 convolution without bias by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of
-    one or two `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold.
+def forward(
+    maps: Sequence[np.ndarray],
+    w: np.ndarray,
+    window: Window,
+    form: Form,
+    outs: Sequence[np.ndarray],
+    add: bool = False,
+    bias: np.ndarray | None = None,
+    relu: bool = False,
+    summing: bool = False,
+) -> np.ndarray:
+    """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of one or two
+    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold. relu: with a bias only.
+
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
     """
     n, h, wd, _ = maps[0].shape
     plan = _plan(form, n, (h, wd), w.shape[2], w.shape[3], window)
     u = _transformed(plan, w, form)
     (x, x2, c, c2), (y, y2, k, k2) = _two(maps), _two(outs)
     numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block)
-    kernel = forward_kernel(form, plan.vectors, add)
+    kernel = forward_kernel(form, plan.vectors, add, "sums" if summing else "" if bias is None else "bias relu" if relu else "bias")
     chunks, scratch = -(-plan.units // plan.per), plan.scratch(plan.block)
-    parallel(kernel, chunks, x, x2, u, y, y2, _ZEROS, plan.geometry, *numbers, scratch=scratch)
+    out = np.empty((chunks, 2, k if summing else 0))
+    parallel(kernel, chunks, x, x2, u, y, y2, _ZEROS, _ZEROS if bias is None else bias, out.reshape(-1), plan.geometry, *numbers, scratch=scratch)
+    return out
 
 
 @lru_cache(maxsize=16)

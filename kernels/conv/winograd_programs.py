@@ -147,16 +147,30 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
     return read
 
 
-def make_write(form: Form, edge: bool, add: bool) -> Callable[..., None]:
-    """write(product, p0, step, y, y0, row, column, channels, rows, columns): A^T product A to an m x m output tile at y[y0].
+def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., None]:
+    """write(product, p0, step, y, y0, row, column, channels, rows, columns, extra, e0, e_step): A^T product A to an m x m output tile at y[y0].
 
     edge: only the first `rows` rows and `columns` columns of the tile exist.   add: the result is added to y.
+    finish: 'bias', 'bias relu': extra[e0 + c] is added first;  'sums': extra[e0 + c] += the results, extra[e0 + e_step + c] += their squares.
     """
     m, n = form[0], points(form)
 
-    @program("piipiiiiii")
+    @program("piipiiiiiipii")
     def write(
-        code: Code, product: Pointer, p0: Int, step: Int, y: Pointer, y0: Int, row: Int, column: Int, channels: Int, rows: Int, columns: Int
+        code: Code,
+        product: Pointer,
+        p0: Int,
+        step: Int,
+        y: Pointer,
+        y0: Int,
+        row: Int,
+        column: Int,
+        channels: Int,
+        rows: Int,
+        columns: Int,
+        extra: Pointer,
+        e0: Int,
+        e_step: Int,
     ) -> None:
         inside = [[code.both(code.int(i) < rows, code.int(j) < columns) for j in range(m)] for i in range(m)] if edge else None
 
@@ -165,11 +179,21 @@ def make_write(form: Form, edge: bool, add: bool) -> Callable[..., None]:
 
         def body(c: Int, count: Int | None) -> None:
             tile = [[code.load(points_in_row[i], steps[j] + c) for j in range(n)] for i in range(n)]
+            bias = code.load(extra, e0 + c, count) if "bias" in finish else None
+            sums = [code.variable(0.0) for _ in range(2)] if finish == "sums" else []
             for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):
                     with code.when(None if inside is None else inside[i][j]):
-                        old = code.load(lines[i], pixels[j] + c, count) if add else None
-                        code.store(value if old is None else value + old, lines[i], pixels[j] + c, count)
+                        if add:
+                            value = value + code.load(lines[i], pixels[j] + c, count)
+                        if bias is not None:
+                            value = value + bias
+                        code.store(code.maximum(value, 0) if "relu" in finish else value, lines[i], pixels[j] + c, count)
+                        if sums:
+                            sums[0].set(sums[0].get() + value)
+                            sums[1].set(code.fma(value, value, sums[1].get()))
+            for k, total in enumerate(sums):
+                code.store(code.load(extra, e0 + e_step * k + c) + total.get(), extra, e0 + e_step * k + c)
 
         over_run(code, channels, body)
 

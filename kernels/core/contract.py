@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.core.compile import inline
-from kernels.core.simd import Code, Int, Pointer, program, target
+from kernels.core.simd import Code, Int, Pointer, Vec, program, target
 
 # Vectors of columns -> rows of the register tile, by the number of vector registers: a tall tile, within 15 % of the FMA peak, and a low one
 # that makes up the remainder. All keep at least 8 independent sums in flight.
@@ -39,10 +39,12 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
-def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: str = "") -> Any:
+def make_column(
+    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: str = "", sums: bool = False
+) -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
-    flags = (accumulate, mask_b, mask_c, relu, ahead)
+    flags = (accumulate, mask_b, mask_c, relu, ahead, sums)
     tall_tile, low_tile, last_tile = (
         _make_tile(vectors, tall, True, *flags),
         _make_tile(vectors, low, True, *flags),
@@ -69,7 +71,9 @@ def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, ma
     return column
 
 
-def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: str) -> Callable[..., None]:
+def _make_tile(
+    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: str, sums: bool
+) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
@@ -78,6 +82,7 @@ def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b:
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
     ahead: what to ask the memory for in advance. 'rows': the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the
     other). 'steps': A and B as many steps further on (they are streams, and this tile a piece of them).
+    sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
     lanes = target().lanes
 
@@ -113,36 +118,62 @@ def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b:
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
         def first(i: int, j: int) -> Any:
-            return code.load(c_rows[i], j * lanes, c_counts[j]) if accumulate else code.load(start, s0 + j * lanes)
+            if accumulate:
+                return code.load(c_rows[i], j * lanes, c_counts[j])
+            return code.vec(0) if sums else code.load(start, s0 + j * lanes)
 
-        sums = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
+        products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
         b = b + b0
         if ahead == "rows":
-            with code.loop(0, steps, 16) as line:
-                for i in range(height):
-                    code.prefetch(a_rows[i], a_row * height + line)
-            for i in range(height):
-                for j in range(0, vectors, max(1, 16 // lanes)):
-                    code.prefetch(c_rows[i], c_row * height + j * lanes, write=True)
+            _ask_for_rows(code, a_rows, a_row * height, steps, c_rows, c_row * height, vectors)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
             with code.loop(0, steps) as t:
                 a_at, b_at = a_start + t * a_step, b_start + t * b_step
                 if ahead == "steps":
-                    code.prefetch(a_rows[0], a_at + a_step * steps)
-                    for j in range(0, vectors, max(1, 16 // lanes)):
-                        code.prefetch(b, b_at + b_step * steps + j * lanes)
+                    _ask_for_steps(code, a_rows[0], a_at + a_step * steps, b, b_at + b_step * steps, vectors)
                 columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
                 for i in range(height):
                     factor = code.broadcast(a_rows[i], a_at)
                     for j in range(vectors):
-                        sums[i][j].set(code.fma(factor, columns_of_b[j], sums[i][j].get()))
+                        products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
         for i in range(height):
             for j in range(vectors):
-                result = sums[i][j].get()
+                result = products[i][j].get()
                 code.store(code.maximum(result, 0) if relu else result, c_rows[i], j * lanes, c_counts[j])
+        if sums:
+            _add_sums(code, [[v.get() for v in line] for line in products], None if whole else rows, start, s0)
 
     return tile
+
+
+def _add_sums(code: Code, products: list[list[Vec]], rows: Int | None, start: Pointer, s0: Int) -> None:
+    """Sums and sums of squares of the columns; with `rows`, of the first so many rows (a clamped row is a copy of the last one)."""
+    vectors = len(products[0])
+    for j in range(vectors):
+        total, squares = (code.load(start, s0 + (k * vectors + j) * code.lanes) for k in range(2))
+        for i, line in enumerate(products):
+            value = line[j] if rows is None else code.select(code.spread(code.int(i) < rows), line[j], 0)
+            total, squares = total + value, code.fma(value, value, squares)
+        code.store(total, start, s0 + j * code.lanes)
+        code.store(squares, start, s0 + (vectors + j) * code.lanes)
+
+
+def _ask_for_rows(code: Code, a_rows: list[Pointer], a_tile: Int, steps: Int, c_rows: list[Pointer], c_tile: Int, vectors: int) -> None:
+    """Prefetch the next tile's rows, one tile behind these: 16 floats a cache line."""
+    with code.loop(0, steps, 16) as line:
+        for row in a_rows:
+            code.prefetch(row, a_tile + line)
+    for row in c_rows:
+        for j in range(0, vectors, max(1, 16 // code.lanes)):
+            code.prefetch(row, c_tile + j * code.lanes, write=True)
+
+
+def _ask_for_steps(code: Code, a: Pointer, a_next: Int, b: Pointer, b_next: Int, vectors: int) -> None:
+    """Prefetch a later step of A and B."""
+    code.prefetch(a, a_next)
+    for j in range(0, vectors, max(1, 16 // code.lanes)):
+        code.prefetch(b, b_next + j * code.lanes)
 
 
 def _clamped(code: Code, i: int, rows: Int) -> Int:

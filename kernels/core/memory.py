@@ -8,7 +8,9 @@ pool's is the only reference to it, so nothing has to be freed by hand and nothi
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import sys
 import threading
 from typing import Any
@@ -17,7 +19,20 @@ import numpy as np
 
 SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
+HUGE_PAGE = 1 << 21  # bytes
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
+
+
+def _fresh(size: int) -> tuple[np.ndarray, int]:
+    """A new block and where in it `size` aligned bytes begin. Large ones ask for huge pages: fewer misses of the address translation."""
+    if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        block, alignment = np.empty(size + ALIGNMENT, np.uint8), ALIGNMENT
+    else:
+        memory, alignment = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), HUGE_PAGE
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        block = np.frombuffer(memory, np.uint8)
+    return block, -block.__array_interface__["data"][0] % alignment
 
 
 class Pool:
@@ -50,8 +65,7 @@ class Pool:
                         blocks.append(blocks.pop(k))
                     break
             else:
-                block = np.empty(rounded + ALIGNMENT, np.uint8)
-                start = -block.__array_interface__["data"][0] % ALIGNMENT
+                block, start = _fresh(rounded)
                 blocks.append((block, start))
                 self._bytes += rounded
                 self.peak = max(self.peak, self._bytes)

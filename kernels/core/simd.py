@@ -226,6 +226,13 @@ class Code:
         """a where the mask is set, else b."""
         return Vec(self, self.builder.select(mask, self.vec(a).value, self.vec(b).value))
 
+    def spread(self, condition: ir.Value) -> ir.Value:
+        """A condition as a mask: the same in all lanes."""
+        kind = ir.VectorType(_BIT, self.lanes)
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), condition, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros) if self.lanes > 1 else first
+
     def lesser(self, a: Int, b: Int) -> Int:
         """The smaller of two integers."""
         return Int(self, self.builder.select(a < b, a.value, b.value))

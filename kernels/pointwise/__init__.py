@@ -4,6 +4,7 @@ from kernels.core.dispatch import operator
 from kernels.pointwise import reference
 
 relu_forward = operator(reference.relu_forward, cpu="kernels.pointwise.cpu")
+add_relu_forward = operator(reference.add_relu_forward, cpu="kernels.pointwise.cpu")
 relu_backward = operator(reference.relu_backward, cpu="kernels.pointwise.cpu")
 leaky_relu_forward = operator(reference.leaky_relu_forward)
 leaky_relu_backward = operator(reference.leaky_relu_backward)

@@ -48,6 +48,7 @@ def _phi(code: Code, x: Vec) -> Vec:
 
 _BODIES: dict[str, Body] = {
     "relu_forward": lambda code, x: code.maximum(x, 0),
+    "add_relu_forward": lambda code, x, other: code.maximum(x + other, 0),
     "relu_backward": lambda code, dy, y: code.select(y > 0, dy, 0),
     "sigmoid_forward": lambda code, x: code.sigmoid(x),
     "sigmoid_backward": lambda code, dy, y: dy * y * (1 - y),
@@ -73,7 +74,7 @@ def _silu_gradient(code: Code, dy: Vec, x: Vec) -> Vec:
 
 @lru_cache(maxsize=32)
 def _map_kernel(name: str) -> Kernel:
-    body, inputs = _BODIES[name], 2 if name.endswith("backward") else 1
+    body, inputs = _BODIES[name], _BODIES[name].__code__.co_argcount - 1
 
     @program("pppii")
     def apply(code: Code, a: Pointer, b: Pointer, y: Pointer, at: Int, length: Int) -> None:
@@ -104,6 +105,11 @@ def _mapped(name: str, *arrays: np.ndarray) -> Any:
 def relu_forward(x: np.ndarray) -> Any:
     """As kernels.pointwise.reference.relu_forward; likewise all functions below."""
     return _mapped("relu_forward", x)
+
+
+def add_relu_forward(x: np.ndarray, other: np.ndarray) -> Any:
+    """y = max(x + other, 0)."""
+    return _mapped("add_relu_forward", x, other)
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray) -> Any:

@@ -33,6 +33,11 @@ def relu_forward(x: Array) -> Array:
     return x.clip(0, None)
 
 
+def add_relu_forward(x: Array, other: Array) -> Array:
+    """y = max(x + other, 0), equal shapes."""
+    return relu_forward(x + other)
+
+
 def relu_backward(dy: Array, y: Array) -> Array:
     """dx = dy [y > 0]: at x = 0 the gradient is 0, as in PyTorch."""
     xp = array_module(dy)

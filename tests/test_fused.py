@@ -1,0 +1,118 @@
+"""Convolutions that do more on the way: sums for the batch norm behind, bias and ReLU, a folded norm. Each against the plain composition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autograd import Tensor, no_grad, ops
+from kernels import conv
+from kernels.conv import choice, reference
+from kernels.core.dispatch import kernel_log
+from kernels.core.geometry import Window
+from layers import ConvNorm, UNet
+
+# name, maps, filter, settings of the window, groups, algorithms
+LAYERS = [
+    ("3x3", [(2, 9, 13, 5)], (3, 3, 5, 7), {"padding": 1}, 1),
+    ("3x3 wide", [(2, 16, 16, 16)], (3, 3, 16, 48), {"padding": 1}, 1),
+    ("3x3 few outputs", [(2, 8, 16, 4)], (3, 3, 4, 8), {"padding": 1}, 1),
+    ("5x5", [(1, 11, 9, 8)], (5, 5, 8, 8), {"padding": 2}, 1),
+    ("dilated", [(2, 12, 10, 6)], (3, 3, 6, 20), {"padding": 2, "dilation": 2}, 1),
+    ("1x1", [(2, 31, 17, 12)], (1, 1, 12, 33), {}, 1),
+    ("two maps", [(2, 9, 8, 5), (2, 9, 8, 3)], (3, 3, 8, 17), {"padding": 1}, 1),
+    ("two maps 1x1", [(2, 9, 8, 6), (2, 9, 8, 6)], (1, 1, 12, 5), {}, 1),
+    ("stride", [(2, 9, 13, 5)], (3, 3, 5, 7), {"padding": 1, "stride": 2}, 1),
+    ("groups", [(2, 9, 8, 6)], (3, 3, 2, 9), {"padding": 1}, 3),
+]
+
+
+def layer(maps, filters, settings, offset=0.0):
+    rng = np.random.default_rng(0)
+    xs = tuple(rng.standard_normal(shape).astype(np.float32) + np.float32(offset) for shape in maps)
+    w = (rng.standard_normal(filters) / np.sqrt(np.prod(filters[:3]))).astype(np.float32)
+    return (xs if len(xs) > 1 else xs[0]), w, Window.of("conv2d", filters[:2], **settings)
+
+
+def double(x):
+    return tuple(m.astype(np.float64) for m in x) if isinstance(x, tuple) else x.astype(np.float64)
+
+
+@pytest.mark.parametrize("mode", ["direct", "winograd4", "winograd2"])
+@pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
+def test_moments_are_those_of_the_result(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
+    """Mean and variance of the very y that is returned, to the accuracy of float32 sums."""
+    monkeypatch.setattr(choice, "mode", lambda: mode)
+    x, w, window = layer(maps, filters, settings)
+    with kernel_log() as log:
+        y, mean, variance = conv.conv2d_moments(x, w, window, groups)
+    assert [entry.by for entry in log if entry.operator == "conv2d_moments"] == ["fast"]
+    exact = reference.conv2d_forward(double(x), w.astype(np.float64), None, window, groups)
+    assert np.abs(y - exact).max() <= 3e-5 * np.abs(exact).max()
+    rows = y.reshape(-1, y.shape[-1]).astype(np.float64)
+    scale = np.sqrt((rows**2).mean(0))
+    assert (np.abs(mean - rows.mean(0)) <= 1e-6 * scale).all()
+    assert (np.abs(variance - rows.var(0)) <= 1e-5 * scale**2).all()
+
+
+def test_moments_far_from_zero_keep_their_digits() -> None:
+    """E[y^2] - E[y]^2 would lose four digits here: a pass over y is made instead."""
+    x, w, window = layer([(2, 9, 13, 5)], (1, 1, 5, 7), {}, offset=300.0)
+    y, mean, variance = conv.conv2d_moments(x, w, window)
+    rows = y.reshape(-1, 7).astype(np.float64)
+    assert (rows.mean(0) ** 2 > 1e4 * rows.var(0)).any(), "the case must be the hard one"
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, rows.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["direct", "winograd4"])
+@pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
+def test_bias_and_relu_in_the_same_pass(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
+    monkeypatch.setattr(choice, "mode", lambda: mode)
+    x, w, window = layer(maps, filters, settings)
+    b = np.random.default_rng(1).standard_normal(filters[3]).astype(np.float32)
+    y = conv.conv2d_forward(x, w, b, window, groups, relu=True)
+    exact = reference.conv2d_forward(double(x), w.astype(np.float64), b.astype(np.float64), window, groups, relu=True)
+    assert np.abs(y - exact).max() <= 3e-5 * np.abs(exact).max()
+    assert (y == 0).any()
+
+
+def test_conv2d_relu_has_no_gradient_and_says_so() -> None:
+    x, w, b = Tensor(np.ones((1, 3, 3, 2))), Tensor(np.ones((3, 3, 2, 4)), requires_grad=True), Tensor(np.full(4, -20.0))
+    with pytest.raises(RuntimeError, match=r"conv2d_relu: has no gradient; use relu\(conv2d"):
+        ops.conv2d_relu(x, w, b, padding=1)
+    with no_grad():
+        y = ops.conv2d_relu(x, w, b, padding=1)
+    assert (y.data == ops.relu(ops.conv2d(x, w, b, padding=1)).data).all()
+
+
+def test_folded_norm_follows_its_sources() -> None:
+    """In evaluation a ConvNorm is one convolution; it must notice every change of weights and statistics."""
+    rng = np.random.default_rng(0)
+    block = ConvNorm(3, 4, 3)
+    for tensor in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+        with no_grad():
+            tensor.copy_(rng.uniform(0.5, 1.5, 4).astype(np.float32))
+    x, residual = Tensor(rng.standard_normal((2, 6, 7, 3)).astype(np.float32)), Tensor(rng.standard_normal((2, 6, 7, 4)).astype(np.float32))
+    block.eval()
+    for change in (None, block.conv.weight, block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+        if change is not None:
+            with no_grad():
+                change.mul_(1.5)
+        for other in (None, residual):
+            plain = block(x, other).data  # recorded: convolution, then norm
+            with no_grad():
+                folded = block(x, other).data
+            np.testing.assert_allclose(folded, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_folded_network_gives_the_same_logits() -> None:
+    net = UNet(width=8, seed=0)
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 16, 32, 1)).astype(np.float32))
+    for _ in range(3):
+        net(x)  # moves the running statistics
+    net.eval()
+    plain = net(x).data
+    with no_grad():
+        folded = net(x).data
+    assert np.abs(folded - plain).max() <= 1e-4 * np.abs(plain).max()
