@@ -13,6 +13,9 @@ class Reporter(Protocol):
     def note(self, text: str) -> None:
         """A line worth keeping."""
 
+    def compiling(self, done: int, of: int, name: str) -> None:
+        """A kernel was compiled, because it was not on disk."""
+
     def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
         """A step is done: `speed` in images/s, `eta` in seconds for the whole run."""
 
@@ -40,6 +43,11 @@ def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, cla
     )
 
 
+def compile_line(done: int, of: int, name: str) -> str:
+    """'compiling kernels 7/31 (conv.direct.direct_forward)'."""
+    return f"compiling kernels {done}/{of} ({name}), once for this processor"
+
+
 class PlainReporter:
     """One line per epoch, and one every `every` seconds within long epochs."""
 
@@ -49,6 +57,12 @@ class PlainReporter:
 
     def note(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
+
+    def compiling(self, done: int, of: int, name: str) -> None:
+        now = time.monotonic()
+        if done in (1, of) or now - self.last >= self.every / 4:
+            self.last = now
+            self.note(compile_line(done, of, name))
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
         now = time.monotonic()
@@ -74,12 +88,16 @@ class LiveReporter:
         self.classes, self.shown = classes, shown
         self.rows: list[tuple[dict[str, Any], bool]] = []
         self.now: tuple[int, int, int, int, dict[str, float], float, float] | None = None
+        self.compiled: str | None = None
         self.console = Console()
         self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self._view)
         self.live.start()
 
     def note(self, text: str) -> None:
         self.live.console.print(text, markup=False, highlight=False)
+
+    def compiling(self, done: int, of: int, name: str) -> None:
+        self.compiled = None if done == of else compile_line(done, of, name)
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
         self.now = (epoch, epochs, step, steps, terms, speed, eta)
@@ -104,7 +122,7 @@ class LiveReporter:
             cells = [str(row["epoch"]), f"{row['train_loss']:.4f}", f"{row['val_miou_fg']:.4f}", f"{row['val_miou_keras']:.4f}", *iou]
             table.add_row(*cells, f"{row['images_per_second']:.0f}", style="bold green" if best else None)
         if self.now is None:
-            return table
+            return table if self.compiled is None else Group(table, Text(self.compiled, style="dim"))
         epoch, epochs, step, steps, terms, speed, eta = self.now
         bar = Table.grid(padding=(0, 1))
         done = (epoch - 1) + step / steps

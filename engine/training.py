@@ -24,6 +24,7 @@ from engine.metrics import Scores, bootstrap, scores
 from engine.optimizer import AdamW, cosine_schedule
 from engine.pictures import choose_rows, draw_curves, draw_predictions
 from engine.progress import Reporter
+from engine.warm import warm
 from kernels.core import device
 from layers import SegmentationLoss, measure
 
@@ -70,29 +71,12 @@ class Run:
         self.size = measure(self.net, (1, *self.data.train.images.shape[1:], 1))
         reporter.note(f"network: {self.size}")
         reporter.note("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in zip(CLASSES, self.weights, strict=True)))
-        self.loss = SegmentationLoss(
-            config.loss_terms(),
-            self.weights,
-            background=config.background,
-            gamma=config.gamma,
-            smooth=config.smooth,
-            label_smoothing=config.label_smoothing,
-        )
+        self.loss = make_loss(config, self.weights)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, config.weight_decay, clip=clip, average=config.average)
-        self.augmentation = Augmentation(
-            config.flip_horizontal,
-            config.flip_vertical,
-            config.affine,
-            config.rotate,
-            config.scale,
-            config.shift,
-            config.photometric,
-            config.contrast,
-            config.brightness,
-            config.gamma_range,
-            outside=0 if config.background == "mask" else None,
-        )
+        self.augmentation = make_augmentation(config)
+        if self.choice.name == device.CPU:
+            warm(config, reporter.compiling)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
         self.rare = rare_tiles(self.data.train.masks)
         self.rows: list[dict[str, Any]] = []
@@ -225,6 +209,35 @@ class Run:
         }
         write_text(self.out / "summary.json", json.dumps(_finite(summary), indent=2) + "\n")
         return summary
+
+
+def make_augmentation(config: Config) -> Augmentation:
+    """The augmentation that the settings describe."""
+    return Augmentation(
+        config.flip_horizontal,
+        config.flip_vertical,
+        config.affine,
+        config.rotate,
+        config.scale,
+        config.shift,
+        config.photometric,
+        config.contrast,
+        config.brightness,
+        config.gamma_range,
+        outside=0 if config.background == "mask" else None,
+    )
+
+
+def make_loss(config: Config, weights: np.ndarray) -> SegmentationLoss:
+    """The loss that the settings describe, with these class weights."""
+    return SegmentationLoss(
+        config.loss_terms(),
+        weights,
+        background=config.background,
+        gamma=config.gamma,
+        smooth=config.smooth,
+        label_smoothing=config.label_smoothing,
+    )
 
 
 def write_text(path: Path, text: str) -> None:

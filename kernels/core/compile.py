@@ -20,7 +20,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from kernels.core import simd
 
 registry: dict[str, Kernel] = {}
 _listeners: list[Callable[[str, int, int], None]] = []
+_listed: list[Kernel] | None = None
 _lock = threading.RLock()
 
 _POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
@@ -221,6 +222,31 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
         return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
 
     return decorate
+
+
+@contextlib.contextmanager
+def listing() -> Iterator[list[Kernel]]:
+    """Within the block kernels are listed, once each, and not run: what would a computation need? Its numbers mean nothing then."""
+    global _listed
+    _listed = []
+    try:
+        yield _listed
+    finally:
+        _listed = None
+
+
+def is_listing() -> bool:
+    """Whether kernels are only being listed."""
+    return _listed is not None
+
+
+def listed(kernel: Kernel) -> bool:
+    """Put a kernel on the list, if there is one; then it must not be run."""
+    if _listed is None:
+        return False
+    if kernel not in _listed:
+        _listed.append(kernel)
+    return True
 
 
 def on_compile(listener: Callable[[str, int, int], None]) -> None:

@@ -27,7 +27,7 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
-from kernels.core.compile import Kernel, cached
+from kernels.core.compile import Kernel, cached, listed
 
 # Words of the control block, a cache line apart.
 _NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
@@ -285,7 +285,7 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
 
     scratch: floats of uninitialised memory that each thread has for itself.
     """
-    if chunks <= 0:
+    if chunks <= 0 or listed(kernel):
         return
     address = kernel.address or kernel.compile()
     launch = kernel.launcher

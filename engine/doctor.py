@@ -1,0 +1,78 @@
+"""What this machine has for Areograd, and everything compiled ahead:  python -m engine.doctor [--warm]"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tyro
+
+from engine.command import run_command
+from engine.config import PRESETS, preset
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Say what this machine has: versions, vector unit, threads, CUDA, the kernels on disk; with --warm compile them all."""
+
+    warm: bool = False
+    """Compile the CPU kernels of all presets now, so that no run has to."""
+
+
+def facts() -> Iterator[tuple[str, str]]:
+    """(what, how it is here), a line each."""
+    from kernels.core import device
+    from kernels.core.compile import cache_folder
+    from kernels.core.simd import target
+    from kernels.core.threads import threads
+
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    for name in ("areograd", "numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "torch"):
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    unit = target()
+    yield "vector unit", f"{unit.name}: {unit.lanes} float32 lanes, {unit.registers} registers (AREOGRAD_SIMD)"
+    yield "threads", f"{threads()} (AREOGRAD_THREADS)"
+    yield "cuda", device.cuda_obstacle() or "works"
+    files = list(cache_folder().glob("*.nbc")) if cache_folder().exists() else []
+    yield "compiled kernels", f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {cache_folder()} (AREOGRAD_CACHE)"
+
+
+def warm_all() -> None:
+    """Compile the kernels of every preset, with a progress line."""
+    from engine.progress import compile_line
+    from engine.warm import warm
+
+    start, total = time.monotonic(), 0
+
+    def show(done: int, of: int, name: str) -> None:
+        end = "\r" if sys.stdout.isatty() and done < of else "\n"
+        print(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end=end, flush=True)
+
+    for name in PRESETS:
+        total += warm(preset(name), show)
+    print(f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already")
+
+
+def run(arguments: Arguments) -> int:
+    """Print the facts; compile if asked to."""
+    for name, text in facts():
+        print(f"{name:>17}  {text}")
+    if arguments.warm:
+        warm_all()
+    return 0
+
+
+def main() -> None:
+    """The command line."""
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.doctor", use_underscores=False)))
+
+
+if __name__ == "__main__":
+    main()
