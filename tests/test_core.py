@@ -86,6 +86,17 @@ def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
 # -- geometry -----------------------------------------------------------------------------------------------------------------
 
 
+def test_nested_kernel_logs_end_each_on_its_own() -> None:
+    """Two logs with equal entries are still two logs."""
+    twice = operator(lambda x: 2 * x)
+    with kernel_log() as outer:
+        with kernel_log() as inner:
+            twice(np.ones(1))
+        twice(np.ones(1))
+    assert (len(outer), len(inner)) == (2, 1)
+    del registry[twice.name]
+
+
 def test_same_padding_keeps_the_size() -> None:
     for k in range(1, 7):
         for d in range(1, 4):

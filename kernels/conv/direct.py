@@ -75,8 +75,8 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
     h, w, c, _p, _q, r, _s, sh, _sw, dh, _dw, top, left, width = layer[:14]
     y0 = first_row * sh - top
     lines = (count - 1) * sh + (r - 1) * dh + 1
-    before = max(0, left)
-    inside = min(w + min(0, left), width - before)  # columns of x that the strip holds
+    before = min(max(0, left), width)
+    inside = max(0, min(w + min(0, left), width - before))  # columns of x that the strip holds: none where it lies beside the image
     for line in range(lines):
         y, o = y0 + line, line * width * c
         if y < 0 or y >= h:

@@ -62,7 +62,7 @@ def unpatch(cols: Array, size: Pair, window: Window) -> Array:
 def grouped_rows(cols: Array, groups: int) -> Array:
     """(N, P, Q, R, S, C) -> (G, N*P*Q, R*S*C/G): one matrix of patches per group."""
     n, p, q, r, s, c = cols.shape
-    return cols.reshape(n * p * q, r * s, groups, c // groups).transpose(2, 0, 1, 3).reshape(groups, n * p * q, -1)
+    return cols.reshape(n * p * q, r * s, groups, c // groups).transpose(2, 0, 1, 3).reshape(groups, n * p * q, r * s * (c // groups))
 
 
 def grouped_filter(w: Array, groups: int) -> Array:

@@ -164,7 +164,7 @@ class Code:
         return self.select(self.vec(-87.3) > x, 0, result)
 
     def log(self, x: Vec) -> Vec:
-        """The natural logarithm of normal positive numbers, to 2 units in the last place.
+        """The natural logarithm of normal positive numbers, to 3 units in the last place.
 
         x = 2^e m with m in [2/3, 4/3); log m = 2 artanh f, f = (m - 1) / (m + 1), by its series to f^9 (|f| <= 0.2).
         """

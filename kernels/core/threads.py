@@ -224,8 +224,9 @@ class _Team:
 
     def reserve(self, floats: int) -> None:
         """Give every member that much scratch memory."""
-        self.floats = floats + -floats % 1024 + 16  # rows a cache line off a power of two
-        self.scratch = np.empty((self.size, self.floats), np.float32)
+        floats += -floats % 1024 + 16  # rows a cache line off a power of two
+        self.scratch = np.empty((self.size, floats), np.float32)  # may fail: what is there already stays true
+        self.floats = floats
         self.own_scratch = _address(self.scratch[0])
         for member in range(self.size):
             self.block[_MEMBERS + 2 * _LINE * member] = _address(self.scratch[member])

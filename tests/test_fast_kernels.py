@@ -1,0 +1,271 @@
+"""Fast kernels other than convolutions equal the float64 reference under the rule of DESIGN 7, over random shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fast_checks import CHECKS, losses, normalisation
+from fast_rule import agree, array, judge
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+
+from kernels import augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
+from kernels.core.dispatch import kernel_log, registry, use_kernels
+from kernels.core.geometry import Window
+
+FEW = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([1, 3, 8, 16, 17, 64]))
+SIDES = st.integers(1, 19)
+SEEDS = st.integers(0, 99)
+
+
+def pair(low: int, high: int) -> st.SearchStrategy:
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_compact_check(name: str) -> None:
+    """The checks that widths, threads and planted mistakes are tested with."""
+    CHECKS[name]()
+
+
+def served_by(operator, *arguments, **kwargs) -> str:
+    with kernel_log() as log:
+        operator(*arguments, **kwargs)
+    return log[-1].by
+
+
+# -- pooling ------------------------------------------------------------------------------------------------------------------
+
+
+# The windows that are compiled for; strides, paddings and dilations are free.
+@settings(max_examples=40, **FEW)
+@given(
+    st.sampled_from([(2, 2), (3, 3), (1, 2), (4, 3)]),
+    st.sampled_from([(1, 1), (2, 2), (3, 2), (1, 2)]),
+    st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 3)]),
+    st.tuples(pair(0, 1), pair(0, 1)),
+    st.integers(1, 3),
+    st.tuples(SIDES, SIDES),
+    CHANNELS,
+    SEEDS,
+    st.booleans(),
+)
+@example((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, (6, 10), 70, 0, True)  # windows that lie side by side
+@example((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, (7, 11), 5, 0, False)  # ... with pixels that none covers
+@example((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1, (1, 1), 1, 0, False)
+def test_max_pool(kernel, stride, dilation, padding, n, size, channels, seed, view) -> None:
+    window = Window(kernel, stride, tuple(tuple(min(p, e - 1) for p in side) for side, e in zip(padding, kernel, strict=True)), dilation)
+    assume(min(window.output_size(size)) >= 1)
+    bordered = window.padding != ((0, 0), (0, 0))
+    assume(not (bordered and dilation != (1, 1)))  # that is the reference's
+    rng = np.random.default_rng(seed)
+    x = array(rng, n, *size, channels, view=view)
+    x[rng.random(x.shape) < 0.3] = 0.5  # ties: the first maximum counts
+    y, offset = agree(pool.max_pool2d_forward, x, window)
+    np.testing.assert_array_equal(offset, pool.max_pool2d_forward.reference(x, window)[1])
+    dy, total = array(rng, *y.shape, view=view), array(rng, *x.shape)
+    agree(pool.max_pool2d_backward, dy, offset, size, window)
+    agree(pool.max_pool2d_backward, dy, offset, size, window, total, inplace=(4,))
+
+
+def test_max_pool_of_infinities_and_what_is_left_to_the_reference() -> None:
+    x = np.full((1, 4, 4, 3), -np.inf, np.float32)
+    x[0, 1, 1, 1] = np.nan
+    window = Window((2, 2), (2, 2))
+    y, offset = pool.max_pool2d_forward(x, window)
+    assert (y[..., [0, 2]] == -np.inf).all()
+    assert not offset[..., [0, 2]].any()
+    assert np.isnan(y[0, 0, 0, 1])
+    assert offset[0, 0, 0, 1] == 3  # not-a-number is the maximum
+    for left in (Window((2, 2), (2, 2), ((2, 0), (0, 0))), Window((2, 2), (1, 1), ((1, 1), (1, 1)), (2, 2)), Window((17, 16), (1, 1))):
+        assert served_by(pool.max_pool2d_forward, np.zeros((1, 20, 20, 1), np.float32), left) == "reference"
+    assert served_by(pool.max_pool2d_forward, np.zeros((0, 4, 4, 3), np.float32), window) == "reference"
+
+
+# -- normalisation --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=24, **FEW)
+@given(
+    CHANNELS,
+    st.tuples(st.integers(1, 3), SIDES, SIDES),
+    st.booleans(),
+    st.sampled_from([None, "relu"]),
+    st.booleans(),
+    SEEDS,
+    st.booleans(),
+)
+@example(1, (1, 1, 2), False, None, True, 0, False)
+@example(61, (2, 37, 41), True, "relu", True, 1, True)
+@example(24, (2, 64, 64), False, "relu", False, 2, False)
+def test_batch_norm(channels, size, residual, activation, training, seed, view) -> None:
+    assume(np.prod(size) > 1)
+    with kernel_log() as log:
+        normalisation(np.random.default_rng(seed), channels, size, residual, activation, training, view)
+    assert {entry.by for entry in log} == {"fast"}
+
+
+@settings(max_examples=8, **FEW)
+@given(CHANNELS, st.integers(16_384, 60_000), SEEDS)
+def test_sum_pixels(channels, floats, seed) -> None:
+    """Large maps; the small ones are the reference's."""
+    x = array(np.random.default_rng(seed), 1, -(-floats // channels), channels) + np.float32(1)
+    agree(norm.sum_pixels, x)
+    assert served_by(norm.sum_pixels, x[:, : 16_000 // channels]) == "reference"
+
+
+def test_statistics_of_a_map_far_from_zero() -> None:
+    """Mean 1000, deviation 1: E[x^2] - E[x]^2 in float32 would be off by a tenth."""
+    x = array(np.random.default_rng(0), 4, 31, 33, 7) + np.float32(1000)
+    agree(norm.batch_norm_statistics, x)
+
+
+# -- losses -------------------------------------------------------------------------------------------------------------------
+
+
+SPECS = [
+    loss.LossSpec((("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("iou", 0.3), ("cross_entropy", 0.9)), background="mask", ignore_index=2),
+    loss.LossSpec((("cross_entropy", 1.0),), (0.5, 1.0, 2.0, 1.5, 1.0), label_smoothing=0.2),
+    loss.LossSpec((("focal", 1.0), ("margin", 0.5)), gamma=1.5, margin_reduction="weighted", power=3),
+    loss.LossSpec((("dice", 1.0), ("iou", 0.5)), absent="all", smooth=0.1, ignore_index=0),
+]
+
+
+@settings(max_examples=16, **FEW)
+@given(st.sampled_from(SPECS), st.tuples(st.integers(1, 3), SIDES, SIDES), st.sampled_from([0.1, 1.0, 6.0]), SEEDS)
+@example(SPECS[0], (2, 64, 65), 1.0, 0)
+@example(SPECS[2], (1, 1, 1), 1.0, 0)
+@example(SPECS[3], (3, 19, 17), 6.0, 0)
+def test_losses(spec, size, scale, seed) -> None:
+    """Sure predictions only with many pixels: there dz is a small difference of large numbers, and how well float32 does is luck with a few."""
+    assume(scale <= 1 or np.prod(size) >= 200)
+    losses(np.random.default_rng(seed), size, 5, spec, scale)
+
+
+def test_losses_that_are_left_to_the_reference() -> None:
+    z, labels = np.zeros((1, 3, 3, 5), np.float32), np.zeros((1, 3, 3), np.int64)
+    mixed = loss.LossSpec((("dice", 1.0), ("focal", 1.0)), background=(("dice", "mask"),))
+    for spec in (loss.LossSpec((("lovasz", 1.0),)), mixed):
+        assert served_by(loss.loss_forward, z, labels, spec) == "reference"
+    assert served_by(loss.loss_forward, z[:0], labels[:0], SPECS[1]) == "reference"
+    assert served_by(loss.loss_forward, z.astype(np.float64), labels, SPECS[1]) == "reference"
+
+
+def test_no_pixel_counts() -> None:
+    """All pixels ignored: every term and every gradient is 0, not not-a-number."""
+    z, labels = array(np.random.default_rng(0), 1, 3, 5, 5), np.full((1, 3, 5), 2)
+    value, parts, state = loss.loss_forward(z, labels, SPECS[0])
+    assert served_by(loss.loss_forward, z, labels, SPECS[0]) == "fast"
+    judge("no pixel", (value, parts), *(loss.loss_forward.reference(v, labels, SPECS[0])[:2] for v in (z, z.astype(np.float64))))
+    assert not loss.loss_backward(np.float32(1), z, labels, SPECS[0], state).any()
+
+
+# -- element-wise -----------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=12, **FEW)
+@given(CHANNELS, st.tuples(st.integers(1, 3), SIDES, SIDES), SEEDS, st.booleans())
+@example(1, (2, 16, 33), 0, False)
+def test_gate(channels, size, seed, view) -> None:
+    rng = np.random.default_rng(seed)
+    x, dy, z = array(rng, *size, channels, view=view), array(rng, *size, channels, view=view), 4 * array(rng, *size, 1, view=view)
+    agree(gate.gate_forward, x, z)
+    agree(gate.gate_backward, dy, x, z)
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "silu", "gelu"])
+def test_activations(name: str) -> None:
+    """Values over the whole range, an odd size, views."""
+    rng, forward, backward = np.random.default_rng(1), registry[f"{name}_forward"], registry[f"{name}_backward"]
+    for size, view in (((1, 1, 1, 1), False), ((2, 5, 7, 13), True), ((1, 33, 67, 61), False)):
+        x = 4 * array(rng, *size, view=view)
+        y = agree(forward, x)
+        agree(backward, array(rng, *size, view=view), y if name in ("relu", "sigmoid", "tanh") else x)
+    assert served_by(forward, np.zeros((0, 3), np.float32)) == served_by(forward, np.zeros(3)) == "reference"
+
+
+@settings(max_examples=10, **FEW)
+@given(st.integers(1, 5000), st.sampled_from([0.0, 0.1, 0.5, 0.937]), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
+@example(4 * 8192 * 2 + 3, 0.25, 5, 7)
+def test_dropout_has_the_reference_s_bits(n, p, seed, offset) -> None:
+    x = array(np.random.default_rng(n), 1, n)
+    got = agree(pointwise.dropout_forward, x, p, seed, offset)
+    np.testing.assert_array_equal(got, pointwise.dropout_forward.reference(x, p, seed, offset))
+
+
+@settings(max_examples=12, **FEW)
+@given(st.integers(1, 3), st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), CHANNELS, SEEDS, st.booleans(), st.booleans())
+def test_resampling(n, size, out, channels, seed, corners, view) -> None:
+    rng = np.random.default_rng(seed)
+    x = array(rng, n, *size, channels, view=view)
+    for make in (lambda a, b: resample.bilinear_matrix(a, b, corners), resample.adaptive_matrix):
+        a, b = (make(i, o) for i, o in zip(size, out, strict=True))
+        y = agree(resample.resample2d_forward, x, a, b)
+        agree(resample.resample2d_backward, array(rng, *y.shape), a, b)
+
+
+@settings(max_examples=10, **FEW)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 3), SEEDS)
+def test_concatenation(parts, n, seed) -> None:
+    """Up to eight large maps are ours; sums in place too."""
+    rng, pixels = np.random.default_rng(seed), -(-20_000 // sum(parts))
+    maps = [array(rng, n, pixels, c) for c in parts]
+    served = "fast" if len(parts) <= 8 else "reference"
+    wide = agree(shape.concat_channels, maps, served=served)
+    np.testing.assert_array_equal(wide, np.concatenate(maps, -1))
+    for got, want in zip(agree(shape.split_channels, wide, parts, served=served), maps, strict=True):
+        np.testing.assert_array_equal(got, want)
+    agree(shape.accumulate, wide, array(rng, *wide.shape), inplace=(0,))
+    small = np.zeros((1, 3, 2), np.float32)
+    assert served_by(shape.accumulate, small, small) == served_by(shape.concat_channels, [small]) == "reference"
+
+
+# -- optimiser and augmentation -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10, **FEW)
+@given(st.integers(1, 5000), st.integers(1, 50), st.booleans(), SEEDS)
+@example(65_536 + 1, 1, True, 0)
+def test_adamw(n, step, averaged, seed) -> None:
+    rng = np.random.default_rng(seed)
+    p, g, m, v, decay, average = (array(rng, 1, n)[0] for _ in range(6))
+    v, decay = np.abs(v), np.abs(decay) * np.float32(0.1)
+    options = {"step": step, "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "clip": 0.7, "average_decay": 0.95}
+    agree(optimizer.adamw_step, p, g, m, v, decay, average if averaged else None, inplace=(0, 2, 3, 5) if averaged else (0, 2, 3), **options)
+    agree(optimizer.squared_norm, g)
+
+
+def test_optimiser_leaves_views_to_the_reference() -> None:
+    g = np.ones(10, np.float32)[::2]
+    assert served_by(optimizer.squared_norm, g) == "reference"
+    assert optimizer.squared_norm(g) == 5
+
+
+@settings(max_examples=12, **FEW)
+@given(st.integers(1, 3), st.tuples(SIDES, SIDES), st.sampled_from([None, 0, 4]), SEEDS)
+@example(2, (1, 1), None, 0)
+def test_augmentation(n, size, outside, seed) -> None:
+    """Any affine map; source coordinates kept away from .0 and .5, where a last bit decides which pixel is meant."""
+    rng = np.random.default_rng(seed)
+    images, masks = rng.random((n, *size)).astype(np.float32), rng.integers(0, 5, (n, *size)).astype(np.uint8)
+    matrices = rng.uniform(-1.5, 1.5, (n, 2, 3))
+    matrices[:, :, 2] *= 10
+    options = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
+    got = agree(augment.augment_batch, images, masks, matrices, *options, outside)
+    np.testing.assert_array_equal(got[1], augment.augment_batch.reference(images, masks, matrices, *options, outside)[1])
+
+
+def test_augmentation_that_changes_nothing_changes_no_bit() -> None:
+    images, masks = np.random.default_rng(0).random((2, 7, 9)).astype(np.float32), np.arange(126, dtype=np.uint8).reshape(2, 7, 9)
+    ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
+    out, labels = augment.augment_batch(images, masks, np.tile(np.eye(2, 3), (2, 1, 1)), ones, zeros, ones, 0)
+    np.testing.assert_array_equal(out, images)
+    np.testing.assert_array_equal(labels, masks)
+
+
+def test_the_reference_can_be_asked_for() -> None:
+    x = array(np.random.default_rng(0), 2, 3, 4, 5)
+    with use_kernels("reference"), kernel_log() as log:
+        pointwise.relu_forward(x)
+    assert [entry.by for entry in log] == ["reference"]

@@ -1,0 +1,147 @@
+"""Planted mistakes in the fast kernels: each one, in a copy of the package, must make a compact check fail that passes without it.
+
+Every mutant is compiled in a process of its own with a cache of its own, so each is restricted to the few kernels of one check.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from test_simd import usable_widths
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In kernels/`file` replace `old` (which stands there once) by `new`; `check` of fast_checks.py must then fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    check: str
+
+
+MUTANTS = [
+    Mutant("tail one float short", "core/runs.py", "body(whole, length - whole)", "body(whole, length - whole - 1)", "gates"),
+    Mutant("sum of lanes without the last step", "core/simd.py", "while width > 1:", "while width > 2:", "gates"),
+    Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
+    Mutant("last row of a column of tiles lost", "core/contract.py", "if done < rows:", "if done < rows - 1:", "conv_direct/forward"),
+    Mutant(
+        "packing: panels overlap at the tail",
+        "conv/direct.py",
+        "o = (panel * taps + i) * width",
+        "o = (panel * taps + i) * count",
+        "conv_direct/forward",
+    ),
+    Mutant("padding: bottom row read from beyond", "conv/direct.py", "if y < 0 or y >= h:", "if y < 0 or y > h:", "conv_direct/forward"),
+    Mutant(
+        "strip one line short",
+        "conv/direct.py",
+        "lines = (count - 1) * sh + (r - 1) * dh + 1\n    before",
+        "lines = (count - 1) * sh + (r - 1) * dh\n    before",
+        "conv_direct/forward",
+    ),
+    Mutant(
+        "row and column stride swapped",
+        "conv/direct.py",
+        "column(source, a0, sw * c, 1,",
+        "column(source, a0, sh * c, 1,",
+        "conv_direct_strided/forward",
+    ),
+    Mutant("a chunk lost in the filter's sum", "conv/direct.py", "else dw.sum(0)", "else dw[1:].sum(0)", "conv_many_chunks/filter"),
+    Mutant("depthwise: last pixel of a row lost", "conv/depthwise.py", "min(j, q - _PIXELS)", "min(j, q - _PIXELS - 1)", "conv_depthwise/forward"),
+    Mutant(
+        "Winograd: last row of the image left out",
+        "conv/winograd.py",
+        "min(count, (size - start + step - 1) // step)",
+        "min(count, (size - start) // step)",
+        "conv_winograd2/forward",
+    ),
+    Mutant(
+        "pooling: taps in the wrong order",
+        "pool/cpu.py",
+        "equals(i * s + j), code.load(dy, at, rest)",
+        "equals(j * r + i), code.load(dy, at, rest)",
+        "max_pool",
+    ),
+    Mutant(
+        "batch norm: constants not in turn",
+        "norm/cpu.py",
+        "np.tile(np.asarray(vector, np.float32), period",
+        "np.repeat(np.asarray(vector, np.float32), period",
+        "batch_norm",
+    ),
+    Mutant("loss: rest of the last block counted", "loss/cpu.py", "for i in range(count, _BLOCK):", "for i in range(_BLOCK, _BLOCK):", "loss_terms"),
+    Mutant(
+        "resampling: weights transposed",
+        "resample/cpu.py",
+        "_axpy(columns[j, k], scratch, k * c,",
+        "_axpy(columns[j, k], scratch, j * c,",
+        "resampling",
+    ),
+    Mutant("concatenation: a map misplaced", "shape/cpu.py", "at += size", "at += size - size % 8", "channels"),
+    Mutant(
+        "optimiser: a chunk's last parameter",
+        "optimizer/cpu.py",
+        "step(p, g, m, v, decay, average, at, min(_CHUNK, n - at)",
+        "step(p, g, m, v, decay, average, at, min(_CHUNK - 1, n - at)",
+        "adamw",
+    ),
+    Mutant("dropout: words in the wrong order", "pointwise/cpu.py", "(words[lane] >>", "(words[3 - lane] >>", "activations"),
+    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "2 * n - 2 - i", "2 * n - 1 - i", "augmentation"),
+]
+
+# Narrow vectors compile faster, and are what most processors have.
+WIDTH = {"AREOGRAD_SIMD": "avx2"} if "avx2" in usable_widths() else {}
+
+
+def run(root: Path, *checks: str) -> subprocess.CompletedProcess:
+    """The checks with the package at `root` and a cache beside it."""
+    environment = {**os.environ, **WIDTH, "AREOGRAD_CACHE": str(root / "cache"), "AREOGRAD_TUNE": "0", "PYTHONPATH": str(root)}
+    command = [sys.executable, str(ROOT / "tests" / "fast_checks.py"), *checks]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
+
+
+def copied(folder: Path) -> Path:
+    """The kernels' sources in `folder`."""
+    shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def green(tmp_path_factory) -> None:
+    """All checks pass in an unchanged copy: one that fails anyway would catch anything."""
+    checks = sorted({mutant.check for mutant in MUTANTS})
+    result = run(copied(tmp_path_factory.mktemp("green")), *checks)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.split() == ["passed", *checks]
+
+
+@pytest.mark.usefixtures("green")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_planted_mistake_is_caught(mutant: Mutant, tmp_path) -> None:
+    root = copied(tmp_path)
+    path = root / "kernels" / mutant.file
+    source = path.read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} places like {mutant.old!r}"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    result = run(root, mutant.check)
+    assert result.returncode != 0, f"{mutant.check} passes with the mistake"
+    caught = "AssertionError" in result.stderr or result.returncode < 0  # a wrong number, or memory that is not ours
+    assert caught, f"failed for another reason:\n{result.stderr[-2000:]}"
+
+
+def test_every_kind_of_mistake_is_there() -> None:
+    assert len(MUTANTS) >= 10
+    for word in ("tail", "padding", "packing", "clamped", "stride", "chunk", "strip"):
+        assert any(word in mutant.name for mutant in MUTANTS), word
+    for family in ("conv", "pool", "norm", "loss", "resample", "shape", "optimizer", "pointwise", "augment", "core"):
+        assert any(mutant.file.startswith(family) for mutant in MUTANTS), family

@@ -1,0 +1,173 @@
+"""The team of threads: every chunk once, whatever happens around it; and the same bits for any number of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from fast_checks import CHECKS, arrays_of
+from numba import carray
+from numba.core.caching import NullCache
+
+from kernels.core import threads
+from kernels.core.compile import cpu_kernel
+from kernels.core.threads import parallel, set_threads
+
+
+@pytest.fixture(autouse=True)
+def _team():
+    before = threads.threads()
+    yield
+    set_threads(before)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_the_same_bits_for_any_number_of_threads(name: str) -> None:
+    results = []
+    for count in (1, 2, 4):
+        set_threads(count)
+        assert threads.threads() == count
+        results.append(arrays_of(name))
+    for arrays in results[1:]:
+        assert len(arrays) == len(results[0]) > 0
+        for one, other in zip(results[0], arrays, strict=True):
+            np.testing.assert_array_equal(one.view(np.uint8) if one.ndim else one, other.view(np.uint8) if other.ndim else other)
+
+
+@cpu_kernel("lpiif")
+def count_chunks(start, stop, scratch, counts, marks, size, rounds, value):  # type: ignore[no-untyped-def]
+    """Counts every chunk, and looks whether another thread writes to this one's scratch meanwhile."""
+    seen, own = carray(counts, stop), carray(scratch, size)
+    errors = carray(marks, stop)
+    for chunk in range(start, stop):
+        for i in range(size):
+            own[i] = np.float32(chunk) * value
+        for _ in range(rounds):
+            for i in range(size):
+                if own[i] != np.float32(chunk) * value:
+                    errors[chunk] += np.float32(1)
+        seen[chunk] += 1
+
+
+count_chunks.callback._cache = NullCache()  # the cache knows only the package's own sources
+
+
+def job(chunks: int, size: int = 16, rounds: int = 1) -> None:
+    """Run it and assert that every chunk was computed once, undisturbed, and none beyond."""
+    counts, marks = np.zeros(chunks + 3, np.int64), np.zeros(chunks + 3, np.float32)
+    parallel(count_chunks, chunks, counts, marks, size, rounds, 0.5, scratch=size)
+    np.testing.assert_array_equal(counts, [1] * chunks + [0] * 3)
+    assert not marks.any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_many_tiny_jobs(count: int) -> None:
+    set_threads(count)
+    rng = np.random.default_rng(count)
+    for chunks in (0, 1, 2, 3, *rng.integers(1, 40, 2000)):
+        job(int(chunks))
+    job(100_000)
+
+
+def test_helpers_fall_asleep_and_wake() -> None:
+    """Longer pauses than a helper's patience, in between jobs of every length."""
+    set_threads(4)
+    for pause in (0, 0.02, 0.001, 0.05, 0.003):
+        threading.Event().wait(pause)
+        job(64, 1024, 20)
+
+
+def test_scratch_grows_and_belongs_to_one_thread() -> None:
+    set_threads(4)
+    for size in (16, 5000, 100, 60_000):
+        job(40, size, 3)
+
+
+def test_two_python_threads_at_once() -> None:
+    """The second caller computes alone; both are right. Teams may change meanwhile."""
+    set_threads(2)
+    failures: list[BaseException] = []
+
+    def many() -> None:
+        try:
+            for chunks in range(1, 400):
+                job(chunks % 23 + 1, 64, 2)
+        except BaseException as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=many) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    for count in (3, 1, 4, 2):
+        set_threads(count)
+    for caller in callers:
+        caller.join(120)
+        assert not caller.is_alive()
+    assert not failures, failures[0]
+
+
+def test_a_mistaken_call_leaves_the_team_usable() -> None:
+    set_threads(2)
+    counts, marks = np.zeros(9, np.int64), np.zeros(9, np.float32)
+    for arguments in ((counts, marks.astype(np.float64), 16, 1, 0.5), (counts[::2], marks, 16, 1, 0.5), (counts, marks)):
+        with pytest.raises(TypeError):
+            parallel(count_chunks, 5, *arguments)
+        job(7)
+    assert not counts.any()
+
+
+def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
+    """A MemoryError for the scratch memory of one job must not make the next one write beyond what there is."""
+    set_threads(2)
+    team = threads._current()
+    with pytest.raises(MemoryError):
+        parallel(count_chunks, 5, np.zeros(9, np.int64), np.zeros(9, np.float32), 16, 1, 0.5, scratch=10**16)
+    assert team.scratch.shape[1] >= team.floats
+    job(9, 40_000)
+
+
+def test_after_a_fork() -> None:
+    """Threads do not survive a fork; the child makes its own team. (In a process of its own: a child that hangs must not hang the tests.)"""
+    code = """
+import os, sys, numpy as np
+from kernels import pointwise
+from kernels.core.threads import set_threads, threads
+set_threads(2)
+x = np.linspace(-1, 1, 300_001, dtype=np.float32)
+want = pointwise.relu_forward(x)
+child = os.fork()
+if child == 0:
+    same = all((pointwise.relu_forward(x) == want).all() for _ in range(50))
+    os._exit(0 if same and threads() >= 1 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert (pointwise.relu_forward(x) == want).all() and threads() == 2
+print("both")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+    assert result.stdout.strip() == "both", result.stderr
+
+
+def test_the_knob_and_its_mistakes() -> None:
+    with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
+        set_threads(0)
+    show = "from kernels.core.threads import threads; print(threads())"
+    for value, answer in (("3", "3"), ("", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))):
+        result = subprocess.run(
+            [sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": value}, check=False
+        )
+        assert result.stdout.strip() == answer, result.stderr
+    result = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": "two"}, check=False)
+    assert "ValueError: AREOGRAD_THREADS: got 'two', expected a positive number" in result.stderr
+
+
+def test_blas_keeps_out_of_the_way() -> None:
+    """Beside our team BLAS has one thread."""
+    from threadpoolctl import threadpool_info
+
+    set_threads(1)
+    set_threads(2)
+    assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} <= {1}

@@ -1,0 +1,363 @@
+"""Vector programs against NumPy: every primitive at the host's vector width, and at each narrower one in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from kernels.core import contract, runs
+from kernels.core.simd import TARGETS, mask_bytes, program, target
+
+LANES = target().lanes
+RNG = np.random.default_rng(3)
+NUMBERS = (RNG.standard_normal(8 * LANES) * 2.0 ** RNG.integers(-6, 6, 8 * LANES)).astype(np.float32)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def ulps(got: np.ndarray, exact: np.ndarray) -> float:
+    """The largest error in units of the last place of the exact result."""
+    return float((np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(np.float32))).max())
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------------------------------
+
+# name -> (what is emitted, NumPy on float32 or float64, largest error in units of the last place)
+Row = tuple[Callable[..., Any], Callable[..., Any], float]
+ROWS: dict[str, Row] = {
+    "a + b": (lambda code, a, b: a + b, lambda a, b: a + b, 0.5),
+    "a - b": (lambda code, a, b: a - b, lambda a, b: a - b, 0.5),
+    "a * b": (lambda code, a, b: a * b, lambda a, b: a * b, 0.5),
+    "a / b": (lambda code, a, b: a / b, lambda a, b: a / b, 0.5),
+    "1 + a": (lambda code, a, b: 1 + a, lambda a, b: 1 + a, 0.5),
+    "1 - a": (lambda code, a, b: 1 - a, lambda a, b: 1 - a, 0.5),
+    "3 * a": (lambda code, a, b: 3 * a, lambda a, b: 3 * a, 0.5),
+    "1 / a": (lambda code, a, b: 1 / a, lambda a, b: 1 / a, 0.5),
+    "-a": (lambda code, a, b: -a, lambda a, b: -a, 0),
+    "fma": (lambda code, a, b: code.fma(a, b, a), lambda a, b: a * b + a, 0.5 if LANES > 1 else 1e9),  # two roundings are allowed to a scalar
+    "fma of numbers": (lambda code, a, b: code.fma(a, 2.0, 1), lambda a, b: a * 2 + 1, 0.5),
+    "sqrt": (lambda code, a, b: code.sqrt(a * a), lambda a, b: np.abs(a), 1),
+    "maximum": (lambda code, a, b: code.maximum(a, b), np.maximum, 0),
+    "minimum": (lambda code, a, b: code.minimum(a, b), np.minimum, 0),
+    "maximum with 0": (lambda code, a, b: code.maximum(a, 0), lambda a, b: np.maximum(a, 0), 0),
+    "select": (lambda code, a, b: code.select(a > b, a, -1.5), lambda a, b: np.where(a > b, a, -1.5), 0),
+    "equals": (lambda code, a, b: code.select(a.equals(b), 1, 2), lambda a, b: np.where(a == b, 1.0, 2.0), 0),
+    "is_nan": (lambda code, a, b: code.select((a / (b - b)).is_nan(), 1, 2), lambda a, b: np.where(a == 0, 1.0, 2.0), 0),
+    "both": (lambda code, a, b: code.select(code.both(a > b, a > 0), 1, 2), lambda a, b: np.where((a > b) & (a > 0), 1.0, 2.0), 0),
+    "either": (lambda code, a, b: code.select(code.either(a > b, a > 0), 1, 2), lambda a, b: np.where((a > b) | (a > 0), 1.0, 2.0), 0),
+    "not": (lambda code, a, b: code.select(code.not_(a > b), 1, 2), lambda a, b: np.where(~(a > b), 1.0, 2.0), 0),
+    "broadcast_lane": (lambda code, a, b: code.broadcast_lane(a), lambda a, b: per_vector(a, lambda v: v[:, :1]), 0),
+}
+
+
+def per_vector(a: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    vectors = a.reshape(-1, LANES)
+    return np.broadcast_to(function(vectors), vectors.shape).reshape(-1)
+
+
+def test_arithmetic() -> None:
+    a, b = NUMBERS.copy(), NUMBERS[::-1].copy()
+    b[::3], a[5 % len(a)] = a[::3], 0
+
+    @program("pppi")
+    def all_rows(code, x, y, out, n):
+        with code.loop(0, n, code.lanes) as i:
+            for k, (emit, _, _) in enumerate(ROWS.values()):
+                code.store(emit(code, code.load(x, i), code.load(y, i)), out, n * k + i)
+
+    @numba.njit
+    def run(x, y, out):
+        all_rows(x, y, out, x.size)
+
+    out = np.empty((len(ROWS), a.size), np.float32)
+    with np.errstate(all="ignore"):
+        run(a, b, out.reshape(-1))
+        for got, (name, (_, exact, bound)) in zip(out, ROWS.items(), strict=True):
+            want = exact(a.astype(np.float64), b.astype(np.float64))
+            finite = np.isfinite(want)
+            np.testing.assert_array_equal(np.isfinite(got), finite, err_msg=name)
+            if bound < 1e9:
+                assert ulps(got[finite], want[finite]) <= bound + 1e-6, name
+            np.testing.assert_allclose(got[finite], want[finite], rtol=1e-6, atol=2.0**-23 * float(np.abs(a * b).max()), err_msg=name)
+
+
+def applied(emit: Callable[..., Any], x: np.ndarray) -> np.ndarray:
+    """emit(code, vector) over an array of whole vectors."""
+
+    @program("ppi")
+    def over(code, x, y, n):
+        with code.loop(0, n, code.lanes) as i:
+            code.store(emit(code, code.load(x, i)), y, i)
+
+    @numba.njit
+    def run(x, y):
+        over(x, y, x.size)
+
+    y = np.empty_like(x)
+    run(x, y)
+    return y
+
+
+def test_exp() -> None:
+    """Within 2 units in the last place where the result is a normal number; the ends as documented."""
+    x = np.linspace(-87, 88.2, 4096 * LANES).astype(np.float32)
+    ends = np.resize(np.array([-np.inf, -1e30, -100, -87.4, 0, 89, 1e30, np.inf], np.float32), 16 * LANES)
+    got = applied(lambda code, v: code.exp(v), np.concatenate([x, ends]))
+    assert ulps(got[: x.size], np.exp(x.astype(np.float64))) <= 2
+    last = got[x.size : x.size + 8]
+    np.testing.assert_array_equal(last[:5], [0, 0, 0, 0, 1])
+    np.testing.assert_allclose(last[5:], np.exp(88.3), rtol=1e-5)
+
+
+def test_log_and_sigmoid() -> None:
+    """log within 3 units in the last place over all normal numbers, also next to 1. sigmoid = 1 / (1 + e^-x): 2 units from e^-x, and a
+    rounding each of the sum and the quotient, make at most 3."""
+    x = np.concatenate([np.geomspace(1.2e-38, 3e38, 4096 * LANES), np.linspace(0.5, 2, 4096 * LANES)]).astype(np.float32)
+    assert ulps(applied(lambda code, v: code.log(v), x), np.log(x.astype(np.float64))) <= 3
+    x = np.linspace(-80, 30, 2048 * LANES).astype(np.float32)
+    assert ulps(applied(lambda code, v: code.sigmoid(v), x), 1 / (1 + np.exp(-x.astype(np.float64)))) <= 3
+
+
+def test_total_adds_all_lanes() -> None:
+    x = NUMBERS.copy()
+    got = applied(lambda code, v: code.total(v), x)
+    exact = per_vector(x.astype(np.float64), lambda v: v.sum(1, keepdims=True))
+    size = per_vector(np.abs(x).astype(np.float64), lambda v: v.sum(1, keepdims=True))
+    assert (np.abs(got - exact) <= max(1, np.log2(LANES)) * 2.0**-24 * size).all()
+    assert len(set(got[:LANES])) == 1  # in all lanes
+
+
+def test_scalars_in_all_lanes() -> None:
+    @program("pifp")
+    def scalars(code, x, n, a, y):
+        results = (code.splat(a), code.splat(2.5), code.vec(-3), code.number(n), code.broadcast(x, n))
+        for k, value in enumerate(results):
+            code.store(value, y, k * code.lanes)
+
+    @numba.njit
+    def run(x, y):
+        scalars(x, 3, np.float32(0.1), y)
+
+    y = np.empty((5, LANES), np.float32)
+    run(NUMBERS, y.reshape(-1))
+    for row, want in zip(y, (np.float32(0.1), 2.5, -3, 3, NUMBERS[3]), strict=True):
+        np.testing.assert_array_equal(row, np.full(LANES, want))
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------------
+
+
+def test_loads_and_stores_with_tails_touch_nothing_else() -> None:
+    """Every count 0 .. lanes, at odd offsets: floats and bytes."""
+
+    @program("ppppii")
+    def move(code, x, y, raw, out, at, count):
+        everything = code.lanes  # what a masked load gives beyond its count is 0
+        code.store(code.load(x, at, count), y, 2)
+        code.store(code.load(x, at), y, everything + 5, count)
+        code.store(code.load_bytes(raw, at, count), y, 2 * everything + 9)
+        code.store(code.load_bytes(raw, at), y, 3 * everything + 9)
+        code.store_bytes(code.load_bytes(raw, at), out, 3, count)
+        code.store_bytes(code.load_bytes(raw, at), out, everything + 7)
+
+    @numba.njit
+    def run(x, y, raw, out, at, count):
+        move(x, y, raw, out, at, count)
+
+    x, raw = floats(3 * LANES), RNG.integers(0, 256, 3 * LANES).astype(np.uint8)
+    for count in range(LANES + 1):
+        for at in (0, 1, LANES - 1):
+            y, out = np.full(4 * LANES + 12, np.nan, np.float32), np.full(2 * LANES + 9, 99, np.uint8)
+            run(x, y, raw, out, at, count)
+            want, bytes_ = np.full_like(y, np.nan), np.full_like(out, 99)
+            want[2 : 2 + LANES] = np.where(np.arange(LANES) < count, x[at : at + LANES], 0)
+            want[LANES + 5 : LANES + 5 + count] = x[at : at + count]
+            want[2 * LANES + 9 : 3 * LANES + 9] = np.where(np.arange(LANES) < count, raw[at : at + LANES], 0)
+            want[3 * LANES + 9 : 4 * LANES + 9] = raw[at : at + LANES]
+            bytes_[3 : 3 + count], bytes_[LANES + 7 : 2 * LANES + 7] = raw[at : at + count], raw[at : at + LANES]
+            np.testing.assert_array_equal(y, want)
+            np.testing.assert_array_equal(out, bytes_)
+
+
+def test_masks_are_kept_as_bits() -> None:
+    """`mask_bytes(n)` bytes hold the masks of n elements, the last vector's too, and give them back."""
+
+    @program("pppi")
+    def keep(code, x, bits, y, n):
+        runs.over_run(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
+        runs.over_run(code, n, lambda i, rest: code.store(code.select(code.load_mask(bits, i), 1, -1), y, i, rest))
+
+    @numba.njit
+    def run(x, bits, y):
+        keep(x, bits, y, x.size)
+
+    for n in (1, LANES, 3 * LANES, 3 * LANES + LANES // 2, 4 * LANES - 1):
+        x, bits, y = floats(n), np.full(mask_bytes(n) + 1, 77, np.uint8), np.empty(n, np.float32)
+        run(x, bits, y)
+        np.testing.assert_array_equal(y, np.where(x > 0, 1, -1))
+        assert bits[-1] == 77, "written beyond the masks"
+        if LANES >= 8:
+            assert mask_bytes(n) == -(-n // LANES) * LANES // 8
+            packed = np.unpackbits(bits[:-1], bitorder="little")[:n]
+            np.testing.assert_array_equal(packed, x > 0)
+
+
+@pytest.mark.parametrize("n", sorted({0, 1, LANES - 1, LANES, LANES + 1, 5 * LANES + LANES // 2}))
+def test_runs(n: int) -> None:
+    """copy, clear, add, copy_rows: any length, nothing beside it touched."""
+
+    @numba.njit
+    def run(x, y, n):
+        runs.copy(x, 1, y, 3, n)
+        runs.clear(y, n + 5, n)
+        runs.add(y, 2 * n + 7, x, 2, n)
+        runs.copy_rows(x, 1, n + 1, y, 4 * n + 10, n + 2, n, 2)
+
+    x, y = floats(2 * n + 4), floats(6 * n + 20)
+    want = y.copy()
+    want[3 : 3 + n] = x[1 : 1 + n]
+    want[n + 5 : 2 * n + 5] = 0
+    want[2 * n + 7 : 3 * n + 7] += x[2 : 2 + n]
+    for row in range(2):
+        want[4 * n + 10 + row * (n + 2) :][:n] = x[1 + row * (n + 1) :][:n]
+    run(x, y, n)
+    np.testing.assert_array_equal(y, want)
+
+
+def test_periods() -> None:
+    """over_periods gives every element its place in the period, the rest of the last one too."""
+    period = 2 * LANES
+
+    @program("piipi")
+    def label(code, y, start, stop, table, period):
+        runs.over_periods(code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest))
+
+    @numba.njit
+    def run(y, start, stop, table, period):
+        label(y, start, stop, table, period)
+
+    table = np.arange(period, dtype=np.float32)
+    for length in (0, 1, period, 2 * period, 2 * period + LANES + LANES // 2):
+        y = np.full(4 * period, -1, np.float32)
+        run(y, 3, 3 + length, table, period)
+        want = np.full_like(y, -1)
+        want[3 : 3 + length] = np.arange(length) % period
+        np.testing.assert_array_equal(y, want)
+
+
+# -- control and integers ---------------------------------------------------------------------------------------------------
+
+
+def test_loops_conditions_variables_and_integers() -> None:
+    """Counts of trips (none when start >= stop), nesting, a loop behind a condition, accumulators; Int arithmetic through `number`."""
+
+    @program("piii")
+    def count(code, y, start, stop, step):
+        trips, pairs, last, taken = (code.variable() for _ in range(4))
+        with code.loop(start, stop, step) as i:
+            trips.set(trips.get() + 1)
+            last.set(code.number(i))
+            with code.loop(i, stop) as j, code.when(j < i + 2):
+                pairs.set(pairs.get() + 1)
+        with code.when(start >= 2), code.loop(0, 3):
+            taken.set(taken.get() + 1)
+        with code.when(None):
+            results = [v.get() for v in (trips, pairs, last, taken)]
+        integers = (start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, code.lesser(start, stop))
+        integers += (code.rounded_down(stop), code.rounded_to(stop, code.int(3)), code.int(5), start + 0, start * 1)
+        results += [code.number(n) for n in integers]
+        for k, value in enumerate(results):
+            code.store(value, y, k * code.lanes)
+        chosen = code.choose(start < stop, y, y + code.lanes)
+        code.store(code.vec(0.5), chosen, len(results) * code.lanes)
+
+    @numba.njit
+    def run(y, start, stop, step):
+        count(y, start, stop, step)
+
+    for start, stop, step in ((0, 5, 1), (1, 8, 3), (4, 4, 1), (6, 2, 2), (2, 37, 5)):
+        y = np.full((18, LANES), -9, np.float32)
+        run(y.reshape(-1), start, stop, step)
+        trips = list(range(start, stop, step))
+        want = [len(trips), sum(min(2, stop - i) for i in trips), trips[-1] if trips else 0, 3 * (start >= 2)]
+        want += [start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, min(start, stop)]
+        want += [stop // LANES * LANES, stop // 3 * 3, 5, start, start]
+        np.testing.assert_array_equal(y[:16], np.repeat(np.array(want, np.float32)[:, None], LANES, 1))
+        place = 16 if start < stop else 17
+        np.testing.assert_array_equal(y[16:], np.where(np.arange(16, 18)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
+
+
+# -- the register tile ----------------------------------------------------------------------------------------------------------
+
+VECTORS = 2 if LANES > 1 else 1
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_columns_of_register_tiles(accumulate: bool) -> None:
+    """C = start + A B over two levels of runs, or C += A B with B's rows not padded: any number of rows, a tail of columns, guards untouched."""
+    width, steps, runs1, runs2 = VECTORS * LANES, 5, 2, 3
+    column = contract.make_column(VECTORS, accumulate=accumulate, mask_b=accumulate, mask_c=True, relu=not accumulate, ahead="steps" * accumulate)
+
+    @numba.njit
+    def run(a, ar, b, br, c, cr, rows, columns, start):
+        column(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, 1)
+
+    depth, tall = steps * runs1 * runs2, contract.tile_rows(VECTORS)
+    for rows in sorted({1, 2, tall - 1, tall, tall + 1, 2 * tall + 1, 3 * tall - 1}):
+        columns = width if rows == tall else width - LANES // 2 if LANES > 1 else 1
+        row_of_b = columns if accumulate else width
+        a, b, start = floats(rows, depth + 2), floats(depth, row_of_b), floats(width + 1)
+        c = floats(rows, columns + 2)
+        flat_a, flat_b, flat_c = (np.concatenate([floats(k), m.reshape(-1), floats(7)]) for k, m in ((1, a), (2, b), (3, c)))
+        before = flat_c.copy()
+        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start)
+        exact = a[:, :depth].astype(np.float64) @ b[:, :columns] + (c[:, :columns] if accumulate else start[1 : 1 + columns])
+        want = exact if accumulate else np.maximum(exact, 0)
+        got = flat_c[3 : 3 + c.size].reshape(c.shape)
+        size = np.abs(a[:, :depth]).astype(np.float64) @ np.abs(b[:, :columns]) + 4
+        assert (np.abs(got[:, :columns] - want) <= (depth + 1) * 2.0**-24 * size).all(), rows  # the bound of a sum of `depth` + 1 terms
+        flat_c[3 : 3 + c.size].reshape(c.shape)[:, :columns] = c[:, :columns]
+        np.testing.assert_array_equal(flat_c, before)
+
+
+def test_panels_leave_none_partly_idle() -> None:
+    for columns in range(1, 8 * LANES + 1):
+        vectors = contract.panel_vectors(columns)
+        assert -(-columns // LANES) % vectors == 0
+
+
+# -- widths and mistakes ------------------------------------------------------------------------------------------------------
+
+
+def usable_widths() -> list[str]:
+    """The targets narrower than the one in force that this processor has."""
+    names = {"avx512": ["avx2", "scalar"], "avx2": ["scalar"], "neon": ["scalar"], "scalar": []}
+    return names[target().name]
+
+
+@pytest.mark.parametrize("width", usable_widths())
+def test_narrower_vectors(width: str) -> None:
+    """This file once more with the vector width forced."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not narrower and not mistakes", __file__]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr
+    show = [sys.executable, "-c", "from kernels.core.simd import target; print(target().name, target().lanes)"]
+    shown = subprocess.run(show, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
+    assert shown.stdout.split() == [width, str(TARGETS[width].lanes)]
+
+
+def test_mistakes_are_named(monkeypatch) -> None:
+    with pytest.raises(ValueError, match="program: got arguments 'pxi', expected only the letters p, i and f"):
+        program("pxi")
+    monkeypatch.setenv("AREOGRAD_SIMD", "mmx")
+    with pytest.raises(ValueError, match=r"AREOGRAD_SIMD: got 'mmx', this processor has .*scalar"):
+        target.__wrapped__()
