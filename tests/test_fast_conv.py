@@ -265,7 +265,8 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(choice, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
     monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
-    monkeypatch.setattr(choice, "_chosen", {})
+    for memory in ("_chosen", "_known"):
+        monkeypatch.setattr(choice, memory, {})
     took = {"direct": 5, "winograd4": 1}
     now = [0]
     monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
@@ -278,10 +279,12 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     arguments = ("forward", 1, (8, 8), 4, 4, Window((3, 3)), 1)
     assert choice.choose(*arguments, run) == "winograd4"
     assert set(runs) == {"direct", "winograd4"}, "what the model finds far too dear is not timed"
-    monkeypatch.setattr(choice, "_chosen", {})  # as a new process
+    for memory in ("_chosen", "_known"):
+        monkeypatch.setattr(choice, memory, {})  # as a new process
     assert choice.choose(*arguments, lambda name: pytest.fail("timed again")) == "winograd4"
     (tmp_path / "choices.json").write_text("{ not json")
-    monkeypatch.setattr(choice, "_chosen", {})
+    for memory in ("_chosen", "_known"):
+        monkeypatch.setattr(choice, memory, {})
     took.update(direct=1, winograd4=1)
     assert choice.choose(*arguments, run) == "direct", "the model's favourite must be beaten by a tenth"
 
