@@ -11,10 +11,12 @@ chosen: the bar is ten times that estimate plus round-off. One backward and abou
 ridders.py    the derivative and its error          probe.py     f along a direction, against a cotangent
 kinks.py      second differences, conventions       facts.py     layouts, repeatability, exact and complex steps, ...
 locate.py     bisection for the wrong entries       report.py    GradReport
-check.py      gradcheck, assert_gradients           torch_adapter.py   PyTorch functions under this checker (imports torch, only there)
+check.py      gradcheck, assert_gradients           curves.py    numeric_gradients, step_curve: what pictures are made of
+torch_adapter.py   PyTorch functions under this checker, ours under PyTorch's (the only file that imports torch)
 """
 
-from autograd.gradcheck.check import WIDEST_BAR, assert_gradients, gradcheck, numeric_gradients
+from autograd.gradcheck.check import WIDEST_BAR, assert_gradients, gradcheck
+from autograd.gradcheck.curves import StepCurve, numeric_gradients, step_curve
 from autograd.gradcheck.facts import Fact
 from autograd.gradcheck.kinks import CONVENTIONS, Convention
 from autograd.gradcheck.locate import EntryMap, Location, WrongEntry
@@ -36,6 +38,7 @@ __all__ = [
     "Fact",
     "GradReport",
     "Location",
+    "StepCurve",
     "Tableau",
     "Trial",
     "WrongEntry",
@@ -43,4 +46,5 @@ __all__ = [
     "gradcheck",
     "numeric_gradients",
     "ridders",
+    "step_curve",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from autograd.gradcheck import facts
 from autograd.gradcheck.kinks import CONVENTIONS, KinkTest, displaced_derivative, one_sided_interval
-from autograd.gradcheck.locate import WHOLE_MAP, EntryMap, entry_maps, from_maps, locate
+from autograd.gradcheck.locate import WHOLE_MAP, entry_maps, from_maps, locate
 from autograd.gradcheck.probe import Probe
 from autograd.gradcheck.report import FAIL, INCONCLUSIVE, KINK, PASS, WORSE, GradReport, Trial
 from autograd.gradcheck.ridders import FIRST_STEP, Tableau, ridders
@@ -30,6 +30,7 @@ def gradcheck(
     seed: int = 0,
     directions: int = 1,
     name: str | None = None,
+    input_names: Sequence[str] | None = None,
     first_step: float = FIRST_STEP,
     convention: str | None = None,
     convention_input: int = 0,
@@ -42,6 +43,7 @@ def gradcheck(
     fn: an operator, your own Function's wrapper, a module or a loss; it returns a Tensor or a tuple of Tensors and must be deterministic.
     inputs: Tensors (checked when requires_grad) or anything else (passed through).
     parameters: further Tensors to check; by default those of fn, if it is a module (has `named_parameters`).
+    name, input_names: what the operator and the inputs are called in the report.
     directions: how many random directions; the worst is reported, all are in `.trials`.   first_step: the tableau's largest step.
     convention: what the gradient is at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with `convention_input` the number of the
         checked input that decides the side. Without it a kink only needs a value between the one-sided slopes, and its verdict KINK is not `ok`.
@@ -51,9 +53,14 @@ def gradcheck(
     The verdict is FAIL when |analytic - numeric| exceeds ten times the estimated error of the numeric derivative plus round-off, and does so
     again with other steps. TypeError when a checked array is not float64, ValueError when there is nothing to check.
     """
-    leaves, names, count = _leaves(fn, inputs, parameters)
     name = name or str(getattr(fn, "__name__", type(fn).__name__))
-    _check_arguments(name, leaves, names, convention, convention_input)
+    leaves, names, count = checked_leaves(name, fn, inputs, parameters, input_names)
+    if convention is not None and convention not in CONVENTIONS:
+        raise ValueError(f"gradcheck of {name}: convention is {convention!r}, expected one of {', '.join(CONVENTIONS)}")
+    if not 0 <= convention_input < len(leaves):
+        raise ValueError(f"gradcheck of {name}: convention_input is {convention_input}, expected 0 to {len(leaves) - 1}")
+    if directions < 1:
+        raise ValueError(f"gradcheck of {name}: directions is {directions}, expected at least 1")
     start = time.perf_counter()
     originals = [leaf.data for leaf in leaves]
     report = GradReport(name, PASS, 0.0, 0.0, 0.0, 0.0, 0, 0.0, seed=seed, size=sum(x.size for x in originals), convention=convention)
@@ -74,7 +81,7 @@ def gradcheck(
             if k == 0 and invariants:
                 _invariants(report, probe, count, trial)
             report.evaluations += probe.evaluations
-            if trial.verdict == FAIL and locate_errors and report.location is None:
+            if trial.verdict == FAIL and trial.smooth and locate_errors and report.location is None:
                 _locate(report, probe)
             for leaf, x in zip(leaves, originals, strict=True):
                 leaf.data = x
@@ -97,41 +104,29 @@ def assert_gradients(fn: Callable[..., Any], *inputs: Any, **settings: Any) -> G
     return report
 
 
-def numeric_gradients(fn: Callable[..., Any], *inputs: Any, parameters: Sequence[Tensor] | None = None, seed: int = 0) -> list[EntryMap]:
-    """Analytic and numeric gradient of <v, fn(*inputs)>, entry by entry, v a random cotangent: four evaluations per entry, for pictures.
-
-    One EntryMap (`.leaf`, `.analytic`, `.numeric`, `.difference`) per checked input and parameter.
-    """
-    leaves, names, _ = _leaves(fn, inputs, parameters)
-    _check_arguments("numeric_gradients", leaves, names, None, 0)
-    return entry_maps(Probe(fn, inputs, leaves, names, np.random.default_rng((seed, 0))))
-
-
 class _BrokenBackward(Exception):
     """backward raised: a gradient of the wrong shape or dtype, none at all, or an error of its own."""
 
 
-def _leaves(fn: Any, inputs: Sequence[Any], parameters: Sequence[Tensor] | None) -> tuple[list[Tensor], list[str], int]:
-    """What is checked, what it is called, and how many of them are inputs."""
-    found = [(f"input {k}", x) for k, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+def checked_leaves(
+    name: str, fn: Any, inputs: Sequence[Any], parameters: Sequence[Tensor] | None, input_names: Sequence[str] | None = None
+) -> tuple[list[Tensor], list[str], int]:
+    """What is checked, what it is called, and how many of them are inputs. Raises as `gradcheck` does."""
+    if input_names is not None and len(input_names) != len(inputs):
+        raise ValueError(f"gradcheck of {name}: got {len(input_names)} input_names for {len(inputs)} inputs")
+    called = input_names or [f"input {k}" for k in range(len(inputs))]
+    found = [(called[k], x) for k, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     count = len(found)
     known = {id(p): n for n, p in fn.named_parameters()} if hasattr(fn, "named_parameters") else {}
     if parameters is None:
         parameters = [p for _, p in fn.named_parameters()] if known else ()
     found += [(known.get(id(p), f"parameter {k}"), p) for k, p in enumerate(parameters)]
-    return [x for _, x in found], [n for n, _ in found], count
-
-
-def _check_arguments(name: str, leaves: list[Tensor], names: list[str], convention: str | None, convention_input: int) -> None:
-    if not leaves:
+    if not found:
         raise ValueError(f"gradcheck of {name}: no input requires gradients and no parameters were given")
-    for what, leaf in zip(names, leaves, strict=True):
+    for what, leaf in found:
         if leaf.dtype != np.float64:
             raise TypeError(f"gradcheck of {name}: {what} is {leaf.dtype}; finite differences need float64")
-    if convention is not None and convention not in CONVENTIONS:
-        raise ValueError(f"gradcheck of {name}: convention is {convention!r}, expected one of {', '.join(CONVENTIONS)}")
-    if not 0 <= convention_input < len(leaves):
-        raise ValueError(f"gradcheck of {name}: convention_input is {convention_input}, expected 0 to {len(leaves) - 1}")
+    return [x for _, x in found], [n for n, _ in found], count
 
 
 def _nudge(leaves: list[Tensor], originals: list[Any], rng: np.random.Generator) -> None:
@@ -196,23 +191,28 @@ def _judge(probe: Probe, table: Tableau, first_step: float) -> Trial:
 
 
 def _judge_kink(probe: Probe, kinks: KinkTest, trial: Trial, first_step: float, side: tuple[str, int] | None) -> Trial:
-    """Some outputs have a kink at x: the others must agree as usual, these with the convention or with any mixture of the two slopes."""
+    """Some outputs have a kink at x: the others must agree as usual, these with the convention or with any mixture of the two slopes.
+
+    A FAIL among the smooth outputs leaves the probe with their cotangent, so that the wrong entries can be searched for.
+    """
     hit, all_v = kinks.at_point, probe.v
     outputs = sum(int(h.sum()) for h in hit)
     try:
         probe.v = [np.where(h, 0.0, v) for h, v in zip(hit, all_v, strict=True)]
         if any(v.any() for v in probe.v):
             probe.gradients = probe.backward(probe.forward(), probe.v)
-            smooth = _judge(probe, ridders(_difference(probe, None), first_step), first_step)
-            if smooth.verdict == FAIL:
-                smooth.notes.append(f"wrong where the function is smooth ({outputs} outputs with a kink were left out)")
-                return smooth
+            trial = _judge(probe, ridders(_difference(probe, None), first_step), first_step)
+            if trial.verdict == FAIL:
+                trial.notes.append(f"wrong where the function is smooth ({outputs} outputs with a kink were left out)")
+                return trial
         probe.v = [np.where(h, v, 0.0) for h, v in zip(hit, all_v, strict=True)]
         probe.gradients = probe.backward(probe.forward(), probe.v)
-        return _at_kink(probe, trial, outputs, side)
+        trial = _at_kink(probe, trial, outputs, side)
+        return trial
     finally:
-        probe.v = all_v
-        probe.gradients = probe.backward(probe.forward(), probe.v)
+        if trial.verdict != FAIL or not trial.smooth:
+            probe.v = all_v
+            probe.gradients = probe.backward(probe.forward(), probe.v)
 
 
 def _at_kink(probe: Probe, trial: Trial, outputs: int, side: tuple[str, int] | None) -> Trial:
@@ -228,7 +228,7 @@ def _at_kink(probe: Probe, trial: Trial, outputs: int, side: tuple[str, int] | N
     error, bar = abs(analytic - numeric) / scale, (SAFETY * estimate + probe.rounding()) / scale
     holds = error <= bar
     notes = [f"{outputs} outputs have a kink at this point; {'as documented' if holds else 'AGAINST the convention'}: {text}"]
-    return Trial(KINK if holds else FAIL, analytic, numeric, error, bar, trial.tableau, notes)
+    return Trial(KINK if holds else FAIL, analytic, numeric, error, bar, trial.tableau, notes, smooth=False)
 
 
 def _invariants(report: GradReport, probe: Probe, count: int, trial: Trial) -> None:

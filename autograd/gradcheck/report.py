@@ -18,7 +18,10 @@ SHADES = " .:-=+*#%@"
 
 @dataclass
 class Trial:
-    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau behind them."""
+    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau behind them.
+
+    smooth: judged by the derivative, not by the convention at a kink.
+    """
 
     verdict: str
     analytic: float
@@ -27,6 +30,7 @@ class Trial:
     bar: float
     tableau: Tableau
     notes: list[str] = field(default_factory=list)
+    smooth: bool = True
 
     @property
     def ratio(self) -> float:
