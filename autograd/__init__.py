@@ -11,7 +11,7 @@
 from autograd import ops, random
 from autograd.checkpoint import checkpoint
 from autograd.function import Function
-from autograd.gradcheck import GradReport, assert_gradients, gradcheck
+from autograd.gradcheck import GradReport, assert_gradients, gradcheck, numeric_gradients
 from autograd.graph import draw, graph
 from autograd.modes import anomaly_mode, enable_grad, inference, is_recording, no_grad, observe
 from autograd.tensor import Tensor
@@ -30,6 +30,7 @@ __all__ = [
     "inference",
     "is_recording",
     "no_grad",
+    "numeric_gradients",
     "observe",
     "ops",
     "random",
