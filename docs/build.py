@@ -46,10 +46,19 @@ def family_files(match: re.Match[str]) -> str:
     """A list of the files that hold an operator family: definition, gradient, fast versions."""
     family = match[1]
     folder = ROOT / "kernels" / family
-    what = [(folder / "reference.py", "the definition"), (ROOT / "autograd" / "ops" / f"{family}.py", "the gradient on the tape")]
-    what += [(path, "CPU kernels") for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "cuda", "spec")]
-    what += [(path, "CUDA kernels") for path in sorted(folder.glob("*.cu"))] + [(path, "their launches") for path in folder.glob("cuda.py")]
-    rows = [f"- [`{path.relative_to(ROOT)}`](../../{path.relative_to(ROOT)}): {text}" for path, text in what if path.exists()]
+    own = [path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "cuda", "spec")]
+    kinds = {
+        "the definition": [folder / "reference.py"],
+        "the gradient on the tape": [ROOT / "autograd" / "ops" / f"{family}.py"],
+        "the CPU kernels": own,
+        "the CUDA kernels, and their launches": [*sorted(folder.glob("*.cu")), *folder.glob("cuda.py")],
+    }
+    rows = []
+    for kind, paths in kinds.items():
+        names = [str(path.relative_to(ROOT)) for path in paths if path.exists()]
+        if names:
+            links = [f"[`{name if k == 0 else name.rpartition('/')[2]}`](../../{name})" for k, name in enumerate(names)]
+            rows.append(f"- {kind}: {', '.join(links)}")
     return "\n".join(rows)
 
 
