@@ -10,7 +10,7 @@ import numpy as np
 
 from autograd.gradcheck import facts
 from autograd.gradcheck.kinks import CONVENTIONS, KinkTest, displaced_derivative, one_sided_interval
-from autograd.gradcheck.locate import WHOLE_MAP, entry_maps, from_maps, locate
+from autograd.gradcheck.locate import STEP, WHOLE_MAP, entry_maps, from_maps, locate
 from autograd.gradcheck.probe import Probe
 from autograd.gradcheck.report import FAIL, INCONCLUSIVE, KINK, PASS, WORSE, GradReport, Trial
 from autograd.gradcheck.ridders import FIRST_STEP, Tableau, ridders
@@ -253,8 +253,8 @@ def _locate(report: GradReport, probe: Probe) -> None:
     probe.phi(0.0)
     if probe.size <= WHOLE_MAP and 4 * probe.size * (time.perf_counter() - started) < MAP_SECONDS:
         report.maps = entry_maps(probe)
-        largest = max(float(np.abs(m.difference).max(initial=0)) for m in report.maps)
-        whole = from_maps(report.maps, max(1e-3 * largest, 10 * probe.noise() / 2.0**-16))
+        largest = max(float(np.abs(m.numeric).max(initial=0)) for m in report.maps)
+        whole = from_maps(report.maps, max(1e-9 * largest, SAFETY * probe.noise() / STEP))
         whole.evaluations = report.location.evaluations
         report.location = whole
 

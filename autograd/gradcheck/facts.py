@@ -139,7 +139,11 @@ def exact_steps(probe: Probe, count: int) -> Iterator[Fact]:
         analytic = probe.analytic(u)
         error = abs(analytic - value)
         holds = error <= noise + probe.rounding()
-        yield Fact(f"linear in {probe.names[k]}: exact step of 1 (adjoint test)", holds, f"error {error / max(abs(value), 1e-300):.1e}")
+        yield Fact(
+            f"linear in {probe.names[k]}: exact step of 1 (adjoint test)",
+            holds,
+            f"{'error' if holds else 'off by'} {error / max(abs(value), 1e-300):.1e}",
+        )
 
 
 def complex_step(probe: Probe, numeric: float, allowance: float) -> Iterator[Fact]:
@@ -159,4 +163,5 @@ def complex_step(probe: Probe, numeric: float, allowance: float) -> Iterator[Fac
         return
     error = abs(value - probe.analytic())
     noise = 2 * probe.rounding() + ROUNDING * float(sum(float(np.abs(v * d).sum()) for v, d in zip(probe.v, imaginary, strict=True))) / COMPLEX_STEP
-    yield Fact("complex step (second opinion)", error <= noise, f"error {error / max(abs(value), 1e-300):.1e}")
+    holds = error <= noise
+    yield Fact("complex step (second opinion)", holds, f"{'error' if holds else 'off by'} {error / max(abs(value), 1e-300):.1e}")
