@@ -34,11 +34,12 @@ def leaf(*shape, seed=0):
 
 def brief(report):
     \"\"\"Verdict, error, what the error may be, and of what.\"\"\"
-    return f"{report.verdict}   error {report.error:.0e}   bar {report.bar:.0e}   {report.name}"
+    error, bar = f"error {report.error:.0e}", f"bar {report.bar:.0e}"
+    return f"{report.verdict}   {error}   {bar}   {report.name}"
 """
 FENCE = re.compile(r"^```(\w*)[ ]?(.*)$")
-# Times differ from run to run; a page that is built twice must not.
-UNSTEADY = re.compile(r"^\s*(seconds|time)\s+[\d.]+.*\n?", re.MULTILINE)
+# Times differ from run to run; a page that is built twice must not: the row "seconds", the column "seconds", "in 0.2 s".
+UNSTEADY = re.compile(r"^ *seconds +[\d.]+\n?|(?<=\S) +seconds(?=\n)|(?<=\d) +\d+\.\d{3}(?=\n)| in [\d.]+ s\b", re.MULTILINE)
 INK = "#010203"  # matplotlib's ink; becomes currentColor, so that a figure follows the page's light or dark theme
 STYLE = {
     "svg.fonttype": "path",
@@ -135,7 +136,7 @@ def _console(line: str) -> list[str]:
     done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, 1):  # 1: a check that failed, which a page may want to show
         raise RuntimeError(f"{line}\n{done.stdout}{done.stderr}")
-    return [line, *UNSTEADY.sub("", done.stdout).rstrip().splitlines()]
+    return [line, *UNSTEADY.sub("", done.stdout + "\n").rstrip().splitlines()]
 
 
 def _figure(caption: str, where: str) -> str:

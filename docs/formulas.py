@@ -15,7 +15,9 @@ from pathlib import Path
 
 PACKAGES = ("katex@0.19.1", "iframe-worker@1.0.4")  # the second lets the search run in a page that is opened as a file
 # Code is left alone: a fenced block, a code span. Then $$display$$ and $inline$.
-PIECES = re.compile(r"(?P<code>^```.*?^```\s*$|(?P<tick>`+).+?(?P=tick))|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n]|\n(?!\n))+?)\$", re.M | re.S)
+PIECES = re.compile(
+    r"(?P<code>^```.*?^```\s*$|(?P<tick>`+).+?(?P=tick))|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n]|\n(?!\n))+?)\$", re.M | re.S
+)
 SHIM = "assets/iframe-worker.js"
 MACROS = {
     r"\T": r"^{\mathsf{T}}",

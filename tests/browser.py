@@ -1,8 +1,8 @@
 """Headless Chromium for tests of pages: no driver and no package, only the browser's debugging pipe (JSON messages ended by a zero byte).
 
-    with Browser() as browser:
-        page = browser.open(path_or_url, width=390)
-        page.evaluate("document.title"); page.problems; page.screenshot("page.png")
+with Browser() as browser:
+    page = browser.open(path_or_url, width=390)
+    page.evaluate("document.title"); page.problems; page.screenshot("page.png")
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 EXECUTABLE = next((path for path in map(shutil.which, NAMES) if path), None)
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run", "--remote-debugging-pipe")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--remote-debugging-pipe",
+)
 
 
 class Browser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,16 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-import blocks  # noqa: E402
-import build  # noqa: E402
-import formulas  # noqa: E402
-
+blocks, build, formulas = (importlib.import_module(name) for name in ("blocks", "build", "formulas"))
 pytest.importorskip("matplotlib")
 PAGES = build.sources()
-_run: dict[Path, blocks.Page] = {}
+_run: dict[Path, Any] = {}
 
 
-def page_of(source: Path) -> blocks.Page:
+def page_of(source: Path) -> Any:
     """A page, run once in this process."""
     if source not in _run:
         _run[source] = build.run(source)
@@ -109,15 +107,19 @@ def test_pages_look_right(site: Path, browser: Any, source: Path, width: int) ->
     try:
         assert page.problems == []
         formulas_wanted = sum(match["code"] is None for match in formulas.PIECES.finditer(page_of(source).markdown))
-        shown = page.evaluate("[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || f.getBoundingClientRect().width > 0).length")
+        shown = page.evaluate(
+            "[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || f.getBoundingClientRect().width > 0).length"
+        )
         assert shown == formulas_wanted
         assert not formulas_wanted or page.evaluate("document.fonts.check('16px KaTeX_Math')")
-        boxes = page.evaluate("[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.getBoundingClientRect().height])")
+        boxes = page.evaluate(
+            "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.getBoundingClientRect().height])"
+        )
         assert len(boxes) == len(page_of(source).figures)
         assert all(w > 250 and h > 60 for w, h in boxes), boxes
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
         wide = "[...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-        inside = ".filter(e => !e.closest('pre, .katex-display, .md-typeset__scrollwrap, figure, .katex-mathml'))"
+        inside = ".filter(e => !e.closest('pre, .katex-display, .katex svg, .katex-mathml, .md-typeset__scrollwrap, figure'))"
         assert page.evaluate(f"{wide}{inside}.map(e => e.outerHTML.slice(0, 80))") == []
         assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") >= 14
     finally:
