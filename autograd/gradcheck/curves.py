@@ -36,13 +36,14 @@ def step_curve(
     fn: Callable[..., Any],
     *inputs: Any,
     parameters: Sequence[Tensor] | None = None,
+    input_names: Sequence[str] | None = None,
     seed: int = 0,
     first: float = 1.0,
     last: float = 1e-12,
     count: int = 37,
 ) -> StepCurve:
     """Measure the V: plain central differences at `count` steps from `first` to `last`, against the extrapolated derivative."""
-    probe = _probe(fn, inputs, parameters, seed)
+    probe = _probe(fn, inputs, parameters, input_names, seed)
 
     def difference(h: float) -> tuple[float, float]:
         return (probe.phi(h) - probe.phi(-h)) / (2 * h), probe.noise() / h
@@ -55,14 +56,20 @@ def step_curve(
     )
 
 
-def numeric_gradients(fn: Callable[..., Any], *inputs: Any, parameters: Sequence[Tensor] | None = None, seed: int = 0) -> list[EntryMap]:
+def numeric_gradients(
+    fn: Callable[..., Any],
+    *inputs: Any,
+    parameters: Sequence[Tensor] | None = None,
+    input_names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[EntryMap]:
     """Analytic and numeric gradient of <v, fn(*inputs)>, entry by entry, v a random cotangent: four evaluations per entry.
 
     One EntryMap (`.leaf`, `.analytic`, `.numeric`, `.difference`) per checked input and parameter.
     """
-    return entry_maps(_probe(fn, inputs, parameters, seed))
+    return entry_maps(_probe(fn, inputs, parameters, input_names, seed))
 
 
-def _probe(fn: Callable[..., Any], inputs: Sequence[Any], parameters: Sequence[Tensor] | None, seed: int) -> Probe:
-    leaves, names, _ = checked_leaves("gradcheck", fn, inputs, parameters)
+def _probe(fn: Callable[..., Any], inputs: Sequence[Any], parameters: Sequence[Tensor] | None, input_names: Sequence[str] | None, seed: int) -> Probe:
+    leaves, names, _ = checked_leaves("gradcheck", fn, inputs, parameters, input_names)
     return Probe(fn, inputs, leaves, names, np.random.default_rng((seed, 0)))

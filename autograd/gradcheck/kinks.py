@@ -17,7 +17,8 @@ import numpy as np
 from autograd.gradcheck.probe import EPS, Probe
 from autograd.gradcheck.ridders import ridders
 
-FINEST = 2.0**-23  # below this step round-off hides everything
+FINEST = 2.0**-23  # below this step round-off hides small jumps
+CONFIRM = 2.0**-33  # a kink seen at FINEST is at x, and not just near, when it is still seen at this step
 JUMP = 1e-3  # a jump of the slope smaller than this part of the slope is not called a kink
 STAYS = 3  # over so many quarterings of the step
 DISPLACEMENT = 2.0**-8
@@ -26,7 +27,7 @@ DISPLACEMENT = 2.0**-8
 class KinkTest:
     """Fed with the differences at +h and -h for shrinking h; then `at_point` and `distance`, an array per output.
 
-    at_point: True where the kink is at x, or nearer than 1e-6 along u.
+    at_point: True where the kink is at x itself (nearer than 1e-10 along u), once `confirm` was called.
     distance: the smallest step at which a kink was seen within (-h, h); inf where the output looks smooth throughout.
     """
 
@@ -43,14 +44,27 @@ class KinkTest:
             return
         second = [np.abs(p + m) / h for p, m in zip(plus, minus, strict=True)]
         for k, s in enumerate(second):
-            slope = (np.abs(plus[k]) + np.abs(minus[k])) / h
-            visible = (s > JUMP * slope) & (s > 256 * EPS * self.size[k] / h)
+            visible = self._visible(k, h, plus[k], minus[k])
             if self._before:
                 # From a step to a quarter of it, a smooth S falls to a quarter; a kink inside leaves more than a half.
                 kinked = visible & (s > 0.5 * self._before[k])
                 self.stays[k] = np.where(kinked, self.stays[k] + 1, 0)
                 self.distance[k] = np.where(kinked, h, self.distance[k])
         self._before = second
+
+    def _visible(self, k: int, h: float, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
+        """Is the second difference of output k above a small part of the slope, and above round-off?"""
+        s, slope = np.abs(plus + minus) / h, (np.abs(plus) + np.abs(minus)) / h
+        return (s > JUMP * slope) & (s > 256 * EPS * self.size[k] / h)
+
+    def confirm(self) -> bool:
+        """Whether any output has a kink at x itself: two more evaluations, where one was seen down to the finest step, sort out those just near."""
+        if not any(hit.any() for hit in self.at_point):
+            return False
+        plus, minus = self.probe.differences(CONFIRM), self.probe.differences(-CONFIRM)
+        for k in range(len(self.stays)):
+            self.stays[k] = np.where(self._visible(k, CONFIRM, plus[k], minus[k]), self.stays[k], 0)
+        return any(hit.any() for hit in self.at_point)
 
     @property
     def at_point(self) -> list[np.ndarray]:

@@ -172,7 +172,9 @@ def describe(entries: list[WrongEntry], shapes: dict[str, tuple[int, ...]]) -> l
         ratios = np.array([e.ratio for e in own])
         spread = float(np.ptp(ratios)) if np.isfinite(ratios).all() else math.inf
         ratio = float(np.median(ratios))
-        if spread <= 0.1 * abs(ratio - 1):
+        if all(e.numeric == 0 for e in own):
+            lines.append(f"{leaf}: the numeric gradient is 0 in all of them")
+        elif spread <= 0.1 * abs(ratio - 1):
             known = next((f" ({text})" for value, text in _RATIOS.items() if abs(ratio - value) < 1e-3), "")
             lines.append(f"{leaf}: analytic = {ratio:.6g} x numeric" + (" in all of them" if len(own) > 1 else "") + known)
         elif (np.abs(ratios - 1) < 1e-6).all():
