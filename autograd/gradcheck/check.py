@@ -37,6 +37,7 @@ def gradcheck(
     resamples: int = 3,
     invariants: bool = True,
     locate_errors: bool = True,
+    maps: bool = True,
 ) -> GradReport:
     """Check the gradient of fn(*inputs) with respect to every float64 input that requires it and to `parameters`.
 
@@ -48,7 +49,8 @@ def gradcheck(
     convention: what the gradient is at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with `convention_input` the number of the
         checked input that decides the side. Without it a kink only needs a value between the one-sided slopes, and its verdict KINK is not `ok`.
     resamples: how many nearby points may be drawn when kinks near x make the bar too wide.
-    invariants: also the checks of autograd.gradcheck.facts.   locate_errors: search for the wrong entries on FAIL.
+    invariants: also the checks of autograd.gradcheck.facts.   locate_errors: search for the wrong entries on FAIL, by bisection.
+    maps: on FAIL of a small function also the whole gradient entry by entry, for `.heatmap()` and for what the wrong entries have in common.
 
     The verdict is FAIL when |analytic - numeric| exceeds ten times the estimated error of the numeric derivative plus round-off, and does so
     again with other steps. TypeError when a checked array is not float64, ValueError when there is nothing to check.
@@ -65,6 +67,7 @@ def gradcheck(
     originals = [leaf.data for leaf in leaves]
     report = GradReport(name, PASS, 0.0, 0.0, 0.0, 0.0, 0, 0.0, seed=seed, size=sum(x.size for x in originals), convention=convention)
     side = None if convention is None else (convention, convention_input)
+    probes: list[Probe] = []
     try:
         for k in range(directions):
             for attempt in range(resamples + 1):
@@ -73,6 +76,7 @@ def gradcheck(
                     report.resampled += 1
                     _nudge(leaves, originals, rng)
                 trial, probe, kinks = _direction(fn, inputs, leaves, names, rng, first_step, side, report)
+                probes.append(probe)
                 if trial.verdict != INCONCLUSIVE:
                     break
             report.trials.append(trial)
@@ -80,9 +84,8 @@ def gradcheck(
                 report.kinks, report.kink_distance = kinks.where(), kinks.distance
             if k == 0 and invariants:
                 _invariants(report, probe, count, trial)
-            report.evaluations += probe.evaluations
             if trial.verdict == FAIL and trial.smooth and locate_errors and report.location is None:
-                _locate(report, probe)
+                _locate(report, probe, maps)
             for leaf, x in zip(leaves, originals, strict=True):
                 leaf.data = x
     except _BrokenBackward as error:
@@ -91,6 +94,7 @@ def gradcheck(
     finally:
         for leaf, x in zip(leaves, originals, strict=True):
             leaf.data = x
+    report.evaluations = sum(probe.evaluations for probe in probes)
     _conclude(report)
     report.seconds = time.perf_counter() - start
     return report
@@ -160,6 +164,9 @@ def _direction(
     elif not all(np.isfinite(out).all() for out in probe.outputs):
         trial.verdict = INCONCLUSIVE
         trial.notes.append("the function is not finite at the point")
+    elif trial.verdict == FAIL and trial.error * probe.scale() <= kinks.near_jumps():
+        trial.verdict = INCONCLUSIVE
+        trial.notes.append("a kink lies so close to the point that the difference sees both slopes")
     elif trial.verdict == PASS and trial.bar > WIDEST_BAR:
         trial.verdict = INCONCLUSIVE
         trial.notes.append(f"the error bar {trial.bar:.1e} is too wide to say anything; is there a kink within the steps?")
@@ -246,12 +253,12 @@ def _invariants(report: GradReport, probe: Probe, count: int, trial: Trial) -> N
         raise _BrokenBackward(f"backward raised: {error}") from error
 
 
-def _locate(report: GradReport, probe: Probe) -> None:
+def _locate(report: GradReport, probe: Probe, maps: bool) -> None:
     """The wrong entries: by bisection; for small inputs also by whole maps, which see the ones that hide from it."""
     report.location = locate(probe)
     started = time.process_time()
     probe.phi(0.0)
-    if probe.size <= WHOLE_MAP and 4 * probe.size * (time.process_time() - started) < MAP_SECONDS:
+    if maps and probe.size <= WHOLE_MAP and 4 * probe.size * (time.process_time() - started) < MAP_SECONDS:
         report.maps = entry_maps(probe)
         largest = max(float(np.abs(m.numeric).max(initial=0)) for m in report.maps)
         whole = from_maps(report.maps, max(1e-9 * largest, SAFETY * probe.noise() / STEP))

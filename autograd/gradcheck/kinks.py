@@ -37,6 +37,7 @@ class KinkTest:
         self.stays = [np.zeros(out.shape, int) for out in probe.outputs]
         self.distance = [np.full(out.shape, np.inf) for out in probe.outputs]
         self._before: list[np.ndarray] = []
+        self._near = [np.zeros(out.shape, bool) for out in probe.outputs]
 
     def add(self, h: float, plus: Sequence[np.ndarray], minus: Sequence[np.ndarray]) -> None:
         """The differences f(x + h u) - f(x) and f(x - h u) - f(x), for a step smaller than the last."""
@@ -49,6 +50,7 @@ class KinkTest:
                 # From a step to a quarter of it, a smooth S falls to a quarter; a kink inside leaves more than a half.
                 kinked = visible & (s > 0.5 * self._before[k])
                 self.stays[k] = np.where(kinked, self.stays[k] + 1, 0)
+                self._near[k] = kinked
                 self.distance[k] = np.where(kinked, h, self.distance[k])
         self._before = second
 
@@ -65,6 +67,11 @@ class KinkTest:
         for k in range(len(self.stays)):
             self.stays[k] = np.where(self._visible(k, CONFIRM, plus[k], minus[k]), self.stays[k], 0)
         return any(hit.any() for hit in self.at_point)
+
+    def near_jumps(self) -> float:
+        """<|v|, jump of the slope> over outputs with a kink within the finest step: so much can a two-sided difference be off."""
+        pairs = zip(self.probe.v, self._before, self._near, strict=True)
+        return float(sum(float((np.abs(v) * np.where(near, s, 0.0)).sum()) for v, s, near in pairs))
 
     @property
     def at_point(self) -> list[np.ndarray]:

@@ -92,7 +92,7 @@ def signed_png(array: np.ndarray, largest: float, is_filter: bool = False) -> st
 
 
 def kink_png(distance: np.ndarray) -> str:
-    """Per output the distance to the nearest kink along the direction: red at the point itself, through orange, to pale yellow where none was seen."""
+    """Per output the distance to the nearest kink along the direction: red at the point itself, pale yellow where none was seen."""
     with np.errstate(divide="ignore"):
         level = 1 - (np.log10(montage(distance, gap=-1.0).clip(1e-7, None)) + 7) / 6
     level = np.where(montage(distance, gap=np.nan) == np.inf, 0.0, np.where(np.isnan(montage(distance, gap=np.nan)), np.nan, level.clip(0.15, 1)))

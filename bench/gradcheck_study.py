@@ -1,0 +1,276 @@
+"""How far the gradient checker can be trusted:  python -m bench.gradcheck_study [--part NAME] [--out docs/gradients]
+
+False alarms: correct gradients of smooth operators, 300 trials each, must never FAIL.
+Power: planted bugs, 100 seeds each, by our checker and by torch.autograd.gradcheck in its slow and fast mode, the same buggy backward behind a
+custom torch.autograd.Function. Writes study.json (counts) and study.md (tables). All trials are seeded: a run repeats its numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from autograd import GradReport, gradcheck
+from autograd.gradcheck import FAIL, INCONCLUSIVE, KINK, PASS
+from engine.catalogue import Built, find
+from engine.command import UsageError, run_command
+from engine.gradcheck.bugs import Bug, Spoiled, find_bug
+from kernels.core.dispatch import use_kernels
+
+SMALL = {"shape": (1, 5, 6, 2), "filters": 2}
+LARGE = {"shape": (1, 32, 32, 1), "filters": 1, "padding": 1}
+ALARMS: list[tuple[str, dict[str, Any]]] = [
+    ("tanh", {}),
+    ("sigmoid", {}),
+    ("silu", {}),
+    ("gelu", {}),
+    ("exp", {}),
+    ("div", {}),
+    ("softmax", {}),
+    ("log_softmax", {}),
+    ("matmul", {}),
+    ("conv2d", {"stride": 2, "padding": 1}),
+    ("conv2d", LARGE),
+    ("conv_transpose2d", {}),
+    ("avg_pool2d", {}),
+    ("resize_bilinear", {}),
+    ("batch_norm", {}),
+    ("layer_norm", {}),
+    ("gate", {}),
+    ("scaled_dot_product_attention", {}),
+    ("polarized_channel", {}),
+    ("polarized_spatial", {}),
+    ("cross_entropy", {}),
+    ("focal_loss", {}),
+    ("dice_loss", {}),
+    ("margin_loss", {}),
+]
+POWER: list[tuple[str, str, dict[str, Any]]] = [
+    ("corner", "conv2d", LARGE),
+    ("zeroed", "conv2d", LARGE),
+    ("last-row", "conv2d", LARGE),
+    ("tiny", "conv2d", SMALL),
+    ("border", "conv2d", SMALL),
+    ("half", "conv2d", SMALL),
+    ("sign", "conv2d", SMALL),
+    ("flipped", "conv2d", SMALL),
+    ("shifted", "conv2d", SMALL),
+    ("channel", "conv2d", SMALL),
+    ("float32", "conv2d", SMALL),
+    ("no-dilation", "conv2d", {**SMALL, "padding": 2, "dilation": 2}),
+    ("no-padding", "conv2d", {**SMALL, "padding": 1}),
+    ("wrong-group", "conv2d", {"shape": (1, 4, 4, 4), "filters": 4, "groups": 2}),
+    ("no-mean", "batch_norm", {"shape": (2, 3, 3, 2)}),
+    ("no-projection", "layer_norm", {}),
+    ("diagonal", "softmax", {}),
+    ("no-density", "gelu", {}),
+    ("no-scale", "scaled_dot_product_attention", {"shape": (1, 2, 3, 4), "keys": 3, "values": 2}),
+    ("no-slope", "gate", {"shape": (1, 4, 5, 2)}),
+    ("no-inner", "focal_loss", {}),
+    ("dice-2", "dice_loss", {}),
+    ("margin-r", "margin_loss", {}),
+]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure false alarms and power of the gradient checker; write docs/gradients/study.md."""
+
+    part: str = ""
+    """'alarms', 'power', or the name of one bug or operator; the rest of an earlier study.json is kept."""
+    out: Path = Path("docs/gradients")
+    """The folder of study.json and study.md."""
+    trials: int = 300
+    """Correct trials per operator."""
+    seeds: int = 100
+    """Seeds per bug."""
+    slow_seeds: int = 25
+    """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian)."""
+    torch: Literal["both", "fast", "none"] = "both"
+    """Which modes of torch.autograd.gradcheck to run beside ours."""
+
+
+@dataclass
+class Power:
+    """Detections of one bug. ours: verdict FAIL; derivative: the finite difference alone; located: a planted entry was among those named."""
+
+    name: str
+    operator: str
+    text: str
+    seeds: int
+    ours: int = 0
+    derivative: int = 0
+    located: int | None = None
+    slow: int | None = None
+    slow_seeds: int = 0
+    fast: int | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: {"ours": 0.0, "slow": 0.0, "fast": 0.0})
+
+
+def false_alarms(name: str, settings: dict[str, Any], trials: int) -> dict[str, Any]:
+    """Verdicts over correct trials, every check on; and how near error came to the bar."""
+    entry, verdicts, ratios = find(name), dict.fromkeys((PASS, KINK, INCONCLUSIVE, FAIL), 0), []
+    with use_kernels("reference"):
+        for seed in range(trials):
+            report = _check(entry.make(seed, **settings), seed)
+            verdicts[report.verdict] += 1
+            ratios += [t.ratio for t in report.trials]
+    return {"name": entry.title(settings), "trials": trials, **verdicts, "median": float(np.median(ratios)), "largest": float(np.max(ratios))}
+
+
+def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, slow_seeds: int, modes: tuple[str, ...]) -> Power:
+    """Detections over seeds, ours and PyTorch's, on the same inputs and the same backward."""
+    entry = find(operator)
+    found = Power(bug.name, entry.title(settings), bug.text, seeds, slow_seeds=min(seeds, slow_seeds) if settings is LARGE else seeds)
+    for mode in modes:
+        setattr(found, mode, 0)
+    for seed in range(seeds):
+        built = entry.make(seed, **settings)
+        with use_kernels("reference"), bug.planted(built) as planted:
+            start = time.perf_counter()
+            report = _check(planted, seed)
+            found.seconds["ours"] += time.perf_counter() - start
+            found.ours += report.verdict == FAIL
+            found.derivative += any(t.verdict == FAIL for t in report.trials)
+            if isinstance(bug, Spoiled) and (places := _spoiled_entries(bug, built, seed)):
+                found.located = (found.located or 0) + _located(planted, seed, places)
+            for mode in modes:
+                if mode == "slow" and seed >= found.slow_seeds:
+                    continue
+                start = time.perf_counter()
+                setattr(found, mode, getattr(found, mode) + (not _torch_passes(planted, seed, mode == "fast")))
+                found.seconds[mode] += time.perf_counter() - start
+    return found
+
+
+def _check(built: Built, seed: int, **settings: Any) -> GradReport:
+    return gradcheck(built.target, *built.tensors(), input_names=built.names, seed=seed, locate_errors=False, **settings)
+
+
+def _spoiled_entries(bug: Spoiled, built: Built, seed: int) -> set[tuple[str, tuple[int, ...]]]:
+    """Which entries the bug changes, for bugs that change few: the change applied to ones tells."""
+    gradients = [np.random.default_rng(seed).uniform(1, 2, a.shape) for a in built.arrays]
+    before = [g.copy() for g in gradients]
+    bug.change(gradients)
+    places = {
+        (name, tuple(int(i) for i in index))
+        for name, a, b in zip(built.names, before, gradients, strict=True)
+        for index in np.argwhere(np.abs(a - b) > 1e-6)
+    }
+    return places if len(places) <= 32 else set()
+
+
+def _located(built: Built, seed: int, places: set[tuple[str, tuple[int, ...]]]) -> bool:
+    """Does the bisection alone name planted entries, and no others?"""
+    report = gradcheck(built.target, *built.tensors(), input_names=built.names, seed=seed, invariants=False, maps=False)
+    entries = report.location.entries if report.location else []
+    return bool(entries) and {(e.leaf, e.index) for e in entries} <= places
+
+
+def _torch_passes(built: Built, seed: int, fast: bool) -> bool:
+    """torch.autograd.gradcheck with its own defaults."""
+    import torch
+
+    from autograd.gradcheck.torch_adapter import to_torch
+
+    torch.manual_seed(seed)
+    tensors = tuple(torch.from_numpy(a.copy()).requires_grad_(True) for a in built.arrays)
+    return bool(torch.autograd.gradcheck(to_torch(built.fn), tensors, fast_mode=fast, raise_exception=False))
+
+
+def run(arguments: Arguments) -> int:
+    """Run the chosen parts, merge them into study.json, write study.md."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    store = arguments.out / "study.json"
+    study = json.loads(store.read_text()) if arguments.part and store.exists() else {"alarms": {}, "power": {}}
+    alarms = [(n, s) for n, s in ALARMS if arguments.part in ("", "alarms", n)]
+    bugs = [row for row in POWER if arguments.part in ("", "power", row[0])]
+    if not alarms and not bugs:
+        raise UsageError(
+            f"--part: got {arguments.part!r}, expected 'alarms', 'power', an operator of the false-alarm study or a bug of the power study"
+        )
+    modes = {"both": ("slow", "fast"), "fast": ("fast",), "none": ()}[arguments.torch]
+    for name, settings in alarms:
+        row = false_alarms(name, settings, arguments.trials)
+        study["alarms"][row["name"]] = row
+        print(row, flush=True)
+        _write(study, store)
+    for name, operator, settings in bugs:
+        found = power(find_bug(name), operator, settings, arguments.seeds, arguments.slow_seeds, modes)
+        study["power"][name] = vars(found)
+        print(vars(found), flush=True)
+        _write(study, store)
+    missed = [n for n, p in study["power"].items() if p["ours"] < 0.99 * p["seeds"]]
+    wrong = [n for n, a in study["alarms"].items() if a[FAIL]]
+    for text in (*(f"{n}: false alarms" for n in wrong), *(f"{n}: detected less often than 99 %" for n in missed)):
+        print(text, file=sys.stderr)
+    return 1 if missed or wrong else 0
+
+
+def _write(study: dict[str, Any], store: Path) -> None:
+    order = {name: k for k, (name, _, _) in enumerate(POWER)}
+    study["power"] = dict(sorted(study["power"].items(), key=lambda item: order.get(item[0], 99)))
+    store.write_text(json.dumps(study, indent=1) + "\n")
+    store.with_suffix(".md").write_text(text_of(study))
+
+
+def text_of(study: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    trials = sum(a["trials"] for a in study["alarms"].values())
+    false = sum(a[FAIL] for a in study["alarms"].values())
+    lines = [
+        "# Can the gradient checker be believed?",
+        "",
+        "Made by `python -m bench.gradcheck_study`; every trial is seeded, so a run repeats these counts.",
+        "",
+        "## False alarms",
+        "",
+        f"{trials} checks of correct gradients with all checks on (derivative, layouts, exact and complex steps, ...): {false} FAIL.",
+        "error / bar says how much room there is: at 1 a right gradient would be called wrong.",
+        "",
+        "| operator | trials | PASS | INCONCLUSIVE | FAIL | error / bar, median | largest |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {a['name']} | {a['trials']} | {a[PASS]} | {a[INCONCLUSIVE]} | {a[FAIL]} | {a['median']:.1e} | {a['largest']:.1e} |"
+        for a in study["alarms"].values()
+    ]
+    lines += [
+        "",
+        "## Power",
+        "",
+        "Share of seeds in which a planted bug is called FAIL. PyTorch runs the same backward pass through a custom `torch.autograd.Function`,",
+        "on the same inputs, with the default tolerances of `torch.autograd.gradcheck`. *Derivative*: our finite difference alone, without the",
+        "other checks. *Located*: the bisection named planted entries and no others (bugs of up to 32 entries).",
+        "",
+        f"{max((p['seeds'] for p in study['power'].values()), default=0)} seeds each.",
+        "",
+        "| bug | operator | ours | derivative | located | PyTorch slow | PyTorch fast |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for p in study["power"].values():
+        rates = [_rate(p[key], p["seeds"]) for key in ("ours", "derivative", "located")]
+        few = f" of {p['slow_seeds']}" if p["slow_seeds"] != p["seeds"] else ""
+        rates += [_rate(p["slow"], p["slow_seeds"]) + few, _rate(p["fast"], p["seeds"])]
+        lines.append(f"| {p['name']}: {p['text']} | {p['operator']} | " + " | ".join(rates) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rate(count: int | None, seeds: int) -> str:
+    return "" if count is None else f"{100 * count / seeds:.0f} %"
+
+
+def main() -> None:
+    """The command line."""
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.gradcheck_study", use_underscores=False)))
+
+
+if __name__ == "__main__":
+    main()
