@@ -26,6 +26,7 @@ REPORT = ROOT / "build" / "bug.html"  # made by a command of three-commands.md, 
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
 WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(FORMULA\d+E)")
+JOINED = re.compile(r"\((?=FORMULA\d+E)|FORMULA\d+E(?=[),.;:!?])")
 LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
 
 
@@ -117,6 +118,7 @@ def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
     tex = {word: key[0] for key, word in found.found.items()}
     for path in [*out.rglob("*.html"), *out.rglob("search_index.js*")]:
         html, plain = path.read_text(encoding="utf-8"), not path.name.endswith(".html")
+        html = JOINED.sub("\\g<0>" + "\u2060", html)  # no line break between a formula and its punctuation
         table = {word: " ".join(re.sub(r'[\\"]', "", text).split()) for word, text in tex.items()} if plain else words
         html = WORDS.sub(lambda m, t=table: t.get(m[1] or m[2], ""), html)
         up = "../" * (len(path.relative_to(out).parts) - 1)
