@@ -27,6 +27,7 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
 WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(FORMULA\d+E)")
 JOINED = re.compile(r"\((?=FORMULA\d+E)|FORMULA\d+E(?=[),.;:!?])")
+PICTURES = (".svg", ".png", ".jpg")
 LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
 
 
@@ -79,12 +80,11 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
                 return match[1]
             if path in ours:
                 return ours[path]
-            if not path.is_file():
+            if not path.exists():
                 raise FileNotFoundError(f"{page.source.relative_to(ROOT)} links to {match[1]}, which does not exist")
-            if path.suffix not in LANGUAGES:
-                return match[1]
             linked.add(path)
-            return f"source/{path.relative_to(ROOT).as_posix()}.md"
+            name = path.relative_to(ROOT).as_posix()
+            return f"source/{name}" if path.suffix in PICTURES else f"source/{name}.md"
 
         text = LINK.sub(target, FILES.sub(family_files, page.markdown))
         (folder / ours[page.source]).write_text(found.take(text), encoding="utf-8")
@@ -92,8 +92,12 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
         name = path.relative_to(ROOT).as_posix()
         out = folder / "source" / f"{name}.md"
         out.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8").rstrip()
-        out.write_text(f"---\nsearch:\n  exclude: true\n---\n# {name}\n\n````{LANGUAGES[path.suffix]}\n{text}\n````\n", encoding="utf-8")
+        if path.suffix in PICTURES:
+            shutil.copyfile(path, folder / "source" / name)
+            continue
+        text = "\n".join(sorted(f.name for f in path.iterdir())) if path.is_dir() else path.read_text(encoding="utf-8").rstrip()
+        code = f"````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n````"
+        out.write_text(f"---\nsearch:\n  exclude: true\n---\n# {name}\n\n{code}\n", encoding="utf-8")
     shutil.copyfile(DOCS / "style.css", folder / "style.css")
     steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))  # without seconds
     (folder / REPORT.name).write_text(steady, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def test_every_block_runs(source: Path) -> None:
         assert page.figures, f"{source.name} has no figure"
         assert "<summary>Answer</summary>" in page.markdown
         assert "gradcheck(" in page.markdown
+
+
+@pytest.mark.parametrize("source", [p for p in PAGES if p.parent == build.COURSE and p.name != "study.md"], ids=lambda path: path.stem)
+def test_code_fits_beside_the_contents(source: Path) -> None:
+    for block in re.findall(r"^```python.*?\n(.*?)^```$", source.read_text(), re.MULTILINE | re.DOTALL):
+        assert max(map(len, block.splitlines())) <= 88, block
 
 
 def test_a_failing_block_stops_the_build(tmp_path: Path) -> None:
