@@ -6,68 +6,13 @@ import numpy as np
 import pytest
 
 import layers
-from autograd import Tensor, assert_gradients, no_grad, ops
+from autograd import Tensor, assert_gradients, ops
+from engine.catalogue.blocks import BLOCKS, prepared
 from layers.bottleneck import bottleneck
-
-
-def prepared(module: layers.Module, seed: int = 0) -> layers.Module:
-    """float64, and no gain, offset or output projection at a special value: a silent branch would have no gradient to check."""
-    rng = np.random.default_rng(seed)
-    module.to(dtype=np.float64)
-    with no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 1 or not parameter.data.any():
-                parameter.copy_(rng.uniform(0.4, 1.2, parameter.shape) * rng.choice((-1, 1), parameter.shape))
-    return module
 
 
 def image(*shape: int, seed: int = 1) -> Tensor:
     return Tensor(np.random.default_rng(seed).standard_normal(shape), requires_grad=True)
-
-
-def norm_without_relu() -> layers.Module:
-    return layers.BatchNorm2d(4)
-
-
-BLOCKS = {
-    "Conv2d": (lambda: layers.Conv2d(4, 6, 3, stride=2, padding=1), [(2, 5, 7, 4)]),
-    "Conv2d groups": (lambda: layers.Conv2d(4, 6, (3, 1), padding="same", groups=2, bias=False), [(2, 5, 7, 4)]),
-    "ConvTranspose2d": (lambda: layers.ConvTranspose2d(4, 3, 2, 2), [(2, 3, 4, 4)]),
-    "ConvTranspose2d general": (lambda: layers.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), [(2, 3, 4, 4)]),
-    "ConvNorm": (lambda: layers.ConvNorm(4, 5, 3), [(2, 5, 6, 4)]),
-    "ConvNorm residual": (lambda: layers.ConvNorm(4, 5, 3), [(2, 5, 6, 4), (2, 5, 6, 5)]),
-    "BatchNorm2d": (norm_without_relu, [(2, 5, 6, 4)]),
-    "LayerNorm": (lambda: layers.LayerNorm(4), [(2, 5, 6, 4)]),
-    "ResidualBlock": (lambda: layers.ResidualBlock(4, 4), [(2, 5, 6, 4)]),
-    "ResidualBlock wider": (lambda: layers.ResidualBlock(3, 6), [(2, 5, 6, 3)]),
-    "PreActivationBlock": (lambda: layers.PreActivationBlock(3, 6), [(2, 5, 6, 3)]),
-    "InceptionBlock": (lambda: layers.InceptionBlock(8, 8), [(2, 6, 7, 8)]),
-    "InceptionBlock 3x3+3x3": (lambda: layers.InceptionBlock(4, 8, "3x3+3x3"), [(2, 6, 7, 4)]),
-    "InceptionBlock no residual": (lambda: layers.InceptionBlock(4, 8, residual=False), [(2, 6, 7, 4)]),
-    "encoder stage": (lambda: layers.encoder_stage("residual+inception", 1, 4), [(2, 6, 7, 1)]),
-    "encoder stage residual": (lambda: layers.encoder_stage("residual", 3, 4), [(2, 6, 7, 3)]),
-    "encoder stage plain": (lambda: layers.encoder_stage("plain", 3, 4), [(2, 6, 7, 3)]),
-    "MiniASPP": (lambda: layers.MiniASPP(8), [(2, 6, 9, 8)]),
-    "MiniASPP residual": (lambda: layers.MiniASPP(8, rates=(1, 3), pooling=False, residual=True), [(2, 6, 9, 8)]),
-    "PolarizedSelfAttention": (lambda: layers.PolarizedSelfAttention(6), [(2, 3, 5, 6)]),
-    "PolarizedSelfAttention parallel": (lambda: layers.PolarizedSelfAttention(6, "parallel", residual=False), [(2, 3, 5, 6)]),
-    "MultiHeadSelfAttention": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 3, 4, 8)]),
-    "MultiHeadSelfAttention other size": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 4, 6, 8)]),
-    "StripPyramidPooling": (lambda: layers.StripPyramidPooling(8), [(2, 6, 9, 8)]),
-    "StripPyramidPooling bins": (lambda: layers.StripPyramidPooling(8, 4, (1,), 3, bins=(1, 2)), [(2, 6, 9, 8)]),
-    "StripPooling": (lambda: layers.StripPooling(4), [(2, 5, 6, 4)]),
-    "MixedPooling": (lambda: layers.MixedPooling(8, ((2, 3), (1, 2))), [(2, 5, 6, 8)]),
-    "AttentionAndStrips": (lambda: layers.AttentionAndStrips(8), [(2, 4, 6, 8)]),
-    "AttentionAndStrips parallel": (lambda: layers.AttentionAndStrips(8, "parallel"), [(2, 4, 6, 8)]),
-    "FeaturePyramidPooling": (lambda: layers.FeaturePyramidPooling(8), [(2, 8, 8, 8)]),
-    "FeaturePyramidAttention": (lambda: layers.FeaturePyramidAttention(8), [(2, 8, 16, 8)]),
-    **{
-        f"AttentionGate {kind}": (lambda kind=kind: layers.AttentionGate(4, 4, kind), [(2, 5, 6, 4)] * 2)
-        for kind in ("attn1", "attnC", "blend", "gau")
-    },
-    "DecoderStage": (lambda: layers.DecoderStage(6, 4, "gated", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
-    "DecoderStage plain": (lambda: layers.DecoderStage(6, 4, "plain", "attn1"), [(2, 3, 4, 6), (2, 6, 8, 4)]),
-}
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from engine.catalogue import Entry
     from engine.gradcheck.checks import Plan, Result
 
-DESCRIPTION = """Check gradients against derivatives with an error bar. Exit code 0: all proven; 1: something is wrong or unproven; 2: bad input.
-
-Any other option is a setting of the named operator (see --list):  python -m engine.gradcheck conv2d --stride 2 --padding 1 --shape 2,9,11,3
-"""
 STYLES = {"PASS": "green", "KINK": "cyan", "INCONCLUSIVE": "yellow", "FAIL": "bold red"}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    __doc__ = DESCRIPTION
+    """Check gradients against derivatives with an error bar. Exit code 0: all proven; 1: something is wrong or unproven; 2: bad input.
+
+    Any other option is a setting of the named operator (see --list):  python -m engine.gradcheck conv2d --stride 2 --padding 1 --shape 2,9,11,3
+    """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Operators, losses, blocks, or the kinds 'operator', 'loss', 'block', 'network'; by default everything."""
@@ -60,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
     hints = typing.get_type_hints(Arguments)
     known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)} | {"--help": False}
     own, settings = split_arguments(argv, known)
-    arguments = tyro.cli(Arguments, args=own, prog="python -m engine.gradcheck", description=DESCRIPTION, use_underscores=False)
+    arguments = tyro.cli(Arguments, args=own, prog="python -m engine.gradcheck", use_underscores=False)
     from engine.gradcheck.bugs import BUGS
 
     if arguments.break_ == "list":
