@@ -34,7 +34,7 @@ LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
 def sources() -> list[Path]:
     """The pages in reading order: the index, the way in, the chapters, what the measurements say."""
     first = [COURSE / "index.md", COURSE / "three-commands.md"]
-    last = [path for path in (COURSE / "study.md", DOCS / "gradcheck.md") if path.exists()]
+    last = [COURSE / "study.md", DOCS / "gradcheck.md"] if (COURSE / "study.md").exists() else []
     return [*first, *sorted(COURSE.glob("[0-9][0-9]-*.md")), *last]
 
 
