@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
 TEST_FLAGS ?= -n 2
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench docs clean
 
 # A stamp per set of packages, so that nothing is installed twice.
 $(VENV)/pip.stamp:
@@ -26,6 +26,10 @@ $(VENV)/lint.stamp: pyproject.toml $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	@touch $@
 
+$(VENV)/docs.stamp: pyproject.toml $(VENV)/base.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 train: $(VENV)/base.stamp
 	$(BIN)/python -m engine.train $(TRAIN_FLAGS)
 
@@ -39,6 +43,9 @@ lint: $(VENV)/lint.stamp
 
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

@@ -1,0 +1,153 @@
+"""The course as a site:  python docs/build.py [--out build/site]
+
+Every code block is run (blocks.py), every formula is set (formulas.py), every linked source file becomes a page; a block that fails, a
+formula that does not parse or a link that leads nowhere stops the build. The result needs no network and no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(DOCS), str(ROOT)]
+
+import blocks  # noqa: E402
+import formulas  # noqa: E402
+
+COURSE = DOCS / "gradients"
+REPORT = ROOT / "build" / "bug.html"  # made by a command of three-commands.md, and shown as it is
+LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
+FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
+WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(FORMULA\d+E)")
+JOINED = re.compile(r"\((?=FORMULA\d+E)|FORMULA\d+E(?=[),.;:!?])")
+PICTURES = (".svg", ".png", ".jpg")
+LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
+
+
+def sources() -> list[Path]:
+    """The pages in reading order: the index, the way in, the chapters, what the measurements say."""
+    first = [COURSE / "index.md", COURSE / "three-commands.md"]
+    last = [COURSE / "study.md", DOCS / "gradcheck.md"] if (COURSE / "study.md").exists() else []
+    return [*first, *sorted(COURSE.glob("[0-9][0-9]-*.md")), *last]
+
+
+def run(source: Path) -> blocks.Page:
+    """A page with its blocks run; pages that are not the course's own are taken as they are."""
+    if source.name in ("study.md", "gradcheck.md"):
+        return blocks.Page(source, source.read_text(encoding="utf-8"))
+    return blocks.run_page(source)
+
+
+def family_files(match: re.Match[str]) -> str:
+    """A list of the files that hold an operator family: definition, gradient, fast versions."""
+    family = match[1]
+    folder = ROOT / "kernels" / family
+    own = [path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "cuda", "spec")]
+    kinds = {
+        "the definition": [folder / "reference.py"],
+        "the gradient on the tape": [ROOT / "autograd" / "ops" / f"{family}.py"],
+        "the CPU kernels": own,
+        "the CUDA kernels, and their launches": [*sorted(folder.glob("*.cu")), *folder.glob("cuda.py")],
+    }
+    rows = []
+    for kind, paths in kinds.items():
+        names = [str(path.relative_to(ROOT)) for path in paths if path.exists()]
+        if names:
+            links = [f"[`{name if k == 0 else name.rpartition('/')[2]}`](../../{name})" for k, name in enumerate(names)]
+            rows.append(f"- {kind}: {', '.join(links)}")
+    return "\n".join(rows)
+
+
+def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
+    """Write the Markdown that mkdocs reads: words for formulas and figures, links turned towards pages of the site."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    ours = {page.source: f"{page.source.stem}.md" for page in pages}
+    found, linked = formulas.Formulas(), set()
+
+    for page in pages:
+
+        def target(match: re.Match[str], page: blocks.Page = page) -> str:
+            path = (page.source.parent / match[1]).resolve()
+            if match[1] == REPORT.name:
+                return match[1]
+            if path in ours:
+                return ours[path]
+            if not path.exists():
+                raise FileNotFoundError(f"{page.source.relative_to(ROOT)} links to {match[1]}, which does not exist")
+            linked.add(path)
+            name = path.relative_to(ROOT).as_posix()
+            return f"source/{name}" if path.suffix in PICTURES else f"source/{name}.md"
+
+        text = LINK.sub(target, FILES.sub(family_files, page.markdown))
+        (folder / ours[page.source]).write_text(found.take(text), encoding="utf-8")
+    for path in sorted(linked):
+        name = path.relative_to(ROOT).as_posix()
+        out = folder / "source" / f"{name}.md"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in PICTURES:
+            shutil.copyfile(path, folder / "source" / name)
+            continue
+        text = "\n".join(sorted(f.name for f in path.iterdir())) if path.is_dir() else path.read_text(encoding="utf-8").rstrip()
+        code = f"````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n````"
+        out.write_text(f"---\nsearch:\n  exclude: true\n---\n# {name}\n\n{code}\n", encoding="utf-8")
+    shutil.copyfile(DOCS / "style.css", folder / "style.css")
+    steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))  # without seconds
+    (folder / REPORT.name).write_text(steady, encoding="utf-8")
+    return found
+
+
+def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
+    """The site of these pages in `out`; `work` keeps KaTeX and what is made on the way."""
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+    os.environ.setdefault("NO_MKDOCS_2_WARNING", "1")
+    from mkdocs.commands.build import build as mkdocs_build
+    from mkdocs.config import load_config
+
+    found = lay_out(pages, work / "docs")
+    nav = [{page.title: f"{page.source.stem}.md"} for page in pages]
+    config = load_config(str(DOCS / "mkdocs.yml"), docs_dir=str(work / "docs"), site_dir=str(out), nav=nav, strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    mkdocs_build(config)
+    words = found.set(work / "katex")
+    for page in pages:
+        words |= page.figures
+    tex = {word: key[0] for key, word in found.found.items()}
+    for path in [*out.rglob("*.html"), *out.rglob("search_index.js*")]:
+        html, plain = path.read_text(encoding="utf-8"), not path.name.endswith(".html")
+        html = JOINED.sub("\\g<0>" + "\u2060", html)  # no line break between a formula and its punctuation
+        table = {word: " ".join(re.sub(r'[\\"]', "", text).split()) for word, text in tex.items()} if plain else words
+        html = WORDS.sub(lambda m, t=table: t.get(m[1] or m[2], ""), html)
+        up = "../" * (len(path.relative_to(out).parts) - 1)
+        path.write_text(html.replace("https://unpkg.com/iframe-worker/shim", up + formulas.SHIM), encoding="utf-8")
+    formulas.copy_assets(work / "katex", out)
+
+
+def main() -> None:
+    """Run the pages, build the site, say how long it took."""
+    parser = argparse.ArgumentParser(description="Build the course as a site.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="where the site goes")
+    parser.add_argument("--only", default="", help="run only the pages whose name contains this text, and print their Markdown")
+    options = parser.parse_args()
+    start, pages = time.perf_counter(), []
+    for source in sources():
+        if options.only in source.name:
+            begin = time.perf_counter()
+            pages.append(run(source))
+            print(f"{source.relative_to(ROOT)}  {time.perf_counter() - begin:.1f} s  {len(pages[-1].figures)} figures", file=sys.stderr)
+    if options.only:
+        print("\n".join(page.markdown for page in pages))
+        return
+    build(pages, options.out.resolve(), ROOT / "build" / "course")
+    print(f"{options.out / 'index.html'}  {time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
