@@ -40,29 +40,31 @@ template <class T> __device__ __forceinline__ T photometric(T value, T contrast,
 
 template <class T>
 __global__ void augment_plain(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
-                              const T* __restrict__ settings, T* __restrict__ out, unsigned char* __restrict__ labels, int n, int h, int w, int outside) {
+                              const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
+                              unsigned char* __restrict__ labels, int n, int h, int w, int outside) {
   const int tile = blockIdx.x * blockDim.x + threadIdx.x;
   if (tile >= n) return;
   const T* image = images + tile * h * w;
   double mean = 0;
   for (int i = 0; i < h * w; ++i) mean += image[i];
   mean /= h * w;
-  const T contrast = settings[tile], addition = (1 - contrast) * static_cast<T>(mean) + settings[n + tile];
+  const T contrast = contrasts[tile], addition = (1 - contrast) * static_cast<T>(mean) + brightnesses[tile];
   for (int i = 0; i < h * w; ++i) {
     const T value = moved(image, masks + tile * h * w, matrices + 6 * tile, i % w, i / w, h, w, outside, labels[tile * h * w + i]);
-    out[tile * h * w + i] = photometric(value, contrast, addition, settings[2 * n + tile]);
+    out[tile * h * w + i] = photometric(value, contrast, addition, gammas[tile]);
   }
 }
 
-// blockIdx.x: a strip of the tile blockIdx.y. settings: contrast, brightness, gamma, each (N).
+// blockIdx.x: a strip of the tile blockIdx.y.
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices, const T* __restrict__ settings,
-        T* __restrict__ out, unsigned char* __restrict__ labels, int h, int w, int outside) {
+augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
+        const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
+        unsigned char* __restrict__ labels, int h, int w, int outside) {
   __shared__ double room[WARPS];
   __shared__ double map[6];
-  const int tile = blockIdx.y, n = gridDim.y, pixels = h * w, first = tile * pixels;
-  const T contrast = settings[tile], brightness = settings[n + tile], gamma = settings[2 * n + tile];
+  const int tile = blockIdx.y, pixels = h * w, first = tile * pixels;
+  const T contrast = contrasts[tile], brightness = brightnesses[tile], gamma = gammas[tile];
   if (threadIdx.x < 6) map[threadIdx.x] = matrices[6 * tile + threadIdx.x];
   __syncthreads();
   T addition = brightness;

@@ -30,8 +30,8 @@ def augment_batch(images: Array, masks: Array, matrices: Array, contrast: Array,
         return NotImplemented
     xp, kind = module_of("cuda"), _TYPES[images.dtype.name]
     n, h, w = images.shape
-    settings = xp.stack([xp.asarray(value, images.dtype) for value in (contrast, brightness, gamma)])
-    arrays = xp.ascontiguousarray(images), xp.ascontiguousarray(masks), xp.ascontiguousarray(xp.asarray(matrices, np.float64)), settings
+    settings = (xp.ascontiguousarray(xp.asarray(value, images.dtype)) for value in (contrast, brightness, gamma))
+    arrays = xp.ascontiguousarray(images), xp.ascontiguousarray(masks), xp.ascontiguousarray(xp.asarray(matrices, np.float64)), *settings
     out, labels = xp.empty(images.shape, images.dtype), xp.empty(masks.shape, masks.dtype)
     MODULE.run(augment_launch(n, h, w, kind), *arrays, out, labels, h, w, -1 if outside is None else outside)
     return out, labels

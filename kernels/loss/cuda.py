@@ -1,8 +1,8 @@
 """All loss terms on CUDA: two passes over the logits and a tiny kernel between them; see loss.cu.
 
-Served: float32 and float64, up to 16 classes, one background policy for all terms. The compiler knows the number of classes for 5 logits (all classes,
-or the background masked) and for 4 in float32; other counts take the plain kernels. Lovasz ranks all pixels, which is a sort: it, and any sum that
-contains it, is left to the reference, whose argsort and cumulative sums CuPy runs on the device.
+Served: float32 and float64, up to 16 classes, one background policy for all terms. The compiler knows the number of classes for 5 logits (all
+classes, or the background masked) and for 4 in float32; other counts take the plain kernels. Lovasz ranks all pixels, which is a sort: it, and any
+sum that contains it, is left to the reference, whose argsort and cumulative sums CuPy runs on the device.
 """
 
 from __future__ import annotations
