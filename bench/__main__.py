@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
-FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "step", "infer")
+FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "metric", "step", "infer")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Arguments:
     """Race our kernels against other frameworks, each side in a process of its own, in turn."""
 
     families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment, step, infer); all by default."""
+    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment, metric, step, infer), or all."""
     against: str = "torch"
     """Frameworks, separated by commas; '' runs ours alone."""
     json: Path | None = None

@@ -1,8 +1,8 @@
 """Sectors and wavefronts per request of every CUDA kernel:  python -m bench.counters [--only TEXT] [--lines] [--write]
 
-Each representative call (bench/representatives.py) runs once in the emulator's trace mode. A request is one access by a warp: a global one moves 32-byte sectors
-(4 are ideal for 32 lanes of 4 bytes, 16 for lanes of 16 bytes), a shared one takes wavefronts (1 is ideal for 4 bytes a lane, 4 for 16). These counts hold on
-a GPU too; times do not, and none is printed. `--write` makes them the committed ceilings, tests/cuda/ceilings.toml.
+Each representative call (bench/representatives.py) runs once in the emulator's trace mode. A request is one access by a warp: a global one moves
+32-byte sectors (4 are ideal for 32 lanes of 4 bytes, 16 for lanes of 16 bytes), a shared one takes wavefronts (1 is ideal for 4 bytes a lane, 4 for
+16). These counts hold on a GPU too; times do not, and none is printed. `--write` makes them the committed ceilings, tests/cuda/ceilings.toml.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FIGURES = {  # name -> (address space, kind): requests of that sort
     "load_wavefronts": ("shared", "load"),
     "store_wavefronts": ("shared", "store"),
 }
-HEADER = """# Ceilings, written by `python -m bench.counters --write`: per kernel, of one representative aligned launch (bench/representatives.py), the global sectors
-# and shared-memory wavefronts per request, counted by the emulator. A kernel above its ceiling fails tests/cuda/test_ceilings.py.
+HEADER = """# Ceilings, written by `python -m bench.counters --write`: of one representative aligned launch per kernel (bench/representatives.py)
+# the global sectors and shared-memory wavefronts per request, counted by the emulator. A kernel above its ceiling fails tests/cuda/test_ceilings.py.
 """
 
 
@@ -133,15 +133,12 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     for name, row in rows.items():
         load, store, shared_load, shared_store = (f"{row[key]:.2f}" if key in row else "" for key in FIGURES)
         conflicts = f"{row['conflicts']:.2f}" if row["conflicts"] else ""
-        out.append(
-            f"{name:<44} {row['threads']:>7} {load:>7} {store:>7} {row['efficiency']:>6.0%} {shared_load:>9} {shared_store:>10} {conflicts:>9}  {row['call']}"
-        )
+        cells = [f"{name:<44}", f"{row['threads']:>7}", f"{load:>7}", f"{store:>7}", f"{row['efficiency']:>6.0%}"]
+        out.append(" ".join([*cells, f"{shared_load:>9}", f"{shared_store:>10}", f"{conflicts:>9}", f" {row['call']}"]))
         for line in row.get("lines", ()):
             what = "sectors" if line["space"] == "global" else "wavefronts"
-            each = line[what] / line["requests"]
-            out.append(
-                f"    line {line['line']:4} {line['space']:6} {line['kind']:9} {each:6.2f} {what} of {line['requests']} requests  {line['source'][:90]}"
-            )
+            count = f"{line[what] / line['requests']:6.2f} {what} of {line['requests']} requests"
+            out.append(f"    line {line['line']:4} {line['space']:6} {line['kind']:9} {count}  {line['source'][:90]}")
     return "\n".join(out)
 
 

@@ -1,7 +1,7 @@
 """What each CUDA kernel occupies on each architecture:  python -m bench.resources [--check] [--only TEXT]
 
-NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives registers, spills, stack and static shared
-memory. With the block and the dynamic shared memory of the largest launch used, the occupancy follows. The result is the committed table
+NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives registers, spills, stack and static
+shared memory. With the block and the dynamic shared memory of the largest launch used, the occupancy follows. The result is the committed table
 kernels/RESOURCES.md; `--check` compares instead of writing. Figures are the compiler's, occupancy is computed: nothing here was measured on a GPU.
 """
 
@@ -158,10 +158,8 @@ def largest_launches() -> dict[str, Launch]:
 
 def rows_of(path: str, usages: dict[int, dict[str, Usage]], launches: dict[str, Launch]) -> list[str]:
     """The table of one module, a line per instance."""
-    lines = [
-        "| kernel | threads | shared bytes | stack | " + " | ".join(f"sm_{arch}" for arch in usages) + " |",
-        "|---|---|---|---|" + "---|" * len(usages),
-    ]
+    titles = ["kernel", "threads", "shared bytes", "stack", *(f"sm_{arch}" for arch in usages)]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name in next(iter(usages.values())):
         each = {arch: usages[arch][name] for arch in usages}
         launch = launches.get(name)
@@ -185,8 +183,8 @@ HEADER = """# What every CUDA kernel occupies
 Written by `python -m bench.resources`; `tests/cuda/test_resources.py` compares. Compiler: NVRTC {version}. No kernel spills on any architecture.
 
 Per architecture: registers of a thread, and the computed occupancy (resident warps over the most possible) for the threads and shared bytes
-(static + dynamic) of the largest launch used. Stack: bytes of local memory of a thread (arrays indexed at run time), the largest of all architectures.
-`?`: an instance without a committed launch. All figures are the compiler's or computed from them; none was measured on a GPU.
+(static + dynamic) of the largest launch used. Stack: bytes of local memory of a thread (arrays indexed at run time), the largest of all
+architectures. `?`: an instance without a committed launch. All figures are the compiler's or computed from them; none was measured on a GPU.
 """
 
 
