@@ -132,8 +132,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     out = [f"{'kernel':<44} {'threads':>7} {'loads':>7} {'stores':>7} {'used':>6} {'sh. loads':>9} {'sh. stores':>10} {'conflicts':>9}  call"]
     for name, row in rows.items():
         load, store, shared_load, shared_store = (f"{row[key]:.2f}" if key in row else "" for key in FIGURES)
-        conflicts = f"{row['conflicts']:.2f}" if row["conflicts"] else ""
-        cells = [f"{name:<44}", f"{row['threads']:>7}", f"{load:>7}", f"{store:>7}", f"{row['efficiency']:>6.0%}"]
+        conflicts = f"{row['conflicts']:.2f}" if row.get("conflicts") else ""
+        cells = [f"{name:<44}", f"{row['threads']:>7}", f"{load:>7}", f"{store:>7}", f"{row['efficiency']:>6.0%}" if "efficiency" in row else " " * 6]
         out.append(" ".join([*cells, f"{shared_load:>9}", f"{shared_store:>10}", f"{conflicts:>9}", f" {row['call']}"]))
         for line in row.get("lines", ()):
             what = "sectors" if line["space"] == "global" else "wavefronts"

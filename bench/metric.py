@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import Case
-from bench.shapes import array
+from bench.shapes import array, ours, torch_tensor
 
 N, H, W, CLASSES = 32, 64, 128, 5
 
@@ -25,15 +25,15 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
 def _ours() -> Callable[[], Any]:
     from kernels.metric import confusion_per_image, predicted_labels
 
-    logits, truth = _data()
+    logits, truth = map(ours, _data())
     return lambda: confusion_per_image(truth, predicted_labels(logits, 1), CLASSES)
 
 
 def _torch() -> Callable[[], Any]:
     import torch
 
-    logits, truth = (torch.from_numpy(a) for a in _data())
-    offset = torch.arange(N)[:, None, None] * CLASSES * CLASSES + truth.long() * CLASSES
+    logits, truth = map(torch_tensor, _data())
+    offset = torch.arange(N, device=truth.device)[:, None, None] * CLASSES * CLASSES + truth.long() * CLASSES
 
     def count() -> Any:
         index = offset + logits[..., 1:].argmax(-1) + 1

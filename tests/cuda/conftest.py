@@ -20,10 +20,13 @@ for place in (ROOT, ROOT / "tests"):  # bench and cases.py
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the emulator's host threads, shared out among the workers
     os.environ.setdefault("CUPY_ON_CPU_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
 
+from mutants import plant_from_environment  # noqa: E402
+
 from bench import emulation  # noqa: E402
 from kernels.core.module import launch_log  # noqa: E402
 
 WHERE = emulation.start()
+plant_from_environment()
 
 
 def pytest_report_header() -> str:
