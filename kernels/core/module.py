@@ -120,7 +120,7 @@ def launch_log() -> Iterator[list[Launch]]:
     try:
         yield log
     finally:
-        _logs.remove(log)
+        _logs[:] = [other for other in _logs if other is not log]  # by identity: equal logs may be nested
 
 
 @lru_cache(maxsize=8)

@@ -20,8 +20,13 @@ MODE = cupy_on_cpu.mode() if cupy_on_cpu is not None and cupy_on_cpu.active() el
 trace_only = pytest.mark.skipif(MODE != "trace", reason="counts sectors and wavefronts: trace mode only")
 
 
+def wider(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the next wider type, in which the reference counts as exact: float64 for float32, 80-bit long double for float64."""
+    return array.astype({"float32": np.float64, "float64": np.longdouble}[array.dtype.name])
+
+
 def assert_close(fast: Any, naive: Any, exact: Any) -> None:
-    """max|fast - ref64| <= 3 max|naive - ref64| + 2 roundings of the largest value; `naive`: the reference in fast's dtype."""
+    """max|fast - exact| <= 3 max|naive - exact| + 2 roundings of the largest value; naive: the reference in fast's dtype, exact: in a wider one."""
     fast, naive, exact = (np.asarray(to_numpy(a)) for a in (fast, naive, exact))
     assert fast.shape == exact.shape
     assert fast.dtype == naive.dtype
