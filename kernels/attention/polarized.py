@@ -10,7 +10,9 @@ from kernels.core.device import Array, module_of
 from kernels.core.module import Launch, Module, blocks, device_limits
 
 _STEPS = ("channel_forward", "channel_backward", "spatial_forward", "spatial_backward", "over_images")
-MODULE = Module("attention/polarized.cu", tuple(f"{step}<{t}>" for step in _STEPS for t in ("float", "double")))
+# One module per type, since one run needs one type; the last one, with all of them, is what the registry lists.
+MODULES = {kind: Module("attention/polarized.cu", tuple(f"{step}<{kind}>" for step in _STEPS)) for kind in ("float", "double")}
+Module("attention/polarized.cu", tuple(name for module in MODULES.values() for name in module.instances))
 THREADS = 512
 _TYPES = {"float32": "float", "float64": "double"}
 _RESERVED = 6 * 1024  # bytes of shared memory for sums
@@ -55,17 +57,17 @@ class _Branch:
     def forward(self) -> Array:
         """y."""
         y = module_of("cuda").empty(self.x.shape, self.x.dtype)
-        MODULE.run(self.launch, self.x, y, self.settings)
+        MODULES[self.kind].run(self.launch, self.x, y, self.settings)
         return y
 
     def backward(self, width: int, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
         """dx; two matrices sum_n left right^T, each given as (place of left, place of right, its length, its length); sum_n of the rows (width,)."""
         xp, (n, _, channels, inner) = module_of("cuda"), self.sizes
         dx, rows = xp.empty(self.x.shape, self.x.dtype), xp.empty((n, width), self.x.dtype)
-        MODULE.run(self.launch, *self.more, self.x, dx, rows, self.settings)
+        MODULES[self.kind].run(self.launch, *self.more, self.x, dx, rows, self.settings)
         out = xp.empty(2 * channels * inner + width, self.x.dtype)
         pairs = [np.array(pair, _OUTER)[()] for pair in (one, two)]
-        MODULE.run(parameters_launch(self.kind, channels, inner, width), rows, out, n, width, *pairs)
+        MODULES[self.kind].run(parameters_launch(self.kind, channels, inner, width), rows, out, n, width, *pairs)
         size = channels * inner
         return dx, out[:size].reshape(one[2:]), out[size : 2 * size].reshape(two[2:]), out[2 * size :]
 

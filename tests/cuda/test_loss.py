@@ -159,29 +159,44 @@ def _plain() -> None:
 
 
 BARRIER = "load(tile, logits + (size_t)start * WIDE, count);\n    __syncthreads();"
+SOURCE = cuda.MODULES["float"]
 MUTANTS = [
-    Mutant("the tile is used before it is there", cuda.MODULE, BARRIER, BARRIER.replace("__syncthreads();", ""), ("trace",), _several),
+    Mutant("the tile is used before it is there", SOURCE, BARRIER, BARRIER.replace("__syncthreads();", ""), ("trace",), _several),
     Mutant(
         "the last vector of a tile is not cut",
-        cuda.MODULE,
+        SOURCE,
         "if (e + RUN <= elements) {\n        const",
         "if (e < elements) {\n        const",
         ("check", "trace"),
         _several,
     ),
-    Mutant("pixels beyond the last", cuda.MODULE, "  if (i >= pixels) return;\n", "  if (i > pixels) return;\n", ("check", "trace"), _plain),
-    Mutant("a lane keeps its neighbour's number", cuda.MODULE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several),
-    Mutant("a warp's sums are lost", cuda.MODULE, "for (int k = 1; k < WARPS; ++k) total", "for (int k = 2; k < WARPS; ++k) total", ANY, _several),
+    Mutant("pixels beyond the last", SOURCE, "  if (i >= pixels) return;\n", "  if (i > pixels) return;\n", ("check", "trace"), _plain),
+    Mutant("a lane keeps its neighbour's number", SOURCE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several),
+    Mutant(
+        "a warp's sums are lost",
+        SOURCE,
+        "for (int k = 1; k < WARPS; ++k) total",
+        "for (int k = 2; k < WARPS; ++k) total",
+        ANY,
+        _several,
+    ),
     Mutant(
         "A and B swapped",
-        cuda.MODULE,
+        SOURCE,
         "return state[PER_CLASS + MOST + c] + (c == y ? state[PER_CLASS + c]",
         "return state[PER_CLASS + c] + (c == y ? state[PER_CLASS + MOST + c]",
         ANY,
         _several,
     ),
-    Mutant("1 - p_y by subtraction", cuda.MODULE, "miss = others / sum", "miss = 1 - py", ANY, lambda: test_confident_logits_lose_nothing("float32")),
-    Mutant("the masked class keeps its gradient", cuda.MODULE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several),
+    Mutant(
+        "1 - p_y by subtraction",
+        SOURCE,
+        "miss = others / sum",
+        "miss = 1 - py",
+        ANY,
+        lambda: test_confident_logits_lose_nothing("float32"),
+    ),
+    Mutant("the masked class keeps its gradient", SOURCE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several),
 ]
 
 

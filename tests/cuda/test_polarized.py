@@ -86,7 +86,7 @@ def _spatial() -> None:
     check("spatial", 2, 35, 40, 20, "float32")
 
 
-SOURCE = polarized.MODULE
+SOURCE = polarized.MODULES["float"]
 MUTANTS = [
     Mutant(
         "the sums of warps are added before they are there",
@@ -105,7 +105,7 @@ MUTANTS = [
         _spatial,
     ),
     Mutant("columns beyond the last", SOURCE, "if (warp == 0 && c < columns)", "if (warp == 0)", ("trace", "check", "fast"), _channel),
-    Mutant("long runs are dropped", SOURCE, "total += run, run = 0;", "run = 0;", ANY, lambda: check("channel", 1, 1100, 3, 2, "float64")),
+    Mutant("long runs are dropped", SOURCE, "total += run, run = 0;", "run = 0;", ANY, lambda: check("channel", 1, 1100, 3, 2, "float32")),
     Mutant("the softmax's mean is left out", SOURCE, "y[k] * (dy[k] - mean)", "y[k] * dy[k]", ANY, _spatial),
     Mutant(
         "an image is left out of the parameters' gradients",
