@@ -22,8 +22,8 @@ class Attention(Function):
         self.mask, self.scale = mask, scale
 
     def forward(self, q: Array, k: Array, v: Array) -> Array:
-        o = kernels.attention_forward(q, k, v, self.mask, self.scale)
-        self.save(q, k, v, o)
+        o, lse = kernels.attention_forward(q, k, v, self.mask, self.scale)
+        self.save(q, k, v, o, lse)
         return o
 
     def backward(self, do: Array) -> tuple[Array | None, ...]:

@@ -16,21 +16,11 @@ template <class T> __device__ __forceinline__ T dot(const T* a, const T* b, int 
   return total;
 }
 
-template <class T> __device__ T block_max(T value, T* room) {
-  value = warp_max(value);
-  __syncthreads();
-  if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
-  __syncthreads();
-  T top = room[0];
-  for (int k = 1; k < PLAIN / WARP; ++k) top = max(top, room[k]);
-  return top;
-}
-
 template <class T>
 __global__ void __launch_bounds__(PLAIN)
 attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, T* __restrict__ lse, const Shape n,
                      const Mask mask, const T scale) {
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   __shared__ T room[PLAIN / WARP];
   T* p = reinterpret_cast<T*>(memory);
   const int head = blockIdx.y, i = blockIdx.x;
@@ -75,7 +65,7 @@ template <class T>
 __global__ void __launch_bounds__(PLAIN)
 attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                         const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   T* ds = reinterpret_cast<T*>(memory);
   const int head = blockIdx.y, i = blockIdx.x;
   const size_t row = (size_t)head * n.queries + i, first = (size_t)head * n.keys;
@@ -95,7 +85,7 @@ template <class T>
 __global__ void __launch_bounds__(PLAIN)
 attention_keys_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                      const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   T *p = reinterpret_cast<T*>(memory), *ds = p + n.queries;
   const int head = blockIdx.y, j = blockIdx.x;
   const size_t row = (size_t)head * n.keys + j, first = (size_t)head * n.queries;

@@ -1,4 +1,4 @@
-// What both versions of dot-product attention share: how the mask is found, and the sizes.
+// What the attention kernels share: the maximum over a block; how dot-product attention finds its mask, and its sizes.
 #pragma once
 #include "core/device.cuh"
 
@@ -19,4 +19,15 @@ template <class T> __device__ __forceinline__ T masked(T s, const Mask& mask, in
   const long long at = (long long)(head / mask.heads) * mask.strides[0] + head % mask.heads * mask.strides[1] + (long long)i * mask.strides[2] + (long long)j * mask.strides[3];
   if (mask.kind == 1) return static_cast<const bool*>(mask.data)[at] ? s : -infinity<T>();
   return s + static_cast<const T*>(mask.data)[at];
+}
+
+// The largest value of the block's threads (whole warps), as block_sum in core/device.cuh.
+template <class T> __device__ T block_max(T value, T* room) {
+  value = warp_max(value);
+  __syncthreads();
+  if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+  __syncthreads();
+  T top = room[0];
+  for (int k = 1; k < blockDim.x / WARP; ++k) top = max(top, room[k]);
+  return top;
 }

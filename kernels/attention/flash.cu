@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(THREADS)
 attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, T* __restrict__ lse, const Shape n,
                const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   T *own = reinterpret_cast<T*>(memory), *other = own + OWN * PAD<D>, *tile_p = other + OTHER * PAD<D>;
   const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE, head = blockIdx.y, start = blockIdx.x * OWN;
   const size_t row = (size_t)head * n.queries + start;
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(THREADS)
 attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   T *own_k = reinterpret_cast<T*>(memory), *own_v = own_k + OWN * PAD<D>, *other_q = own_v + OWN * PAD<D>, *other_dy = other_q + OTHER * PAD<D>;
   T* tile_p = other_dy + OTHER * PAD<D>;
   const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE, head = blockIdx.y, start = blockIdx.x * OWN;
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(THREADS)
 attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                   const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
-  extern __shared__ alignas(16) unsigned char memory[];
+  extern __shared__ float4 memory[];
   T *own_q = reinterpret_cast<T*>(memory), *own_dy = own_q + OWN * PAD<D>, *other_k = own_dy + OWN * PAD<D>, *other_v = other_k + OTHER * PAD<D>;
   T* tile_p = other_v + OTHER * PAD<D>;
   const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE, head = blockIdx.y, start = blockIdx.x * OWN;

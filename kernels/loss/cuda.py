@@ -16,10 +16,17 @@ from kernels.core.device import Array, module_of
 from kernels.core.module import Launch, Module, blocks
 from kernels.loss.spec import LossSpec
 
-_PLAIN = tuple(f"loss_{k}<{t}>" for k in ("sums_plain", "gradient_plain", "settle") for t in ("float", "double"))
 _SHAPES = (("float", 5, 0), ("float", 5, 1), ("float", 4, 0), ("double", 5, 0), ("double", 5, 1))  # type, logits, first class
-_FAST = tuple(f"loss_{k}<{t}, {wide}, {first}>" for k in ("sums", "gradient") for t, wide, first in _SHAPES)
-MODULE = Module("loss/loss.cu", (*_PLAIN, *_FAST))
+_KERNELS = {
+    kind: (
+        *(f"loss_{step}<{kind}>" for step in ("sums_plain", "gradient_plain", "settle")),
+        *(f"loss_{step}<{t}, {wide}, {first}>" for step in ("sums", "gradient") for t, wide, first in _SHAPES if t == kind),
+    )
+    for kind in ("float", "double")
+}
+# One module per type, since one run needs one type; the last one, with all of them, is what the registry lists.
+MODULES = {kind: Module("loss/loss.cu", names) for kind, names in _KERNELS.items()}
+Module("loss/loss.cu", (*_KERNELS["float"], *_KERNELS["double"]))
 
 THREADS, TILE = 128, 512  # as in loss.cu
 MOST_PARTS = 2048  # blocks of pass 1
@@ -112,9 +119,9 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
     launch = sums_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     parts = launch.grid[0]
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
-    MODULE.run(launch, z, y, partial, *plan.shape_arguments(), plan.settings)
+    MODULES[plan.kind].run(launch, z, y, partial, *plan.shape_arguments(), plan.settings)
     out, state = xp.empty(8, z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
-    MODULE.run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
+    MODULES[plan.kind].run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
     wanted = {name for name, _ in spec.terms}
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}
     return out[0], terms, state
@@ -129,5 +136,5 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     z, y = _aligned(logits), xp.ascontiguousarray(labels)
     dz = xp.empty(z.shape, z.dtype)
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
-    MODULE.run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.shape_arguments(), plan.settings)
+    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.shape_arguments(), plan.settings)
     return dz

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from kernels.core import module
 from kernels.core.device import to_numpy
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # some tests go over the cases of the CPU's
 try:
     import cupy_on_cpu
 except ImportError:  # on a GPU
@@ -20,8 +23,13 @@ MODE = cupy_on_cpu.mode() if cupy_on_cpu is not None and cupy_on_cpu.active() el
 trace_only = pytest.mark.skipif(MODE != "trace", reason="counts sectors and wavefronts: trace mode only")
 
 
+def wider(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the next wider type, in which the reference counts as exact: float64 for float32, 80-bit long double for float64."""
+    return array.astype({"float32": np.float64, "float64": np.longdouble}[array.dtype.name])
+
+
 def assert_close(fast: Any, naive: Any, exact: Any) -> None:
-    """max|fast - ref64| <= 3 max|naive - ref64| + 2 roundings of the largest value; `naive`: the reference in fast's dtype."""
+    """max|fast - exact| <= 3 max|naive - exact| + 2 roundings of the largest value; naive: the reference in fast's dtype, exact: in a wider one."""
     fast, naive, exact = (np.asarray(to_numpy(a)) for a in (fast, naive, exact))
     assert fast.shape == exact.shape
     assert fast.dtype == naive.dtype

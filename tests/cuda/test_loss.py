@@ -5,7 +5,7 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only
+from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.core.module import launch_log
@@ -43,11 +43,11 @@ def check(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, dtype: str, dy
     assert all(s.by == "fast" and s.device == "cuda" for s in served)
     assert sum("loss_settle" in launch.kernel for launch in log) == 1
     assert sum("loss_gradient" in launch.kernel for launch in log) == (labels.size > 0)
-    wide = narrow.astype(np.float64)  # the exact result for the very same inputs
+    wide = wider(narrow)
     exact, naive = reference.loss_forward(wide, labels, spec), reference.loss_forward(narrow, labels, spec)
     names = list(exact[1])
     assert set(parts) == set(names)
-    together = [np.array([float(v) for v in (r[0], *(r[1][k] for k in names))]).astype(t) for r, t in ((naive, dtype), (exact, "f8"))]
+    together = [np.array([r[0], *(r[1][k] for k in names)], t) for r, t in ((naive, dtype), (exact, wide.dtype))]
     assert_close(np.array([value.get(), *(parts[k].get() for k in names)]), *together)
     gradients = [reference.loss_backward(np.asarray(dy, z.dtype), z, labels, spec, None) for z in (narrow, wide)]
     assert_close(dz, *gradients)
@@ -159,18 +159,45 @@ def _plain() -> None:
 
 
 BARRIER = "load(tile, logits + (size_t)start * WIDE, count);\n    __syncthreads();"
+SOURCE = cuda.MODULES["float"]
 MUTANTS = [
-    Mutant("the tile is used before it is there", cuda.MODULE, BARRIER, BARRIER.replace("__syncthreads();", ""), ("trace",), _several),
-    Mutant("the last vector of a tile is not cut", cuda.MODULE, "if (e + RUN <= elements) {\n        const", "if (e < elements) {\n        const",
-           ("check", "trace"), _several),
-    Mutant("pixels beyond the last", cuda.MODULE, "  if (i >= pixels) return;\n", "  if (i > pixels) return;\n", ("check", "trace"), _plain),
-    Mutant("a lane keeps its neighbour's number", cuda.MODULE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several),
-    Mutant("a warp's sums are lost", cuda.MODULE, "for (int k = 1; k < WARPS; ++k) total", "for (int k = 2; k < WARPS; ++k) total", ANY, _several),
-    Mutant("A and B swapped", cuda.MODULE, "return state[PER_CLASS + MOST + c] + (c == y ? state[PER_CLASS + c]",
-           "return state[PER_CLASS + c] + (c == y ? state[PER_CLASS + MOST + c]", ANY, _several),
-    Mutant("1 - p_y by subtraction", cuda.MODULE, "miss = others / sum", "miss = 1 - py", ANY, lambda: test_confident_logits_lose_nothing("float32")),
-    Mutant("the masked class keeps its gradient", cuda.MODULE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several),
-]  # fmt: skip
+    Mutant("the tile is used before it is there", SOURCE, BARRIER, BARRIER.replace("__syncthreads();", ""), ("trace",), _several),
+    Mutant(
+        "the last vector of a tile is not cut",
+        SOURCE,
+        "if (e + RUN <= elements) {\n        const",
+        "if (e < elements) {\n        const",
+        ("check", "trace"),
+        _several,
+    ),
+    Mutant("pixels beyond the last", SOURCE, "  if (i >= pixels) return;\n", "  if (i > pixels) return;\n", ("check", "trace"), _plain),
+    Mutant("a lane keeps its neighbour's number", SOURCE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several),
+    Mutant(
+        "a warp's sums are lost",
+        SOURCE,
+        "for (int k = 1; k < WARPS; ++k) total",
+        "for (int k = 2; k < WARPS; ++k) total",
+        ANY,
+        _several,
+    ),
+    Mutant(
+        "A and B swapped",
+        SOURCE,
+        "return state[PER_CLASS + MOST + c] + (c == y ? state[PER_CLASS + c]",
+        "return state[PER_CLASS + c] + (c == y ? state[PER_CLASS + MOST + c]",
+        ANY,
+        _several,
+    ),
+    Mutant(
+        "1 - p_y by subtraction",
+        SOURCE,
+        "miss = others / sum",
+        "miss = 1 - py",
+        ANY,
+        lambda: test_confident_logits_lose_nothing("float32"),
+    ),
+    Mutant("the masked class keeps its gradient", SOURCE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several),
+]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
