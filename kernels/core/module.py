@@ -107,6 +107,8 @@ class Module:
 
 
 def _argument(value: Any) -> Any:
+    if isinstance(value, np.generic):  # first: np.float64 is a Python float too
+        return value
     if isinstance(value, (bool, int)):
         return np.int32(value)
     return np.float32(value) if isinstance(value, float) else value

@@ -1,0 +1,58 @@
+"""How a CUDA kernel is compared with the definition: DESIGN 7's rule, on the device and in the type under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from kernels.core.device import to_numpy
+
+DTYPES = (np.float32, np.float64)
+ROUNDINGS = {"float32": 1, "float64": 256}
+
+
+def flat(result: Any) -> list[Any]:
+    """The arrays of a result, None left out."""
+    return [a for part in result for a in flat(part)] if isinstance(result, (tuple, list)) else [] if result is None else [result]
+
+
+def agree(fast: Any, naive: Any, exact: Any, what: str = "") -> None:
+    """max|fast - exact| <= 3 max|naive - exact| + tiny.  naive: the reference in the type under test, exact: in float64.
+
+    tiny is one rounding of the largest value: what even an exact sum costs when it is stored. In float64 naive and exact are the same, so
+    nothing is known of their own error; tiny is then what 256 terms, more than any sum here has, may lose by being added in another order.
+    """
+    fast, naive, exact = flat(fast), flat(naive), flat(exact)
+    assert len(fast) == len(naive) == len(exact) > 0
+    for k, (a, b, e) in enumerate(zip(fast, naive, exact, strict=True)):
+        a, b, e = (to_numpy(array) for array in (a, b, e))
+        assert a.shape == e.shape, f"{what}: result {k} is {a.shape}, expected {e.shape}"
+        if not e.size:
+            continue
+        roundoff = ROUNDINGS[b.dtype.name] * np.finfo(b.dtype).eps / 2 if b.dtype.kind == "f" else 0
+        bar = 3 * np.abs(b.astype(float) - e).max() + roundoff * np.abs(e).max()
+        error = np.abs(a.astype(float) - e).max()
+        assert error <= bar, f"{what}: result {k} is off by {error:.2e}, allowed {bar:.2e}"
+
+
+def on_device(cp: Any, arguments: Sequence[Any], dtype: Any) -> list[Any]:
+    """float64 arrays as CuPy arrays of the type under test; everything else as it is."""
+    return [cp.asarray(a, dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in arguments]
+
+
+def rounded(arguments: Sequence[Any], dtype: Any) -> list[Any]:
+    """float64 arrays rounded to the type under test."""
+    return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in arguments]
+
+
+def check(cp: Any, fast: Callable[..., Any], reference: Callable[..., Any], arguments: Sequence[Any], dtype: Any, what: str = "") -> Any:
+    """Compare fast(CuPy arrays) with reference(NumPy arrays), both on the inputs rounded to `dtype`; gives what fast gave."""
+    host = rounded(arguments, dtype)
+    result = fast(*on_device(cp, host if dtype == np.float64 else [cp.asarray(a) if isinstance(a, np.ndarray) else a for a in host], dtype))
+    assert result is not NotImplemented
+    naive = reference(*host)
+    exact = reference(*[a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == dtype else a for a in host])
+    agree(result, naive, exact, what)
+    return result
