@@ -7,7 +7,7 @@
 //
 // Versions, plain to fast. *_plain: a block per channel, one value per access, Welford's update with a division per value; 32 lanes touch 32 rows,
 // that is up to 32 sectors per request where 4 are enough. moments / forward / gradient_sums / gradient: columns.cuh's layout, 16-byte accesses, the
-// channel's constants in registers; moments are sums of x - (the thread's first value), turned into (count, mean, M2) once per thread and
+// channel's constants in registers; moments are sums of x - (the map's first row), turned into (count, mean, M2) once per thread and
 // merged by Chan, Golub & LeVeque's formula within the block, then over the blocks.
 // The ReLU's mask is made again from x; only with a residual it is stored, a byte per value.
 #include "norm/columns.cuh"
@@ -38,7 +38,7 @@ template <class T> __global__ void batch_norm_moments_plain(const T* x, double* 
   __shared__ Moments room[COLUMN_THREADS];
   Moments mine = {0, 0, 0};
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {
-    const double value = x[row * channels + blockIdx.x], d = value - mine.mean;
+    const double value = double(x[row * channels + blockIdx.x]) - double(x[blockIdx.x]), d = value - mine.mean;
     mine.count += 1;
     mine.mean += d / mine.count;
     mine.m2 += d * (value - mine.mean);
@@ -48,24 +48,25 @@ template <class T> __global__ void batch_norm_moments_plain(const T* x, double* 
     __syncthreads();
     if (threadIdx.x < half) room[threadIdx.x] = merged(room[threadIdx.x], room[threadIdx.x + half]);
   }
-  if (threadIdx.x == 0) mean[blockIdx.x] = room[0].mean, variance[blockIdx.x] = room[0].m2 / rows;
+  if (threadIdx.x == 0) mean[blockIdx.x] = double(x[blockIdx.x]) + room[0].mean, variance[blockIdx.x] = room[0].m2 / rows;
 }
 
-// out (blocks of rows, 2, channels): mean and M2 of the block's rows.
+// out (blocks of rows, 2, channels): mean and M2 of x - shift over the block's rows, where shift is the map's first row: all means are then small
+// against the spread, and merging them loses nothing.
 template <class T, int V> __global__ void batch_norm_moments(const T* x, double* out, int rows, int channels, int wide, int per) {
   __shared__ double means[COLUMN_THREADS], squares[COLUMN_THREADS];
   __shared__ int counts[COLUMN_THREADS];
   const Place p = place_of<V>(rows, channels, wide, per);
   Sum<T> first[V], second[V];
-  T shift[V] = {};
+  Pack<T, V> shift = {};
   int count = 0;
+  if (p.inside) shift = load_pack<T, V>(x + p.channel);
   if (p.inside)
     for (int row = p.first; row < p.stop; row += p.step, ++count) {
       const Pack<T, V> pack = load_pack<T, V>(x + row * channels + p.channel);
       for (int v = 0; v < V; ++v) {
-        if (count == 0) shift[v] = pack.v[v];
         T error;
-        const T d = difference(pack.v[v], shift[v], error);
+        const T d = difference(pack.v[v], shift.v[v], error);
         first[v].add(d), add_error(first[v], error);
         second[v].add_product(d, d), add_error(second[v], 2 * d * error);
       }
@@ -74,7 +75,7 @@ template <class T, int V> __global__ void batch_norm_moments(const T* x, double*
     const double n = max(count, 1), sum = first[v].value();
     __syncthreads();
     counts[threadIdx.x] = count;
-    means[threadIdx.x] = double(shift[v]) + sum / n;
+    means[threadIdx.x] = sum / n;
     squares[threadIdx.x] = second[v].value() - sum * (sum / n);
     int half = 1;
     while (half < p.high) half *= 2;
@@ -94,7 +95,7 @@ template <class T, int V> __global__ void batch_norm_moments(const T* x, double*
 }
 
 // Blocks of 32 channels x 8: merges the partials of `parts` blocks of `per` rows each (the last one may have fewer).
-extern "C" __global__ void batch_norm_moments_finish(const double* from, double* mean, double* variance, int rows, int channels, int per, int parts) {
+template <class T> __global__ void batch_norm_moments_finish(const T* shift, const double* from, double* mean, double* variance, int rows, int channels, int per, int parts) {
   __shared__ Moments room[8][WARP];
   const int channel = blockIdx.x * WARP + threadIdx.x;
   Moments mine = {0, 0, 0};
@@ -107,7 +108,7 @@ extern "C" __global__ void batch_norm_moments_finish(const double* from, double*
   __syncthreads();
   if (threadIdx.y || channel >= channels) return;
   for (int k = 1; k < 8; ++k) mine = merged(mine, room[k][threadIdx.x]);
-  mean[channel] = mine.mean, variance[channel] = max(mine.m2, 0.0) / rows;
+  mean[channel] = double(shift[channel]) + mine.mean, variance[channel] = max(mine.m2, 0.0) / rows;
 }
 
 // running += momentum (value - running), with the unbiased variance; thread per channel.

@@ -13,6 +13,7 @@ from kernels.core.module import Launch, Module, blocks
 THREADS = 256
 WIDEST = 128  # packs a block is wide at most
 SUM_ROWS, MAP_ROWS = 16, 8  # rows per thread, at least: of a sum, and of a map that only shares its channels' constants
+KINDS = ("float", "double")
 PARTS = 512  # blocks of rows of a sum, at most: what the second pass has to add
 
 BATCH = Module(
@@ -20,11 +21,10 @@ BATCH = Module(
     (
         *variants("batch_norm_moments", "batch_norm_forward", "batch_norm_gradient_sums", "batch_norm_gradient", "sum_rows"),
         *(
-            f"{name}<{kind}>"
-            for name in ("batch_norm_moments_plain", "batch_norm_forward_plain", "batch_norm_running", "batch_norm_gradient_finish")
-            for kind in ("float", "double")
+            f"batch_norm_{name}<{kind}>"
+            for name in ("moments_plain", "moments_finish", "running", "forward_plain", "gradient_finish")
+            for kind in KINDS
         ),
-        "batch_norm_moments_finish",
         "batch_norm_inverse",
         "sum_rows_finish",
     ),
@@ -33,7 +33,7 @@ LAYER = Module(
     "norm/layer_norm.cu",
     (
         *variants("layer_norm_forward", "layer_norm_gradient", "layer_norm_gradient_sums"),
-        *(f"layer_norm_gradient_finish<{kind}>" for kind in ("float", "double")),
+        *(f"layer_norm_gradient_finish<{kind}>" for kind in KINDS),
     ),
 )
 
@@ -107,7 +107,7 @@ def batch_norm_statistics(x: Array, plain: bool = False) -> Any:
         BATCH.run(plain_launch(f"batch_norm_moments_plain<{kind}>", channels), x, mean, variance, rows, channels)
     else:
         parts, count, per = _sums(BATCH, variant("batch_norm_moments", kind, channels), 2, x, x)
-        BATCH.run(finish_launch("batch_norm_moments_finish", channels), parts, mean, variance, rows, channels, per, count)
+        BATCH.run(finish_launch(f"batch_norm_moments_finish<{kind}>", channels), x, parts, mean, variance, rows, channels, per, count)
     return mean, variance
 
 

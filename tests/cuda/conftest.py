@@ -71,12 +71,14 @@ def counted():
 @pytest.fixture(autouse=True)
 def clean():
     """No finding of the emulator in our kernels during a test (one inside `collect()` belongs to that block)."""
+    before = _findings()
     yield
-    if EMULATOR is not None:
-        report = EMULATOR.process_report()
-        new = [report._describe(f) for f in report.own_findings if f["count"] > _seen.get(f["message"], 0)]
-        _seen.update({f["message"]: f["count"] for f in report.own_findings})
-        assert not new, "the emulator found:\n" + "\n".join(new)
+    new = [text for key, (count, text) in _findings().items() if count > before.get(key, (0, ""))[0]]
+    assert not new, "the emulator found:\n" + "\n".join(new)
 
 
-_seen: dict[str, int] = {}
+def _findings() -> dict[tuple, tuple[int, str]]:
+    if EMULATOR is None:
+        return {}
+    report = EMULATOR.process_report()
+    return {(f["kind"], f["kernel"], f["line"], f["message"]): (f["count"], report._describe(f)) for f in report.own_findings}
