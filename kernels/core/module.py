@@ -107,7 +107,7 @@ class Module:
 
 
 def _argument(value: Any) -> Any:
-    if isinstance(value, np.generic):  # np.float64 is a Python float too
+    if isinstance(value, np.generic):  # first: np.float64 is a Python float too
         return value
     if isinstance(value, (bool, int)):
         return np.int32(value)

@@ -20,13 +20,11 @@ for place in (ROOT, ROOT / "tests"):  # bench and cases.py
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the emulator's host threads, shared out among the workers
     os.environ.setdefault("CUPY_ON_CPU_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
 
-from mutants import plant_from_environment  # noqa: E402
-
 from bench import emulation  # noqa: E402
 from kernels.core.module import launch_log  # noqa: E402
 
 WHERE = emulation.start()
-plant_from_environment()
+EMULATOR = emulation.emulator()
 
 
 def pytest_report_header() -> str:
@@ -60,18 +58,17 @@ def cp():
 @pytest.fixture(autouse=True)
 def clean():
     """No finding of the emulator in our kernels during a test (one inside `collect()` belongs to that block). Always on."""
-    emulator = emulation.emulator()
-    if emulator is None:
+    if EMULATOR is None:
         yield
         return
-    before = _findings(emulator)
+    before = _findings()
     yield
-    new = [text for key, (count, text) in _findings(emulator).items() if count > before.get(key, (0, ""))[0]]
+    new = [text for key, (count, text) in _findings().items() if count > before.get(key, (0, ""))[0]]
     assert not new, "the emulator found:\n" + "\n".join(new)
 
 
-def _findings(emulator) -> dict[tuple, tuple[int, str]]:
-    report = emulator.process_report()
+def _findings() -> dict[tuple, tuple[int, str]]:
+    report = EMULATOR.process_report()
     return {(f["kind"], f["kernel"], f["line"], f["message"]): (f["count"], report._describe(f)) for f in report.own_findings}
 
 
@@ -87,4 +84,4 @@ def counted():
     """`with counted() as report:` counts sectors and wavefronts; the test is skipped unless the emulator traces."""
     if WHERE.mode != "trace":
         pytest.skip(f"counters exist in trace mode only, this is {WHERE.mode}")
-    return emulation.emulator().collect
+    return EMULATOR.collect
