@@ -1,8 +1,8 @@
 """The exact CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
 
-plain.cu       one thread per result: float64, groups, strides above 4
-direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
-filter.cu      the filter gradient, split over pixels
+    plain.cu       one thread per result: float64, groups, strides above 4
+    direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
+    filter.cu      the filter gradient, split over pixels
 """
 
 from __future__ import annotations

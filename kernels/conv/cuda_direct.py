@@ -46,7 +46,7 @@ FILTER_TILES = {4: (BIG, FILTER_SQUARE, NARROW, FLAT), 1: (FILTER_SQUARE, NARROW
 
 FORWARD = Module("conv/direct.cu", [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "finish", "arrange_filter"])
 FILTER = Module("conv/filter.cu", [*(t.kernel("filter_gradient", s) for s, ts in FILTER_TILES.items() for t in ts), "add_partials"])
-CONV = np.dtype([(name, np.int32) for name in ["n", "h", "w", "c", "p", "q", "k", "r", "s", "sh", "sw", "dh", "dw", "top", "left", "c0", "splits"]])
+CONV = np.dtype([(name, np.int32) for name in "n h w c p q k r s sh sw dh dw top left c0 splits".split()])
 
 
 def choose(tiles: Sequence[Tile], m: int, n: int, terms: int, problems: int, multiprocessors: int) -> tuple[Tile, int]:

@@ -183,19 +183,7 @@ def _geometry(maps: tuple[Array, ...], window: Window, out: Pair, k: int) -> Geo
     n, h, w, c0 = maps[0].shape
     (top, _), (left, _) = window.padding
     return Geometry(
-        h,
-        w,
-        c0,
-        maps[1].shape[3] if len(maps) > 1 else 0,
-        *out,
-        n * out[0] * out[1],
-        k,
-        *window.kernel,
-        *window.stride,
-        top,
-        left,
-        *window.dilation,
-        *out,
+        h, w, c0, maps[1].shape[3] if len(maps) > 1 else 0, *out, n * out[0] * out[1], k, *window.kernel, *window.stride, top, left, *window.dilation, *out
     )
 
 
