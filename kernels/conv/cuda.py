@@ -1,8 +1,11 @@
 """The exact CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
 
-    plain.cu       one thread per result: float64, groups, strides above 4
-    direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
-    filter.cu      the filter gradient, split over pixels
+cuBLAS         1x1, one map, nothing fused into it: a matrix product
+stem.cu        forward of one input channel
+depthwise.cu   groups = C = K
+direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
+filter.cu      the filter gradient, split over pixels
+plain.cu       one thread per result: float64, other groups, data gradients of strides above 4
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv import cuda_direct, cuda_plain
+from kernels.conv import cuda_direct, cuda_plain, cuda_special
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
@@ -29,8 +32,9 @@ def _serves(*arrays: Array | None, results: int = 0) -> bool:
     return on_device and len(kinds) == 1 and kinds <= cuda_plain.TYPES.keys() and max(results, *(a.size for a in given)) <= LARGEST
 
 
-def _tiled(dtype: Any, groups: int) -> bool:
-    return dtype == np.float32 and groups == 1
+def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Array | None) -> bool:
+    """Whether cuBLAS computes exactly this: one map, no bias, nothing added to."""
+    return groups == 1 and len(maps) == 1 and all(f is None for f in fused) and cuda_special.pointwise(window) and cuda_special.exact_products()
 
 
 def _contiguous(maps: Sequence[Array]) -> list[Array]:
@@ -45,12 +49,21 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     out = window.output_size((h, wd))
     if not _serves(*maps, w, b, results=n * out[0] * out[1] * k):
         return NotImplemented
+    # PRECISION POLICY: here, and at the head of _backward_data and conv2d_backward_filter, a policy other than float32 asks cuda_tensor first.
     maps, b = _contiguous(maps), b if b is None else cupy.ascontiguousarray(b)
-    if not _tiled(w.dtype, groups):
-        return cuda_plain.forward(maps, cupy.ascontiguousarray(w), b, window, groups)
-    y = cupy.empty((n, *out, k), w.dtype)
-    cuda_direct.convolve(forward_walk(n, (h, wd), c, k, window), maps, w, b, [y])
-    return y
+    if _matrix_product(window, groups, maps, b):  # (N H W, C) @ (C, K)
+        return cupy.matmul(maps[0].reshape(-1, c), w.reshape(c, k)).reshape(n, *out, k)
+    if w.dtype == np.float32:
+        if groups == 1 and cuda_special.stem_serves(n, out, c, k, window):
+            return cuda_special.stem_forward(maps[0], cupy.ascontiguousarray(w), b, window)
+        walk, y = forward_walk(n, (h, wd), c, k, window), cupy.empty((n, *out, k), w.dtype)
+        if groups == 1:
+            cuda_direct.convolve(walk, maps, w, b, [y])
+            return y
+        if groups == c == k:
+            cuda_special.depthwise(walk, maps[0], cupy.ascontiguousarray(w), b, y)
+            return y
+    return cuda_plain.forward(maps, cupy.ascontiguousarray(w), b, window, groups)
 
 
 def conv2d_backward_data(
@@ -73,11 +86,17 @@ def _backward_data(
     fits = len(parts) <= 2 and all(total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in into)
     if not fits or not _serves(dy, w, b, *into, results=n * size[0] * size[1] * c):
         return NotImplemented
+    dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
+    k = dy.shape[3]
+    if _matrix_product(window, groups, parts, b, *into):  # (N H W, K) @ (C, K)^T
+        return (cupy.matmul(dy.reshape(-1, k), w.reshape(c, k).T).reshape(n, *size, c),)
     dxs = [cupy.empty((n, *size, part), dy.dtype) if t is None else t for part, t in zip(parts, into, strict=True)]
     add = sum(1 << i for i, t in enumerate(into) if t is not None)
-    dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
-    if _tiled(dy.dtype, groups) and max(window.stride) <= PHASES:
-        cuda_direct.convolve(data_walk(n, dy.shape[1:3], size, dy.shape[3], c, window), [dy], w.swapaxes(2, 3), b, dxs, add)
+    walked = dy.dtype == np.float32 and max(window.stride) <= PHASES
+    if walked and groups == 1:
+        cuda_direct.convolve(data_walk(n, dy.shape[1:3], size, k, c, window), [dy], w.swapaxes(2, 3), b, dxs, add)
+    elif walked and groups == c == k:
+        cuda_special.depthwise(data_walk(n, dy.shape[1:3], size, k, c, window), dy, cupy.ascontiguousarray(w), b, dxs[0], bool(add))
     else:
         cuda_plain.backward_data(dy, cupy.ascontiguousarray(w), b, window, groups, dxs, add)
     return tuple(dxs)
@@ -89,8 +108,11 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
     if not _serves(*maps, dy):
         return NotImplemented
     maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
-    if _tiled(dy.dtype, groups):
-        return cuda_direct.backward_filter(maps, dy, window)
+    if dy.dtype == np.float32:
+        if groups == 1:
+            return cuda_direct.backward_filter(maps, dy, window)
+        if groups == maps[0].shape[3] == dy.shape[3]:
+            return cuda_special.depthwise_filter(maps[0], dy, window)
     return cuda_plain.backward_filter(maps, dy, window, groups)
 
 

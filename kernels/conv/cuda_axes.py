@@ -37,14 +37,13 @@ class Axis:
     before: int = 0
 
 
-def _structure(names: str, *first: tuple) -> np.dtype:
+def integers(names: str, *first: tuple) -> np.dtype:
+    """A structure of 32-bit integers, as the kernels take it by value; `first`: members before them."""
     return np.dtype([*first, *((name, np.int32) for name in names.split())])
 
 
-AXIS = _structure(" ".join(Axis.__dataclass_fields__))
-PROBLEM = _structure(
-    "n in_h in_w out_h out_w c c0 k k0 s phase_rows phase_columns splits add", ("rows", AXIS, PHASES), ("columns", AXIS, PHASES)
-)
+AXIS = integers(" ".join(Axis.__dataclass_fields__))
+PROBLEM = integers("n in_h in_w out_h out_w c c0 k k0 s phase_rows phase_columns splits add", ("rows", AXIS, PHASES), ("columns", AXIS, PHASES))
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,18 @@ def _phases(extent: int, stride: int, dilation: int, before: int, taps: int) -> 
         hits = [r for r in range(taps) if (a + before - r * dilation) % stride == 0]
         tap0 = hits[0] if hits else 0
         axes.append(
-            Axis(a, stride, max(0, -(-(extent - a) // stride)), (a + before - tap0 * dilation) // stride, 1, -every * dilation // stride, len(hits), tap0, every, seen)
+            Axis(
+                a,
+                stride,
+                max(0, -(-(extent - a) // stride)),
+                (a + before - tap0 * dilation) // stride,
+                1,
+                -every * dilation // stride,
+                len(hits),
+                tap0,
+                every,
+                seen,
+            )
         )
         seen += len(hits)
     return tuple(axes)

@@ -9,14 +9,13 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv.cuda_axes import NULL, Walk, vectors
+from kernels.conv.cuda_axes import NULL, Walk, integers, vectors
 from kernels.core.device import Array
 from kernels.core.geometry import Window
 from kernels.core.module import Launch, Module, blocks, device_limits
 
 DEPTH = 16  # terms of the sum per step (tiles.cuh)
 LONGEST = 8192  # terms that one float32 sum (of two levels, tiles.cuh) may have; longer ones are split
-_SPLITS = 64  # at most for want of blocks; a long sum may need more
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,31 @@ FILTER_TILES = {4: (BIG, FILTER_SQUARE, NARROW, FLAT), 1: (FILTER_SQUARE, NARROW
 
 FORWARD = Module("conv/direct.cu", [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "finish", "arrange_filter"])
 FILTER = Module("conv/filter.cu", [*(t.kernel("filter_gradient", s) for s, ts in FILTER_TILES.items() for t in ts), "add_partials"])
-CONV = np.dtype([(name, np.int32) for name in "n h w c p q k r s sh sw dh dw top left c0 splits".split()])
+CONV = integers("n h w c p q k r s sh sw dh dw top left c0 splits")
 
 
 def choose(tiles: Sequence[Tile], m: int, n: int, terms: int, problems: int, multiprocessors: int) -> tuple[Tile, int]:
     """The tile and the number of splits with the fewest modelled cycles, for `problems` products (m, terms) x (terms, n).
 
-    A multiprocessor does 128 FMAs a cycle; blocks come in rounds of one per multiprocessor; each pays four steps of latency. Splits cost the
-    writing and reading of their partial sums, at 16 bytes a cycle and multiprocessor, and a launch.
+    A multiprocessor does 128 FMAs a cycle once eight warps keep it busy, and a share with fewer; the fullest multiprocessor decides. Every block
+    pays four steps of latency. Splits cost writing and reading their partial sums, at 16 bytes a cycle and multiprocessor, and a launch.
     """
-    steps = max(1, blocks(terms, DEPTH))
-    least = blocks(terms, LONGEST)
+    steps, least = max(1, blocks(terms, DEPTH)), max(1, blocks(terms, LONGEST))
+
+    def count(tile: Tile) -> int:
+        return max(1, blocks(m, tile.m) * blocks(n, tile.n) * problems)
 
     def cycles(tile: Tile, splits: int) -> float:
-        rounds = blocks(blocks(m, tile.m) * blocks(n, tile.n) * problems * splits, multiprocessors)
-        work = rounds * (blocks(steps, splits) + 4) * tile.m * tile.n * DEPTH / 128 / tile.rate
+        share = blocks(count(tile) * splits, multiprocessors)
+        busy = min(1.0, share * tile.threads / 256)
+        work = share * (blocks(steps, splits) + 4) * tile.m * tile.n * DEPTH / (128 * tile.rate * busy)
         return work if splits == 1 else work + m * n * problems * (splits + 1) * 4 / (16 * multiprocessors) + 2000
 
-    counts = sorted({max(1, least), *(s for s in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, _SPLITS) if least <= s <= steps // 4)})
-    return min(((tile, splits) for tile in tiles for splits in counts), key=lambda plan: cycles(*plan))
+    def counts(tile: Tile) -> set[int]:  # splits that fill 1, 2, ... rounds of the device, four steps each at least, none of them empty
+        wanted = {least, *(max(least, min(r * multiprocessors // count(tile), steps // 4)) for r in range(1, 9))}
+        return {blocks(steps, blocks(steps, s)) for s in wanted}
+
+    return min(((tile, splits) for tile in tiles for splits in sorted(counts(tile))), key=lambda plan: cycles(*plan))
 
 
 def plan(walk: Walk, step: int, multiprocessors: int) -> tuple[Launch, int]:
@@ -122,5 +127,10 @@ def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
     out = cupy.empty((splits, dw.size), np.float32) if splits > 1 else dw
     FILTER.run(launch, maps[0], maps[1] if len(maps) == 2 else NULL, dy, out, conv)
     if splits > 1:
-        FILTER.run(Launch("add_partials", (blocks(dw.size, 256),), (256,)), out, dw, splits, dw.size)
+        add_partials(FILTER, out, dw)
     return dw
+
+
+def add_partials(module: Module, partials: Array, dw: Array) -> None:
+    """dw = the sum of partials (splits, dw.size) over the splits, by the kernel of partials.cuh that the module includes."""
+    module.run(Launch("add_partials", (blocks(dw.size, 256),), (256,)), partials, dw, len(partials), dw.size)

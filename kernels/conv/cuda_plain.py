@@ -8,7 +8,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv.cuda_axes import NULL
+from kernels.conv.cuda_axes import NULL, integers
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
 from kernels.core.module import Launch, Module, blocks
@@ -16,7 +16,7 @@ from kernels.core.module import Launch, Module, blocks
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 NAMES = ("conv_forward", "conv_backward_data", "conv_backward_filter")
 MODULE = Module("conv/plain.cu", [f"{name}<{t}>" for name in NAMES for t in TYPES.values()])
-CONV = np.dtype([(name, np.int32) for name in "n h w c p q k r s sh sw dh dw top left groups c0 add".split()])
+CONV = integers("n h w c p q k r s sh sw dh dw top left groups c0 add")
 
 
 def launch(name: str, dtype: Any, results: int) -> Launch:

@@ -13,6 +13,7 @@
 // 16-byte vectors, both without bank conflicts. A thread copies the same tap and channels in every step, so the walk over the filter costs
 // nothing, and it walks the pixels with additions alone: the place in (n, p, q) moves on by a constant whose carries are known.
 //   shared memory: 4 wavefronts per 16-byte request (the least)      global loads: at most 16 sectors per 16-byte request (the least)
+#include "conv/partials.cuh"
 #include "conv/tiles.cuh"
 
 struct Conv { int n, h, w, c, p, q, k, r, s, sh, sw, dh, dw, top, left, c0, splits; };  // c0: channels of x's first map; the second has c - c0
@@ -37,7 +38,7 @@ __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N) filter_gradient(const 
   __shared__ alignas(16) float a[2][DEPTH * BM], b[2][DEPTH * BN];
 
   const int pixels = v.n * v.p * v.q, results = v.r * v.s * v.c, m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
-  const int each = ((pixels + v.splits - 1) / v.splits + DEPTH - 1) / DEPTH * DEPTH;
+  const int steps = (pixels + DEPTH - 1) / DEPTH, each = (steps + v.splits - 1) / v.splits * DEPTH;
   const int begin = blockIdx.z * each, end = min(pixels, begin + each);
 
   // What this thread copies: `channel` of map x under tap (dh, dw), pixels row_a, row_a + ROWS_A, ...; and dy's channels k of pixels row_b, ...
@@ -101,13 +102,4 @@ __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N) filter_gradient(const 
       if (column < v.k) store<STEP>(out + row * v.k + column, totals[i] + j);
     }
   }
-}
-
-// The second pass: dw[i] = partials[0][i] + partials[1][i] + ..., in this order, in float64.
-extern "C" __global__ void add_partials(const float* partials, float* dw, int splits, int size) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= size) return;
-  double sum = 0;
-  for (int split = 0; split < splits; ++split) sum += partials[split * size + i];
-  dw[i] = float(sum);
 }
