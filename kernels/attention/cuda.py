@@ -25,9 +25,7 @@ class Tiles(NamedTuple):
 
 TILES = {32: Tiles(64, 64, 64, 32), 64: Tiles(64, 64, 64, 32), 128: Tiles(64, 32, 32, 32)}  # by width: d and e rounded up
 _PASSES = ("attention_rows", "attention_keys", "attention_queries")
-PLAIN = Module(
-    "attention/attention.cu", tuple(f"{name}<{t}>" for name in (*(f"{k}_plain" for k in _PASSES), "attention_delta") for t in ("float", "double"))
-)
+_PLAIN = (*(f"{step}_plain" for step in _PASSES), "attention_delta")
 _TYPES = {"float32": "float", "float64": "double"}
 _MASK = np.dtype([("data", np.uint64), ("kind", np.int32), ("heads", np.int32), ("strides", np.int32, 4)], align=True)
 _SHAPE = np.dtype([(name, np.int32) for name in ("queries", "keys", "d", "e", "runs")])
@@ -38,9 +36,11 @@ def _name(step: str, width: int) -> str:
     return f"{step}<float, {width}, {own}, {other}>"
 
 
-# One module per width, since one run needs one width; the last one, with all of them, is what the registry lists.
+# One module per width and per type, since one run needs one of them; the registry lists the last ones, which have all.
 FLASH = {width: Module("attention/flash.cu", tuple(_name(step, width) for step in _PASSES)) for width in TILES}
+PLAIN = {kind: Module("attention/attention.cu", tuple(f"{name}<{kind}>" for name in _PLAIN)) for kind in ("float", "double")}
 Module("attention/flash.cu", tuple(name for module in FLASH.values() for name in module.instances))
+Module("attention/attention.cu", tuple(name for module in PLAIN.values() for name in module.instances))
 
 
 def flash_launch(step: str, width: int, heads: int, rows: int) -> Launch:
@@ -100,7 +100,7 @@ class _Problem:
         if self.flash:
             FLASH[self.width].run(flash_launch(step, self.width, self.heads, rows), *arrays, *self.settings)
         else:
-            PLAIN.run(plain_launch(step, self.kind, self.heads, rows, others), *arrays, *self.settings)
+            PLAIN[self.kind].run(plain_launch(step, self.kind, self.heads, rows, others), *arrays, *self.settings)
 
 
 def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> Any:
@@ -122,7 +122,7 @@ def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: A
     xp = module_of("cuda")
     q, k, v, do, o, lse = problem.arrays
     delta, rows = xp.empty(lse.shape, q.dtype), math.prod(lse.shape)
-    PLAIN.run(Launch(f"attention_delta<{problem.kind}>", (blocks(rows, 4),), (128,)), do, o, delta, rows, v.shape[3])
+    PLAIN[problem.kind].run(Launch(f"attention_delta<{problem.kind}>", (blocks(rows, 4),), (128,)), do, o, delta, rows, v.shape[3])
     dq, dk, dv = (xp.empty(a.shape, a.dtype) for a in (q, k, v))
     problem.run("attention_keys", do, q, k, v, lse, delta, dk, dv)
     problem.run("attention_queries", do, q, k, v, lse, delta, dq)

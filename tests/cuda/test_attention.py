@@ -135,7 +135,7 @@ def _plain() -> None:
     check((1, 1), (5, 7), (4, 6), "float64")
 
 
-FLASH = cuda.FLASH[32]
+FLASH, PLAIN = cuda.FLASH[32], cuda.PLAIN["double"]
 MUTANTS = [
     Mutant("v is loaded over k before k is read", FLASH, "    __syncthreads();  // k has been read\n", "", ("trace",), _odd),
     Mutant(
@@ -160,10 +160,10 @@ MUTANTS = [
         ANY,
         lambda: check((1, 1), (33, 33), (8, 8), "float32", "causal"),
     ),
-    Mutant("delta is left out", cuda.PLAIN, "(dot(dy, v, n.e) - delta)", "dot(dy, v, n.e)", ANY, _plain),
+    Mutant("delta is left out", PLAIN, "(dot(dy, v, n.e) - delta)", "dot(dy, v, n.e)", ANY, _plain),
     Mutant(
         "probabilities are read before all are there",
-        cuda.PLAIN,
+        PLAIN,
         "n, mask, scale, head, i, j, p, ds[j]);\n  }\n  __syncthreads();",
         "n, mask, scale, head, i, j, p, ds[j]);\n  }\n",
         ("trace",),
