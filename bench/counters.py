@@ -66,12 +66,12 @@ def traffic(kernel: Any) -> dict[str, float]:
 
 def count(only: str = "", lines: bool = False) -> dict[str, dict[str, Any]]:
     """Run the representative calls in this process (the emulator traces): instance -> row. The first call that launches an instance counts."""
-    from bench.representatives import CALLS, DTYPES
+    from bench.representatives import DTYPES, calls
 
     collect = emulation.emulator().collect
     rows: dict[str, dict[str, Any]] = {}
     for dtype in DTYPES:
-        for name, call in CALLS.items():
+        for name, call in calls().items():
             if only not in f"{name} {dtype}":
                 continue
             with collect() as report, launch_log() as log:

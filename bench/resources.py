@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 import tyro
 
 from kernels.core import module
+from kernels.core.compile import cache_folder
 from kernels.core.module import FOLDER, Launch, Module
 
 TABLE = FOLDER / "RESOURCES.md"
@@ -97,6 +99,20 @@ def headers() -> str:
     return str(next((r for r in roots if (r / "include" / "cuda_fp16.h").exists()), roots[-1]) / "include")
 
 
+def remembered_usage(source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int) -> dict[str, Usage]:
+    """`compile_usage`, kept in the cache folder under all that it depends on."""
+    key = "\0".join((source, path, *instances, *options, str(arch), nvrtc_version()))
+    file = cache_folder().parent / "resources" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    if file.exists():
+        return {name: Usage(*numbers) for name, numbers in json.loads(file.read_text()).items()}
+    usages = compile_usage(source, path, instances, options, arch)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps({name: [u.registers, u.spills, u.stack, u.shared] for name, u in usages.items()}))
+    part.replace(file)
+    return usages
+
+
 def compile_usage(source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int) -> dict[str, Usage]:
     """Compile for one architecture with CuPy's own options: instance -> Usage. Raises RuntimeError with NVRTC's log."""
     from cupy_backends.cuda.libs import nvrtc
@@ -138,7 +154,7 @@ def measure(modules: list[Module], architectures: tuple[int, ...] = tuple(ARCHIT
     """path -> architecture -> instance -> Usage, compiled in as many processes as there are cores."""
     jobs = [(m, arch) for m in modules for arch in architectures]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        results = [pool.submit(compile_usage, module.source_of(m.path), m.path, m.instances, m.options, arch) for m, arch in jobs]
+        results = [pool.submit(remembered_usage, module.source_of(m.path), m.path, m.instances, m.options, arch) for m, arch in jobs]
         out: dict[str, dict[int, dict[str, Usage]]] = {m.path: {} for m in modules}
         for (m, arch), result in zip(jobs, results, strict=True):
             out[m.path][arch] = result.result()

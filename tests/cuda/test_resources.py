@@ -23,7 +23,7 @@ ENDS = (min(ARCHITECTURES), max(ARCHITECTURES))
 @pytest.mark.parametrize("path", PATHS)
 def test_no_spill_and_nothing_worse_than_committed(path: str) -> None:
     made = module.registry[path]
-    usages = {arch: resources.compile_usage(module.source_of(path), path, made.instances, made.options, arch) for arch in ENDS}
+    usages = {arch: resources.remembered_usage(module.source_of(path), path, made.instances, made.options, arch) for arch in ENDS}
     assert not resources.spills({path: usages})
     if COMMITTED.version != resources.nvrtc_version():  # other compilers may do a little better or worse; a spill is wrong with any
         warnings.warn(f"figures not compared: RESOURCES.md is of NVRTC {COMMITTED.version}, this is {resources.nvrtc_version()}", stacklevel=1)
