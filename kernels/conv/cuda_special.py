@@ -34,7 +34,7 @@ def exact_products() -> bool:
 def stem_launch(n: int, out: Pair, k: int, window: Window) -> Launch:
     """One block per 64 outputs of an image row."""
     (r, s), sw, dw = window.kernel, window.stride[1], window.dilation[1]
-    shared = 4 * (r * s * k + r * ((_RUN - 1) * sw + (s - 1) * dw + 1))
+    shared = 4 * ((r * s + 1) * k + r * ((_RUN - 1) * sw + (s - 1) * dw + 1))
     return Launch("stem_forward", (blocks(out[1], _RUN), out[0], n), (256,), shared)
 
 

