@@ -1,5 +1,6 @@
-"""The exact CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
+"""CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
 
+tensor cores   float32 arrays, groups 1, under a precision policy other than float32 (cuda_tensor.py); all that follows is exact
 cuBLAS         1x1, one map, nothing fused into it: a matrix product
 stem.cu        forward of one input channel
 depthwise.cu   groups = C = K
@@ -10,16 +11,17 @@ plain.cu       one thread per result: float64, other groups, data gradients of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy
 import numpy as np
 
-from kernels.conv import cuda_direct, cuda_plain, cuda_special
+from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
+from kernels.core.precision import precision
 
 Maps = Array | tuple[Array, Array]
 
@@ -37,19 +39,25 @@ def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Ar
     return groups == 1 and len(maps) == 1 and all(f is None for f in fused) and cuda_special.pointwise(window) and cuda_special.exact_products()
 
 
+def _by_policy(serve: Callable[..., Any], *arguments: Any) -> Any:
+    """What the tensor cores make of it, if the policy asks for them."""
+    return NotImplemented if precision() == "float32" else serve(*arguments)
+
+
 def _contiguous(maps: Sequence[Array]) -> list[Array]:
     return [cupy.ascontiguousarray(m) for m in maps]
 
 
 def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
+    if (y := _by_policy(cuda_tensor.conv2d_forward, x, w, b, window, groups)) is not NotImplemented:
+        return y
     maps = x if isinstance(x, tuple) else (x,)
     n, h, wd, _ = maps[0].shape
     c, k = sum(m.shape[3] for m in maps), w.shape[3]
     out = window.output_size((h, wd))
     if not _serves(*maps, w, b, results=n * out[0] * out[1] * k):
         return NotImplemented
-    # PRECISION POLICY: here, and at the head of _backward_data and conv2d_backward_filter, a policy other than float32 asks cuda_tensor first.
     maps, b = _contiguous(maps), b if b is None else cupy.ascontiguousarray(b)
     if _matrix_product(window, groups, maps, b):  # (N H W, C) @ (C, K)
         return cupy.matmul(maps[0].reshape(-1, c), w.reshape(c, k)).reshape(n, *out, k)
@@ -76,6 +84,8 @@ def conv2d_backward_data(
     into: tuple[Array | None, ...] = (None,),
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
+    if (dxs := _by_policy(cuda_tensor.conv2d_backward_data, dy, w, size, window, groups, parts, into)) is not NotImplemented:
+        return dxs
     return _backward_data(dy, w, None, size, window, groups, parts or (w.shape[2] * groups,), into)
 
 
@@ -104,6 +114,8 @@ def _backward_data(
 
 def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
+    if (dw := _by_policy(cuda_tensor.conv2d_backward_filter, x, dy, window, groups)) is not NotImplemented:
+        return dw
     maps = x if isinstance(x, tuple) else (x,)
     if not _serves(*maps, dy):
         return NotImplemented
@@ -118,6 +130,8 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward: the data gradient, with a bias."""
+    if (y := _by_policy(cuda_tensor.conv_transpose2d_forward, x, w, b, size, window, groups)) is not NotImplemented:
+        return y
     result = _backward_data(x, w.swapaxes(2, 3), b, size, window, groups, (w.shape[3] * groups,), (None,))
     return result if result is NotImplemented else result[0]
 
