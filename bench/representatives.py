@@ -127,7 +127,7 @@ def _layer_norm(channels: int, dtype: str) -> None:
 def _attention(width: int, plain: bool, dtype: str) -> None:
     from kernels.attention import cuda
 
-    q, k, v = (normal(dtype, 1, 2, 64, width, seed=seed) for seed in range(3))
+    q, k, v = (normal(dtype, 1, 2, 8 * H, width, seed=seed) for seed in range(3))
     with forced(cuda, device_limits=(lambda: (1, 0, 75)) if plain else cuda.device_limits):  # flash needs more than 0 bytes of shared memory
         o, lse = attention.attention_forward(q, k, v, None, width**-0.5)
         attention.attention_backward(q, q, k, v, o, lse, None, width**-0.5)
@@ -154,9 +154,9 @@ TERMS = tuple((name, 1.0) for name in ("margin", "dice", "focal", "iou", "cross_
 
 
 def _loss(background: str, classes: int, dtype: str) -> None:
-    labels = on_device(np.random.default_rng(0).integers(0, classes, (N, 16, 32)))
+    labels = on_device(np.random.default_rng(0).integers(0, classes, (N, 2 * H, 2 * W)))
     spec = LossSpec(TERMS, background=background)
-    logits = normal(dtype, N, 16, 32, classes)
+    logits = normal(dtype, N, 2 * H, 2 * W, classes)
     _, _, state = loss.loss_forward(logits, labels, spec)
     loss.loss_backward(on_device(np.ones((), dtype)), logits, labels, spec, state)
 
@@ -199,7 +199,7 @@ def _gather(dtype: str) -> None:
 def _augment(dtype: str) -> None:
     from kernels.augment import cuda
 
-    ones, h, w = on_device(np.ones(N, dtype)), 32, 64
+    ones, h, w = on_device(np.ones(N, dtype)), 4 * H, 4 * W
     matrices = on_device(np.tile(np.array([[-1.0, 0, 63], [0, 1, 0]]), (N, 1, 1)))
     arrays = normal(dtype, N, h, w), on_device(np.zeros((N, h, w), np.uint8)), matrices, ones, 0 * ones, ones
     out, labels = augment.augment_batch(*arrays, 0)
@@ -210,9 +210,9 @@ def _augment(dtype: str) -> None:
 def _metric(dtype: str) -> None:
     from kernels.metric import cuda
 
-    labels = metric.predicted_labels(normal(dtype, N, 16, 32, 5), 1)
+    labels = metric.predicted_labels(normal(dtype, N, 2 * H, 2 * W, 5), 1)
     counts = metric.confusion_per_image(labels, labels, 5)
-    cuda.MODULE.run(cuda.plain_launch(N, 16 * 32), labels, labels, counts, 16 * 32, 5)
+    cuda.MODULE.run(cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5)
 
 
 def _gate(channels: int, wide: int, dtype: str) -> None:
@@ -230,56 +230,64 @@ def _shape(channels: int, dtype: str) -> None:
     shape.accumulate(x, other)
 
 
-CALLS: dict[str, Call] = {
-    "conv 3x3": partial(_conv, 3, 1, C, C, 1),
-    "conv 3x3 stride 2": partial(_conv, 3, 2, C, C, 1),
-    "conv 1x1": partial(_conv, 1, 1, C, C, 1),
-    "conv stem": partial(_conv, 3, 1, 1, C, 1),
-    "conv depthwise": partial(_conv, 3, 1, C, C, C),
-    "conv depthwise odd": partial(_conv, 3, 1, ODD, ODD, ODD),
-    "conv groups": partial(_conv, 3, 1, C, C, 2),
-    "conv transposed": _transposed,
-    "max pool 2x2": partial(_pool, 2, 2, 0, C),
-    "max pool 3x3": partial(_pool, 3, 1, 1, C),
-    "max pool 5x5": partial(_pool, 5, 1, 2, C),
-    "max pool 2x2 odd": partial(_pool, 2, 2, 0, ODD),
-    "max pool 3x3 odd": partial(_pool, 3, 1, 1, ODD),
-    "max pool 5x5 odd": partial(_pool, 5, 1, 2, ODD),
-    "batch norm": partial(_batch_norm, C),
-    "batch norm odd": partial(_batch_norm, ODD),
-    "layer norm": partial(_layer_norm, C),
-    "layer norm odd": partial(_layer_norm, ODD),
-    **{f"attention {width}": partial(_attention, width, False) for width in (32, 64, 128)},
-    "attention plain": partial(_attention, 32, True),
-    "polarized": _polarized,
-    "bilinear": partial(_resample, (2 * H, 2 * W), False, C),
-    "bilinear odd": partial(_resample, (2 * H, 2 * W), False, ODD),
-    "adaptive": partial(_resample, (2, 4), True, C),
-    "strips": partial(_resample, (1, W), True, C),
-    "strips odd": partial(_resample, (1, W), True, ODD),
-    "loss": partial(_loss, "train", 5),
-    "loss masked": partial(_loss, "mask", 5),
-    "loss of 4": partial(_loss, "train", 4),
-    "loss of 7": partial(_loss, "train", 7),
-    "pointwise": _pointwise,
-    "softmax": _softmax,
-    "optimizer": partial(_optimizer, 4096),
-    "optimizer odd": partial(_optimizer, 4095),
-    "gather": _gather,
-    "augment": _augment,
-    "metric": _metric,
-    "gate per pixel": partial(_gate, 1, C),
-    "gate per pixel odd": partial(_gate, 1, ODD),
-    "gate per value": partial(_gate, C, C),
-    "shape": partial(_shape, C),
-    "shape even": partial(_shape, ODD + 1),
-    "shape odd": partial(_shape, ODD),
-}
 DTYPES = ("float32", "float64")
+RAGGED = {"N": 1, "H": 5, "W": 7, "C": 36, "ODD": 37}  # with these sizes every tile has an edge
 
 
 def calls() -> dict[str, Call]:
-    """CALLS and, of the convolutions, one call per tile."""
+    """The calls at the module's present sizes; of the tiled convolutions one per tile."""
+    return _families() | _tiles()
+
+
+def _families() -> dict[str, Call]:
+    return {
+        "conv 3x3": partial(_conv, 3, 1, C, C, 1),
+        "conv 3x3 stride 2": partial(_conv, 3, 2, C, C, 1),
+        "conv 1x1": partial(_conv, 1, 1, C, C, 1),
+        "conv stem": partial(_conv, 3, 1, 1, C, 1),
+        "conv depthwise": partial(_conv, 3, 1, C, C, C),
+        "conv depthwise odd": partial(_conv, 3, 1, ODD, ODD, ODD),
+        "conv groups": partial(_conv, 3, 1, C, C, 2),
+        "conv transposed": _transposed,
+        "max pool 2x2": partial(_pool, 2, 2, 0, C),
+        "max pool 3x3": partial(_pool, 3, 1, 1, C),
+        "max pool 5x5": partial(_pool, 5, 1, 2, C),
+        "max pool 2x2 odd": partial(_pool, 2, 2, 0, ODD),
+        "max pool 3x3 odd": partial(_pool, 3, 1, 1, ODD),
+        "max pool 5x5 odd": partial(_pool, 5, 1, 2, ODD),
+        "batch norm": partial(_batch_norm, C),
+        "batch norm odd": partial(_batch_norm, ODD),
+        "layer norm": partial(_layer_norm, C),
+        "layer norm odd": partial(_layer_norm, ODD),
+        **{f"attention {width}": partial(_attention, width, False) for width in (32, 64, 128)},
+        "attention plain": partial(_attention, 32, True),
+        "polarized": _polarized,
+        "bilinear": partial(_resample, (2 * H, 2 * W), False, C),
+        "bilinear odd": partial(_resample, (2 * H, 2 * W), False, ODD),
+        "adaptive": partial(_resample, (2, 4), True, C),
+        "strips": partial(_resample, (1, W), True, C),
+        "strips odd": partial(_resample, (1, W), True, ODD),
+        "loss": partial(_loss, "train", 5),
+        "loss masked": partial(_loss, "mask", 5),
+        "loss of 4": partial(_loss, "train", 4),
+        "loss of 7": partial(_loss, "train", 7),
+        "pointwise": _pointwise,
+        "softmax": _softmax,
+        "optimizer": partial(_optimizer, 4096),
+        "optimizer odd": partial(_optimizer, 4095),
+        "gather": _gather,
+        "augment": _augment,
+        "metric": _metric,
+        "gate per pixel": partial(_gate, 1, C),
+        "gate per pixel odd": partial(_gate, 1, ODD),
+        "gate per value": partial(_gate, C, C),
+        "shape": partial(_shape, C),
+        "shape even": partial(_shape, ODD + 1),
+        "shape odd": partial(_shape, ODD),
+    }
+
+
+def _tiles() -> dict[str, Call]:
     from kernels.conv import cuda_direct
 
     tiled: dict[str, Call] = {}
@@ -288,4 +296,4 @@ def calls() -> dict[str, Call]:
         tiled |= {f"conv tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, t, None) for t in forward}
         tiled |= {f"filter tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, None, t) for t in filters}
     tensor = {f"tensor {p} {k}": partial(_tensor, p, c, k) for p in PRECISIONS[1:] for c, k in ((C, 128), (C, 64), (C, C), (ODD, ODD))}
-    return {**CALLS, **tiled, **tensor}
+    return tiled | tensor
