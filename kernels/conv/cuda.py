@@ -17,7 +17,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor
+from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cuda_winograd
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
@@ -65,6 +65,10 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
         if groups == 1 and cuda_special.stem_serves(n, out, c, k, window):
             return cuda_special.stem_forward(maps[0], cupy.ascontiguousarray(w), b, window)
         walk, y = forward_walk(n, (h, wd), c, k, window), cupy.empty((n, *out, k), w.dtype)
+        if groups == 1 and cuda_winograd.serves(n, out, c, k, window):
+            before = (window.padding[0][0], window.padding[1][0])
+            cuda_winograd.convolve(maps, cupy.ascontiguousarray(w), b, before, [y])
+            return y
         if groups == 1:
             cuda_direct.convolve(walk, maps, w, b, [y])
             return y
@@ -103,7 +107,10 @@ def _backward_data(
     dxs = [cupy.empty((n, *size, part), dy.dtype) if t is None else t for part, t in zip(parts, into, strict=True)]
     add = sum(1 << i for i, t in enumerate(into) if t is not None)
     walked = dy.dtype == np.float32 and max(window.stride) <= PHASES
-    if walked and groups == 1:
+    if walked and groups == 1 and cuda_winograd.serves(n, size, k, c, window):
+        before = (2 - window.padding[0][0], 2 - window.padding[1][0])
+        cuda_winograd.convolve([dy], cupy.ascontiguousarray(w), b, before, dxs, add, flipped=True)
+    elif walked and groups == 1:
         cuda_direct.convolve(data_walk(n, dy.shape[1:3], size, k, c, window), [dy], w.swapaxes(2, 3), b, dxs, add)
     elif walked and groups == c == k:
         cuda_special.depthwise(data_walk(n, dy.shape[1:3], size, k, c, window), dy, cupy.ascontiguousarray(w), b, dxs[0], bool(add))
@@ -121,6 +128,8 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
         return NotImplemented
     maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
     if dy.dtype == np.float32:
+        if groups == 1 and cuda_winograd.serves(dy.shape[0], dy.shape[1:3], sum(m.shape[3] for m in maps), dy.shape[3], window):
+            return cuda_winograd.backward_filter(maps, dy, window)
         if groups == 1:
             return cuda_direct.backward_filter(maps, dy, window)
         if groups == maps[0].shape[3] == dy.shape[3]:
