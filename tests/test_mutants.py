@@ -125,9 +125,9 @@ MUTANTS = [
     ),
     Mutant(
         "running variance biased",
-        "autograd.ops.norm:batch_norm",
-        "rows / (rows - 1)",
-        "1.0",
+        NORM + "batch_norm_running",
+        "variance * (rows / (rows - 1))",
+        "variance",
         lambda: test_parity.test_running_statistics_move_as_in_pytorch(),
         True,
     ),

@@ -84,7 +84,9 @@ __global__ void dropout(const T* x, T* y, T scale, unsigned threshold, unsigned 
       store_pack<T, V>(y + i + part, pack);
     }
   } else {
-    for (int lane = 0; i + lane < n; ++lane) y[i + lane] = words.v[lane] >> 8 >= threshold ? x[i + lane] * scale : T(0);
+#pragma unroll
+    for (int lane = 0; lane < 4; ++lane)
+      if (i + lane < n) y[i + lane] = words.v[lane] >> 8 >= threshold ? x[i + lane] * scale : T(0);
   }
 }
 

@@ -16,9 +16,12 @@ template <class U, bool TOGETHER> __global__ void move_channels(Maps maps, U* wi
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const int pixel = i / width, unit = i % width;
-  int k = 0;
-  while (unit >= maps.start[k + 1]) ++k;
-  U* narrow = reinterpret_cast<U*>(maps.map[k]) + pixel * (maps.start[k + 1] - maps.start[k]) + unit - maps.start[k];
+  unsigned long long map = maps.map[0];
+  int start = 0, size = maps.start[1];
+#pragma unroll  // with an index known to the compiler the table stays in constant memory
+  for (int k = 1; k < MOST_MAPS; ++k)
+    if (unit >= maps.start[k]) map = maps.map[k], start = maps.start[k], size = maps.start[k + 1] - start;
+  U* narrow = reinterpret_cast<U*>(map) + pixel * size + unit - start;
   if (TOGETHER) wide[i] = *narrow;
   else *narrow = wide[i];
 }

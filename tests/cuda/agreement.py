@@ -64,3 +64,10 @@ def odd_shapes(count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
     """Random (N, H, W, C): batch 1 to 3, sizes 1 to 19, channels 1 to 40."""
     rng = np.random.default_rng(seed)
     return [(int(rng.integers(1, 4)), *map(int, rng.integers(1, 20, 2)), int(rng.integers(1, 41))) for _ in range(count)]
+
+
+def pack_accesses(kernel: Any) -> tuple[float, float]:
+    """(sectors per request, needed over moved sectors) of a kernel's load_pack and store_pack: what it does per element, without its constants."""
+    lines = [line for line in kernel.lines if line["space"] == "global" and line["file"].endswith("device.cuh")]
+    requests, sectors, ideal = (sum(line[key] for line in lines) for key in ("requests", "sectors", "ideal_sectors"))
+    return sectors / requests, ideal / sectors

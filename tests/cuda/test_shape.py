@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant(
         "boundary to the left map", "while (unit >= maps.start[k + 1]) ++k;", "while (unit > maps.start[k + 1]) ++k;", "fast", _moved, cuda, _MOVE
     ),
-    Mutant("offset within the map", "+ unit - maps.start[k];", "+ unit;", "fast", _moved, cuda, _MOVE),
+    Mutant("offset within the map", "+ unit - start;", "+ unit;", "fast", _moved, cuda, _MOVE),
     Mutant("a unit too many", "if (i >= count) return;", "if (i > count) return;", "check", _moved, cuda, _MOVE),
     Mutant("tail lost", "for (int k = i; k < n; ++k) total[k] += more[k];", "", "fast", _added, cuda, ("accumulate<float>",)),
     Mutant("overwrites", "sum.v[v] += other.v[v]", "sum.v[v] = other.v[v]", "fast", _added, cuda, ("accumulate<float>",)),
