@@ -74,6 +74,13 @@ def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
             conv.conv2d_backward_filter(x, dy, window)
 
 
+def _winograd(dtype: str) -> None:
+    from kernels.conv import choice
+
+    with forced(choice, mode=lambda: "winograd4"):
+        _conv(3, 1, C, C, 1, dtype)
+
+
 def _tensor(policy: str, cin: int, cout: int, dtype: str) -> None:
     """A 3x3 convolution on tensor cores; BLOCKS = 1: the tile that the channels fill."""
     from kernels.conv import cuda_tensor
@@ -244,6 +251,7 @@ def _families() -> dict[str, Call]:
         "conv 3x3": partial(_conv, 3, 1, C, C, 1),
         "conv 3x3 stride 2": partial(_conv, 3, 2, C, C, 1),
         "conv 1x1": partial(_conv, 1, 1, C, C, 1),
+        "conv winograd": _winograd,
         "conv stem": partial(_conv, 3, 1, 1, C, 1),
         "conv depthwise": partial(_conv, 3, 1, C, C, C),
         "conv depthwise odd": partial(_conv, 3, 1, ODD, ODD, ODD),
