@@ -42,11 +42,24 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return None if WHERE.mode else Skipped.from_parent(parent, path=module_path)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs another mode; mark `trace` what shows itself in that mode alone: counters, and mistakes that only tracing catches."""
     for item in items:
         needed = [mark.args[0] for mark in item.iter_markers("mode")]
         if needed and WHERE.mode not in needed[0].split():
             item.add_marker(pytest.mark.skip(reason=f"runs in mode {needed[0]}, this is {WHERE.mode}"))
+        elif "counted" in item.fixturenames or _trace_alone(item):
+            item.add_marker("trace")
+
+
+def _trace_alone(item: pytest.Item) -> bool:
+    """Whether a skip says so, or a parameter (a mutant: a tuple) names this mode alone."""
+    if any("trace" in mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")):
+        return True
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return any(repr(part) in ("'trace'", "('trace',)") for part in parts if isinstance(part, (str, tuple)))
 
 
 @pytest.fixture
