@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
 TEST_FLAGS ?= -n 2
 
-.PHONY: train test lint bench docs clean
+# CUDA kernels are tested on a GPU, else on the emulator where it lies beside this repository; its packages are installed only then.
+EMULATOR := $(wildcard ../shared/cupy_on_cpu/__init__.py)
+CUDA_TESTS = $(BIN)/python -m pytest tests/cuda $(TEST_FLAGS)
+CUDA_PACKAGES := cupy-cuda13x==14.2.0 nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt
+
+.PHONY: train test test-cpu test-cuda lint bench docs clean
 
 # A stamp per set of packages, so that nothing is installed twice.
 $(VENV)/pip.stamp:
@@ -30,11 +35,26 @@ $(VENV)/docs.stamp: pyproject.toml $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
+$(VENV)/cuda.stamp: $(VENV)/base.stamp
+	$(BIN)/python -m pip install --quiet $(CUDA_PACKAGES)
+	@touch $@
+
 train: $(VENV)/base.stamp
 	$(BIN)/python -m engine.train $(TRAIN_FLAGS)
 
-test: $(VENV)/test.stamp
+test: test-cpu test-cuda
+
+test-cpu: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+# Processes of their own: the device is set up before anything imports CuPy. Every test runs with bounds checked, those marked `trace` again with
+# races and counters, and whole training runs with numbers only.
+test-cuda: $(VENV)/test.stamp $(if $(EMULATOR),$(VENV)/cuda.stamp)
+	@if $(BIN)/python -m bench.emulation; then \
+	  AREOGRAD_EMULATE=check $(CUDA_TESTS) -m "not whole" && \
+	  AREOGRAD_EMULATE=trace $(CUDA_TESTS) -m trace && \
+	  AREOGRAD_EMULATE=fast $(CUDA_TESTS) -m whole; \
+	else echo "CUDA tests: skipped"; fi
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

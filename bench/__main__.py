@@ -1,6 +1,8 @@
-"""Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--against torch] [--json FILE]
+"""Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--device cuda] [--against torch] [--json FILE]
 
 Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family names all are run.
+On a GPU both sides are timed by CUDA events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all: it prints
+FLOPs, bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts (bench/counters.py).
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "step", "infer")
+FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "metric", "step", "infer")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Arguments:
     """Race our kernels against other frameworks, each side in a process of its own, in turn."""
 
     families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment, step, infer); all by default."""
+    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment, metric, step, infer), or all."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where both sides compute."""
     against: str = "torch"
     """Frameworks, separated by commas; '' runs ours alone."""
     json: Path | None = None
@@ -40,12 +44,17 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Run the races, print a line per row."""
+    from bench.emulation import real_gpus
     from bench.harness import WorkerError, limit_threads, race, rows
 
     unknown = [f for f in arguments.families if f not in FAMILIES]
     if unknown:
         print(f"error: unknown family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
+    if arguments.device == "cuda":
+        if not real_gpus():
+            return without_gpu(arguments)
+        os.environ["AREOGRAD_DEVICE"] = "cuda"  # for the workers
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = tuple(name for name in arguments.against.split(",") if name)
     table: list[dict[str, Any]] = []
@@ -64,6 +73,23 @@ def run(arguments: Arguments) -> int:
             table += new
             if arguments.json:
                 arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    return 0
+
+
+def without_gpu(arguments: Arguments) -> int:
+    """Per case FLOPs, bytes and computed lower bounds; per kernel sectors and wavefronts: counted now by the emulator, else as committed."""
+    from bench import counters, emulation, roofline
+
+    chosen = arguments.families or FAMILIES
+    table = [row for family in chosen for row in roofline.rows(family, importlib.import_module(f"bench.{family}").cases())]
+    table = [row for row in table if arguments.only in f"{row['name']} {row['shape']}"]
+    print(roofline.title(), *map(roofline.line, table), sep="\n", flush=True)
+    where = emulation.start("trace")
+    kernels = counters.trace() if where.emulated else counters.committed()
+    source = "counted now, by emulation" if where.emulated else f"as committed in {counters.CEILINGS.name} ({where.reason})"
+    print(f"\nPer kernel, of one representative launch, {source}: global sectors and shared-memory wavefronts per request\n{counters.table(kernels)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([*table, *({"name": name, **row} for name, row in kernels.items())], indent=1) + "\n")
     return 0
 
 

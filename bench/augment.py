@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import Case
-from bench.shapes import array
+from bench.shapes import array, device, ours, torch_tensor
 
 N, H, W = 32, 64, 128
 
@@ -27,7 +27,7 @@ def _ours() -> Callable[[], Any]:
     from engine.augmentation import Augmentation
 
     augment = Augmentation(affine=1.0, photometric=1.0)
-    images, masks = _tiles()
+    images, masks = map(ours, _tiles())
     rng = np.random.default_rng(0)
     return lambda: augment(images, masks, rng)
 
@@ -36,7 +36,8 @@ def _torch(mode: str) -> Callable[[], Any]:
     import torch
     import torch.nn.functional as F
 
-    images, masks = (torch.from_numpy(a) for a in _tiles())
+    images, masks = map(torch_tensor, _tiles())
+    torch.set_default_device(device())
 
     def augment(images: Any, masks: Any) -> tuple[Any, Any]:
         n, h, w = images.shape

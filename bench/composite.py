@@ -10,7 +10,8 @@ import numpy as np
 
 from autograd import Tensor, no_grad
 from bench.harness import Case
-from bench.shapes import LAYOUTS
+from bench.shapes import LAYOUTS, ours
+from kernels.core.device import array_module
 
 OursFn = Callable[..., Tensor]
 
@@ -36,9 +37,10 @@ def forward_backward(
 
 
 def _ours(fn: OursFn, arrays: Callable[[], Sequence[np.ndarray]], backward: bool) -> Callable[[], Any]:
-    tensors = [Tensor(a, requires_grad=backward and a.dtype.kind == "f") for a in arrays()]
+    tensors = [Tensor(ours(a), requires_grad=backward and a.dtype.kind == "f") for a in arrays()]
     with no_grad():
-        seed = np.ones_like(fn(*tensors).data)
+        y = fn(*tensors).data
+    seed = array_module(y).ones_like(y)
 
     def run() -> None:
         for t in tensors:
@@ -55,10 +57,10 @@ def _torch(
 ) -> Callable[[], Any]:
     import torch
 
-    from bench.shapes import torch_image
+    from bench.shapes import torch_image, torch_tensor
 
     layout = "channels_last" if mode == "compile" else mode
-    tensors = [torch_image(a, layout) if k in images else torch.from_numpy(a) for k, a in enumerate(arrays())]
+    tensors = [torch_image(a, layout) if k in images else torch_tensor(a) for k, a in enumerate(arrays())]
     for t in tensors:
         t.requires_grad_(backward and t.is_floating_point())
     call = torch.compile(fn) if mode == "compile" else fn

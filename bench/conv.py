@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from bench.harness import Build, Case
-from bench.shapes import BATCH, LAYOUTS, STAGES, array, torch_filter, torch_image
+from bench.shapes import BATCH, LAYOUTS, STAGES, array, ours, torch_filter, torch_image
 from kernels import conv
 from kernels.core.geometry import Window
 
@@ -56,7 +56,7 @@ def _three(name: str, shape: Shape, k: int, dilation: int) -> list[Case]:
 
 def _ours(direction: str, shape: Shape, k: int, window: Window) -> Callable[[], Any]:
     h, w, c, o, groups = shape
-    x, dy, f = array(BATCH, h, w, c), array(BATCH, h, w, o), array(k, k, c // groups, o)
+    x, dy, f = ours(array(BATCH, h, w, c)), ours(array(BATCH, h, w, o)), ours(array(k, k, c // groups, o))
     if direction == "forward":
         return lambda: conv.conv2d_forward(x, f, None, window, groups)
     if direction == "backward_data":
@@ -91,7 +91,7 @@ def _transposed(shape: Shape) -> list[Case]:
 def _ours_transposed(direction: str, shape: Shape) -> Callable[[], Any]:
     h, w, c, o, _ = shape
     window = Window((2, 2), (2, 2))
-    x, dy, f = array(BATCH, h, w, c), array(BATCH, 2 * h, 2 * w, o), array(2, 2, c, o)
+    x, dy, f = ours(array(BATCH, h, w, c)), ours(array(BATCH, 2 * h, 2 * w, o)), ours(array(2, 2, c, o))
     if direction == "forward":
         return lambda: conv.conv_transpose2d_forward(x, f, None, (2 * h, 2 * w), window)
     if direction == "backward_data":

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from bench.harness import Case
-from bench.shapes import LAYOUTS, array
+from bench.shapes import LAYOUTS, array, device, ours
 
 WIDTH = 32
 
@@ -26,7 +26,7 @@ def _ours(batch: int) -> Callable[[], Any]:
     from layers import UNet
 
     net = UNet(width=WIDTH, seed=0).eval()
-    x = array(batch, 64, 128, 1)
+    x = ours(array(batch, 64, 128, 1))
 
     def run() -> Any:
         with inference():
@@ -44,6 +44,7 @@ def _torch(batch: int, mode: str) -> Callable[[], Any]:
 
     net = twin.TwinUNet(WIDTH).eval()
     twin.load(net, UNet(width=WIDTH, seed=0).state_dict())
+    net = net.to(device())
     layout = "nchw" if mode == "nchw" else "channels_last"
     if layout == "channels_last":
         net = net.to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import numpy as np
 from autograd import Tensor, ops
 from bench.composite import forward_backward
 from bench.harness import Case
-from bench.shapes import BATCH, STAGES, array
+from bench.shapes import BATCH, STAGES, array, ours
 
 
 def cases() -> list[Case]:
@@ -35,7 +35,7 @@ def _arrays(h: int, w: int, c: int, residual: bool) -> list[np.ndarray]:
 
 
 def _ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None) -> Tensor:
-    mean, var = Tensor(np.zeros(weight.size, np.float32)), Tensor(np.ones(weight.size, np.float32))
+    mean, var = (Tensor(ours(make(weight.size, np.float32))) for make in (np.zeros, np.ones))
     return ops.batch_norm(x, weight, bias, mean, var, training=True, residual=residual, activation="relu")
 
 

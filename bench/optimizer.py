@@ -10,6 +10,7 @@ import numpy as np
 
 from autograd import Tensor
 from bench.harness import Case
+from bench.shapes import device, ours
 
 
 def cases() -> list[Case]:
@@ -29,7 +30,7 @@ def _ours(width: int) -> Callable[[], Any]:
     optimizer = AdamW(net)
     rng = np.random.default_rng(0)
     for p in net.parameters():
-        p.grad = Tensor(rng.standard_normal(p.shape).astype(np.float32))
+        p.grad = Tensor(ours(rng.standard_normal(p.shape).astype(np.float32)))
     return lambda: optimizer.step(1e-3)
 
 
@@ -38,7 +39,7 @@ def _torch(width: int, mode: str) -> Callable[[], Any]:
 
     from bench.twin import Average, TwinUNet
 
-    net = TwinUNet(width)
+    net = TwinUNet(width).to(device())
     for p in net.parameters():
         p.grad = torch.randn_like(p)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, **{mode: True})

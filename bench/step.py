@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import Case
-from bench.shapes import LAYOUTS, array
+from bench.shapes import LAYOUTS, array, device, ours, torch_tensor
 
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
@@ -36,7 +36,7 @@ def our_step(width: int, batch: int) -> Callable[[], float]:
 
     net = UNet(width=width, dropout=0.0, seed=0)
     optimizer, loss_of = AdamW(net), CombinedLoss(WEIGHTS)
-    x, labels = _data(batch)
+    x, labels = map(ours, _data(batch))
 
     def run() -> float:
         net.zero_grad()
@@ -58,12 +58,13 @@ def torch_step(width: int, batch: int, mode: str) -> Callable[[], float]:
 
     net = twin.TwinUNet(width)
     twin.load(net, UNet(width=width, dropout=0.0, seed=0).state_dict())
+    net = net.to(device())
     layout = "nchw" if mode == "nchw" else "channels_last"
     if layout == "channels_last":
         net = net.to(memory_format=torch.channels_last)
     optimizer, average = twin.optimizer(net), twin.Average(net)
     images, labels = _data(batch)
-    x, y, weight = torch_image(images, layout), torch.from_numpy(labels), torch.tensor(WEIGHTS)
+    x, y, weight = torch_image(images, layout), torch_tensor(labels), torch.tensor(WEIGHTS, device=device())
     forward: Any = torch.compile(net) if mode == "compile" else net
     loss_of: Any = torch.compile(twin.combined_loss) if mode == "compile" else twin.combined_loss
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels import augment as kernels
+from kernels.core.device import Array, device_of, to_device
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,19 @@ class Augmentation:
         """The same flips and nothing else: for the last epochs."""
         return Augmentation(self.flip_horizontal, self.flip_vertical, affine=0, photometric=0, outside=self.outside)
 
-    def __call__(self, images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """images (N, H, W) float32 in [0, 1], masks (N, H, W) uint8 -> augmented images and masks."""
+    def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """images (N, H, W) float32 in [0, 1], masks (N, H, W) uint8 -> augmented images and masks, on the device of the images.
+
+        What is drawn comes from `rng` on the host, so that every device sees the same tiles.
+        """
         n, h, w = images.shape
         matrices = self.draw_matrices(n, (h, w), rng)
         on = rng.random(n) < self.photometric
         contrast = np.where(on, _log_uniform(rng, self.contrast, n), 1).astype(np.float32)
         brightness = np.where(on, rng.uniform(-self.brightness, self.brightness, n), 0).astype(np.float32)
         gamma = np.where(on, _log_uniform(rng, self.gamma, n), 1).astype(np.float32)
-        return kernels.augment_batch(images, masks, matrices, contrast, brightness, gamma, self.outside)
+        settings = (to_device(drawn, device_of(images)) for drawn in (matrices, contrast, brightness, gamma))
+        return kernels.augment_batch(images, masks, *settings, self.outside)
 
     def draw_matrices(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an (H, W) tile."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from autograd import Tensor, inference
 from engine.metrics import confusion_per_image
-from kernels.core.device import device_of, to_device
+from kernels import metric as kernels
+from kernels.core.device import Array, array_module, device_of, to_device, to_numpy
 from layers import Module
 
 
@@ -27,7 +29,7 @@ class Normalisation:
         mean = (counts @ levels) / counts.sum()
         return cls(float(mean), float(max(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()), 1e-6)))
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: Array) -> Array:
         """uint8 (N, H, W), or float32 in [0, 1], -> float32 (N, H, W, 1)."""
         x = images.astype(np.float32) * np.float32(1 / 255) if images.dtype == np.uint8 else images
         return ((x - np.float32(self.mean)) * np.float32(1 / self.std))[..., None]
@@ -38,36 +40,45 @@ def predict_logits(net: Module, images: np.ndarray, normalisation: Normalisation
 
     flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without resampling).
     """
+    return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips)])
+
+
+def _batches(net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool) -> Iterator[tuple[slice, Array]]:
+    """(rows, their logits), batch by batch, on the network's device."""
     device = device_of(net.parameters()[0].data)
     was_training = net.training
     net.eval()
     try:
-        with inference():
-            parts = [_forward(net, normalisation(images[k : k + batch]), device, flips) for k in range(0, len(images), batch)]
+        for start in range(0, len(images), batch):
+            rows = slice(start, start + batch)
+            with inference():
+                logits = _forward(net, normalisation(to_device(images[rows], device)), flips)
+            yield rows, logits
     finally:
         net.train(was_training)
-    return np.concatenate(parts)
 
 
-def _forward(net: Module, x: np.ndarray, device: str, flips: bool) -> np.ndarray:
-    total = None
+def _forward(net: Module, x: Array, flips: bool) -> Array:
+    total, xp = None, array_module(x)
     for axes in ((), (1,), (2,), (1, 2)) if flips else ((),):
-        flipped = np.ascontiguousarray(np.flip(x, axes)) if axes else x
-        logits = net(Tensor(to_device(flipped, device))).numpy()
-        logits = np.flip(logits, axes) if axes else logits
+        logits = net(Tensor(xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)).data
+        logits = xp.flip(logits, axes) if axes else logits
         total = logits if total is None else total + logits
     return total / 4 if flips else total
 
 
-def labels_of(logits: np.ndarray, background: str = "mask") -> np.ndarray:
+def labels_of(logits: Array, background: str = "mask") -> Array:
     """uint8 labels (N, H, W): the largest logit, class 0 barred unless background is 'train'."""
     first = 1 if background == "mask" else 0
-    return (logits[..., first:].argmax(-1) + first).astype(np.uint8)
+    return kernels.predicted_labels(logits, first)
 
 
 def evaluate_confusion(
-    net: Module, images: np.ndarray, masks: np.ndarray, normalisation: Normalisation, background: str = "mask", batch: int = 32, flips: bool = False
+    net: Module, images: Array, masks: Array, normalisation: Normalisation, background: str = "mask", batch: int = 32, flips: bool = False
 ) -> np.ndarray:
-    """int64 (N, 5, 5): the confusion matrix of every tile."""
-    logits = predict_logits(net, images, normalisation, batch, flips)
-    return confusion_per_image(masks, labels_of(logits, background), logits.shape[-1])
+    """int64 (N, 5, 5): the confusion matrix of every tile. Only the counts leave the network's device, once."""
+    parts = []
+    for rows, logits in _batches(net, images, normalisation, batch, flips):
+        truth = to_device(masks[rows], device_of(logits))
+        parts.append(confusion_per_image(truth, labels_of(logits, background), logits.shape[-1]))
+    return to_numpy(array_module(parts[0]).concatenate(parts))

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kernels import metric as kernels
+from kernels.core.device import Array
+
 _EPS = 1e-7  # Keras's epsilon, in both of its divisions
 
 
@@ -24,12 +27,9 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
 
 
-def confusion_per_image(truth: np.ndarray, prediction: np.ndarray, classes: int = 5) -> np.ndarray:
-    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays."""
-    n = len(truth)
-    image = np.arange(n).reshape(n, *(1,) * (truth.ndim - 1)) * classes * classes
-    index = (image + truth.astype(np.int64) * classes + prediction).ravel()
-    return np.bincount(index, minlength=n * classes * classes).reshape(n, classes, classes)
+def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Array:
+    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays, on their device."""
+    return kernels.confusion_per_image(truth, prediction, classes)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from autograd import Tensor
 from kernels import optimizer as kernels
 from kernels.core.device import Array, array_module, to_numpy
@@ -35,8 +37,7 @@ class Flat:
 
     def gather_gradients(self, out: Array) -> None:
         """Write all gradients into `out` (P,); 0 where there is none."""
-        for t, view in zip(self.tensors, self.views(out), strict=True):
-            view[...] = 0 if t.grad is None else t.grad.data
+        kernels.gather([None if t.grad is None else t.grad.data for t in self.tensors], out, self.offsets, [t.size for t in self.tensors])
 
     def touch(self) -> None:
         """The vector was written to."""
@@ -74,11 +75,17 @@ class AdamW:
         self.average_buffers = self.buffers.vector.copy() if average and self.buffers else None
         self.beta1, self.beta2, self.eps, self.clip, self.average_decay = beta1, beta2, eps, clip, average
         self.steps = 0
+        self.squared: Array = np.zeros(())  # of the last gradient, where the parameters are
 
-    def step(self, learning_rate: float) -> float:
-        """Update all parameters in place; returns the gradient norm before clipping."""
+    @property
+    def norm(self) -> float:
+        """The gradient norm of the last step, before clipping (on CUDA this waits for the device)."""
+        return math.sqrt(float(to_numpy(self.squared)))
+
+    def step(self, learning_rate: float) -> None:
+        """Update all parameters in place. Nothing comes back to the host: the norm and the clip factor stay where the parameters are."""
         self.flat.gather_gradients(self.gradient)
-        norm = math.sqrt(float(to_numpy(kernels.squared_norm(self.gradient))))
+        self.squared = kernels.squared_norm(self.gradient)
         self.steps += 1
         kept = min(self.average_decay, (1 + self.steps) / (10 + self.steps))
         kernels.adamw_step(
@@ -93,13 +100,12 @@ class AdamW:
             beta1=self.beta1,
             beta2=self.beta2,
             eps=self.eps,
-            clip=min(1.0, self.clip / norm) if norm > 0 else 1.0,
+            clip=kernels.clip_factor(self.squared, self.clip, self.gradient.dtype),
             average_decay=kept,
         )
         if self.average_buffers is not None and self.buffers is not None:
             self.average_buffers += (1 - kept) * (self.buffers.vector - self.average_buffers)
         self.flat.touch()
-        return norm
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

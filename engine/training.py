@@ -66,6 +66,10 @@ class Run:
             reporter.note(note)
         self.normalisation = Normalisation.of(self.data.train.images)
         self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background == "train")
+        # uint8, copied to the device once; batches are cut out and augmented there
+        self.tiles, self.held_out = (
+            tuple(device.to_device(a, self.choice.name) for a in (part.images, part.masks)) for part in (self.data.train, self.data.val)
+        )
         tape_random.seed(config.seed)
         self.net = build_network(config)
         self.size = measure(self.net, (1, *self.data.train.images.shape[1:], 1))
@@ -134,20 +138,19 @@ class Run:
 
     def _step(self, index: np.ndarray, augment: Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
-        images = self.data.train.images[index].astype(np.float32) * np.float32(1 / 255)
-        images, masks = augment(images, self.data.train.masks[index], self.rng)
-        to = self.choice.name
-        x = Tensor(device.to_device(self.normalisation(images), to))
-        loss = self.loss(self.net(x), device.to_device(masks, to))
+        images, masks = self.tiles
+        rows = device.to_device(index, self.choice.name)
+        images, masks = augment(images[rows].astype(np.float32) * np.float32(1 / 255), masks[rows], self.rng)
+        loss = self.loss(self.net(Tensor(self.normalisation(images))), masks)
         self.net.zero_grad()
         loss.backward()
         self.optimizer.step(rate)
-        return {"loss": loss.item(), **{name: float(value) for name, value in self.loss.terms.items()}}
+        return dict(zip(("loss", *self.loss.terms), device.fetch([loss.data, *self.loss.terms.values()]), strict=True))
 
     def _validate(self, epoch: int, means: dict[str, float], rate: float, speed: float = 0.0) -> None:
-        val, config = self.data.val, self.config
+        config = self.config
         with self.optimizer.averaged():
-            self.per_image = evaluate_confusion(self.net, val.images, val.masks, self.normalisation, config.background)
+            self.per_image = evaluate_confusion(self.net, *self.held_out, self.normalisation, config.background)
             result = scores(self.per_image.sum(0))
             row = {
                 "epoch": epoch,

@@ -14,7 +14,8 @@ from cases import CASES
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("kernels", "autograd", "layers", "engine")  # an arrow may only point to the left
 OPERATORS = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape")
-STEPS = {"optimizer": "engine/optimizer.py", "augment": "engine/augmentation.py"}  # families without a gradient, and who uses them
+# families without a gradient, and who uses them
+STEPS = {"metric": "engine/metrics.py", "optimizer": "engine/optimizer.py", "augment": "engine/augmentation.py"}
 
 
 def sources(*packages: str) -> list[Path]:

@@ -122,9 +122,9 @@ MUTANTS = [
     ),
     Mutant(
         "running variance biased",
-        "autograd.ops.norm:batch_norm",
-        "rows / (rows - 1)",
-        "1.0",
+        NORM + "batch_norm_running",
+        "variance * (rows / (rows - 1))",
+        "variance",
         lambda: test_parity.test_running_statistics_move_as_in_pytorch(),
         True,
     ),
@@ -178,9 +178,9 @@ MUTANTS = [
     ),
     Mutant(
         "metric: truth and prediction swapped",
-        "engine.metrics:confusion_per_image",
-        "truth.astype(np.int64) * classes + prediction",
-        "prediction.astype(np.int64) * classes + truth",
+        "kernels.metric.reference:confusion_per_image",
+        "truth.astype(xp.int64) * classes + prediction",
+        "prediction.astype(xp.int64) * classes + truth",
         test_metrics.test_confusion_matrix_by_hand,
     ),
     Mutant(
@@ -259,7 +259,7 @@ MUTANTS = [
         lambda: test_core.test_memory_from_many_threads(),
     ),
     Mutant("prediction of the barred class", "engine.inference:labels_of", 'first = 1 if background == "mask" else 0', "first = 0", barred_labels),
-    Mutant("predicted labels shifted", "engine.inference:labels_of", "argmax(-1) + first", "argmax(-1)", barred_labels),
+    Mutant("predicted labels shifted", "kernels.metric.reference:predicted_labels", "argmax(-1) + first", "argmax(-1)", barred_labels),
     Mutant(
         "normalisation with the variance",
         "engine.inference:Normalisation.of",
@@ -282,5 +282,5 @@ def test_planted_mistake_is_caught(mutant: Mutant) -> None:
 
 def test_there_are_mutants_for_every_family() -> None:
     assert len(MUTANTS) >= 12
-    for part in ("conv", "pool", "resample", "norm", "pointwise", "attention", "gate", "loss", "optimizer", "augment"):
+    for part in ("conv", "pool", "resample", "norm", "pointwise", "attention", "gate", "loss", "optimizer", "augment", "metric"):
         assert any(f"kernels.{part}" in m.target for m in MUTANTS), part

@@ -8,7 +8,7 @@ from typing import Any
 from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import attention as kernels
-from kernels.core.device import Array
+from kernels.core.device import Array, to_device
 
 
 class Attention(Function):
@@ -22,8 +22,8 @@ class Attention(Function):
         self.mask, self.scale = mask, scale
 
     def forward(self, q: Array, k: Array, v: Array) -> Array:
-        o = kernels.attention_forward(q, k, v, self.mask, self.scale)
-        self.save(q, k, v, o)
+        o, lse = kernels.attention_forward(q, k, v, self.mask, self.scale)
+        self.save(q, k, v, o, lse)
         return o
 
     def backward(self, do: Array) -> tuple[Array | None, ...]:
@@ -82,7 +82,7 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = No
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected 4 axes (N, heads, T, d) each")
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape} do not fit (N, heads, T, d), (N, heads, T', d), (N, heads, T', e)")
-    array = None if mask is None else as_array(mask)
+    array = None if mask is None else to_device(as_array(mask), q.device)
     full = (*q.shape[:3], k.shape[2])
     if array is not None and (array.ndim > 4 or any(m not in (1, f) for m, f in zip(array.shape[::-1], full[::-1], strict=False))):
         raise ValueError(f"{name}: the mask has shape {array.shape}, which does not broadcast to {full}")

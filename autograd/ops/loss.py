@@ -9,7 +9,7 @@ from typing import Any
 from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
-from kernels.core.device import CPU, Array, device_of, to_numpy
+from kernels.core.device import CPU, Array, device_of, to_device, to_numpy
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
@@ -43,7 +43,7 @@ def segmentation_loss(logits: Tensor, labels: Any, spec: LossSpec, name: str = "
 
     Raises ValueError naming the numbers when shapes, labels or settings do not fit.
     """
-    array = as_array(labels)
+    array = to_device(as_array(labels), logits.device)
     _check(name, logits, array, spec)
     loss = Loss(spec, array)
     return loss(logits), loss.parts

@@ -18,7 +18,7 @@ class BatchNorm(Function):
 
     def __init__(self, mean: Array, variance: Array, eps: float, training: bool, activation: str | None) -> None:
         super().__init__()
-        self.mean, self.inverse = mean, 1 / array_module(variance).sqrt(variance + eps)
+        self.mean, self.inverse = mean, kernels.batch_norm_inverse(variance, eps)
         self.training, self.activation = training, activation
 
     def forward(self, x: Array, weight: Array, bias: Array, residual: Array | None) -> Array:
@@ -87,9 +87,9 @@ def batch_norm(
         if rows < 2:
             raise ValueError(f"batch_norm: training needs more than one value per channel, got x {x.shape}")
         mean, variance = kernels.batch_norm_statistics(x.data) if statistics is None else statistics
-        for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
-            running.data += momentum * (value.astype(running.dtype) - running.data)
-            running.touch()
+        kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, rows, momentum)
+        running_mean.touch()
+        running_var.touch()
     else:
         xp = array_module(x.data)
         mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)

@@ -13,29 +13,37 @@ from kernels.norm.reference import layer_norm_backward, layer_norm_forward
 from kernels.pointwise.reference import sigmoid, softmax_backward, softmax_forward
 
 
-def attention_probabilities(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
-    """P = softmax(scale q k^T + mask) (N, heads, T, T'). A boolean mask keeps where True, a float mask is added; a row with nothing to keep is 0."""
+def attention_scores(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
+    """S = scale q k^T + mask (N, heads, T, T'). A boolean mask keeps where True (-inf elsewhere), a float mask is added."""
     xp = array_module(q)
     s = scale * (q @ k.swapaxes(-1, -2))
     if mask is not None:
         s = xp.where(mask, s, xp.asarray(-xp.inf, s.dtype)) if mask.dtype == bool else s + mask
+    return s
+
+
+def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> tuple[Array, Array]:
+    """(O, L): O = P V with P = softmax(S); L (N, heads, T) = log sum exp S, so that P = exp(S - L).
+
+    A row with nothing to keep has P = 0 and L = inf.
+    """
+    xp = array_module(q)
+    s = attention_scores(q, k, mask, scale)
     top = s.max(-1, keepdims=True)
-    e = xp.exp(s - xp.where(xp.isfinite(top), top, xp.zeros((), s.dtype)))
+    top = xp.where(xp.isfinite(top), top, xp.zeros((), s.dtype))
+    e = xp.exp(s - top)
     total = e.sum(-1, keepdims=True)
-    return e / xp.where(total > 0, total, xp.ones((), s.dtype))
+    some = total > 0
+    total = xp.where(some, total, xp.ones((), s.dtype))
+    return (e / total) @ v, xp.where(some, top + xp.log(total), xp.asarray(xp.inf, s.dtype))[..., 0]
 
 
-def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> Array:
-    """O = P V."""
-    return attention_probabilities(q, k, mask, scale) @ v
-
-
-def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, mask: Array | None, scale: float) -> tuple[Array, Array, Array]:
-    """(dq, dk, dv), with P computed again:
+def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float) -> tuple[Array, Array, Array]:
+    """(dq, dk, dv), with P = exp(S - L) computed again:
 
     dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
     """
-    p = attention_probabilities(q, k, mask, scale)
+    p = array_module(q).exp(attention_scores(q, k, mask, scale) - lse[..., None])
     ds = scale * p * (do @ v.swapaxes(-1, -2) - (do * o).sum(-1, keepdims=True))
     return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do
 

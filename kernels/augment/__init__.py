@@ -3,4 +3,4 @@
 from kernels.augment import reference
 from kernels.core.dispatch import operator
 
-augment_batch = operator(reference.augment_batch, cpu="kernels.augment.cpu")
+augment_batch = operator(reference.augment_batch, cpu="kernels.augment.cpu", cuda="kernels.augment.cuda")

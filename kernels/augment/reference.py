@@ -28,8 +28,9 @@ def augment_batch(
     """
     xp = array_module(images)
     n, h, w = images.shape
-    grid = xp.stack([xp.tile(xp.arange(w), h), xp.repeat(xp.arange(h), w), xp.ones(h * w)]).astype(xp.float64)  # (3, H*W)
-    x, y = (matrices.astype(xp.float64) @ grid).transpose(1, 0, 2)  # each (N, H*W)
+    grid = xp.stack([xp.tile(xp.arange(w), h), xp.repeat(xp.arange(h), w), xp.ones(h * w)])  # (3, H*W)
+    place = xp.result_type(matrices.dtype, xp.float64)  # where a pixel comes from is computed in float64 at least
+    x, y = (matrices.astype(place) @ grid.astype(place)).transpose(1, 0, 2)  # each (N, H*W)
     batch = xp.arange(n)[:, None]
 
     x0, y0 = xp.floor(x).astype(xp.int64), xp.floor(y).astype(xp.int64)

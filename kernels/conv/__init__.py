@@ -3,7 +3,7 @@
 from kernels.conv import reference
 from kernels.core.dispatch import operator
 
-_FAST = {"cpu": "kernels.conv.cpu"}
+_FAST = {"cpu": "kernels.conv.cpu", "cuda": "kernels.conv.cuda"}
 
 conv2d_forward = operator(reference.conv2d_forward, **_FAST)
 conv2d_moments = operator(reference.conv2d_moments, **_FAST)

@@ -111,6 +111,13 @@ def to_numpy(array: Array) -> np.ndarray:
     return array.get() if device_of(array) == CUDA else np.asarray(array)
 
 
+def fetch(scalars: list[Array]) -> list[float]:
+    """0-d arrays of one dtype as Python floats; from CUDA by a single small copy."""
+    if device_of(*scalars) == CPU:
+        return [float(value) for value in scalars]
+    return module_of(CUDA).stack(scalars).get().tolist()
+
+
 def to_device(array: Array, device: str) -> Array:
     """The array on `device`: unchanged when it is there already."""
     if device_of(array) == device:

@@ -113,4 +113,4 @@ def kernel_log() -> Iterator[list[Served]]:
     try:
         yield log
     finally:
-        _state.logs = [other for other in _state.logs if other is not log]  # by identity: nested logs may be equal
+        _state.logs[:] = [other for other in _state.logs if other is not log]  # by identity: equal logs may be nested

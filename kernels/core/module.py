@@ -107,6 +107,8 @@ class Module:
 
 
 def _argument(value: Any) -> Any:
+    if isinstance(value, np.generic):  # first: np.float64 is a Python float too
+        return value
     if isinstance(value, (bool, int)):
         return np.int32(value)
     return np.float32(value) if isinstance(value, float) else value
@@ -120,7 +122,7 @@ def launch_log() -> Iterator[list[Launch]]:
     try:
         yield log
     finally:
-        _logs.remove(log)
+        _logs[:] = [other for other in _logs if other is not log]  # by identity: equal logs may be nested
 
 
 @lru_cache(maxsize=8)

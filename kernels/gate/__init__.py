@@ -3,7 +3,9 @@
 from kernels.core.dispatch import operator
 from kernels.gate import reference
 
-gate_forward = operator(reference.gate_forward, cpu="kernels.gate.cpu")
-gate_backward = operator(reference.gate_backward, cpu="kernels.gate.cpu")
-blend_forward = operator(reference.blend_forward)
-blend_backward = operator(reference.blend_backward)
+_FAST = {"cpu": "kernels.gate.cpu", "cuda": "kernels.gate.cuda"}
+
+gate_forward = operator(reference.gate_forward, **_FAST)
+gate_backward = operator(reference.gate_backward, **_FAST)
+blend_forward = operator(reference.blend_forward, cuda="kernels.gate.cuda")
+blend_backward = operator(reference.blend_backward, cuda="kernels.gate.cuda")

@@ -4,9 +4,13 @@ from kernels.core.dispatch import operator
 from kernels.core.reduction import sum_pixels as _sum_pixels
 from kernels.norm import reference
 
-sum_pixels = operator(_sum_pixels, cpu="kernels.norm.cpu")
-batch_norm_statistics = operator(reference.batch_norm_statistics, cpu="kernels.norm.cpu")
-batch_norm_forward = operator(reference.batch_norm_forward, cpu="kernels.norm.cpu")
-batch_norm_backward = operator(reference.batch_norm_backward, cpu="kernels.norm.cpu")
-layer_norm_forward = operator(reference.layer_norm_forward)
-layer_norm_backward = operator(reference.layer_norm_backward)
+_FAST = {"cpu": "kernels.norm.cpu", "cuda": "kernels.norm.cuda"}
+
+sum_pixels = operator(_sum_pixels, **_FAST)
+batch_norm_statistics = operator(reference.batch_norm_statistics, **_FAST)
+batch_norm_running = operator(reference.batch_norm_running, cuda="kernels.norm.cuda")
+batch_norm_inverse = operator(reference.batch_norm_inverse, cuda="kernels.norm.cuda")
+batch_norm_forward = operator(reference.batch_norm_forward, **_FAST)
+batch_norm_backward = operator(reference.batch_norm_backward, **_FAST)
+layer_norm_forward = operator(reference.layer_norm_forward, cuda="kernels.norm.cuda")
+layer_norm_backward = operator(reference.layer_norm_backward, cuda="kernels.norm.cuda")

@@ -18,6 +18,17 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     return mean, sum_pixels((x - mean.astype(x.dtype)) ** 2) / rows
 
 
+def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float) -> None:
+    """running += momentum (value - running) in place, the value of the variance being the unbiased one: variance rows / (rows - 1)."""
+    for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
+        running += momentum * (value.astype(running.dtype) - running)
+
+
+def batch_norm_inverse(variance: Array, eps: float) -> Array:
+    """1 / sqrt(variance + eps), float64."""
+    return 1 / array_module(variance).sqrt(variance + eps)
+
+
 def batch_norm_forward(
     x: Array, weight: Array, bias: Array, mean: Array, inverse: Array, residual: Array | None = None, activation: str | None = None
 ) -> tuple[Array, Array | None]:

@@ -1,7 +1,9 @@
-"""AdamW, clipping and moving average over flat vectors."""
+"""AdamW, clipping and moving average over flat vectors, and gradients gathered into one."""
 
 from kernels.core.dispatch import operator
 from kernels.optimizer import reference
 
-squared_norm = operator(reference.squared_norm, cpu="kernels.optimizer.cpu")
-adamw_step = operator(reference.adamw_step, cpu="kernels.optimizer.cpu")
+squared_norm = operator(reference.squared_norm, cpu="kernels.optimizer.cpu", cuda="kernels.optimizer.cuda")
+adamw_step = operator(reference.adamw_step, cpu="kernels.optimizer.cpu", cuda="kernels.optimizer.cuda")
+clip_factor = operator(reference.clip_factor, cuda="kernels.optimizer.cuda")
+gather = operator(reference.gather, cuda="kernels.optimizer.cuda")

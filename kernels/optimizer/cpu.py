@@ -106,7 +106,7 @@ def adamw_step(
     beta1: float,
     beta2: float,
     eps: float,
-    clip: float,
+    clip: Any,
     average_decay: float,
 ) -> Any:
     """As kernels.optimizer.reference.adamw_step."""

@@ -6,12 +6,29 @@ Bytes per parameter, ideally: 5 reads, 4 writes of float32 with the average, in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from kernels.core.device import Array, array_module
 
 
 def squared_norm(g: Array) -> Array:
     """sum g^2 as float64: g (P,) -> 0-d array."""
     return (g.astype(array_module(g).float64) ** 2).sum()
+
+
+def clip_factor(squared: Array, largest: float, dtype: Any) -> Array:
+    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0: what `adamw_step` takes as clip."""
+    xp = array_module(squared)
+    norm = xp.sqrt(squared)
+    factor = xp.where(norm > 0, xp.minimum(1, largest / xp.where(norm > 0, norm, 1)), 1)
+    return xp.asarray(factor, dtype)
+
+
+def gather(parts: Sequence[Array | None], out: Array, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+    """out[offset : offset + size] = part, flattened; 0 for a part that is None. out (P,); numbers between the parts are left alone."""
+    for part, offset, size in zip(parts, offsets, sizes, strict=True):
+        out[offset : offset + size] = 0 if part is None else part.reshape(-1)
 
 
 def adamw_step(
@@ -27,10 +44,11 @@ def adamw_step(
     beta1: float,
     beta2: float,
     eps: float,
-    clip: float,
+    clip: Any,
     average_decay: float,
 ) -> None:
-    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` is the weight decay per parameter (0: none).
+    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` is the weight decay per parameter (0: none), `clip` a number
+    or a 0-d array of p's dtype.
 
     g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
     p <- p (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)

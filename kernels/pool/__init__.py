@@ -3,5 +3,7 @@
 from kernels.core.dispatch import operator
 from kernels.pool import reference
 
-max_pool2d_forward = operator(reference.max_pool2d_forward, cpu="kernels.pool.cpu")
-max_pool2d_backward = operator(reference.max_pool2d_backward, cpu="kernels.pool.cpu")
+_FAST = {"cpu": "kernels.pool.cpu", "cuda": "kernels.pool.cuda"}
+
+max_pool2d_forward = operator(reference.max_pool2d_forward, **_FAST)
+max_pool2d_backward = operator(reference.max_pool2d_backward, **_FAST)

@@ -6,5 +6,7 @@ from kernels.resample.reference import adaptive_matrix, average_matrix, bilinear
 
 __all__ = ["adaptive_matrix", "average_matrix", "bilinear_matrix", "nearest_matrix", "resample2d_backward", "resample2d_forward"]
 
-resample2d_forward = operator(reference.resample2d_forward, cpu="kernels.resample.cpu")
-resample2d_backward = operator(reference.resample2d_backward, cpu="kernels.resample.cpu")
+_FAST = {"cpu": "kernels.resample.cpu", "cuda": "kernels.resample.cuda"}
+
+resample2d_forward = operator(reference.resample2d_forward, **_FAST)
+resample2d_backward = operator(reference.resample2d_backward, **_FAST)

@@ -3,6 +3,8 @@
 from kernels.core.dispatch import operator
 from kernels.shape import reference
 
-concat_channels = operator(reference.concat_channels, cpu="kernels.shape.cpu")
-split_channels = operator(reference.split_channels, cpu="kernels.shape.cpu")
-accumulate = operator(reference.accumulate, cpu="kernels.shape.cpu")
+_FAST = {"cpu": "kernels.shape.cpu", "cuda": "kernels.shape.cuda"}
+
+concat_channels = operator(reference.concat_channels, **_FAST)
+split_channels = operator(reference.split_channels, **_FAST)
+accumulate = operator(reference.accumulate, **_FAST)

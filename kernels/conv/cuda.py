@@ -1,0 +1,170 @@
+"""CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
+
+tensor cores   float32 arrays, groups 1, under a precision policy other than float32 (cuda_tensor.py); all that follows is exact
+cuBLAS         1x1, one map, nothing fused into it: a matrix product
+stem.cu        forward of one input channel
+depthwise.cu   groups = C = K
+direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
+filter.cu      the filter gradient, split over pixels
+plain.cu       one thread per result: float64, other groups, data gradients of strides above 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cupy
+import numpy as np
+
+from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cuda_winograd
+from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
+from kernels.core.device import Array
+from kernels.core.geometry import Pair, Window
+from kernels.core.precision import precision
+from kernels.norm.cuda import batch_norm_statistics
+
+Maps = Array | tuple[Array, Array]
+
+
+def _serves(*arrays: Array | None, results: int = 0) -> bool:
+    """Whether all arrays (and a result of that many elements) are of one type that has kernels, on the device, and within 32-bit indices."""
+    given = [a for a in arrays if a is not None]
+    kinds = {a.dtype for a in given}
+    on_device = all(isinstance(a, cupy.ndarray) for a in given)
+    return on_device and len(kinds) == 1 and kinds <= cuda_plain.TYPES.keys() and max(results, *(a.size for a in given)) <= LARGEST
+
+
+def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Array | None) -> bool:
+    """Whether cuBLAS computes exactly this: one map, no bias, nothing added to."""
+    return groups == 1 and len(maps) == 1 and all(f is None for f in fused) and cuda_special.pointwise(window) and cuda_special.exact_products()
+
+
+def _by_policy(serve: Callable[..., Any], *arguments: Any) -> Any:
+    """What the tensor cores make of it, if the policy asks for them."""
+    return NotImplemented if precision() == "float32" else serve(*arguments)
+
+
+def _contiguous(maps: Sequence[Array]) -> list[Array]:
+    return [cupy.ascontiguousarray(m) for m in maps]
+
+
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
+    """As kernels.conv.reference.conv2d_forward; the ReLU is a pass of its own."""
+    y = _forward(x, w, b, window, groups)
+    return cupy.maximum(y, 0, out=y) if relu and y is not NotImplemented else y
+
+
+def conv2d_moments(x: Maps, w: Array, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv2d_moments; the statistics are a pass of their own."""
+    y = _forward(x, w, None, window, groups)
+    if y is NotImplemented or (moments := batch_norm_statistics(y)) is NotImplemented:
+        return NotImplemented
+    return y, *moments
+
+
+def _forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int) -> Any:
+    if (y := _by_policy(cuda_tensor.conv2d_forward, x, w, b, window, groups)) is not NotImplemented:
+        return y
+    maps = x if isinstance(x, tuple) else (x,)
+    n, h, wd, _ = maps[0].shape
+    c, k = sum(m.shape[3] for m in maps), w.shape[3]
+    out = window.output_size((h, wd))
+    if not _serves(*maps, w, b, results=n * out[0] * out[1] * k):
+        return NotImplemented
+    maps, b = _contiguous(maps), b if b is None else cupy.ascontiguousarray(b)
+    if _matrix_product(window, groups, maps, b):  # (N H W, C) @ (C, K)
+        return cupy.matmul(maps[0].reshape(-1, c), w.reshape(c, k)).reshape(n, *out, k)
+    if w.dtype == np.float32:
+        if groups == 1 and cuda_special.stem_serves(n, out, c, k, window):
+            return cuda_special.stem_forward(maps[0], cupy.ascontiguousarray(w), b, window)
+        walk, y = forward_walk(n, (h, wd), c, k, window), cupy.empty((n, *out, k), w.dtype)
+        if groups == 1 and cuda_winograd.serves(n, out, c, k, window):
+            before = (window.padding[0][0], window.padding[1][0])
+            cuda_winograd.convolve(maps, cupy.ascontiguousarray(w), b, before, [y])
+            return y
+        if groups == 1:
+            cuda_direct.convolve(walk, maps, w, b, [y])
+            return y
+        if groups == c == k:
+            cuda_special.depthwise(walk, maps[0], cupy.ascontiguousarray(w), b, y)
+            return y
+    return cuda_plain.forward(maps, cupy.ascontiguousarray(w), b, window, groups)
+
+
+def conv2d_backward_data(
+    dy: Array,
+    w: Array,
+    size: Pair,
+    window: Window,
+    groups: int = 1,
+    parts: tuple[int, ...] | None = None,
+    into: tuple[Array | None, ...] = (None,),
+) -> Any:
+    """As kernels.conv.reference.conv2d_backward_data."""
+    if (dxs := _by_policy(cuda_tensor.conv2d_backward_data, dy, w, size, window, groups, parts, into)) is not NotImplemented:
+        return dxs
+    return _backward_data(dy, w, None, size, window, groups, parts or (w.shape[2] * groups,), into)
+
+
+def _backward_data(
+    dy: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Array | None, ...]
+) -> Any:
+    n, c = dy.shape[0], sum(parts)
+    fits = len(parts) <= 2 and all(total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in into)
+    if not fits or not _serves(dy, w, b, *into, results=n * size[0] * size[1] * c):
+        return NotImplemented
+    dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
+    k = dy.shape[3]
+    if _matrix_product(window, groups, parts, b, *into):  # (N H W, K) @ (C, K)^T
+        return (cupy.matmul(dy.reshape(-1, k), w.reshape(c, k).T).reshape(n, *size, c),)
+    dxs = [cupy.empty((n, *size, part), dy.dtype) if t is None else t for part, t in zip(parts, into, strict=True)]
+    add = sum(1 << i for i, t in enumerate(into) if t is not None)
+    walked = dy.dtype == np.float32 and max(window.stride) <= PHASES
+    if walked and groups == 1 and cuda_winograd.serves(n, size, k, c, window):
+        before = (2 - window.padding[0][0], 2 - window.padding[1][0])
+        cuda_winograd.convolve([dy], cupy.ascontiguousarray(w), b, before, dxs, add, flipped=True)
+    elif walked and groups == 1:
+        cuda_direct.convolve(data_walk(n, dy.shape[1:3], size, k, c, window), [dy], w.swapaxes(2, 3), b, dxs, add)
+    elif walked and groups == c == k:
+        cuda_special.depthwise(data_walk(n, dy.shape[1:3], size, k, c, window), dy, cupy.ascontiguousarray(w), b, dxs[0], bool(add))
+    else:
+        cuda_plain.backward_data(dy, cupy.ascontiguousarray(w), b, window, groups, dxs, add)
+    return tuple(dxs)
+
+
+def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv2d_backward_filter."""
+    if (dw := _by_policy(cuda_tensor.conv2d_backward_filter, x, dy, window, groups)) is not NotImplemented:
+        return dw
+    maps = x if isinstance(x, tuple) else (x,)
+    if not _serves(*maps, dy):
+        return NotImplemented
+    maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
+    if dy.dtype == np.float32:
+        if groups == 1 and cuda_winograd.serves(dy.shape[0], dy.shape[1:3], sum(m.shape[3] for m in maps), dy.shape[3], window):
+            return cuda_winograd.backward_filter(maps, dy, window)
+        if groups == 1:
+            return cuda_direct.backward_filter(maps, dy, window)
+        if groups == maps[0].shape[3] == dy.shape[3]:
+            return cuda_special.depthwise_filter(maps[0], dy, window)
+    return cuda_plain.backward_filter(maps, dy, window, groups)
+
+
+def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv_transpose2d_forward: the data gradient, with a bias."""
+    if (y := _by_policy(cuda_tensor.conv_transpose2d_forward, x, w, b, size, window, groups)) is not NotImplemented:
+        return y
+    result = _backward_data(x, w.swapaxes(2, 3), b, size, window, groups, (w.shape[3] * groups,), (None,))
+    return result if result is NotImplemented else result[0]
+
+
+def conv_transpose2d_backward_data(dy: Array, w: Array, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv_transpose2d_backward_data."""
+    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+
+
+def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Any:
+    """As kernels.conv.reference.conv_transpose2d_backward_filter."""
+    dw = conv2d_backward_filter(dy, x, window, groups)
+    return dw if dw is NotImplemented else dw.swapaxes(2, 3)

@@ -1,0 +1,67 @@
+"""Gates and blends on CUDA; the kernels and what they cost are described in gate.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernels.core.cuda_arrays import group_of, ready, type_of, variant, variants, width_of
+from kernels.core.device import Array, array_module
+from kernels.core.module import Launch, Module, blocks
+
+THREADS = 256
+MODULE = Module("gate/gate.cu", variants("blend_forward", "blend_backward"))
+
+
+def threads_launch(kernel: str, threads: int) -> Launch:
+    """So many threads."""
+    return Launch(kernel, (blocks(threads, THREADS),), (THREADS,))
+
+
+def _fits(x: Array, z: Array) -> bool:
+    return z.shape in (x.shape, (*x.shape[:-1], 1))
+
+
+def _forward(x: Array, other: Array | None, z: Array) -> Any:
+    kind, channels = type_of(x, z, *(() if other is None else (other,))), x.shape[-1]
+    if kind is None or not _fits(x, z):
+        return NotImplemented
+    y, kernel = array_module(x).empty(x.shape, x.dtype), variant("blend_forward", kind, channels)
+    count, packs = x.size // width_of(kernel), channels // width_of(kernel)
+    MODULE.run(threads_launch(kernel, count), ready(x), None if other is None else ready(other), ready(z), y, count, packs, z.shape[-1] == 1)
+    return y
+
+
+def _backward(dy: Array, x: Array, other: Array | None, z: Array) -> Any:
+    kind, channels = type_of(dy, x, z, *(() if other is None else (other,))), x.shape[-1]
+    if kind is None or not _fits(x, z):
+        return NotImplemented
+    xp, kernel = array_module(x), variant("blend_backward", kind, channels)
+    dx, dz = xp.empty(x.shape, x.dtype), xp.empty(z.shape, x.dtype)
+    dother = None if other is None else xp.empty(x.shape, x.dtype)
+    pixels, packs = x.size // channels, channels // width_of(kernel)
+    group = group_of(packs)
+    if pixels * group >= 2**31:
+        return NotImplemented
+    arrays = ready(dy), ready(x), None if other is None else ready(other), ready(z), dx, dother, dz
+    MODULE.run(threads_launch(kernel, pixels * group), *arrays, pixels, packs, group, z.shape[-1] == 1)
+    return (dx, dz) if other is None else (dx, dother, dz)
+
+
+def gate_forward(x: Array, z: Array) -> Any:
+    """As kernels.gate.reference.gate_forward."""
+    return _forward(x, None, z)
+
+
+def gate_backward(dy: Array, x: Array, z: Array) -> Any:
+    """As kernels.gate.reference.gate_backward."""
+    return _backward(dy, x, None, z)
+
+
+def blend_forward(x: Array, other: Array, z: Array) -> Any:
+    """As kernels.gate.reference.blend_forward."""
+    return _forward(x, other, z)
+
+
+def blend_backward(dy: Array, x: Array, other: Array, z: Array) -> Any:
+    """As kernels.gate.reference.blend_backward."""
+    return _backward(dy, x, other, z)

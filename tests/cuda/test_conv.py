@@ -1,0 +1,435 @@
+"""CUDA convolutions against the reference in float64, under DESIGN 7's rule, and against the plain kernels."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+
+from kernels import conv as kernels
+from kernels.conv import cuda, cuda_direct, cuda_plain, cuda_special, reference
+from kernels.core import module as modules
+from kernels.core.dispatch import kernel_log
+from kernels.core.geometry import Window
+
+F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
+WIDER = {F4: np.float64, F8: np.longdouble}  # in which the truth is computed
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution: x (n, h, w, sum(maps)), k outputs, and a word of the kernel that must serve forward, data and filter gradient."""
+
+    n: int
+    h: int
+    w: int
+    maps: tuple[int, ...]
+    k: int
+    kernel: Any = 3
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+    by: tuple[str, str, str] = ("convolve", "convolve", "filter_gradient")
+
+    @property
+    def window(self) -> Window:
+        return Window.of("conv2d", self.kernel, self.stride, self.padding, self.dilation)
+
+    def arrays(self, dtype: Any = F4, seed: int = 0) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray]:
+        """x, w, b, dy; x a tuple if there are two maps."""
+        rng = np.random.default_rng(seed)
+        c, window = sum(self.maps), self.window
+        xs = tuple(rng.standard_normal((self.n, self.h, self.w, m)).astype(dtype) for m in self.maps)
+        w = rng.standard_normal((*window.kernel, c // self.groups, self.k)).astype(dtype)
+        dy = rng.standard_normal((self.n, *window.output_size((self.h, self.w)), self.k)).astype(dtype)
+        return (xs if len(xs) > 1 else xs[0]), w, rng.standard_normal(self.k).astype(dtype), dy
+
+
+DEPTHWISE = ("depthwise<", "depthwise<", "depthwise_filter")
+PLAIN = ("conv_forward", "conv_backward_data", "conv_backward_filter")
+LAYERS = {
+    "vectors": Layer(2, 7, 9, (8,), 12, padding=1),
+    "scalars": Layer(2, 7, 9, (5,), 7, padding=1),
+    "one pixel": Layer(1, 1, 1, (1,), 1, padding=1),
+    "two maps": Layer(2, 6, 7, (4, 8), 20, padding=1),
+    "two odd maps": Layer(2, 6, 7, (5, 3), 6, padding=1),
+    "strided": Layer(2, 9, 8, (4,), 36, (3, 2), (2, 3), ((1, 0), (2, 1)), (2, 1)),
+    "strided and dilated alike": Layer(1, 11, 10, (8,), 8, 3, 2, 2, 2),
+    "kernel below stride": Layer(2, 7, 5, (3,), 5, kernel=1, stride=3),
+    "stride above four": Layer(1, 12, 11, (4,), 4, 3, (5, 2), 1, by=("convolve", PLAIN[1], "filter")),
+    "much padding": Layer(1, 3, 3, (4,), 4, 2, 1, ((3, 0), (1, 4))),
+    "long sum": Layer(1, 4, 5, (200,), 8, padding=1),
+    "many pixels": Layer(4, 16, 20, (8,), 8, padding=1),
+    "wide": Layer(2, 8, 8, (16,), 132, padding=2, dilation=2),
+    "stem": Layer(2, 5, 70, (1,), 12, padding=1, by=("stem", "convolve", "filter")),
+    "stem, large stride": Layer(2, 19, 18, (1,), 20, (7, 3), (2, 3), ((3, 2), (2, 1)), (1, 2), by=("stem", "convolve", "filter")),
+    "depthwise": Layer(2, 9, 11, (8,), 8, 3, padding=1, groups=8, by=DEPTHWISE),
+    "depthwise, odd": Layer(2, 9, 10, (35,), 35, (4, 3), (2, 1), 1, (1, 2), groups=35, by=DEPTHWISE),
+    "groups": Layer(2, 6, 5, (6,), 4, padding=2, dilation=2, groups=2, by=PLAIN),
+    "depthwise with two outputs": Layer(2, 6, 5, (3,), 6, padding=1, groups=3, by=PLAIN),
+}
+
+
+def random_layer(seed: int) -> Layer:
+    """Channels 1..40, sizes 1..19, windows up to 5 x 5, anything that fits."""
+    rng = np.random.default_rng(seed)
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))
+
+    while True:
+        maps = tuple(int(c) for c in rng.integers(1, 41, rng.integers(1, 3)))
+        layer = Layer(
+            int(rng.integers(1, 4)), *pair(1, 19), maps, int(rng.integers(1, 41)), pair(1, 5), pair(1, 3), (pair(0, 3), pair(0, 3)), pair(1, 3)
+        )
+        if min(layer.window.output_size((layer.h, layer.w))) > 0:
+            return replace(layer, by=("", "", ""))
+
+
+LAYERS |= {f"random {seed}": random_layer(seed) for seed in range(12)}
+
+
+def device(a: Any) -> Any:
+    return tuple(map(cupy.asarray, a)) if isinstance(a, tuple) else a if a is None else cupy.asarray(a)
+
+
+def exact(a: Any) -> Any:
+    return tuple(map(exact, a)) if isinstance(a, tuple) else a if a is None else a.astype(WIDER[a.dtype])
+
+
+def agree(fast: Any, naive: Any, truth: np.ndarray, what: str, least: float = 0.0) -> None:
+    """max|fast - truth| <= 3 max|naive - truth| + one rounding of the largest result (or `least` of it, a stated bound)."""
+    fast = fast.get()
+    assert fast.shape == truth.shape
+    if not truth.size:
+        return
+    largest, bound = np.abs(truth).max(), np.abs(naive - truth).max()
+    error = np.abs(fast - truth).max()
+    allowed = max(3 * bound + np.finfo(naive.dtype).eps * largest, least * largest)
+    assert error <= allowed, f"{what}: error {error:.3g}, at most {allowed:.3g} is allowed (naive: {bound:.3g}, largest result {largest:.3g})"
+
+
+def three(layer: Layer, module: Any, x: Any, w: Any, b: Any, dy: Any, into: Any = None) -> list[Any]:
+    """y, dx of every map, dw by one module."""
+    size, window = (layer.h, layer.w), layer.window
+    into = into or (None,) * len(layer.maps)
+    return [
+        module.conv2d_forward(x, w, b, window, layer.groups),
+        *module.conv2d_backward_data(dy, w, size, window, layer.groups, layer.maps, into),
+        module.conv2d_backward_filter(x, dy, window, layer.groups),
+    ]
+
+
+def compare(layer: Layer, dtype: Any = F4, into: bool = False, bias: bool = True, least: float = 0.0) -> None:
+    x, w, b, dy = layer.arrays(dtype)
+    b = b if bias else None
+    rng = np.random.default_rng(1)
+    totals = tuple(rng.standard_normal((layer.n, layer.h, layer.w, m)).astype(dtype) for m in layer.maps) if into else None
+    fast = three(layer, cuda, device(x), device(w), device(b), device(dy), device(totals))
+    truth = three(layer, reference, *map(exact, (x, w, b, dy, totals)))
+    naive = three(layer, reference, x, w, b, dy, totals and tuple(t.copy() for t in totals))
+    names = ("y", *(f"dx {i}" for i in range(len(layer.maps))), "dw")
+    for name, ours, plain, exactly in zip(names, fast, naive, truth, strict=True):
+        assert ours is not NotImplemented
+        agree(ours, plain, exactly, f"{name} of {layer}", least)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_float32(name: str, served: list) -> None:
+    layer = LAYERS[name]
+    compare(layer)
+    kernels_used = [launch.kernel for launch in served if launch.kernel not in ("arrange_filter", "finish", "add_partials")]
+    assert len(kernels_used) == 3
+    for kernel, word in zip(kernels_used, layer.by, strict=True):
+        assert kernel.startswith(word), kernels_used
+
+
+@pytest.mark.parametrize("name", ["scalars", "two odd maps", "strided", "stride above four", "groups", "depthwise", "random 0"])
+def test_float64(name: str, served: list) -> None:
+    compare(LAYERS[name], F8)
+    assert [launch.kernel.split("<")[0] for launch in served] == list(PLAIN)
+
+
+@pytest.mark.parametrize("name", ["vectors", "two maps", "two odd maps", "strided", "depthwise", "groups", "long sum", "random 1"])
+def test_added_to_what_is_there(name: str) -> None:
+    compare(LAYERS[name], into=True)
+
+
+def test_only_one_of_two_maps_is_added_to() -> None:
+    layer = LAYERS["two maps"]
+    x, w, _, dy = layer.arrays()
+    total = np.ones_like(x[1])
+    args = ((layer.h, layer.w), layer.window, 1, layer.maps)
+    fast = cuda.conv2d_backward_data(device(dy), device(w), *args, (None, cupy.asarray(total)))
+    naive, truth = (reference.conv2d_backward_data(f(dy), f(w), *args, (None, f(total))) for f in (np.copy, exact))
+    for i in range(2):
+        agree(fast[i], naive[i], truth[i], f"dx {i}")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "padding", "stride", "kernel", "groups", "channels"),
+    [
+        ((8, 10), 0, 2, 2, 1, (8, 4)),
+        ((9, 12), 1, 2, (3, 4), 1, (5, 7)),
+        ((5, 7), 1, 1, 3, 1, (4, 4)),
+        ((8, 10), 0, 2, 2, 4, (4, 4)),
+        ((8, 10), 0, 2, 2, 2, (6, 4)),
+    ],
+)
+def test_transposed(outputs: Any, padding: int, stride: int, kernel: Any, groups: int, channels: Any, served: list) -> None:
+    window, (c, k), rng = Window.of("t", kernel, stride, padding), channels, np.random.default_rng(0)
+    x = rng.standard_normal((2, *window.output_size(outputs), c)).astype(F4)
+    w = rng.standard_normal((*window.kernel, c, k // groups)).astype(F4)
+    b, dy = rng.standard_normal(k).astype(F4), rng.standard_normal((2, *outputs, k)).astype(F4)
+
+    def run(module: Any, f: Any) -> list[Any]:
+        return [
+            module.conv_transpose2d_forward(f(x), f(w), f(b), outputs, window, groups),
+            module.conv_transpose2d_backward_data(f(dy), f(w), window, groups),
+            module.conv_transpose2d_backward_filter(f(x), f(dy), window, groups),
+        ]
+
+    for name, fast, naive, truth in zip(("y", "dx", "dw"), run(cuda, device), run(reference, np.copy), run(reference, exact), strict=True):
+        agree(fast, naive, truth, name)
+    if (kernel, padding, groups) == (2, 0, 1):  # the filter lies as it is walked: one launch, nothing arranged
+        assert served[0].kernel.startswith("convolve")
+        assert served[0].grid[2] % 4 == 0
+
+
+def test_pointwise_is_a_product_of_matrices(served: list) -> None:
+    layer = Layer(2, 5, 6, (8,), 4, kernel=1)
+    for dtype in (F4, F8):
+        served.clear()
+        compare(layer, dtype, bias=False)
+        assert len([launch for launch in served if launch.kernel not in ("add_partials", "finish")]) == 1, "only the filter gradient is ours"
+
+
+def test_a_request_for_tf32_does_not_reach_exact_products(monkeypatch: pytest.MonkeyPatch, served: list) -> None:
+    monkeypatch.setattr(cupy._core, "get_compute_type", lambda dtype: 7)  # COMPUTE_TYPE_TF32
+    compare(Layer(2, 5, 6, (8,), 4, kernel=1), bias=False)
+    assert [launch.kernel.split("<")[0] for launch in served if launch.kernel[:3] not in ("add", "arr")] == [
+        "convolve",
+        "convolve",
+        "filter_gradient",
+    ]
+
+
+@pytest.mark.parametrize("tile", cuda_direct.FORWARD_TILES[4], ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_every_forward_tile(tile: Any, splits: int, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
+    monkeypatch.setattr(cuda_direct, "choose", lambda *_: (tile, splits))
+    layer = Layer(2, 9, 9, (12,), 132, padding=1)
+    x, w, b, dy = layer.arrays()
+    y, dx = (
+        cuda.conv2d_forward(device(x), device(w), device(b), layer.window),
+        cuda.conv2d_backward_data(device(dy), device(w), (9, 9), layer.window)[0],
+    )
+    assert {launch.kernel for launch in served if "convolve" in launch.kernel} == {tile.kernel("convolve", 4)}
+    for fast, name, *args in ((y, "conv2d_forward", x, w, b), (dx, "conv2d_backward_data", dy, w, (9, 9))):
+        function = getattr(reference, name)
+        naive, truth = (function(*(f(a) if isinstance(a, np.ndarray) else a for a in args), layer.window) for f in (np.copy, exact))
+        agree(fast, *((naive, truth) if name == "conv2d_forward" else (naive[0], truth[0])), name)
+
+
+@pytest.mark.parametrize(("step", "tile"), [(s, t) for s, tiles in cuda_direct.FILTER_TILES.items() for t in tiles], ids=str)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_every_filter_tile(step: int, tile: Any, splits: int, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
+    monkeypatch.setattr(cuda_direct, "choose", lambda *_: (tile, splits))
+    layer = Layer(2, 9, 10, (16,), 132, padding=1) if step == 4 else Layer(2, 9, 10, (9, 6), 131, padding=1)
+    x, _, _, dy = layer.arrays()
+    fast = cuda.conv2d_backward_filter(device(x), device(dy), layer.window)
+    assert served[0].kernel == tile.kernel("filter_gradient", step)
+    agree(fast, *(reference.conv2d_backward_filter(f(x), f(dy), layer.window) for f in (lambda a: a, exact)), "dw")
+
+
+def test_arrays_need_be_neither_contiguous_nor_aligned(served: list) -> None:
+    layer = LAYERS["vectors"]
+    x, w, b, dy = layer.arrays()
+    want = three(layer, cuda, device(x), device(w), device(b), device(dy))
+    served.clear()
+
+    def shifted(a: np.ndarray) -> Any:  # starts 4 bytes behind a multiple of 16
+        room = cupy.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
+        room[...] = cupy.asarray(a)
+        return room
+
+    for got, expected in zip(three(layer, cuda, *map(shifted, (x, w, b, dy))), want, strict=True):
+        np.testing.assert_allclose(got.get(), expected.get(), rtol=0, atol=1e-5 * float(np.abs(expected.get()).max()))
+    assert all(launch.kernel.endswith(" 1>") for launch in served if "<" in launch.kernel and "depthwise" not in launch.kernel)
+
+    def strided(a: np.ndarray) -> Any:
+        return cupy.asarray(np.repeat(a, 2, axis=-1))[..., ::2]
+
+    for got, expected in zip(three(layer, cuda, *map(strided, (x, w, b, dy))), want, strict=True):
+        assert (got == expected).all()
+
+
+@pytest.mark.parametrize(
+    "layer", [Layer(0, 4, 6, (4,), 8, 2, 2), Layer(0, 4, 6, (4,), 4, groups=4), Layer(0, 4, 6, (1,), 4), Layer(0, 4, 6, (4,), 4, 1)], ids=str
+)
+def test_empty_batch(layer: Layer) -> None:
+    x, w, _, dy = layer.arrays()
+    y, dx, dw = three(layer, cuda, device(x), device(w), None, device(dy))
+    assert y.shape == dy.shape
+    assert dx.shape == x.shape
+    assert (dw == 0).all()
+    assert dw.shape == w.shape
+
+
+@pytest.mark.parametrize("name", ["many pixels", "long sum", "depthwise", "strided"])
+def test_same_bits_in_every_run(name: str) -> None:
+    layer = LAYERS[name]
+    arrays = [device(a) for a in layer.arrays()]
+    for first, second in zip(three(layer, cuda, *arrays), three(layer, cuda, *arrays), strict=True):
+        assert (first == second).all()
+
+
+def test_dispatch_reaches_the_kernels() -> None:
+    layer = LAYERS["two maps"]
+    x, w, b, dy = map(device, layer.arrays())
+    with kernel_log() as log:
+        three(layer, kernels, x, w, b, dy)
+        kernels.conv2d_forward(x[0].astype(np.float16), w[:, :, :4].astype(np.float16), None, layer.window)
+    assert [entry.by for entry in log] == ["fast", "fast", "fast", "reference"]
+
+
+def test_plain_kernels_are_a_second_oracle() -> None:
+    layer = LAYERS["wide"]
+    x, w, b, dy = (a.astype(F8) for a in layer.arrays())
+    dx = cupy.empty_like(device(x))
+    y = cuda_plain.forward([device(x)], device(w), device(b), layer.window, 1)
+    cuda_plain.backward_data(device(dy), device(w), None, layer.window, 1, [dx], 0)
+    dw = cuda_plain.backward_filter([device(x)], device(dy), layer.window, 1)
+    for got, want in zip((y, dx, dw), three(layer, reference, x, w, b, dy), strict=True):
+        np.testing.assert_allclose(got.get(), want, rtol=0, atol=1e-13 * np.abs(want).max())
+
+
+# ------------------------------------------------------------------------------------------------------------ memory access, as counted
+
+
+@pytest.mark.parametrize("name", ["convolve", "filter_gradient", "stem_forward", "depthwise", "depthwise_filter"])
+def test_ceilings_of_memory_access(name: str, counted: Callable) -> None:
+    """On aligned shapes: what the headers of the .cu files promise."""
+    layer = {
+        "convolve": Layer(2, 16, 16, (32,), 64, padding=1),
+        "filter_gradient": Layer(2, 16, 16, (32,), 64, padding=1),
+        "stem_forward": Layer(1, 4, 64, (1,), 32, padding=1),
+    }.get(name, Layer(1, 8, 16, (64,), 64, padding=1, groups=64))
+    x, w, b, dy = map(device, layer.arrays())
+    with counted() as report:
+        three(layer, cuda, x, w, b, dy)
+    report.assert_clean()
+    found = [k for k in report.kernels if k.name.split("<")[0].split("(")[0].removeprefix("void ") == name]
+    assert found
+    for kernel in found:
+        lines = [line for line in kernel.lines if line["space"] == "global"]
+        share = 0.9 if name == "stem_forward" else 0.99  # the stem's rows of single floats begin anywhere
+        assert sum(line["ideal_sectors"] for line in lines) >= share * sum(line["sectors"] for line in lines), "every sector moved was asked for"
+        assert all(line["sectors"] <= 16 * line["requests"] for line in lines), "at most 32 lanes x 16 bytes"
+        if name in ("convolve", "filter_gradient"):
+            assert kernel.wavefronts_per_request_of("load") == 4, "16-byte reads of shared memory without a bank conflict"
+        elif name == "depthwise_filter":
+            assert kernel.bank_conflict_factor == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ planted mistakes
+
+
+def forward(name: str) -> Callable[[], None]:
+    def run() -> None:
+        layer = LAYERS[name]
+        x, w, b, _ = layer.arrays()
+        fast = cuda.conv2d_forward(device(x), device(w), device(b), layer.window, layer.groups)
+        agree(fast, *(reference.conv2d_forward(f(x), f(w), f(b), layer.window, layer.groups) for f in (lambda a: a, exact)), name)
+
+    return run
+
+
+def data(name: str) -> Callable[[], None]:
+    def run() -> None:
+        layer = LAYERS[name]
+        _, w, _, dy = layer.arrays()
+        args = ((layer.h, layer.w), layer.window, layer.groups, layer.maps)
+        none = (None,) * len(layer.maps)
+        fast = cuda.conv2d_backward_data(device(dy), device(w), *args, none)
+        for ours, naive, truth in zip(fast, *(reference.conv2d_backward_data(f(dy), f(w), *args, none) for f in (np.copy, exact)), strict=True):
+            agree(ours, naive, truth, name)
+
+    return run
+
+
+def filters(name: str) -> Callable[[], None]:
+    def run() -> None:
+        layer = LAYERS[name]
+        x, _, _, dy = layer.arrays()
+        fast = cuda.conv2d_backward_filter(device(x), device(dy), layer.window, layer.groups)
+        agree(fast, *(reference.conv2d_backward_filter(f(x), f(dy), layer.window, layer.groups) for f in (lambda a: a, exact)), name)
+
+    return run
+
+
+ANY = "check trace"
+MUTANTS = [  # name, module, old, new, modes in which it is caught, test
+    ("missing barrier", cuda_direct.FORWARD, "copies_done();\n      __syncthreads();", "copies_done();", "trace", forward("vectors")),
+    ("missing wait", cuda_direct.FORWARD, "copies_done();\n      __syncthreads();", "__syncthreads();", ANY, forward("vectors")),
+    ("same buffer twice", cuda_direct.FORWARD, "patches.copy(a[now ^ 1]", "patches.copy(a[now]", ANY, forward("vectors")),
+    ("unpredicated edge", cuda_direct.FORWARD, " && unsigned(w0[i] + dw) < unsigned(p.in_w)", "", ANY, forward("vectors")),
+    ("bound off by one", cuda_direct.FORWARD, "&& n < k;", "&& n <= k;", ANY, forward("vectors")),
+    ("misaligned vector", cuda_direct.FORWARD, "column / 4) + column % 4", "column / 4) + 1", ANY, forward("vectors")),
+    ("phases exchanged", cuda_direct.FORWARD, "pick(p.rows, phase / p.phase_columns)", "pick(p.rows, phase % p.phase_columns)", ANY, data("strided")),
+    ("steps lost between folds", cuda_direct.FORWARD, "    }\n    fold(totals, sums);", "    }", ANY, forward("vectors")),
+    ("last split lost", cuda_direct.FORWARD, "split < p.splits; ++split) sum", "split + 1 < p.splits; ++split) sum", ANY, forward("long sum")),
+    ("filter: missing barrier", cuda_direct.FILTER, "copies_done();\n    __syncthreads();", "copies_done();", "trace", filters("vectors")),
+    ("filter: carry lost", cuda_direct.FILTER, "if (p >= v.p) p -= v.p, ++n;", "", ANY, filters("vectors")),
+    ("filter: last pixel", cuda_direct.FILTER, "first + row < end && k < v.k", "first + row <= end && k < v.k", ANY, filters("vectors")),
+    ("stem: missing barrier", cuda_special.STEM, "__syncthreads();", "", "trace", forward("stem")),
+    ("depthwise: missing barrier", cuda_special.DEPTHWISE, "__syncthreads();", "", "trace", filters("depthwise")),
+    (
+        "depthwise: bound off by one",
+        cuda_special.DEPTHWISE,
+        "if (first + j >= columns.outs)",
+        "if (first + j > columns.outs)",
+        ANY,
+        forward("depthwise"),
+    ),
+    ("plain: stride forgotten", cuda_plain.MODULE, "p * v.sh != a ||", "", ANY, data("stride above four")),
+]
+
+
+@contextmanager
+def planted(module: modules.Module, old: str, new: str) -> Iterator[None]:
+    """Within the block, `module` is compiled from a source with a mistake; only the kernels that the test launches."""
+    source, kept = modules.source_of(module.path).replace(old, new), dict(vars(module))
+    assert source != modules.source_of(module.path), "the text to be replaced is not there"
+    original = modules.source_of
+    try:
+        vars(module).pop("_module", None)
+        module._functions = {}
+        modules.source_of = lambda path: source if path == module.path else original(path)
+        yield
+    finally:
+        modules.source_of = original
+        vars(module).clear()
+        vars(module).update(kept)
+
+
+@pytest.mark.parametrize(("module", "old", "new", "modes", "test"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+def test_planted_mistakes_are_caught(module: Any, old: str, new: str, modes: str, test: Callable[[], None]) -> None:
+    emulator = sys.modules.get("cupy_on_cpu")
+    if emulator is None or not emulator.active() or emulator.mode() not in modes.split():
+        pytest.skip(f"caught by the emulator in mode {modes}")
+    with modules.launch_log() as log:
+        test()
+    with planted(module, old, new):
+        module.instances = tuple(dict.fromkeys(launch.kernel for launch in log if launch.kernel in module.instances))
+        with pytest.raises(AssertionError):  # noqa: PT012 - wrong numbers or a finding, either will do
+            with emulator.collect() as report:
+                test()
+            report.assert_clean()

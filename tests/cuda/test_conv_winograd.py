@@ -1,0 +1,115 @@
+"""Winograd convolution on CUDA: within its stated bound of the float64 reference; chosen by a pure cost model or by the environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+from test_conv import F4, F8, LAYERS, Layer, compare, device, exact, three
+
+from kernels.conv import choice, cuda_winograd, reference
+from kernels.core.geometry import Window
+
+WIDE = Layer(2, 9, 13, (24, 8), 36, padding=1)
+SHAPES = {
+    "one map": Layer(2, 8, 12, (8,), 12, padding=1),
+    "ragged tiles": Layer(1, 7, 10, (5,), 3, padding=1),
+    "no padding": Layer(2, 9, 6, (4,), 4),
+    "one-sided padding": Layer(1, 5, 6, (4,), 8, padding=((2, 0), (1, 3))),
+    "padding beyond the filter": Layer(1, 4, 3, (4,), 8, padding=((4, 3), (3, 5))),
+    "one pixel": Layer(1, 1, 1, (1,), 4, padding=1),
+    "two maps": WIDE,
+}
+KERNELS = ["transform_filter", "transform_input", "transform_output"]
+
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AREOGRAD_CONV=winograd4."""
+    monkeypatch.setattr(choice, "mode", lambda: "winograd4")
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("into", [False, True], ids=["", "into"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_within_the_stated_bound(name: str, into: bool, served: list) -> None:
+    compare(SHAPES[name], into=into, least=cuda_winograd.BOUND)
+    forward = [] if name == "one pixel" else KERNELS  # one channel in: the stem's kernel
+    assert [launch.kernel for launch in served][-9 if forward else -6 :] == [
+        *forward,
+        *KERNELS,
+        "transform_cotangent",
+        KERNELS[1],
+        "transform_filter_gradient",
+    ]
+
+
+@pytest.mark.usefixtures("forced")
+def test_bound_at_many_channels(served: list) -> None:
+    compare(Layer(1, 12, 12, (160,), 32, padding=1), least=cuda_winograd.BOUND)
+    assert len(served) == 9
+
+
+@pytest.mark.usefixtures("forced")
+def test_transposed_convolution_of_stride_one(served: list) -> None:
+    from kernels.conv import cuda
+
+    rng, window = np.random.default_rng(0), Window.of("t", 3, 1, 1)
+    x, w, b = (rng.standard_normal(s).astype(F4) for s in ((2, 6, 7, 4), (3, 3, 4, 8), (8,)))
+    fast = cuda.conv_transpose2d_forward(device(x), device(w), device(b), (6, 7), window).get()
+    truth = reference.conv_transpose2d_forward(exact(x), exact(w), exact(b), (6, 7), window)
+    assert [launch.kernel for launch in served] == KERNELS
+    assert np.abs(fast - truth).max() <= cuda_winograd.BOUND * np.abs(truth).max()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("direct", "one map"), ("exact", "one map"), ("winograd2", "one map"), ("auto", "one map"), ("winograd4", "")]
+)
+def test_modes_and_what_they_cannot_serve(mode: str, name: str, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
+    monkeypatch.setattr(choice, "mode", lambda: mode)
+    compare(SHAPES[name] if name else LAYERS["strided"])
+    assert not any("transform" in launch.kernel for launch in served)
+
+
+def test_other_types_are_not_served(forced: Any, served: list) -> None:
+    compare(SHAPES["one map"], F8)
+    assert not any("transform" in launch.kernel for launch in served)
+
+
+def test_products() -> None:
+    rng = np.random.default_rng(0)
+    for m, s, n in ((5, 7, 3), (1, 4, 1), (8, 1, 9)):
+        a, b = rng.standard_normal((36, m, s)).astype(F4), rng.standard_normal((36, s, n)).astype(F4)
+        want = a.astype(F8) @ b.astype(F8)
+        got = [
+            cuda_winograd.multiply(cupy.asarray(a), cupy.asarray(b)),
+            cuda_winograd.multiply(cupy.asarray(a.swapaxes(1, 2).copy()), cupy.asarray(b), across=True),
+        ]
+        for product in got:
+            np.testing.assert_allclose(product.get(), want, rtol=0, atol=1e-5)
+
+
+def test_cost_model_is_pure_and_prefers_winograd_where_channels_are_many() -> None:
+    def pays(n: int, out: tuple[int, int], c: int) -> bool:
+        direct, winograd = cuda_winograd.cycles(n, out, c, c, 108)
+        return winograd < direct
+
+    assert [pays(16, out, c) for out, c in (((64, 128), 16), ((64, 128), 32), ((16, 32), 128), ((8, 16), 256))] == [False, False, True, True]
+    assert not pays(1, (4, 4), 16), "four launches for nothing"
+
+
+def test_ceilings_of_memory_access(forced: Any, counted: Any) -> None:
+    layer = Layer(1, 16, 16, (32,), 32, padding=1)
+    from kernels.conv import cuda
+
+    with counted() as report:
+        three(layer, cuda, *map(device, layer.arrays()))
+    report.assert_clean()
+    for name in cuda_winograd.NAMES:
+        kernel = report.kernel(name)
+        if name != "transform_filter":  # of the flipped filter: sectors are shared by the eight rows of a block, not within a request
+            assert kernel.sectors_per_request <= 4
+            assert kernel.global_efficiency == 1
+        assert kernel.sectors_per_request_of("store") <= 4

@@ -1,0 +1,75 @@
+"""kernels/RESOURCES.md is what the compiler says today: no spills, nothing worse, no kernel missing.
+
+The oldest and the newest architecture are compiled anew; a changed source makes the whole table stale, so that it must be regenerated for all.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from bench import resources
+from bench.resources import ARCHITECTURES, Usage
+from kernels.core import module
+
+resources.load_families()
+PATHS = sorted(module.registry)
+COMMITTED = resources.read_table(resources.TABLE.read_text() if resources.TABLE.exists() else "")
+ENDS = (min(ARCHITECTURES), max(ARCHITECTURES))
+
+
+@pytest.mark.mode("check gpu")
+@pytest.mark.parametrize("path", PATHS)
+def test_no_spill_and_nothing_worse_than_committed(path: str) -> None:
+    made = module.registry[path]
+    usages = {arch: resources.remembered_usage(module.source_of(path), path, made.instances, made.options, arch) for arch in ENDS}
+    assert not resources.spills({path: usages})
+    if COMMITTED.version != resources.nvrtc_version():  # other compilers may do a little better or worse; a spill is wrong with any
+        warnings.warn(f"figures not compared: RESOURCES.md is of NVRTC {COMMITTED.version}, this is {resources.nvrtc_version()}", stacklevel=1)
+        return
+    assert not resources.worse(path, usages, COMMITTED)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_table_is_of_this_source_and_complete(path: str) -> None:
+    assert COMMITTED.digests.get(path) == resources.digest(module.registry[path]), "stale: python -m bench.resources"
+    assert set(COMMITTED.rows.get(path, ())) == set(module.registry[path].instances)
+
+
+def test_table_has_no_module_that_is_gone() -> None:
+    assert set(COMMITTED.rows) == set(PATHS)
+
+
+def test_a_spill_and_worse_figures_are_noticed() -> None:
+    source = """extern "C" __global__ __launch_bounds__(1024) void greedy(const double* x, double* y, int n) {
+      double a[100];
+      for (int i = 0; i < 100; ++i) a[i] = x[i * n];
+      for (int i = 0; i < 100; ++i) y[i] = a[i] * a[99 - i] + a[(i * 37) % 100];
+    }"""
+    usage = resources.compile_usage(source, "greedy.cu", ("greedy",), ("-std=c++17",), 75)
+    assert resources.spills({"greedy.cu": {75: usage}})
+    table = "Compiler: NVRTC 13.5. x\n## greedy.cu\n\nsource 0\n\n| `greedy` | 1024 | 8 | 0 | 20, 50% | 2 | 3 | 4 | 5 | 6 |\n"
+    lines = resources.worse("greedy.cu", {75: {"greedy": Usage(24, 0, 0, 16), "other": Usage(1, 0, 0, 0)}}, resources.read_table(table))
+    assert lines == [
+        "greedy on sm_75: registers 24, committed 20",
+        "greedy on sm_75: static shared bytes 16, committed 8",
+        "other is not in kernels/RESOURCES.md: python -m bench.resources",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arch", "usage", "threads", "dynamic", "expected"),
+    [
+        (80, Usage(32, 0, 0, 0), 256, 0, 1.0),
+        (80, Usage(64, 0, 0, 0), 256, 0, 0.5),  # 65536 / (64 * 32) = 32 of 64 warps
+        (80, Usage(33, 0, 0, 0), 256, 0, 0.75),  # 40 * 32 = 1280 registers a warp: 51 warps, 48 in four partitions, 6 blocks of 8
+        (86, Usage(32, 0, 0, 0), 1024, 0, 32 / 48),  # one block of 32 warps: two would be 64
+        (90, Usage(32, 0, 0, 1024), 128, 99 << 10, 8 / 64),  # 101 KB a block: 2 fit into 228 KB
+        (75, Usage(32, 0, 0, 40 << 10), 64, 0, 2 / 32),
+        (120, Usage(16, 0, 0, 0), 32, 0, 24 / 48),  # blocks run out
+        (86, Usage(32, 0, 0, 0), 128, 100 << 10, 0.0),  # with the reserved kilobyte it does not fit
+    ],
+)
+def test_occupancy(arch: int, usage: Usage, threads: int, dynamic: int, expected: float) -> None:
+    assert usage.occupancy(arch, threads, dynamic) == pytest.approx(expected)

@@ -1,0 +1,152 @@
+"""Whole training runs on CUDA: the same losses as on the CPU within rounding, and which operators our kernels serve."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from autograd import Tensor
+from engine import training
+from engine.config import Config
+from engine.data import CLASSES
+from engine.optimizer import AdamW
+from engine.progress import PlainReporter
+from kernels.core import device
+from kernels.core.dispatch import Operator, kernel_log, use_kernels
+from kernels.core.module import launch_log
+from layers import CombinedLoss, UNet
+
+CONFIG = Config(width=4, batch=4, epochs=1, tiles=24, data="synthetic", dropout=0.0)
+
+
+@pytest.fixture(autouse=True)
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default device is put back."""
+    monkeypatch.setattr(device, "_chosen", device._chosen)
+
+
+def losses(name: str, folder, dtype: type = np.float32) -> tuple[list[dict[str, float]], dict]:
+    """(the terms of every step of one epoch, the epoch's row of metrics.jsonl) of a run on a device, in float32 or float64."""
+    folder.mkdir()
+    run = training.Run(replace(CONFIG, device=name), folder, PlainReporter(CLASSES, io.StringIO()))
+    if dtype is np.float64:
+        normalise = run.normalisation
+        run.net.to(dtype=dtype)
+        run.optimizer = AdamW(run.net, CONFIG.weight_decay, clip=CONFIG.clip, average=CONFIG.average)
+        run.normalisation = lambda images: normalise(images).astype(dtype)
+    steps, step = [], run._step
+
+    def recorded(*arguments):
+        steps.append(step(*arguments))
+        return steps[-1]
+
+    run._step = recorded
+    run._epoch(1)
+    return steps, json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.whole
+@pytest.mark.mode("fast gpu")
+def test_an_epoch_has_the_cpus_losses_within_rounding(tmp_path) -> None:
+    """max|CUDA - exact| <= 3 max|reference in float32 - exact| + a rounding unit, over every term of every step of an epoch (DESIGN 7)."""
+    with kernel_log() as calls:
+        fast, row = losses("cuda", tmp_path / "cuda")
+    assert {c.device for c in calls} == {"cuda"}
+    with use_kernels("reference"):
+        naive, _ = losses("cpu", tmp_path / "naive")
+        exact, exact_row = losses("cpu", tmp_path / "exact", np.float64)
+    a, b, e = (np.array([list(step.values()) for step in run]) for run in (fast, naive, exact))
+    assert len(e) >= 4
+    allowed = 3 * np.abs(b - e).max() + np.finfo(np.float32).eps * np.abs(e).max()
+    error = np.abs(a - e).max()
+    print(f"{len(e)} steps, losses {e[0, 0]:.4f} to {e[-1, 0]:.4f}: CUDA differs by {error:.2e}, the CPU reference by {np.abs(b - e).max():.2e}")
+    assert error <= allowed
+    assert row["epoch"] == exact_row["epoch"] == 1
+    assert row["val_miou_fg"] == pytest.approx(exact_row["val_miou_fg"], abs=0.02)  # a few pixels may change their class
+
+
+HOT = {  # operators of a training step that must be ours
+    "conv2d_forward", "conv2d_backward_data", "conv2d_backward_filter",
+    "conv_transpose2d_forward", "conv_transpose2d_backward_data", "conv_transpose2d_backward_filter",
+    "max_pool2d_forward", "max_pool2d_backward",
+    "batch_norm_statistics", "batch_norm_forward", "batch_norm_backward", "sum_pixels",
+    "resample2d_forward", "resample2d_backward",
+    "polarized_channel_forward", "polarized_channel_backward", "polarized_spatial_forward", "polarized_spatial_backward",
+    "gate_forward", "gate_backward", "relu_forward", "relu_backward", "concat_channels", "accumulate",
+    "loss_forward", "loss_backward", "squared_norm", "adamw_step",
+}  # fmt: skip
+
+
+@dataclass
+class Row:
+    """Of one operator: calls, those that our kernels served, their launches, FLOPs of its convolutions and of those that we served."""
+
+    calls: int = 0
+    ours: int = 0
+    launches: int = 0
+    flops: int = 0
+    our_flops: int = 0
+
+
+def flops_of(name: str, arguments: tuple, result) -> int:
+    """2 x values of the map on the strided side x filter values that each of them meets; 0 for what is not a convolution.
+
+    That map is y or dy (N, P, Q, K) of conv2d, each value of which meets R S C / groups; of a transposed one x or dx, which meets R S K / groups.
+    """
+    if not name.startswith("conv"):
+        return 0
+    transposed = name.startswith("conv_transpose2d")
+    if name.endswith("filter"):
+        filters, strided = result, arguments[0] if transposed else arguments[1]
+    else:
+        filters, strided = arguments[1], result if name.endswith("forward") != transposed else arguments[0]
+    return 2 * strided.size * filters.size // filters.shape[2 if transposed else 3]
+
+
+@contextmanager
+def tabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Row]]:
+    """Fill a Row per operator while the block runs."""
+    table: dict[str, Row] = defaultdict(Row)
+    call = Operator.__call__
+
+    def counted(self, *arguments, **settings):
+        with kernel_log() as calls, launch_log() as launches:
+            result = call(self, *arguments, **settings)
+        row, flops, ours = table[self.name], flops_of(self.name, arguments, result), calls[-1].by == "fast"
+        row.calls, row.ours, row.launches = row.calls + 1, row.ours + ours, row.launches + len(launches)
+        row.flops, row.our_flops = row.flops + flops, row.our_flops + flops * ours
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Operator, "__call__", counted)
+        yield table
+
+
+@pytest.mark.whole
+@pytest.mark.mode("fast gpu")
+def test_hot_operators_of_a_training_step_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of the full network: per operator who served it, in how many launches; and our share of the arithmetic."""
+    device.choose("cuda")
+    net, loss = UNet(width=4, dropout=0.1, seed=0), CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9))
+    optimizer = AdamW(net)
+    rng = np.random.default_rng(0)
+    x = device.to_device(rng.standard_normal((2, 64, 128, 1)).astype(np.float32), "cuda")
+    labels = device.to_device(rng.integers(0, 5, (2, 64, 128)), "cuda")
+    with tabled(monkeypatch) as table:
+        loss(net(Tensor(x)), labels).backward()
+        optimizer.step(1e-3)
+    total = max(sum(row.flops for row in table.values()), 1)
+    print(f"\n{'operator':<34} {'calls':>6} {'ours':>6} {'launches':>9} {'of the convolutions':>20}")
+    for name, row in sorted(table.items(), key=lambda item: -item[1].flops):
+        print(f"{name:<34} {row.calls:>6} {row.ours:>6} {row.launches:>9} {row.flops / total:>19.1%} ")
+    print(f"our kernels compute {sum(row.our_flops for row in table.values()) / total:.1%} of the arithmetic of all convolutions")
+    assert table.keys() >= HOT
+    assert [name for name in sorted(HOT) if table[name].ours < table[name].calls or not table[name].launches] == []
+    assert sum(row.our_flops for row in table.values()) == sum(row.flops for row in table.values())
