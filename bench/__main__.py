@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Arguments:
     """Where both sides compute."""
     against: str = "torch"
     """Frameworks, separated by commas; '' runs ours alone."""
+    plot: Path | None = None
+    """Write the roofline picture of all rows here (PNG or SVG)."""
     json: Path | None = None
     """Write the rows here as a JSON list (also after every case, so that an interrupted run keeps what it has)."""
     only: str = ""
@@ -57,6 +60,8 @@ def run(arguments: Arguments) -> int:
         os.environ["AREOGRAD_DEVICE"] = "cuda"  # for the workers
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = tuple(name for name in arguments.against.split(",") if name)
+    machine = measured_machine()
+    print(machine, flush=True)
     table: list[dict[str, Any]] = []
     for family in arguments.families or FAMILIES:
         for index, case in enumerate(importlib.import_module(f"bench.{family}").cases()):
@@ -69,11 +74,25 @@ def run(arguments: Arguments) -> int:
                 print(f"{case.name} {case.shape}: {error}", file=sys.stderr)
                 continue
             for row in new:
+                row["percent_of_peak"] = row["gflops"] and round(100 * row["gflops"] / machine.gflops, 1)
+                row["percent_of_copy"] = row["gbytes"] and round(100 * row["gbytes"] / machine.gbytes, 1)
                 print(line(row), flush=True)
             table += new
             if arguments.json:
                 arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    if arguments.plot:
+        from bench.picture import draw
+
+        draw(arguments.plot, table, machine)
     return 0
+
+
+def measured_machine() -> Any:
+    """The machine's peaks, measured in a process of its own."""
+    from bench.machine import Machine
+
+    result = subprocess.run([sys.executable, "-m", "bench.machine"], capture_output=True, text=True, check=True)
+    return Machine(**json.loads(result.stdout))
 
 
 def without_gpu(arguments: Arguments) -> int:
@@ -96,11 +115,19 @@ def without_gpu(arguments: Arguments) -> int:
 def line(row: dict[str, Any]) -> str:
     """One row as text: name, shape, our time with quartiles, rate, and the other side with the ratio."""
     low, high = row["ours_quartiles"]
-    rate = f"{row['gflops']:.0f} GFLOP/s" if row["gflops"] else f"{row['gbytes']:.1f} GB/s" if row["gbytes"] else ""
-    text = f"{row['name']:<34} {row['shape']:<24} {row['ours_ms']:9.3f} ms ({low:.3f} to {high:.3f}) {rate:>12}"
+    rate = ""
+    if row["gflops"]:
+        rate = f"{row['gflops']:.0f} GFLOP/s {row['percent_of_peak']:.0f} %"
+    elif row["gbytes"]:
+        rate = f"{row['gbytes']:.1f} GB/s {row['percent_of_copy']:.0f} %"
+    text = f"{row['name']:<34} {row['shape']:<24} {row['ours_ms']:9.3f} ms ({low:.3f} to {high:.3f}) {rate:>18}"
     if "ratio" in row:
         low, high = row["against_quartiles"]
         text += f"   {row['against']} {row['against_mode']} {row['against_ms']:.3f} ms ({low:.3f} to {high:.3f})   ratio {row['ratio']:.2f}"
+        if row["family"] in ("step", "infer"):
+            text += f"   memory {row['ours_peak_mb']:.0f} and {row['against_peak_mb']:.0f} MB"
+        if row["ours_value"] is not None and row["against_value"] is not None:
+            text += f"   losses {row['ours_value']:.6f} and {row['against_value']:.6f}"
     elif "against_error" in row:
         text += f"   {row['against']}: {row['against_error']}"
     return text

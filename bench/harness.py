@@ -100,9 +100,11 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
         alive: list[Worker] = []
         counts: dict[str, int] = {}
         failed: dict[str, str] = {}
+        results: dict[str, float | None] = {}
         for worker in made:
             try:
-                once = worker.ask("warm")["ms"]
+                answer = worker.ask("warm")
+                once, results[worker.side] = answer["ms"], answer.get("value")
                 counts[worker.side] = max(1, min(1000, int(seconds * 1000 / max(once, 1e-3))))
                 alive.append(worker)
             except WorkerError as error:
@@ -115,7 +117,13 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
         for worker in alive:
             values = sorted(times[worker.side])
             quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-            out[worker.side] = {"ms": quartiles[1], "low": quartiles[0], "high": quartiles[2], "peak_mb": worker.ask("memory")["mb"]}
+            out[worker.side] = {
+                "ms": quartiles[1],
+                "low": quartiles[0],
+                "high": quartiles[2],
+                "peak_mb": worker.ask("memory")["mb"],
+                "value": results[worker.side],
+            }
     return out
 
 
@@ -133,6 +141,8 @@ def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dic
         "ours_peak_mb": ours["peak_mb"],
         "gflops": round(case.flops / ours["ms"] / 1e6, 2) if case.flops else None,
         "gbytes": round(case.bytes / ours["ms"] / 1e6, 2) if case.bytes else None,
+        "flops_per_byte": round(case.flops / case.bytes, 3) if case.flops and case.bytes else None,
+        "ours_value": ours.get("value"),
     }
     out = []
     for framework in {side.split("/")[0]: None for side in result if side != "ours"}:
@@ -151,6 +161,7 @@ def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dic
                 "against_ms": round(best["ms"], 4),
                 "against_quartiles": [round(best["low"], 4), round(best["high"], 4)],
                 "against_peak_mb": best["peak_mb"],
+                "against_value": best.get("value"),
                 "against_modes": {m: round(r["ms"], 4) for m, r in good.items()},
                 "ratio": round(best["ms"] / ours["ms"], 3),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ def cases() -> list[Case]:
     out = []
     for batch in (16, 1):
         theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
-        out.append(Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), {"torch": theirs}, flops=int(batch * 2.92e9)))
+        others = {"torch": theirs, "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
+        out.append(Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), others, flops=int(batch * 2.92e9)))
     return out
 
 
@@ -56,3 +58,25 @@ def _torch(batch: int, mode: str) -> Callable[[], Any]:
             return forward(x)
 
     return run
+
+
+def _onnxruntime(batch: int) -> Callable[[], Any]:
+    """The twin, exported to ONNX; the runtime folds the norms itself."""
+    import tempfile
+
+    import onnxruntime
+    import torch
+
+    from bench import twin
+    from layers import UNet
+
+    net = twin.TwinUNet(WIDTH).eval()
+    twin.load(net, UNet(width=WIDTH, seed=0).state_dict())
+    x = torch.from_numpy(array(batch, 1, 64, 128))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.onnx.export(net, (x,), f"{folder}/net.onnx", dynamo=True, verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+        session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, providers=["CPUExecutionProvider"])
+    name, images = session.get_inputs()[0].name, x.numpy()
+    return lambda: session.run(None, {name: images})

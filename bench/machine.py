@@ -1,0 +1,93 @@
+"""What this machine can do at most, measured:  python -m bench.machine
+
+The rate of fused multiply-adds from registers, on all threads, and the bandwidth of copying an array that fits no cache (bytes read + bytes
+written; what a write reads first is not counted). Percentages of benchmark rows refer to these.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kernels.core.compile import cpu_kernel
+from kernels.core.runs import copy
+from kernels.core.simd import Code, Int, Pointer, program, target
+from kernels.core.threads import parallel, threads
+
+_SUMS = 24 if target().registers > 16 else 12  # independent accumulators: more than latency times rate
+_STEPS = 400_000
+_FLOATS = 1 << 26  # 256 MB
+
+
+@dataclass(frozen=True)
+class Machine:
+    """name, vector unit, threads; gflops: peak of float32 FMAs; gbytes: copy bandwidth."""
+
+    name: str
+    unit: str
+    threads: int
+    gflops: float
+    gbytes: float
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.threads} threads, {self.unit}: {self.gflops:.0f} GFLOP/s of FMAs, {self.gbytes:.1f} GB/s of copying (measured)"
+
+
+@program("ppi")
+def _multiply_add(code: Code, x: Pointer, y: Pointer, steps: Int) -> None:
+    a, b = code.load(x), code.load(x, code.lanes)
+    sums = [code.variable(float(k)) for k in range(_SUMS)]
+    with code.loop(0, steps):
+        for total in sums:
+            total.set(code.fma(a, b, total.get()))
+    for k, total in enumerate(sums):
+        code.store(total.get(), y, k * code.lanes)
+
+
+@cpu_kernel("ppi")
+def _arithmetic(start, stop, scratch, x, y, steps):  # type: ignore[no-untyped-def]
+    for _ in range(start, stop):
+        _multiply_add(x, scratch, steps)
+
+
+@cpu_kernel("ppi")
+def _copying(start, stop, scratch, x, y, n):  # type: ignore[no-untyped-def]
+    for chunk in range(start, stop):
+        copy(x, chunk * n, y, chunk * n, n)
+
+
+def _median_seconds(run: Callable[[], None], rounds: int = 9) -> float:
+    run()
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure() -> Machine:
+    """Measure this machine with the threads that kernels use; about a second."""
+    lanes, team = target().lanes, threads()
+    small, large, other = np.ones(64, np.float32), np.ones(_FLOATS, np.float32), np.zeros(_FLOATS, np.float32)
+    seconds = _median_seconds(lambda: parallel(_arithmetic, team, small, small, _STEPS, scratch=_SUMS * lanes))
+    copied = _median_seconds(lambda: parallel(_copying, 64, large, other, _FLOATS // 64))
+    return Machine(_processor(), target().name, team, 2 * _SUMS * lanes * _STEPS * team / seconds / 1e9, 8 * _FLOATS / copied / 1e9)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(measure())))
