@@ -133,8 +133,9 @@ def _share_versions(inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> Non
     for tensor in tensors:
         if tensor.data.base is None and not any(tensor.data is getattr(x, "data", None) for x in inputs):
             continue
+        storage = root(tensor.data)
         for x in inputs:
-            if isinstance(x, Tensor) and root(x.data) is root(tensor.data):
+            if isinstance(x, Tensor) and root(x.data) is storage:
                 tensor._version = x._version
 
 

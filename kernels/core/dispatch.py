@@ -14,13 +14,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernels.core.device import device_of
+from kernels.core.device import CPU, device_of
 
 BACKENDS = ("fast", "reference")
 
@@ -69,8 +70,7 @@ class Operator:
         return self._loaded[device]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        arrays = [a for argument in args for a in (argument if isinstance(argument, (list, tuple)) else (argument,)) if hasattr(a, "__array__")]
-        device = device_of(*arrays)
+        device = device_of(*_arrays(args)) if "cupy" in sys.modules else CPU
         result, by = NotImplemented, "fast"
         if _state.backend == "fast":
             fast = self.implementation(device)
@@ -79,10 +79,15 @@ class Operator:
         if result is NotImplemented:
             result, by = self.reference(*args, **kwargs), "reference"
         if _state.logs:
-            entry = Served(self.name, device, by, tuple(a.shape for a in arrays))
+            entry = Served(self.name, device, by, tuple(a.shape for a in _arrays(args)))
             for log in _state.logs:
                 log.append(entry)
         return result
+
+
+def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
+    """The arrays among a call's arguments, and within its lists and tuples."""
+    return [a for given in arguments for a in (given if isinstance(given, (list, tuple)) else (given,)) if hasattr(a, "__array__")]
 
 
 def operator(reference: Callable[..., Any], **modules: str) -> Operator:
