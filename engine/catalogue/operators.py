@@ -194,6 +194,13 @@ def _axes4(shape: tuple[int, ...]) -> int:
     return _four(shape)[3]
 
 
+def moments(rng: Rng, *, shape: tuple[int, ...] = (2, 7, 9, 3), filters: int = 4, stride: int = 1, padding: int = 0) -> Built:
+    """y alone: mean and variance are arrays beside it, without gradients."""
+    _four(shape)
+    arrays = [normal(*shape)(rng), normal(3, 3, shape[3], filters)(rng)]
+    return Built(lambda x, w: ops.conv2d_moments(x, w, stride, padding)[0], arrays, ["x", "w"])
+
+
 def _four(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) != 4:
         raise ValueError(f"shape is {shape}, expected 4 axes")
@@ -240,6 +247,7 @@ OPERATORS = [
     _entry("concat", concat, {}, {"axis": 0}),
     _entry("split", split),
     _entry("relu", unary(ops.relu, "away", kink="below"), kinks=({"values": "kink"},)),
+    _entry("add_relu", unary(lambda x: ops.add_relu(x, 0.5 * x), "away", kink="below"), kinks=({"values": "kink"},)),
     _entry("leaky_relu", unary(ops.leaky_relu, "away", kink="below"), {}, {"negative_slope": 0.2}, kinks=({"values": "kink"},)),
     _entry("sigmoid", unary(ops.sigmoid)),
     _entry("tanh", unary(ops.tanh)),
@@ -258,6 +266,7 @@ OPERATORS = [
         {"shape": (2, 6, 7, 6), "filters": 9, "groups": 3, "padding": 1},
         {"shape": (3, 5, 4, 7), "kernel": 1, "bias": False},
     ),
+    _entry("conv2d_moments", moments, {}, {"stride": 2, "padding": 1}),
     _entry(
         "conv_transpose2d",
         conv_transpose2d,
