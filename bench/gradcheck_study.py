@@ -24,7 +24,7 @@ from engine.command import UsageError, run_command
 from engine.gradcheck.bugs import Bug, Spoiled, find_bug
 from kernels.core.dispatch import use_kernels
 
-SMALL = {"shape": (1, 5, 6, 2), "filters": 2}
+SMALL = {"shape": (1, 4, 5, 1), "filters": 2}
 LARGE = {"shape": (1, 32, 32, 1), "filters": 1, "padding": 1}
 ALARMS: list[tuple[str, dict[str, Any]]] = [
     ("tanh", {}),
@@ -66,16 +66,16 @@ POWER: list[tuple[str, str, dict[str, Any]]] = [
     ("float32", "conv2d", SMALL),
     ("no-dilation", "conv2d", {**SMALL, "padding": 2, "dilation": 2}),
     ("no-padding", "conv2d", {**SMALL, "padding": 1}),
-    ("wrong-group", "conv2d", {"shape": (1, 4, 4, 4), "filters": 4, "groups": 2}),
-    ("no-mean", "batch_norm", {"shape": (2, 3, 3, 2)}),
-    ("no-projection", "layer_norm", {}),
+    ("wrong-group", "conv2d", {"shape": (1, 3, 3, 4), "filters": 4, "kernel": 2, "groups": 2}),
+    ("no-mean", "batch_norm", {"shape": (2, 2, 2, 2)}),
+    ("no-projection", "layer_norm", {"shape": (3, 4)}),
     ("diagonal", "softmax", {}),
     ("no-density", "gelu", {}),
-    ("no-scale", "scaled_dot_product_attention", {"shape": (1, 2, 3, 4), "keys": 3, "values": 2}),
-    ("no-slope", "gate", {"shape": (1, 4, 5, 2)}),
-    ("no-inner", "focal_loss", {}),
-    ("dice-2", "dice_loss", {}),
-    ("margin-r", "margin_loss", {}),
+    ("no-scale", "scaled_dot_product_attention", {"shape": (1, 1, 3, 4), "keys": 3, "values": 2}),
+    ("no-slope", "gate", {"shape": (1, 2, 3, 2)}),
+    ("no-inner", "focal_loss", {"shape": (1, 2, 3, 4)}),
+    ("dice-2", "dice_loss", {"shape": (1, 2, 3, 4)}),
+    ("margin-r", "margin_loss", {"shape": (1, 2, 3, 4)}),
 ]
 
 
@@ -91,7 +91,7 @@ class Arguments:
     """Correct trials per operator."""
     seeds: int = 100
     """Seeds per bug."""
-    slow_seeds: int = 25
+    slow_seeds: int = 10
     """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian)."""
     torch: Literal["both", "fast", "none"] = "both"
     """Which modes of torch.autograd.gradcheck to run beside ours."""

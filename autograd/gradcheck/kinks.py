@@ -47,8 +47,8 @@ class KinkTest:
         for k, s in enumerate(second):
             visible = self._visible(k, h, plus[k], minus[k])
             if self._before:
-                # From a step to a quarter of it, a smooth S falls to a quarter; a kink inside leaves more than a half.
-                kinked = visible & (s > 0.5 * self._before[k])
+                # From a step to a quarter of it, a smooth S falls to a quarter; a kink leaves more than a half; noise makes it grow.
+                kinked = visible & (s > 0.5 * self._before[k]) & (s < 2 * self._before[k])
                 self.stays[k] = np.where(kinked, self.stays[k] + 1, 0)
                 self._near[k] = kinked
                 self.distance[k] = np.where(kinked, h, self.distance[k])
@@ -65,7 +65,8 @@ class KinkTest:
             return False
         plus, minus = self.probe.differences(CONFIRM), self.probe.differences(-CONFIRM)
         for k in range(len(self.stays)):
-            self.stays[k] = np.where(self._visible(k, CONFIRM, plus[k], minus[k]), self.stays[k], 0)
+            constant = np.abs(plus[k] + minus[k]) / CONFIRM < 2 * self._before[k] + 256 * EPS * self.size[k] / CONFIRM
+            self.stays[k] = np.where(self._visible(k, CONFIRM, plus[k], minus[k]) & constant, self.stays[k], 0)
         return any(hit.any() for hit in self.at_point)
 
     def near_jumps(self) -> float:

@@ -25,13 +25,14 @@ class Probe:
 
     leaves: the Tensors that are varied; names: what they are called.   outputs: the base values, as float64 NumPy arrays.
     v: a cotangent per output.   gradients: backward(v), an array per leaf (zeros where backward gave none).
-    evaluations: forward calls so far.   notes: what was found wrong on the way.
+    evaluations: forward calls so far.
     """
 
     def __init__(self, fn: Callable[..., Any], inputs: Sequence[Any], leaves: list[Tensor], names: list[str], rng: np.random.Generator) -> None:
         self.fn, self.inputs, self.leaves, self.names = fn, tuple(inputs), leaves, names
         self.points = [leaf.data for leaf in leaves]
         self.evaluations = 0
+        self.cotangent_kept = True  # until a backward pass writes to its cotangent
         self.base = self.forward()
         self.outputs = [to_numpy(out.data).astype(np.float64, copy=False) for out in self.base]
         self.v = [signed(rng, out.shape) for out in self.outputs]
@@ -52,12 +53,14 @@ class Probe:
         """The gradient of <v, outputs> for every leaf."""
         for leaf in self.leaves:
             leaf.zero_grad()
-        cotangents = [array_module(out.data).asarray(w, out.dtype) for out, w in zip(outputs, v, strict=True)]
+        cotangents = [array_module(out.data).array(w, out.dtype) for out, w in zip(outputs, v, strict=True)]
         if len(outputs) == 1:
             outputs[0].backward(cotangents[0], retain_graph=keep)
         else:
             total = sum(((out * Tensor(w)).sum() for out, w in zip(outputs, cotangents, strict=True) if out.requires_grad), Tensor(np.zeros(())))
             total.backward(retain_graph=keep)
+        kept = all(np.array_equal(to_numpy(c), w) for c, w in zip(cotangents, v, strict=True))
+        self.cotangent_kept = self.cotangent_kept and kept
         found = [np.zeros(leaf.shape) if leaf.grad is None else np.array(to_numpy(leaf.grad.data)) for leaf in self.leaves]
         for leaf in self.leaves:
             leaf.zero_grad()
