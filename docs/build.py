@@ -42,6 +42,7 @@ def run(source: Path) -> blocks.Page:
     """A page with its blocks run; pages that are not the course's own are taken as they are."""
     if source.name in ("study.md", "gradcheck.md"):
         return blocks.Page(source, source.read_text(encoding="utf-8"))
+    REPORT.parent.mkdir(exist_ok=True)
     return blocks.run_page(source)
 
 
