@@ -84,13 +84,15 @@ class Arguments:
     """Measure false alarms and power of the gradient checker; write docs/gradients/study.md."""
 
     part: str = ""
-    """'alarms', 'power', or the name of one bug or operator; the rest of an earlier study.json is kept."""
+    """'alarms', 'power', or names of bugs and operators, separated by commas; the rest of an earlier study.json is kept."""
     out: Path = Path("docs/gradients")
     """The folder of study.json and study.md."""
     trials: int = 300
     """Correct trials per operator."""
     seeds: int = 100
     """Seeds per bug."""
+    torch_seeds: int = 100
+    """Seeds per bug for PyTorch's checker."""
     slow_seeds: int = 10
     """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian)."""
     torch: Literal["both", "fast", "none"] = "both"
@@ -111,6 +113,7 @@ class Power:
     slow: int | None = None
     slow_seeds: int = 0
     fast: int | None = None
+    fast_seeds: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"ours": 0.0, "slow": 0.0, "fast": 0.0})
 
 
@@ -125,12 +128,13 @@ def false_alarms(name: str, settings: dict[str, Any], trials: int) -> dict[str, 
     return {"name": entry.title(settings), "trials": trials, **verdicts, "median": float(np.median(ratios)), "largest": float(np.max(ratios))}
 
 
-def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, slow_seeds: int, modes: tuple[str, ...]) -> Power:
-    """Detections over seeds, ours and PyTorch's, on the same inputs and the same backward."""
+def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, torch_seeds: dict[str, int]) -> Power:
+    """Detections over seeds, ours and PyTorch's (mode -> seeds), on the same inputs and the same backward."""
     entry = find(operator)
-    found = Power(bug.name, entry.title(settings), bug.text, seeds, slow_seeds=min(seeds, slow_seeds) if settings is LARGE else seeds)
-    for mode in modes:
+    found = Power(bug.name, entry.title(settings), bug.text, seeds)
+    for mode, count in torch_seeds.items():
         setattr(found, mode, 0)
+        setattr(found, f"{mode}_seeds", min(seeds, count))
     for seed in range(seeds):
         built = entry.make(seed, **settings)
         with use_kernels("reference"), bug.planted(built) as planted:
@@ -141,8 +145,8 @@ def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, slow_se
             found.derivative += any(t.verdict == FAIL for t in report.trials)
             if isinstance(bug, Spoiled) and (places := _spoiled_entries(bug, built, seed)):
                 found.located = (found.located or 0) + _located(planted, seed, places)
-            for mode in modes:
-                if mode == "slow" and seed >= found.slow_seeds:
+            for mode, count in torch_seeds.items():
+                if seed >= count:
                     continue
                 start = time.perf_counter()
                 setattr(found, mode, getattr(found, mode) + (not _torch_passes(planted, seed, mode == "fast")))
@@ -190,20 +194,23 @@ def run(arguments: Arguments) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     store = arguments.out / "study.json"
     study = json.loads(store.read_text()) if arguments.part and store.exists() else {"alarms": {}, "power": {}}
-    alarms = [(n, s) for n, s in ALARMS if arguments.part in ("", "alarms", n)]
-    bugs = [row for row in POWER if arguments.part in ("", "power", row[0])]
+    parts = set(arguments.part.split(","))
+    alarms = [(n, s) for n, s in ALARMS if parts & {"", "alarms", n}]
+    bugs = [row for row in POWER if parts & {"", "power", row[0]}]
     if not alarms and not bugs:
         raise UsageError(
             f"--part: got {arguments.part!r}, expected 'alarms', 'power', an operator of the false-alarm study or a bug of the power study"
         )
-    modes = {"both": ("slow", "fast"), "fast": ("fast",), "none": ()}[arguments.torch]
     for name, settings in alarms:
         row = false_alarms(name, settings, arguments.trials)
         study["alarms"][row["name"]] = row
         print(row, flush=True)
         _write(study, store)
     for name, operator, settings in bugs:
-        found = power(find_bug(name), operator, settings, arguments.seeds, arguments.slow_seeds, modes)
+        few = min(arguments.torch_seeds, arguments.slow_seeds) if settings is LARGE else arguments.torch_seeds
+        modes = {"slow": few, "fast": arguments.torch_seeds}
+        modes = modes if arguments.torch == "both" else {"fast": modes["fast"]} if arguments.torch == "fast" else {}
+        found = power(find_bug(name), operator, settings, arguments.seeds, modes)
         study["power"][name] = vars(found)
         print(vars(found), flush=True)
         _write(study, store)
@@ -257,14 +264,15 @@ def text_of(study: dict[str, Any]) -> str:
     ]
     for p in study["power"].values():
         rates = [_rate(p[key], p["seeds"]) for key in ("ours", "derivative", "located")]
-        few = f" of {p['slow_seeds']}" if p["slow_seeds"] != p["seeds"] else ""
-        rates += [_rate(p["slow"], p["slow_seeds"]) + few, _rate(p["fast"], p["seeds"])]
+        for mode in ("slow", "fast"):
+            count = p[f"{mode}_seeds"]
+            rates.append(_rate(p[mode], count) + (f" of {count}" if 0 < count != p["seeds"] else ""))
         lines.append(f"| {p['name']}: {p['text']} | {p['operator']} | " + " | ".join(rates) + " |")
     return "\n".join(lines) + "\n"
 
 
 def _rate(count: int | None, seeds: int) -> str:
-    return "" if count is None else f"{100 * count / seeds:.0f} %"
+    return "" if not seeds or count is None else f"{100 * count / seeds:.0f} %"
 
 
 def main() -> None:

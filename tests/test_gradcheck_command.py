@@ -249,7 +249,7 @@ def test_the_page_in_a_browser(page: Path, name: str, width: int) -> None:
     command = [str(CHROMIUM), *options, f"--user-data-dir={page / 'profile'}", "--window-size=1400,900", "--dump-dom", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    found = {k: int(v) for k, v in re.findall(r'data-(\w+)="(\d+)"', done.stdout.split(">")[2] + done.stdout)}
+    found = {k: int(v) for k, v in re.findall(r'data-(\w+)="(\d+)"', done.stdout)}
     assert found["window"] == width
     assert found["wide"] <= width
     assert found["broken"] == 0
