@@ -81,6 +81,11 @@ def test_the_site(tmp_path: Path) -> None:
     wrong.take(r"$\frac{1$")
     with pytest.raises(ValueError, match="frac"):
         wrong.set(work / "katex")
+    small = formulas.Formulas()
+    small.take("($n$),")
+    (html,) = small.set(work / "katex").values()
+    text = re.sub(r"<[^>]*>", "", build.held("(", html, "),").partition('class="katex-html"')[2])
+    assert text.endswith("(n),"), "punctuation stays with its formula"
     build.build([page_of(source) for source in PAGES], tmp_path, work)
     for path in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
         text = path.read_text(encoding="utf-8")
