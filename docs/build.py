@@ -25,8 +25,7 @@ COURSE = DOCS / "gradients"
 REPORT = ROOT / "build" / "bug.html"  # made by a command of three-commands.md, and shown as it is
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
-WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(FORMULA\d+E)")
-JOINED = re.compile(r"\((?=FORMULA\d+E)|FORMULA\d+E(?=[),.;:!?])")
+WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(\(?)(FORMULA\d+E)([),.;:!?]*)")
 PICTURES = (".svg", ".png", ".jpg")
 LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
 
@@ -34,14 +33,14 @@ LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
 def sources() -> list[Path]:
     """The pages in reading order: the index, the way in, the chapters, what the measurements say."""
     first = [COURSE / "index.md", COURSE / "three-commands.md"]
-    last = [COURSE / "study.md", DOCS / "gradcheck.md"] if (COURSE / "study.md").exists() else []
-    return [*first, *sorted(COURSE.glob("[0-9][0-9]-*.md")), *last]
+    return [*first, *sorted(COURSE.glob("[0-9][0-9]-*.md")), COURSE / "study.md", DOCS / "gradcheck.md"]
 
 
 def run(source: Path) -> blocks.Page:
-    """A page with its blocks run; pages that are not the course's own are taken as they are."""
+    """A page with its blocks run; the last two, which no build makes, are taken as they are."""
     if source.name in ("study.md", "gradcheck.md"):
         return blocks.Page(source, source.read_text(encoding="utf-8"))
+    REPORT.parent.mkdir(exist_ok=True)
     return blocks.run_page(source)
 
 
@@ -104,6 +103,18 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
     return found
 
 
+def held(before: str, html: str, after: str) -> str:
+    """A formula with the punctuation around it moved inside, where no line breaks: a browser may break a line at the edge of a formula."""
+    first, last = '<span class="katex-base">', "</span>" * 3
+    if first not in html or not html.endswith(last):
+        raise ValueError(f"not the HTML that KaTeX makes: {html[:60]} ... {html[-60:]}")
+    if before:
+        html = html.replace(first, f'{first}<span class="held">{before}</span>', 1)
+    if after:
+        html = f'{html.removesuffix(last)}<span class="held">{after}</span>{last}'
+    return html
+
+
 def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
     """The site of these pages in `out`; `work` keeps KaTeX and what is made on the way."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
@@ -122,9 +133,9 @@ def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
     tex = {word: key[0] for key, word in found.found.items()}
     for path in [*out.rglob("*.html"), *out.rglob("search_index.js*")]:
         html, plain = path.read_text(encoding="utf-8"), not path.name.endswith(".html")
-        html = JOINED.sub("\\g<0>" + "\u2060", html)  # no line break between a formula and its punctuation
         table = {word: " ".join(re.sub(r'[\\"]', "", text).split()) for word, text in tex.items()} if plain else words
-        html = WORDS.sub(lambda m, t=table: t.get(m[1] or m[2], ""), html)
+        put = "{}{}{}".format if plain else held
+        html = WORDS.sub(lambda m, t=table, put=put: t.get(m[1], "") if m[1] else put(m[2], t[m[3]], m[4]), html)
         up = "../" * (len(path.relative_to(out).parts) - 1)
         path.write_text(html.replace("https://unpkg.com/iframe-worker/shim", up + formulas.SHIM), encoding="utf-8")
     formulas.copy_assets(work / "katex", out)

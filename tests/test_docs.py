@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,67 +68,56 @@ def test_formulas_are_found_outside_code_only() -> None:
     assert list(found.found) == [("x_1", False), ("z", True)]
 
 
-def _site(folder: Path) -> Path:
+# One test, so that parallel workers do not each build a site.
+def test_the_site(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None or not formulas.available():
         pytest.skip("the site needs the pip extra 'docs'")
+    work = ROOT / "build" / "course"
     try:
-        formulas.install(ROOT / "build" / "course" / "katex")
-    except Exception as error:
+        formulas.install(work / "katex")
+    except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"KaTeX could not be fetched: {error}")
-    build.build([page_of(source) for source in PAGES], folder, ROOT / "build" / "course")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _site(tmp_path_factory.mktemp("site"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Any:
-    if chromium.EXECUTABLE is None:
-        pytest.skip("no Chromium on this machine")
-    with chromium.Browser() as running:
-        yield running
-
-
-def test_a_formula_that_does_not_parse_stops_the_build(site: Path) -> None:
-    found = formulas.Formulas()
-    found.take(r"$\frac{1$")
+    wrong = formulas.Formulas()
+    wrong.take(r"$\frac{1$")
     with pytest.raises(ValueError, match="frac"):
-        found.set(ROOT / "build" / "course" / "katex")
-
-
-def test_pages_ask_nothing_of_a_network(site: Path) -> None:
-    for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        wrong.set(work / "katex")
+    small = formulas.Formulas()
+    small.take("($n$),")
+    (html,) = small.set(work / "katex").values()
+    text = re.sub(r"<[^>]*>", "", build.held("(", html, "),").partition('class="katex-html"')[2])
+    assert text.endswith("(n),"), "punctuation stays with its formula"
+    build.build([page_of(source) for source in PAGES], tmp_path, work)
+    for path in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
         text = path.read_text(encoding="utf-8")
-        for opening in ('src="http', 'src="//', "url(http", "url(//", '@import "http', 'rel="stylesheet" href="http'):
-            assert opening not in text, f"{path.relative_to(site)}: {opening}"
-        assert "FORMULA0E" not in text
-        assert "N0E</p>" not in text
+        for opening in ('src="http', 'src="//', "url(http", "url(//", '@import "http', 'rel="stylesheet" href="http', "FORMULA0E", "N0E</p>"):
+            assert opening not in text, f"{path.relative_to(tmp_path)}: {opening}"
+    if chromium.EXECUTABLE is None:
+        pytest.skip("the site is whole; no Chromium on this machine to look at it")
+    with chromium.Browser() as browser:
+        for source in PAGES:
+            for width in (1280, 390):
+                page = browser.open(tmp_path / f"{source.stem}.html", width=width)
+                assert faults(page, page_of(source), width) == [], f"{source.stem} at {width} pixels"
+                page.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
-def test_pages_look_right(site: Path, browser: Any, source: Path, width: int) -> None:
-    page = browser.open(site / f"{source.stem}.html", width=width)
-    try:
-        assert page.problems == []
-        formulas_wanted = sum(match["code"] is None for match in formulas.PIECES.finditer(page_of(source).markdown))
-        shown = page.evaluate(
-            "[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || f.getBoundingClientRect().width > 0).length"
-        )
-        assert shown == formulas_wanted
-        assert not formulas_wanted or page.evaluate("document.fonts.check('16px KaTeX_Math')")
-        boxes = page.evaluate(
-            "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.getBoundingClientRect().height])"
-        )
-        assert len(boxes) == len(page_of(source).figures)
-        assert all(w > 250 and h > 60 for w, h in boxes), boxes
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
-        wide = "[...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-        inside = ".filter(e => !e.closest('pre, .katex-display, .katex svg, .katex-mathml, .md-typeset__scrollwrap, figure'))"
-        assert page.evaluate(f"{wide}{inside}.map(e => e.outerHTML.slice(0, 80))") == []
-        assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") >= 14
-    finally:
-        page.close()
+def faults(page: Any, wanted: Any, width: int) -> list[str]:
+    """What is wrong with a page as the browser shows it."""
+    found = list(page.problems)
+    count = sum(match["code"] is None for match in formulas.PIECES.finditer(wanted.markdown))
+    seen = "[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || f.getBoundingClientRect().width > 0).length"
+    if (shown := page.evaluate(seen)) != count:
+        found.append(f"{shown} formulas of {count}")
+    if count and not page.evaluate("document.fonts.check('16px KaTeX_Math')"):
+        found.append("the formulas' font is missing")
+    boxes = page.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])")
+    if len(boxes) != len(wanted.figures) or any(w < 250 or h < 60 for w, h in boxes):
+        found.append(f"figures of sizes {boxes}, expected {len(wanted.figures)}")
+    if (scroll := page.evaluate("document.documentElement.scrollWidth")) > width:
+        found.append(f"the page is {scroll} pixels wide")
+    wide = "[...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    own = "pre, .katex-display, .katex svg, .katex-mathml, .md-typeset__scrollwrap, figure"  # these scroll by themselves
+    found += page.evaluate(f"{wide}.filter(e => !e.closest('{own}')).map(e => 'sticks out: ' + e.outerHTML.slice(0, 80))")
+    if page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") < 14:
+        found.append("the text is too small")
+    return found
