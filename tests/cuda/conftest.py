@@ -32,8 +32,9 @@ def _start() -> Any:
     return emulator
 
 
-EMULATOR = _start()
-OBSTACLE = device.cuda_obstacle()
+ALONE = any("cuda" in argument for argument in sys.argv[1:])
+EMULATOR = _start() if ALONE else None
+OBSTACLE = device.cuda_obstacle() if ALONE else "run these tests in a process of their own, pytest tests/cuda"
 
 
 class Skipped(pytest.Module):
