@@ -4,7 +4,7 @@
 //
 // FLOPs 2 N P Q K R S C. Bytes, each array once: 4 (N H W C + R S C K + N P Q K), so a 3x3 layer with C = K does 2.25 C FLOP per byte.
 // What global memory and the L2 really deliver: a block of BM x BN outputs reads BM + BN floats per term and does 2 BM BN FLOP with them:
-// 16 FLOP per byte for 128 x 128, 8 for 64 x 64; the R S readings of a pixel hit the L1.
+// 32 FLOP per byte for 128 x 128, 16 for 64 x 64; the R S readings of a pixel hit the L1.
 //
 // Versions, from plain to fast:
 //   1. plain.cu: one thread per output, no reuse.
