@@ -75,10 +75,21 @@ class AdamW:
         self.beta1, self.beta2, self.eps, self.clip, self.average_decay = beta1, beta2, eps, clip, average
         self.steps = 0
 
-    def step(self, learning_rate: float) -> float:
-        """Update all parameters in place; returns the gradient norm before clipping."""
+    def gather(self) -> None:
+        """Copy all gradients into one vector."""
         self.flat.gather_gradients(self.gradient)
-        norm = math.sqrt(float(to_numpy(kernels.squared_norm(self.gradient))))
+
+    def step(self, learning_rate: float, scale: float | None = None, gathered: bool = False) -> float:
+        """Update all parameters in place; returns the gradient norm before clipping.
+
+        scale: the gradients are those of scale times the loss; they are divided by it in passing, and when their norm is not finite
+        nothing is changed. gathered: `gather` was called. The norm is the one number that a step copies to the host.
+        """
+        if not gathered:
+            self.gather()
+        norm = math.sqrt(float(to_numpy(kernels.squared_norm(self.gradient)))) / (scale or 1)
+        if scale is not None and not math.isfinite(norm):
+            return norm
         self.steps += 1
         kept = min(self.average_decay, (1 + self.steps) / (10 + self.steps))
         kernels.adamw_step(
@@ -93,7 +104,7 @@ class AdamW:
             beta1=self.beta1,
             beta2=self.beta2,
             eps=self.eps,
-            clip=min(1.0, self.clip / norm) if norm > 0 else 1.0,
+            clip=(min(1.0, self.clip / norm) if norm > 0 else 1.0) / (scale or 1),
             average_decay=kept,
         )
         if self.average_buffers is not None and self.buffers is not None:
