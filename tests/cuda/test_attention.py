@@ -150,7 +150,7 @@ MUTANTS = [
     ),
     Mutant("rows beyond the last are read", FLASH, "    if (r < rows) {", "    if (r <= rows) {", ("check", "trace"), _odd),
     Mutant("rows beyond the last are written", FLASH, "if (ty + SIDE * r >= rows)", "if (ty + SIDE * r > rows)", ("check", "trace"), _odd),
-    Mutant("the maximum forgets earlier tiles", FLASH, "T highest = top[r];", "T highest = -infinity<T>();", ANY, _odd),
+    Mutant("the result is not rescaled", FLASH, "out[r][c] *= shrink;", ";", ANY, _odd),
     Mutant("the sum is not rescaled", FLASH, "sum[r] = shrink * sum[r] +", "sum[r] = sum[r] +", ANY, _odd),
     Mutant("keys beyond the last count", FLASH, "s[r][c] = i < n.queries && j < n.keys ?", "s[r][c] = i < n.queries ?", ANY, _odd),
     Mutant("an empty row divides by 0", FLASH, "sum[r] > 0 ? 1 / sum[r] : T(0)", "1 / sum[r]", ANY, _masked),
