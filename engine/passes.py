@@ -1,8 +1,9 @@
 """The forward and backward pass of a training step, run operator by operator or replayed as a CUDA graph.
 
 A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one call. What it asks
-of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own pool. The optimizer
-stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen (cuda_graph asks for dropout 0).
+of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own pool, and no cuBLAS,
+which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not fit is told in one
+line. The optimizer stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 float32 arrays in and out, operands rounded to the policy's type on their way into the multipliers, float32 sums. Functions have the
 reference's names and signatures and return NotImplemented for what they do not serve: the policy float32, other dtypes, groups, empty
-arrays, 2^31 elements or more, a device below compute capability 8.0.
+arrays, 2^31 elements or 2^15 rows or columns or more, a device below compute capability 8.0.
 
 The data gradient for stride (sh, sw) is sh sw convolutions of dy with stride 1, one per phase of the input pixel: the taps that reach pixels
 of that phase, flipped. For stride 1 that is one convolution with the flipped filter. A transposed convolution forward is a data gradient.
@@ -153,13 +153,13 @@ def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> t
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _kind(arrays: tuple[Array | None, ...], groups: int) -> str | None:
-    """The operand type of the policy, or None when these arguments are not served."""
+def _kind(groups: int, size: Pair, window: Window, *arrays: Array | None) -> str | None:
+    """The operand type of the policy, or None when these arguments are not served. size: of the larger map."""
     kind = TYPES.get(precision())
-    given = [a for a in arrays if a is not None]
-    if kind is None or groups != 1 or any(a.dtype != np.float32 or not 0 < a.size < 2**31 for a in given):
+    if kind is None or groups != 1 or any(a.dtype != np.float32 or not 0 < a.size < 2**31 for a in arrays if a is not None):
         return None
-    if any(max(a.shape[1:3]) >= 2**14 for a in given if a.ndim == 4) or device_limits()[2] < 80:
+    reach = max(n + sum(pad) + e for n, pad, e in zip(size, window.padding, window.extent, strict=True))
+    if reach >= 2**15 or device_limits()[2] < 80:  # rows and columns of pixels travel in 16 bits
         return None
     return kind
 
@@ -209,7 +209,7 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     """As kernels.conv.reference.conv2d_forward."""
     maps, size = _maps(x), _maps(x)[0].shape
     out = window.output_size(size[1:3])
-    kind = _kind((*maps, w, b), groups)
+    kind = _kind(groups, size[1:3], window, *maps, w, b)
     if kind is None or size[0] * out[0] * out[1] * w.shape[3] >= 2**31:
         return NotImplemented
     maps, w = tuple(map(_contiguous, maps)), _contiguous(w)
@@ -229,7 +229,7 @@ def conv2d_backward_data(
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
     parts = parts or (w.shape[2] * groups,)
-    kind = _kind((dy, w, *into), groups)
+    kind = _kind(groups, size, window, dy, w, *into)
     if kind is None or dy.shape[0] * math.prod(size) * max(parts) >= 2**31 or any(t is not None and not t.flags.c_contiguous for t in into):
         return NotImplemented
     xp, dy = array_module(dy), _contiguous(dy)
@@ -264,7 +264,7 @@ def _data_gradient(kind: str, dy: Array, w: Array, b: Array | None, dx: Array, w
 def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
     maps = _maps(x)
-    kind = _kind((*maps, dy), groups)
+    kind = _kind(groups, maps[0].shape[1:3], window, *maps, dy)
     if kind is None:
         return NotImplemented
     maps, dy = tuple(map(_contiguous, maps)), _contiguous(dy)
@@ -284,7 +284,7 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward."""
-    kind = _kind((x, w, b), groups)
+    kind = _kind(groups, size, window, x, w, b)
     if kind is None or x.shape[0] * math.prod(size) * w.shape[3] >= 2**31:
         return NotImplemented
     y = array_module(x).empty((x.shape[0], *size, w.shape[3]), np.float32)

@@ -260,6 +260,7 @@ def test_what_is_not_served_is_left_to_others(cp, served, monkeypatch) -> None:
         assert all(y is NotImplemented for y in answers(*(a.astype(np.float64) for a in (x, w, dy))))
         assert all(y is NotImplemented for y in answers(x, w[:, :, :2], dy, 2))
         assert all(y is NotImplemented for y in answers(x[:0], w, dy[:0]))
+        assert tensor.conv2d_forward(cp.zeros((1, 1, 2**15, 4), "f"), w[:1, :1], None, Window((1, 1))) is NotImplemented
         assert tensor.matmul(x[0, 0].astype(np.float64), w[0, 0]) is NotImplemented
         monkeypatch.setattr(tensor, "device_limits", lambda: (40, 65536, 75))
         assert all(y is NotImplemented for y in answers(x, w, dy))
