@@ -38,7 +38,7 @@ HEADER = """# Ceilings, written by `python -m bench.counters --write`: of one re
 def plain(name: str) -> str:
     """A kernel's name as NVRTC demangles it, or a name expression, in one spelling: no blanks, no casts, no parameter list."""
     name = re.sub(r"\((?:unsigned )?(?:int|long|char|short|bool)\)", "", name)
-    name = name.removeprefix("void ").split("(")[0]
+    name = name.removeprefix("void ").split("(")[0].replace("unsigned int", "unsigned")
     return name.replace(" ", "").replace("true", "1").replace("false", "0")
 
 

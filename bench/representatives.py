@@ -123,6 +123,7 @@ def _batch_norm(channels: int, dtype: str) -> None:
     norm.sum_pixels(x)
     cuda.batch_norm_statistics(x, plain=True)
     cuda.batch_norm_forward(x, weight, bias, mean, inverse, None, "relu", plain=True)
+    cuda.batch_norm_backward(dy, x, mask, weight, bias, mean, inverse, True, "relu", True, plain=True)
 
 
 def _layer_norm(channels: int, dtype: str) -> None:

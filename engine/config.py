@@ -36,6 +36,10 @@ class Config:
     """Of the split, the initial weights, the batches, augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA when CuPy works (AREOGRAD_DEVICE can say so too)."""
+    precision: Literal["float32", "tf32", "bf16", "float16"] = "float32"
+    """Operands of convolutions on CUDA: exact, or rounded for the tensor cores. Weights, activations, sums stay float32; float16 scales the loss."""
+    cuda_graph: bool = False
+    """Record forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
     val_fraction: float = 0.2
     """Share of the tiles held out, by source image."""
 
@@ -132,6 +136,8 @@ class Config:
                 raise ConfigError(f"{name}: got {value}, expected {low:g} to {high:g}")
         if self.width % 4:
             raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
+        if self.cuda_graph and self.dropout:
+            raise ConfigError(f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)")
         if not any(self.loss_terms().values()):
             raise ConfigError("loss: all coefficients are 0, expected at least one of margin, dice, focal, iou, cross_entropy, lovasz above 0")
 

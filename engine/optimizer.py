@@ -76,18 +76,32 @@ class AdamW:
         self.beta1, self.beta2, self.eps, self.clip, self.average_decay = beta1, beta2, eps, clip, average
         self.steps = 0
         self.squared: Array = np.zeros(())  # of the last gradient, where the parameters are
+        self.scale = 1.0  # of that gradient
 
     @property
     def norm(self) -> float:
-        """The gradient norm of the last step, before clipping (on CUDA this waits for the device)."""
-        return math.sqrt(float(to_numpy(self.squared)))
+        """The gradient norm of the last step, before clipping and without the scale (on CUDA this waits for the device)."""
+        return math.sqrt(float(to_numpy(self.squared))) / self.scale
 
-    def step(self, learning_rate: float) -> None:
-        """Update all parameters in place. Nothing comes back to the host: the norm and the clip factor stay where the parameters are."""
+    def gather(self) -> None:
+        """Copy all gradients into one vector."""
         self.flat.gather_gradients(self.gradient)
-        self.squared = kernels.squared_norm(self.gradient)
+
+    def step(self, learning_rate: float, scale: float | None = None, gathered: bool = False) -> float | None:
+        """Update all parameters in place. Nothing comes back to the host: the norm and the clip factor stay where the parameters are.
+
+        scale: the gradients are those of scale times the loss; they are divided by it in passing, and when their norm is not finite
+        nothing is changed: for that the norm is copied to the host, and returned. gathered: `gather` was called.
+        """
+        if not gathered:
+            self.gather()
+        self.squared, self.scale = kernels.squared_norm(self.gradient), scale or 1.0
+        norm = None if scale is None else self.norm
+        if norm is not None and not math.isfinite(norm):
+            return norm
         self.steps += 1
         kept = min(self.average_decay, (1 + self.steps) / (10 + self.steps))
+        clip = kernels.clip_factor(self.squared, self.clip * self.scale, self.gradient.dtype)
         kernels.adamw_step(
             self.flat.vector,
             self.gradient,
@@ -100,12 +114,13 @@ class AdamW:
             beta1=self.beta1,
             beta2=self.beta2,
             eps=self.eps,
-            clip=kernels.clip_factor(self.squared, self.clip, self.gradient.dtype),
+            clip=clip if scale is None else clip / scale,
             average_decay=kept,
         )
         if self.average_buffers is not None and self.buffers is not None:
             self.average_buffers += (1 - kept) * (self.buffers.vector - self.average_buffers)
         self.flat.touch()
+        return norm
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -96,6 +96,7 @@ def report_summary(summary: dict[str, Any], out: Path) -> str:
 
 def run(arguments: Arguments) -> int:
     """Train as the Arguments say; returns the exit code."""
+    from engine.passes import CaptureError
     from engine.progress import make_reporter
     from engine.training import Run, TrainingError
 
@@ -105,7 +106,7 @@ def run(arguments: Arguments) -> int:
     reporter = make_reporter(CLASSES)
     try:
         summary = Run(dataclasses.replace(arguments.settings), out, reporter).train()
-    except TrainingError as error:
+    except (TrainingError, CaptureError) as error:
         reporter.note(f"error: {error}")
         return 1
     except Exception:

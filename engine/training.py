@@ -1,4 +1,9 @@
-"""A training run, from tiles to a run folder."""
+"""A training run, from tiles to a run folder.
+
+Mixed precision (`precision` other than float32, on CUDA) is about multiplying only: operands of convolutions are rounded to the named type
+inside the kernels. Parameters (the master weights), activations, gradients and everything else are stored and added as float32, so memory
+and the traffic of element-wise operators do not shrink.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor
 from autograd import random as tape_random
 from engine.augmentation import Augmentation
 from engine.batches import rare_tiles, stratified_batches
 from engine.checkpoint import build_network, save_checkpoint
-from engine.config import Config, to_toml
+from engine.config import Config, ConfigError, to_toml
 from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
 from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
 from engine.metrics import Scores, bootstrap, scores
 from engine.optimizer import AdamW, cosine_schedule
+from engine.passes import GraphPasses, Passes
 from engine.pictures import choose_rows, draw_curves, draw_predictions
 from engine.progress import Reporter
+from engine.scaling import LossScale
 from engine.warm import warm
 from kernels.core import device
+from kernels.core.module import device_limits
+from kernels.core.precision import use_precision
 from layers import SegmentationLoss, measure
 
 
@@ -61,6 +69,8 @@ class Run:
         self.config, self.out, self.report = config, out, reporter
         self.choice = device.choose(None if config.device == "auto" else config.device)
         reporter.note(str(self.choice))
+        _check_device(config, self.choice)
+        self.scale = LossScale() if config.precision == "float16" else None
         self.data = prepare(config.data, config.tiles, config.val_fraction, config.seed)
         for note in self.data.notes:
             reporter.note(note)
@@ -78,6 +88,8 @@ class Run:
         self.loss = make_loss(config, self.weights)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, config.weight_decay, clip=clip, average=config.average)
+        passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
+        self.passes = GraphPasses(passes) if config.cuda_graph else passes
         self.augmentation = make_augmentation(config)
         if self.choice.name == device.CPU:
             warm(config, reporter.compiling)
@@ -90,6 +102,10 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Train, validating after every epoch; Ctrl-C ends the run cleanly. Returns what summary.json holds."""
+        with use_precision(self.config.precision):
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         config, interrupted = self.config, False
         write_text(self.out / "config.toml", to_toml(config))
         (self.out / "metrics.jsonl").write_text("")
@@ -141,11 +157,12 @@ class Run:
         images, masks = self.tiles
         rows = device.to_device(index, self.choice.name)
         images, masks = augment(images[rows].astype(np.float32) * np.float32(1 / 255), masks[rows], self.rng)
-        loss = self.loss(self.net(Tensor(self.normalisation(images))), masks)
-        self.net.zero_grad()
-        loss.backward()
-        self.optimizer.step(rate)
-        return dict(zip(("loss", *self.loss.terms), device.fetch([loss.data, *self.loss.terms.values()]), strict=True))
+        scale = None if self.scale is None else self.scale.value
+        terms = self.passes(self.normalisation(images), masks, scale)
+        norm = self.optimizer.step(rate, scale, gathered=True)
+        if self.scale is not None and norm is not None:
+            self.scale.update(norm)
+        return dict(zip(terms, device.fetch(list(terms.values())), strict=True))
 
     def _validate(self, epoch: int, means: dict[str, float], rate: float, speed: float = 0.0) -> None:
         config = self.config
@@ -162,6 +179,8 @@ class Run:
                 "learning_rate": rate,
                 "images_per_second": speed,
             }
+            if self.scale is not None:
+                row |= {"loss_scale": self.scale.value, "skipped_steps": self.scale.skipped}
             self.rows.append(row)
             best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
             if best:
@@ -241,6 +260,17 @@ def make_loss(config: Config, weights: np.ndarray) -> SegmentationLoss:
         smooth=config.smooth,
         label_smoothing=config.label_smoothing,
     )
+
+
+def _check_device(config: Config, choice: device.Choice) -> None:
+    """ConfigError when the device cannot do what is asked for."""
+    if choice.name != device.CUDA:
+        if config.precision != "float32":
+            raise ConfigError(f"precision: got {config.precision!r}, expected 'float32' on the {choice.name} ({choice.reason})")
+        if config.cuda_graph:
+            raise ConfigError(f"cuda_graph: needs CUDA, but the device is the {choice.name} ({choice.reason})")
+    elif config.precision != "float32" and (capability := device_limits()[2]) < 80:
+        raise ConfigError(f"precision: got {config.precision!r}, expected 'float32' below compute capability 8.0 (this device has {capability / 10})")
 
 
 def write_text(path: Path, text: str) -> None:

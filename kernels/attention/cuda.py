@@ -71,7 +71,7 @@ class _Problem:
             and keys > 0
             and self.heads <= 65535
             and max(a.size for a in arrays) < 2**31
-            and (mask is None or mask.dtype == bool or mask.dtype == q.dtype)
+            and (mask is None or ((mask.dtype == bool or mask.dtype == q.dtype) and mask.size < 2**31))
         )
         if not self.served:
             return

@@ -75,14 +75,26 @@ __device__ __forceinline__ void accumulate(T (&out)[R][D / SIDE], const T* p, co
   }
 }
 
-// Rows of the result to memory: `rows` of them, d <= D numbers each.
+// Rows of the result to memory: `rows` of them, d <= D numbers each, in runs of neighbours where rows allow it.
 template <class T, int D, int R>
-__device__ __forceinline__ void store_rows(T* target, const T (&value)[R][D / SIDE], const T (&factor)[R], int rows, int d, int ty, int tx) {
+__device__ __forceinline__ void store_rows(T* target, const T (&value)[R][D / SIDE], const T (&factor)[R], int rows, int d, int runs, int ty, int tx) {
+  struct alignas(RUN<D> * sizeof(T)) Piece { T v[RUN<D>]; };
 #pragma unroll
-  for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r) {
+    if (ty + SIDE * r >= rows) continue;
 #pragma unroll
-    for (int k = 0; k < D / SIDE; ++k)
-      if (ty + SIDE * r < rows && column<D>(tx, k) < d) target[(size_t)(ty + SIDE * r) * d + column<D>(tx, k)] = factor[r] * value[r][k];
+    for (int k = 0; k < D / SIDE; k += RUN<D>) {
+      const int c = column<D>(tx, k);
+      T* to = target + (size_t)(ty + SIDE * r) * d + c;
+      Piece piece;
+#pragma unroll
+      for (int i = 0; i < RUN<D>; ++i) piece.v[i] = factor[r] * value[r][k + i];
+      if (runs && c < d) *reinterpret_cast<Piece*>(to) = piece;
+#pragma unroll
+      for (int i = 0; i < RUN<D>; ++i)
+        if (!runs && c + i < d) to[i] = piece.v[i];
+    }
+  }
 }
 
 template <class T> __device__ __forceinline__ T half_warp_max(T value) {
@@ -148,7 +160,7 @@ attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __rest
     factor[r] = sum[r] > 0 ? 1 / sum[r] : T(0);
     if (tx == 0 && start + ty + SIDE * r < n.queries) lse[row + ty + SIDE * r] = sum[r] > 0 ? top[r] + log(sum[r]) : infinity<T>();
   }
-  store_rows<T, D>(o + row * n.e, out, factor, n.queries - start, n.e, ty, tx);
+  store_rows<T, D>(o + row * n.e, out, factor, n.queries - start, n.e, n.runs, ty, tx);
 }
 
 // Owns keys: dv = p^T dy, dk = scale ds^T q.
@@ -198,8 +210,8 @@ attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __res
   }
   T one[R], scales[R];
   for (int r = 0; r < R; ++r) one[r] = 1, scales[r] = scale;
-  store_rows<T, D>(dk + row * n.d, to_k, scales, n.keys - start, n.d, ty, tx);
-  store_rows<T, D>(dv + row * n.e, to_v, one, n.keys - start, n.e, ty, tx);
+  store_rows<T, D>(dk + row * n.d, to_k, scales, n.keys - start, n.d, n.runs, ty, tx);
+  store_rows<T, D>(dv + row * n.e, to_v, one, n.keys - start, n.e, n.runs, ty, tx);
 }
 
 // Owns queries: dq = scale ds k.
@@ -240,5 +252,5 @@ attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __
     __syncwarp();
     accumulate<T, D, R, OTHER>(out, tile_p, other_k, ty, tx);
   }
-  store_rows<T, D>(dq + row * n.d, out, scales, n.queries - start, n.d, ty, tx);
+  store_rows<T, D>(dq + row * n.d, out, scales, n.queries - start, n.d, n.runs, ty, tx);
 }

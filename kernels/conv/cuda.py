@@ -4,6 +4,7 @@ tensor cores   float32 arrays, groups 1, under a precision policy other than flo
 cuBLAS         1x1, one map, nothing fused into it: a matrix product
 stem.cu        forward of one input channel
 depthwise.cu   groups = C = K
+winograd.cu    3x3 of stride 1 where its cost model says so (error within 3e-5 of the largest output)
 direct.cu      forward, data gradient and transposed convolution as one implicit matrix product
 filter.cu      the filter gradient, split over pixels
 plain.cu       one thread per result: float64, other groups, data gradients of strides above 4
@@ -138,7 +139,7 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
     if (dw := _by_policy(cuda_tensor.conv2d_backward_filter, x, dy, window, groups)) is not NotImplemented:
         return dw
     maps = x if isinstance(x, tuple) else (x,)
-    if not _serves(*maps, dy):
+    if not _serves(*maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]):
         return NotImplemented
     maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
     if dy.dtype == np.float32:

@@ -17,7 +17,7 @@ import numpy as np
 from kernels.core.geometry import Pair, Window
 
 PHASES = 4  # per axis: the strides that the tiled data gradient serves
-LARGEST = 2**31 - 1  # elements of an array: indices are 32-bit
+LARGEST = 2**31 - 4096  # elements of an array: indices are 32-bit, and the last block reaches a little beyond
 NULL = np.uintp(0)
 
 

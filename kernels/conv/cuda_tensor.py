@@ -2,7 +2,7 @@
 
 float32 arrays in and out, operands rounded to the policy's type on their way into the multipliers, float32 sums. Functions have the
 reference's names and signatures and return NotImplemented for what they do not serve: the policy float32, other dtypes, groups, empty
-arrays, 2^31 elements or more, a device below compute capability 8.0.
+arrays, 2^31 elements or 2^15 rows or columns or more, a device below compute capability 8.0.
 
 The data gradient for stride (sh, sw) is sh sw convolutions of dy with stride 1, one per phase of the input pixel: the taps that reach pixels
 of that phase, flipped. For stride 1 that is one convolution with the flipped filter. A transposed convolution forward is a data gradient.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,18 @@ from kernels.core.precision import precision
 Maps = Array | tuple[Array, Array]
 TYPES = {"tf32": "Tf32", "bf16": "Bf16", "float16": "F16"}
 DEPTH = 32
-TILES = {"Wide": (128, 128, 256), "Middle": (128, 64, 256), "Small": (64, 32, 128)}  # rows, columns, threads
-FORWARD = (("Wide", 4), ("Middle", 4), ("Small", 4), ("Small", 1))
+TILES = {"Wide": (128, 128, 256), "Wide16": (128, 128, 512), "Middle": (128, 64, 256), "Small": (64, 32, 128)}  # rows, columns, threads
+WIDE = {"Tf32": "Wide", "Bf16": "Wide16", "F16": "Wide16"}
+FORWARD = (("Middle", 4), ("Small", 4), ("Small", 1))
 FILTER = (("Middle", 4), ("Small", 4), ("Small", 1))
 BLOCKS = 160  # a launch should have that many blocks before it uses large tiles or stops cutting the depth
 LONGEST = 4096  # pixels of a float32 sum in the filter gradient
 
 MODULE = Module(
     "conv/tensor.cu",
-    (*(f"plain<{t}>" for t in TYPES.values()), *(f"forward<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in FORWARD)),
+    [f"plain<{t}>" for t in TYPES.values()] + [f"forward<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in ((WIDE[t], 4), *FORWARD)],
 )
-FILTER_MODULE = Module("conv/tensor_filter.cu", ("add_parts", *(f"filter<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in FILTER)))
+FILTER_MODULE = Module("conv/tensor_filter.cu", ["add_parts"] + [f"filter<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in FILTER])
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,10 @@ _STRUCT = np.dtype([(name, np.int32) for name in Geometry.__dataclass_fields__])
 # -- launch geometry: shapes -> Launch --------------------------------------------------------------------------------
 
 
-def _stages(kind: str, tile: str) -> int:
+def _shared(kind: str, tile: str, table: int) -> int:
+    """Bytes: two stages of both tiles, and the table of pixels."""
     rows, columns, _ = TILES[tile]
-    return 2 * (rows + columns) * DEPTH * (4 if kind == "Tf32" else 2)
+    return 2 * (rows + columns) * DEPTH * (4 if kind == "Tf32" else 2) + table
 
 
 def _tile_count(tile: str, rows: int, columns: int) -> int:
@@ -95,11 +98,11 @@ def forward_launch(kind: str, pixels: int, k: int, v: int) -> Launch:
     """The largest tile that `k` fills and that leaves enough blocks for a whole GPU. v: channels per copy, 4 or 1."""
     tile = "Small"
     if v == 4:
-        for name, least in (("Wide", 65), ("Middle", 33)):
+        for name, least in ((WIDE[kind], 65), ("Middle", 33)):
             if k >= least and _tile_count(name, pixels, k) >= BLOCKS:
                 tile = name
                 break
-    return Launch(f"forward<{kind}, {tile}, {v}>", (_tile_count(tile, pixels, k),), (TILES[tile][2],), _stages(kind, tile))
+    return Launch(f"forward<{kind}, {tile}, {v}>", (_tile_count(tile, pixels, k),), (TILES[tile][2],), _shared(kind, tile, 12 * TILES[tile][0]))
 
 
 def filter_launches(kind: str, pixels: int, depth: int, k: int, v: int) -> tuple[Launch, Launch | None, int]:
@@ -109,7 +112,7 @@ def filter_launches(kind: str, pixels: int, depth: int, k: int, v: int) -> tuple
     parts = max(1, min(blocks(BLOCKS, count), blocks(pixels, 8 * DEPTH)))
     run = min(blocks(blocks(pixels, parts), DEPTH) * DEPTH, LONGEST)
     parts = blocks(pixels, run)
-    launch = Launch(f"filter<{kind}, {tile}, {v}>", (count, parts), (TILES[tile][2],), _stages(kind, tile))
+    launch = Launch(f"filter<{kind}, {tile}, {v}>", (count, parts), (TILES[tile][2],), _shared(kind, tile, 16 * DEPTH))
     return launch, Launch("add_parts", (blocks(depth * k, 256),), (256,)) if parts > 1 else None, run
 
 
@@ -150,13 +153,13 @@ def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> t
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _kind(arrays: tuple[Array | None, ...], groups: int) -> str | None:
-    """The operand type of the policy, or None when these arguments are not served."""
+def _kind(groups: int, size: Pair, window: Window, *arrays: Array | None) -> str | None:
+    """The operand type of the policy, or None when these arguments are not served. size: of the larger map."""
     kind = TYPES.get(precision())
-    given = [a for a in arrays if a is not None]
-    if kind is None or groups != 1 or any(a.dtype != np.float32 or not 0 < a.size < 2**31 for a in given):
+    if kind is None or groups != 1 or any(a.dtype != np.float32 or not 0 < a.size < 2**31 for a in arrays if a is not None):
         return None
-    if any(max(a.shape[1:3]) >= 2**14 for a in given if a.ndim == 4) or device_limits()[2] < 80:
+    reach = max(n + sum(pad) + e for n, pad, e in zip(size, window.padding, window.extent, strict=True))
+    if reach >= 2**15 or device_limits()[2] < 80:  # rows and columns of pixels travel in 16 bits
         return None
     return kind
 
@@ -181,22 +184,9 @@ def _pointer(array: Array | None) -> Any:
 
 def _geometry(maps: tuple[Array, ...], window: Window, out: Pair, k: int) -> Geometry:
     n, h, w, c0 = maps[0].shape
+    c1 = maps[1].shape[3] if len(maps) > 1 else 0
     (top, _), (left, _) = window.padding
-    return Geometry(
-        h,
-        w,
-        c0,
-        maps[1].shape[3] if len(maps) > 1 else 0,
-        *out,
-        n * out[0] * out[1],
-        k,
-        *window.kernel,
-        *window.stride,
-        top,
-        left,
-        *window.dilation,
-        *out,
-    )
+    return Geometry(h, w, c0, c1, *out, n * out[0] * out[1], k, *window.kernel, *window.stride, top, left, *window.dilation, *out)
 
 
 def _run_forward(kind: str, maps: tuple[Array, ...], w: Array, b: Array | None, y: Array, g: Geometry, add: bool) -> None:
@@ -219,7 +209,7 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     """As kernels.conv.reference.conv2d_forward."""
     maps, size = _maps(x), _maps(x)[0].shape
     out = window.output_size(size[1:3])
-    kind = _kind((*maps, w, b), groups)
+    kind = _kind(groups, size[1:3], window, *maps, w, b)
     if kind is None or size[0] * out[0] * out[1] * w.shape[3] >= 2**31:
         return NotImplemented
     maps, w = tuple(map(_contiguous, maps)), _contiguous(w)
@@ -239,7 +229,7 @@ def conv2d_backward_data(
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
     parts = parts or (w.shape[2] * groups,)
-    kind = _kind((dy, w, *into), groups)
+    kind = _kind(groups, size, window, dy, w, *into)
     if kind is None or dy.shape[0] * math.prod(size) * max(parts) >= 2**31 or any(t is not None and not t.flags.c_contiguous for t in into):
         return NotImplemented
     xp, dy = array_module(dy), _contiguous(dy)
@@ -254,25 +244,27 @@ def conv2d_backward_data(
 
 def _data_gradient(kind: str, dy: Array, w: Array, b: Array | None, dx: Array, window: Window, add: bool) -> None:
     """dx (N, H, W, C) = unpatch(dy w^T) + b, or added to what is there: dy (N, P, Q, K), filter (R, S, C, K)."""
-    _, h, wd, c = dx.shape
-    args = [(s, k, st, pad[0], d) for s, k, st, pad, d in zip((h, wd), window.kernel, window.stride, window.padding, window.dilation, strict=True)]
-    for i in phases(*args[0]):
-        for j in phases(*args[1]):
-            if not i.length or not j.length:  # the stride passes over these pixels: no tap reaches them
-                if not add:
-                    dx[:, i.first :: window.stride[0], j.first :: window.stride[1]] = 0 if b is None else b
-                continue
-            flipped = _contiguous(w[i.taps, j.taps][::-1, ::-1].swapaxes(2, 3))  # (R', S', C, K) -> (R', S', K, C)
-            part = Window((i.length, j.length), (1, 1), ((i.before, 0), (j.before, 0)), (i.dilation, j.dilation))
-            g = _geometry((dy,), part, (i.count, j.count), c)
-            g = replace(g, oh=h, ow=wd, osh=window.stride[0], osw=window.stride[1], oi=i.first, oj=j.first)
-            _run_forward(kind, (dy,), flipped, b, dx, g, add)
+    size, c = dx.shape[1:3], dx.shape[3]
+    rows, columns = (
+        phases(length, kernel, stride, pad[0], dilation)
+        for length, kernel, stride, pad, dilation in zip(size, window.kernel, window.stride, window.padding, window.dilation, strict=True)
+    )
+    for i, j in product(rows, columns):
+        if not i.length or not j.length:  # the stride passes over these pixels: no tap reaches them
+            if not add:
+                dx[:, i.first :: window.stride[0], j.first :: window.stride[1]] = 0 if b is None else b
+            continue
+        flipped = _contiguous(w[i.taps, j.taps][::-1, ::-1].swapaxes(2, 3))  # (R', S', C, K) -> (R', S', K, C)
+        part = Window((i.length, j.length), (1, 1), ((i.before, 0), (j.before, 0)), (i.dilation, j.dilation))
+        g = _geometry((dy,), part, (i.count, j.count), c)
+        g = replace(g, oh=size[0], ow=size[1], osh=window.stride[0], osw=window.stride[1], oi=i.first, oj=j.first)
+        _run_forward(kind, (dy,), flipped, b, dx, g, add)
 
 
 def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
     maps = _maps(x)
-    kind = _kind((*maps, dy), groups)
+    kind = _kind(groups, maps[0].shape[1:3], window, *maps, dy)
     if kind is None:
         return NotImplemented
     maps, dy = tuple(map(_contiguous, maps)), _contiguous(dy)
@@ -292,7 +284,7 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward."""
-    kind = _kind((x, w, b), groups)
+    kind = _kind(groups, size, window, x, w, b)
     if kind is None or x.shape[0] * math.prod(size) * w.shape[3] >= 2**31:
         return NotImplemented
     y = array_module(x).empty((x.shape[0], *size, w.shape[3]), np.float32)

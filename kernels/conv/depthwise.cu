@@ -91,6 +91,6 @@ extern "C" __global__ void __launch_bounds__(32 * STRANDS) depthwise_filter(cons
     if (tap0 + t < taps && c < v.c) {
       double sum = 0;
       for (int k = 0; k < STRANDS; ++k) sum += strands[k][t][lane];
-      out[(blockIdx.z * taps + tap0 + t) * v.c + c] = float(sum);
+      out[(size_t(blockIdx.z) * taps + tap0 + t) * v.c + c] = float(sum);
     }
 }

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N) filter_gradient(const 
   }
   fold(totals, sums);
 
-  out += blockIdx.z * results * v.k;
+  out += size_t(blockIdx.z) * (results * v.k);
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
     const int row = m0 + row0 + i / 4 * 16 + i % 4;  // four neighbours, then 16 on: see `left`

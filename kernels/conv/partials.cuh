@@ -6,6 +6,6 @@ extern "C" __global__ void add_partials(const float* partials, float* dw, int sp
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= size) return;
   double sum = 0;
-  for (int split = 0; split < splits; ++split) sum += partials[split * size + i];
+  for (int split = 0; split < splits; ++split) sum += partials[size_t(split) * size + i];
   dw[i] = float(sum);
 }

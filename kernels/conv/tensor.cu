@@ -79,11 +79,11 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
 }
 
 template <class T, class Tile, int V>
-__global__ void __launch_bounds__(Tile::THREADS)
+__global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
     forward(const float* x0, const float* x1, const float* w, const float* bias, float* y, Geometry g, int add) {
   extern __shared__ __align__(128) char stages[];
-  __shared__ Pixel pixels[Tile::BM];
-  __shared__ int places[Tile::BM];
+  Pixel* pixels = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
+  int* places = (int*)(pixels + Tile::BM);
   const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM, n = blockIdx.x % across * Tile::BN;
   const int depth = g.r * g.s * (g.c0 + g.c1);
   for (int i = threadIdx.x; i < Tile::BM; i += Tile::THREADS) {

@@ -24,9 +24,11 @@ template <int M, int N, int WM, int WN> struct Tile {
   __device__ static int n0() { return threadIdx.x / WARP % WARPS_N * WN; }
   template <class T> static constexpr int STAGE = (M + N) * DEPTH * T::BYTES;
 };
-using Wide = Tile<128, 128, 64, 32>;
+using Wide = Tile<128, 128, 64, 32>;    // tf32: few fragment loads per product
+using Wide16 = Tile<128, 128, 32, 32>;  // 16-bit types: twice the threads, for chunks wait in registers
 using Middle = Tile<128, 64, 32, 32>;
 using Small = Tile<64, 32, 32, 16>;
+template <class Tile> constexpr int RESIDENT = 512 / Tile::THREADS;  // blocks per multiprocessor at least: up to 128 registers a thread
 
 // ---- instructions
 

@@ -36,10 +36,10 @@ template <class T, class Tile, int V> struct FilterFeed {
 };
 
 template <class T, class Tile, int V>
-__global__ void __launch_bounds__(Tile::THREADS)
+__global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
     filter(const float* x0, const float* x1, const float* dy, float* part, Geometry g, int run) {
   extern __shared__ __align__(128) char stages[];
-  __shared__ Pixel table[2 * DEPTH];
+  Pixel* table = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
   const int depth = g.r * g.s * (g.c0 + g.c1), lane = threadIdx.x % WARP;
   const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM, n = blockIdx.x % across * Tile::BN;
   const int start = blockIdx.y * run, end = min(start + run, g.pixels);

@@ -6,7 +6,7 @@
 // and channel pair in place of 9. The price is memory: V and M are written and read, 2 x 36 / 16 x 4 = 18 bytes per input value and as many per output
 // value, and accuracy: the largest error is within 3e-5 of the largest output (1e-6 for a direct sum). From about 64 channels on it pays.
 //
-//   transform_input              V = B^T d B           28 FMAs per input value, 4 + 9 bytes
+//   transform_input              V = B^T d B           10 operations per input value, 4 + 9 bytes
 //   transform_filter             U = G g G^T           (for the data gradient: of the flipped filter, its channels exchanged)
 //   transform_output             Y = A^T M A           + bias, + what is there
 //   transform_cotangent          Z = A dY A^T          filter gradient: dU[point] (C, K) = V[point]^T . Z[point] ...

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from kernels.core.device import Array, array_module
@@ -31,6 +29,11 @@ def ready(array: Array) -> Array:
     return array if is_ready(array) else array_module(array).array(array, order="C", copy=True)
 
 
+def compact(array: Array) -> Array:
+    """The array, or a copy of it, such that it is contiguous: enough for vectors that are read value by value (views into a flat buffer, say)."""
+    return array if array.flags.c_contiguous else array.copy()
+
+
 def variant(name: str, kind: str, channels: int) -> str:
     """The instance `name<type, values per access>`: four floats at once where the channels allow it, else one value."""
     return f"{name}<{kind}, {4 if kind == 'float' and channels % 4 == 0 else 1}>"
@@ -44,11 +47,6 @@ def variants(*names: str) -> tuple[str, ...]:
 def width_of(kernel: str) -> int:
     """Values per access of an instance named by `variant`."""
     return int(kernel.rstrip(">").split(",")[-1])
-
-
-def number(value: float, like: Array) -> Any:
-    """A Python number as a kernel argument of the array's type."""
-    return like.dtype.type(value)
 
 
 def group_of(packs: int) -> int:

@@ -185,6 +185,29 @@ __device__ __forceinline__ Pack<T, V> open_gradient(
   return g;
 }
 
+template <class T> __global__ void batch_norm_backward_plain(
+    const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, T* dx, T* dresidual, T* dweight, T* dbias,
+    int rows, int channels, int relu, int training) {
+  __shared__ double room[COLUMN_THREADS / WARP];
+  const int c = blockIdx.x;
+  const T m[1] = {T(mean[c])}, scale[1] = {T(weight[c] * inverse[c])}, b[1] = {bias[c]};
+  double sum = 0, product = 0;
+  for (int row = threadIdx.x; row < rows; row += blockDim.x) {
+    const int i = row * channels + c;
+    const Pack<T, 1> value = {x[i]}, g = open_gradient<T, 1>(dy, value, mask, i, relu, m, scale, b);
+    sum += g.v[0], product += double(g.v[0]) * (value.v[0] - m[0]);
+  }
+  sum = block_sum(sum, room), product = block_sum(product, room) * inverse[c];
+  if (threadIdx.x == 0) dbias[c] = T(sum), dweight[c] = T(product);
+  const T constant = training ? T(sum / rows) : T(0), slope = training ? T(inverse[c] * product / rows) : T(0);
+  for (int row = threadIdx.x; row < rows; row += blockDim.x) {
+    const int i = row * channels + c;
+    const Pack<T, 1> value = {x[i]}, g = open_gradient<T, 1>(dy, value, mask, i, relu, m, scale, b);
+    dx[i] = scale[0] * (g.v[0] - (constant + (value.v[0] - m[0]) * slope));
+    if (dresidual) dresidual[i] = g.v[0];
+  }
+}
+
 // out (blocks of rows, 2, channels): sums of g and of g (x - mean).
 template <class T, int V> __global__ void batch_norm_gradient_sums(
     const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, int relu, double* out, int rows, int channels,

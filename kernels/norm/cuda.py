@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core.cuda_arrays import ready, type_of, variant, variants, width_of
+from kernels.core.cuda_arrays import MOST, compact, ready, type_of, variant, variants, width_of
 from kernels.core.device import Array, array_module
 from kernels.core.module import Launch, Module, blocks
 
@@ -22,7 +22,7 @@ BATCH = Module(
         *variants("batch_norm_moments", "batch_norm_forward", "batch_norm_gradient_sums", "batch_norm_gradient", "sum_rows"),
         *(
             f"batch_norm_{name}<{kind}>"
-            for name in ("moments_plain", "moments_finish", "running", "forward_plain", "gradient_finish")
+            for name in ("moments_plain", "moments_finish", "running", "forward_plain", "backward_plain", "gradient_finish")
             for kind in KINDS
         ),
         "batch_norm_inverse",
@@ -127,7 +127,7 @@ def batch_norm_inverse(variance: Array, eps: float) -> Any:
     if type_of(variance) != "double":
         return NotImplemented
     inverse = array_module(variance).empty(variance.shape, np.float64)
-    BATCH.run(vector_launch("batch_norm_inverse", variance.size), ready(variance), inverse, np.float64(eps), variance.size)
+    BATCH.run(vector_launch("batch_norm_inverse", variance.size), compact(variance), inverse, np.float64(eps), variance.size)
     return inverse
 
 
@@ -152,7 +152,7 @@ def batch_norm_forward(
     rows, other = x.size // channels, None if residual is None else ready(residual)
     y = xp.empty(x.shape, x.dtype)
     mask = xp.empty(x.shape, np.uint8) if relu and residual is not None else None
-    arrays = x, ready(weight), ready(bias), ready(mean), ready(inverse), other, y, mask
+    arrays = x, *map(compact, (weight, bias, mean, inverse)), other, y, mask
     if plain:
         BATCH.run(plain_launch(f"batch_norm_forward_plain<{kind}>", channels), *arrays, rows, channels, relu)
     else:
@@ -172,22 +172,26 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
+    plain: bool = False,
 ) -> Any:
-    """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx."""
+    """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain: by the learner's kernel."""
     kind = type_of(dy, x, weight, bias)
     if kind is None or (mask is not None and mask.dtype != np.uint8):
         return NotImplemented
     dy, x, channels, xp = ready(dy), ready(x), x.shape[-1], array_module(x)
     relu = 0 if activation is None else 1 if mask is None else 2
-    arrays = dy, x, mask, ready(weight), ready(bias), ready(mean), ready(inverse)
-    parts, count, _ = _sums(BATCH, variant("batch_norm_gradient_sums", kind, channels), 2, x, *arrays, relu)
-    totals, dweight, dbias = xp.empty((2, channels), np.float64), xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
-    BATCH.run(finish_launch(f"batch_norm_gradient_finish<{kind}>", channels), parts, arrays[6], totals, dweight, dbias, channels, count)
-    dx = xp.empty(x.shape, x.dtype)
-    dresidual = xp.empty(x.shape, x.dtype) if with_residual and relu else None
-    rows = x.size // channels
-    launch, wide, per = columns_launch(variant("batch_norm_gradient", kind, channels), rows, channels, MAP_ROWS)
-    BATCH.run(launch, *arrays, totals, dx, dresidual, rows, channels, relu, training, wide, per)
+    arrays = dy, x, mask, *map(compact, (weight, bias, mean, inverse))
+    rows, dweight, dbias = x.size // channels, xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
+    dx, dresidual = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype) if with_residual and relu else None
+    if plain:
+        launch = plain_launch(f"batch_norm_backward_plain<{kind}>", channels)
+        BATCH.run(launch, *arrays, dx, dresidual, dweight, dbias, rows, channels, relu, training)
+    else:
+        parts, count, _ = _sums(BATCH, variant("batch_norm_gradient_sums", kind, channels), 2, x, *arrays, relu)
+        totals = xp.empty((2, channels), np.float64)
+        BATCH.run(finish_launch(f"batch_norm_gradient_finish<{kind}>", channels), parts, arrays[6], totals, dweight, dbias, channels, count)
+        launch, wide, per = columns_launch(variant("batch_norm_gradient", kind, channels), rows, channels, MAP_ROWS)
+        BATCH.run(launch, *arrays, totals, dx, dresidual, rows, channels, relu, training, wide, per)
     return dx, dweight, dbias, (dresidual if relu else dy) if with_residual else None
 
 
@@ -197,7 +201,7 @@ def batch_norm_backward(
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Any:
     """As kernels.norm.reference.layer_norm_forward."""
     kind = type_of(x, weight, bias)
-    if kind is None:
+    if kind is None or 32 * x.size > MOST * x.shape[-1]:
         return NotImplemented
     x, channels = ready(x), x.shape[-1]
     rows, y = x.size // channels, array_module(x).empty(x.shape, x.dtype)
@@ -209,7 +213,7 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Any:
 def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> Any:
     """As kernels.norm.reference.layer_norm_backward."""
     kind = type_of(dy, x, weight)
-    if kind is None:
+    if kind is None or 32 * x.size > MOST * x.shape[-1]:
         return NotImplemented
     dy, x, channels, xp = ready(dy), ready(x), x.shape[-1], array_module(x)
     rows = x.size // channels

@@ -113,7 +113,7 @@ def test_rows_are_read_in_whole_sectors() -> None:
     kernel = report.kernel("augment")
     assert kernel.sectors_per_request_of(kind="store") <= 4
     assert kernel.sectors_per_request_of(kind="load") <= 4.5
-    assert kernel.bank_conflict_factor < 1.1
+    assert kernel.wavefronts_per_request <= 2  # the map and the sums are 8 bytes wide: two passes each
 
 
 def _odd() -> None:

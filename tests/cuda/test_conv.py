@@ -422,6 +422,11 @@ def planted(module: modules.Module, old: str, new: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("module", "old", "new", "modes", "test"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
 def test_planted_mistakes_are_caught(module: Any, old: str, new: str, modes: str, test: Callable[[], None]) -> None:
+    assert_caught(module, old, new, modes, test)
+
+
+def assert_caught(module: Any, old: str, new: str, modes: str, test: Callable[[], None]) -> None:
+    """`test` passes, and fails (or the emulator finds something) once `old` is `new` in the module's source."""
     emulator = sys.modules.get("cupy_on_cpu")
     if emulator is None or not emulator.active() or emulator.mode() not in modes.split():
         pytest.skip(f"caught by the emulator in mode {modes}")

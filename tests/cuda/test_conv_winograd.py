@@ -7,7 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from test_conv import F4, F8, LAYERS, Layer, compare, device, exact, three
+from test_conv import F4, F8, LAYERS, Layer, assert_caught, compare, device, exact, three
 
 from kernels.conv import choice, cuda_winograd, reference
 from kernels.core.geometry import Window
@@ -113,3 +113,23 @@ def test_ceilings_of_memory_access(forced: Any, counted: Any) -> None:
             assert kernel.sectors_per_request <= 4
             assert kernel.global_efficiency == 1
         assert kernel.sectors_per_request_of("store") <= 4
+
+
+def all_three() -> None:
+    compare(SHAPES["ragged tiles"], least=cuda_winograd.BOUND)
+
+
+MUTANTS = [  # name, old, new
+    ("output edge not predicated", "if (row + a < g.p && column + b < g.q) {", "if (row + a < g.p) {"),
+    ("cotangent edge not predicated", "row + a < g.p && column + b < g.q ? dy", "row + a < g.p ? dy"),
+    ("input padding on one side", "column = tile % g.columns * 4 - g.left", "column = tile % g.columns * 4"),
+    ("tile index swapped", "row[j] = half[j][i];", "row[j] = half[i % F::IN][j % F::OUT];"),
+    ("coefficient", "t[5] = 4 * d[1] - 5 * d[3] + d[5];", "t[5] = 4 * d[1] - 5 * d[3] - d[5];"),
+    ("filter not flipped", "(flipped ? 8 - a : a) * size", "a * size"),
+]
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize(("old", "new"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+def test_planted_mistakes_are_caught(old: str, new: str) -> None:
+    assert_caught(cuda_winograd.MODULE, old, new, "check trace", all_three)

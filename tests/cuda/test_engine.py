@@ -67,7 +67,7 @@ def test_four_steps_follow_the_cpu_within_rounding(tiles: Tiles) -> None:
 def run(tiles: Tiles, tmp_path, monkeypatch: pytest.MonkeyPatch) -> training.Run:
     monkeypatch.setattr(training, "prepare", lambda *_: training.Prepared(tiles, tiles, None, []))
     monkeypatch.setattr(device, "_chosen", device._chosen)
-    config = Config(device="cuda", width=4, batch=4, epochs=1, tiles=N)
+    config = Config(device="cuda", width=4, batch=4, epochs=1)
     return training.Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO()))
 
 

@@ -85,6 +85,11 @@ def test_confident_logits_lose_nothing(dtype: str) -> None:
     check(logits * 0.2, np.arange(5), LossSpec(EVERY, background="mask"), dtype)
 
 
+def test_nearly_right_pixels_keep_their_digits() -> None:
+    """1 - p of 1e-7, which is but a bit or two if it comes from a subtraction."""
+    check(np.tile(np.array([17.0, 0, -1, 1, 0.5]), (3, 1)), np.zeros(3, int), LossSpec((("focal", 1.0),), gamma=0.5), "float32")
+
+
 def test_many_blocks_and_a_view() -> None:
     logits, labels = made((3, 64, 65), 5, 4)
     check(logits, labels, LossSpec(EVERY, WEIGHTS[:5], background="mask"), "float32")
@@ -189,10 +194,10 @@ MUTANTS = [
         _several,
     ),
     Mutant(
-        "1 - p_y by subtraction",
+        "powers scaled by the wrong class",
         SOURCE,
-        "miss = others / sum",
-        "miss = 1 - py",
+        "exp(s.power * (z[c] - worst))",
+        "exp(s.power * (z[c] - top))",
         ANY,
         lambda: test_confident_logits_lose_nothing("float32"),
     ),

@@ -75,7 +75,7 @@ def test_memory_is_read_in_whole_sectors() -> None:
             getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps)
         for name in (f"{branch}_forward", f"{branch}_backward", "over_images"):
             assert report.kernel(name).sectors_per_request <= 4.2
-            assert report.kernel(name).bank_conflict_factor < 1.1
+            assert report.kernel(name).wavefronts_per_request <= 2  # sums are 8 bytes wide: two passes each
 
 
 def _channel() -> None:

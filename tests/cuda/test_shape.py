@@ -104,9 +104,7 @@ def _added(cp: Any) -> None:
 
 _MOVE = ("move_channels<unsigned, true>", "move_channels<unsigned, false>")
 MUTANTS = [
-    Mutant(
-        "boundary to the left map", "while (unit >= maps.start[k + 1]) ++k;", "while (unit > maps.start[k + 1]) ++k;", "fast", _moved, cuda, _MOVE
-    ),
+    Mutant("boundary to the left map", "unit >= maps.start[k]", "unit > maps.start[k]", "fast", _moved, cuda, _MOVE),
     Mutant("offset within the map", "+ unit - start;", "+ unit;", "fast", _moved, cuda, _MOVE),
     Mutant("a unit too many", "if (i >= count) return;", "if (i > count) return;", "check", _moved, cuda, _MOVE),
     Mutant("tail lost", "for (int k = i; k < n; ++k) total[k] += more[k];", "", "fast", _added, cuda, ("accumulate<float>",)),

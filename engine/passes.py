@@ -1,0 +1,129 @@
+"""The forward and backward pass of a training step, run operator by operator or replayed as a CUDA graph.
+
+A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one call. What it asks
+of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own pool, and no cuBLAS,
+which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not fit is told in one
+line. The optimizer stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from autograd import Tensor
+from engine.optimizer import AdamW
+from kernels.core.device import Array, array_module, to_device
+from layers import Module, SegmentationLoss
+
+Terms = dict[str, Array]
+
+
+class CaptureError(RuntimeError):
+    """A step cannot become a CUDA graph; the message says why."""
+
+
+class Passes:
+    """passes(x, labels, scale): gradients of scale times the loss, gathered in the optimizer; returns the loss and its terms, 0-d arrays.
+
+    x (N, H, W, 1) float32 and labels (N, H, W) are NumPy arrays (they are moved to `device`) or are there already.
+    """
+
+    def __init__(self, net: Module, loss: SegmentationLoss, optimizer: AdamW, device: str) -> None:
+        self.net, self.loss, self.optimizer, self.device = net, loss, optimizer, device
+
+    def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
+        x, labels = to_device(x, self.device), to_device(labels, self.device)
+        return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))
+
+    def compute(self, x: Array, labels: Array, seed: Array | None) -> Terms:
+        """All of it on the device. seed: where backward starts from, 0-d (None: 1)."""
+        loss = self.loss(self.net(Tensor(x)), labels)
+        self.net.zero_grad()
+        loss.backward(None if seed is None else Tensor(seed))
+        self.optimizer.gather()
+        return {"loss": loss.data, **self.loss.terms}
+
+
+class GraphPasses:
+    """Passes as CUDA graphs, one per batch shape. The first `warm` steps of a shape run as they are and fill the memory pool."""
+
+    def __init__(self, passes: Passes, warm: int = 2) -> None:
+        self.passes, self.warm = passes, warm
+        self.recorded: dict[tuple, _Recorded] = {}
+
+    def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
+        key = x.shape, labels.shape, labels.dtype
+        if key not in self.recorded:
+            self.recorded[key] = _Recorded(self.passes, x, labels)
+        return self.recorded[key](x, labels, 1.0 if scale is None else scale, self.warm)
+
+
+class _Recorded:
+    """One batch shape: where its inputs lie, the stream and the pool that it runs in, and in the end the graph."""
+
+    def __init__(self, passes: Passes, x: Array, labels: Array) -> None:
+        self.passes, self.cupy = passes, importlib.import_module("cupy")
+        # A blocking stream: what is launched on the default stream before and after keeps its place in the order.
+        self.stream, self.pool = self.cupy.cuda.Stream(), self.cupy.cuda.MemoryPool()
+        self.calls, self.graph, self.terms = 0, None, {}
+        with self._place():
+            self.x, self.labels = self.cupy.empty(x.shape, x.dtype), self.cupy.empty(labels.shape, labels.dtype)
+            self.seed = self.cupy.empty((), x.dtype)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+            yield
+
+    def __call__(self, x: Array, labels: Array, scale: float, warm: int) -> Terms:
+        with self._place():
+            for target, source in ((self.x, x), (self.labels, labels)):
+                if isinstance(source, np.ndarray):
+                    target.set(source)
+                else:
+                    target[...] = source
+            self.seed.fill(scale)
+            if self.calls < warm:
+                self.terms = self.passes.compute(self.x, self.labels, self.seed)
+            else:
+                if self.graph is None:
+                    self._record()
+                self.graph.launch(self.stream)
+        self.calls += 1
+        return self.terms
+
+    def _reserve(self) -> None:
+        """Put the pool in one free piece, a quarter larger than what the steps so far needed: nothing may be asked of the driver from now on."""
+        self.terms = {}
+        self.passes.net.zero_grad()
+        gc.collect()  # what only a cycle of references holds
+        self.stream.synchronize()
+        size = self.pool.total_bytes()
+        self.pool.free_all_blocks()
+        self.pool.malloc(size + size // 4)
+
+    def _record(self) -> None:
+        self._reserve()
+        self.stream.begin_capture()
+        try:
+            self.terms = self.passes.compute(self.x, self.labels, self.seed)
+        except Exception as error:
+            with _quiet():
+                self.stream.end_capture()
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CaptureError(f"cuda_graph: the step cannot be recorded ({reason}); run without --cuda-graph") from error
+        self.graph = self.stream.end_capture()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """An invalidated capture complains once more when it is ended; the first error is the one to show."""
+    try:
+        yield
+    except Exception:
+        return
