@@ -274,6 +274,7 @@ def _families() -> dict[str, Call]:
         "bilinear": partial(_resample, (2 * H, 2 * W), False, C),
         "bilinear odd": partial(_resample, (2 * H, 2 * W), False, ODD),
         "adaptive": partial(_resample, (2, 4), True, C),
+        "adaptive odd": partial(_resample, (2, 4), True, ODD),
         "strips": partial(_resample, (1, W), True, C),
         "strips odd": partial(_resample, (1, W), True, ODD),
         "loss": partial(_loss, "train", 5),

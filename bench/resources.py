@@ -74,8 +74,10 @@ class Usage:
 
 
 def load_families() -> None:
-    """Import every kernels.*.cuda*, so that all Modules are registered."""
-    for path in sorted(FOLDER.glob("*/cuda*.py")):
+    """Import every file of the families that makes a Module, so that all are registered."""
+    for path in sorted(FOLDER.glob("*/*.py")):
+        if path.parent.name == "core" or " Module(" not in path.read_text():
+            continue
         importlib.import_module(f"kernels.{path.parent.name}.{path.stem}")
 
 
