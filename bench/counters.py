@@ -47,6 +47,17 @@ def committed() -> dict[str, dict[str, Any]]:
     return tomllib.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
 
 
+def reported(report: Any, name: str) -> Any:
+    """The report of an instance; where a template argument is an alias, of the one kernel of that template."""
+    by_name = {plain(k.name): k for k in report.kernels}
+    if plain(name) in by_name:
+        return by_name[plain(name)]
+    found = [k for full, k in by_name.items() if full.split("<")[0] == plain(name).split("<")[0]]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} kernels of the report fit {name}: {', '.join(by_name)}")
+    return found[0]
+
+
 def figures(kernel: Any) -> dict[str, float]:
     """Per FIGURES name: sectors or wavefronts per request; left out where the kernel makes no such request."""
     out = {}
@@ -77,9 +88,8 @@ def count(only: str = "", lines: bool = False) -> dict[str, dict[str, Any]]:
             with collect() as report, launch_log() as log:
                 call(dtype)
             report.assert_clean()
-            reports = {plain(k.name): k for k in report.kernels}
             for launch in log:
-                kernel = reports[plain(launch.kernel)]
+                kernel = reported(report, launch.kernel)
                 if launch.kernel in rows:
                     row = rows[launch.kernel]
                     row["dynamic_shared"] = max(row["dynamic_shared"], launch.shared)

@@ -88,11 +88,11 @@ def _tensor(policy: str, cin: int, cout: int, dtype: str) -> None:
     if dtype != "float32":
         return
     window = Window.of("conv2d", 3, 1, 1)
-    x, w, dy = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout), normal(dtype, 1, H, W, cout)
+    x, w = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout)
     with use_precision(policy):
         with forced(cuda_tensor, BLOCKS=1):
             cuda_tensor.conv2d_forward(x, w, None, window)
-        cuda_tensor.conv2d_backward_filter(x, dy, window)
+        cuda_tensor.conv2d_backward_filter(normal(dtype, 8, H, W, cin), normal(dtype, 8, H, W, cout), window)  # several parts
         cuda_tensor.plain_forward(x, w, None, window)
 
 
@@ -274,6 +274,8 @@ def _families() -> dict[str, Call]:
         "bilinear": partial(_resample, (2 * H, 2 * W), False, C),
         "bilinear odd": partial(_resample, (2 * H, 2 * W), False, ODD),
         "adaptive": partial(_resample, (2, 4), True, C),
+        "adaptive odd": partial(_resample, (2, 4), True, ODD),
+        "global odd": partial(_resample, (1, 1), True, ODD),
         "strips": partial(_resample, (1, W), True, C),
         "strips odd": partial(_resample, (1, W), True, ODD),
         "loss": partial(_loss, "train", 5),
