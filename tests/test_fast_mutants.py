@@ -75,8 +75,8 @@ MUTANTS = [
     Mutant(
         "batch norm: constants not in turn",
         "norm/cpu.py",
-        "np.tile(np.asarray(vector, np.float32), period",
-        "np.repeat(np.asarray(vector, np.float32), period",
+        "copy(rows, k * channels, scratch, at + k * period + base, channels)",
+        "copy(rows, k * channels, scratch, at + k * period, channels)",
         "batch_norm",
     ),
     Mutant("loss: rest of the last block counted", "loss/cpu.py", "for i in range(count, _BLOCK):", "for i in range(_BLOCK, _BLOCK):", "loss_terms"),

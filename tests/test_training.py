@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_run(run_folder, tmp_path) -> None:
 
 def test_training_learns_and_both_readings_are_reported(tmp_path) -> None:
     """A network of width 4 on few tiles: the loss falls and the score is above what any constant prediction reaches."""
-    config = Config(tiles=160, epochs=6, width=4, batch=8, learning_rate=5e-3, affine=0.0, photometric=0.0, average=0.9)
+    config = Config(tiles=160, epochs=12, width=4, batch=8, learning_rate=5e-3, affine=0.0, photometric=0.0, average=0.9)
     summary = Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO())).train()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.05
