@@ -11,7 +11,7 @@
 //   2. Block tiles in shared memory, register tiles of TM x TN: per 4 terms a thread reads TM + TN 16-byte vectors for 4 TM TN FMAs.
 //   3. cp.async double buffering: step i + 1 travels while step i is multiplied. One barrier per step serves both ends: it publishes the step
 //      that has arrived, and it tells that everybody has left the buffer which the next copy overwrites.
-//   4. Sums in two levels: every 64 terms the running sums are folded into totals, which keeps float32 as exact as a blocked library product.
+//   4. Sums in two levels: every 32 terms the running sums are folded into totals, which keeps float32 as exact as a blocked library product.
 //   5. Split sums (`splits` > 1) where the map is too small to fill the device, or the sum longer than 8192 terms: every split writes its
 //      partial sums, `finish` adds them in a fixed order. No atomics: the same bits in every run.
 //

@@ -2,7 +2,7 @@
 #pragma once
 
 constexpr int DEPTH = 16;  // terms of the sum per step: a step's tiles are BM x DEPTH and DEPTH x BN floats
-constexpr int FOLD = 4;    // steps after which the running sums are added to the totals
+constexpr int FOLD = 2;    // steps after which the running sums are added to the totals
 
 // Starts a copy of FLOATS (1 or 4) floats into shared memory; `inside` false writes zeros and reads nothing. With four, both addresses must be
 // multiples of 16 bytes. From sm_80 on the data passes by the registers and the thread goes on at once; older devices load and store.
@@ -27,8 +27,9 @@ __device__ __forceinline__ void copies_done() {
 // pair of rows to the next spreads a column of chunks over all banks, so that neither the copies (along rows) nor the reads (down columns) collide.
 __device__ __forceinline__ int swizzled(int row, int chunk) { return row * DEPTH + 4 * (chunk ^ (row >> 1 & 3)); }
 
-// totals += sums, sums = 0. A running float32 sum of n terms is off by about sqrt(n / 2) roundings; sums of 64 terms, added up, by sqrt(32) and a
-// little (measured for 3x3 over 64 channels: 0.26 times the error of one running sum). Price: as many registers again and 1.6 % more additions.
+// totals += sums, sums = 0. A running float32 sum of n terms is off by about sqrt(n / 2) roundings; sums of 32 terms, added up, by sqrt(16) and a
+// little (measured for 3x3 over 64 channels with pieces of 64: 0.26 times the error of one running sum). Price: as many registers again and 3 %
+// more additions.
 template <int TM, int TN> __device__ __forceinline__ void fold(float (&totals)[TM][TN], float (&sums)[TM][TN]) {
 #pragma unroll
   for (int i = 0; i < TM; ++i)
