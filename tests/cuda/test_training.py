@@ -86,10 +86,10 @@ def test_an_epoch_has_the_cpus_losses_within_rounding(tmp_path) -> None:
 
 
 HOT = {  # operators of a training step that must be ours
-    "conv2d_forward", "conv2d_backward_data", "conv2d_backward_filter",
+    "conv2d_forward", "conv2d_moments", "conv2d_backward_data", "conv2d_backward_filter",
     "conv_transpose2d_forward", "conv_transpose2d_backward_data", "conv_transpose2d_backward_filter",
     "max_pool2d_forward", "max_pool2d_backward",
-    "batch_norm_statistics", "batch_norm_forward", "batch_norm_backward", "sum_pixels",
+    "batch_norm_forward", "batch_norm_backward", "sum_pixels",
     "resample2d_forward", "resample2d_backward",
     "polarized_channel_forward", "polarized_channel_backward", "polarized_spatial_forward", "polarized_spatial_backward",
     "gate_forward", "gate_backward", "relu_forward", "relu_backward", "concat_channels", "accumulate",
@@ -115,6 +115,8 @@ def flops_of(name: str, arguments: tuple, result) -> int:
     """
     if not name.startswith("conv"):
         return 0
+    if name == "conv2d_moments":  # y, and its statistics
+        name, result = "conv2d_forward", result[0]
     transposed = name.startswith("conv_transpose2d")
     if name.endswith("filter"):
         filters, strided = result, arguments[0] if transposed else arguments[1]
