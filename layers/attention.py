@@ -76,7 +76,7 @@ class MultiHeadSelfAttention(Module):
         self.heads = heads
         self.norm = LayerNorm(channels)
         self.project = Conv2d(channels, 3 * channels, 1)
-        self.project.weight.data[...] = xavier_normal((1, 1, channels, 3 * channels), channels, channels)
+        self.project.weight = Parameter(xavier_normal((1, 1, channels, 3 * channels), channels, channels))
         self.out = Conv2d(channels, channels, 1)
         self.out.weight.data[...] = 0
         self.positions = Buffer(sine_positions(*size, channels))
