@@ -36,7 +36,7 @@ class Conv2d(Function):
             y, *moments = kernels.conv2d_moments(x, w, self.window, self.groups)
             self.moments = tuple(moments)
             return y
-        return kernels.conv2d_forward(x, w, b, self.window, self.groups, **({"relu": True} if self.relu else {}))
+        return kernels.conv2d_forward(x, w, b, self.window, self.groups, self.relu)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, *maps = self.saved
