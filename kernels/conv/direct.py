@@ -87,7 +87,6 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
         clear(scratch, o + (before + inside) * c, (width - before - inside) * c)
 
 
-_LAYER = "UniTuple(i8, 21)"
 _PIECE = 512  # pixels whose results are summed in float32
 
 
