@@ -117,5 +117,8 @@ class ConvNorm(Module):
         if getattr(self, "_fold", (None,))[0] != state:
             weight, gain, bias, mean, var = (t.data for t in sources)
             scale = gain * (var + norm.eps) ** -0.5
-            self._fold = state, Tensor(weight * scale), Tensor(bias - mean * scale)
+            folded = weight * scale
+            if isinstance(folded, np.ndarray):
+                folded.setflags(write=False)  # kernels keep what they make of it
+            self._fold = state, Tensor(folded), Tensor(bias - mean * scale)
         return self._fold[1], self._fold[2]

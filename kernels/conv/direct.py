@@ -17,6 +17,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Pair, Window
+from kernels.core.prepared import prepared
 from kernels.core.runs import clear, copy
 from kernels.core.simd import target
 from kernels.core.threads import parallel
@@ -157,6 +158,10 @@ def pack_kernel() -> Kernel:
 
 
 def _packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+    return prepared(w, (groups, width), lambda: _pack(w, groups, width))
+
+
+def _pack(w: np.ndarray, groups: int, width: int) -> np.ndarray:
     r, s, c, k = w.shape
     count = groups * -(-(k // groups) // width)
     panels = memory.empty((count * r * s * c * width,), np.float32)

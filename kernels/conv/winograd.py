@@ -19,6 +19,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
+from kernels.core.prepared import prepared
 from kernels.core.runs import add, clear, copy, touch, touch_to_write
 from kernels.core.simd import target
 from kernels.core.threads import parallel
@@ -26,8 +27,10 @@ from kernels.core.threads import parallel
 _PAD = 16  # floats, a cache line
 _PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
 _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
+_SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
+_ASK = target().asks
 _ZEROS = np.zeros(8192, np.float32)
 
 
@@ -109,18 +112,18 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
 
 def make_tile_writer(form: Form, add: bool, finish: str) -> Any:
-    """write_tile(product, p0, step, y, image, oy, ox, p, q, k, dh, dw, extra, e0, e_step): a tile that may reach over the output's border."""
+    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border."""
     m = form[0]
     write, write_edge = (programs.make_write(form, edge, add, finish) for edge in (False, True))
 
     @inline(f"{form} {add} {finish}")
-    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, dh, dw, extra, e0, e_step):  # type: ignore[no-untyped-def]
-        y0 = ((image * p + oy) * q + ox) * k
+    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, extra, e0, e_step):  # type: ignore[no-untyped-def]
+        y0, channels = ((image * p + oy) * q + ox) * k + first, last - first
         if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
-            write(product, p0, step, y, y0, dh * q * k, dw * k, k, m, m, extra, e0, e_step)
+            write(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, m, m, extra, e0 + first, e_step)
         else:
             rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-            write_edge(product, p0, step, y, y0, dh * q * k, dw * k, k, rows, columns, extra, e0, e_step)
+            write_edge(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, rows, columns, extra, e0 + first, e_step)
 
     return write_tile
 
@@ -157,6 +160,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
 
     finish: 'bias', 'bias relu' or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
+    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way.
     """
     m, n = form[0], programs.points(form)
     points = n * n
@@ -166,8 +170,8 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
 
     summing = finish == "sums"
 
-    @cpu_kernel("pppppppdg10iiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + _PAD, block * kp + _PAD
         product = points * v_step
@@ -175,7 +179,10 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
         sums = patch + points * _PATCH
         extra, e0 = (scratch, sums) if summing else (bias, 0)
         for chunk in range(start, stop):
-            at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
+            region, part, panels = chunk // parts, chunk % parts, kp // width
+            first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
+            k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
+            at, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
             if summing:
                 for i in range(2 * k):
                     out[chunk * 2 * k + i] = 0.0
@@ -196,31 +203,32 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                         column, unit = 0, unit + 1
                         image, oy, ox = _row_of_tiles(unit, m, t)
                 for point in range(points):
-                    for panel in range(kp // width):
-                        b0 = (point * (kp // width) + panel) * (c + c2) * width
+                    for panel in range(first_panel, last_panel):
+                        b0 = (point * panels + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
-                    low, high = point * block // points, (point + 1) * block // points
-                    _ask_for_tiles(x, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c)
-                    _ask_for_outputs(y, at + low, at + high, at + count, m, t, k)
-                    if c2:
-                        _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
-                    if k2:
-                        _ask_for_outputs(y2, at + low, at + high, at + count, m, t, k2)
+                    if _ASK:
+                        low, high = point * block // points, (point + 1) * block // points
+                        _ask_for_tiles(x, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c)
+                        _ask_for_outputs(y, at + low, at + high, at + count, m, t, k)
+                        if c2:
+                            _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
+                        if k2:
+                            _ask_for_outputs(y2, at + low, at + high, at + count, m, t, k2)
                 unit = at // columns
                 column = at - unit * columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
-                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, dh, dw, extra, e0, kp)
+                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw, extra, e0, kp)
                     if k2:
-                        write_tile(scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, dh, dw, extra, e0 + k, kp)
+                        write_tile(scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e0 + k, kp)
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = _row_of_tiles(unit, m, t)
                 if summing:
-                    for i in range(k):
+                    for i in range(k_first, k_last):
                         out[chunk * 2 * k + i] += scratch[sums + i]
                         out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
                 at += count
@@ -245,6 +253,12 @@ def filter_kernel(form: Form) -> Kernel:
     return winograd_filter
 
 
+def _equal_parts(count: int, about: int, step: int) -> int:
+    """The size, a multiple of `step`, of the equal parts of about `about` that `count` is cut into: a small last part would cost as much as a full one."""
+    parts = max(1, round(count / about))
+    return -(-count // (parts * step)) * step
+
+
 class _Plan:
     """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer."""
 
@@ -257,12 +271,15 @@ class _Plan:
         self.geometry = np.array(self.tiling, np.int64)
         self.units, columns = images * self.tiling.units, self.tiling.columns
         height = tile_rows(self.vectors)
-        self.block = max(LEAST, _SCRATCH // (self.points * (self.cp + self.kp))) // height * height
+        fitting = _SCRATCH // (self.points * (self.cp + self.kp))
         self.per = max(-(-self.units // CHUNKS), LEAST // columns)
+        self.block = _equal_parts(self.per * columns, max(LEAST, fitting), height)
+        self.parts = min(self.kp // self.width, -(-4 // -(-self.units // self.per)))
         # Every chunk of the filter gradient has a copy of the sums: fewer chunks for deep layers.
         chunks = max(2, min(CHUNKS, self.units * columns // 64, 4_000_000 // (self.points * c * self.kp)))
-        self.gradient_block = max(LEAST // 2, _SCRATCH // (self.points * (self.cp + self.kp)))
         self.gradient_per = -(-self.units // chunks)
+        sums = self.points * c * self.kp
+        self.gradient_block = _equal_parts(self.gradient_per * columns, max(LEAST // 2, fitting, min(2 * LEAST, sums // _SUMS_PER_TILE)), 1)
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
     def scratch(self, block: int) -> int:
@@ -274,6 +291,10 @@ _plan = lru_cache(maxsize=1024)(_Plan)
 
 def _transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     """The panels of a filter (r, r, C, K)."""
+    return prepared(w, (form, plan.width, plan.kp), lambda: _transform(plan, w, form))
+
+
+def _transform(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     _, _, c, k = w.shape
     u = memory.empty((plan.points * plan.kp * c,), np.float32)
     if k % target().lanes and plan.width > target().lanes:
@@ -310,9 +331,10 @@ def forward(
     plan = _plan(form, n, (h, wd), w.shape[2], w.shape[3], window)
     u = _transformed(plan, w, form)
     (x, x2, c, c2), (y, y2, k, k2) = _two(maps), _two(outs)
-    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block)
+    parts = plan.parts if len(outs) == 1 else 1
+    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts)
     kernel = forward_kernel(form, plan.vectors, add, "sums" if summing else "" if bias is None else "bias relu" if relu else "bias")
-    chunks, scratch = -(-plan.units // plan.per), plan.scratch(plan.block)
+    chunks, scratch = -(-plan.units // plan.per) * parts, plan.scratch(plan.block)
     out = np.empty((chunks, 2, k if summing else 0))
     parallel(kernel, chunks, x, x2, u, y, y2, _ZEROS, _ZEROS if bias is None else bias, out.reshape(-1), plan.geometry, *numbers, scratch=scratch)
     return out
@@ -358,11 +380,12 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0 = sums + point * c * kp + panel * width
                         column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
-                    low, high = at + count + point * block // points, at + count + (point + 1) * block // points
-                    _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
-                    _ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
-                    if c2:
-                        _ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
+                    if _ASK:
+                        low, high = at + count + point * block // points, at + count + (point + 1) * block // points
+                        _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
+                        _ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
+                        if c2:
+                            _ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
                 at += count
 
     return winograd_gradient

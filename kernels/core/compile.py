@@ -163,9 +163,9 @@ class Kernel:
 
     @property
     def argument_types(self) -> tuple[types.Type, ...]:
-        """What the caller passes, as numba types."""
+        """What the caller passes, as numba types. Arrays may be read-only (a kernel gets addresses and knows which it writes)."""
         numbers = {"i": types.int64, "f": types.float64}
-        return tuple(numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C") for t in self.letters)
+        return tuple(numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C", readonly=True) for t in self.letters)
 
 
 def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
