@@ -64,8 +64,11 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
     deliver(result, seed, False)
     while queue:
         _, function = heapq.heappop(queue)
-        dys = _filled(function, pending.pop(function))
+        slots = pending.pop(function)
+        dys = _filled(function, slots)
+        function.spare = tuple(slot is not None and slot.owned for slot in slots)
         borrowed = {id(root(a)) for a in (*dys, *function.saved) if a is not None}
+        given = [dy for dy, spare in zip(dys, function.spare, strict=True) if spare]
         function.room = tuple(_room(parent, pending, leaves) for parent in function.parents)
         grads = function.backward(*dys)
         grads = grads if isinstance(grads, tuple) else (grads,)
@@ -75,9 +78,10 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
             if parent is not None and (grad is None or grad is not function.room[k]):
                 _check(function, k, parent, grad)
-                # Ours to add to when no one else holds that memory: not dy, not a saved array, not another gradient.
-                deliver(parent, grad, roots[k] not in borrowed and roots.count(roots[k]) == 1)
-        del dys, grads, grad
+                # Ours to add to when no one else holds that memory: not a saved array, not another gradient, not dy (unless that was ours).
+                ours = roots[k] not in borrowed or any(grad is dy for dy in given)
+                deliver(parent, grad, ours and roots.count(roots[k]) == 1)
+        del slots, dys, given, grads, grad
         function.room = ()
         if not retain_graph:
             function.release()

@@ -20,6 +20,8 @@ import numpy as np
 SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
 HUGE_PAGE = 1 << 21  # bytes
+
+_SLACK = 2  # a free block may be this many times larger than what is asked for
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
 
@@ -57,19 +59,34 @@ class Pool:
             return np.empty(shape, dtype)
         rounded = self.size_class(size)
         with self._lock:
-            blocks = self._blocks.setdefault(rounded, [])
-            for k in range(len(blocks) - 1, -1, -1):
-                block, start = blocks[k]
-                if sys.getrefcount(block) == _FREE:
-                    if k < len(blocks) - 1:
-                        blocks.append(blocks.pop(k))
-                    break
-            else:
-                block, start = _fresh(rounded)
-                blocks.append((block, start))
-                self._bytes += rounded
-                self.peak = max(self.peak, self._bytes)
+            block, start = self._free(rounded) or self._free_larger(rounded) or self._new(rounded)
             return block[start : start + size].view(dtype).reshape(shape)
+
+    def _free(self, size: int) -> tuple[np.ndarray, int] | None:
+        """A free block of this size class: the one that was used last."""
+        blocks = self._blocks.get(size, ())
+        for k in range(len(blocks) - 1, -1, -1):
+            block, start = blocks[k]
+            if sys.getrefcount(block) == _FREE:
+                if k < len(blocks) - 1:
+                    blocks.append(blocks.pop(k))
+                return block, start
+        return None
+
+    def _free_larger(self, size: int) -> tuple[np.ndarray, int] | None:
+        """A free block of the next larger classes, up to _SLACK times the size: fewer blocks wait for an array of just their size."""
+        for other in sorted(s for s in self._blocks if size < s <= _SLACK * size):
+            found = self._free(other)
+            if found:
+                return found
+        return None
+
+    def _new(self, size: int) -> tuple[np.ndarray, int]:
+        block, start = _fresh(size)
+        self._blocks.setdefault(size, []).append((block, start))
+        self._bytes += size
+        self.peak = max(self.peak, self._bytes)
+        return block, start
 
     @property
     def live(self) -> int:

@@ -282,6 +282,7 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
+    overwrite: bool = False,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes."""
     if x.dtype != np.float32 or not x.size or (mask is not None and mask.dtype != np.uint8):
@@ -298,8 +299,8 @@ def batch_norm_backward(
     parallel(_sums_kernel(relu), chunks, *flat, _rows(mean, scale, bias), bits, out.reshape(-1), *sizes, scratch=5 * period)
     dbias, dweight = out.sum(0)
     dweight = dweight * inverse
-    dx = memory.empty(x.shape, np.float32)
     copied = with_residual and relu != "none"
+    dx = dy if overwrite and dy.flags.writeable and (copied or not with_residual) else memory.empty(x.shape, np.float32)
     dresidual = memory.empty(x.shape, np.float32) if copied else dx
     rows = _rows(mean, scale, bias, -scale * inverse * dweight / count, -scale * dbias / count)
     kernel = _backward_kernel(relu, training, copied)

@@ -55,8 +55,9 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
+    overwrite: bool = False,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """(dx, dweight, dbias, dresidual); mask: what forward returned.
+    """(dx, dweight, dbias, dresidual); mask: what forward returned.  overwrite: dx may be written over dy (it isn't, here).
 
     g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
     dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
