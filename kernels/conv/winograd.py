@@ -254,7 +254,7 @@ def filter_kernel(form: Form) -> Kernel:
 
 
 def _equal_parts(count: int, about: int, step: int) -> int:
-    """The size, a multiple of `step`, of the equal parts of about `about` that `count` is cut into: a small last part would cost as much as a full one."""
+    """`count` is cut into equal parts of about `about`: their size, a multiple of `step`. A small last part would cost as much as a full one."""
     parts = max(1, round(count / about))
     return -(-count // (parts * step)) * step
 
