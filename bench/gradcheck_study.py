@@ -93,7 +93,7 @@ class Arguments:
     """Seeds per bug."""
     torch_seeds: int = 100
     """Seeds per bug for PyTorch's checker."""
-    slow_seeds: int = 10
+    slow_seeds: int = 100
     """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian)."""
     torch: Literal["both", "fast", "none"] = "both"
     """Which modes of torch.autograd.gradcheck to run beside ours."""
