@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import layers
@@ -184,6 +185,22 @@ def test_a_wrong_fast_kernel_is_seen(monkeypatch) -> None:
     assert "gradient of x" in found.notes[0]
     monkeypatch.setitem(operator._loaded, "cpu", implementation)
     assert compare(built, "float32", "cpu").ok
+
+
+def test_a_gradient_that_is_zero_by_construction_is_judged_by_the_terms_that_cancel(monkeypatch) -> None:
+    from engine.catalogue import Built
+    from engine.gradcheck.fast import compare
+    from kernels.core.dispatch import registry
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((40, 6)), rng.standard_normal((40, 1))]
+    built = Built(lambda x, b: ops.softmax(x + b), arrays, ["x", "b"])  # softmax does not see b
+    assert compare(built, "float32", "cpu").ok
+    reference = registry["softmax_backward"].reference
+    monkeypatch.setitem(registry["softmax_backward"]._loaded, "cpu", lambda dy, y: reference(dy, y) + np.float32(1e-4))
+    found = compare(built, "float32", "cpu")
+    assert found.verdict == FAIL
+    assert any("gradient of b" in note for note in found.notes)
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
