@@ -126,6 +126,22 @@ def test_transposed(kernel, stride, extra, size, c, k, seed) -> None:
         agree(conv.conv_transpose2d_backward_filter, x, dy, window)
 
 
+@settings(max_examples=8, **FEW)
+@given(st.integers(2, 3), pair(1, 3), pair(1, 9), st.sampled_from(CLASSES), st.sampled_from(CLASSES), st.integers(0, 99), st.booleans())
+@example(2, (2, 2), (4, 8), 2 * LANES, 4 * LANES - 3, 0, True)
+def test_transposed_side_by_side(side, rows, size, c, k, seed, bias) -> None:
+    """Kernel and stride agree along rows, without padding: neighbours with their channels are computed as one pixel."""
+    rng = np.random.default_rng(seed)
+    window = Window((rows[0], side), (rows[1], side))
+    full = window.input_size(size, (0, 0))
+    x, w = array(rng, 2, *size, c), array(rng, *window.kernel, c, k)
+    with algorithm("direct"):
+        agree(conv.conv_transpose2d_forward, x, w, array(rng, 1, k)[0] if bias else None, full, window)
+        filters, dy = array(rng, *window.kernel, c, k), array(rng, 2, *size, k)
+        agree(conv.conv2d_backward_data, dy, filters, full, window)
+        agree(conv.conv2d_backward_data, dy, filters, full, window, 1, None, (array(rng, 2, *full, c),), inplace=(6,))
+
+
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 def test_two_maps_equal_their_concatenation(mode) -> None:
     """A pair of maps is read, and its gradients are written, as if it were one map; also added to what is there, for one of the two or both."""

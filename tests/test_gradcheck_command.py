@@ -197,7 +197,7 @@ def test_a_gradient_that_is_zero_by_construction_is_judged_by_the_terms_that_can
     built = Built(lambda x, b: ops.softmax(x + b), arrays, ["x", "b"])  # softmax does not see b
     assert compare(built, "float32", "cpu").ok
     reference = registry["softmax_backward"].reference
-    monkeypatch.setitem(registry["softmax_backward"]._loaded, "cpu", lambda dy, y: reference(dy, y) + np.float32(1e-4))
+    monkeypatch.setitem(registry["softmax_backward"]._loaded, "cpu", lambda *args: reference(*args) + np.float32(1e-4))
     found = compare(built, "float32", "cpu")
     assert found.verdict == FAIL
     assert any("gradient of b" in note for note in found.notes)

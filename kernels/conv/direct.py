@@ -313,6 +313,13 @@ def backward_data(
     """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the taps that reach it."""
     n, c = dy.shape[0], w.shape[2] * groups
     (h, wd), (sh, sw) = size, window.stride
+    if sw > 1 and groups == 1 and window.kernel[1] == sw and window.dilation[1] == 1 and window.padding[1] == (0, 0) and wd == sw * dy.shape[2]:
+        # Pixels of one row do not overlap: sw neighbours with their channels are one pixel of sw C channels.
+        across = Window((window.kernel[0], 1), (sh, 1), (window.padding[0], (0, 0)), (window.dilation[0], 1))
+        wide, tiled = w.reshape(w.shape[0], 1, sw * c, -1), None if bias is None else np.tile(bias, sw)
+        total = None if into is None else into.reshape(n, h, -1, sw * c)
+        dx = backward_data(dy, wide, (h, dy.shape[2]), across, 1, tiled, total)
+        return dx.reshape(n, h, wd, c) if into is None else into
     dx, add = (memory.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
     if (sh, sw) == (1, 1):
         all_taps = tuple((0, k, 1) for k in window.kernel)
