@@ -26,6 +26,7 @@ from kernels.core.simd import Code, Int, Pointer, Vec, program, target
 _ROWS: dict[int, tuple[int, int]] = {4: (2, 1), 1: (4, 1)}
 if target().lanes > 1:
     _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
+_TOGETHER, _UNROLLED_HEIGHT = 4, 6  # steps of the inner loop that are written out, in tiles of so many rows
 
 
 def panel_vectors(columns: int) -> int:
@@ -85,6 +86,8 @@ def _make_tile(
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
     lanes = target().lanes
+    # Steps together share the rows' addresses. Higher tiles have more of those than the processor has registers, and lose.
+    unrolled = _TOGETHER if whole and height == _UNROLLED_HEIGHT and ahead != "steps" else 1
 
     @program("piiipiiiiiiiiipiiiipi")
     def tile(
@@ -124,19 +127,25 @@ def _make_tile(
 
         products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
         b = b + b0
+
+        def multiply(a_at: Int, b_at: Int) -> None:
+            if ahead == "steps":
+                _ask_for_steps(code, a_rows[0], a_at + a_step * steps, b, b_at + b_step * steps, vectors)
+            columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
+            for i in range(height):
+                factor = code.broadcast(a_rows[i], a_at)
+                for j in range(vectors):
+                    products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
+
         if ahead == "rows":
             _ask_for_rows(code, a_rows, a_row * height, steps, c_rows, c_row * height, vectors)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
-            with code.loop(0, steps) as t:
-                a_at, b_at = a_start + t * a_step, b_start + t * b_step
-                if ahead == "steps":
-                    _ask_for_steps(code, a_rows[0], a_at + a_step * steps, b, b_at + b_step * steps, vectors)
-                columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
-                for i in range(height):
-                    factor = code.broadcast(a_rows[i], a_at)
-                    for j in range(vectors):
-                        products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
+            most = code.rounded_to(steps, code.int(unrolled))
+            for first, last, together in ((0, most, unrolled), (most, steps, 1)) if unrolled > 1 else ((0, steps, 1),):
+                with code.loop(first, last, together) as t:
+                    for step in range(together):
+                        multiply(a_start + (t + step) * a_step, b_start + (t + step) * b_step)
         for i in range(height):
             for j in range(vectors):
                 result = products[i][j].get()
