@@ -1,6 +1,6 @@
 // Convolution on tensor cores: y (N, p, q, k) = patches(x) (N p q, r s c) @ w (r s c, k) + b, an implicit matrix product: patches are never stored.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y); each block reads BM (r s c) of x, mostly from L2, and (r s c) BN of w.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y), of 16-bit arrays 2; each block reads BM (r s c) of x, mostly from L2, and (r s c) BN of w.
 // Per FLOP a block moves 1 / BM + 1 / BN words from L2 into shared memory: 1/64 for Wide.
 // The data gradient is the same kernel: on the flipped filter for stride 1, one launch per phase of the stride otherwise (cuda_tensor.py).
 //
@@ -101,7 +101,7 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
           v[e] = odd ? got : first, v[2 + e] = odd ? second : got;
         }
         if (at < 0 || col >= k) continue;
-        unsigned short old[4] = {};
+        alignas(8) unsigned short old[4] = {};
         if (add && V == 8) *(uint2*)old = *(const uint2*)to;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {

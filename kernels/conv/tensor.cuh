@@ -17,7 +17,7 @@ struct F16 { using Stored = float; static constexpr int BYTES = 2, K = 16; };
 struct Bf16Array : Bf16 { using Stored = unsigned short; };
 struct F16Array : F16 { using Stored = unsigned short; };
 template <class T> using Stored = typename T::Stored;
-template <class T> constexpr bool WORDS = T::BYTES == 4;             // fragments are loaded by 4-byte words, not by ldmatrix
+template <class T> constexpr bool WORDS = T::BYTES == 4;  // fragments are loaded by 4-byte words, not by ldmatrix
 template <class T> constexpr bool STORED_NARROW = sizeof(Stored<T>) == 2;
 template <class T> constexpr int PIECE = 16 / T::BYTES;
 // V neighbours are copied as they are: nothing is converted, and cp.async moves 4 bytes at least.

@@ -1,6 +1,6 @@
 // Filter gradient on tensor cores: dw (r s c, k) = patches(x)^T (r s c, N p q) @ dy (N p q, k), a matrix product whose depth is the pixels.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), and 8 `parts` r s c k for the partial sums.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), of 16-bit arrays 2, and 8 `parts` r s c k for the partial sums.
 // The pixels are cut into `parts` runs by the shape alone, one block per run and tile of dw; the second kernel adds the runs in order,
 // in float64, so that the result has the same bits every time. A float32 sum is never longer than one run.
 //
