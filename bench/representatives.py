@@ -81,18 +81,20 @@ def _winograd(dtype: str) -> None:
         _conv(3, 1, C, C, 1, dtype)
 
 
-def _tensor(policy: str, cin: int, cout: int, dtype: str) -> None:
-    """A 3x3 convolution on tensor cores; BLOCKS = 1: the tile that the channels fill."""
+def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
+    """A 3x3 convolution of arrays of the type `stored` on tensor cores; BLOCKS = 1: the tile that the channels fill."""
+    import ml_dtypes  # noqa: F401 - NumPy then knows the name bfloat16
+
     from kernels.conv import cuda_tensor
 
     if dtype != "float32":
         return
     window = Window.of("conv2d", 3, 1, 1)
-    x, w = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout)
+    x, w = normal(stored, 1, H, W, cin), normal(stored, 3, 3, cin, cout)
     with use_precision(policy):
         with forced(cuda_tensor, BLOCKS=1):
             cuda_tensor.conv2d_forward(x, w, None, window)
-        cuda_tensor.conv2d_backward_filter(normal(dtype, 8, H, W, cin), normal(dtype, 8, H, W, cout), window)  # several parts
+        cuda_tensor.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)  # several parts
         cuda_tensor.plain_forward(x, w, None, window)
 
 
@@ -306,5 +308,7 @@ def _tiles() -> dict[str, Call]:
         cin, extra = (C, 0) if step == 4 else (ODD, 1)
         tiled |= {f"conv tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, t, None) for t in forward}
         tiled |= {f"filter tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, None, t) for t in filters}
-    tensor = {f"tensor {p} {k}": partial(_tensor, p, c, k) for p in PRECISIONS[1:] for c, k in ((C, 128), (C, 64), (C, C), (ODD, ODD))}
-    return tiled | tensor
+    for c, k in ((C, 128), (C, 64), (C, C), (ODD, ODD)):
+        tiled |= {f"tensor {p} {k}": partial(_tensor, p, "float32", c, k) for p in PRECISIONS[1:]}
+        tiled |= {f"tensor {stored} arrays {k}": partial(_tensor, "float32", stored, c, k) for stored in ("float16", "bfloat16")}
+    return tiled

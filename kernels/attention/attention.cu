@@ -10,6 +10,9 @@
 
 constexpr int PLAIN = 128;
 
+// Blocks per multiprocessor to compile for, where ptxas would spill to let more in.
+template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 12 : 8;
+
 template <class T> __device__ __forceinline__ T dot(const T* a, const T* b, int d) {
   T total = 0;
   for (int c = 0; c < d; ++c) total += a[c] * b[c];
@@ -62,7 +65,7 @@ __device__ __forceinline__ void pair_of(const T* q, const T* k, const T* v, cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(PLAIN)
+__global__ void __launch_bounds__(PLAIN, RESIDENT<T>)
 attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                         const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
@@ -82,7 +85,7 @@ attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const
 }
 
 template <class T>
-__global__ void __launch_bounds__(PLAIN)
+__global__ void __launch_bounds__(PLAIN, RESIDENT<T>)
 attention_keys_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                      const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];

@@ -215,8 +215,10 @@ attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __res
 }
 
 // Owns queries: dq = scale ds k.
+template <int D> constexpr int RESIDENT = D == 128 ? 2 : 0;  // blocks per multiprocessor to compile for (0: as ptxas likes; with D = 128 it spills for a third)
+
 template <class T, int D, int OWN, int OTHER>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, RESIDENT<D>)
 attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                   const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;

@@ -190,9 +190,12 @@ __global__ void __launch_bounds__(THREADS) spatial_forward(const T* __restrict__
   for (int k = threadIdx.x; k < L * C; k += THREADS) y[first + k] = x[k] * s[k / C];
 }
 
+// Blocks per multiprocessor to compile for; 0: as ptxas likes, which spills floats for four, where a batch does not even fill one.
+template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 2 : 0;
+
 // rows (N, 2 C + 3 h): mean, b, dc, dl, total b. Dynamic shared memory: 4 C + 2 h + 2 L numbers.
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 spatial_backward(const T* __restrict__ cotangents, const T* __restrict__ images, T* __restrict__ dx, T* __restrict__ rows, const Spatial<T> w) {
   extern __shared__ float4 memory[];
   __shared__ Room<T> room;

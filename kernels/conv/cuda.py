@@ -1,6 +1,6 @@
-"""CUDA convolutions: who serves what. float32 and float64; anything else goes to the reference.
+"""CUDA convolutions: who serves what. float32, float64 and, without groups, 16-bit arrays; anything else goes to the reference.
 
-tensor cores   float32 arrays, groups 1, under a precision policy other than float32 (cuda_tensor.py); all that follows is exact
+tensor cores   groups 1, of float32 arrays under a precision policy other than float32, of 16-bit arrays (cuda_tensor.py); all that follows is exact
 cuBLAS         1x1, one map, nothing fused into it: a matrix product
 stem.cu        forward of one input channel
 depthwise.cu   groups = C = K
@@ -12,7 +12,7 @@ plain.cu       one thread per result: float64, other groups, data gradients of s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cupy
@@ -22,7 +22,6 @@ from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cud
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
-from kernels.core.precision import precision
 from kernels.norm.cuda import batch_norm_statistics
 
 Maps = Array | tuple[Array, Array]
@@ -39,11 +38,6 @@ def _serves(*arrays: Array | None, results: int = 0) -> bool:
 def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Array | None) -> bool:
     """Whether cuBLAS computes exactly this: one map, no bias, nothing added to."""
     return groups == 1 and len(maps) == 1 and all(f is None for f in fused) and cuda_special.pointwise(window) and cuda_special.exact_products()
-
-
-def _by_policy(serve: Callable[..., Any], *arguments: Any) -> Any:
-    """What the tensor cores make of it, if the policy asks for them."""
-    return NotImplemented if precision() == "float32" else serve(*arguments)
 
 
 def _contiguous(maps: Sequence[Array]) -> list[Array]:
@@ -65,7 +59,7 @@ def conv2d_moments(x: Maps, w: Array, window: Window, groups: int = 1) -> Any:
 
 
 def _forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int) -> Any:
-    if (y := _by_policy(cuda_tensor.conv2d_forward, x, w, b, window, groups)) is not NotImplemented:
+    if (y := cuda_tensor.conv2d_forward(x, w, b, window, groups)) is not NotImplemented:
         return y
     maps = x if isinstance(x, tuple) else (x,)
     n, h, wd, _ = maps[0].shape
@@ -103,7 +97,7 @@ def conv2d_backward_data(
     into: tuple[Array | None, ...] = (None,),
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
-    if (dxs := _by_policy(cuda_tensor.conv2d_backward_data, dy, w, size, window, groups, parts, into)) is not NotImplemented:
+    if (dxs := cuda_tensor.conv2d_backward_data(dy, w, size, window, groups, parts, into)) is not NotImplemented:
         return dxs
     return _backward_data(dy, w, None, size, window, groups, parts or (w.shape[2] * groups,), into)
 
@@ -136,7 +130,7 @@ def _backward_data(
 
 def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
-    if (dw := _by_policy(cuda_tensor.conv2d_backward_filter, x, dy, window, groups)) is not NotImplemented:
+    if (dw := cuda_tensor.conv2d_backward_filter(x, dy, window, groups)) is not NotImplemented:
         return dw
     maps = x if isinstance(x, tuple) else (x,)
     if not _serves(*maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]):
@@ -154,7 +148,7 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward: the data gradient, with a bias."""
-    if (y := _by_policy(cuda_tensor.conv_transpose2d_forward, x, w, b, size, window, groups)) is not NotImplemented:
+    if (y := cuda_tensor.conv_transpose2d_forward(x, w, b, size, window, groups)) is not NotImplemented:
         return y
     result = _backward_data(x, w.swapaxes(2, 3), b, size, window, groups, (w.shape[3] * groups,), (None,))
     return result if result is NotImplemented else result[0]

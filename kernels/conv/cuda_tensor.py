@@ -1,8 +1,9 @@
-"""Convolutions on tensor cores, for the policies tf32, bf16 and float16 (kernels.core.precision).
+"""Convolutions on tensor cores: of float32 arrays under the policies tf32, bf16 and float16 (kernels.core.precision), and of 16-bit arrays.
 
-float32 arrays in and out, operands rounded to the policy's type on their way into the multipliers, float32 sums. Functions have the
-reference's names and signatures and return NotImplemented for what they do not serve: the policy float32, other dtypes, groups, empty
-arrays, 2^31 elements or 2^15 rows or columns or more, a device below compute capability 8.0.
+float32 arrays: operands are rounded to the policy's type on their way into the multipliers. Arrays of float16, or of ml_dtypes' bfloat16, are the
+operands whatever the policy says, and results have their dtype. Sums are float32. Functions have the reference's names and signatures and return
+NotImplemented for what they do not serve: the policy float32, other or mixed dtypes, groups, empty arrays, 2^31 elements or 2^15 rows or
+columns or more, a device below compute capability 8.0.
 
 The data gradient for stride (sh, sw) is sh sw convolutions of dy with stride 1, one per phase of the input pixel: the taps that reach pixels
 of that phase, flipped. For stride 1 that is one convolution with the flipped filter. A transposed convolution forward is a data gradient.
@@ -24,20 +25,25 @@ from kernels.core.module import Launch, Module, blocks, device_limits
 from kernels.core.precision import precision
 
 Maps = Array | tuple[Array, Array]
-TYPES = {"tf32": "Tf32", "bf16": "Bf16", "float16": "F16"}
+TYPES = {"tf32": "Tf32", "bf16": "Bf16", "float16": "F16"}  # of float32 arrays, by policy
+ARRAYS = {"float16": "F16Array", "bfloat16": "Bf16Array"}  # of 16-bit arrays, by dtype
+KINDS = (*TYPES.values(), *ARRAYS.values())
 DEPTH = 32
 TILES = {"Wide": (128, 128, 256), "Wide16": (128, 128, 512), "Middle": (128, 64, 256), "Small": (64, 32, 128)}  # rows, columns, threads
-WIDE = {"Tf32": "Wide", "Bf16": "Wide16", "F16": "Wide16"}
-FORWARD = (("Middle", 4), ("Small", 4), ("Small", 1))
-FILTER = (("Middle", 4), ("Small", 4), ("Small", 1))
+WIDE = {"Tf32": "Wide", "Bf16": "Wide16", "F16": "Wide16", "F16Array": "Wide", "Bf16Array": "Wide"}
+RUN = {kind: 8 if kind in ARRAYS.values() else 4 for kind in KINDS}  # channels of a 16-byte copy
 BLOCKS = 160  # a launch should have that many blocks before it uses large tiles or stops cutting the depth
 LONGEST = 4096  # pixels of a float32 sum in the filter gradient
 
 MODULE = Module(
     "conv/tensor.cu",
-    [f"plain<{t}>" for t in TYPES.values()] + [f"forward<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in ((WIDE[t], 4), *FORWARD)],
+    [f"plain<{t}>" for t in KINDS]
+    + [f"forward<{t}, {tile}, {v}>" for t in KINDS for tile, v in ((WIDE[t], RUN[t]), ("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))],
 )
-FILTER_MODULE = Module("conv/tensor_filter.cu", ["add_parts"] + [f"filter<{t}, {tile}, {v}>" for t in TYPES.values() for tile, v in FILTER])
+FILTER_MODULE = Module(
+    "conv/tensor_filter.cu",
+    ["add_parts"] + [f"filter<{t}, {tile}, {v}>" for t in KINDS for tile, v in (("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))],
+)
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,9 @@ def _tile_count(tile: str, rows: int, columns: int) -> int:
 
 
 def forward_launch(kind: str, pixels: int, k: int, v: int) -> Launch:
-    """The largest tile that `k` fills and that leaves enough blocks for a whole GPU. v: channels per copy, 4 or 1."""
+    """The largest tile that `k` fills and that leaves enough blocks for a whole GPU. v: channels per copy, RUN[kind] or 1."""
     tile = "Small"
-    if v == 4:
+    if v > 1:
         for name, least in ((WIDE[kind], 65), ("Middle", 33)):
             if k >= least and _tile_count(name, pixels, k) >= BLOCKS:
                 tile = name
@@ -107,7 +113,7 @@ def forward_launch(kind: str, pixels: int, k: int, v: int) -> Launch:
 
 def filter_launches(kind: str, pixels: int, depth: int, k: int, v: int) -> tuple[Launch, Launch | None, int]:
     """(partial sums, their addition or None for one part, pixels per part)."""
-    tile = "Middle" if v == 4 and k >= 33 and depth >= 65 else "Small"
+    tile = "Middle" if v > 1 and k >= 33 and depth >= 65 else "Small"
     count = _tile_count(tile, depth, k)
     parts = max(1, min(blocks(BLOCKS, count), blocks(pixels, 8 * DEPTH)))
     run = min(blocks(blocks(pixels, parts), DEPTH) * DEPTH, LONGEST)
@@ -154,9 +160,11 @@ def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> t
 
 
 def _kind(groups: int, size: Pair, window: Window, *arrays: Array | None) -> str | None:
-    """The operand type of the policy, or None when these arguments are not served. size: of the larger map."""
-    kind = TYPES.get(precision())
-    if kind is None or groups != 1 or any(a.dtype != np.float32 or not 0 < a.size < 2**31 for a in arrays if a is not None):
+    """The arrays' 16-bit type, or the operand type of the policy; None when these arguments are not served. size: of the larger map."""
+    given = [a for a in arrays if a is not None]
+    dtype = given[0].dtype
+    kind = TYPES.get(precision()) if dtype == np.float32 else ARRAYS.get(dtype.name)
+    if kind is None or groups != 1 or any(a.dtype != dtype or not 0 < a.size < 2**31 for a in given):
         return None
     reach = max(n + sum(pad) + e for n, pad, e in zip(size, window.padding, window.extent, strict=True))
     if reach >= 2**15 or device_limits()[2] < 80:  # rows and columns of pixels travel in 16 bits
@@ -164,10 +172,10 @@ def _kind(groups: int, size: Pair, window: Window, *arrays: Array | None) -> str
     return kind
 
 
-def _width(channels: tuple[int, ...], *arrays: Array | None) -> int:
-    """4 when channels and addresses allow 16-byte copies, else 1."""
+def _width(kind: str, channels: tuple[int, ...], *arrays: Array | None) -> int:
+    """How many channels a copy has: 16 bytes of them when channels and addresses allow it, else 1."""
     aligned = all(a.data.ptr % 16 == 0 for a in arrays if a is not None)
-    return 4 if aligned and not any(c % 4 for c in channels) else 1
+    return RUN[kind] if aligned and not any(c % RUN[kind] for c in channels) else 1
 
 
 def _contiguous(array: Array) -> Array:
@@ -190,7 +198,7 @@ def _geometry(maps: tuple[Array, ...], window: Window, out: Pair, k: int) -> Geo
 
 
 def _run_forward(kind: str, maps: tuple[Array, ...], w: Array, b: Array | None, y: Array, g: Geometry, add: bool) -> None:
-    v = _width((g.c0, g.c1, g.k), *maps, w, y)
+    v = _width(kind, (g.c0, g.c1, g.k), *maps, w, y)
     launch = forward_launch(kind, g.pixels, g.k, v)
     MODULE.run(launch, maps[0], _pointer(maps[1] if g.c1 else None), w, _pointer(b), y, g.struct, add)
 
@@ -199,8 +207,8 @@ def plain_forward(x: Maps, w: Array, b: Array | None, window: Window) -> Array:
     """What `conv2d_forward` computes, one thread per number; for teaching and tests."""
     maps = tuple(map(_contiguous, _maps(x)))
     g = _geometry(maps, window, window.output_size(maps[0].shape[1:3]), w.shape[3])
-    y = array_module(w).empty((maps[0].shape[0], g.p, g.q, g.k), np.float32)
-    launch = Launch(f"plain<{TYPES[precision()]}>", (blocks(y.size, 256),), (256,))
+    y = array_module(w).empty((maps[0].shape[0], g.p, g.q, g.k), w.dtype)
+    launch = Launch(f"plain<{ARRAYS.get(w.dtype.name) or TYPES[precision()]}>", (blocks(y.size, 256),), (256,))
     MODULE.run(launch, maps[0], _pointer(maps[1] if g.c1 else None), _contiguous(w), _pointer(b), y, g.struct, False)
     return y
 
@@ -213,7 +221,7 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     if kind is None or size[0] * out[0] * out[1] * w.shape[3] >= 2**31:
         return NotImplemented
     maps, w = tuple(map(_contiguous, maps)), _contiguous(w)
-    y = array_module(w).empty((size[0], *out, w.shape[3]), np.float32)
+    y = array_module(w).empty((size[0], *out, w.shape[3]), w.dtype)
     _run_forward(kind, maps, w, None if b is None else _contiguous(b), y, _geometry(maps, window, out, w.shape[3]), False)
     return y
 
@@ -235,7 +243,7 @@ def conv2d_backward_data(
     xp, dy = array_module(dy), _contiguous(dy)
     dxs, start = [], 0
     for channels, total in zip(parts, into, strict=True):
-        dx = xp.empty((dy.shape[0], *size, channels), np.float32) if total is None else total
+        dx = xp.empty((dy.shape[0], *size, channels), dy.dtype) if total is None else total
         _data_gradient(kind, dy, w[:, :, start : start + channels], None, dx, window, total is not None)
         dxs.append(dx)
         start += channels
@@ -269,17 +277,17 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
         return NotImplemented
     maps, dy = tuple(map(_contiguous, maps)), _contiguous(dy)
     g = _geometry(maps, window, dy.shape[1:3], dy.shape[3])
-    launch, addition, run = filter_launches(kind, g.pixels, g.depth, g.k, _width((g.c0, g.c1, g.k), *maps, dy))
+    launch, addition, run = filter_launches(kind, g.pixels, g.depth, g.k, _width(kind, (g.c0, g.c1, g.k), *maps, dy))
     if launch.grid[1] * g.depth * g.k >= 2**31:
         return NotImplemented
     xp = array_module(dy)
     part = xp.empty((launch.grid[1], *window.kernel, g.c0 + g.c1, g.k), np.float32)
     FILTER_MODULE.run(launch, maps[0], _pointer(maps[1] if g.c1 else None), dy, part, g.struct, run)
-    if addition is None:
-        return part[0]
-    dw = xp.empty(part.shape[1:], np.float32)
-    FILTER_MODULE.run(addition, part, dw, launch.grid[1], dw.size)
-    return dw
+    dw = part[0]
+    if addition is not None:
+        dw = xp.empty(part.shape[1:], np.float32)
+        FILTER_MODULE.run(addition, part, dw, launch.grid[1], dw.size)
+    return dw.astype(dy.dtype, copy=False)
 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Any:
@@ -287,7 +295,7 @@ def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, wi
     kind = _kind(groups, size, window, x, w, b)
     if kind is None or x.shape[0] * math.prod(size) * w.shape[3] >= 2**31:
         return NotImplemented
-    y = array_module(x).empty((x.shape[0], *size, w.shape[3]), np.float32)
+    y = array_module(x).empty((x.shape[0], *size, w.shape[3]), x.dtype)
     _data_gradient(kind, _contiguous(x), w.swapaxes(2, 3), b, y, window, False)
     return y
 

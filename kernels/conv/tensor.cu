@@ -1,19 +1,19 @@
 // Convolution on tensor cores: y (N, p, q, k) = patches(x) (N p q, r s c) @ w (r s c, k) + b, an implicit matrix product: patches are never stored.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y); each block reads BM (r s c) of x, mostly from L2, and (r s c) BN of w.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y), of 16-bit arrays 2; each block reads BM (r s c) of x, mostly from L2, and (r s c) BN of w.
 // Per FLOP a block moves 1 / BM + 1 / BN words from L2 into shared memory: 1/64 for Wide.
 // The data gradient is the same kernel: on the flipped filter for stride 1, one launch per phase of the stride otherwise (cuda_tensor.py).
 //
 // From plain to fast:
 //   plain<T>               one thread per number of y; says what the others compute
-//   forward<T, Tile, V>    tensor cores; V = 4 where channels come in fours (16-byte copies), V = 1 otherwise (4-byte copies)
+//   forward<T, Tile, V>    tensor cores; copies of 16 bytes where channels come in runs of them (V = 4; 8 of 16-bit arrays), else one by one (V = 1)
 //
 // Ceilings (trace): 16-byte copies at most 16 sectors per request (4 rows of 128 bytes), stores 8 per request of 8 bytes a lane;
 // shared memory without conflicts.
 #include "conv/tensor.cuh"
 
 template <class T>
-__global__ void plain(const float* x0, const float* x1, const float* w, const float* bias, float* y, Geometry g, int add) {
+__global__ void plain(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y, Geometry g, int add) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= g.pixels * g.k) return;
   const int m = i / g.k, k = i % g.k, n = m / (g.p * g.q), p = m / g.q % g.p, q = m % g.q;
@@ -24,20 +24,20 @@ __global__ void plain(const float* x0, const float* x1, const float* w, const fl
       if (h < 0 || h >= g.h || v < 0 || v >= g.w) continue;
       const int at = (n * g.h + h) * g.w + v;
       for (int c = 0; c < g.c0 + g.c1; ++c) {
-        const float a = c < g.c0 ? x0[at * g.c0 + c] : x1[at * g.c1 + c - g.c0];
-        sum += rounded(T{}, a) * rounded(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]);
+        const Stored<T> a = c < g.c0 ? x0[at * g.c0 + c] : x1[at * g.c1 + c - g.c0];
+        sum += rounded(T{}, widened(T{}, a)) * rounded(T{}, widened(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]));
       }
     }
-  float* to = y + ((n * g.oh + p * g.osh + g.oi) * g.ow + q * g.osw + g.oj) * g.k + k;
-  *to = sum + (bias ? bias[k] : 0.0f) + (add ? *to : 0.0f);
+  Stored<T>* to = y + ((n * g.oh + p * g.osh + g.oi) * g.ow + q * g.osw + g.oj) * g.k + k;
+  *to = narrowed<T>(sum + (bias ? widened(T{}, bias[k]) : 0.0f) + (add ? widened(T{}, *to) : 0.0f));
 }
 
 template <class T, class Tile, int V> struct ForwardFeed {
-  static constexpr bool BY_DEPTH = false;
-  Patches a;
-  Rows b;
+  static constexpr bool BY_DEPTH = false, ASYNCHRONOUS = ASYNC<T, V>;
+  Patches<Stored<T>> a;
+  Rows<Stored<T>> b;
   Copy<T, Tile::BM, DEPTH, false, V, Tile::THREADS> copy_a;
-  Copy<T, DEPTH, Tile::BN, ASYNC<T>, V, Tile::THREADS> copy_b;
+  Copy<T, DEPTH, Tile::BN, WORDS<T>, V, Tile::THREADS> copy_b;
 
   __device__ __forceinline__ void begin(int chunk, char* stage) {
     if (chunk) a.move(DEPTH), b.move(DEPTH);
@@ -51,7 +51,7 @@ template <class T, class Tile, int V> struct ForwardFeed {
 };
 
 // Writes a block's sums: rows are the pixels whose places in y are in `places` (-1: none).
-template <class Tile, int V>
+template <class T, class Tile, int V>
 __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n, const float* bias, float* y, int k, bool add) {
   const int lane = threadIdx.x % WARP;
 #pragma unroll
@@ -78,9 +78,46 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
     }
 }
 
+// The same for 16-bit arrays. Two columns would be 4 bytes a lane and half a sector a row; so neighbouring lanes exchange columns of two fragments
+// j, j + 1: the even lane gets four columns of the first, the odd one four of the second, and stores are 8 bytes a lane as above.
+template <class T, class Tile, int V>
+__device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n, const unsigned short* bias, unsigned short* y, int k,
+                                      bool add) {
+  const int lane = threadIdx.x % WARP, odd = lane % 2;
+#pragma unroll
+  for (int i = 0; i < Tile::MT; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at = places[Tile::m0() + 16 * i + 8 * half + lane / 4];
+#pragma unroll
+      for (int j = 0; j < Tile::NT; j += 2) {
+        const int col = n + Tile::n0() + 8 * (j + odd) + lane % 4 / 2 * 4;
+        unsigned short* to = y + at * k + col;
+        float v[4];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float first = sum[i][j][2 * half + e], second = sum[i][j + 1][2 * half + e];
+          const float got = __shfl_xor_sync(ALL_LANES, odd ? first : second, 1);
+          v[e] = odd ? got : first, v[2 + e] = odd ? second : got;
+        }
+        if (at < 0 || col >= k) continue;
+        alignas(8) unsigned short old[4] = {};
+        if (add && V == 8) *(uint2*)old = *(const uint2*)to;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (V == 1 && col + e >= k) break;
+          if (add && V == 1) old[e] = to[e];
+          v[e] += (bias ? widened(T{}, bias[col + e]) : 0.0f) + (add ? widened(T{}, old[e]) : 0.0f);
+          if (V == 1) to[e] = narrowed<T>(v[e]);
+        }
+        if (V == 8) *(uint2*)to = make_uint2(packed(T{}, v[0], v[1]), packed(T{}, v[2], v[3]));
+      }
+    }
+}
+
 template <class T, class Tile, int V>
 __global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
-    forward(const float* x0, const float* x1, const float* w, const float* bias, float* y, Geometry g, int add) {
+    forward(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y, Geometry g, int add) {
   extern __shared__ __align__(128) char stages[];
   Pixel* pixels = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
   int* places = (int*)(pixels + Tile::BM);
@@ -94,8 +131,8 @@ __global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
   __syncthreads();
   using Feed = ForwardFeed<T, Tile, V>;
   const int col = n + decltype(Feed::copy_b)::column();
-  Feed feed{Patches(g, x0, x1, pixels, decltype(Feed::copy_a)::column()), Rows{w + col, depth, g.k, col < g.k}};
+  Feed feed{{g, x0, x1, pixels, decltype(Feed::copy_a)::column()}, {w + col, depth, g.k, col < g.k}};
   float sum[Tile::MT][Tile::NT][4] = {};
   main_loop<T, Tile>(feed, (depth + DEPTH - 1) / DEPTH, stages, sum);
-  store<Tile, V>(sum, places, n, bias, y, g.k, add);
+  store<T, Tile, V>(sum, places, n, bias, y, g.k, add);
 }

@@ -1,8 +1,8 @@
 // What the tensor-core convolutions share: operand types, tiles in shared memory, copies into them, the main loop.
 //
 // A block multiplies A (BM, depth) by B (depth, BN) in chunks of DEPTH, both read from shared memory, sums in registers as float32.
-// Two stages: while chunk i is multiplied, chunk i + 1 is on its way. For tf32 it travels by cp.async (the multiplier does not look at the low
-// 13 bits, nothing is converted); for bf16 and f16 through registers, where it is rounded to nearest.
+// Two stages: while chunk i is multiplied, chunk i + 1 is on its way. What needs no conversion travels by cp.async: tf32 (the multiplier does not
+// look at the low 13 bits) and arrays of 16-bit numbers. float32 that becomes bf16 or f16 goes through registers, where it is rounded to nearest.
 // Tiles are rows of 16-byte pieces, permuted within the row so that neither the copies nor the fragment loads meet in a bank:
 // every warp access to shared memory takes as many wavefronts as its bytes need (ceilings: 1 per 4-byte load, 4 per ldmatrix.x4).
 #pragma once
@@ -10,12 +10,18 @@
 
 constexpr int DEPTH = 32;
 
-// K: depth of one mma; BYTES of an operand in shared memory.
-struct Tf32 { static constexpr int BYTES = 4, K = 8; };
-struct Bf16 { static constexpr int BYTES = 2, K = 16; };
-struct F16 { static constexpr int BYTES = 2, K = 16; };
-template <class T> constexpr bool ASYNC = T::BYTES == 4;
+// K: depth of one mma; BYTES of an operand in shared memory; Stored: a number of the arrays in global memory (16-bit ones as their bits).
+struct Tf32 { using Stored = float; static constexpr int BYTES = 4, K = 8; };
+struct Bf16 { using Stored = float; static constexpr int BYTES = 2, K = 16; };
+struct F16 { using Stored = float; static constexpr int BYTES = 2, K = 16; };
+struct Bf16Array : Bf16 { using Stored = unsigned short; };
+struct F16Array : F16 { using Stored = unsigned short; };
+template <class T> using Stored = typename T::Stored;
+template <class T> constexpr bool WORDS = T::BYTES == 4;  // fragments are loaded by 4-byte words, not by ldmatrix
+template <class T> constexpr bool STORED_NARROW = sizeof(Stored<T>) == 2;
 template <class T> constexpr int PIECE = 16 / T::BYTES;
+// V neighbours are copied as they are: nothing is converted, and cp.async moves 4 bytes at least.
+template <class T, int V> constexpr bool ASYNC = sizeof(Stored<T>) == T::BYTES && V * T::BYTES >= 4;
 
 // M x N outputs per block, WM x WN per warp, in fragments of 16 x 8.
 template <int M, int N, int WM, int WN> struct Tile {
@@ -24,8 +30,8 @@ template <int M, int N, int WM, int WN> struct Tile {
   __device__ static int n0() { return threadIdx.x / WARP % WARPS_N * WN; }
   template <class T> static constexpr int STAGE = (M + N) * DEPTH * T::BYTES;
 };
-using Wide = Tile<128, 128, 64, 32>;    // tf32: few fragment loads per product
-using Wide16 = Tile<128, 128, 32, 32>;  // 16-bit types: twice the threads, for chunks wait in registers
+using Wide = Tile<128, 128, 64, 32>;    // few fragment loads per product
+using Wide16 = Tile<128, 128, 32, 32>;  // float32 to 16-bit types: twice the threads, for chunks wait in registers
 using Middle = Tile<128, 64, 32, 32>;
 using Small = Tile<64, 32, 32, 16>;
 template <class Tile> constexpr int RESIDENT = 512 / Tile::THREADS;  // blocks per multiprocessor at least: up to 128 registers a thread
@@ -81,14 +87,25 @@ __device__ inline void ldmatrix(unsigned (&)[4], const char*) { __trap(); }
 __device__ inline void ldmatrix_transposed(unsigned (&)[4], const char*) { __trap(); }
 #endif
 
+// A number of the arrays as float32, and back, rounded to nearest.
+__device__ __forceinline__ float widened(Tf32, float x) { return x; }
+__device__ __forceinline__ float widened(Bf16, float x) { return x; }
+__device__ __forceinline__ float widened(F16, float x) { return x; }
+__device__ __forceinline__ float widened(Bf16, unsigned short x) { return __uint_as_float((unsigned)x << 16); }
+__device__ __forceinline__ float widened(F16, unsigned short x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+  return y;
+}
+template <class T> __device__ __forceinline__ Stored<T> narrowed(float x) {
+  if constexpr (STORED_NARROW<T>) return (unsigned short)packed(T{}, x, 0.0f);
+  else return x;
+}
+
 // The operand as the multiplier sees it, as float32.
 __device__ __forceinline__ float rounded(Tf32, float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 __device__ __forceinline__ float rounded(Bf16 t, float x) { return __uint_as_float(packed(t, x, 0.0f) << 16); }
-__device__ __forceinline__ float rounded(F16 t, float x) {
-  float y;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"((unsigned short)packed(t, x, 0.0f)));
-  return y;
-}
+__device__ __forceinline__ float rounded(F16 t, float x) { return widened(t, (unsigned short)packed(t, x, 0.0f)); }
 
 // ---- tiles in shared memory
 
@@ -102,38 +119,40 @@ template <class T, int COLS, bool BY_ELEMENT> __device__ __forceinline__ int pla
   return ((row * PIECES + (col / PIECE<T> ^ turn)) * PIECE<T> + col % PIECE<T>)*T::BYTES;
 }
 
-// Copies a tile (ROWS, COLS) of float32 from global memory, V neighbours at a time; each thread stays in its column.
+// Copies a tile (ROWS, COLS) from global memory, V neighbours at a time; each thread stays in its column.
 // source(row): where the thread's element of that row begins, or nullptr for zeros.
 template <class T, int ROWS, int COLS, bool BY_ELEMENT, int V, int THREADS> struct Copy {
   static constexpr int LANES = COLS / V, STEP = THREADS / LANES, COUNT = ROWS / STEP;
   static_assert(THREADS % LANES == 0 && ROWS % STEP == 0, "the threads cover the tile");
-  float staged[ASYNC<T> ? 1 : COUNT * V];
+  Stored<T> staged[ASYNC<T, V> ? 1 : COUNT * V];
 
   __device__ static int column() { return threadIdx.x % LANES * V; }
   __device__ static int row(int i) { return threadIdx.x / LANES + i * STEP; }
 
-  template <class Source> __device__ __forceinline__ void begin(char* tile, const float* somewhere, const Source& source) {
+  template <class Source> __device__ __forceinline__ void begin(char* tile, const Stored<T>* somewhere, const Source& source) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      const float* from = source(row(i));
-      if constexpr (ASYNC<T>) {
-        cp_async<4 * V>(tile + place<T, COLS, BY_ELEMENT>(row(i), column()), from ? from : somewhere, from);
+      const Stored<T>* from = source(row(i));
+      if constexpr (ASYNC<T, V>) {
+        cp_async<V * T::BYTES>(tile + place<T, COLS, BY_ELEMENT>(row(i), column()), from ? from : somewhere, from);
       } else if constexpr (V == 4) {
         const float4 v = from ? __ldg((const float4*)from) : make_float4(0, 0, 0, 0);
         staged[4 * i] = v.x, staged[4 * i + 1] = v.y, staged[4 * i + 2] = v.z, staged[4 * i + 3] = v.w;
       } else {
-        staged[i] = from ? __ldg(from) : 0.0f;
+        staged[i] = from ? __ldg(from) : Stored<T>(0);
       }
     }
   }
 
   __device__ __forceinline__ void finish(char* tile) {
-    if constexpr (!ASYNC<T>) {
+    if constexpr (!ASYNC<T, V>) {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) {
         char* to = tile + place<T, COLS, BY_ELEMENT>(row(i), column());
         if constexpr (V == 4) {
           *(uint2*)to = make_uint2(packed(T{}, staged[4 * i], staged[4 * i + 1]), packed(T{}, staged[4 * i + 2], staged[4 * i + 3]));
+        } else if constexpr (STORED_NARROW<T>) {
+          *(unsigned short*)to = staged[i];
         } else {
           *(unsigned short*)to = (unsigned short)packed(T{}, staged[i], 0.0f);
         }
@@ -148,7 +167,7 @@ template <class T, class Tile, bool BY_DEPTH> __device__ __forceinline__ void lo
   const int lane = threadIdx.x % WARP;
   if constexpr (!BY_DEPTH) {
     ldmatrix(a, tile + place<T, DEPTH, false>(m + lane % 16, k + lane / 16 * PIECE<T>));
-  } else if constexpr (ASYNC<T>) {
+  } else if constexpr (WORDS<T>) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = *(const unsigned*)(tile + place<T, Tile::BM, true>(k + lane % 4 + i / 2 * 4, m + lane / 4 + i % 2 * 8));
   } else {
@@ -159,7 +178,7 @@ template <class T, class Tile, bool BY_DEPTH> __device__ __forceinline__ void lo
 // Two fragments of B, K x 8 at (k, n) and (k, n + 8), from a tile (DEPTH, BN). Register i of lane 4 g + t holds column g and the rows of A's columns.
 template <class T, class Tile> __device__ __forceinline__ void load_b(unsigned (&b)[2][2], const char* tile, int k, int n) {
   const int lane = threadIdx.x % WARP;
-  if constexpr (ASYNC<T>) {
+  if constexpr (WORDS<T>) {
 #pragma unroll
     for (int j = 0; j < 2; ++j)
       for (int i = 0; i < 2; ++i) b[j][i] = *(const unsigned*)(tile + place<T, Tile::BN, true>(k + lane % 4 + i * 4, n + lane / 4 + j * 8));
@@ -192,7 +211,7 @@ template <class T, class Tile, class Feed> __device__ void main_loop(Feed& feed,
   feed.finish(shared);
   for (int i = 0; i < chunks; ++i) {
     char* next = shared + (i + 1) % 2 * Tile::template STAGE<T>;
-    if constexpr (ASYNC<T>) cp_async_arrived();
+    if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();
     __syncthreads();
     if (i + 1 < chunks) feed.begin(i + 1, next);
     multiply<T, Tile, Feed::BY_DEPTH>(shared + i % 2 * Tile::template STAGE<T>, sum);
@@ -218,13 +237,13 @@ __device__ __forceinline__ Pixel pixel_of(const Geometry& g, int m, int end) {
 }
 
 // The matrix of patches, one column of it: tap (th, tw) = (r dh, s dw) and channel c. Rows are pixels from a table in shared memory.
-struct Patches {
+template <class S> struct Patches {
   const Geometry& g;
-  const float *x0, *x1;
+  const S *x0, *x1;
   const Pixel* pixels;
   int th, tw, c;
 
-  __device__ Patches(const Geometry& g, const float* x0, const float* x1, const Pixel* pixels, int column)
+  __device__ Patches(const Geometry& g, const S* x0, const S* x1, const Pixel* pixels, int column)
       : g(g), x0(x0), x1(x1), pixels(pixels), th(0), tw(0), c(0) {
     const int channels = g.c0 + g.c1, tap = column / channels, row = tap / g.s;
     c = column - tap * channels, th = row * g.dh, tw = (tap - row * g.s) * g.dw;
@@ -235,7 +254,7 @@ struct Patches {
       if ((tw += g.dw) == g.s * g.dw) tw = 0, th += g.dh;
   }
 
-  __device__ __forceinline__ const float* operator()(int row) const {
+  __device__ __forceinline__ const S* operator()(int row) const {
     const Pixel pixel = pixels[row];
     const int h = (pixel.hw >> 16) + th, w = (short)pixel.hw + tw;
     if (th >= g.r * g.dh || (unsigned)h >= (unsigned)g.h || (unsigned)w >= (unsigned)g.w) return nullptr;
@@ -245,11 +264,11 @@ struct Patches {
 };
 
 // A plain matrix (rows, columns) from some row on, one column of it.
-struct Rows {
-  const float* from;
+template <class S> struct Rows {
+  const S* from;
   int rows, stride;
   bool inside;
 
   __device__ __forceinline__ void move(int by) { from += by * stride, rows -= by; }
-  __device__ __forceinline__ const float* operator()(int row) const { return inside && row < rows ? from + row * stride : nullptr; }
+  __device__ __forceinline__ const S* operator()(int row) const { return inside && row < rows ? from + row * stride : nullptr; }
 };

@@ -1,6 +1,6 @@
 // Filter gradient on tensor cores: dw (r s c, k) = patches(x)^T (r s c, N p q) @ dy (N p q, k), a matrix product whose depth is the pixels.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), and 8 `parts` r s c k for the partial sums.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), of 16-bit arrays 2, and 8 `parts` r s c k for the partial sums.
 // The pixels are cut into `parts` runs by the shape alone, one block per run and tile of dw; the second kernel adds the runs in order,
 // in float64, so that the result has the same bits every time. A float32 sum is never longer than one run.
 //
@@ -11,13 +11,13 @@
 #include "conv/tensor.cuh"
 
 template <class T, class Tile, int V> struct FilterFeed {
-  static constexpr bool BY_DEPTH = true;
-  Patches a;
-  Rows b;
+  static constexpr bool BY_DEPTH = true, ASYNCHRONOUS = ASYNC<T, V>;
+  Patches<Stored<T>> a;
+  Rows<Stored<T>> b;
   Pixel* table;  // (2, DEPTH): the pixels of this chunk and of the next
   int start, end;
-  Copy<T, DEPTH, Tile::BM, ASYNC<T>, V, Tile::THREADS> copy_a;
-  Copy<T, DEPTH, Tile::BN, ASYNC<T>, V, Tile::THREADS> copy_b;
+  Copy<T, DEPTH, Tile::BM, WORDS<T>, V, Tile::THREADS> copy_a;
+  Copy<T, DEPTH, Tile::BN, WORDS<T>, V, Tile::THREADS> copy_b;
 
   __device__ __forceinline__ void write_table(int chunk) {
     if (threadIdx.x < DEPTH) table[chunk % 2 * DEPTH + threadIdx.x] = pixel_of(a.g, start + chunk * DEPTH + threadIdx.x, end);
@@ -37,7 +37,7 @@ template <class T, class Tile, int V> struct FilterFeed {
 
 template <class T, class Tile, int V>
 __global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
-    filter(const float* x0, const float* x1, const float* dy, float* part, Geometry g, int run) {
+    filter(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* dy, float* part, Geometry g, int run) {
   extern __shared__ __align__(128) char stages[];
   Pixel* table = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
   const int depth = g.r * g.s * (g.c0 + g.c1), lane = threadIdx.x % WARP;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
   const int start = blockIdx.y * run, end = min(start + run, g.pixels);
   using Feed = FilterFeed<T, Tile, V>;
   const int col = n + decltype(Feed::copy_b)::column();
-  Feed feed{Patches(g, x0, x1, table, m + decltype(Feed::copy_a)::column()), Rows{dy + start * g.k + col, end - start, g.k, col < g.k}, table, start, end};
+  Feed feed{{g, x0, x1, table, m + decltype(Feed::copy_a)::column()}, {dy + start * g.k + col, end - start, g.k, col < g.k}, table, start, end};
   feed.write_table(0);
   __syncthreads();
   float sum[Tile::MT][Tile::NT][4] = {};
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
         const int row = m + Tile::m0() + 16 * i + 8 * half + lane / 4, at = n + Tile::n0() + 8 * j + lane % 4 * 2;
         if (row >= depth || at >= g.k) continue;
         float* to = part + row * g.k + at;
-        if constexpr (V == 4) {
+        if constexpr (V > 1) {
           *(float2*)to = make_float2(sum[i][j][2 * half], sum[i][j][2 * half + 1]);
         } else {
           to[0] = sum[i][j][2 * half];

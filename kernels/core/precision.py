@@ -1,7 +1,7 @@
 """How products are computed on CUDA: the precision policy.
 
-Arrays are float32 whatever the policy says. It decides the type to which both operands of a product are rounded on their way into the
-multipliers; sums are float32 always.
+It decides the type to which both operands of a product of float32 arrays are rounded on their way into the multipliers; arrays stay float32,
+sums are float32 always. Arrays of 16-bit numbers are multiplied as they are under every policy (kernels/conv/cuda_tensor.py).
 
     name      bits of the fraction   largest number   unit
     float32   23                     3.4e38           ordinary cores, nothing is rounded

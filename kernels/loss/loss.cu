@@ -11,18 +11,21 @@
 
 constexpr int THREADS = 128, PIXELS = 4, TILE = THREADS * PIXELS, WARPS = THREADS / WARP;
 
+// Blocks per multiprocessor to compile for: up to 72 registers a thread for float, 168 for double. Left to itself ptxas spills to let more in.
+template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 7 : 3;
+
 // -- plain ----------------------------------------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int wide, int bytes,
-                const Settings<T> s) {
+                const __grid_constant__ Settings<T> s) {
   __shared__ double room[WARPS];
   constexpr int NUMBERS = PER_CLASS + 3 * MOST_CLASSES;
   const int first = wide - s.classes;
   T sums[NUMBERS] = {};
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS)
-    Pixel<T, MOST_CLASSES>(s, logits + (size_t)i * wide + first, s.classes, label_at(labels, i, bytes), first).measure(s, sums);
+    Pixel<T, 0>(s, logits + (size_t)i * wide + first, s.classes, label_at(labels, i, bytes), first).measure(s, sums);
   for (int k = 0; k < NUMBERS; ++k) {
     const double total = block_sum<double>(sums[k], room);
     if (threadIdx.x == 0) partial[k * gridDim.x + blockIdx.x] = total;
@@ -30,14 +33,14 @@ loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, d
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-                    T* __restrict__ dz, int pixels, int wide, int bytes, const Settings<T> s) {
+                    T* __restrict__ dz, int pixels, int wide, int bytes, const __grid_constant__ Settings<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x, first = wide - s.classes;
   if (i >= pixels) return;
   const size_t at = (size_t)i * wide;
   for (int c = 0; c < first; ++c) dz[at + c] = 0;
-  Pixel<T, MOST_CLASSES>(s, logits + at + first, s.classes, label_at(labels, i, bytes), first).differentiate(s, state, *dy, dz + at + first);
+  Pixel<T, 0>(s, logits + at + first, s.classes, label_at(labels, i, bytes), first).differentiate(s, state, *dy, dz + at + first);
 }
 
 // -- fast -----------------------------------------------------------------------------------------------------------------------
@@ -77,8 +80,9 @@ template <class T, int WIDE> struct Stage {
 };
 
 template <class T, int WIDE, int FIRST>
-__global__ void __launch_bounds__(THREADS)
-loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int bytes, const Settings<T> s) {
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
+loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int bytes,
+          const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST, NUMBERS = PER_CLASS + 3 * CLASSES;
   static_assert(NUMBERS <= WARP, "a lane keeps one number");
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
@@ -109,9 +113,9 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
 }
 
 template <class T, int WIDE, int FIRST>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-              T* __restrict__ dz, int pixels, int bytes, const Settings<T> s) {
+              T* __restrict__ dz, int pixels, int bytes, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST;
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
   const int start = blockIdx.x * TILE, count = min(TILE, pixels - start);
@@ -133,8 +137,9 @@ loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void
 // One block. partial (numbers, parts) with `most` places per class. out: the value, then focal, margin, its f_n and f_p, Dice, IoU, cross-entropy.
 // state: what Pixel::differentiate reads.
 template <class T>
-__global__ void __launch_bounds__(256)
-loss_settle(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most, const Settings<T> s) {
+__global__ void __launch_bounds__(256, 2)
+loss_settle(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most,
+            const __grid_constant__ Settings<T> s) {
   __shared__ double sums[PER_CLASS + 3 * MOST_CLASSES];
   const int lane = threadIdx.x % WARP, numbers = PER_CLASS + 3 * most;
   for (int k = threadIdx.x / WARP; k < numbers; k += blockDim.x / WARP) {

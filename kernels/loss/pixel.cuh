@@ -28,14 +28,18 @@ __device__ __forceinline__ long long label_at(const void* labels, int i, int byt
   }
 }
 
-template <class T, int MOST> struct Pixel {
-  static constexpr int UNROLL = MOST <= 8 ? MOST : 1;  // few classes live in registers, many in local memory
+// CLASSES: their number, 0 where only the host knows it. A known number unrolls every loop, so that the arrays are registers; others lie in local memory.
+template <class T, int CLASSES> struct Pixel {
+  static constexpr int MOST = CLASSES ? CLASSES : MOST_CLASSES, UNROLL = CLASSES ? CLASSES : 1;
   T z[MOST], p[MOST];
   T top, sum, py, wy, zy, miss, log_py;
-  int n, y;  // classes; the label, -1 where the pixel does not count
+  int classes, y;  // y: the label, -1 where the pixel does not count
 
-  // z: the pixel's logits of n classes, the first of which is class `first`.
-  __device__ __forceinline__ Pixel(const Settings<T>& s, const T* logits, int classes, long long label, int first) : n(classes) {
+  __device__ __forceinline__ int count() const { return CLASSES ? CLASSES : classes; }
+
+  // logits: the pixel's own, the first of which is that of class `first`.
+  __device__ __forceinline__ Pixel(const Settings<T>& s, const T* logits, int classes, long long label, int first) : classes(classes) {
+    const int n = count();
     y = label >= first && label < first + n && label != s.ignore ? static_cast<int>(label) - first : -1;
     top = logits[0];
 #pragma unroll UNROLL
@@ -61,6 +65,7 @@ template <class T, int MOST> struct Pixel {
 
   // g = ||p_wrong||_power, f_p; r = p_wrong^power normalised over the wrong classes, q over all.
   __device__ __forceinline__ void margin(const Settings<T>& s, T& g, T& fp, T (&r)[MOST], T (&q)[MOST]) const {
+    const int n = count();
     T worst = y == 0 ? z[1] : z[0];
 #pragma unroll UNROLL
     for (int c = 1; c < n; ++c)
@@ -81,6 +86,7 @@ template <class T, int MOST> struct Pixel {
 
   // sum_c s_c log p_c with the smoothed targets s = w ((1 - e) t + e / n)
   __device__ __forceinline__ T entropy(const Settings<T>& s) const {
+    const int n = count();
     T total = (1 - s.smoothing) * wy * log_py;
     if (s.smoothing > 0) {
       const T shift = top + log(sum), share = s.smoothing / n;
@@ -93,6 +99,7 @@ template <class T, int MOST> struct Pixel {
   // Pass 1: add to sums[PER_CLASS + 3 * MOST].
   __device__ __forceinline__ void measure(const Settings<T>& s, T* sums) const {
     if (y < 0) return;
+    const int n = count();
     if (s.terms & FOCAL) sums[0] += focal_weight(s) * log_py;
     if (s.terms & MARGIN) {
       T g, fp, r[MOST], q[MOST];
@@ -111,6 +118,7 @@ template <class T, int MOST> struct Pixel {
 
   // Pass 2: dz (n), given factor * state, state = coefficients of focal, f_n, f_p, entropy, then A and B per class (MOST each).
   __device__ __forceinline__ void differentiate(const Settings<T>& s, const T* state, T factor, T* dz) const {
+    const int n = count();
     T d[MOST];
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) d[c] = 0;

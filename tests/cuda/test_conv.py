@@ -296,7 +296,7 @@ def test_dispatch_reaches_the_kernels() -> None:
     x, w, b, dy = map(device, layer.arrays())
     with kernel_log() as log:
         three(layer, kernels, x, w, b, dy)
-        kernels.conv2d_forward(x[0].astype(np.float16), w[:, :, :4].astype(np.float16), None, layer.window)
+        kernels.conv2d_forward(x[0].astype(np.float16), w[:, :, :4], None, layer.window)  # mixed types
     assert [entry.by for entry in log] == ["fast", "fast", "fast", "reference"]
 
 

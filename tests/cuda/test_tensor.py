@@ -281,12 +281,12 @@ def test_inputs_may_be_views_and_are_not_changed(cp) -> None:
 # -- launch geometry, without a device --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", tensor.TYPES.values())
+@pytest.mark.parametrize("kind", tensor.KINDS)
 def test_launches_cover_the_result_with_known_kernels(kind: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         pixels, depth, k = (int(2 ** rng.uniform(0, top)) for top in (18, 12, 9))
-        v = 4 if k % 4 == 0 and depth % 4 == 0 else 1
+        v = tensor.RUN[kind] if k % tensor.RUN[kind] == 0 and depth % tensor.RUN[kind] == 0 else 1
         launch = tensor.forward_launch(kind, pixels, k, v)
         rows, columns, threads = tensor.TILES[launch.kernel.split(", ")[1]]
         assert launch.kernel in tensor.MODULE.instances
@@ -374,7 +374,7 @@ MUTANTS = [
     ("halves of B swapped", "b[0][1] = r[1], b[1][0] = r[2]", "b[0][1] = r[2], b[1][0] = r[1]", "check", Planted(EVEN, "bf16")),
     ("matrices of A in the wrong order", "k + lane / 16 * 8 + lane % 8, m + lane / 8 % 2 * 8", "k + lane / 8 % 2 * 8 + lane % 8, m + lane / 16 * 8",
      "check", Planted(EVEN, "float16")),
-    ("nobody waits for the copies", "if constexpr (ASYNC<T>) cp_async_arrived();", "", "check", Planted(EVEN, "tf32")),
+    ("nobody waits for the copies", "if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();", "", "check", Planted(EVEN, "tf32")),
     ("no barrier between the rounds", "cp_async_arrived();\n    __syncthreads();", "cp_async_arrived();", "trace", Planted(EVEN, "tf32")),
     ("one stage instead of two", "shared + i % 2 *", "shared + 0 *", "check", Planted(EVEN, "bf16")),
     ("the right edge is not looked at", " || (unsigned)w >= (unsigned)g.w", "", "check", Planted(EVEN, "tf32")),
