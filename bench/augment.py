@@ -34,10 +34,24 @@ def _ours() -> Callable[[], Any]:
 
 def _torch(mode: str) -> Callable[[], Any]:
     import torch
-    import torch.nn.functional as F
 
     images, masks = map(torch_tensor, _tiles())
     torch.set_default_device(device())
+    call = torch_augmentation(mode)
+    with torch.no_grad():
+        call(images, masks)
+
+    def run() -> None:
+        with torch.no_grad():
+            call(images, masks)
+
+    return run
+
+
+def torch_augmentation(mode: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """The same changes in PyTorch: (images, masks) -> augmented ones; mode 'compile' or any other for eager."""
+    import torch
+    import torch.nn.functional as F
 
     def augment(images: Any, masks: Any) -> tuple[Any, Any]:
         n, h, w = images.shape
@@ -58,12 +72,4 @@ def _torch(mode: str) -> Callable[[], Any]:
         mean = images.mean((1, 2), keepdim=True)
         return (contrast * (image - mean) + mean + brightness).clamp(0, 1) ** gamma, mask
 
-    call = torch.compile(augment) if mode == "compile" else augment
-    with torch.no_grad():
-        call(images, masks)
-
-    def run() -> None:
-        with torch.no_grad():
-            call(images, masks)
-
-    return run
+    return torch.compile(augment) if mode == "compile" else augment

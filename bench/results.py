@@ -51,6 +51,7 @@ BARS = (
     Bar("augmentation of a batch of 32", "augmentation", 3.0),
     Bar("training step", "training step", 2.5, "width 32"),
     Bar("training step", "training step", 2.5, "width 16"),
+    Bar("images of a training run (augmentation, loss, moving average included)", "training images", 2.5),
     Bar("inference", "inference", 2.0, "batch 16$"),
     Bar("inference", "inference", 2.0, "batch 1$"),
     Bar("inference, against ONNX Runtime", "inference", 1.2, "batch 16$", "onnxruntime"),

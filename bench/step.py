@@ -1,4 +1,7 @@
-"""A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal weights."""
+"""A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal weights.
+
+`training images` is the same with the augmentation of the batch before it: all that a run of preset small does with its images.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ def cases() -> list[Case]:
         theirs = {mode: partial(torch_step, width, batch, mode) for mode in (*LAYOUTS, "compile")}
         text = f"width {width} batch {batch}"
         out.append(Case("training step", text, partial(our_step, width, batch), {"torch": theirs}, flops=int(3 * batch * flops)))
+    theirs = {mode: partial(torch_step, 16, 32, mode, True) for mode in (*LAYOUTS, "compile")}
+    out.append(Case("training images", "preset small, batch 32", partial(our_step, 16, 32, True), {"torch": theirs}))
     return out
 
 
@@ -28,17 +33,23 @@ def _data(batch: int) -> tuple[np.ndarray, np.ndarray]:
     return array(batch, 64, 128, 1), np.random.default_rng(0).integers(0, 5, (batch, 64, 128))
 
 
-def our_step(width: int, batch: int) -> Callable[[], float]:
+def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], float]:
     """Returns a function that does one step and returns its loss."""
     from autograd import Tensor
+    from engine.augmentation import Augmentation
     from engine.optimizer import AdamW
     from layers import CombinedLoss, UNet
 
     net = UNet(width=width, dropout=0.0, seed=0)
     optimizer, loss_of = AdamW(net), CombinedLoss(WEIGHTS)
-    x, labels = map(ours, _data(batch))
+    images, masks = map(ours, _data(batch))
+    augment, tiles, rng = Augmentation(affine=1.0, photometric=1.0), abs(images[..., 0]) % 1, np.random.default_rng(0)
 
     def run() -> float:
+        x, labels = images, masks
+        if augmented:
+            x, labels = augment(tiles, masks.astype(np.uint8), rng)
+            x = x[..., None]
         net.zero_grad()
         loss = loss_of(net(Tensor(x)), labels)
         loss.backward()
@@ -48,11 +59,12 @@ def our_step(width: int, batch: int) -> Callable[[], float]:
     return run
 
 
-def torch_step(width: int, batch: int, mode: str) -> Callable[[], float]:
+def torch_step(width: int, batch: int, mode: str, augmented: bool = False) -> Callable[[], float]:
     """The same step by the PyTorch twin, from the same initial weights."""
     import torch
 
     from bench import twin
+    from bench.augment import torch_augmentation
     from bench.shapes import torch_image
     from layers import UNet
 
@@ -65,12 +77,18 @@ def torch_step(width: int, batch: int, mode: str) -> Callable[[], float]:
     optimizer, average = twin.optimizer(net), twin.Average(net)
     images, labels = _data(batch)
     x, y, weight = torch_image(images, layout), torch_tensor(labels), torch.tensor(WEIGHTS, device=device())
+    augment, tiles, masks = torch_augmentation(mode), torch_tensor(abs(images[..., 0]) % 1), y.to(torch.uint8)
     forward: Any = torch.compile(net) if mode == "compile" else net
     loss_of: Any = torch.compile(twin.combined_loss) if mode == "compile" else twin.combined_loss
 
     def run() -> float:
+        inputs, labels = x, y
+        if augmented:
+            with torch.no_grad():
+                inputs, labels = augment(tiles, masks)
+                inputs, labels = inputs[:, None], labels.long()
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(forward(x), y, weight)
+        loss = loss_of(forward(inputs), labels, weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()

@@ -151,6 +151,7 @@ class Kernel:
                         listener(self.name, done, len(registry))
                 self.callback.compile()
                 self.address = self.callback.address
+                self.callback._library._shared_module = None  # half a megabyte of bitcode, for linking into other code: nothing links a kernel
         return self.address
 
     def is_cached(self) -> bool:

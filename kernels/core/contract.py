@@ -142,8 +142,9 @@ def _make_tile(
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
             most = code.rounded_to(steps, code.int(unrolled))
-            for first, last, together in ((0, most, unrolled), (most, steps, 1)) if unrolled > 1 else ((0, steps, 1),):
-                with code.loop(first, last, together) as t:
+            pieces: tuple[tuple[Any, Any, int], ...] = ((0, most, unrolled), (most, steps, 1)) if unrolled > 1 else ((0, steps, 1),)
+            for begin, end, together in pieces:
+                with code.loop(begin, end, together) as t:
                     for step in range(together):
                         multiply(a_start + (t + step) * a_step, b_start + (t + step) * b_step)
         for i in range(height):

@@ -64,7 +64,7 @@ class Pool:
 
     def _free(self, size: int) -> tuple[np.ndarray, int] | None:
         """A free block of this size class: the one that was used last."""
-        blocks = self._blocks.get(size, ())
+        blocks = self._blocks.get(size, [])
         for k in range(len(blocks) - 1, -1, -1):
             block, start = blocks[k]
             if sys.getrefcount(block) == _FREE:
