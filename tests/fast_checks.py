@@ -112,10 +112,13 @@ def conv_winograd2(rng) -> Any:
 
 @check
 def conv_depthwise(rng) -> Any:
-    """One filter per channel, strided and not."""
-    return convolution(rng, 2, 9, 11, 21, 21, Window((3, 3), (1, 1), SAME), 21) + convolution(
-        rng, 2, 9, 23, 21, 21, Window((3, 3), (2, 2), ((0, 1), (2, 1))), 21
-    )
+    """One filter per channel: a border all around; strided; several strips, dilated, with borders that differ."""
+    layers = [
+        ((2, 9, 11), Window((3, 3), (1, 1), SAME)),
+        ((2, 9, 23), Window((3, 3), (2, 2), ((0, 1), (1, 2)))),
+        ((1, 70, 50), Window((3, 2), (1, 1), ((3, 1), (0, 4)), (2, 3))),
+    ]
+    return [convolution(rng, *size, 21, 21, window, 21) for size, window in layers]
 
 
 @check

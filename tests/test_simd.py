@@ -274,6 +274,7 @@ def test_loops_conditions_variables_and_integers() -> None:
             results = [v.get() for v in (trips, pairs, last, taken)]
         integers = (start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, code.lesser(start, stop))
         integers += (code.rounded_down(stop), code.rounded_to(stop, code.int(3)), code.int(5), start + 0, start * 1)
+        integers += (code.where(stop < start, stop, code.int(7)),)
         results += [code.number(n) for n in integers]
         for k, value in enumerate(results):
             code.store(value, y, k * code.lanes)
@@ -285,15 +286,15 @@ def test_loops_conditions_variables_and_integers() -> None:
         count(y, start, stop, step)
 
     for start, stop, step in ((0, 5, 1), (1, 8, 3), (4, 4, 1), (6, 2, 2), (2, 37, 5)):
-        y = np.full((18, LANES), -9, np.float32)
+        y = np.full((19, LANES), -9, np.float32)
         run(y.reshape(-1), start, stop, step)
         trips = list(range(start, stop, step))
         want = [len(trips), sum(min(2, stop - i) for i in trips), trips[-1] if trips else 0, 3 * (start >= 2)]
         want += [start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, min(start, stop)]
-        want += [stop // LANES * LANES, stop // 3 * 3, 5, start, start]
-        np.testing.assert_array_equal(y[:16], np.repeat(np.array(want, np.float32)[:, None], LANES, 1))
-        place = 16 if start < stop else 17
-        np.testing.assert_array_equal(y[16:], np.where(np.arange(16, 18)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
+        want += [stop // LANES * LANES, stop // 3 * 3, 5, start, start, stop if stop < start else 7]
+        np.testing.assert_array_equal(y[:17], np.repeat(np.array(want, np.float32)[:, None], LANES, 1))
+        place = 17 if start < stop else 18
+        np.testing.assert_array_equal(y[17:], np.where(np.arange(17, 19)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
 
 
 # -- the register tile ----------------------------------------------------------------------------------------------------------

@@ -245,6 +245,10 @@ class Code:
         """The largest multiple of `step` not above n >= 0."""
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
+    def where(self, condition: ir.Value, a: Int, b: Int) -> Int:
+        """One of two integers."""
+        return Int(self, self.builder.select(condition, a.value, b.value))
+
     def choose(self, condition: ir.Value, a: Pointer, b: Pointer) -> Pointer:
         """One of two addresses."""
         return Pointer(self, self.builder.select(condition, a.value, b.value))
