@@ -278,14 +278,16 @@ def adamw(rng) -> Any:
 
 @check
 def augmentation(rng) -> Any:
-    """Rotations about the centre, out of the tile and back."""
-    n, h, w = 5, 13, 22
-    images, masks = rng.random((n, h, w)).astype(np.float32), rng.integers(0, 5, (n, h, w)).astype(np.uint8)
-    angle, scale = rng.uniform(-3, 3, n), rng.uniform(0.7, 1.4, n)
-    c, s = np.cos(angle) * scale, np.sin(angle) * scale
-    matrices = np.stack([np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1)
-    settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
-    return [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0)]
+    """Rotations about the centre, out of the tile and back; tiles of one row, whose neighbours in memory are other tiles."""
+    out = []
+    for n, h, w in ((5, 13, 22), (3, 1, 9)):
+        images, masks = rng.random((n, h, w)).astype(np.float32), rng.integers(0, 5, (n, h, w)).astype(np.uint8)
+        angle, scale = rng.uniform(-3, 3, n), rng.uniform(0.7, 1.4, n)
+        c, s = np.cos(angle) * scale, np.sin(angle) * scale
+        matrices = np.stack([np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1)
+        settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
+        out += [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0, 255)]
+    return out
 
 
 def arrays_of(name: str) -> list[np.ndarray]:

@@ -127,7 +127,22 @@ MUTANTS = [
         "adamw",
     ),
     Mutant("dropout: words in the wrong order", "pointwise/cpu.py", "(words[lane] >>", "(words[3 - lane] >>", "activations"),
-    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "2 * n - 2 - i", "2 * n - 1 - i", "augmentation"),
+    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "maximum(2 * self.last, 1)", "maximum(2 * self.last + 1, 1)", "augmentation"),
+    Mutant("augmentation: a pixel beyond the tile keeps its label", "augment/cpu.py", "pixel > -1", "pixel > -2", "augmentation"),
+    Mutant(
+        "augmentation: rows counted by their last pixel",
+        "augment/cpu.py",
+        "fma(top, across.last + 1, left)",
+        "fma(top, across.last, left)",
+        "augmentation",
+    ),
+    Mutant(
+        "augmentation: last pixel left out of the mean",
+        "augment/cpu.py",
+        "_mean(code, image, pixels)",
+        "_mean(code, image, pixels - 1)",
+        "augmentation",
+    ),
 ]
 
 # Narrow vectors compile faster, and are what most processors have.
