@@ -112,10 +112,13 @@ def conv_winograd2(rng) -> Any:
 
 @check
 def conv_depthwise(rng) -> Any:
-    """One filter per channel, strided and not."""
-    return convolution(rng, 2, 9, 11, 21, 21, Window((3, 3), (1, 1), SAME), 21) + convolution(
-        rng, 2, 9, 23, 21, 21, Window((3, 3), (2, 2), ((0, 1), (2, 1))), 21
-    )
+    """One filter per channel: a border all around; strided; several strips, dilated, with borders that differ."""
+    layers = [
+        ((2, 9, 11), Window((3, 3), (1, 1), SAME)),
+        ((2, 9, 23), Window((3, 3), (2, 2), ((0, 1), (1, 2)))),
+        ((1, 70, 50), Window((3, 2), (1, 1), ((3, 1), (0, 4)), (2, 3))),
+    ]
+    return [convolution(rng, *size, 21, 21, window, 21) for size, window in layers]
 
 
 @check
@@ -275,14 +278,16 @@ def adamw(rng) -> Any:
 
 @check
 def augmentation(rng) -> Any:
-    """Rotations about the centre, out of the tile and back."""
-    n, h, w = 5, 13, 22
-    images, masks = rng.random((n, h, w)).astype(np.float32), rng.integers(0, 5, (n, h, w)).astype(np.uint8)
-    angle, scale = rng.uniform(-3, 3, n), rng.uniform(0.7, 1.4, n)
-    c, s = np.cos(angle) * scale, np.sin(angle) * scale
-    matrices = np.stack([np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1)
-    settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
-    return [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0)]
+    """Rotations about the centre, out of the tile and back; tiles of one row, whose neighbours in memory are other tiles."""
+    out = []
+    for n, h, w in ((5, 13, 22), (3, 1, 9)):
+        images, masks = rng.random((n, h, w)).astype(np.float32), rng.integers(0, 5, (n, h, w)).astype(np.uint8)
+        angle, scale = rng.uniform(-3, 3, n), rng.uniform(0.7, 1.4, n)
+        c, s = np.cos(angle) * scale, np.sin(angle) * scale
+        matrices = np.stack([np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1)
+        settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
+        out += [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0, 255)]
+    return out
 
 
 def arrays_of(name: str) -> list[np.ndarray]:

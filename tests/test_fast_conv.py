@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from kernels import conv
-from kernels.conv import choice, direct, winograd
+from kernels.conv import choice, depthwise, direct, winograd
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.core.simd import target
@@ -92,21 +92,37 @@ def test_pointwise(n, size, c, k, seed) -> None:
 
 
 @settings(max_examples=12, **FEW)
-@given(layers(padding=2, sides=(1, 15)), st.sampled_from([2, 3, LANES, LANES + 5, 70]), st.integers(0, 99), st.booleans(), st.booleans())
+@given(layers(padding=4, sides=(1, 15)), st.sampled_from([2, 3, LANES, LANES + 5, 70]), st.integers(0, 99), st.booleans(), st.booleans())
 @example(((1, 7, 9), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2 * LANES + 3, 0, True, False)
+@example(((2, 1, 1), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2, 1, True, True)  # nothing but padding around a pixel
+@example(((1, 9, 13), Window((2, 3), (2, 3), ((0, 3), (5, 1)), (3, 2))), 5, 2, False, False)  # all of it different for rows and columns
+@example(((1, 70, 60), Window((3, 3), (1, 1), ((2, 0), (1, 1)), (2, 1))), LANES + 5, 3, True, False)  # several strips of one image
 def test_depthwise(layer, channels, seed, bias, view) -> None:
-    """The depthwise kernels serve; outputs of fewer than six columns are left to the reference (forward) or the direct kernel."""
-    channels, (n, h, w), window = max(channels, 2), layer[0], layer[1]
-    rng = np.random.default_rng(seed)
-    x, filters = array(rng, n, h, w, channels, view=view), array(rng, *window.kernel, 1, channels, view=view)
-    b = array(rng, 1, channels)[0] if bias else None
-    served = "fast" if window.output_size((h, w))[1] >= 6 else "reference"
-    y = agree(conv.conv2d_forward, x, filters, b, window, channels, served=served)
-    dy = array(rng, *y.shape, view=view)
-    total = array(rng, *x.shape)
-    agree(conv.conv2d_backward_data, dy, filters, (h, w), window, channels)
-    agree(conv.conv2d_backward_data, dy, filters, (h, w), window, channels, None, (total,), inplace=(6,))
-    agree(conv.conv2d_backward_filter, x, dy, window, channels)
+    """The depthwise kernels serve every size, stride, dilation and padding."""
+    all_three(layer[0], max(channels, 2), max(channels, 2), layer[1], seed, bias, view, max(channels, 2))
+
+
+def test_depthwise_with_a_large_filter() -> None:
+    """Filters too large to be unrolled are left to the direct kernel."""
+    window = Window((8, 7), (1, 1), ((3, 4), (3, 3)))
+    assert not depthwise.serves(window, 5, 5, 5)
+    assert depthwise.serves(Window((7, 7)), 5, 5, 5)
+    with algorithm("direct"):
+        all_three((1, 9, 8), 5, 5, window, 0, groups=5)
+
+
+def test_depthwise_keeps_what_is_not_finite_where_it_is_read() -> None:
+    """An infinite pixel reaches the outputs and gradients that read it, and none else: nothing else is read and masked away."""
+    window, rng = Window((3, 3), (1, 1), ((1, 1), (1, 1))), np.random.default_rng(0)
+    x, dy, w = array(rng, 1, 9, 11, LANES + 3), array(rng, 1, 9, 11, LANES + 3), array(rng, 3, 3, 1, LANES + 3)
+    x[0, 8, 10, 2] = np.inf
+    y, dw = conv.conv2d_forward(x, w, None, window, LANES + 3), conv.conv2d_backward_filter(x, dy, window, LANES + 3)
+    reads = np.zeros(y.shape, bool)
+    reads[0, 7:, 9:, 2] = True
+    np.testing.assert_array_equal(~np.isfinite(y), reads)
+    reads = np.zeros(dw.shape, bool)
+    reads[1:, 1:, 0, 2] = True
+    np.testing.assert_array_equal(~np.isfinite(dw), reads)
 
 
 @settings(max_examples=10, **FEW)

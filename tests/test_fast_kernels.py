@@ -256,6 +256,26 @@ def test_augmentation(n, size, outside, seed) -> None:
     np.testing.assert_array_equal(got[1], augment.augment_batch.reference(images, masks, matrices, *options, outside)[1])
 
 
+def test_augmentation_reads_nothing_but_the_tile() -> None:
+    """Maps that lead far away, or nowhere, read some pixel of the tile; what is beyond it gets the label for that."""
+    images, masks = np.full((2, 5, 19), 0.25, np.float32), np.full((2, 5, 19), 3, np.uint8)
+    ones = np.ones(2, np.float32)
+    for value in (1e6, -1e12, 1e300, -np.inf, np.nan):
+        out, labels = augment.augment_batch(images, masks, np.full((2, 2, 3), value), ones, 0 * ones, ones, 7)
+        assert (labels == 7).sum() >= labels.size - 2, value
+        assert (labels[labels != 7] == 3).all()
+        if abs(value) < 1e9:
+            np.testing.assert_allclose(out, 0.25, rtol=1e-6)
+        assert (augment.augment_batch(images, masks, np.full((2, 2, 3), value), ones, 0 * ones, ones, None)[1] == 3).all()
+    for h, w in ((1, 19), (19, 1), (2, 2)):  # the neighbours of a pixel alone would lie in the next tile
+        images = np.full((2, h, w), 0.25, np.float32)
+        images[1] = np.nan
+        out, _ = augment.augment_batch(
+            images, masks[:, :1, :1].repeat(h, 1).repeat(w, 2), np.tile(np.eye(2, 3) + 0.3, (2, 1, 1)), ones, 0 * ones, ones, 0
+        )
+        np.testing.assert_allclose(out[0], 0.25, rtol=1e-6)
+
+
 def test_augmentation_that_changes_nothing_changes_no_bit() -> None:
     images, masks = np.random.default_rng(0).random((2, 7, 9)).astype(np.float32), np.arange(126, dtype=np.uint8).reshape(2, 7, 9)
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)

@@ -57,7 +57,38 @@ MUTANTS = [
         "conv_direct_strided/forward",
     ),
     Mutant("a chunk lost in the filter's sum", "conv/direct.py", "else dw.sum(0)", "else dw[1:].sum(0)", "conv_many_chunks/filter"),
-    Mutant("depthwise: last pixel of a row lost", "conv/depthwise.py", "min(j, q - _PIXELS)", "min(j, q - _PIXELS - 1)", "conv_depthwise/forward"),
+    Mutant(
+        "depthwise: last column of a row lost",
+        "conv/depthwise.py",
+        "with code.loop(0, layer.q - whole) as q:",
+        "with code.loop(0, layer.q - whole - 1) as q:",
+        "conv_depthwise/forward",
+    ),
+    Mutant(
+        "depthwise: rows that no whole tile covers lost",
+        "conv/depthwise.py",
+        "code.loop(whole, self.first + self.count)",
+        "code.loop(whole + 1, self.first + self.count)",
+        "conv_depthwise/forward",
+    ),
+    Mutant("depthwise: padding row read from beyond", "conv/depthwise.py", "y < layer.h)", "y < layer.h + 1)", "conv_depthwise/filter"),
+    Mutant(
+        "depthwise: padding column is the row before",
+        "conv/depthwise.py",
+        "left + right >= 0,",
+        "left + right + 1 >= 0,",
+        "conv_depthwise/data",
+    ),
+    Mutant("depthwise: tiles begin in the padding", "conv/depthwise.py", "-(-left // sw)", "left // sw", "conv_depthwise/forward"),
+    Mutant("depthwise: tiles end in the padding", "conv/depthwise.py", "(s - 1) * dw + left)", "(s - 2) * dw + left)", "conv_depthwise/filter"),
+    Mutant("depthwise: dilation forgotten", "conv/depthwise.py", "t * stride + k * dilation", "t * stride + k", "conv_depthwise/forward"),
+    Mutant(
+        "depthwise: a strip lost in the filter's sum",
+        "conv/depthwise.py",
+        "min((chunk + 1) * per_chunk, strips)",
+        "min((chunk + 1) * per_chunk, strips - 1)",
+        "conv_depthwise/filter",
+    ),
     Mutant(
         "Winograd: last row of the image left out",
         "conv/winograd.py",
@@ -96,7 +127,22 @@ MUTANTS = [
         "adamw",
     ),
     Mutant("dropout: words in the wrong order", "pointwise/cpu.py", "(words[lane] >>", "(words[3 - lane] >>", "activations"),
-    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "2 * n - 2 - i", "2 * n - 1 - i", "augmentation"),
+    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "maximum(2 * self.last, 1)", "maximum(2 * self.last + 1, 1)", "augmentation"),
+    Mutant("augmentation: a pixel beyond the tile keeps its label", "augment/cpu.py", "pixel > -1", "pixel > -2", "augmentation"),
+    Mutant(
+        "augmentation: rows counted by their last pixel",
+        "augment/cpu.py",
+        "fma(top, across.last + 1, left)",
+        "fma(top, across.last, left)",
+        "augmentation",
+    ),
+    Mutant(
+        "augmentation: last pixel left out of the mean",
+        "augment/cpu.py",
+        "_mean(code, image, pixels)",
+        "_mean(code, image, pixels - 1)",
+        "augmentation",
+    ),
 ]
 
 # Narrow vectors compile faster, and are what most processors have.

@@ -45,6 +45,7 @@ ROWS: dict[str, Row] = {
     "-a": (lambda code, a, b: -a, lambda a, b: -a, 0),
     "fma": (lambda code, a, b: code.fma(a, b, a), lambda a, b: a * b + a, 0.5 if LANES > 1 else 1e9),  # two roundings are allowed to a scalar
     "fma of numbers": (lambda code, a, b: code.fma(a, 2.0, 1), lambda a, b: a * 2 + 1, 0.5),
+    "floor": (lambda code, a, b: code.floor(a), lambda a, b: np.floor(a), 0),
     "sqrt": (lambda code, a, b: code.sqrt(a * a), lambda a, b: np.abs(a), 1),
     "maximum": (lambda code, a, b: code.maximum(a, b), np.maximum, 0),
     "minimum": (lambda code, a, b: code.minimum(a, b), np.minimum, 0),
@@ -134,6 +135,34 @@ def test_total_adds_all_lanes() -> None:
     size = per_vector(np.abs(x).astype(np.float64), lambda v: v.sum(1, keepdims=True))
     assert (np.abs(got - exact) <= max(1, np.log2(LANES)) * 2.0**-24 * size).all()
     assert len(set(got[:LANES])) == 1  # in all lanes
+
+
+def test_float64() -> None:
+    """Vectors of float64 beside those of float32: 1 + 2^-40 x is only seen there, and what is gathered with such numbers is what lies there."""
+
+    @program("pppppi")
+    def mixed(code, x, places, table, marks, y, n):
+        wide, one = code.wide, code.wide.ramp() * 0 + 1
+        with code.loop(0, n, code.lanes) as i:
+            tiny = wide.converted(code.load(x, i)) * 2.0**-40
+            code.store(code.converted(((one + tiny) - 1) * 2.0**40), y, i)
+            place = wide.converted(code.load(places, i))
+            code.store(code.gather(table, place), y, n + i)
+            code.store(code.gather_bytes(marks, place), y, 2 * n + i)
+            with code.when(code.first(code.ramp().equals(0))):
+                code.store(code.ramp(), y, 3 * n + i)
+            with code.when(code.first(code.ramp().equals(1))):
+                code.store(code.vec(-1), y, 3 * n + i)
+
+    @numba.njit
+    def run(x, places, table, marks, y):
+        mixed(x, places, table, marks, y, x.size)
+
+    n = 4 * LANES
+    x, table, marks = RNG.integers(-99, 99, n).astype(np.float32), floats(77), RNG.integers(0, 256, 77).astype(np.uint8)
+    places, y = RNG.permutation(np.resize(np.arange(77), n)), np.empty((4, n), np.float32)
+    run(x, places.astype(np.float32), table, marks, y.reshape(-1))
+    np.testing.assert_array_equal(y, [x, table[places], marks[places], np.tile(np.arange(LANES), 4)])
 
 
 def test_scalars_in_all_lanes() -> None:
@@ -274,6 +303,7 @@ def test_loops_conditions_variables_and_integers() -> None:
             results = [v.get() for v in (trips, pairs, last, taken)]
         integers = (start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, code.lesser(start, stop))
         integers += (code.rounded_down(stop), code.rounded_to(stop, code.int(3)), code.int(5), start + 0, start * 1)
+        integers += (code.where(stop < start, stop, code.int(7)),)
         results += [code.number(n) for n in integers]
         for k, value in enumerate(results):
             code.store(value, y, k * code.lanes)
@@ -285,15 +315,15 @@ def test_loops_conditions_variables_and_integers() -> None:
         count(y, start, stop, step)
 
     for start, stop, step in ((0, 5, 1), (1, 8, 3), (4, 4, 1), (6, 2, 2), (2, 37, 5)):
-        y = np.full((18, LANES), -9, np.float32)
+        y = np.full((19, LANES), -9, np.float32)
         run(y.reshape(-1), start, stop, step)
         trips = list(range(start, stop, step))
         want = [len(trips), sum(min(2, stop - i) for i in trips), trips[-1] if trips else 0, 3 * (start >= 2)]
         want += [start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, min(start, stop)]
-        want += [stop // LANES * LANES, stop // 3 * 3, 5, start, start]
-        np.testing.assert_array_equal(y[:16], np.repeat(np.array(want, np.float32)[:, None], LANES, 1))
-        place = 16 if start < stop else 17
-        np.testing.assert_array_equal(y[16:], np.where(np.arange(16, 18)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
+        want += [stop // LANES * LANES, stop // 3 * 3, 5, start, start, stop if stop < start else 7]
+        np.testing.assert_array_equal(y[:17], np.repeat(np.array(want, np.float32)[:, None], LANES, 1))
+        place = 17 if start < stop else 18
+        np.testing.assert_array_equal(y[17:], np.where(np.arange(17, 19)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
 
 
 # -- the register tile ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Augmentation of a batch: one gather per pixel by all threads, in place of the reference's index arrays."""
+"""Augmentation of a batch: a tile per chunk, gathered and recoloured a vector of pixels at a time, without the reference's index arrays."""
 
 from __future__ import annotations
 
@@ -6,77 +6,111 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray
+from llvmlite import ir
 
-from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
-from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import parallel
 
 
-@inline()
-def _mirror(i, n):  # type: ignore[no-untyped-def]
-    """Reflect an integer coordinate into [0, n), without repeating the edge."""
-    if 0 <= i < n:
-        return i
-    if n == 1:
-        return 0
-    i = abs(i) % (2 * n - 2)
-    return i if i < n else 2 * n - 2 - i
+class _Axis:
+    """Places along an axis of n pixels, in float64; beyond its ends the image is mirrored, without repeating the edge.
+
+    No place, however wild, leads out of the image: not even one that is no number.
+    """
+
+    def __init__(self, wide: Code, n: Int) -> None:
+        self.wide, self.last = wide, wide.number(n - 1)
+        self.period = wide.maximum(2 * self.last, 1)
+        self.share = 1 / self.period
+        self.step = wide.where(n >= 2, wide.int(1), wide.int(0))  # to the right neighbour: a pixel alone is its own
+
+    def _clamped(self, u: Vec, last: Vec) -> Vec:
+        return self.wide.maximum(self.wide.minimum(u, last), 0)
+
+    def mirrored(self, u: Vec) -> Vec:
+        """u reflected into the image."""
+        u = u - self.period * self.wide.floor(u * self.share)
+        return self._clamped(self.wide.minimum(u, self.period - u), self.last)
+
+    def left(self, u: Vec) -> Vec:
+        """The left one of the two pixels between which a mirrored place lies."""
+        return self._clamped(self.wide.floor(u), self.last - 1)
+
+    def inside(self, pixel: Vec) -> ir.Value:
+        """Whether a whole number is a pixel."""
+        return self.wide.both(pixel > -1, self.last + 1 > pixel)
 
 
-@program("piip")
-def _photometric(code: Code, y: Pointer, at: Int, length: Int, settings: Pointer) -> None:
-    """y <- clip(contrast y + addition, 0, 1)^gamma for a tile; settings: contrast, addition, gamma."""
-    contrast, addition, gamma = (code.broadcast(settings, k) for k in range(3))
+def _mean(code: Code, x: Pointer, count: Int) -> Vec:
+    """The mean of `count` floats, summed up in float64."""
+    wide = code.wide
+    total = wide.variable()
+    over_run(code, count, lambda i, rest: total.set(total.get() + wide.converted(code.load(x, i, rest))))
+    return code.converted(wide.total(total.get()) / wide.number(count))
 
-    def body(i: Int, rest: Any) -> None:
-        value = code.minimum(code.maximum(contrast * code.load(y, at + i, rest) + addition, 0), 1)
-        power = code.exp(gamma * code.log(code.maximum(value, 1e-30)))
-        power = code.select(value > 0, power, 0)
-        code.store(code.select(gamma.equals(1), value, power), y, at + i, rest)
 
-    over_run(code, length, body)
+@program("ppppppppiiii")
+def _augment_tile(
+    code: Code,
+    images: Pointer,
+    masks: Pointer,
+    matrices: Pointer,
+    contrast: Pointer,
+    brightness: Pointer,
+    gamma: Pointer,
+    out: Pointer,
+    labels: Pointer,
+    tile: Int,
+    h: Int,
+    w: Int,
+    outside: Int,
+) -> None:
+    """out, labels <- image and mask of one tile; outside: the label of what comes from beyond the tile, below 0: it is mirrored."""
+    wide, pixels = code.wide, h * w
+    first = tile * pixels
+    image, mask = images + first, masks + first
+    across, down = _Axis(wide, w), _Axis(wide, h)
+    a, b, c, d, e, f = (wide.broadcast(matrices, tile * 6 + k) for k in range(6))
+    gain, power = code.broadcast(contrast, tile), code.broadcast(gamma, tile)
+    addition = (1 - gain) * _mean(code, image, pixels) + code.broadcast(brightness, tile)
+    curved, mirrored = code.not_(code.first(power.equals(1))), code.spread(outside < 0)
+
+    with code.loop(0, h) as y:
+        u0, v0 = wide.fma(b, wide.number(y), c), wide.fma(e, wide.number(y), f)
+
+        def columns(x: Int, rest: Any) -> None:
+            step = wide.number(x) + wide.ramp()
+            u, v = wide.fma(a, step, u0), wide.fma(d, step, v0)
+            uf, vf = across.mirrored(u), down.mirrored(v)
+            left, top = across.left(uf), down.left(vf)
+            fx, fy = code.converted(uf - left), code.converted(vf - top)
+            place = wide.fma(top, across.last + 1, left)
+            rows = []
+            for line in (image, image + down.step * w):
+                rows.append(code.gather(line, place) * (1 - fx) + code.gather(line + across.step, place) * fx)
+            value = code.minimum(code.maximum(gain * (rows[0] * (1 - fy) + rows[1] * fy) + addition, 0), 1)
+            result = code.variable(value)
+            with code.when(curved):
+                result.set(code.select(value > 0, code.exp(power * code.log(code.maximum(value, 1e-30))), 0))
+            code.store(result.get(), out, first + y * w + x, rest)
+
+            xn, yn = wide.floor(u + 0.5), wide.floor(v + 0.5)
+            label = code.gather_bytes(mask, wide.fma(down.mirrored(yn), across.last + 1, across.mirrored(xn)))
+            kept = code.either(mirrored, code.both(across.inside(xn), down.inside(yn)))
+            code.store_bytes(code.select(kept, label, code.number(outside)), labels, first + y * w + x, rest)
+
+        over_run(code, w, columns)
 
 
 @lru_cache(maxsize=1)
 def _kernel() -> Kernel:
     @cpu_kernel("pbdppppbiii")
-    def augment_batch(start, stop, scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside):  # type: ignore[no-untyped-def]
-        pixels = h * w
-        image, mask, result, label = (
-            carray(images, stop * pixels),
-            carray(masks, stop * pixels),
-            carray(out, stop * pixels),
-            carray(labels, stop * pixels),
-        )
-        maps, settings = carray(matrices, stop * 6), carray(scratch, 3)
-        contrasts, brightnesses, gammas = carray(contrast, stop), carray(brightness, stop), carray(gamma, stop)
+    def augment_batch(start, stop, _scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside):  # type: ignore[no-untyped-def]
         for tile in range(start, stop):
-            first, m = tile * pixels, maps[tile * 6 : tile * 6 + 6]
-            total = 0.0
-            for i in range(pixels):
-                total += image[first + i]
-            mean = np.float32(total / pixels)
-            for y in range(h):
-                for x in range(w):
-                    u, v = m[0] * x + m[1] * y + m[2], m[3] * x + m[4] * y + m[5]
-                    x0, y0 = int(np.floor(u)), int(np.floor(v))
-                    fx, fy = np.float32(u - x0), np.float32(v - y0)
-                    left, right = _mirror(x0, w), _mirror(x0 + 1, w)
-                    top, bottom = first + _mirror(y0, h) * w, first + _mirror(y0 + 1, h) * w
-                    one = np.float32(1)
-                    upper = image[top + left] * (one - fx) + image[top + right] * fx
-                    lower = image[bottom + left] * (one - fx) + image[bottom + right] * fx
-                    result[first + y * w + x] = upper * (one - fy) + lower * fy
-                    xn, yn = int(np.floor(u + 0.5)), int(np.floor(v + 0.5))
-                    if outside >= 0 and not (0 <= xn < w and 0 <= yn < h):
-                        label[first + y * w + x] = outside
-                    else:
-                        label[first + y * w + x] = mask[first + _mirror(yn, h) * w + _mirror(xn, w)]
-            settings[0], settings[2] = contrasts[tile], gammas[tile]
-            settings[1] = (np.float32(1) - contrasts[tile]) * mean + brightnesses[tile]
-            _photometric(out, first, pixels, scratch)
+            _augment_tile(images, masks, matrices, contrast, brightness, gamma, out, labels, tile, h, w, outside)
 
     return augment_batch
 
@@ -85,12 +119,12 @@ def augment_batch(
     images: np.ndarray, masks: np.ndarray, matrices: np.ndarray, contrast: np.ndarray, brightness: np.ndarray, gamma: np.ndarray, outside: int | None
 ) -> Any:
     """As kernels.augment.reference.augment_batch, for float32 images and uint8 masks."""
-    if images.dtype != np.float32 or masks.dtype != np.uint8 or not images.size:
-        return NotImplemented
     n, h, w = images.shape
-    out, labels = np.empty_like(images), np.empty_like(masks)
+    if images.dtype != np.float32 or masks.dtype != np.uint8 or not images.size or h * w >= 2**31:
+        return NotImplemented
+    out, labels = memory.empty(images.shape, np.float32), memory.empty(masks.shape, np.uint8)
     flat = np.ascontiguousarray(images).reshape(-1), np.ascontiguousarray(masks).reshape(-1)
     maps = np.ascontiguousarray(matrices, np.float64).reshape(-1)
     settings = (np.ascontiguousarray(v, np.float32) for v in (contrast, brightness, gamma))
-    parallel(_kernel(), n, *flat, maps, *settings, out.reshape(-1), labels.reshape(-1), h, w, -1 if outside is None else outside, scratch=16)
+    parallel(_kernel(), n, *flat, maps, *settings, out.reshape(-1), labels.reshape(-1), h, w, -1 if outside is None else outside)
     return out, labels

@@ -43,7 +43,7 @@ def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window,
     maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
     if maps is None or _contiguous(w, b) is None or (relu and b is None):
         return NotImplemented
-    if depthwise.serves(w, groups):
+    if depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
         return NotImplemented if relu else depthwise.forward(maps[0], w, b, window)
     return _forward(maps, w, b, window, groups, relu, False)[0]
 
@@ -54,7 +54,7 @@ def conv2d_moments(x: Maps, w: np.ndarray, window: Window, groups: int = 1) -> A
     var = E[y^2] - E[y]^2 loses digits where the mean is many standard deviations from 0; there a pass over y is made after all.
     """
     maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
-    if maps is None or _contiguous(w) is None or depthwise.serves(w, groups):
+    if maps is None or _contiguous(w) is None or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
         return NotImplemented
     y, sums = _forward(maps, w, None, window, groups, False, True)
     mean, square = sums.sum(0) / (y.size // y.shape[3])
@@ -102,10 +102,8 @@ def conv2d_backward_data(
     n, c = dy.shape[0], w.shape[2] * groups
     parts = parts or (c,)
     back, cropped = _data_window(window, size, dy.shape[1:3])
-    if depthwise.serves(w, groups) and window.stride == (1, 1) and not cropped:
-        dx = depthwise.forward(dy, w[::-1, ::-1], None, back)
-        if dx is not NotImplemented:
-            return (_added(dx, into[0]),)
+    if depthwise.serves(window, c, dy.shape[3], groups) and window.stride == (1, 1) and not cropped:
+        return (_added(depthwise.forward(dy, w[::-1, ::-1], None, back), into[0]),)
 
     def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
@@ -146,7 +144,7 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
     *maps, dy = given
     n, h, wd, _ = maps[0].shape
     c, k = sum(_channels(maps)), dy.shape[3]
-    if groups == c == k and groups > 1:
+    if depthwise.serves(window, c, k, groups):
         return depthwise.backward_filter(maps[0], dy, window)
 
     def run(name: str) -> np.ndarray:

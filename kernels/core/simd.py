@@ -38,9 +38,15 @@ __all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "ma
 class Code:
     """What a program is written with. `lanes` is the width of its vectors."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
-        self.builder, self.lanes = builder, lanes
-        self.vector_type = ir.VectorType(_FLOAT, lanes)
+    def __init__(self, builder: ir.IRBuilder, lanes: int, element: ir.Type = _FLOAT) -> None:
+        self.builder, self.lanes, self.element = builder, lanes, element
+        self.vector_type = ir.VectorType(element, lanes)
+        self.suffix = f"v{lanes}{'f32' if element == _FLOAT else 'f64'}"
+
+    @property
+    def wide(self) -> Code:
+        """The same with vectors of as many float64, for what float32 is too coarse for: places in an image, long sums."""
+        return Code(self.builder, self.lanes, ir.DoubleType())
 
     # constants and conversions
 
@@ -54,7 +60,16 @@ class Code:
 
     def number(self, value: Int) -> Vec:
         """An integer as a float in all lanes."""
-        return self.splat(self.builder.sitofp(value.value, _FLOAT))
+        return self.splat(self.builder.sitofp(value.value, self.element))
+
+    def ramp(self) -> Vec:
+        """0, 1, 2, ..."""
+        return Vec(self, ir.Constant(self.vector_type, [float(k) for k in range(self.lanes)]))
+
+    def converted(self, x: Vec) -> Vec:
+        """A vector of float64 as one of float32, or the other way round."""
+        change = self.builder.fpext if x.code.element == _FLOAT else self.builder.fptrunc
+        return Vec(self, change(x.value, self.vector_type))
 
     def splat(self, value: Any) -> Vec:
         """A float argument of the program, in all lanes."""
@@ -74,7 +89,7 @@ class Code:
         if count is None:
             return Vec(self, self.builder.load(address, align=4))
         kind = ir.FunctionType(self.vector_type, [address.type, ir.IntType(32), self._mask_type, self.vector_type])
-        name = f"llvm.masked.load.v{self.lanes}f32.p0"
+        name = f"llvm.masked.load.{self.suffix}.p0"
         return Vec(self, self.builder.call(self._declared(name, kind), [address, ir.IntType(32)(4), self._first(count), self.vec(0).value]))
 
     def store(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
@@ -84,7 +99,7 @@ class Code:
             self.builder.store(value.value, address, align=4)
             return
         kind = ir.FunctionType(ir.VoidType(), [self.vector_type, address.type, ir.IntType(32), self._mask_type])
-        name = f"llvm.masked.store.v{self.lanes}f32.p0"
+        name = f"llvm.masked.store.{self.suffix}.p0"
         self.builder.call(self._declared(name, kind), [value.value, address, ir.IntType(32)(4), self._first(count)])
 
     def broadcast(self, p: Pointer, offset: Any = 0) -> Vec:
@@ -113,6 +128,25 @@ class Code:
         signature = ir.FunctionType(ir.VoidType(), [kind, address.type, ir.IntType(32), self._mask_type])
         name = f"llvm.masked.store.v{self.lanes}i8.p0"
         self.builder.call(self._declared(name, signature), [raw, address, ir.IntType(32)(1), self._first(count)])
+
+    def gather(self, p: Pointer, places: Vec) -> Vec:
+        """The floats p[place], for the whole numbers of a vector (each is read, whatever becomes of its lane)."""
+        return Vec(self, self._gathered(p, places, _FLOAT))
+
+    def gather_bytes(self, p: Pointer, places: Vec) -> Vec:
+        """The bytes p[place] as floats."""
+        return Vec(self, self.builder.uitofp(self._gathered(p, places, _BYTE), self.vector_type))
+
+    def _gathered(self, p: Pointer, places: Vec, element: ir.Type) -> ir.Value:
+        kind, addresses = ir.VectorType(element, self.lanes), ir.VectorType(element.as_pointer(), self.lanes)
+        index = self.builder.fptosi(places.value, ir.VectorType(ir.IntType(32), self.lanes))
+        address = self.builder.gep(p.value, [index], source_etype=element)
+        address.type = addresses  # llvmlite takes it for a single one
+        signature = ir.FunctionType(kind, [addresses, ir.IntType(32), self._mask_type, kind])
+        every = ir.Constant(self._mask_type, [1] * self.lanes)
+        suffix, alignment = ("f32", 4) if element == _FLOAT else ("i8", 1)
+        function = self._declared(f"llvm.masked.gather.v{self.lanes}{suffix}.v{self.lanes}p0", signature)
+        return self.builder.call(function, [address, ir.IntType(32)(alignment), every, ir.Constant(kind, ir.Undefined)])
 
     def load_mask(self, p: Pointer, index: Int) -> ir.Value:
         """The mask of the vector at element `index` (a multiple of the lanes) from bytes p, as `store_mask` wrote it."""
@@ -143,7 +177,7 @@ class Code:
         """a b + c, rounded once where the processor can."""
         kind = ir.FunctionType(self.vector_type, [self.vector_type] * 3)
         name = "llvm.fma" if self.lanes > 1 else "llvm.fmuladd"
-        return Vec(self, self.builder.call(self._declared(f"{name}.v{self.lanes}f32", kind), [self.vec(v).value for v in (a, b, c)]))
+        return Vec(self, self.builder.call(self._declared(f"{name}.{self.suffix}", kind), [self.vec(v).value for v in (a, b, c)]))
 
     def exp(self, x: Any) -> Vec:
         """e^x to 2 units in the last place; 0 below -87.3, at most e^88.3.
@@ -206,7 +240,11 @@ class Code:
 
     def _unary(self, name: str, x: Vec) -> Vec:
         kind = ir.FunctionType(self.vector_type, [self.vector_type])
-        return Vec(self, self.builder.call(self._declared(f"{name}.v{self.lanes}f32", kind), [x.value]))
+        return Vec(self, self.builder.call(self._declared(f"{name}.{self.suffix}", kind), [x.value]))
+
+    def floor(self, x: Vec) -> Vec:
+        """The largest whole number not above x."""
+        return self._unary("llvm.floor", x)
 
     def sqrt(self, x: Vec) -> Vec:
         """The square root."""
@@ -233,6 +271,10 @@ class Code:
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros) if self.lanes > 1 else first
 
+    def first(self, mask: ir.Value) -> ir.Value:
+        """A mask's first lane as a condition."""
+        return self.builder.extract_element(mask, ir.IntType(32)(0))
+
     def lesser(self, a: Int, b: Int) -> Int:
         """The smaller of two integers."""
         return Int(self, self.builder.select(a < b, a.value, b.value))
@@ -244,6 +286,10 @@ class Code:
     def rounded_to(self, n: Int, step: Int) -> Int:
         """The largest multiple of `step` not above n >= 0."""
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
+
+    def where(self, condition: ir.Value, a: Int, b: Int) -> Int:
+        """One of two integers."""
+        return Int(self, self.builder.select(condition, a.value, b.value))
 
     def choose(self, condition: ir.Value, a: Pointer, b: Pointer) -> Pointer:
         """One of two addresses."""
