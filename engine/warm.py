@@ -25,7 +25,7 @@ Report = Callable[[int, int, str], None]
 
 def needed(config: Config) -> list[Any]:
     """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked through, not computed."""
-    from autograd import Tensor, no_grad
+    from autograd import Tensor, no_grad, random
     from engine.checkpoint import build_network
     from engine.training import make_augmentation, make_loss
     from kernels import optimizer
@@ -34,7 +34,7 @@ def needed(config: Config) -> list[Any]:
     net = build_network(config)
     images, masks = np.zeros((config.batch, 64, 128), np.float32), np.zeros((config.batch, 64, 128), np.uint8)
     vector = np.zeros(sum(-(-p.size // 16) * 16 for p in net.parameters()), np.float32)
-    with listing() as kernels, np.errstate(all="ignore"):
+    with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):  # dropout draws, and the run is to draw the same
         make_augmentation(config)(images, masks, np.random.default_rng(0))
         make_loss(config, np.ones(5))(net(Tensor(images[..., None])), masks).backward()
         optimizer.squared_norm(vector)

@@ -82,3 +82,15 @@ def test_narrower_vectors(width: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.split() == ["passed", *names]
+
+
+def test_looking_for_missing_kernels_draws_no_random_numbers() -> None:
+    """A step is walked through for it; the run behind draws the same dropout as one on another device, where nothing is compiled ahead."""
+    from autograd import random
+    from engine.config import Config
+    from engine.warm import needed
+
+    random.seed(5)
+    before = random.state()
+    assert needed(Config(width=4, batch=2))
+    assert random.state() == before
