@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> int:
     if arguments.device == "cuda":
         if not real_gpus():
             return without_gpu(arguments)
-        os.environ["AREOGRAD_DEVICE"] = "cuda"  # for the workers
+    os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = tuple(name for name in arguments.against.split(",") if name)
     machine = measured_machine()
