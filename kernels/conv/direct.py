@@ -52,8 +52,9 @@ class Layer(NamedTuple):
     blocks: int  # chunks per image
 
 
-def _layer(x: np.ndarray, window: Window, groups: int, k: int, out: tuple[int, int, int] | None = None, size: Pair | None = None) -> Layer:
-    _, h, w, c = x.shape
+@lru_cache(maxsize=4096)
+def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tuple[int, int, int] | None = None, size: Pair | None = None) -> Layer:
+    _, h, w, c = shape
     p, q = size or window.output_size((h, w))
     (r, s), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
     (top, _), (left, _) = window.padding
@@ -68,6 +69,11 @@ def _layer(x: np.ndarray, window: Window, groups: int, k: int, out: tuple[int, i
     rows = -(-p // blocks)
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
     return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, image, rows, blocks)
+
+
+@lru_cache(maxsize=4096)
+def _numbers(layer: Layer) -> np.ndarray:
+    return np.array(layer, np.int64)
 
 
 @inline()
@@ -195,7 +201,7 @@ def run_forward(
         sums = run_forward(x, _widened_filter(w, f), bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
         return sums.reshape(len(sums), 2, f, -1).sum(2)
     k = w.shape[3] // groups
-    layer = _layer(x, window, groups, k, out[1:] if out else None, size)
+    layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
     flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
     if flat and window.padding == ((0, 0), (0, 0)):  # all pixels in one row, in chunks of rows of pixels
@@ -268,7 +274,7 @@ def _launch(
     kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
-    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), np.array(layer, np.int64)
+    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), _numbers(layer)
     parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
 
 
@@ -410,7 +416,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
         wide = wide.reshape(*wide.shape[:3], f, channels)
         return sum(wide[:, i : i + window.kernel[1], :, i] for i in range(f))  # type: ignore[return-value]
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
-    layer = _layer(x, window, groups, k, None, (p, q))
+    layer = _layer(x.shape, window, groups, k, None, (p, q))
     images, stream = n, False
     if window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and window.padding == ((0, 0), (0, 0)):
         stream = layer.c + channels <= 256
@@ -432,6 +438,6 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
     zeros = np.zeros(vectors * lanes, np.float32)
-    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, np.array(layer, np.int64), strips, per_chunk, floats, scratch=scratch)
+    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, _numbers(layer), strips, per_chunk, floats, scratch=scratch)
     dw = partial.reshape(chunks, r, s, cg, channels)
     return dw[0].copy() if chunks == 1 else dw.sum(0)

@@ -13,6 +13,8 @@ Pair = tuple[int, int]
 
 def pair(value: Any, name: str, least: int = 1) -> Pair:
     """An int or a pair of ints as a pair; ValueError naming `name` for anything else or for a value below `least`."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= least:
+        return value  # what most calls bring
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
         raise ValueError(f"{name}: got {value!r}, expected an int or a pair of ints")
@@ -66,8 +68,9 @@ class Window:
 
     def output_size(self, size: Pair) -> Pair:
         """P = floor((H + top + bottom - extent) / stride) + 1, likewise Q; may be 0 or less when nothing fits."""
-        (p, q) = ((n + sum(pad) - e) // s + 1 for n, pad, e, s in zip(size, self.padding, self.extent, self.stride, strict=True))
-        return p, q
+        (top, bottom), (left, right) = self.padding
+        (r, s), (sh, sw), (h, w) = self.extent, self.stride, size
+        return (h + top + bottom - r) // sh + 1, (w + left + right - s) // sw + 1
 
     def checked_output_size(self, name: str, size: Pair) -> Pair:
         """`output_size`, or a ValueError naming the numbers when the window does not fit into the padded input."""
