@@ -18,7 +18,7 @@ from kernels.core.threads import parallel
 class _Axis:
     """Places along an axis of n pixels, in float64; beyond its ends the image is mirrored, without repeating the edge.
 
-    No place, however wild, leads out of the image: not even one that is no number.
+    What `left` and `pixel` give lies in the image, however wild the place: even where it is no number.
     """
 
     def __init__(self, wide: Code, n: Int) -> None:
@@ -33,11 +33,15 @@ class _Axis:
     def mirrored(self, u: Vec) -> Vec:
         """u reflected into the image."""
         u = u - self.period * self.wide.floor(u * self.share)
-        return self._clamped(self.wide.minimum(u, self.period - u), self.last)
+        return self.wide.minimum(u, self.period - u)
 
     def left(self, u: Vec) -> Vec:
         """The left one of the two pixels between which a mirrored place lies."""
         return self._clamped(self.wide.floor(u), self.last - 1)
+
+    def pixel(self, whole: Vec) -> Vec:
+        """The pixel at a whole number, or the last one before it."""
+        return self._clamped(whole, self.last)
 
     def inside(self, pixel: Vec) -> ir.Value:
         """Whether a whole number is a pixel."""
@@ -76,7 +80,7 @@ def _augment_tile(
     a, b, c, d, e, f = (wide.broadcast(matrices, tile * 6 + k) for k in range(6))
     gain, power = code.broadcast(contrast, tile), code.broadcast(gamma, tile)
     addition = (1 - gain) * _mean(code, image, pixels) + code.broadcast(brightness, tile)
-    curved, mirrored = code.not_(code.first(power.equals(1))), code.spread(outside < 0)
+    curved, mirrored = code.not_(code.first(power.equals(1))), outside < 0
 
     with code.loop(0, h) as y:
         u0, v0 = wide.fma(b, wide.number(y), c), wide.fma(e, wide.number(y), f)
@@ -98,9 +102,12 @@ def _augment_tile(
             code.store(result.get(), out, first + y * w + x, rest)
 
             xn, yn = wide.floor(u + 0.5), wide.floor(v + 0.5)
-            label = code.gather_bytes(mask, wide.fma(down.mirrored(yn), across.last + 1, across.mirrored(xn)))
-            kept = code.either(mirrored, code.both(across.inside(xn), down.inside(yn)))
-            code.store_bytes(code.select(kept, label, code.number(outside)), labels, first + y * w + x, rest)
+            kept = code.either(code.spread(mirrored), code.both(across.inside(xn), down.inside(yn)))
+            pixel = wide.variable(wide.fma(down.pixel(yn), across.last + 1, across.pixel(xn)))
+            with code.when(mirrored):
+                pixel.set(wide.fma(down.pixel(down.mirrored(yn)), across.last + 1, across.pixel(across.mirrored(xn))))
+            label = code.select(kept, code.gather_bytes(mask, pixel.get()), code.number(outside))
+            code.store_bytes(label, labels, first + y * w + x, rest)
 
         over_run(code, w, columns)
 
