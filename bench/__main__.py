@@ -54,9 +54,8 @@ def run(arguments: Arguments) -> int:
     if unknown:
         print(f"error: unknown family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
-    if arguments.device == "cuda":
-        if not real_gpus():
-            return without_gpu(arguments)
+    if arguments.device == "cuda" and not real_gpus():
+        return without_gpu(arguments)
     os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = tuple(name for name in arguments.against.split(",") if name)
