@@ -21,7 +21,7 @@ SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
 HUGE_PAGE = 1 << 21  # bytes
 
-_SLACK = 2  # a free block may be this many times larger than what is asked for
+_SLACK = 4  # a free block may be this many times larger than what is asked for
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
 
