@@ -188,7 +188,7 @@ def _launcher(kernel: Kernel) -> Any:
         dispatcher.compile((types.int64,) * 6 + kernel.argument_types)
         dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
         for compiled in dispatcher.overloads.values():
-            compiled.library._shared_module = None  # as in Kernel.compile
+            compiled.library._shared_module = None  # type: ignore[attr-defined]  # as in Kernel.compile
         _launchers[letters] = dispatcher
     return _launchers[letters]
 
