@@ -235,3 +235,24 @@ def test_a_long_chain_neither_recurses_nor_leaks() -> None:
     np.testing.assert_array_equal(x.grad.data, 1.0)
     del y
     gc.collect()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_cotangent_is_overwritten_only_when_nobody_else_needs_it(shared: bool) -> None:
+    """Two batch norms behind an addition get one cotangent; one behind a product gets its own, which it may write its gradient over."""
+    from kernels.core.dispatch import use_kernels
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((4, 16, 16, 24)).astype(np.float32) for _ in range(2))
+    found = {}
+    for backend in ("fast", "reference"):
+        x, z = Tensor(a, requires_grad=True), Tensor(b, requires_grad=True)
+        with use_kernels(backend):
+            one, other = (
+                ops.batch_norm(t, *(Tensor(np.full(24, v, np.float32)) for v in (1, 0, 0, 1)), training=True, activation="relu") for t in (x, z)
+            )
+            total = one + other if shared else one * other
+            total.backward(b)
+        found[backend] = x.grad.data, z.grad.data
+    for fast, slow in zip(found["fast"], found["reference"], strict=True):
+        np.testing.assert_allclose(fast, slow, atol=2e-5)

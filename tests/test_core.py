@@ -240,3 +240,18 @@ def test_sum_pixels_is_accurate_in_float32(rows: int) -> None:
     got = sum_pixels(x)
     assert got.dtype == np.float64
     assert np.abs(got - exact).max() <= 1e-6 * max(1, np.abs(exact).max())
+
+
+def test_a_free_block_serves_a_smaller_array() -> None:
+    from kernels.core.memory import _SLACK, Pool
+
+    pool, megabyte = Pool(), 1 << 18
+    large = pool.empty((8 * megabyte,))
+    taken = pool.empty((3 * megabyte,))  # the large one is in use: a block of its own
+    peak = pool.peak
+    del large, taken
+    first, second = pool.empty((6 * megabyte,)), pool.empty((2 * megabyte,))
+    assert pool.peak == peak
+    assert not np.shares_memory(first, second)
+    pool.empty((8 * megabyte // (2 * _SLACK),))
+    assert pool.peak > peak  # nothing free is of a size that suits

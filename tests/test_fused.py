@@ -116,3 +116,36 @@ def test_folded_network_gives_the_same_logits() -> None:
     with no_grad():
         folded = net(x).data
     assert np.abs(folded - plain).max() <= 1e-4 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("mode", ["direct", "winograd4"])
+def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monkeypatch) -> None:
+    """Read-only filters are prepared once, also when a part of them is used; writeable ones at every call; a new filter is never taken for an old one."""
+    from kernels.core import prepared
+
+    monkeypatch.setattr(choice, "mode", lambda: mode)
+    choice._known.clear()
+    rng, window = np.random.default_rng(0), Window((3, 3), padding=((1, 1), (1, 1)))
+    x = rng.standard_normal((1, 8, 8, 16)).astype(np.float32)
+    x.setflags(write=False)
+
+    def convolve(w: np.ndarray) -> np.ndarray:
+        return conv.conv2d_forward(x, w, None, window)
+
+    def right(w: np.ndarray) -> bool:
+        return np.allclose(convolve(w), reference.conv2d_forward(x, w, None, window), atol=2e-3)
+
+    w = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
+    assert right(w)
+    assert not prepared._made
+    w *= 2
+    assert right(w)
+    for _ in range(5):  # the same memory again, most likely
+        fixed = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
+        fixed.setflags(write=False)
+        assert right(fixed)
+        assert np.array_equal(convolve(fixed), convolve(fixed))
+        assert len(prepared._made) == 1
+        del fixed
+    assert not prepared._made
+    choice._known.clear()

@@ -236,6 +236,13 @@ MUTANTS = [
         test_autograd.test_a_shared_gradient_array_is_never_written_to,
     ),
     Mutant(
+        "tape: a cotangent that others need is given away",
+        "autograd.tape:backward",
+        "slot is not None and slot.owned for",
+        "slot is not None for",
+        lambda: test_autograd.test_a_cotangent_is_overwritten_only_when_nobody_else_needs_it(True),
+    ),
+    Mutant(
         "tape: in-place changes not noticed",
         "autograd.tensor:Tensor.touch",
         "+= 1",
@@ -253,7 +260,7 @@ MUTANTS = [
     Mutant("Philox: rounds cut short", "kernels.core.random:philox", "range(ROUNDS)", "range(ROUNDS - 1)", test_core.test_philox_known_answers),
     Mutant(
         "recycled memory handed out while in use",
-        "kernels.core.memory:Pool.empty",
+        "kernels.core.memory:Pool._free",
         "== _FREE",
         ">= _FREE",
         lambda: test_core.test_memory_from_many_threads(),
