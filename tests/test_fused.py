@@ -120,7 +120,7 @@ def test_folded_network_gives_the_same_logits() -> None:
 
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monkeypatch) -> None:
-    """Read-only filters are prepared once, also when a part of them is used; writeable ones at every call; a new filter is never taken for an old one."""
+    """Read-only filters are prepared once, writeable ones at every call; a new filter is never taken for an old one."""
     from kernels.core import prepared
 
     monkeypatch.setattr(choice, "mode", lambda: mode)
