@@ -162,12 +162,10 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     finish: 'bias', 'bias relu' or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
     A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way.
     """
-    m, n = form[0], programs.points(form)
-    points = n * n
+    m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
     column_of_tiles, width = make_column(vectors, ahead="rows"), vectors * target().lanes
-
     summing = finish == "sums"
 
     @cpu_kernel("pppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
@@ -215,8 +213,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                             _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
                         if k2:
                             _ask_for_outputs(y2, at + low, at + high, at + count, m, t, k2)
-                unit = at // columns
-                column = at - unit * columns
+                unit, column = at // columns, at % columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
