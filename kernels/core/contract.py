@@ -86,8 +86,7 @@ def _make_tile(
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
     lanes = target().lanes
-    # Steps together share the rows' addresses. Higher tiles have more of those than the processor has registers, and lose.
-    unrolled = _TOGETHER if whole and height == _UNROLLED_HEIGHT and ahead != "steps" else 1
+    together = _TOGETHER if whole and height == _UNROLLED_HEIGHT and ahead != "steps" else 1
 
     @program("piiipiiiiiiiiipiiiipi")
     def tile(
@@ -115,9 +114,8 @@ def _make_tile(
         s0: Int,
     ) -> None:
         row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
-        a_rows = [a + a0 + row[i] * a_row for i in range(height)]
-        c_rows = [c + c0 + row[i] * c_row for i in range(height)]
-        counts = [columns - j * lanes for j in range(vectors)]
+        a_rows, c_rows = [a + a0 + r * a_row for r in row], [c + c0 + r * c_row for r in row]
+        b, counts = b + b0, [columns - j * lanes for j in range(vectors)]
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
         def first(i: int, j: int) -> Any:
@@ -126,7 +124,6 @@ def _make_tile(
             return code.vec(0) if sums else code.load(start, s0 + j * lanes)
 
         products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
-        b = b + b0
 
         def multiply(a_at: Int, b_at: Int) -> None:
             if ahead == "steps":
@@ -141,12 +138,7 @@ def _make_tile(
             _ask_for_rows(code, a_rows, a_row * height, steps, c_rows, c_row * height, vectors)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
-            most = code.rounded_to(steps, code.int(unrolled))
-            pieces: tuple[tuple[Any, Any, int], ...] = ((0, most, unrolled), (most, steps, 1)) if unrolled > 1 else ((0, steps, 1),)
-            for begin, end, together in pieces:
-                with code.loop(begin, end, together) as t:
-                    for step in range(together):
-                        multiply(a_start + (t + step) * a_step, b_start + (t + step) * b_step)
+            _over_steps(code, steps, together, lambda t: multiply(a_start + t * a_step, b_start + t * b_step))
         for i in range(height):
             for j in range(vectors):
                 result = products[i][j].get()
@@ -155,6 +147,20 @@ def _make_tile(
             _add_sums(code, [[v.get() for v in line] for line in products], None if whole else rows, start, s0)
 
     return tile
+
+
+def _over_steps(code: Code, steps: Int, together: int, body: Callable[[Int], None]) -> None:
+    """body(t) for every step, `together` of them written out one behind the other.
+
+    They share the rows' addresses. Higher tiles than those of _UNROLLED_HEIGHT have more of these than the processor has registers, and lose.
+    """
+    whole = code.rounded_to(steps, code.int(together))
+    with code.loop(0, whole, together) as t:
+        for step in range(together):
+            body(t + step)
+    if together > 1:
+        with code.loop(whole, steps) as t:
+            body(t)
 
 
 def _add_sums(code: Code, products: list[list[Vec]], rows: Int | None, start: Pointer, s0: Int) -> None:
