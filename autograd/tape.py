@@ -82,7 +82,7 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
                 ours = roots[k] not in borrowed or any(grad is dy for dy in given)
                 deliver(parent, grad, ours and roots.count(roots[k]) == 1)
         del slots, dys, given, grads, grad
-        function.room = ()
+        function.room, function.spare = (), ()
         if not retain_graph:
             function.release()
     for tensor, total in leaves.values():

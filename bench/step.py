@@ -33,23 +33,41 @@ def _data(batch: int) -> tuple[np.ndarray, np.ndarray]:
     return array(batch, 64, 128, 1), np.random.default_rng(0).integers(0, 5, (batch, 64, 128))
 
 
+def _tiles(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same as tiles before augmentation: (N, H, W) grey values from 0 to 1, masks uint8."""
+    images, labels = _data(batch)
+    return abs(images[..., 0]) % 1, labels.astype(np.uint8)
+
+
+def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
+    """Returns a function that gives the next images (N, H, W, 1) and labels."""
+    from engine.augmentation import Augmentation
+
+    if not augmented:
+        images, labels = map(ours, _data(batch))
+        return lambda: (images, labels)
+    augment, rng = Augmentation(affine=1.0, photometric=1.0), np.random.default_rng(0)
+    tiles, masks = map(ours, _tiles(batch))
+
+    def following() -> tuple[Any, Any]:
+        images, labels = augment(tiles, masks, rng)
+        return images[..., None], labels
+
+    return following
+
+
 def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], float]:
     """Returns a function that does one step and returns its loss."""
     from autograd import Tensor
-    from engine.augmentation import Augmentation
     from engine.optimizer import AdamW
     from layers import CombinedLoss, UNet
 
     net = UNet(width=width, dropout=0.0, seed=0)
     optimizer, loss_of = AdamW(net), CombinedLoss(WEIGHTS)
-    images, masks = map(ours, _data(batch))
-    augment, tiles, rng = Augmentation(affine=1.0, photometric=1.0), abs(images[..., 0]) % 1, np.random.default_rng(0)
+    next_batch = _our_batches(batch, augmented)
 
     def run() -> float:
-        x, labels = images, masks
-        if augmented:
-            x, labels = augment(tiles, masks.astype(np.uint8), rng)
-            x = x[..., None]
+        x, labels = next_batch()
         net.zero_grad()
         loss = loss_of(net(Tensor(x)), labels)
         loss.backward()
@@ -59,13 +77,32 @@ def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], fl
     return run
 
 
+def _torch_batches(batch: int, layout: str, mode: str, augmented: bool) -> Callable[[], tuple[Any, Any]]:
+    """The same for PyTorch: images (N, 1, H, W) in `layout`."""
+    import torch
+
+    from bench.augment import torch_augmentation
+    from bench.shapes import torch_image
+
+    if not augmented:
+        images, labels = _data(batch)
+        x, y = torch_image(images, layout), torch_tensor(labels)
+        return lambda: (x, y)
+    augment, (tiles, masks) = torch_augmentation(mode), map(torch_tensor, _tiles(batch))
+
+    def following() -> tuple[Any, Any]:
+        with torch.no_grad():
+            images, labels = augment(tiles, masks)
+            return images[:, None], labels.long()
+
+    return following
+
+
 def torch_step(width: int, batch: int, mode: str, augmented: bool = False) -> Callable[[], float]:
     """The same step by the PyTorch twin, from the same initial weights."""
     import torch
 
     from bench import twin
-    from bench.augment import torch_augmentation
-    from bench.shapes import torch_image
     from layers import UNet
 
     net = twin.TwinUNet(width)
@@ -75,20 +112,14 @@ def torch_step(width: int, batch: int, mode: str, augmented: bool = False) -> Ca
     if layout == "channels_last":
         net = net.to(memory_format=torch.channels_last)
     optimizer, average = twin.optimizer(net), twin.Average(net)
-    images, labels = _data(batch)
-    x, y, weight = torch_image(images, layout), torch_tensor(labels), torch.tensor(WEIGHTS, device=device())
-    augment, tiles, masks = torch_augmentation(mode), torch_tensor(abs(images[..., 0]) % 1), y.to(torch.uint8)
+    next_batch, weight = _torch_batches(batch, layout, mode, augmented), torch.tensor(WEIGHTS, device=device())
     forward: Any = torch.compile(net) if mode == "compile" else net
     loss_of: Any = torch.compile(twin.combined_loss) if mode == "compile" else twin.combined_loss
 
     def run() -> float:
-        inputs, labels = x, y
-        if augmented:
-            with torch.no_grad():
-                inputs, labels = augment(tiles, masks)
-                inputs, labels = inputs[:, None], labels.long()
+        x, labels = next_batch()
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(forward(inputs), labels, weight)
+        loss = loss_of(forward(x), labels, weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()

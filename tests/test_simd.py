@@ -303,7 +303,7 @@ def test_loops_conditions_variables_and_integers() -> None:
             results = [v.get() for v in (trips, pairs, last, taken)]
         integers = (start + stop, 7 + start, start - stop, 7 - start, start * stop, 3 * start, code.lesser(start, stop))
         integers += (code.rounded_down(stop), code.rounded_to(stop, code.int(3)), code.int(5), start + 0, start * 1)
-        integers += (code.where(stop < start, stop, code.int(7)),)
+        integers += (code.choose(stop < start, stop, code.int(7)),)
         results += [code.number(n) for n in integers]
         for k, value in enumerate(results):
             code.store(value, y, k * code.lanes)

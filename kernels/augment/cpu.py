@@ -25,7 +25,7 @@ class _Axis:
         self.wide, self.last = wide, wide.number(n - 1)
         self.period = wide.maximum(2 * self.last, 1)
         self.share = 1 / self.period
-        self.step = wide.where(n >= 2, wide.int(1), wide.int(0))  # to the right neighbour: a pixel alone is its own
+        self.step = wide.choose(n >= 2, wide.int(1), wide.int(0))  # to the right neighbour: a pixel alone is its own
 
     def _clamped(self, u: Vec, last: Vec) -> Vec:
         return self.wide.maximum(self.wide.minimum(u, last), 0)

@@ -8,7 +8,7 @@ are computed one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.geometry import Window
 from kernels.core.runs import clear, copy, over_run
-from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import parallel
 
 # Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the L1 cache.
@@ -59,7 +59,9 @@ class _Layer(NamedTuple):
 
 
 _NUMBERS = len(_Layer._fields)
-_Pairs = list[tuple[int, int]]
+_Place = tuple[int, int]
+_Pairs = list[_Place]
+_Inputs = list[tuple[Pointer, _Pairs, _Pairs]]
 
 
 def _reach(outputs: int, kernel: int, stride: int, dilation: int) -> dict[int, _Pairs]:
@@ -92,9 +94,9 @@ class _Walk:
         with code.loop(layer.inner, layer.inner + whole, columns) as q:
             body(q, columns)
         with code.loop(0, layer.q - whole) as q:  # what is left and right of the tiles
-            body(q + code.where(q < layer.inner, code.int(0), whole), 1)
+            body(q + code.choose(q < layer.inner, code.int(0), whole), 1)
 
-    def inputs(self, row: Int, q: Int, rows: int, columns: int) -> list[tuple[Pointer, _Pairs, _Pairs]]:
+    def inputs(self, row: Int, q: Int, rows: int, columns: int) -> _Inputs:
         """The pixels that a tile reads, each with the (output row, filter row) and the (output column, filter column) that meet there."""
         code, taps, layer = self.code, self.taps, self.layer
         left, out = q * taps.sw - layer.left, []
@@ -109,7 +111,19 @@ class _Walk:
                 out.append((pixel, vertical, horizontal))
         return out
 
-    def outputs(self, y: Pointer, row: Int, q: Int, rows: int, columns: int) -> dict[tuple[int, int], Pointer]:
+    def taps_at(self, start: Any, c: Int) -> dict[_Place, Int]:
+        """Where the filter's taps lie for channel c, from `start` on."""
+        return {(i, j): start + (i * self.taps.s + j) * self.layer.c + c for i in range(self.taps.r) for j in range(self.taps.s)}
+
+    def products(self, inputs: _Inputs, c: Int, rest: Any) -> Iterator[tuple[Vec, _Place, _Place]]:
+        """(input vector, output, tap) for every product of a tile; each input is loaded once."""
+        for pixel, vertical, horizontal in inputs:
+            value = self.code.load(pixel, c, rest)
+            for a, i in vertical:
+                for t, j in horizontal:
+                    yield value, (a, t), (i, j)
+
+    def outputs(self, y: Pointer, row: Int, q: Int, rows: int, columns: int) -> dict[_Place, Pointer]:
         """The pixels of a tile in an array like the output."""
         layer = self.layer
         first = y + ((self.image * layer.p + row) * layer.q + q) * layer.c
@@ -128,13 +142,10 @@ def _forward_kernel(taps: _Taps) -> Kernel:
             inputs, outputs = walk.inputs(row, q, rows, columns), walk.outputs(y, row, q, rows, columns)
 
             def channels(c: Int, rest: Any) -> None:
-                factors = {(i, j): code.load(w, (i * taps.s + j) * layer.c + c, rest) for i in range(taps.r) for j in range(taps.s)}
+                factors = {tap: code.load(w, at, rest) for tap, at in walk.taps_at(0, c).items()}
                 sums = {place: code.variable(code.load(bias, c, rest)) for place in outputs}
-                for pixel, vertical, horizontal in inputs:
-                    value = code.load(pixel, c, rest)
-                    for a, i in vertical:
-                        for t, j in horizontal:
-                            sums[a, t].set(code.fma(value, factors[i, j], sums[a, t].get()))
+                for value, place, tap in walk.products(inputs, c, rest):
+                    sums[place].set(code.fma(value, factors[tap], sums[place].get()))
                 for place, total in sums.items():
                     code.store(total.get(), outputs[place], c, rest)
 
@@ -167,13 +178,10 @@ def _filter_kernel(taps: _Taps) -> Kernel:
 
             def channels(c: Int, rest: Any) -> None:
                 given = {place: code.load(pixel, c, rest) for place, pixel in outputs.items()}
-                places = {(i, j): dw0 + (i * taps.s + j) * layer.c + c for i in range(taps.r) for j in range(taps.s)}
-                sums = {tap: code.variable(code.load(own, place, rest)) for tap, place in places.items()}
-                for pixel, vertical, horizontal in inputs:
-                    value = code.load(pixel, c, rest)
-                    for a, i in vertical:
-                        for t, j in horizontal:
-                            sums[i, j].set(code.fma(value, given[a, t], sums[i, j].get()))
+                places = walk.taps_at(dw0, c)
+                sums = {tap: code.variable(code.load(own, at, rest)) for tap, at in places.items()}
+                for value, place, tap in walk.products(inputs, c, rest):
+                    sums[tap].set(code.fma(value, given[place], sums[tap].get()))
                 for tap, total in sums.items():
                     code.store(total.get(), own, places[tap], rest)
 

@@ -120,6 +120,11 @@ def _rename(function: Any, name: str) -> None:
     function.__qualname__ = re.sub(r"\W+", "_", name)
 
 
+def drop_bitcode(library: Any) -> None:
+    """Half a megabyte of a compiled function that is kept for linking it into other code; not for what is only ever called."""
+    library._shared_module = None
+
+
 class Kernel:
     """A function over chunks, compiled on first use for the argument letters of its decorator."""
 
@@ -151,7 +156,7 @@ class Kernel:
                         listener(self.name, done, len(registry))
                 self.callback.compile()
                 self.address = self.callback.address
-                self.callback._library._shared_module = None  # half a megabyte of bitcode, for linking into other code: nothing links a kernel
+                drop_bitcode(self.callback._library)
         return self.address
 
     def is_cached(self) -> bool:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from llvmlite import ir
 from numba import types
@@ -30,6 +30,7 @@ from numba.extending import intrinsic
 
 from kernels.core.values import TARGETS, Int, Pointer, Target, Variable, Vec, mask_bytes, target
 
+Scalar = TypeVar("Scalar", Int, Pointer)
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
 
 __all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "mask_bytes", "program", "target"]
@@ -277,7 +278,7 @@ class Code:
 
     def lesser(self, a: Int, b: Int) -> Int:
         """The smaller of two integers."""
-        return Int(self, self.builder.select(a < b, a.value, b.value))
+        return self.choose(a < b, a, b)
 
     def rounded_down(self, n: Int) -> Int:
         """The largest multiple of `lanes` (a power of two) not above n."""
@@ -287,13 +288,9 @@ class Code:
         """The largest multiple of `step` not above n >= 0."""
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
-    def where(self, condition: ir.Value, a: Int, b: Int) -> Int:
-        """One of two integers."""
-        return Int(self, self.builder.select(condition, a.value, b.value))
-
-    def choose(self, condition: ir.Value, a: Pointer, b: Pointer) -> Pointer:
-        """One of two addresses."""
-        return Pointer(self, self.builder.select(condition, a.value, b.value))
+    def choose(self, condition: ir.Value, a: Scalar, b: Scalar) -> Scalar:
+        """One of two integers, or of two addresses."""
+        return type(a)(self, self.builder.select(condition, a.value, b.value))
 
     def both(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """Both conditions hold."""

@@ -27,7 +27,7 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
-from kernels.core.compile import Kernel, cached, listed
+from kernels.core.compile import Kernel, cached, drop_bitcode, listed
 
 # Words of the control block, a cache line apart.
 _NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
@@ -188,7 +188,7 @@ def _launcher(kernel: Kernel) -> Any:
         dispatcher.compile((types.int64,) * 6 + kernel.argument_types)
         dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
         for compiled in dispatcher.overloads.values():
-            compiled.library._shared_module = None  # type: ignore[attr-defined]  # as in Kernel.compile
+            drop_bitcode(compiled.library)  # type: ignore[attr-defined]
         _launchers[letters] = dispatcher
     return _launchers[letters]
 

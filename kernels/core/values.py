@@ -88,7 +88,7 @@ class Int:
 
 
 class Vec:
-    """A vector of float32. + - * with Vecs and Python numbers."""
+    """A vector of float32 (of float64 in a `wide` Code). + - * with Vecs and Python numbers."""
 
     def __init__(self, code: Code, value: ir.Value) -> None:
         self.code, self.value = code, value

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from planting import Mutant, assert_caught, planted
-from test_tensor import SAME3, Shape, big_tiles, naive_data, naive_filter, naive_forward, normal, random_shape
+from test_tensor import SAME3, Shape, assert_below_ceilings, big_tiles, naive_data, naive_filter, naive_forward, normal, random_shape
 
 from kernels import conv
 from kernels.conv import cuda_tensor as tensor
@@ -149,13 +149,7 @@ def test_memory_traffic_is_below_the_stated_ceilings(cp: Any, counted: Any, big_
     with counted() as report:
         y = tensor.conv2d_forward(x, w, None, window)
         tensor.conv2d_backward_filter(x, y, window)
-    report.assert_clean()
-    for name in ("forward", "filter"):
-        kernel = report.kernel(name)
-        assert kernel.bank_conflict_factor == 1
-        assert kernel.global_efficiency == 1
-        assert kernel.sectors_per_request_of("store") <= 8
-        assert max(r["sectors"] / r["requests"] for r in kernel.lines if r["space"] == "global") <= 16
+    assert_below_ceilings(report)
 
 
 def _mutant(name: str, old: str, new: str, mode: str, shape: Shape) -> Mutant:
