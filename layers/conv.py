@@ -93,8 +93,9 @@ class ConvNorm(Module):
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
         if self.training:
-            y, statistics = ops.conv2d_moments(x, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
-            return norm(y, residual, statistics)
+            vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            settings = norm.momentum, norm.eps, residual, norm.activation, conv.stride, conv.padding, conv.dilation, conv.groups
+            return ops.conv2d_batch_norm(x, conv.weight, *vectors, *settings)
         if is_recording():
             return norm(conv(x), residual)
         weight, bias = self._folded()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from autograd import Tensor, ops
@@ -24,9 +22,9 @@ class BatchNorm2d(Module):
         self.running_var = Buffer(np.ones(channels, np.float32))
         self.momentum, self.eps, self.activation = momentum, eps, activation
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, statistics: Any = None) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         running = self.running_mean, self.running_var
-        settings = self.training, self.momentum, self.eps, residual, self.activation, statistics
+        settings = self.training, self.momentum, self.eps, residual, self.activation
         return ops.batch_norm(x, self.weight, self.bias, *running, *settings)
 
 

@@ -2,7 +2,8 @@
 
 from autograd.ops.arithmetic import add, div, exp, log, mul, neg, power, sqrt, sub, where
 from autograd.ops.attention import polarized_channel, polarized_spatial, scaled_dot_product_attention
-from autograd.ops.conv import conv2d, conv2d_moments, conv2d_relu, conv_transpose2d
+from autograd.ops.conv import conv2d, conv2d_relu, conv_transpose2d
+from autograd.ops.conv_norm import conv2d_batch_norm
 from autograd.ops.gate import blend, gate
 from autograd.ops.linear import matmul
 from autograd.ops.loss import (
@@ -36,7 +37,7 @@ __all__ = [
     "combined_loss",
     "concat",
     "conv2d",
-    "conv2d_moments",
+    "conv2d_batch_norm",
     "conv2d_relu",
     "conv_transpose2d",
     "cross_entropy",

@@ -23,19 +23,13 @@ class Conv2d(Function):
     Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
     """
 
-    moments: tuple[Array, Array] | None = None  # of y, when they were asked for
-
-    def __init__(self, window: Window, groups: int, with_moments: bool = False, relu: bool = False) -> None:
+    def __init__(self, window: Window, groups: int, relu: bool = False) -> None:
         super().__init__()
-        self.window, self.groups, self.with_moments, self.relu = window, groups, with_moments, relu
+        self.window, self.groups, self.relu = window, groups, relu
 
     def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
         self.save(w, *maps)
         x = maps if len(maps) > 1 else maps[0]
-        if self.with_moments:
-            y, *moments = kernels.conv2d_moments(x, w, self.window, self.groups)
-            self.moments = tuple(moments)
-            return y
         return kernels.conv2d_forward(x, w, b, self.window, self.groups, self.relu)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
@@ -52,8 +46,12 @@ class Conv2d(Function):
         return dw, db, *(dx if need else None for dx, need in zip(dxs, self.needs[2:], strict=True))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
-        r, s, c, _ = inputs[0].shape
-        return 2 * outputs[0].size * r * s * c
+        return convolution_flops(inputs[0], outputs[0])
+
+
+def convolution_flops(w: Array, y: Array) -> int:
+    """Multiplications and additions of a convolution with filter (R, S, C/groups, K) and result y."""
+    return 2 * y.size * w.shape[0] * w.shape[1] * w.shape[2]
 
 
 class ConvTranspose2d(Function):
@@ -98,18 +96,8 @@ def conv2d(
     padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'. float32 or float64.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
-    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
     return Conv2d(window, groups)(weight, bias, *maps)
-
-
-def conv2d_moments(
-    input: Tensor | Sequence[Tensor], weight: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> tuple[Tensor, tuple[Array, Array]]:
-    """conv2d without bias, and its mean and biased variance per channel (float64 arrays): batch_norm's `statistics`, taken while y is at hand."""
-    window, maps = _checked_conv2d(input, weight, None, stride, padding, dilation, groups)
-    function = Conv2d(window, groups, with_moments=True)
-    y = function(weight, None, *maps)
-    return y, function.moments  # type: ignore[return-value]
 
 
 def conv2d_relu(
@@ -118,11 +106,11 @@ def conv2d_relu(
     """relu(conv2d(...)) in one pass, for inference: RuntimeError when a gradient would be recorded (the convolution's result is not kept)."""
     if is_recording() and any(t.requires_grad for t in (weight, bias, *(input if isinstance(input, (list, tuple)) else (input,)))):
         raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
-    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
     return Conv2d(window, groups, relu=True)(weight, bias, *maps)
 
 
-def _checked_conv2d(
+def checked_conv2d(
     input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> tuple[Window, tuple[Tensor, ...]]:
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import norm as kernels
@@ -64,36 +66,52 @@ def batch_norm(
     eps: float = 1e-5,
     residual: Tensor | None = None,
     activation: str | None = None,
-    statistics: tuple[Array, Array] | None = None,
 ) -> Tensor:
     """Batch normalisation over all axes but the last: x (N, H, W, C), the vectors (C,) -> (N, H, W, C).
 
     In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with the unbiased
     variance, as PyTorch's); else they are the running ones. residual is added before the activation (None or 'relu').
-    statistics: the batch's (mean, biased variance), float64, where a convolution has taken them already (conv2d_moments).
     Raises ValueError when shapes do not fit, or when training has a single value per channel.
     """
-    channels = (x.shape[-1],)
-    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, vector in vectors.items():
-        if vector.shape != channels:
-            raise ValueError(f"batch_norm: {name} has shape {vector.shape}, expected {channels} for x {x.shape}")
-    if residual is not None and residual.shape != x.shape:
-        raise ValueError(f"batch_norm: the residual has shape {residual.shape} but x has {x.shape}")
-    if activation not in (None, "relu"):
-        raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
+    check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
     if training:
-        rows = x.size // channels[0]
-        if rows < 2:
-            raise ValueError(f"batch_norm: training needs more than one value per channel, got x {x.shape}")
-        mean, variance = kernels.batch_norm_statistics(x.data) if statistics is None else statistics
-        kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, rows, momentum)
-        running_mean.touch()
-        running_var.touch()
+        mean, variance = kernels.batch_norm_statistics(x.data)
+        move_running(running_mean, running_var, mean, variance, x.size // x.shape[-1], momentum)
     else:
         xp = array_module(x.data)
         mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)
     return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)
+
+
+def check_batch_norm(
+    shape: tuple[int, ...],
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    residual: Tensor | None,
+    activation: str | None,
+    training: bool,
+) -> None:
+    """ValueError unless all this fits a map of `shape`."""
+    channels = shape[-1:]
+    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    for name, vector in vectors.items():
+        if vector.shape != channels:
+            raise ValueError(f"batch_norm: {name} has shape {vector.shape}, expected {channels} for x {shape}")
+    if residual is not None and residual.shape != shape:
+        raise ValueError(f"batch_norm: the residual has shape {residual.shape} but x has {shape}")
+    if activation not in (None, "relu"):
+        raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
+    if training and math.prod(shape[:-1]) < 2:
+        raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
+
+
+def move_running(running_mean: Tensor, running_var: Tensor, mean: Array, variance: Array, rows: int, momentum: float) -> None:
+    """Move the running statistics towards a batch's mean and biased variance over so many rows."""
+    kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, rows, momentum)
+    running_mean.touch()
+    running_var.touch()
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

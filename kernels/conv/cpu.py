@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, winograd
+from kernels.conv import choice, depthwise, direct, in_turn, norm_gradient, winograd
 from kernels.core import memory
 from kernels.core.geometry import Pair, Window
-from kernels.norm.cpu import batch_norm_statistics
+from kernels.norm.cpu import batch_norm_statistics, gradient_rows
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
@@ -154,6 +154,62 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
         return winograd.backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))
 
     return run(choice.choose("filter", n, (h, wd), c, k, window, groups, run))
+
+
+def conv2d_norm_backward(
+    dy: np.ndarray,
+    x: Maps,
+    w: np.ndarray,
+    z: np.ndarray,
+    mask: np.ndarray | None,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    activation: str | None,
+    with_residual: bool,
+    window: Window,
+    groups: int = 1,
+    into: tuple[np.ndarray | None, ...] | None = (None,),
+    overwrite: bool = False,
+) -> Any:
+    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass behind that for the sums, others in turn."""
+    norm = mask, weight, bias, mean, inverse, activation
+
+    def turn(into: Any, overwrite: bool) -> Any:
+        return in_turn.conv2d_norm_backward(dy, x, w, z, *norm, with_residual, window, groups, into, overwrite)
+
+    given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
+    dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
+    if given is None or into is None or not dense or (mask is not None and mask.dtype != np.uint8):
+        return turn(into, overwrite)
+    *maps, g, z = given
+    back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
+
+    def plan(name: str) -> Any:
+        if window.kernel == (1, 1):
+            return norm_gradient.pointwise_plan(z.shape, _channels(maps))
+        return norm_gradient.tiles_plan((_OUTPUTS[name], window.kernel[0]), z.shape, _channels(maps), back)
+
+    def run(name: str, into: Any = (None,) * len(maps), overwrite: bool = False) -> Any:
+        if name == "direct" and window.kernel != (1, 1):
+            return turn(into, overwrite)
+        made = plan(name)
+        if made.scratch > norm_gradient.ROOM:
+            return turn(into, overwrite)
+        opened = activation is not None and not with_residual  # the mask is applied on the way; with a residual, g is wanted
+        kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
+        dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
+        masked = g if kept is None else kept
+        adds = all(t is not None and t.flags.c_contiguous for t in into)
+        dxs = into if adds else [memory.empty(m.shape, np.float32) for m in maps]
+        dw = made.run(masked, z, rows, opened, maps, w, dxs, adds)
+        return dw, dweight, dbias, masked if with_residual else None, tuple(dxs if adds else map(_added, dxs, into))
+
+    if window.padding != ((0, 0), (0, 0)) and window.kernel == (1, 1) or cropped:
+        return turn(into, overwrite)
+    n, p, q, k = z.shape
+    return run(choice.choose("norm", n, (p, q), k, w.shape[2], back, groups, run), into, overwrite)
 
 
 def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:

@@ -18,13 +18,14 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cuda_winograd
+from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cuda_winograd, in_turn
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
 from kernels.norm.cuda import batch_norm_statistics
 
 Maps = Array | tuple[Array, Array]
+conv2d_norm_backward = in_turn.conv2d_norm_backward
 
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:

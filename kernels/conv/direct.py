@@ -163,7 +163,7 @@ def pack_kernel() -> Kernel:
     return pack_filter
 
 
-def _packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
     return prepared(w, (groups, width), lambda: _pack(w, groups, width))
 
 
@@ -274,7 +274,7 @@ def _launch(
     kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
-    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), _numbers(layer)
+    arrays = x.reshape(-1), packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), _numbers(layer)
     parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
 
 

@@ -12,12 +12,16 @@ Where x may be two maps, they count as if concatenated along their channels (a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
-from kernels.norm.reference import batch_norm_statistics
+from kernels.norm.reference import batch_norm_backward, batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 Maps = Array | tuple[Array, Array]
+Steps = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 
 
 def whole(x: Maps) -> Array:
@@ -127,6 +131,39 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
     # (G, R*S*C/G, N*P*Q) @ (G, N*P*Q, K/G) -> (G, R*S*C/G, K/G) -> (R, S, C/G, K)
     dw = grouped_rows(patches(x, window), groups).transpose(0, 2, 1) @ grouped_pixels(dy, groups)
     return dw.transpose(1, 0, 2).reshape(*window.kernel, c // groups, k)
+
+
+def conv2d_norm_backward(
+    dy: Array,
+    x: Maps,
+    w: Array,
+    z: Array,
+    mask: Array | None,
+    weight: Array,
+    bias: Array,
+    mean: Array,
+    inverse: Array,
+    activation: str | None,
+    with_residual: bool,
+    window: Window,
+    groups: int = 1,
+    into: tuple[Array | None, ...] | None = (None,),
+    overwrite: bool = False,
+    steps: Steps | None = None,
+) -> tuple[Array, Array, Array, Array | None, tuple[Array | None, ...]]:
+    """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the convolution's gradients.
+
+    mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted. overwrite: dy may be
+    written to.   steps: the three functions that do it, by default those of the references.
+    """
+    norm_backward, backward_filter, backward_data = steps or (batch_norm_backward, conv2d_backward_filter, conv2d_backward_data)
+    dz, dweight, dbias, dresidual = norm_backward(dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite)
+    dw = backward_filter(x, dz, window, groups)
+    maps = x if isinstance(x, tuple) else (x,)
+    dxs: tuple[Array | None, ...] = (None,) * len(maps)
+    if into is not None:
+        dxs = backward_data(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
+    return dw, dweight, dbias, dresidual, dxs
 
 
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Array:

@@ -24,14 +24,14 @@ from kernels.core.runs import add, clear, copy, touch, touch_to_write
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
-_PAD = 16  # floats, a cache line
-_PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
+PAD = 16  # floats, a cache line
+PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
 _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
 _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
 _ASK = target().asks
-_ZEROS = np.zeros(8192, np.float32)
+ZEROS = np.zeros(8192, np.float32)
 
 
 class Tiling(NamedTuple):
@@ -97,8 +97,8 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
         if top == 0 and left == 0 and bottom == size and right == size:
             read(x, x0, dh * w * c, dw * c, c, out, o0, step)
             return
-        for c0 in range(0, c, _PATCH):
-            part = min(_PATCH, c - c0)
+        for c0 in range(0, c, PATCH):
+            part = min(PATCH, c - c0)
             clear(patch, patch0, size * size * part)
             for i in range(top, bottom):
                 if dw == 1 and part == c:  # a run of pixels is one run of memory
@@ -171,10 +171,10 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     @cpu_kernel("pppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
     def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
-        v_step, product_step = block * cp + _PAD, block * kp + _PAD
+        v_step, product_step = block * cp + PAD, block * kp + PAD
         product = points * v_step
         patch = product + points * product_step
-        sums = patch + points * _PATCH
+        sums = patch + points * PATCH
         extra, e0 = (scratch, sums) if summing else (bias, 0)
         for chunk in range(start, stop):
             region, part, panels = chunk // parts, chunk % parts, kp // width
@@ -280,13 +280,13 @@ class _Plan:
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
     def scratch(self, block: int) -> int:
-        return self.points * (block * (self.cp + self.kp) + 2 * _PAD + _PATCH) + 2 * self.kp + _PAD
+        return self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD
 
 
-_plan = lru_cache(maxsize=1024)(_Plan)
+plan_of = lru_cache(maxsize=1024)(_Plan)
 
 
-def _transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
+def transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     """The panels of a filter (r, r, C, K)."""
     return prepared(w, (form, plan.width, plan.kp), lambda: _transform(plan, w, form))
 
@@ -302,7 +302,7 @@ def _transform(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     return u
 
 
-def _two(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, int]:
+def two(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, int]:
     """One or two maps as two flat arrays with their channels (0 where there is no second)."""
     first, last = maps[0], maps[-1]
     return first.reshape(-1), last.reshape(-1), first.shape[3], last.shape[3] if len(maps) > 1 else 0
@@ -325,15 +325,15 @@ def forward(
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
     """
     n, h, wd, _ = maps[0].shape
-    plan = _plan(form, n, (h, wd), w.shape[2], w.shape[3], window)
-    u = _transformed(plan, w, form)
-    (x, x2, c, c2), (y, y2, k, k2) = _two(maps), _two(outs)
+    plan = plan_of(form, n, (h, wd), w.shape[2], w.shape[3], window)
+    u = transformed(plan, w, form)
+    (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
     parts = plan.parts if len(outs) == 1 else 1
     numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts)
     kernel = forward_kernel(form, plan.vectors, add, "sums" if summing else "" if bias is None else "bias relu" if relu else "bias")
     chunks, scratch = -(-plan.units // plan.per) * parts, plan.scratch(plan.block)
     out = np.empty((chunks, 2, k if summing else 0))
-    parallel(kernel, chunks, x, x2, u, y, y2, _ZEROS, _ZEROS if bias is None else bias, out.reshape(-1), plan.geometry, *numbers, scratch=scratch)
+    parallel(kernel, chunks, x, x2, u, y, y2, ZEROS, ZEROS if bias is None else bias, out.reshape(-1), plan.geometry, *numbers, scratch=scratch)
     return out
 
 
@@ -350,7 +350,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
         c = c1 + c2
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
-        v_step, z_step = block * cp + _PAD, block * kp + _PAD
+        v_step, z_step = block * cp + PAD, block * kp + PAD
         z = points * v_step
         patch = z + points * z_step
         for chunk in range(start, stop):
@@ -390,32 +390,39 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
 
 @lru_cache(maxsize=4)
 def gradient_finish_kernel(form: Form) -> Kernel:
-    """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K)."""
+    """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K); `tap` floats between taps, the first at `first`."""
     points, finish = programs.points(form) ** 2, programs.make_filter_gradient(form)
 
-    @cpu_kernel("ppiiiii", f"F{form}")
-    def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiiiiii", f"F{form}")
+    def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per, first, tap):  # type: ignore[no-untyped-def]
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
                 for point in range(points):
                     add(partial, (point * c + i) * kp, partial, ((chunk * points + point) * c + i) * kp, kp)
-            finish(partial, i * kp, c * kp, dw, i * k, c * k, k)
+            finish(partial, i * kp, c * kp, dw, first + i * k, tap, k)
 
     return winograd_gradient_finish
+
+
+def finished(partial: np.ndarray, form: Form, c: int, k: int, kp: int, chunks: int, reverse: bool = False) -> np.ndarray:
+    """dw (r, r, C, K) of the chunks' sums (chunks, points, C, K padded); reverse: its taps in reverse order."""
+    r = form[1]
+    dw = memory.empty((r, r, c, k), np.float32)
+    per = -(-c // CHUNKS)
+    first, tap = ((r * r - 1) * c * k, -c * k) if reverse else (0, c * k)
+    parallel(gradient_finish_kernel(form), -(-c // per), partial, dw.reshape(-1), c, k, kp, chunks, per, first, tap)
+    return dw
 
 
 def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
     """dw (r, r, C, K) of a stride-1 convolution of one or two maps (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
     n, h, wd, _ = maps[0].shape
-    x, x2, c, c2 = _two(maps)
+    x, x2, c, c2 = two(maps)
     k = dy.shape[3]
-    plan = _plan(form, n, (h, wd), c + c2, k, window)
+    plan = plan_of(form, n, (h, wd), c + c2, k, window)
     chunks = -(-plan.units // plan.gradient_per)
     partial = memory.empty((chunks * plan.points * (c + c2) * plan.kp,), np.float32)
     numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
     kernel, scratch = gradient_kernel(form, plan.vectors), plan.scratch(plan.gradient_block)
-    parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, _ZEROS, plan.geometry, *numbers, scratch=scratch)
-    dw = memory.empty((*window.kernel, c + c2, k), np.float32)
-    per = -(-(c + c2) // CHUNKS)
-    parallel(gradient_finish_kernel(form), -(-(c + c2) // per), partial, dw.reshape(-1), c + c2, k, plan.kp, chunks, per)
-    return dw
+    parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.geometry, *numbers, scratch=scratch)
+    return finished(partial, form, c + c2, k, plan.kp, chunks)

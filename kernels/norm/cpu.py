@@ -6,6 +6,7 @@ written for dx. The ReLU's mask is computed again from x; only with a residual i
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -191,7 +192,7 @@ def batch_norm_forward(
 # -- backward ---------------------------------------------------------------------------------------------------------------------
 
 
-def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, tables: Pointer, period: Int, mask: Pointer) -> Any:
+def open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, tables: Pointer, period: Int, mask: Pointer) -> Any:
     """dy where the ReLU was open."""
     g = code.load(dy, i, rest)
     code.prefetch(dy, i + _AHEAD)
@@ -202,22 +203,24 @@ def _open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: An
     return code.select(is_open, g, 0)
 
 
-@lru_cache(maxsize=3)
-def _sums_kernel(relu: str) -> Kernel:
-    @program("ppiiipp")
-    def gradient_sums(code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mask: Pointer, sums: Pointer) -> None:
+@lru_cache(maxsize=6)
+def _sums_kernel(relu: str, keeps: bool) -> Kernel:
+    @program("ppiiippp")
+    def gradient_sums(code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mask: Pointer, sums: Pointer, kept: Pointer) -> None:
         tables = sums + period * 2
 
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = _open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            g = open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            if keeps:
+                code.store(g, kept, i, rest)
             d = code.load(x, i, rest) - code.load(tables, j, rest)
             code.store(code.load(sums, j, rest) + g, sums, j, rest)
             code.store(code.fma(g, d, code.load(sums, j + period, rest)), sums, j + period, rest)
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("pppbdiiii", relu)
-    def batch_norm_gradient_sums(start, stop, scratch, dy, x, rows, mask, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppbpdiiii", f"{relu}{' keep' * keeps}")
+    def batch_norm_gradient_sums(start, stop, scratch, dy, x, rows, mask, kept, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
         _fill_tables(rows, 3, channels, period, scratch, 2 * period)
         for k in range(start, stop):
@@ -228,7 +231,7 @@ def _sums_kernel(relu: str) -> Kernel:
             while at < end:
                 to = min(at + _FLUSH * period, end)
                 clear(scratch, 0, 2 * period)
-                gradient_sums(dy, x, at, to, period, mask, scratch)
+                gradient_sums(dy, x, at, to, period, mask, scratch, kept)
                 _add_periods(sums, period, channels, totals)
                 at = to
 
@@ -251,7 +254,7 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
         dresidual: Pointer,
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = _open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            g = open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
             if with_residual:
                 code.store(g, dresidual, i, rest)
             value = code.load(tables, j + period, rest) * g
@@ -288,22 +291,49 @@ def batch_norm_backward(
     if x.dtype != np.float32 or not x.size or (mask is not None and mask.dtype != np.uint8):
         return NotImplemented
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
-    channels = x.shape[-1]
-    count, period = x.size // channels, period_of(channels)
-    chunks, per = _chunks(x.size, period)
-    relu = "none" if activation is None else "computed" if mask is None else "stored"
-    scale = weight * inverse
-    bits = _NO_MASK if mask is None else mask
-    out = np.empty((chunks, 2, channels))
-    flat, sizes = (dy.reshape(-1), x.reshape(-1)), (x.size, period, channels, per)
-    parallel(_sums_kernel(relu), chunks, *flat, _rows(mean, scale, bias), bits, out.reshape(-1), *sizes, scratch=5 * period)
-    dbias, dweight = out.sum(0)
-    dweight = dweight * inverse
+    dweight, dbias, rows = gradient_rows(dy, x, mask, weight, bias, mean, inverse, activation, training)
+    relu = _relu(activation, mask)
     copied = with_residual and relu != "none"
     dx = dy if overwrite and dy.flags.writeable and (copied or not with_residual) else memory.empty(x.shape, np.float32)
     dresidual = memory.empty(x.shape, np.float32) if copied else dx
-    rows = _rows(mean, scale, bias, -scale * inverse * dweight / count, -scale * dbias / count)
-    kernel = _backward_kernel(relu, training, copied)
-    parallel(kernel, chunks, *flat, rows, bits, dx.reshape(-1), dresidual.reshape(-1), *sizes, scratch=5 * period)
+    channels, period = x.shape[-1], period_of(x.shape[-1])
+    chunks, per = _chunks(x.size, period)
+    kernel, bits = _backward_kernel(relu, training, copied), _NO_MASK if mask is None else mask
+    maps = dy.reshape(-1), x.reshape(-1), rows, bits, dx.reshape(-1), dresidual.reshape(-1)
+    parallel(kernel, chunks, *maps, x.size, period, channels, per, scratch=5 * period)
     gradient = (dresidual if copied else dy) if with_residual else None
-    return dx, dweight.astype(np.float32), dbias.astype(np.float32), gradient
+    return dx, dweight, dbias, gradient
+
+
+def _relu(activation: str | None, mask: np.ndarray | None) -> str:
+    """Where the ReLU's mask comes from."""
+    return "none" if activation is None else "computed" if mask is None else "stored"
+
+
+def gradient_rows(
+    dy: np.ndarray,
+    x: np.ndarray,
+    mask: np.ndarray | None,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    mean: np.ndarray,
+    inverse: np.ndarray,
+    activation: str | None,
+    training: bool,
+    kept: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives g, dy where the ReLU was open; it may be dy itself.
+
+    rows, one behind the other: mean, scale, bias, slope, constant, such that dx = scale g + slope (x - mean) + constant.
+    """
+    channels, period = x.shape[-1], period_of(x.shape[-1])
+    chunks, per = _chunks(x.size, period)
+    scale, out = weight * inverse, np.empty((chunks, 2, channels))
+    kernel, bits = _sums_kernel(_relu(activation, mask), kept is not None), _NO_MASK if mask is None else mask
+    maps = dy.reshape(-1), x.reshape(-1), _rows(mean, scale, bias), bits, (dy if kept is None else kept).reshape(-1)
+    parallel(kernel, chunks, *maps, out.reshape(-1), x.size, period, channels, per, scratch=5 * period)
+    dbias, dweight = out.sum(0)
+    dweight = dweight * inverse
+    count = x.size // channels if training else math.inf
+    rows = _rows(mean, scale, bias, -scale * inverse * dweight / count, -scale * dbias / count)
+    return dweight.astype(np.float32), dbias.astype(np.float32), rows

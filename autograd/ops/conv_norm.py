@@ -1,0 +1,79 @@
+"""A convolution and the batch norm behind it as one operator: the gradient between the two need not be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autograd.function import Function
+from autograd.ops.conv import checked_conv2d, convolution_flops
+from autograd.ops.norm import check_batch_norm, move_running
+from autograd.tensor import Tensor
+from kernels import conv as kernels
+from kernels import norm as norms
+from kernels.core.device import Array
+from kernels.core.geometry import Window
+
+
+class ConvBatchNorm(Function):
+    """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of this very z.
+
+    With g = dy [y > 0] (or dy, without ReLU) and M values per channel:
+        dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat dweight) / M)
+    and from dz the filter's and the maps' gradients as in Conv2d.
+    """
+
+    statistics: tuple[Array, Array]  # mean and biased variance of z
+
+    def __init__(self, window: Window, groups: int, eps: float, activation: str | None) -> None:
+        super().__init__()
+        self.window, self.groups, self.eps, self.activation = window, groups, eps, activation
+
+    def forward(self, w: Array, weight: Array, bias: Array, residual: Array | None, *maps: Array) -> Array:
+        z, mean, variance = kernels.conv2d_moments(maps if len(maps) > 1 else maps[0], w, self.window, self.groups)
+        self.statistics, self.inverse = (mean, variance), norms.batch_norm_inverse(variance, self.eps)
+        y, mask = norms.batch_norm_forward(z, weight, bias, mean, self.inverse, residual, self.activation)
+        self.save(w, weight, bias, z, mask, *maps)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        w, weight, bias, z, mask, *maps = self.saved
+        norm = mask, weight, bias, self.statistics[0], self.inverse, self.activation, self.needs[3]
+        into = (self.room[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
+        x = tuple(maps) if len(maps) > 1 else maps[0]
+        dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare))
+        return dw, dweight, dbias, dresidual, *(dx if need else None for dx, need in zip(dxs, self.needs[4:], strict=True))
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return convolution_flops(inputs[0], outputs[0]) + 4 * outputs[0].size
+
+
+def conv2d_batch_norm(
+    input: Tensor | Sequence[Tensor],
+    filter: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C) or two maps, filter (R, S, C/groups, K), the vectors (K,) -> (N, P, Q, K).
+
+    The batch's statistics are taken while the convolution's result is at hand; the running ones move as in batch_norm.
+    residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
+    """
+    window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups)
+    n, h, w, _ = maps[0].shape
+    shape = (n, *window.output_size((h, w)), filter.shape[3])
+    check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True)
+    function = ConvBatchNorm(window, groups, eps, activation)
+    y = function(filter, weight, bias, residual, *maps)
+    move_running(running_mean, running_var, *function.statistics, n * shape[1] * shape[2], momentum)
+    return y

@@ -1,0 +1,260 @@
+"""The gradients of a convolution and of the batch norm behind it, in one pass: the gradient dz between them is never written to memory.
+
+In turn, batch norm reads its input z and the cotangent g and writes dz, the data gradient reads dz and writes dx, the filter gradient reads
+dz and x: five maps read, two written. Here a strip of dz is made in the cache from g and z, and both gradients are taken of it there: three
+maps read, one written. The sums over all pixels that dz needs come first, in a pass of their own.
+
+    dz = scale g + slope (z - mean) + constant           per channel; kernels/norm/cpu.py gives these `rows`
+
+Two kernels. 1x1: a strip is some pixels, both gradients are matrix products. Winograd: a strip is the rows under a row of tiles. The tiles'
+transforms B^T dz B serve both gradients:
+
+    dx = A^T [ (G w' G^T) * (B^T dz B) ] A      w' the filter of the data gradient: taps reversed, channels swapped
+    dw' = G^T [ sum over tiles of (A x A^T) * (B^T dz B) ] G
+
+The second is the usual filter gradient with x and dz in each other's place, so its taps come out reversed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kernels.conv import direct, winograd
+from kernels.conv import winograd_programs as programs
+from kernels.conv.winograd_programs import Form
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.contract import make_column, panel_vectors
+from kernels.core.geometry import Window
+from kernels.core.runs import add, clear, copy, over_run
+from kernels.core.simd import Code, Int, Pointer, program, target
+from kernels.core.threads import parallel
+from kernels.norm.cpu import open_gradient
+
+_PAD = winograd.PAD
+_LEAST_CHUNKS, _MOST_SUMS = 2, 4_000_000  # chunks have sums of their own: fewer chunks for large filters
+ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
+
+
+def _make_gradient_pixels(relu: bool) -> Any:
+    @program("ppiiippii")
+    def gradient_pixels(code: Code, g: Pointer, z: Pointer, at: Int, pixels: Int, channels: Int, rows: Pointer, out: Pointer, o0: Int, pitch: Int) -> None:
+        """dz of so many pixels to out[o0 + pixel pitch], channels padded with zeros to whole vectors. relu: g is masked by the sign of y."""
+
+        def body(j: Int, rest: Any) -> None:
+            i = at + pixel * channels + j
+            opened = open_gradient(code, g, z, i, j, rest, "computed" if relu else "none", rows, channels, g)
+            mean, scale, slope, constant = (code.load(rows, j + channels * k, rest) for k in (0, 1, 3, 4))
+            value = code.fma(scale, opened, code.fma(code.load(z, i, rest) - mean, slope, constant))
+            code.store(value, out, o0 + pixel * pitch + j)
+
+        with code.loop(0, pixels) as pixel:
+            over_run(code, channels, body)
+
+    return gradient_pixels
+
+
+def _equal_chunks(count: int, floats: int, least: int) -> int:
+    """`count` pieces of work are cut into chunks that each sum `floats` floats: how many pieces each has."""
+    chunks = max(_LEAST_CHUNKS, min(winograd.CHUNKS, count // least, _MOST_SUMS // floats))
+    return -(-count // chunks)
+
+
+@lru_cache(maxsize=1)
+def _finish_kernel() -> Kernel:
+    """Adds the chunks' sums (chunks, C, K padded) in order and drops the padding: dw (C, K)."""
+
+    @cpu_kernel("ppiiiii")
+    def filter_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+        for i in range(start * per, min(stop * per, c)):
+            for chunk in range(1, chunks):
+                add(partial, i * kp, partial, (chunk * c + i) * kp, k)
+            copy(partial, i * kp, dw, i * k, k)
+
+    return filter_gradient_finish
+
+
+# -- 1x1 --------------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def pointwise_kernel(vectors: int, masked: bool, gradient_vectors: int, adds: bool, relu: bool) -> Kernel:
+    """The kernel for data gradients in panels of `vectors` vectors (masked: the last is not full) and filter gradients in such of
+    `gradient_vectors`; adds: dx is added to what is there.
+    """
+    data_column = make_column(vectors, accumulate=adds, mask_c=masked)
+    filter_column = make_column(gradient_vectors, accumulate=True)
+    width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
+    gradient_pixels = _make_gradient_pixels(relu)
+
+    @cpu_kernel("pppppppppp" + "i" * 10, f"x{vectors}{' masked' * masked} x{gradient_vectors}{' add' * adds}{' relu' * relu}")
+    def norm_gradient_1x1(start, stop, scratch, g, z, rows, x, x2, panels, dx, dx2, partial, zeros,
+                          c, c2, k, kp, pitch, x_pitch, pixels, per_chunk, per_strip, panels2):  # fmt: skip  # type: ignore[no-untyped-def]
+        x0 = per_strip * pitch
+        for chunk in range(start, stop):
+            sums = chunk * (c + c2) * kp
+            clear(partial, sums, (c + c2) * kp)
+            first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
+            while first < end:
+                count = min(per_strip, end - first)
+                gradient_pixels(g, z, first * k, count, k, rows, scratch, 0, pitch)
+                for i in range(0, c, width):
+                    data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, dx, first * c + i, c, count, min(width, c - i), zeros, 0)
+                for i in range(0, c2, width):
+                    b0, columns = panels2 + i * k, min(width, c2 - i)
+                    data_column(scratch, 0, pitch, 1, panels, b0, width, k, 1, 0, 0, 1, 0, 0, dx2, first * c2 + i, c2, count, columns, zeros, 0)
+                for i in range(count):
+                    copy(x, (first + i) * c, scratch, x0 + i * x_pitch, c)
+                    copy(x2, (first + i) * c2, scratch, x0 + i * x_pitch + c, c2)
+                for i in range(0, kp, gradient_width):
+                    filter_column(scratch, x0, 1, x_pitch, scratch, i, pitch, count, 1, 0, 0, 1, 0, 0, partial, sums + i, kp, c + c2, gradient_width, zeros, 0)
+                first += count
+
+    return norm_gradient_1x1
+
+
+class Pointwise:
+    """The plan of a 1x1 layer: z (N, H, W, K) of maps with so many channels."""
+
+    def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
+        lanes, both, k = target().lanes, sum(channels), shape[3]
+        self.vectors, self.gradient_vectors = min(panel_vectors(c) for c in channels), panel_vectors(k)
+        self.width, gradient_width = self.vectors * lanes, self.gradient_vectors * lanes
+        self.masked = any(c % lanes for c in channels)
+        self.kp = -(-k // gradient_width) * gradient_width
+        self.floats = both * self.kp
+        self.pitch, self.x_pitch = self.kp + _PAD, -(-both // lanes) * lanes + _PAD  # rows of a power of two would meet in one set of the L1 cache
+        self.pixels, self.per_strip = math.prod(shape[:3]), 64 if self.floats <= 8192 else 128
+        self.per_chunk = _equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
+        self.chunks = -(-self.pixels // self.per_chunk)
+        self.scratch = self.per_strip * (self.pitch + self.x_pitch)
+
+    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray, dxs: Sequence[np.ndarray],
+            adds: bool) -> np.ndarray:  # fmt: skip
+        """Fill (adds: add to) the dxs of one or two maps; returns dw (1, 1, C, K). relu: g is masked by the sign of y."""
+        (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
+        flipped = direct.flipped(w, 1)
+        packed = [direct.packed(part, 1, self.width) for part in (np.split(flipped, [c], 3) if c2 else [flipped])]
+        panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
+        partial = memory.empty((self.chunks * self.floats,), np.float32)
+        kernel = pointwise_kernel(self.vectors, self.masked, self.gradient_vectors, adds, relu)
+        flat = g.reshape(-1), z.reshape(-1), rows, x, x2, panels, dx, dx2, partial, winograd.ZEROS
+        numbers = c, c2, k, self.kp, self.pitch, self.x_pitch, self.pixels, self.per_chunk, self.per_strip, packed[0].size
+        parallel(kernel, self.chunks, *flat, *numbers, scratch=self.scratch)
+        dw, per = memory.empty((1, 1, c + c2, k), np.float32), -(-(c + c2) // winograd.CHUNKS)
+        parallel(_finish_kernel(), -(-(c + c2) // per), partial, dw.reshape(-1), c + c2, k, self.kp, self.chunks, per)
+        return dw
+
+
+# -- Winograd ---------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool, relu: bool) -> Kernel:
+    """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row of tiles, padded with
+    zeros; a row of tiles below another takes over its last rows.
+    """
+    m, n = form[0], programs.points(form)
+    points = n * n
+    read = programs.make_read(programs.input_matrix(form), n)
+    read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
+    write_tile = winograd.make_tile_writer(form, adds, "")
+    data_column, width = make_column(vectors, ahead="rows"), vectors * target().lanes
+    filter_column, gradient_width = make_column(gradient_vectors, accumulate=True), gradient_vectors * target().lanes
+    gradient_pixels = _make_gradient_pixels(relu)
+
+    @cpu_kernel("ppppppppppg10" + "i" * 11, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}{' relu' * relu}")
+    def norm_gradient_winograd(start, stop, scratch, g, z, rows, x, x2, u, dx, dx2, partial, zeros,
+                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch):  # fmt: skip  # type: ignore[no-untyped-def]
+        h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
+        wide = (columns * m + n - m) * pitch
+        v_step, second_step = lines * columns * kp + _PAD, lines * columns * cp + _PAD
+        second = points * v_step  # the products for dx, then the transforms of x
+        strip = second + points * second_step
+        for chunk in range(start, stop):
+            sums, at, end = chunk * points * (c + c2) * kp, chunk * per_chunk, min((chunk + 1) * per_chunk, units)
+            clear(partial, sums, points * (c + c2) * kp)
+            known = False  # whether the strip holds the row of tiles above
+            while at < end:
+                count = min(lines, end - at)
+                for s in range(count):
+                    image, row = (at + s) // t[4], (at + s) % t[4]
+                    done = 0
+                    if known and row:
+                        copy(scratch, strip + m * wide, scratch, strip, (n - m) * wide)
+                        done = n - m
+                    known = True
+                    for i in range(done, n):
+                        y, o = row * m - above + i, strip + i * wide
+                        if y < 0 or y >= h:
+                            clear(scratch, o, wide)
+                        else:
+                            clear(scratch, o, before * pitch)
+                            gradient_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
+                            clear(scratch, o + (before + w) * pitch, wide - (before + w) * pitch)
+                    for column in range(columns):
+                        read(scratch, strip + column * m * pitch, wide, pitch, pitch, scratch, (s * columns + column) * kp, v_step)
+                tiles = count * columns
+                for point in range(points):
+                    for i in range(panels):
+                        b0, c0 = (point * panels + i) * k * width, second + point * second_step + i * width
+                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
+                for s in range(tiles):
+                    unit, ox = at + s // columns, s % columns * m
+                    image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
+                    write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, 0)
+                    if c2:
+                        write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1, zeros, 0, 0)
+                for s in range(tiles):
+                    unit, ox = at + s // columns, s % columns * m
+                    image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
+                    read_x(x, image, oy, ox, p, q, c, 1, 1, scratch, p0, second_step, scratch, patch)
+                    if c2:
+                        read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
+                for point in range(points):
+                    for i in range(0, kp, gradient_width):
+                        a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * (c + c2) * kp + i
+                        filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros, 0)
+                at += count
+
+    return norm_gradient_winograd
+
+
+class Tiles:
+    """The plan of a dense layer of stride 1 by F(m x m, r x r): z (N, P, Q, K), maps with so many channels, the data gradient's window."""
+
+    def __init__(self, form: Form, shape: tuple[int, ...], channels: tuple[int, ...], back: Window) -> None:
+        self.form, lanes, k, self.both = form, target().lanes, shape[3], sum(channels)
+        self.data = winograd.plan_of(form, shape[0], (shape[1], shape[2]), k, self.both, back)
+        self.gradient_vectors, side = panel_vectors(k), programs.points(form)
+        width, points, columns, units = self.data.width, self.data.points, self.data.tiling.columns, self.data.units
+        self.cp = -(-(self.both + lanes * (self.both % lanes > 0)) // width) * width  # with room for the last vector of a second map
+        self.kp = -(-k // (self.gradient_vectors * lanes)) * self.gradient_vectors * lanes
+        self.pitch, self.floats = -(-k // lanes) * lanes, points * self.both * self.kp
+        self.per_chunk = _equal_chunks(units, self.floats, max(1, winograd.LEAST // columns))
+        self.chunks = -(-units // self.per_chunk)
+        self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / winograd.LEAST)))  # rows of tiles per block
+        strip = side * (columns * form[0] + side - form[0]) * self.pitch
+        self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
+        self.scratch = self.patch + points * winograd.PATCH
+
+    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray, dxs: Sequence[np.ndarray],
+            adds: bool) -> np.ndarray:  # fmt: skip
+        """As Pointwise.run; returns dw (r, r, C, K)."""
+        (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
+        u = winograd.transformed(self.data, direct.flipped(w, 1), self.form)
+        partial = memory.empty((self.chunks * self.floats,), np.float32)
+        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, adds, relu)
+        flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, winograd.ZEROS
+        panels, units = self.data.kp // self.data.width, self.data.units
+        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch
+        parallel(kernel, self.chunks, *flat, self.data.geometry, *numbers, scratch=self.scratch)
+        return winograd.finished(partial, self.form, c + c2, k, self.kp, self.chunks, reverse=True)
+
+
+pointwise_plan, tiles_plan = lru_cache(maxsize=1024)(Pointwise), lru_cache(maxsize=1024)(Tiles)
