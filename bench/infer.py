@@ -24,17 +24,11 @@ def cases() -> list[Case]:
 
 
 def _ours(batch: int) -> Callable[[], Any]:
-    from autograd import Tensor, inference
+    from engine import plan
     from layers import UNet
 
-    net = UNet(width=WIDTH, seed=0).eval()
-    x = ours(array(batch, 64, 128, 1))
-
-    def run() -> Any:
-        with inference():
-            return net(Tensor(x))
-
-    return run
+    net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
+    return partial(plan.Plan(net, x) if device() == "cpu" else partial(plan.run, net), x)
 
 
 def _torch(batch: int, mode: str) -> Callable[[], Any]:

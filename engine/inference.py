@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autograd import Tensor, inference
+from engine import plan
 from engine.metrics import confusion_per_image
 from kernels import metric as kernels
 from kernels.core.device import Array, array_module, device_of, to_device, to_numpy
@@ -51,9 +51,7 @@ def _batches(net: Module, images: Array, normalisation: Normalisation, batch: in
     try:
         for start in range(0, len(images), batch):
             rows = slice(start, start + batch)
-            with inference():
-                logits = _forward(net, normalisation(to_device(images[rows], device)), flips)
-            yield rows, logits
+            yield rows, _forward(net, normalisation(to_device(images[rows], device)), flips)
     finally:
         net.train(was_training)
 
@@ -61,7 +59,7 @@ def _batches(net: Module, images: Array, normalisation: Normalisation, batch: in
 def _forward(net: Module, x: Array, flips: bool) -> Array:
     total, xp = None, array_module(x)
     for axes in ((), (1,), (2,), (1, 2)) if flips else ((),):
-        logits = net(Tensor(xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)).data
+        logits = plan.run(net, xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)
         logits = xp.flip(logits, axes) if axes else logits
         total = logits if total is None else total + logits
     return total / 4 if flips else total

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from autograd import Tensor, is_recording, ops
+from kernels.core.device import Array
 from kernels.core.geometry import pair
+from kernels.core.prepared import read_only
 from layers.initialisers import equal_taps, he_normal
 from layers.module import Module, Parameter
 from layers.norm import BatchNorm2d
+
+
+class Kept:
+    """What a layer makes of its Tensors for inference, made again when one of them has another array or was written to."""
+
+    def __init__(self) -> None:
+        self._state: list[tuple[Any, int]] = []
+        self._made: tuple[Tensor, ...] = ()
+
+    def __call__(self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]]) -> tuple[Tensor, ...]:
+        """The Tensors of make(*arrays of the sources); NumPy arrays are made read-only, so that kernels keep what they make of them."""
+        state = self._state
+        if len(state) != len(sources) or any(t.data is not data or t.version != version for t, (data, version) in zip(sources, state, strict=True)):
+            self._state = [(t.data, t.version) for t in sources]
+            made = make(*(t.data for t in sources))
+            self._made = tuple(Tensor(read_only(a) if isinstance(a, np.ndarray) else a) for a in made)
+        return self._made
+
+
+def _unchanging(weight: Tensor, kept: Kept) -> Tensor:
+    """The filter itself where gradients are recorded, else a copy that cannot change (see Kept)."""
+    return weight if is_recording() else kept([weight], lambda array: (array,))[0]
 
 
 class Conv2d(Module):
@@ -35,9 +59,10 @@ class Conv2d(Module):
         self.weight = Parameter(he_normal(shape, shape[0] * shape[1] * shape[2]))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self._kept = Kept()
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return ops.conv2d(x, _unchanging(self.weight, self._kept), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class ConvTranspose2d(Module):
@@ -66,9 +91,11 @@ class ConvTranspose2d(Module):
         self.weight = Parameter(equal_taps(shape) if even else he_normal(shape, in_channels // groups * r * s))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
         self.stride, self.padding, self.output_padding, self.groups, self.dilation = stride, padding, output_padding, groups, dilation
+        self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.conv_transpose2d(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        weight = _unchanging(self.weight, self._kept)
+        return ops.conv_transpose2d(x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
 
 class ConvNorm(Module):
@@ -89,6 +116,7 @@ class ConvNorm(Module):
     ) -> None:
         self.conv = Conv2d(in_channels, out_channels, kernel_size, 1, "same", dilation, groups, bias=False)
         self.norm = BatchNorm2d(out_channels, activation=activation, zero_gain=zero_gain)
+        self._folded = Kept()
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
@@ -98,7 +126,8 @@ class ConvNorm(Module):
             return ops.conv2d_batch_norm(x, conv.weight, *vectors, *settings)
         if is_recording():
             return norm(conv(x), residual)
-        weight, bias = self._folded()
+        sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        weight, bias = self._folded(sources, self._fold)
         settings = conv.stride, conv.padding, conv.dilation, conv.groups
         if residual is None and norm.activation == "relu":
             return ops.conv2d_relu(x, weight, bias, *settings)
@@ -107,19 +136,7 @@ class ConvNorm(Module):
             return y
         return ops.add_relu(y, residual) if norm.activation == "relu" else y + residual
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps).
-
-        Made again when one of their sources has changed.
-        """
-        norm = self.norm
-        sources = self.conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
-        state = tuple((id(t.data), t.version) for t in sources)
-        if getattr(self, "_fold", (None,))[0] != state:
-            weight, gain, bias, mean, var = (t.data for t in sources)
-            scale = gain * (var + norm.eps) ** -0.5
-            folded = weight * scale
-            if isinstance(folded, np.ndarray):
-                folded.setflags(write=False)  # kernels keep what they make of it
-            self._fold = state, Tensor(folded), Tensor(bias - mean * scale)
-        return self._fold[1], self._fold[2]
+    def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, Array]:
+        """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps)."""
+        scale = gain * (var + self.norm.eps) ** -0.5
+        return weight * scale, bias - mean * scale

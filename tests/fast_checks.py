@@ -297,7 +297,7 @@ def arrays_of(name: str) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    team = threads._current()
+    team = threads.current_team()
     team.reserve(1 << 20)
     team.scratch.fill(np.nan)  # a kernel that reads what it has not written must not pass because there happen to be zeros
     for given in sys.argv[1:]:

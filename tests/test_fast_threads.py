@@ -123,7 +123,7 @@ def test_a_mistaken_call_leaves_the_team_usable() -> None:
 def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
     """A MemoryError for the scratch memory of one job must not make the next one write beyond what there is."""
     set_threads(2)
-    team = threads._current()
+    team = threads.current_team()
     with pytest.raises(MemoryError):
         parallel(count_chunks, 5, np.zeros(9, np.int64), np.zeros(9, np.float32), 16, 1, 0.5, scratch=10**16)
     assert team.scratch.shape[1] >= team.floats

@@ -8,7 +8,7 @@ im2col exists. A 1x1 convolution is the same with all pixels in one row: a matri
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -198,7 +198,8 @@ def run_forward(
     if f > 1 and out is None:
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
         bias = None if b is None else np.tile(b, f)
-        sums = run_forward(x, _widened_filter(w, f), bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
+        wider = prepared(w, ("widened", f), lambda: _widened_filter(w, f), filter=True)
+        sums = run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
         return sums.reshape(len(sums), 2, f, -1).sum(2)
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
@@ -322,7 +323,8 @@ def backward_data(
     if sw > 1 and groups == 1 and window.kernel[1] == sw and window.dilation[1] == 1 and window.padding[1] == (0, 0) and wd == sw * dy.shape[2]:
         # Pixels of one row do not overlap: sw neighbours with their channels are one pixel of sw C channels.
         across = Window((window.kernel[0], 1), (sh, 1), (window.padding[0], (0, 0)), (window.dilation[0], 1))
-        wide, tiled = w.reshape(w.shape[0], 1, sw * c, -1), None if bias is None else np.tile(bias, sw)
+        wide = prepared(w, ("wide", sw), lambda: w.reshape(w.shape[0], 1, sw * c, -1), filter=True)
+        tiled = None if bias is None else np.tile(bias, sw)
         total = None if into is None else into.reshape(n, h, -1, sw * c)
         dx = backward_data(dy, wide, (h, dy.shape[2]), across, 1, tiled, total)
         return dx.reshape(n, h, wd, c) if into is None else into
@@ -342,7 +344,8 @@ def backward_data(
             part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
             phase = -(-(h - a) // sh), -(-(wd - b) // sw)
             out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
-            run_forward(dy, flipped(part, groups), bias, dx, _data_window(window, (a, b), taps), groups, out, phase, add=add)
+            filter_ = prepared(part, ("flipped", groups), partial(flipped, part, groups), filter=True)
+            run_forward(dy, filter_, bias, dx, _data_window(window, (a, b), taps), groups, out, phase, add=add)
     return dx
 
 

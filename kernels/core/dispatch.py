@@ -37,6 +37,13 @@ class _State(threading.local):
 
 
 _state = _State()
+
+
+def is_plain() -> bool:
+    """Whether this thread's calls go to the fast kernels with nobody counting them."""
+    return _state.backend == "fast" and not _state.logs
+
+
 registry: dict[str, Operator] = {}
 
 

@@ -13,6 +13,7 @@ import math
 import mmap
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,10 @@ def _fresh(size: int) -> tuple[np.ndarray, int]:
 
 
 class Pool:
-    """A pool of recycled blocks. `peak` counts the bytes of all blocks at their most."""
+    """A pool of recycled blocks. `peak` counts the bytes of all blocks at their most. smallest: bytes from which on arrays come from it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, smallest: int = SMALLEST) -> None:
+        self._lock, self._smallest = threading.Lock(), smallest
         self._blocks: dict[int, list[tuple[np.ndarray, int]]] = {}  # by size class: blocks and where they are aligned, the last one used last
         self._bytes = self.peak = 0
 
@@ -55,7 +56,7 @@ class Pool:
         """An uninitialised C-contiguous array, from recycled memory when it is large."""
         dtype = np.dtype(dtype)
         size = math.prod(shape) * dtype.itemsize
-        if size < SMALLEST:
+        if size < self._smallest:
             return np.empty(shape, dtype)
         rounded = self.size_class(size)
         with self._lock:
@@ -88,6 +89,11 @@ class Pool:
         self.peak = max(self.peak, self._bytes)
         return block, start
 
+    def owns(self, array: np.ndarray) -> bool:
+        """Whether the array's memory is one of this pool's blocks."""
+        with self._lock:
+            return any(block is array.base for blocks in self._blocks.values() for block, _ in blocks)
+
     @property
     def live(self) -> int:
         """Bytes of the blocks in use."""
@@ -113,7 +119,28 @@ class Pool:
 
 
 pool = Pool()
-empty = pool.empty
+
+
+class _Current(threading.local):
+    pool = pool
+
+
+_current = _Current()
+
+
+def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """`Pool.empty` of the calling thread's pool: the common one, unless within `use_pool`."""
+    return _current.pool.empty(shape, dtype)
+
+
+@contextlib.contextmanager
+def use_pool(other: Pool) -> Iterator[None]:
+    """Within the block this thread's arrays come from another pool."""
+    before, _current.pool = _current.pool, other
+    try:
+        yield
+    finally:
+        _current.pool = before
 
 
 def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:

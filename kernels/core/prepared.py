@@ -14,8 +14,18 @@ import numpy as np
 _made: dict[int, dict[Hashable, Any]] = {}  # by the array that owns the memory
 
 
-def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any]) -> Any:
-    """make(), remembered under `key` as long as the read-only memory of w lives; where w may change it is made at every call."""
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A copy that cannot change: what is made of it is kept."""
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
+    """make(), remembered under `key` as long as the read-only memory of w lives; where w may change it is made at every call.
+
+    filter: what is made is a filter too, whose panels are to be kept.
+    """
     owner = w if w.base is None else w.base
     if not isinstance(owner, np.ndarray) or owner.flags.writeable or not owner.flags.owndata:
         return make()
@@ -24,5 +34,5 @@ def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any]) -> Any:
         weakref.finalize(owner, _made.pop, id(owner), None)
     known, whole = _made[id(owner)], (key, w.__array_interface__["data"][0], w.shape, w.strides)
     if whole not in known:
-        known[whole] = make()
+        known[whole] = read_only(make()) if filter else make()
     return known[whole]

@@ -85,24 +85,25 @@ def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
         builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), [])
 
 
-_load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
+load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
 _store = _native(2, _emit_store)
 _add = _native(2, lambda b, v: b.atomic_rmw("add", _place(b, v[0]), v[1], "seq_cst"))
-_call = _native(5, _emit_call)
+call = _native(5, _emit_call)
 _pause = _native(1, _emit_pause)
 
 
-def _compiled(function: Any) -> Any:
+def compiled(function: Any) -> Any:
+    """Machine code of a function of integers that runs without the interpreter's lock."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     cached(dispatcher, function, function.__qualname__)
     return dispatcher
 
 
-@_compiled
+@compiled
 def _work(control, member):  # type: ignore[no-untyped-def]
     """Take chunks of the current job until none is left."""
     while True:
-        word = _load(control + 8 * _NEXT)
+        word = load(control + 8 * _NEXT)
         if word & _TAKEN >= word >> 20 & _TAKEN:
             return
         word = _add(control + 8 * _NEXT, 1)
@@ -110,19 +111,19 @@ def _work(control, member):  # type: ignore[no-untyped-def]
         if chunk >= word >> 20 & _TAKEN:
             return
         # The caller changes these fields only when all chunks are finished, and ours is not.
-        address, words = _load(control + 8 * _ADDRESS), _load(control + 8 * _WORDS)
-        _call(address, chunk, chunk + 1, _load(control + 8 * (_MEMBERS + 2 * _LINE * member)), words)
+        address, words = load(control + 8 * _ADDRESS), load(control + 8 * _WORDS)
+        call(address, chunk, chunk + 1, load(control + 8 * (_MEMBERS + 2 * _LINE * member)), words)
         _add(control + 8 * _FINISHED, 1)
 
 
-@_compiled
+@compiled
 def _watch(control, member, patience):  # type: ignore[no-untyped-def]
     """A helper: work, look for more, and return when there was none for long."""
     awake = control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE)
     _store(awake, 1)
     looks = 0
     while True:
-        word = _load(control + 8 * _NEXT)
+        word = load(control + 8 * _NEXT)
         if word & _TAKEN < word >> 20 & _TAKEN:
             _store(awake, 1)
             _work(control, member)
@@ -136,35 +137,36 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
         _pause(0)
 
 
-@_compiled
-def _publish(control, address, words, chunks, helpers):  # type: ignore[no-untyped-def]
+@compiled
+def publish(control, address, words, chunks, helpers):  # type: ignore[no-untyped-def]
     """Put a job up; returns how many helpers have to be woken."""
-    job = (_load(control + 8 * _NEXT) >> 40) + 1 & 0x3FFFFF
+    job = (load(control + 8 * _NEXT) >> 40) + 1 & 0x3FFFFF
     _store(control + 8 * _FINISHED, 0)
     _store(control + 8 * _ADDRESS, address)
     _store(control + 8 * _WORDS, words)
     _store(control + 8 * _NEXT, job << 40 | chunks << 20)
     asleep = 0
     for member in range(1, helpers + 1):
-        asleep += 1 - _load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
+        asleep += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
     return asleep
 
 
-@_compiled
-def _lead(control, chunks):  # type: ignore[no-untyped-def]
+@compiled
+def lead(control, chunks):  # type: ignore[no-untyped-def]
     """The caller's part: work, then wait for the chunks that others took."""
     _work(control, 0)
-    while _load(control + 8 * _FINISHED) < chunks:
+    while load(control + 8 * _FINISHED) < chunks:
         _pause(0)
 
 
-def _address(array: np.ndarray) -> int:
+def address_of(array: np.ndarray) -> int:
+    """The address of an array's first number."""
     return array.__array_interface__["data"][0]
 
 
 # -- launching: one native call that writes the arguments down, puts the job up and works at it ----------------------------------------
 
-_MOST_ARGUMENTS = 40
+MOST_ARGUMENTS = 40
 _launchers: dict[tuple[str, ...], Any] = {}
 
 
@@ -193,14 +195,14 @@ def _launcher(kernel: Kernel) -> Any:
     return _launchers[letters]
 
 
-@_compiled
+@compiled
 def _start(control, words, address, chunks, helpers, scratch):  # type: ignore[no-untyped-def]
     if helpers < 0:
-        _call(address, 0, chunks, scratch, words)
+        call(address, 0, chunks, scratch, words)
         return 0
-    asleep = _publish(control, address, words, chunks, helpers)
+    asleep = publish(control, address, words, chunks, helpers)
     if not asleep:
-        _lead(control, chunks)
+        lead(control, chunks)
     return asleep
 
 
@@ -210,11 +212,11 @@ class _Team:
     def __init__(self, size: int) -> None:
         self.size = size
         raw = np.zeros(_MEMBERS + 2 * _LINE * size + _LINE, np.int64)
-        self.block = raw[-(_address(raw) // 8) % _LINE :]
-        self.control = _address(self.block)
+        self.block = raw[-(address_of(raw) // 8) % _LINE :]
+        self.control = address_of(self.block)
         self.busy = threading.Lock()
-        self.words = np.empty(_MOST_ARGUMENTS, np.int64)
-        self.words_address = _address(self.words)
+        self.words = np.empty(MOST_ARGUMENTS, np.int64)
+        self.words_address = address_of(self.words)
         self.reserve(16)
         self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
         for k, waker in enumerate(self.wakers):
@@ -229,9 +231,9 @@ class _Team:
         floats += -floats % 1024 + 16  # rows a cache line off a power of two
         self.scratch = np.empty((self.size, floats), np.float32)  # may fail: what is there already stays true
         self.floats = floats
-        self.own_scratch = _address(self.scratch[0])
+        self.own_scratch = address_of(self.scratch[0])
         for member in range(self.size):
-            self.block[_MEMBERS + 2 * _LINE * member] = _address(self.scratch[member])
+            self.block[_MEMBERS + 2 * _LINE * member] = address_of(self.scratch[member])
 
     def wake(self) -> None:
         """Wake the helpers that sleep."""
@@ -260,7 +262,7 @@ def _default() -> int:
 
 def threads() -> int:
     """How many threads kernels use."""
-    return _current().size
+    return current_team().size
 
 
 def set_threads(count: int) -> None:
@@ -277,10 +279,20 @@ def set_threads(count: int) -> None:
     _team, _process = _Team(count), os.getpid()
 
 
-def _current() -> _Team:
+def current_team() -> _Team:
+    """The threads that kernels use now."""
     if _team is None or _process != os.getpid():  # threads do not survive a fork
         set_threads(_default())
     return _team  # type: ignore[return-value]
+
+
+class _Recorder(threading.local):
+    """Per thread: who is told of every launch (address, chunks, scratch, argument words, arguments); see recording.py."""
+
+    tell: Callable[..., None] | None = None
+
+
+recorder = _Recorder()
 
 
 def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> None:
@@ -294,10 +306,12 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     launch = kernel.launcher
     if launch is None:
         launch = kernel.launcher = _launcher(kernel)
-    team = _current()
+    team = current_team()
     if not team.busy.acquire(blocking=False):  # called from within another thread's job
-        own, words = np.empty(scratch + 16, np.float32), np.empty(_MOST_ARGUMENTS, np.int64)
-        launch(0, _address(words), address, chunks, -1, _address(own), *arguments)
+        own, words = np.empty(scratch + 16, np.float32), np.empty(MOST_ARGUMENTS, np.int64)
+        launch(0, address_of(words), address, chunks, -1, address_of(own), *arguments)
+        if recorder.tell:
+            recorder.tell(address, chunks, scratch, words, arguments)
         return
     try:
         if scratch > team.floats:
@@ -305,6 +319,8 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
         helpers = team.size - 1 if chunks > 1 and team.size > 1 else -1
         if launch(team.control, team.words_address, address, chunks, helpers, team.own_scratch, *arguments):
             team.wake()
-            _lead(team.control, chunks)
+            lead(team.control, chunks)
+        if recorder.tell:
+            recorder.tell(address, chunks, scratch, team.words, arguments)
     finally:
         team.busy.release()

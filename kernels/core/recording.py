@@ -1,0 +1,97 @@
+"""Kernel launches, recorded once and done again in one native call.
+
+    recording = Recording()
+    with recording.active(): y = computation(x)         # launches of this thread are written down; its arrays come from the recording's own pool
+    recording.replay(first, stop)                       # the same machine code on the same memory: new numbers in x give new numbers in y
+
+What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of arrays). All memory it
+points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a reference to every other array. Arrays of the
+computation reuse each other's blocks as they did when it was recorded, which is right as long as launches are replayed in their order.
+Chunks depend on shapes alone, so a recording is good for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kernels.core import memory, threads
+from kernels.core.threads import address_of, call, compiled, current_team, lead, load, publish
+
+_FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
+
+
+@compiled
+def _replay(control, table, at, stop, helpers, scratch):  # type: ignore[no-untyped-def]
+    """Do the launches at .. stop. Returns early, with the number of a launch that has been put up only, when helpers have to be woken for it."""
+    while at < stop:
+        launch = table + 8 * _FIELDS * at
+        address, chunks, words = load(launch), load(launch + 8), load(launch + 16)
+        if helpers < 0 or chunks == 1:
+            call(address, 0, chunks, scratch, words)
+        else:
+            if publish(control, address, words, chunks, helpers):
+                return at
+            lead(control, chunks)
+        at += 1
+    return at
+
+
+class Recording:
+    """The launches of a computation and the memory they use."""
+
+    def __init__(self) -> None:
+        self.pool = memory.Pool(smallest=0)
+        self._launches: list[tuple[int, int, np.ndarray]] = []
+        self._kept: dict[int, np.ndarray] = {}
+        self._scratch = 0
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within the block this thread's launches are recorded, and its arrays come from the recording's pool."""
+        before, threads.recorder.tell = threads.recorder.tell, self._add
+        try:
+            with memory.use_pool(self.pool):
+                yield
+        finally:
+            threads.recorder.tell = before
+
+    def _add(self, address: int, chunks: int, scratch: int, words: np.ndarray, arguments: Sequence[Any]) -> None:
+        self._launches.append((address, chunks, words[: len(arguments)].copy()))
+        self._scratch = max(self._scratch, scratch)
+        for a in arguments:
+            if isinstance(a, np.ndarray) and not self.pool.owns(a):
+                self._kept[id(a)] = a
+
+    def drop(self, first: int) -> None:
+        """Forget the launches from number `first` on."""
+        del self._launches[first:]
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        return np.array([(address, chunks, address_of(words)) for address, chunks, words in self._launches], np.int64).reshape(-1, _FIELDS)
+
+    def replay(self, first: int, stop: int) -> None:
+        """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be recorded afterwards."""
+        table, team = address_of(self._table), current_team()
+        if not team.busy.acquire(blocking=False):  # another thread's job: do it alone
+            own = np.empty(self._scratch + 16, np.float32)
+            _replay(0, table, first, stop, -1, address_of(own))
+            return
+        try:
+            if self._scratch > team.floats:
+                team.reserve(self._scratch)
+            helpers = team.size - 1 if team.size > 1 else -1
+            while (first := _replay(team.control, table, first, stop, helpers, team.own_scratch)) < stop:
+                team.wake()
+                lead(team.control, int(self._table[first, 1]))
+                first += 1
+        finally:
+            team.busy.release()

@@ -1,0 +1,232 @@
+"""Recorded inference: the same bits as the ordinary path, its own memory, and no plan of a network that is another by now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autograd import Tensor, inference, no_grad, ops
+from autograd.ops.conv import Conv2d as ConvOperator
+from engine import plan
+from engine.inference import Normalisation, predict_logits
+from engine.plan import Plan, PlanError
+from kernels.core import memory
+from kernels.core import threads as team
+from kernels.core.dispatch import use_kernels
+from layers import Module, UNet
+from layers.conv import Conv2d
+
+rng = np.random.default_rng(7)
+
+
+def lively(net: Module) -> Module:
+    """Every parameter away from its start: gains of 0 would hide what stands behind them."""
+    with no_grad():
+        for _, t in net.named_tensors():
+            t.add_(np.abs(rng.normal(0, 0.1, t.shape)).astype(np.float32))
+    return net.eval()
+
+
+def images(n: int = 1, h: int = 16, w: int = 24) -> np.ndarray:
+    return rng.standard_normal((n, h, w, 1), np.float32)
+
+
+def ordinary(net: Module, x: np.ndarray) -> np.ndarray:
+    with inference():
+        return net(Tensor(x)).data.copy()
+
+
+@pytest.fixture
+def small() -> Module:
+    return lively(UNet(width=8, seed=1))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("settings", [{}, {"bottleneck": "mhsa"}, {"gate": "attnC"}, {"gate": "blend"}, {"psa_mode": "parallel", "order": "parallel"},
+                                      {"encoder": "plain", "skips": "plain"}, {"five": "3x3+3x3"}])  # fmt: skip
+def test_same_bits_as_the_ordinary_path(settings: dict[str, Any], n: int) -> None:
+    net = lively(UNet(width=8, seed=1, size=(16, 24), **settings))
+    planned = Plan(net, images(n))
+    for x in (images(n), 100 * images(n)):
+        np.testing.assert_array_equal(planned(x), ordinary(net, x))
+
+
+def test_same_bits_at_the_size_of_the_reports_network() -> None:
+    net = lively(UNet(width=32, seed=0))
+    planned, x = Plan(net, images(1, 64, 128)), images(1, 64, 128)
+    np.testing.assert_array_equal(planned(x), ordinary(net, x))
+
+
+def test_results_are_the_callers_own_and_memory_is_the_plans_own(small: Module) -> None:
+    planned, x = Plan(small, images()), images()
+    first = planned(x)
+    kept = first.copy()
+    for _ in range(3):  # whoever takes memory from the pool and spoils it
+        for size in (100, 10_000, 100_000, 1_000_000):
+            memory.empty((size,)).fill(np.nan)
+        planned(images())
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(planned(x), kept)
+
+
+def changed_weight(net: Any) -> None:
+    with no_grad():
+        net.middle.steps[0].conv.weight.mul_(2)
+
+
+def changed_statistics(net: Any) -> None:
+    net.encoders[0].steps[0].first.norm.running_mean.fill_(3)
+
+
+def changed_array(net: Any) -> None:
+    net.head.weight.data = net.head.weight.data * 2
+
+
+def changed_setting(net: Any) -> None:
+    net.head.padding = 1
+
+
+def changed_module(net: Any) -> None:
+    net.head = Conv2d(8, 5, 1)
+
+
+def changed_list(net: Any) -> None:
+    net.decoders[2] = lively(UNet(width=8, seed=2)).decoders[2]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("change", [changed_weight, changed_statistics, changed_array, changed_setting, changed_module, changed_list])
+def test_a_changed_network_is_noticed(small: Module, change: Callable[[Any], None]) -> None:
+    x = images()
+    planned = Plan(small, x)
+    assert planned.current
+    change(small)
+    assert not planned.current
+    with pytest.raises(PlanError, match="changed"):
+        planned(x)
+    np.testing.assert_array_equal(Plan(small, x)(x), ordinary(small, x))
+
+
+def test_run_follows_a_changing_network(small: Module) -> None:
+    x = images()
+    for _ in range(3):
+        for _ in range(plan._PAYS + 2):
+            np.testing.assert_array_equal(plan.run(small, x), ordinary(small, x))
+        assert isinstance(plan._plans[small][x.shape], Plan)
+        with no_grad():
+            small.head.weight.mul_(1.5)  # type: ignore[attr-defined]
+
+
+def test_predictions_use_a_plan_when_a_shape_comes_often(small: Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+    monkeypatch.setattr(plan, "Plan", type("Counted", (Plan,), {"__init__": lambda s, n, x: (made.append(x.shape), Plan.__init__(s, n, x))[1]}))  # type: ignore[func-returns-value]
+    tiles, grey = rng.integers(0, 256, (2 * plan._PAYS + 3, 16, 24), dtype=np.uint8), Normalisation(0.5, 0.25)
+    small.train()
+    many = predict_logits(small, tiles, grey, batch=1)
+    assert made == [(1, 16, 24, 1)]
+    assert small.training
+    small.eval()
+    one_by_one = np.concatenate([ordinary(small, grey(tile[None])) for tile in tiles])
+    np.testing.assert_array_equal(many, one_by_one)
+    with use_kernels("reference"):  # asked for: a plan would give the fast kernels' numbers
+        reference = predict_logits(small, tiles[:1], grey, batch=1)
+        np.testing.assert_array_equal(reference, ordinary(small, grey(tiles[:1])))
+
+
+def test_few_plans_are_kept(small: Module) -> None:
+    for width in (16, 24, 32, 40, 48, 56):
+        for _ in range(plan._PAYS + 1):
+            plan.run(small, images(1, 8, width))
+    assert [shape[2] for shape, p in plan._plans[small].items() if isinstance(p, Plan)] == [32, 40, 48, 56]
+
+
+def test_any_number_of_threads_and_a_busy_team(small: Module) -> None:
+    x, before = images(2), team.threads()
+    planned = Plan(small, x)
+    expected = planned(x)
+    try:
+        for count in (1, 3, 2):
+            team.set_threads(count)
+            np.testing.assert_array_equal(planned(x), expected)
+    finally:
+        team.set_threads(before)
+    with team.current_team().busy:  # as from within another thread's job
+        np.testing.assert_array_equal(planned(x), expected)
+
+
+def test_threads_share_a_plan(small: Module) -> None:
+    planned, many = Plan(small, images()), [images() for _ in range(4)]
+    expected, wrong = [ordinary(small, x) for x in many], []
+
+    def work(k: int) -> None:
+        wrong.extend(k for _ in range(20) if not np.array_equal(planned(many[k]), expected[k]))
+
+    workers = [threading.Thread(target=work, args=(k,)) for k in range(len(many))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+class Wrapped(Module):
+    """A network and something else."""
+
+    def __init__(self, net: Module, more: Callable[[Tensor], Tensor]) -> None:
+        self.net, self.more = net, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.more(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (lambda y: ops.add(y, np.ones(5, np.float32)), "Add reads an array \\(5,\\) that is neither"),
+        (lambda y: ops.relu(Tensor(y.data * 2)), "ReLU reads an array"),
+        (lambda y: ops.log_softmax(y), "LogSoftmax is not known"),
+        (lambda y: Tensor(y.data * 2), "outside of operators"),
+        (lambda y: y[np.array([0])], "GetItem is not known"),
+    ],
+)
+def test_what_is_not_known_is_refused(small: Module, more: Callable[[Tensor], Tensor], message: str) -> None:
+    net, x = Wrapped(small, more).eval(), images()
+    with pytest.raises(PlanError, match=message):
+        Plan(net, x)
+    with pytest.warns(UserWarning, match=message):
+        results = [plan.run(net, x) for _ in range(plan._PAYS + 3)]
+    for y in results:
+        np.testing.assert_array_equal(y, ordinary(net, x))
+
+
+def numpy_beside_the_kernel(self: Any, w: Any, b: Any, *maps: Any) -> Any:
+    return original(self, w, b, *maps) * np.float32(1 + 1e-3 * np.tanh(maps[0].mean()))
+
+
+def copy_before_the_kernel(self: Any, w: Any, b: Any, *maps: Any) -> Any:
+    return original(self, w, b, *(m.copy() for m in maps))
+
+
+original = ConvOperator.forward
+
+
+@pytest.mark.parametrize("mutant", [numpy_beside_the_kernel, copy_before_the_kernel])
+def test_an_operator_that_does_more_than_launch_is_caught(small: Module, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConvOperator, "forward", mutant)
+    with pytest.raises(PlanError, match="other logits"):
+        Plan(small, images())
+
+
+def test_bad_input(small: Module) -> None:
+    planned = Plan(small, images())
+    with pytest.raises(ValueError, match=r"\(2, 16, 24, 1\).*\(1, 16, 24, 1\)"):
+        planned(images(2))
+    with pytest.raises(ValueError, match="float64"):
+        planned(images().astype(np.float64))
+    with pytest.raises(PlanError, match="float64"):
+        Plan(small, images().astype(np.float64))
+    with pytest.raises(PlanError, match="training mode"):
+        Plan(small.train(), images())
