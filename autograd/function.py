@@ -21,6 +21,7 @@ import numpy as np
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
+from kernels.shape import sum_to
 
 _sequence = itertools.count()
 
@@ -157,8 +158,4 @@ def check_finite(array: Array, what: str, inputs: tuple[Any, ...], created_at: s
 
 def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting: sum dy over the axes along which an input of `shape` was repeated."""
-    if dy.shape == shape:
-        return dy
-    lead = dy.ndim - len(shape)
-    axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1 and dy.shape[i + lead] != 1)
-    return dy.sum(axes, keepdims=True).reshape(shape) if axes else dy.reshape(shape)
+    return dy if dy.shape == shape else sum_to(dy, shape)

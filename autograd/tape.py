@@ -9,7 +9,7 @@ from autograd.function import Function, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
-from kernels.shape import accumulate
+from kernels.shape import accumulate, added, duplicate
 
 
 class _Sum:
@@ -27,7 +27,7 @@ class _Sum:
             accumulate(array, self.array)
             self.array, self.owned = array, True
         else:
-            self.array, self.owned = self.array + array, True
+            self.array, self.owned = added(self.array, array), True
 
 
 def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -139,7 +139,7 @@ def _check(function: Function, k: int, parent: Tensor, grad: Array | None) -> No
 def _accumulate_leaf(tensor: Tensor, total: _Sum) -> None:
     """Add to `.grad`. A borrowed array is copied: a leaf's gradient is its own."""
     if tensor.grad is None:
-        tensor.grad = Tensor(total.array if total.owned else total.array.copy())
+        tensor.grad = Tensor(total.array if total.owned else duplicate(total.array))
     else:
         tensor.grad.data += total.array
         tensor.grad.touch()

@@ -58,21 +58,22 @@ def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
 
 def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], float]:
     """Returns a function that does one step and returns its loss."""
-    from autograd import Tensor
     from engine.optimizer import AdamW
+    from engine.passes import Passes
+    from engine.recorded import RecordedPasses
     from layers import CombinedLoss, UNet
 
     net = UNet(width=width, dropout=0.0, seed=0)
-    optimizer, loss_of = AdamW(net), CombinedLoss(WEIGHTS)
+    optimizer = AdamW(net)
+    plain = Passes(net, CombinedLoss(WEIGHTS), optimizer, "cpu" if device() == "cpu" else "cuda")
+    passes = RecordedPasses(plain) if device() == "cpu" else plain
     next_batch = _our_batches(batch, augmented)
 
     def run() -> float:
         x, labels = next_batch()
-        net.zero_grad()
-        loss = loss_of(net(Tensor(x)), labels)
-        loss.backward()
-        optimizer.step(1e-3)
-        return loss.item()
+        terms = passes(x, labels)
+        optimizer.step(1e-3, gathered=True)
+        return float(terms["loss"])
 
     return run
 

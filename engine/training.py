@@ -29,6 +29,7 @@ from engine.optimizer import AdamW, cosine_schedule
 from engine.passes import GraphPasses, Passes
 from engine.pictures import choose_rows, draw_curves, draw_predictions
 from engine.progress import Reporter
+from engine.recorded import RecordedPasses
 from engine.scaling import LossScale
 from engine.warm import warm
 from kernels.core import device
@@ -89,7 +90,8 @@ class Run:
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, config.weight_decay, clip=clip, average=config.average)
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
-        self.passes = GraphPasses(passes) if config.cuda_graph else passes
+        recorded = RecordedPasses(passes) if self.choice.name == device.CPU else passes
+        self.passes = GraphPasses(passes) if config.cuda_graph else recorded
         self.augmentation = make_augmentation(config)
         if self.choice.name == device.CPU:
             warm(config, reporter.compiling)

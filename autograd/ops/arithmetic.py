@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from autograd.function import Function, unbroadcast
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module
+from kernels.shape import added, evaluate
 
 
 def _pair(x: Any, y: Any) -> tuple[Any, Any]:
@@ -31,7 +33,7 @@ class Add(_Binary):
 
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
-        return x + y
+        return added(x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         return self._reduced(lambda: dz, lambda: dz)
@@ -42,10 +44,10 @@ class Sub(_Binary):
 
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
-        return x - y
+        return evaluate(operator.sub, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
-        return self._reduced(lambda: dz, lambda: -dz)
+        return self._reduced(lambda: dz, lambda: evaluate(operator.neg, dz))
 
 
 class Mul(_Binary):
@@ -54,11 +56,15 @@ class Mul(_Binary):
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
         self.save(x, y)
-        return x * y
+        return evaluate(operator.mul, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved
-        return self._reduced(lambda: dz * y, lambda: dz * x)
+        return self._reduced(lambda: evaluate(operator.mul, dz, y), lambda: evaluate(operator.mul, dz, x))
+
+
+def _quotient_gradient(dz: Array, x: Array, y: Array) -> Array:
+    return -dz * x / (y * y)
 
 
 class Div(_Binary):
@@ -67,11 +73,11 @@ class Div(_Binary):
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
         self.save(x, y)
-        return x / y
+        return evaluate(operator.truediv, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved
-        return self._reduced(lambda: dz / y, lambda: -dz * x / (y * y))
+        return self._reduced(lambda: evaluate(operator.truediv, dz, y), lambda: evaluate(_quotient_gradient, dz, x, y))
 
 
 class Where(_Binary):

@@ -11,7 +11,6 @@ from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
-from kernels.norm import sum_pixels
 
 
 class Conv2d(Function):
@@ -38,7 +37,7 @@ class Conv2d(Function):
         if self.needs[0]:
             dw = kernels.conv2d_backward_filter(tuple(maps) if len(maps) > 1 else maps[0], dy, self.window, self.groups)
         if self.needs[1]:
-            db = sum_pixels(dy).astype(dy.dtype)
+            db = kernels.backward_bias(dy)
         if not any(self.needs[2:]):
             return dw, db, *(None for _ in maps)
         parts, size = tuple(m.shape[3] for m in maps), maps[0].shape[1:3]
@@ -72,7 +71,7 @@ class ConvTranspose2d(Function):
         x, w = self.saved
         dx = kernels.conv_transpose2d_backward_data(dy, w, self.window, self.groups) if self.needs[0] else None
         dw = kernels.conv_transpose2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
-        db = sum_pixels(dy).astype(dy.dtype) if self.needs[2] else None
+        db = kernels.backward_bias(dy) if self.needs[2] else None
         return dx, dw, db
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:

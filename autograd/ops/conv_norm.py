@@ -7,10 +7,9 @@ from typing import Any
 
 from autograd.function import Function
 from autograd.ops.conv import checked_conv2d, convolution_flops
-from autograd.ops.norm import check_batch_norm, move_running
+from autograd.ops.norm import check_batch_norm
 from autograd.tensor import Tensor
 from kernels import conv as kernels
-from kernels import norm as norms
 from kernels.core.device import Array
 from kernels.core.geometry import Window
 
@@ -23,22 +22,21 @@ class ConvBatchNorm(Function):
     and from dz the filter's and the maps' gradients as in Conv2d.
     """
 
-    statistics: tuple[Array, Array]  # mean and biased variance of z
-
-    def __init__(self, window: Window, groups: int, eps: float, activation: str | None) -> None:
+    def __init__(self, window: Window, groups: int, running: tuple[Tensor, Tensor], momentum: float, eps: float, activation: str | None) -> None:
         super().__init__()
-        self.window, self.groups, self.eps, self.activation = window, groups, eps, activation
+        self.window, self.groups, self.running, self.momentum, self.eps, self.activation = window, groups, running, momentum, eps, activation
 
     def forward(self, w: Array, weight: Array, bias: Array, residual: Array | None, *maps: Array) -> Array:
-        z, mean, variance = kernels.conv2d_moments(maps if len(maps) > 1 else maps[0], w, self.window, self.groups)
-        self.statistics, self.inverse = (mean, variance), norms.batch_norm_inverse(variance, self.eps)
-        y, mask = norms.batch_norm_forward(z, weight, bias, mean, self.inverse, residual, self.activation)
+        settings = *(r.data for r in self.running), self.momentum, self.eps, residual, self.activation, self.window, self.groups
+        y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(maps if len(maps) > 1 else maps[0], w, weight, bias, *settings)
+        for running in self.running:
+            running.touch()
         self.save(w, weight, bias, z, mask, *maps)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, weight, bias, z, mask, *maps = self.saved
-        norm = mask, weight, bias, self.statistics[0], self.inverse, self.activation, self.needs[3]
+        norm = mask, weight, bias, self.mean, self.inverse, self.activation, self.needs[3]
         into = (self.room[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
         x = tuple(maps) if len(maps) > 1 else maps[0]
         dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare))
@@ -73,7 +71,4 @@ def conv2d_batch_norm(
     n, h, w, _ = maps[0].shape
     shape = (n, *window.output_size((h, w)), filter.shape[3])
     check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True)
-    function = ConvBatchNorm(window, groups, eps, activation)
-    y = function(filter, weight, bias, residual, *maps)
-    move_running(running_mean, running_var, *function.statistics, n * shape[1] * shape[2], momentum)
-    return y
+    return ConvBatchNorm(window, groups, (running_mean, running_var), momentum, eps, activation)(filter, weight, bias, residual, *maps)

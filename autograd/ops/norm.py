@@ -76,7 +76,9 @@ def batch_norm(
     check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
     if training:
         mean, variance = kernels.batch_norm_statistics(x.data)
-        move_running(running_mean, running_var, mean, variance, x.size // x.shape[-1], momentum)
+        kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, x.size // x.shape[-1], momentum)
+        running_mean.touch()
+        running_var.touch()
     else:
         xp = array_module(x.data)
         mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)
@@ -105,13 +107,6 @@ def check_batch_norm(
         raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
     if training and math.prod(shape[:-1]) < 2:
         raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
-
-
-def move_running(running_mean: Tensor, running_var: Tensor, mean: Array, variance: Array, rows: int, momentum: float) -> None:
-    """Move the running statistics towards a batch's mean and biased variance over so many rows."""
-    kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, rows, momentum)
-    running_mean.touch()
-    running_var.touch()
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

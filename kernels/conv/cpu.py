@@ -9,12 +9,14 @@ import numpy as np
 
 from kernels.conv import choice, depthwise, direct, in_turn, norm_gradient, winograd
 from kernels.core import memory
+from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
-from kernels.norm.cpu import batch_norm_statistics, gradient_rows
+from kernels.norm import vectors
+from kernels.norm.cpu import batch_norm_forward, gradient_rows, pixel_sums
+from kernels.core.threads import contiguous
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
-_FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
 Maps = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
@@ -22,7 +24,7 @@ def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
     """The arrays, contiguous; None unless all are float32 and not empty."""
     if any(a is not None and (a.dtype != np.float32 or not a.size) for a in arrays):
         return None
-    return [a if a is None else np.ascontiguousarray(a) for a in arrays]
+    return [a if a is None else contiguous(a) for a in arrays]
 
 
 def _channels(maps: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -48,20 +50,31 @@ def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window,
     return _forward(maps, w, b, window, groups, relu, False)[0]
 
 
-def conv2d_moments(x: Maps, w: np.ndarray, window: Window, groups: int = 1) -> Any:
-    """As kernels.conv.reference.conv2d_moments: sums of y and y^2 are taken while y is in registers.
-
-    var = E[y^2] - E[y]^2 loses digits where the mean is many standard deviations from 0; there a pass over y is made after all.
-    """
-    maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
-    if maps is None or _contiguous(w) is None or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return NotImplemented
-    y, sums = _forward(maps, w, None, window, groups, False, True)
-    mean, square = sums.sum(0) / (y.size // y.shape[3])
-    variance = square - mean * mean
-    if (mean * mean > _FAR * variance).any():
-        return y, *batch_norm_statistics(y)
-    return y, mean, variance
+def conv2d_norm_forward(
+    x: Maps,
+    w: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    momentum: float,
+    eps: float,
+    residual: np.ndarray | None,
+    activation: str | None,
+    window: Window,
+    groups: int = 1,
+) -> Any:
+    """As kernels.conv.reference.conv2d_norm_forward: sums of z and z^2 are taken while z is in registers."""
+    maps, running = _contiguous(*(x if isinstance(x, tuple) else (x,))), (running_mean, running_var)
+    vectors_fit = _contiguous(w, weight, bias, residual, *running) and all(r.flags.c_contiguous for r in running)
+    if maps is None or not vectors_fit or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
+        return in_turn.conv2d_norm_forward(x, w, weight, bias, *running, momentum, eps, residual, activation, window, groups)
+    z, sums = _forward(maps, w, None, window, groups, False, True)
+    mean, variance = vectors.moments(sums, z)
+    vectors.running(*running, mean, variance, z.size // z.shape[3], momentum)
+    inverse = vectors.inverse(variance, eps)
+    y, mask = batch_norm_forward(z, weight, bias, mean, inverse, residual, activation)
+    return y, z, mask, mean, inverse
 
 
 def _forward(
@@ -150,7 +163,10 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
     def run(name: str) -> np.ndarray:
         if name == "direct":
             parts = [direct.backward_filter(part, dy, window, groups) for part in maps]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
+            if len(parts) == 1:
+                return parts[0]
+            by_numpy()
+            return np.concatenate(parts, 2)
         return winograd.backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))
 
     return run(choice.choose("filter", n, (h, wd), c, k, window, groups, run))
@@ -212,20 +228,26 @@ def conv2d_norm_backward(
     return run(choice.choose("norm", n, (p, q), k, w.shape[2], back, groups, run), into, overwrite)
 
 
+def backward_bias(dy: np.ndarray) -> Any:
+    """As kernels.conv.reference.backward_bias."""
+    given = _contiguous(dy)
+    return NotImplemented if given is None else vectors.totals(pixel_sums(given[0], winograd.ZEROS[: dy.shape[-1]]))
+
+
 def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_forward: every phase of the stride is a small convolution whose result is interleaved."""
     given = _contiguous(x)
     if given is None or _contiguous(w, b) is None:
         return NotImplemented
-    return direct.backward_data(given[0], w.swapaxes(2, 3), size, window, groups, b)
+    return direct.backward_data(given[0], direct.swapped(w), size, window, groups, b)
 
 
 def conv_transpose2d_backward_data(dy: np.ndarray, w: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_data."""
-    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+    return conv2d_forward(dy, w.swapaxes(2, 3) if w.dtype != np.float32 else direct.swapped(w), None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
     dw = conv2d_backward_filter(dy, x, window, groups)
-    return NotImplemented if dw is NotImplemented else dw.swapaxes(2, 3)
+    return NotImplemented if dw is NotImplemented else direct.swapped(dw)

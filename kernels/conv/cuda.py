@@ -22,10 +22,9 @@ from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cud
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
-from kernels.norm.cuda import batch_norm_statistics
 
 Maps = Array | tuple[Array, Array]
-conv2d_norm_backward = in_turn.conv2d_norm_backward
+conv2d_norm_forward, conv2d_norm_backward, backward_bias = in_turn.conv2d_norm_forward, in_turn.conv2d_norm_backward, in_turn.backward_bias
 
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:
@@ -49,14 +48,6 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     """As kernels.conv.reference.conv2d_forward; the ReLU is a pass of its own."""
     y = _forward(x, w, b, window, groups)
     return cupy.maximum(y, 0, out=y) if relu and y is not NotImplemented else y
-
-
-def conv2d_moments(x: Maps, w: Array, window: Window, groups: int = 1) -> Any:
-    """As kernels.conv.reference.conv2d_moments; the statistics are a pass of their own."""
-    y = _forward(x, w, None, window, groups)
-    if y is NotImplemented or (moments := batch_norm_statistics(y)) is NotImplemented:
-        return NotImplemented
-    return y, *moments
 
 
 def _forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int) -> Any:

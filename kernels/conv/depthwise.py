@@ -16,10 +16,11 @@ import numpy as np
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Window
 from kernels.core.runs import clear, copy, over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 # Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the L1 cache.
 _FORWARD, _GRADIENT = (2, 4), (4, 4)
@@ -220,8 +221,8 @@ def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window) 
     """y (N, P, Q, C) of contiguous float32 x (N, H, W, C) and w (R, S, 1, C)."""
     taps, layer, numbers, rows, blocks = _plan(x.shape[1:], window)
     y = memory.empty((x.shape[0], layer.p, layer.q, layer.c), np.float32)
-    bias = np.zeros(layer.c, np.float32) if b is None else np.ascontiguousarray(b)
-    arrays = x.reshape(-1), np.ascontiguousarray(w).reshape(-1), bias, y.reshape(-1)
+    bias = np.zeros(layer.c, np.float32) if b is None else contiguous(b)
+    arrays = x.reshape(-1), contiguous(w).reshape(-1), bias, y.reshape(-1)
     parallel(_forward_kernel(taps), x.shape[0] * blocks, *arrays, numbers, rows, blocks, scratch=layer.w * layer.c)
     return y
 
@@ -235,4 +236,5 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray
     partial = memory.empty((chunks, taps.r, taps.s, 1, layer.c), np.float32)
     arrays = x.reshape(-1), dy.reshape(-1), partial.reshape(-1)
     parallel(_filter_kernel(taps), chunks, *arrays, numbers, rows, blocks, strips, per_chunk, scratch=(layer.w + taps.r * taps.s) * layer.c)
+    by_numpy()
     return partial.sum(0)

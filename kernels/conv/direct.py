@@ -16,14 +16,16 @@ import numpy as np
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
+from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import clear, copy
+from kernels.core.runs import add, clear, copy
 from kernels.core.simd import target
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _STRIP = 32_768  # floats of a padded strip: 128 KB, well inside an L2 cache
 CHUNKS = 16
+_SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
 
 
 class Layer(NamedTuple):
@@ -163,6 +165,29 @@ def pack_kernel() -> Kernel:
     return pack_filter
 
 
+@lru_cache(maxsize=1)
+def _pack_transposed_kernel() -> Kernel:
+    @cpu_kernel("ppiiiii")
+    def pack_transposed(start, stop, _scratch, w, panels, c, c2, k, width, first):  # type: ignore[no-untyped-def]
+        for panel in range(start, stop):
+            row, last = (panel * width, c) if panel < first else (c + (panel - first) * width, c + c2)
+            for i0 in range(0, k, _SQUARE):
+                for j in range(width):
+                    for i in range(i0, min(i0 + _SQUARE, k)):
+                        panels[(panel * k + i) * width + j] = w[(row + j) * k + i] if row + j < last else np.float32(0)
+
+    return pack_transposed
+
+
+def packed_transposed(w: np.ndarray, c: int, c2: int, width: int) -> tuple[np.ndarray, int]:
+    """Panels of the transpose of a 1x1 filter (1, 1, c + c2, K): those of its first c rows, then those of the others; where these begin."""
+    k, first = w.shape[3], -(-c // width)
+    count = first + -(-c2 // width)
+    panels = memory.empty((count * k * width,), np.float32)
+    parallel(_pack_transposed_kernel(), count, contiguous(w).reshape(-1), panels, c, c2, k, width, first)
+    return panels, first * k * width
+
+
 def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
     return prepared(w, (groups, width), lambda: _pack(w, groups, width))
 
@@ -171,7 +196,7 @@ def _pack(w: np.ndarray, groups: int, width: int) -> np.ndarray:
     r, s, c, k = w.shape
     count = groups * -(-(k // groups) // width)
     panels = memory.empty((count * r * s * c * width,), np.float32)
-    parallel(pack_kernel(), count, np.ascontiguousarray(w).reshape(-1), panels, r * s * c, groups, k // groups, width)
+    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, r * s * c, groups, k // groups, width)
     return panels
 
 
@@ -191,16 +216,17 @@ def run_forward(
     """y = conv(x, w) + b (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
-    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (no bias), else nothing of use.
+    Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), else nothing of use: (chunks, 2, f K) float64, of f pixels
+    in a row where these are computed together.
     """
     p, q = size or window.output_size((x.shape[1], x.shape[2]))
     f = _widening(window, groups, w.shape[3], q)
     if f > 1 and out is None:
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
-        bias = None if b is None else np.tile(b, f)
+        bias = None if b is None else _arranged(b, 1, f * len(b), f)
         wider = prepared(w, ("widened", f), lambda: _widened_filter(w, f), filter=True)
         sums = run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
-        return sums.reshape(len(sums), 2, f, -1).sum(2)
+        return sums
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
@@ -243,6 +269,7 @@ def _widened(window: Window, f: int) -> Window:
 
 def _widened_filter(w: np.ndarray, f: int) -> np.ndarray:
     """(R, S, C, K) -> (R, S + f - 1, C, f K)."""
+    by_numpy()
     r, s, c, k = w.shape
     wide = np.zeros((r, s + f - 1, c, f, k), np.float32)
     for i in range(f):
@@ -269,9 +296,8 @@ def _launch(
     lanes, vectors = target().lanes, panel_vectors(k)
     width = vectors * lanes
     per_group = -(-k // width)
-    bias = np.zeros((groups, per_group * width), np.float32)
-    if b is not None:
-        bias[:, :k] = b.reshape(groups, k)
+    whole = groups == 1 and k % width == 0
+    bias = zeros(groups * per_group * width) if b is None else b if whole else _arranged(b, groups, per_group * width)
     kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
@@ -279,22 +305,45 @@ def _launch(
     parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
 
 
+@lru_cache(maxsize=64)
+def zeros(count: int) -> np.ndarray:
+    """That many zeros, to be read only."""
+    return np.zeros(count, np.float32)
+
+
+@lru_cache(maxsize=1)
+def _bias_kernel() -> Kernel:
+    @cpu_kernel("ppiiii")
+    def arrange_bias(start, stop, _scratch, b, out, groups, k, width, times):  # type: ignore[no-untyped-def]
+        for group in range(groups):
+            for i in range(times):
+                copy(b, group * k, out, group * width + i * k, k)
+            clear(out, group * width + times * k, width - times * k)
+
+    return arrange_bias
+
+
+def _arranged(b: np.ndarray, groups: int, width: int, times: int = 1) -> np.ndarray:
+    """Each group's part of a bias, `times` times, padded with zeros to `width`."""
+    out = memory.empty((groups * width,), np.float32)
+    parallel(_bias_kernel(), 1, contiguous(b), out, groups, len(b) // groups, width, times)
+    return out
+
+
 # -- data gradient --------------------------------------------------------------------------------------------------------------
-
-
-_SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
 
 
 @lru_cache(maxsize=1)
 def flip_kernel() -> Kernel:
-    """Filters (taps, C, K) to (taps reversed, K, C), a chunk per tap and _SQUARE input channels."""
+    """Filters (taps, C, K) to (taps, K, C), the taps reversed if `reverse`; a chunk per tap and _SQUARE input channels."""
 
-    @cpu_kernel("ppiii")
-    def flip_filter(start, stop, _scratch, w, out, taps, c, k):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiii")
+    def flip_filter(start, stop, _scratch, w, out, taps, c, k, reverse):  # type: ignore[no-untyped-def]
         parts = -(-c // _SQUARE)
         for chunk in range(start, stop):
             tap, i0 = chunk // parts, chunk % parts * _SQUARE
-            i1, source, target_ = min(i0 + _SQUARE, c), tap * c * k, (taps - 1 - tap) * c * k
+            to = taps - 1 - tap if reverse else tap
+            i1, source, target_ = min(i0 + _SQUARE, c), tap * c * k, to * c * k
             for j0 in range(0, k, _SQUARE):
                 for j in range(j0, min(j0 + _SQUARE, k)):
                     for i in range(i0, i1):
@@ -303,15 +352,22 @@ def flip_kernel() -> Kernel:
     return flip_filter
 
 
+def swapped(w: np.ndarray, reverse: bool = False) -> np.ndarray:
+    """(R, S, C, K) to a contiguous (R, S, K, C), the taps reversed if wanted."""
+    r, s, c, k = w.shape
+    out = memory.empty((r, s, k, c), np.float32)
+    parallel(flip_kernel(), r * s * -(-c // _SQUARE), contiguous(w).reshape(-1), out.reshape(-1), r * s, c, k, reverse)
+    return out
+
+
 def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G, C)."""
     r, s, c, k = w.shape
     if groups == 1 and w.flags.c_contiguous:
-        out = memory.empty((r, s, k, c), np.float32)
-        parallel(flip_kernel(), r * s * -(-c // _SQUARE), w.reshape(-1), out.reshape(-1), r * s, c, k)
-        return out
+        return swapped(w, reverse=True)
+    by_numpy()
     w = w[::-1, ::-1].reshape(r, s, c, groups, k // groups)
-    return np.ascontiguousarray(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
+    return contiguous(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 
 
 def backward_data(
@@ -323,8 +379,10 @@ def backward_data(
     if sw > 1 and groups == 1 and window.kernel[1] == sw and window.dilation[1] == 1 and window.padding[1] == (0, 0) and wd == sw * dy.shape[2]:
         # Pixels of one row do not overlap: sw neighbours with their channels are one pixel of sw C channels.
         across = Window((window.kernel[0], 1), (sh, 1), (window.padding[0], (0, 0)), (window.dilation[0], 1))
+        if not w.flags.c_contiguous:
+            by_numpy()
         wide = prepared(w, ("wide", sw), lambda: w.reshape(w.shape[0], 1, sw * c, -1), filter=True)
-        tiled = None if bias is None else np.tile(bias, sw)
+        tiled = None if bias is None else _arranged(bias, 1, sw * c, sw)
         total = None if into is None else into.reshape(n, h, -1, sw * c)
         dx = backward_data(dy, wide, (h, dy.shape[2]), across, 1, tiled, total)
         return dx.reshape(n, h, wd, c) if into is None else into
@@ -341,6 +399,8 @@ def backward_data(
                 if not add:
                     dx[:, a::sh, b::sw] = 0 if bias is None else bias
                 continue
+            if groups > 1 or window.kernel[0] > sh or window.kernel[1] > sw:
+                by_numpy()  # a copy of some of the taps
             part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
             phase = -(-(h - a) // sh), -(-(wd - b) // sw)
             out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
@@ -415,6 +475,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     n, p, q, channels = dy.shape
     f = _widening(window, groups, channels, q)
     if f > 1:
+        by_numpy()
         wide = backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f))
         wide = wide.reshape(*wide.shape[:3], f, channels)
         return sum(wide[:, i : i + window.kernel[1], :, i] for i in range(f))  # type: ignore[return-value]
@@ -440,7 +501,24 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     kernel = filter_gradient_kernel(vectors, k % lanes != 0, stream)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
-    zeros = np.zeros(vectors * lanes, np.float32)
-    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros, _numbers(layer), strips, per_chunk, floats, scratch=scratch)
-    dw = partial.reshape(chunks, r, s, cg, channels)
-    return dw[0].copy() if chunks == 1 else dw.sum(0)
+    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros(vectors * lanes), _numbers(layer), strips, per_chunk, floats, scratch=scratch)
+    return added_chunks(partial, chunks, r * s * cg, channels, channels).reshape(r, s, cg, channels)
+
+
+@lru_cache(maxsize=1)
+def _chunks_kernel() -> Kernel:
+    @cpu_kernel("ppiiiii")
+    def filter_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+        for i in range(start * per, min(stop * per, c)):
+            for chunk in range(1, chunks):
+                add(partial, i * kp, partial, (chunk * c + i) * kp, k)
+            copy(partial, i * kp, dw, i * k, k)
+
+    return filter_gradient_finish
+
+
+def added_chunks(partial: np.ndarray, chunks: int, rows: int, k: int, kp: int) -> np.ndarray:
+    """The chunks' sums (chunks, rows, kp), added in order, without their padding: (rows, k)."""
+    dw, per = memory.empty((rows, k), np.float32), -(-rows // CHUNKS)
+    parallel(_chunks_kernel(), -(-rows // per), partial, dw.reshape(-1), rows, k, kp, chunks, per)
+    return dw

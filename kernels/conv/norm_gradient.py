@@ -31,7 +31,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Window
-from kernels.core.runs import add, clear, copy, over_run
+from kernels.core.runs import clear, copy, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
@@ -63,20 +63,6 @@ def _equal_chunks(count: int, floats: int, least: int) -> int:
     """`count` pieces of work are cut into chunks that each sum `floats` floats: how many pieces each has."""
     chunks = max(_LEAST_CHUNKS, min(winograd.CHUNKS, count // least, _MOST_SUMS // floats))
     return -(-count // chunks)
-
-
-@lru_cache(maxsize=1)
-def _finish_kernel() -> Kernel:
-    """Adds the chunks' sums (chunks, C, K padded) in order and drops the padding: dw (C, K)."""
-
-    @cpu_kernel("ppiiiii")
-    def filter_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
-        for i in range(start * per, min(stop * per, c)):
-            for chunk in range(1, chunks):
-                add(partial, i * kp, partial, (chunk * c + i) * kp, k)
-            copy(partial, i * kp, dw, i * k, k)
-
-    return filter_gradient_finish
 
 
 # -- 1x1 --------------------------------------------------------------------------------------------------------------------------
@@ -138,17 +124,13 @@ class Pointwise:
             adds: bool) -> np.ndarray:  # fmt: skip
         """Fill (adds: add to) the dxs of one or two maps; returns dw (1, 1, C, K). relu: g is masked by the sign of y."""
         (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
-        flipped = direct.flipped(w, 1)
-        packed = [direct.packed(part, 1, self.width) for part in (np.split(flipped, [c], 3) if c2 else [flipped])]
-        panels = packed[0] if len(packed) == 1 else np.concatenate(packed)
+        panels, second = direct.packed_transposed(w, c, c2, self.width)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
         kernel = pointwise_kernel(self.vectors, self.masked, self.gradient_vectors, adds, relu)
         flat = g.reshape(-1), z.reshape(-1), rows, x, x2, panels, dx, dx2, partial, winograd.ZEROS
-        numbers = c, c2, k, self.kp, self.pitch, self.x_pitch, self.pixels, self.per_chunk, self.per_strip, packed[0].size
+        numbers = c, c2, k, self.kp, self.pitch, self.x_pitch, self.pixels, self.per_chunk, self.per_strip, second
         parallel(kernel, self.chunks, *flat, *numbers, scratch=self.scratch)
-        dw, per = memory.empty((1, 1, c + c2, k), np.float32), -(-(c + c2) // winograd.CHUNKS)
-        parallel(_finish_kernel(), -(-(c + c2) // per), partial, dw.reshape(-1), c + c2, k, self.kp, self.chunks, per)
-        return dw
+        return direct.added_chunks(partial, self.chunks, c + c2, k, self.kp).reshape(1, 1, c + c2, k)
 
 
 # -- Winograd ---------------------------------------------------------------------------------------------------------------------

@@ -12,16 +12,17 @@ Where x may be two maps, they count as if concatenated along their channels (a s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
-from kernels.norm.reference import batch_norm_backward, batch_norm_statistics
+from kernels.core.reduction import sum_pixels
+from kernels.norm.reference import batch_norm_backward, batch_norm_forward, batch_norm_inverse, batch_norm_running, batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 Maps = Array | tuple[Array, Array]
-Steps = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+Steps = Sequence[Callable[..., Any]]
 
 
 def whole(x: Maps) -> Array:
@@ -93,10 +94,39 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     return y.clip(0, None) if relu else y
 
 
-def conv2d_moments(x: Maps, w: Array, window: Window, groups: int = 1) -> tuple[Array, Array, Array]:
-    """(y, mean, variance): a convolution without bias, with its mean and biased variance per channel (float64), for the batch norm behind it."""
-    y = conv2d_forward(x, w, None, window, groups)
-    return y, *batch_norm_statistics(y)
+def conv2d_norm_forward(
+    x: Maps,
+    w: Array,
+    weight: Array,
+    bias: Array,
+    running_mean: Array,
+    running_var: Array,
+    momentum: float,
+    eps: float,
+    residual: Array | None,
+    activation: str | None,
+    window: Window,
+    groups: int = 1,
+    steps: Steps | None = None,
+) -> tuple[Array, Array, Array | None, Array, Array]:
+    """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(x, w)) + residual) in training, and what its backward needs.
+
+    mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.   mask: as it gives it.
+    steps: the five functions that do it, by default those of the references.
+    """
+    own = (conv2d_forward, batch_norm_statistics, batch_norm_running, batch_norm_inverse, batch_norm_forward)
+    convolve, statistics, move, invert, normalise = steps or own
+    z = convolve(x, w, None, window, groups)
+    mean, variance = statistics(z)
+    move(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
+    inverse = invert(variance, eps)
+    y, mask = normalise(z, weight, bias, mean, inverse, residual, activation)
+    return y, z, mask, mean, inverse
+
+
+def backward_bias(dy: Array) -> Array:
+    """db = sum of dy (..., K) over all pixels: (K,) of dy's dtype."""
+    return sum_pixels(dy).astype(dy.dtype)
 
 
 def conv2d_backward_data(

@@ -22,7 +22,7 @@ from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
 from kernels.core.runs import add, clear, copy, touch, touch_to_write
 from kernels.core.simd import target
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 PAD = 16  # floats, a cache line
 PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
@@ -236,7 +236,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
 @lru_cache(maxsize=4)
 def filter_kernel(form: Form) -> Kernel:
     """Transforms filters (r, r, C, K) into panels (points, K / width, C, width)."""
-    filter_ = programs.make_filter(form)
+    filter_, points, lanes = programs.make_filter(form), programs.points(form) ** 2, target().lanes
 
     @cpu_kernel("ppiiiiii", f"F{form}")
     def winograd_filter(start, stop, _scratch, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
@@ -244,8 +244,11 @@ def filter_kernel(form: Form) -> Kernel:
         for chunk in range(start, stop):
             panel, part = chunk // parts, chunk % parts
             columns = min(width, k - panel * width)
+            empty = (width - columns) // lanes * lanes
             for i in range(part * per_part, min((part + 1) * per_part, c)):  # one panel at a time: its rows are written one after another
                 filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, panels * c * width)
+                for point in range(empty and points):  # whole vectors beyond the last channel
+                    clear(u, ((point * panels + panel) * c + i) * width + width - empty, empty)
 
     return winograd_filter
 
@@ -294,10 +297,8 @@ def transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
 def _transform(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     _, _, c, k = w.shape
     u = memory.empty((plan.points * plan.kp * c,), np.float32)
-    if k % target().lanes and plan.width > target().lanes:
-        u.fill(0)  # whole vectors beyond the last channel are not written
     parts = -(-c // plan.filter_per)
-    flat = np.ascontiguousarray(w).reshape(-1)
+    flat = contiguous(w).reshape(-1)
     parallel(filter_kernel(form), plan.kp // plan.width * parts, flat, u, c, k, plan.kp, plan.width, parts, plan.filter_per)
     return u
 

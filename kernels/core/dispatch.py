@@ -34,6 +34,10 @@ class _State(threading.local):
         if self.backend not in BACKENDS:
             raise ValueError(f"AREOGRAD_KERNELS: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         self.logs: list[list[Served]] = []
+        self.recorder: Callable[..., Any] | None = None
+        self.recording = False
+        self.draws: list[tuple[Any, int]] = []  # numbers that launches read, and the offset in the random stream that they hold
+        self.outside = False  # whether something was computed on values that is no kernel launch
 
 
 _state = _State()
@@ -42,6 +46,36 @@ _state = _State()
 def is_plain() -> bool:
     """Whether this thread's calls go to the fast kernels with nobody counting them."""
     return _state.backend == "fast" and not _state.logs
+
+
+def by_numpy() -> None:
+    """Said by the Python around a CPU kernel that it computes on values itself: who records launches has to call it again."""
+    _state.outside = True
+
+
+def drawn(words: Any, offset: int) -> None:
+    """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place there."""
+    if _state.recording:
+        _state.draws.append((words, offset))
+
+
+@contextmanager
+def recorded_by(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> Iterator[None]:
+    """Within the block this thread's calls of operators go through recorder(call, args, kwargs), which has to call call(*args, **kwargs).
+
+    What operators call in turn is theirs. `computed_outside` tells of the last call.   draws: receives what `drawn` was told.
+    """
+    before, _state.recorder, _state.draws, _state.recording = _state.recorder, recorder, draws, True
+    try:
+        yield
+    finally:
+        _state.recorder, _state.recording = before, False
+
+
+def computed_outside() -> bool:
+    """Whether anything since the last question was computed otherwise than by launching kernels."""
+    was, _state.outside = _state.outside, False
+    return was
 
 
 registry: dict[str, Operator] = {}
@@ -77,6 +111,17 @@ class Operator:
         return self._loaded[device]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        recorder = _state.recorder
+        if recorder is None:
+            return self.call(*args, **kwargs)
+        _state.recorder = None
+        try:
+            return recorder(self.call, args, kwargs)
+        finally:
+            _state.recorder = recorder
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """The implementation's result for these arguments."""
         device = device_of(*_arrays(args)) if "cupy" in sys.modules else CPU
         result, by = NotImplemented, "fast"
         if _state.backend == "fast":
@@ -85,6 +130,7 @@ class Operator:
                 result = fast(*args, **kwargs)
         if result is NotImplemented:
             result, by = self.reference(*args, **kwargs), "reference"
+            _state.outside = True
         if _state.logs:
             entry = Served(self.name, device, by, tuple(a.shape for a in _arrays(args)))
             for log in _state.logs:

@@ -95,6 +95,12 @@ class Pool:
             return any(block is array.base for blocks in self._blocks.values() for block, _ in blocks)
 
     @property
+    def references(self) -> int:
+        """How many references all blocks have."""
+        with self._lock:
+            return sum(sys.getrefcount(block) for blocks in self._blocks.values() for block, _ in blocks)
+
+    @property
     def live(self) -> int:
         """Bytes of the blocks in use."""
         with self._lock:

@@ -55,6 +55,11 @@ def uniform(seed: int, offset: int, shape: tuple[int, ...], xp: Any = np) -> Any
     return ((random_words(seed, offset, count, xp) >> 8).astype(xp.float32) * 2.0**-24).reshape(shape)
 
 
+def words_of(number: int) -> tuple[int, int]:
+    """The lower and the upper 32 bits."""
+    return number & _MASK, number >> 32 & _MASK
+
+
 @dataclass
 class Stream:
     """A position in the random stream. Each draw takes one offset, whatever its size."""

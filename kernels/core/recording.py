@@ -12,14 +12,16 @@ Chunks depend on shapes alone, so a recording is good for any number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.core import memory, threads
+from kernels.core.dispatch import computed_outside, recorded_by
+from kernels.core.random import words_of
 from kernels.core.threads import address_of, call, compiled, current_team, lead, load, publish
 
 _FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
@@ -41,6 +43,35 @@ def _replay(control, table, at, stop, helpers, scratch):  # type: ignore[no-unty
     return at
 
 
+class Place(NamedTuple):
+    """A place in a recording: how many launches and calls come before it."""
+
+    launch: int
+    call: int
+
+
+class _Call(NamedTuple):
+    """An operator that computes on values in Python, too: it is called again, before launch number `before`, and its results copied."""
+
+    before: int
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[np.ndarray, ...]
+
+    def again(self) -> None:
+        for was, now in zip(self.results, _arrays(self.call(*self.args, **self.kwargs)), strict=True):
+            if now is not was:
+                np.copyto(was, now)
+
+
+def _arrays(result: Any) -> tuple[np.ndarray, ...]:
+    """The arrays of an operator's result: it may be one, or tuples and lists of them."""
+    if isinstance(result, (tuple, list)):
+        return tuple(array for part in result for array in _arrays(part))
+    return (result,) if isinstance(result, np.ndarray) else ()
+
+
 class Recording:
     """The launches of a computation and the memory they use."""
 
@@ -49,6 +80,8 @@ class Recording:
         self._launches: list[tuple[int, int, np.ndarray]] = []
         self._kept: dict[int, np.ndarray] = {}
         self._scratch = 0
+        self._calls: list[_Call] = []
+        self._draws: list[tuple[np.ndarray, int]] = []
 
     def __len__(self) -> int:
         return len(self._launches)
@@ -69,6 +102,47 @@ class Recording:
         for a in arguments:
             if isinstance(a, np.ndarray) and not self.pool.owns(a):
                 self._kept[id(a)] = a
+
+    @contextmanager
+    def operators(self) -> Iterator[None]:
+        """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both again."""
+        with self.active(), recorded_by(self._operator, self._draws):
+            yield
+
+    def _operator(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first = len(self)
+        computed_outside()
+        result = call(*args, **kwargs)
+        if computed_outside():
+            self.drop(first)
+            self._calls.append(_Call(first, call, args, kwargs, _arrays(result)))
+        return result
+
+    @property
+    def calls(self) -> list[str]:
+        """The operators that are called again."""
+        return [c.call.__self__.name for c in self._calls]  # type: ignore[attr-defined]
+
+    start = Place(0, 0)
+
+    @property
+    def place(self) -> Place:
+        """Where the recording is now."""
+        return Place(len(self), len(self._calls))
+
+    def run(self, start: Place, stop: Place) -> None:
+        """Do again what was recorded between two places: launches, and the calls between them."""
+        first = start.launch
+        for call in self._calls[start.call : stop.call]:
+            self.replay(first, call.before)
+            call.again()
+            first = call.before
+        self.replay(first, stop.launch)
+
+    def redraw(self, shift: int) -> None:
+        """Let the random masks come from `shift` draws further on in their stream."""
+        for words, offset in self._draws:
+            words[...] = words_of(offset + shift)
 
     def drop(self, first: int) -> None:
         """Forget the launches from number `first` on."""

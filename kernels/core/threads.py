@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
 from kernels.core.compile import Kernel, cached, drop_bitcode, listed
+from kernels.core.dispatch import by_numpy
 
 # Words of the control block, a cache line apart.
 _NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
@@ -293,6 +294,14 @@ class _Recorder(threading.local):
 
 
 recorder = _Recorder()
+
+
+def contiguous(array: Any) -> Any:
+    """The array itself if it is C-contiguous, else a copy."""
+    if not array.flags.c_contiguous:
+        by_numpy()
+        array = np.ascontiguousarray(array)
+    return array
 
 
 def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> None:

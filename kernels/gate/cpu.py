@@ -11,7 +11,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _BLOCK = 512  # pixels
 
@@ -92,7 +92,7 @@ def gate_forward(x: np.ndarray, z: np.ndarray) -> Any:
     if not _single(x, z):
         return NotImplemented
     y, channels = memory.empty(x.shape, np.float32), x.shape[-1]
-    flat = np.ascontiguousarray(x).reshape(-1), np.ascontiguousarray(z).reshape(-1), y.reshape(-1)
+    flat = contiguous(x).reshape(-1), contiguous(z).reshape(-1), y.reshape(-1)
     parallel(_forward_kernel(), -(-z.size // _BLOCK), *flat, z.size, channels, scratch=_BLOCK)
     return y
 
@@ -102,6 +102,6 @@ def gate_backward(dy: np.ndarray, x: np.ndarray, z: np.ndarray) -> Any:
     if not _single(x, z) or dy.dtype != np.float32:
         return NotImplemented
     dx, dz = memory.empty(x.shape, np.float32), memory.empty(z.shape, np.float32)
-    flat = [np.ascontiguousarray(a).reshape(-1) for a in (dy, x, z)]
+    flat = [contiguous(a).reshape(-1) for a in (dy, x, z)]
     parallel(_backward_kernel(), -(-z.size // _BLOCK), *flat, dx.reshape(-1), dz.reshape(-1), z.size, x.shape[-1], scratch=2 * _BLOCK)
     return dx, dz

@@ -16,6 +16,7 @@ from numba import carray
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.dispatch import by_numpy
 from kernels.core.simd import Code, Pointer, Vec, program, target
 from kernels.core.threads import parallel
 from kernels.loss.spec import LossSpec
@@ -273,6 +274,7 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
     plan = _Plan(logits, labels, spec)
     if not plan.served:
         return NotImplemented
+    by_numpy()
     numbers = _FIRST_CLASS + 3 * plan.classes
     out = np.empty((plan.chunks, numbers))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
@@ -318,6 +320,7 @@ def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: 
     plan = _Plan(logits, labels, spec)
     if state is None or not plan.served:
         return NotImplemented
+    by_numpy()
     constants = state.copy()
     constants[_C_FOCAL:_WEIGHTS] *= dy
     constants[_WEIGHTS + plan.classes :] *= dy

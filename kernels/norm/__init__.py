@@ -8,8 +8,8 @@ _FAST = {"cpu": "kernels.norm.cpu", "cuda": "kernels.norm.cuda"}
 
 sum_pixels = operator(_sum_pixels, **_FAST)
 batch_norm_statistics = operator(reference.batch_norm_statistics, **_FAST)
-batch_norm_running = operator(reference.batch_norm_running, cuda="kernels.norm.cuda")
-batch_norm_inverse = operator(reference.batch_norm_inverse, cuda="kernels.norm.cuda")
+batch_norm_running = operator(reference.batch_norm_running, **_FAST)
+batch_norm_inverse = operator(reference.batch_norm_inverse, **_FAST)
 batch_norm_forward = operator(reference.batch_norm_forward, **_FAST)
 batch_norm_backward = operator(reference.batch_norm_backward, **_FAST)
 layer_norm_forward = operator(reference.layer_norm_forward, cuda="kernels.norm.cuda")

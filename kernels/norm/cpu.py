@@ -6,7 +6,6 @@ written for dx. The ReLU's mask is computed again from x; only with a residual i
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +14,11 @@ from numba import carray
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.dispatch import by_numpy
 from kernels.core.runs import clear, copy, over_periods, period_of
 from kernels.core.simd import Code, Int, Pointer, mask_bytes, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
+from kernels.norm import vectors
 
 _CHUNK = 65_536  # floats, 256 KB
 _AHEAD = 1024  # floats that are asked for in advance: the arithmetic between two loads is too much for the processor's own look-ahead
@@ -28,14 +29,6 @@ def _chunks(n: int, period: int) -> tuple[int, int]:
     """(how many chunks, floats per chunk: a whole number of periods)."""
     per = max(1, _CHUNK // period) * period
     return -(-n // per), per
-
-
-def _rows(*vectors: np.ndarray) -> np.ndarray:
-    """Vectors of channels, one behind the other, float32."""
-    rows = np.empty((len(vectors), len(vectors[0])), np.float32)
-    for row, vector in zip(rows, vectors, strict=True):
-        row[...] = vector
-    return rows.reshape(-1)
 
 
 @inline()
@@ -97,13 +90,18 @@ def sum_pixels(x: np.ndarray) -> Any:
     """As kernels.core.reduction.sum_pixels."""
     if x.dtype != np.float32 or x.size < 16_384:
         return NotImplemented
-    x = np.ascontiguousarray(x)
+    by_numpy()
+    x = contiguous(x)
+    return pixel_sums(x, np.zeros(x.shape[-1], np.float32))[:, 0].sum(0)
+
+
+def pixel_sums(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Sums of x - shift and of their squares over pixels, chunk by chunk: (chunks, 2, C) float64."""
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
-    out = np.empty((chunks, 2, channels))
-    zeros = np.zeros(channels, np.float32)
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), zeros, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
-    return out.sum(0)[0]
+    out = memory.empty((chunks, 2, channels), np.float64)
+    parallel(_statistics_kernel(), chunks, x.reshape(-1), shift, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
+    return out
 
 
 def batch_norm_statistics(x: np.ndarray) -> Any:
@@ -113,16 +111,12 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    x = np.ascontiguousarray(x)
-    channels = x.shape[-1]
-    rows = x.size // channels
-    sample = x.reshape(rows, channels)[:: max(1, rows // 8)][:8]
+    by_numpy()
+    x = contiguous(x)
+    rows = x.size // x.shape[-1]
+    sample = x.reshape(rows, -1)[:: max(1, rows // 8)][:8]
     shift = sample.sum(0) * np.float32(1 / len(sample))
-    period = period_of(channels)
-    chunks, per = _chunks(x.size, period)
-    out = np.empty((chunks, 2, channels))
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), shift, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
-    mean, square = out.sum(0) / rows
+    mean, square = pixel_sums(x, shift).sum(0) / rows
     return mean + shift, np.maximum(square - mean * mean, 0)
 
 
@@ -175,14 +169,14 @@ def batch_norm_forward(
     """As kernels.norm.reference.batch_norm_forward; the mask is bits where there is a residual, else None (computed again)."""
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    x = np.ascontiguousarray(x)
+    x = contiguous(x)
     period = period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     y = memory.empty(x.shape, np.float32)
     relu, stored = activation == "relu", activation == "relu" and residual is not None
     mask = memory.empty((mask_bytes(x.size),), np.uint8) if stored else _NO_MASK
-    rows = _rows(mean, weight * inverse, bias)
-    other = x if residual is None else np.ascontiguousarray(residual)
+    rows = vectors.rows(weight, bias, mean, inverse)
+    other = x if residual is None else contiguous(residual)
     kernel = _forward_kernel(residual is not None, relu)
     sizes = x.size, period, len(weight), per
     parallel(kernel, chunks, x.reshape(-1), rows, other.reshape(-1), y.reshape(-1), mask, *sizes, scratch=3 * period)
@@ -290,7 +284,7 @@ def batch_norm_backward(
     """As kernels.norm.reference.batch_norm_backward, in two passes."""
     if x.dtype != np.float32 or not x.size or (mask is not None and mask.dtype != np.uint8):
         return NotImplemented
-    dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
+    dy, x = contiguous(dy), contiguous(x)
     dweight, dbias, rows = gradient_rows(dy, x, mask, weight, bias, mean, inverse, activation, training)
     relu = _relu(activation, mask)
     copied = with_residual and relu != "none"
@@ -324,16 +318,25 @@ def gradient_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives g, dy where the ReLU was open; it may be dy itself.
 
-    rows, one behind the other: mean, scale, bias, slope, constant, such that dx = scale g + slope (x - mean) + constant.
+    rows: as vectors.gradient_rows gives them.
     """
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
-    scale, out = weight * inverse, np.empty((chunks, 2, channels))
+    sums = memory.empty((chunks, 2, channels), np.float64)
     kernel, bits = _sums_kernel(_relu(activation, mask), kept is not None), _NO_MASK if mask is None else mask
-    maps = dy.reshape(-1), x.reshape(-1), _rows(mean, scale, bias), bits, (dy if kept is None else kept).reshape(-1)
-    parallel(kernel, chunks, *maps, out.reshape(-1), x.size, period, channels, per, scratch=5 * period)
-    dbias, dweight = out.sum(0)
-    dweight = dweight * inverse
-    count = x.size // channels if training else math.inf
-    rows = _rows(mean, scale, bias, -scale * inverse * dweight / count, -scale * dbias / count)
-    return dweight.astype(np.float32), dbias.astype(np.float32), rows
+    maps = dy.reshape(-1), x.reshape(-1), vectors.rows(weight, bias, mean, inverse), bits, (dy if kept is None else kept).reshape(-1)
+    parallel(kernel, chunks, *maps, sums.reshape(-1), x.size, period, channels, per, scratch=5 * period)
+    return vectors.gradient_rows(sums, weight, bias, mean, inverse, x.size // channels if training else 0)
+
+
+def batch_norm_running(running_mean: np.ndarray, running_var: np.ndarray, mean: np.ndarray, variance: np.ndarray, rows: int, momentum: float) -> Any:
+    """As kernels.norm.reference.batch_norm_running."""
+    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (running_mean, running_var)):
+        return NotImplemented
+    vectors.running(running_mean, running_var, mean, variance, rows, momentum)
+    return None
+
+
+def batch_norm_inverse(variance: np.ndarray, eps: float) -> Any:
+    """As kernels.norm.reference.batch_norm_inverse."""
+    return vectors.inverse(contiguous(variance), eps) if variance.dtype == np.float64 else NotImplemented

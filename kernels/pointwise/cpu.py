@@ -12,9 +12,11 @@ from numba import carray
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.dispatch import drawn
+from kernels.core.random import words_of
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _CHUNK = 65_536
 
@@ -96,7 +98,7 @@ def _mapped(name: str, *arrays: np.ndarray) -> Any:
     first = arrays[0]
     if not first.size or any(a.dtype != np.float32 or a.shape != first.shape for a in arrays):
         return NotImplemented
-    flat: Sequence[np.ndarray] = [np.ascontiguousarray(a).reshape(-1) for a in arrays]
+    flat: Sequence[np.ndarray] = [contiguous(a).reshape(-1) for a in arrays]
     y = memory.empty(first.shape, np.float32)
     parallel(_map_kernel(name), -(-first.size // _CHUNK), flat[0], flat[-1], y.reshape(-1), first.size)
     return y
@@ -172,11 +174,11 @@ _BLOCKS = 8192  # Philox blocks of four words per chunk
 
 @lru_cache(maxsize=1)
 def _dropout_kernel() -> Kernel:
-    @cpu_kernel("ppiiiiiif")
-    def dropout(start, stop, scratch, x, y, key0, key1, offset0, offset1, threshold, n, scale):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiliif")
+    def dropout(start, stop, scratch, x, y, key0, key1, offset, threshold, n, scale):  # type: ignore[no-untyped-def]
         a, out = carray(x, n), carray(y, n)
         for block in range(start * _BLOCKS, min(stop * _BLOCKS, (n + 3) // 4)):
-            c0, c1, c2, c3 = np.uint32(block), np.uint32(block >> 32), np.uint32(offset0), np.uint32(offset1)
+            c0, c1, c2, c3 = np.uint32(block), np.uint32(block >> 32), np.uint32(offset[0]), np.uint32(offset[1])
             k0, k1 = np.uint32(key0), np.uint32(key1)
             for _ in range(10):
                 c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, k0, k1)
@@ -193,10 +195,11 @@ def dropout_forward(x: np.ndarray, p: float, seed: int, offset: int) -> Any:
     """As kernels.pointwise.reference.dropout_forward: the same Philox bits."""
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    x = np.ascontiguousarray(x)
+    x = contiguous(x)
     y = memory.empty(x.shape, np.float32)
-    words = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, offset & 0xFFFFFFFF, offset >> 32 & 0xFFFFFFFF)
+    place = np.array(words_of(offset), np.int64)
+    drawn(place, offset)
     blocks = -(-x.size // 4)
     threshold = math.ceil(float(np.float32(p)) * 2**24)  # keep when (word >> 8) >= p 2^24
-    parallel(_dropout_kernel(), -(-blocks // _BLOCKS), x.reshape(-1), y.reshape(-1), *words, threshold, x.size, 1 / (1 - p))
+    parallel(_dropout_kernel(), -(-blocks // _BLOCKS), x.reshape(-1), y.reshape(-1), *words_of(seed), place, threshold, x.size, 1 / (1 - p))
     return y

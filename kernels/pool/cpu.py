@@ -16,7 +16,7 @@ from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.geometry import Pair, Window
 from kernels.core.runs import clear, over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _CHUNK = 32_768  # output values per chunk, about
 _UNROLLED = 9  # taps of the largest window that is unrolled
@@ -118,7 +118,7 @@ def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
     alone = max(top, bottom) >= er or max(left, right) >= es or (window.dilation != (1, 1) and (top or bottom or left or right))
     if x.dtype != np.float32 or not x.size or r * s > 256 or alone:
         return NotImplemented
-    x = np.ascontiguousarray(x)
+    x = contiguous(x)
     n, h, w, c = x.shape
     p, q = window.output_size((h, w))
     y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c), np.uint8)
@@ -226,7 +226,7 @@ def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: 
     """As kernels.pool.reference.max_pool2d_backward."""
     if dy.dtype != np.float32 or offset.dtype != np.uint8 or not dy.size or (into is not None and not into.flags.c_contiguous):
         return NotImplemented
-    dy, offset = np.ascontiguousarray(dy), np.ascontiguousarray(offset)
+    dy, offset = contiguous(dy), contiguous(offset)
     n, p, q, c = dy.shape
     r, s = window.kernel
     dx = memory.empty((n, *size, c), np.float32) if into is None else into

@@ -15,7 +15,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import clear, over_run
 from kernels.core.simd import Code, Int, Pointer, program
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _CHUNK = 16_384  # output floats per chunk, about
 
@@ -51,7 +51,7 @@ def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
     """As kernels.resample.reference.resample2d_forward."""
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    x = np.ascontiguousarray(x)
+    x = contiguous(x)
     n, h, w, c = x.shape
     a, b = np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
     p, q = len(a), len(b)

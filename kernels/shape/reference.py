@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kernels.core.device import Array, array_module
 
@@ -24,3 +24,27 @@ def split_channels(dy: Array, sizes: Sequence[int]) -> list[Array]:
 def accumulate(total: Array, more: Array) -> None:
     """total += more, in place."""
     total += more
+
+
+def added(a: Array, b: Array) -> Array:
+    """a + b, of one shape."""
+    return a + b
+
+
+def evaluate(rule: Callable[..., Array], *arrays: Array) -> Array:
+    """rule(*arrays): an elementwise expression, as an operator."""
+    return rule(*arrays)
+
+
+def duplicate(a: Array) -> Array:
+    """A copy."""
+    return a.copy()
+
+
+def sum_to(dy: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: the sum of dy over the axes along which an array of `shape` was repeated."""
+    if dy.shape == shape:
+        return dy
+    lead = dy.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(i + lead for i, n in enumerate(shape) if n == 1 and dy.shape[i + lead] != 1)
+    return dy.sum(axes, keepdims=True).reshape(shape) if axes else dy.reshape(shape)

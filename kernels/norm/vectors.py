@@ -1,0 +1,155 @@
+"""The vectors of channels that batch norm needs, made from sums by chunks in kernels: no NumPy between two passes over a map."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from kernels.core import memory
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.threads import parallel
+
+_TOGETHER = 16  # channels that one thread settles: a cache line
+_FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
+
+
+@lru_cache(maxsize=1)
+def _moments_kernel() -> Kernel:
+    @cpu_kernel("dpddiiiii")
+    def batch_norm_moments(start, stop, _scratch, sums, y, mean, variance, chunks, times, channels, pixels, together):  # type: ignore[no-untyped-def]
+        for c in range(start * together, min(stop * together, channels)):
+            total = square = 0.0
+            for k in range(chunks):
+                for i in range(times):
+                    total += sums[(2 * k * times + i) * channels + c]
+                    square += sums[((2 * k + 1) * times + i) * channels + c]
+            first = total / pixels
+            second = square / pixels - first * first
+            if first * first > _FAR * second:  # digits were lost: sum again, about the mean
+                total = square = 0.0
+                for i in range(pixels):
+                    d = y[i * channels + c] - first
+                    total += d
+                    square += d * d
+                second = square / pixels - (total / pixels) ** 2
+                first += total / pixels
+            mean[c], variance[c] = first, max(second, 0.0)
+
+    return batch_norm_moments
+
+
+def moments(sums: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance (C,), float64, of y (..., C) from its sums and sums of squares (chunks, 2, times C): `times` pixels in a row."""
+    channels = y.shape[-1]
+    mean, variance = memory.empty((channels,), np.float64), memory.empty((channels,), np.float64)
+    sizes = len(sums), sums.shape[2] // channels, channels, y.size // channels, _TOGETHER
+    parallel(_moments_kernel(), -(-channels // _TOGETHER), sums.reshape(-1), y.reshape(-1), mean, variance, *sizes)
+    return mean, variance
+
+
+@lru_cache(maxsize=1)
+def _running_kernel() -> Kernel:
+    @cpu_kernel("ppddfii")
+    def batch_norm_running(start, stop, _scratch, running_mean, running_var, mean, variance, momentum, rows, channels):  # type: ignore[no-untyped-def]
+        for c in range(channels):
+            running_mean[c] += momentum * (np.float32(mean[c]) - running_mean[c])
+            running_var[c] += momentum * (np.float32(variance[c] * (rows / (rows - 1))) - running_var[c])
+
+    return batch_norm_running
+
+
+def running(running_mean: np.ndarray, running_var: np.ndarray, mean: np.ndarray, variance: np.ndarray, rows: int, momentum: float) -> None:
+    """As kernels.norm.reference.batch_norm_running, of contiguous float32 vectors."""
+    parallel(_running_kernel(), 1, running_mean, running_var, mean, variance, momentum, rows, len(mean))
+
+
+@lru_cache(maxsize=1)
+def _inverse_kernel() -> Kernel:
+    @cpu_kernel("dddi")
+    def batch_norm_inverse(start, stop, _scratch, variance, inverse, eps, channels):  # type: ignore[no-untyped-def]
+        for c in range(channels):
+            inverse[c] = 1 / np.sqrt(variance[c] + eps[0])
+
+    return batch_norm_inverse
+
+
+@lru_cache(maxsize=8)
+def _float64(value: float) -> np.ndarray:
+    return np.array([value])
+
+
+def inverse(variance: np.ndarray, eps: float) -> np.ndarray:
+    """As kernels.norm.reference.batch_norm_inverse."""
+    out = memory.empty(variance.shape, np.float64)
+    parallel(_inverse_kernel(), 1, variance, out, _float64(eps), variance.size)
+    return out
+
+
+@lru_cache(maxsize=1)
+def _rows_kernel() -> Kernel:
+    @cpu_kernel("ppddpi")
+    def batch_norm_rows(start, stop, _scratch, weight, bias, mean, inverse, rows, channels):  # type: ignore[no-untyped-def]
+        for c in range(channels):
+            rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], weight[c] * inverse[c], bias[c]
+
+    return batch_norm_rows
+
+
+def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """mean, scale = weight inverse and bias, one behind the other: (3 C,) float32."""
+    out = memory.empty((3 * len(weight),), np.float32)
+    parallel(_rows_kernel(), 1, weight, bias, mean, inverse, out, len(weight))
+    return out
+
+
+@lru_cache(maxsize=1)
+def _totals_kernel() -> Kernel:
+    @cpu_kernel("dpii")
+    def sum_chunks(start, stop, _scratch, sums, out, chunks, channels):  # type: ignore[no-untyped-def]
+        for c in range(channels):
+            total = 0.0
+            for k in range(chunks):
+                total += sums[2 * k * channels + c]
+            out[c] = total
+
+    return sum_chunks
+
+
+def totals(sums: np.ndarray) -> np.ndarray:
+    """The sums (C,) float32 of all chunks' (chunks, 2, C); the squares are left aside."""
+    out = memory.empty(sums.shape[2:], np.float32)
+    parallel(_totals_kernel(), 1, sums.reshape(-1), out, len(sums), out.size)
+    return out
+
+
+@lru_cache(maxsize=1)
+def _gradient_kernel() -> Kernel:
+    @cpu_kernel("dpppppddiii")
+    def batch_norm_gradient_rows(start, stop, _scratch, sums, weight, bias, dweight, dbias, rows, mean, inverse, chunks, channels, count):  # type: ignore[no-untyped-def]
+        for c in range(channels):
+            first = second = 0.0
+            for k in range(chunks):
+                first += sums[2 * k * channels + c]
+                second += sums[(2 * k + 1) * channels + c]
+            second *= inverse[c]
+            scale = weight[c] * inverse[c]
+            dbias[c], dweight[c] = first, second
+            rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], scale, bias[c]
+            rows[3 * channels + c] = -scale * inverse[c] * second / count if count else 0.0
+            rows[4 * channels + c] = -scale * first / count if count else 0.0
+
+    return batch_norm_gradient_rows
+
+
+def gradient_rows(
+    sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dweight, dbias, rows) from the sums (chunks, 2, C) of g and g (x - mean); count: values per channel, 0 where mean and inverse are constants.
+
+    rows (5 C,) float32: mean, scale, bias, slope, constant, such that dx = scale g + slope (x - mean) + constant.
+    """
+    channels = len(weight)
+    dweight, dbias, out = (memory.empty((n * channels,), np.float32) for n in (1, 1, 5))
+    parallel(_gradient_kernel(), 1, sums.reshape(-1), weight, bias, dweight, dbias, out, mean, inverse, len(sums), channels, count)
+    return dweight, dbias, out
