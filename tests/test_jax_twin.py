@@ -15,6 +15,7 @@ from kernels.core.dispatch import use_kernels
 from layers import CombinedLoss, UNet
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: nothing to compare with")
+pytestmark = pytest.mark.slow  # XLA compiles the whole network for each
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 ROUNDING = 2.0**-24
 
