@@ -1,6 +1,8 @@
 """Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--device cuda] [--against torch] [--json FILE]
 
 Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family names all are run.
+Frameworks: torch, jax, onnxruntime; reference stands for our own kernels' definitions (`training run` in family step). To hold all sides to AVX2:
+AREOGRAD_SIMD=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py).
 On a GPU both sides are timed by CUDA events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all: it prints
 FLOPs, bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts (bench/counters.py).
 """
@@ -8,6 +10,7 @@ FLOPs, bytes and computed lower bounds (bench/roofline.py), and per kernel what 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "metric", "step", "infer")
+FRAMEWORKS = ("torch", "jax", "onnxruntime", "reference")  # the last: our own kernels' definitions, for `training run` in family step
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Arguments:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where both sides compute."""
     against: str = "torch"
-    """Frameworks, separated by commas; '' runs ours alone."""
+    """Frameworks (torch, jax, onnxruntime, reference), separated by commas; '' runs ours alone."""
     plot: Path | None = None
     """Write the roofline picture of all rows here (PNG or SVG)."""
     json: Path | None = None
@@ -54,11 +58,16 @@ def run(arguments: Arguments) -> int:
     if unknown:
         print(f"error: unknown family {unknown[0]!r}, expected some of {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
+    against = tuple(name for name in arguments.against.split(",") if name)
+    unknown = [name for name in against if name not in FRAMEWORKS]
+    if unknown:
+        print(f"error: --against: unknown framework {unknown[0]!r}, expected some of {', '.join(FRAMEWORKS)}", file=sys.stderr)
+        return 2
     if arguments.device == "cuda" and not real_gpus():
         return without_gpu(arguments)
     os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
-    against = tuple(name for name in arguments.against.split(",") if name)
+    against = installed(against)
     machine = measured_machine()
     print(machine, flush=True)
     table: list[dict[str, Any]] = []
@@ -84,6 +93,14 @@ def run(arguments: Arguments) -> int:
 
         draw(arguments.plot, table, machine)
     return 0
+
+
+def installed(against: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the frameworks that are there; a line for each that is not."""
+    missing = [name for name in against if name != "reference" and importlib.util.find_spec(name) is None]
+    for name in missing:
+        print(f"{name} is not installed (pip install {name}): it is not raced", file=sys.stderr)
+    return tuple(name for name in against if name not in missing)
 
 
 def measured_machine() -> Any:

@@ -23,11 +23,11 @@ def cases() -> list[Case]:
         out.append(forward_backward("attention", f"{n}x4x{t}x64", ops.scaled_dot_product_attention, _their_attention, data, (), flops, modes=modes))
     n, pixels, c = BATCH, 128, 256
     traffic = 4 * n * pixels * c * 5
-    for name, ours, theirs, data in (
-        ("polarized channel", ops.polarized_channel, _their_channel, partial(_channel, n, pixels, c)),
-        ("polarized spatial", ops.polarized_spatial, _their_spatial, partial(_spatial, n, pixels, c)),
+    for name, ours, theirs, jax, data in (
+        ("polarized channel", ops.polarized_channel, _their_channel, _jax_channel, partial(_channel, n, pixels, c)),
+        ("polarized spatial", ops.polarized_spatial, _their_spatial, _jax_spatial, partial(_spatial, n, pixels, c)),
     ):
-        out.append(forward_backward(name, f"{n}x{pixels}x{c}", ours, theirs, data, (), bytes=traffic, modes=("eager", "compile")))
+        out.append(forward_backward(name, f"{n}x{pixels}x{c}", ours, theirs, data, (), bytes=traffic, modes=("eager", "compile"), jax=jax))
     return out
 
 
@@ -63,3 +63,15 @@ def _their_spatial(x: Any, wq: Any, bq: Any, wv: Any, bv: Any) -> Any:
     b = (x.mean(1) @ wq + bq).softmax(1)
     gates = (x @ (b @ wv.T)[:, :, None])[:, :, 0] + (b @ bv)[:, None]
     return x * gates.sigmoid()[:, :, None]
+
+
+def _jax_channel(*arrays: Any) -> Any:
+    from bench.jax_twin import polarized_channel
+
+    return polarized_channel(*arrays)
+
+
+def _jax_spatial(*arrays: Any) -> Any:
+    from bench.jax_twin import polarized_spatial
+
+    return polarized_spatial(*arrays)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Tensor, no_grad
+from bench import xla
 from bench.harness import Case
 from bench.shapes import LAYOUTS, ours
 from kernels.core.device import array_module
@@ -27,13 +28,17 @@ def forward_backward(
     bytes: int = 0,
     modes: Sequence[str] = (*LAYOUTS, "compile"),
     backward: bool = True,
+    jax: Callable[..., Any] | None = None,
 ) -> Case:
-    """Both sides run fn(*arrays) and, with `backward`, its gradient for a cotangent of ones.
+    """All sides run fn(*arrays) and, with `backward`, its gradient for a cotangent of ones.
 
-    ours(*tensors) gets NHWC Tensors; theirs(*tensors) gets PyTorch tensors, the 4-axis arrays at `images` as NCHW (or channels_last) images.
+    ours(*tensors) gets NHWC Tensors; theirs(*tensors) gets PyTorch tensors, the 4-axis arrays at `images` as NCHW (or channels_last) images;
+    jax(*arrays) gets JAX arrays, NHWC.
     """
-    built = {mode: partial(_torch, theirs, arrays, tuple(images), mode, backward) for mode in modes}
-    return Case(name, shape, partial(_ours, ours, arrays, backward), {"torch": built}, flops, bytes)
+    others = {"torch": {mode: partial(_torch, theirs, arrays, tuple(images), mode, backward) for mode in modes}}
+    if jax is not None:
+        others["jax"] = xla.modes(xla.forward_backward, jax, arrays, backward)
+    return Case(name, shape, partial(_ours, ours, arrays, backward), others, flops, bytes)
 
 
 def _ours(fn: OursFn, arrays: Callable[[], Sequence[np.ndarray]], backward: bool) -> Callable[[], Any]:

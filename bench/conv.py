@@ -6,12 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench.harness import Build, Case
+import numpy as np
+
+from bench import xla
+from bench.harness import Case
 from bench.shapes import BATCH, LAYOUTS, STAGES, array, ours, torch_filter, torch_image
 from kernels import conv
 from kernels.core.geometry import Window
 
 Shape = tuple[int, int, int, int, int]  # H, W, C, K, groups
+DIRECTIONS = ("forward", "backward_data", "backward_filter")
+FORMS = ("product", "dilated")  # of a transposed convolution in JAX
 
 
 def cases() -> list[Case]:
@@ -40,17 +45,19 @@ def _three(name: str, shape: Shape, k: int, dilation: int) -> list[Case]:
     flops = 2 * BATCH * h * w * o * k * k * c // groups
     traffic = 4 * (BATCH * h * w * (c + o) + k * k * c * o // groups)
     text = f"{BATCH}x{h}x{w}x{c} -> {o}"
-    directions = ("forward", "backward_data", "backward_filter")
     return [
         Case(
             f"conv2d {name} {direction}",
             text,
             partial(_ours, direction, shape, k, window),
-            {"torch": {mode: partial(_torch, direction, shape, k, dilation, mode) for mode in LAYOUTS}},
+            {
+                "torch": {mode: partial(_torch, direction, shape, k, dilation, mode) for mode in LAYOUTS},
+                "jax": xla.modes(_jax, direction, shape, k, dilation),
+            },
             flops,
             traffic,
         )
-        for direction in directions
+        for direction in DIRECTIONS
     ]
 
 
@@ -77,15 +84,34 @@ def _torch(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Ca
     return lambda: torch.ops.aten.convolution_backward(dy, x, f, None, [1, 1], [pad, pad], [dilation] * 2, False, [0, 0], groups, wanted)
 
 
+def _jax(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Callable[[], Any]:
+    h, w, c, o, groups = shape
+    jax = xla.start(mode)
+    from bench.jax_twin import conv2d
+
+    arrays = array(BATCH, h, w, c), array(k, k, c // groups, o), array(BATCH, h, w, o)
+    return _jax_direction(jax, direction, partial(conv2d, dilation=dilation, groups=groups), *arrays)
+
+
+def _jax_direction(jax: Any, direction: str, fn: Callable[..., Any], x: np.ndarray, f: np.ndarray, dy: np.ndarray) -> Callable[[], Any]:
+    """fn(x, f), or what is left of its gradient when only one is wanted: fn is linear in each, so its transpose needs no forward pass."""
+    if direction == "forward":
+        return xla.compiled(jax, fn, x, f)
+    if direction == "backward_data":
+        return xla.compiled(jax, lambda dy, f: jax.linear_transpose(lambda x: fn(x, f), x)(dy)[0], dy, f)
+    return xla.compiled(jax, lambda x, dy: jax.linear_transpose(lambda f: fn(x, f), f)(dy)[0], x, dy)
+
+
 def _transposed(shape: Shape) -> list[Case]:
     h, w, c, o, _ = shape
     flops, traffic = 8 * BATCH * h * w * c * o, 4 * (BATCH * h * w * (c + 4 * o) + 4 * c * o)
-    builders: list[tuple[str, Build, dict[str, Build]]] = [
-        (d, partial(_ours_transposed, d, shape), {mode: partial(_torch_transposed, d, shape, mode) for mode in LAYOUTS})
-        for d in ("forward", "backward_data", "backward_filter")
-    ]
-    text = f"{BATCH}x{h}x{w}x{c} -> {o}"
-    return [Case(f"conv_transpose2d k2 s2 {d}", text, ours, {"torch": torch}, flops, traffic) for d, ours, torch in builders]
+    out = []
+    for direction in DIRECTIONS:
+        jax = {f"{mode} {form}": build for form in FORMS for mode, build in xla.modes(_jax_transposed, direction, shape, form).items()}
+        others = {"torch": {mode: partial(_torch_transposed, direction, shape, mode) for mode in LAYOUTS}, "jax": jax}
+        text = f"{BATCH}x{h}x{w}x{c} -> {o}"
+        out.append(Case(f"conv_transpose2d k2 s2 {direction}", text, partial(_ours_transposed, direction, shape), others, flops, traffic))
+    return out
 
 
 def _ours_transposed(direction: str, shape: Shape) -> Callable[[], Any]:
@@ -109,3 +135,12 @@ def _torch_transposed(direction: str, shape: Shape, mode: str) -> Callable[[], A
         return lambda: torch.conv_transpose2d(x, f, None, 2)
     wanted = [direction == "backward_data", direction == "backward_filter", False]
     return lambda: torch.ops.aten.convolution_backward(dy, x, f, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1, wanted)
+
+
+def _jax_transposed(direction: str, shape: Shape, form: str, mode: str) -> Callable[[], Any]:
+    h, w, c, o, _ = shape
+    jax = xla.start(mode)
+    from bench.jax_twin import conv_transpose2d
+
+    arrays = array(BATCH, h, w, c), array(2, 2, c, o), array(BATCH, 2 * h, 2 * w, o)
+    return _jax_direction(jax, direction, partial(conv_transpose2d, dilated=form == "dilated"), *arrays)

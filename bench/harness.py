@@ -171,5 +171,5 @@ def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dic
 
 def limit_threads(count: int) -> None:
     """Ask every library that will be loaded in this process or its children for `count` threads."""
-    for name in ("AREOGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    for name in ("AREOGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "PJRT_NPROC"):
         os.environ[name] = str(count)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from bench import xla
 from bench.harness import Case
 from bench.shapes import LAYOUTS, array, device, ours
 
@@ -18,7 +19,7 @@ def cases() -> list[Case]:
     out = []
     for batch in (16, 1):
         theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
-        others = {"torch": theirs, "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
+        others = {"torch": theirs, "jax": xla.modes(_jax, batch), "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
         out.append(Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), others, flops=int(batch * 2.92e9)))
     return out
 
@@ -74,3 +75,13 @@ def _onnxruntime(batch: int) -> Callable[[], Any]:
         session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, providers=["CPUExecutionProvider"])
     name, images = session.get_inputs()[0].name, x.numpy()
     return lambda: session.run(None, {name: images})
+
+
+def _jax(batch: int, mode: str) -> Callable[[], Any]:
+    """The twin, compiled with its weights as constants."""
+    jax = xla.start(mode)
+    from bench import jax_twin
+    from layers import UNet
+
+    state = UNet(width=WIDTH, seed=0).state_dict()
+    return xla.compiled(jax, lambda x: jax_twin.unet(state, x, training=False)[0], array(batch, 64, 128, 1))

@@ -21,7 +21,7 @@ def cases() -> list[Case]:
     for n in (BATCH, 2 * BATCH):
         pixels = n * 64 * 128
         text = f"{n}x64x128x5"
-        out.append(forward_backward("combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2)))
+        out.append(forward_backward("combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2), jax=_jax))
     return out
 
 
@@ -39,3 +39,9 @@ def _theirs(logits: Any, labels: Any) -> Any:
     from bench.twin import combined_loss
 
     return combined_loss(logits, labels, torch.tensor(WEIGHTS))
+
+
+def _jax(logits: Any, labels: Any) -> Any:
+    from bench.jax_twin import combined_loss
+
+    return combined_loss(logits, labels, np.array(WEIGHTS, np.float32))

@@ -21,11 +21,12 @@ def cases() -> list[Case]:
             n = BATCH * h * w * c
             traffic = 4 * n * (3 + residual + 5 + residual)  # forward: 2 reads, 1 write; backward: 4 reads, 1 write; the residual: 1 and 1
             name = "batch_norm relu" + (" residual" if residual else "")
-            data = partial(_arrays, h, w, c, residual)
-            out.append(forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images=(0, 3) if residual else (0,), bytes=traffic))
+            data, images = partial(_arrays, h, w, c, residual), (0, 3) if residual else (0,)
+            out.append(forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images, bytes=traffic, jax=_jax))
     h, w, c = STAGES[3]
     data = partial(_arrays, h, w, c, False)
-    out.append(forward_backward("layer_norm", f"{BATCH}x{h}x{w}x{c}", ops.layer_norm, _their_layer_norm, data, images=(), modes=("eager", "compile")))
+    text, modes = f"{BATCH}x{h}x{w}x{c}", ("eager", "compile")
+    out.append(forward_backward("layer_norm", text, ops.layer_norm, _their_layer_norm, data, images=(), modes=modes, jax=_jax_layer_norm))
     return out
 
 
@@ -52,3 +53,15 @@ def _their_layer_norm(x: Any, weight: Any, bias: Any) -> Any:
     import torch.nn.functional as F
 
     return F.layer_norm(x, weight.shape, weight, bias)
+
+
+def _jax(*arrays: Any) -> Any:
+    from bench.jax_twin import batch_norm_relu
+
+    return batch_norm_relu(*arrays)
+
+
+def _jax_layer_norm(*arrays: Any) -> Any:
+    from bench.jax_twin import layer_norm
+
+    return layer_norm(*arrays)

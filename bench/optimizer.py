@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Tensor
+from bench import xla
 from bench.harness import Case
 from bench.shapes import device, ours
 
@@ -18,7 +19,8 @@ def cases() -> list[Case]:
     out = []
     for width, parameters in ((16, 801_076), (32, 3_175_652)):
         theirs = {mode: partial(_torch, width, mode) for mode in ("fused", "foreach")}
-        out.append(Case("adamw + average + clipping", f"width {width}", partial(_ours, width), {"torch": theirs}, bytes=parameters * 4 * 10))
+        others = {"torch": theirs, "jax": xla.modes(_jax, width)}
+        out.append(Case("adamw + average + clipping", f"width {width}", partial(_ours, width), others, bytes=parameters * 4 * 10))
     return out
 
 
@@ -49,5 +51,23 @@ def _torch(width: int, mode: str) -> Callable[[], Any]:
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         average.update()
+
+    return run
+
+
+def _jax(width: int, mode: str) -> Callable[[], Any]:
+    jax = xla.start(mode)
+    from bench.jax_twin import parts
+    from layers import UNet
+
+    weights, statistics, adamw = parts(UNet(width=width, seed=0))
+    rng = np.random.default_rng(0)
+    gradients = jax.device_put({k: rng.standard_normal(w.shape).astype(np.float32) for k, w in weights.items()})
+    step, state = jax.jit(adamw.step, donate_argnums=0), adamw.start(weights, statistics)
+    statistics = {k: a + 1 for k, a in statistics.items()}  # not the state's own, which are given away
+
+    def run() -> None:
+        nonlocal state
+        state = jax.block_until_ready(step(state, gradients, statistics, 1e-3))
 
     return run

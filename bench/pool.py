@@ -20,9 +20,8 @@ def cases() -> list[Case]:
             traffic = 2 * 4 * (size + out_size) + 2 * out_size
             text = f"{BATCH}x{h}x{w}x{c}"
             data = partial(_arrays, h, w, c)
-            out.append(
-                forward_backward(f"max_pool2d {name}", text, partial(_ours, k, stride, pad), partial(_theirs, k, stride, pad), data, bytes=traffic)
-            )
+            sides = [partial(side, k, stride, pad) for side in (_ours, _theirs, _jax)]
+            out.append(forward_backward(f"max_pool2d {name}", text, sides[0], sides[1], data, bytes=traffic, jax=sides[2]))
     return out
 
 
@@ -38,3 +37,9 @@ def _theirs(k: int, stride: int, pad: int, x: Any) -> Any:
     import torch.nn.functional as F
 
     return F.max_pool2d(x, k, stride, pad)
+
+
+def _jax(k: int, stride: int, pad: int, x: Any) -> Any:
+    from bench.jax_twin import max_pool2d
+
+    return max_pool2d(x, k, stride, pad)

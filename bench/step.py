@@ -1,6 +1,7 @@
 """A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal weights.
 
-`training images` is the same with the augmentation of the batch before it: all that a run of preset small does with its images.
+`training images` is the same with the augmentation of the batch before it: all that a run of preset small does with its images. `training run` is
+a step of the very run that `make train` starts, against the same with every kernel served by its reference (--against reference).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import xla
 from bench.harness import Case
 from bench.shapes import LAYOUTS, array, device, ours, torch_tensor
 
@@ -23,9 +25,12 @@ def cases() -> list[Case]:
     for width, batch, flops in ((32, 16, 2.92e9), (16, 32, 0.74e9), (8, 16, 0.19e9)):
         theirs = {mode: partial(torch_step, width, batch, mode) for mode in (*LAYOUTS, "compile")}
         text = f"width {width} batch {batch}"
-        out.append(Case("training step", text, partial(our_step, width, batch), {"torch": theirs}, flops=int(3 * batch * flops)))
+        others = {"torch": theirs, "jax": xla.modes(jax_step, width, batch)}
+        out.append(Case("training step", text, partial(our_step, width, batch), others, flops=int(3 * batch * flops)))
     theirs = {mode: partial(torch_step, 16, 32, mode, True) for mode in (*LAYOUTS, "compile")}
     out.append(Case("training images", "preset small, batch 32", partial(our_step, 16, 32, True), {"torch": theirs}))
+    reference = {"reference": {"numpy": partial(training_run, "reference")}}
+    out.append(Case("training run", "preset tiny, batch 16", partial(training_run, "fast"), reference))
     return out
 
 
@@ -128,3 +133,49 @@ def torch_step(width: int, batch: int, mode: str, augmented: bool = False) -> Ca
         return float(loss.detach())
 
     return run
+
+
+def jax_step(width: int, batch: int, mode: str) -> Callable[[], float]:
+    """The same step by the JAX twin, one compiled function, from the same initial weights."""
+    jax = xla.start(mode)
+    from bench import jax_twin
+    from layers import UNet
+
+    weights, statistics, adamw = jax_twin.parts(UNet(width=width, dropout=0.0, seed=0))
+    state, data = adamw.start(weights, statistics), jax.device_put((*_data(batch), np.array(WEIGHTS, np.float32)))
+    step = jax.jit(partial(jax_twin.training_step, adamw), donate_argnums=0)
+
+    def run() -> float:
+        nonlocal state
+        state, loss = jax.block_until_ready(step(state, *data, 1e-3))
+        return float(loss)
+
+    return run
+
+
+def training_run(kernels: str) -> Callable[[], float]:
+    """Returns a function that does one step of a run of preset tiny and returns its loss: batches, augmentation, dropout and all."""
+    import os
+    import tempfile
+    from itertools import chain, repeat
+    from pathlib import Path
+
+    from engine.batches import stratified_batches
+    from engine.config import preset
+    from engine.data import CLASSES
+    from engine.progress import PlainReporter
+    from engine.training import Run
+    from kernels.core.dispatch import use_kernels
+
+    config = preset("tiny")
+    with open(os.devnull, "w") as quiet, tempfile.TemporaryDirectory() as folder:
+        run = Run(config, Path(folder), PlainReporter(CLASSES, quiet))
+    run.net.train()
+    epoch = partial(stratified_batches, len(run.data.train), run.rare, config.batch, config.rare_share, run.rng)
+    batches = chain.from_iterable(make() for make in repeat(epoch))
+
+    def step() -> float:
+        with use_kernels(kernels):
+            return run._step(next(batches), run.augmentation, config.learning_rate)["loss"]
+
+    return step
