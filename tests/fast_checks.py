@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fast_rule import agree, algorithm, array, flat, judge, widened
+from fast_rule import agree, agree_together, algorithm, array, flat, judge, widened
 
-from kernels import augment, conv, gate, loss, norm, optimizer, pointwise, pool, resample, shape
+from kernels import attention, augment, conv, gate, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core import threads
 from kernels.core.geometry import Window
 
@@ -230,6 +230,27 @@ def gates(rng) -> Any:
     """Several blocks of pixels and a rest; a tail of channels."""
     x, z = array(rng, 2, 17, 31, 21), 3 * array(rng, 2, 17, 31, 1)
     return [agree(gate.gate_forward, x, z), agree(gate.gate_backward, array(rng, *x.shape), x, z)]
+
+
+def polarized_operands(rng, branch: str, n: int, pixels: int, c: int, h: int) -> tuple[list[np.ndarray], tuple[float, ...]]:
+    """dy, x and the weights of a branch of polarized attention; eps where it has one."""
+    shapes = [(c,), (c, h), (h,), (h, c), (c,), (c,), (c,)] if branch == "channel" else [(c, h), (h,), (c, h), (h,)]
+    scales = [c**-0.5] * 4 + [1] * 3
+    weights = [array(rng, 1, *shape)[0] * np.float32(scale) for shape, scale in zip(shapes, scales, strict=False)]
+    return [array(rng, n, pixels, c), array(rng, n, pixels, c), *weights], (1e-5,) if branch == "channel" else ()
+
+
+def polarized(rng, branch: str, n: int, pixels: int, c: int, h: int, draws: int = 6) -> list[Any]:
+    """One branch, forward and backward."""
+    given = [polarized_operands(rng, branch, n, pixels, c, h) for _ in range(draws)]
+    forward, backward = (getattr(attention, f"polarized_{branch}_{step}") for step in ("forward", "backward"))
+    return [agree_together(forward, [(*some[1:], *eps) for some, eps in given]), agree_together(backward, [(*some, *eps) for some, eps in given])]
+
+
+@check
+def polarized_attention(rng) -> Any:
+    """Tails of pixels, channels and inner channels; two chunks of the parameters' sums."""
+    return [polarized(rng, branch, *size) for branch in ("channel", "spatial") for size in ((3, 21, 61, 37), (2, 7, 5, 2))]
 
 
 @check

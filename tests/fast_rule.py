@@ -34,6 +34,8 @@ class Plain(np.ndarray):
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if b.ndim == 1:
+        return _product(a, b[:, None])[..., 0]
     a, b = np.ascontiguousarray(np.asarray(a).swapaxes(-1, -2)), np.asarray(b)  # a (..., T, M), b (..., T, K)
     total = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-1], b.shape[-1]), a.dtype)
     for t in range(a.shape[-2]):
@@ -130,6 +132,24 @@ def agree(operator: Operator, *args: Any, winograd: float | None = None, inplace
 
     inplace: the arguments that the kernel writes to; they are compared as well.
     """
+    outputs = outcomes(operator, *args, inplace=inplace, served=served, **kwargs)
+    judge(operator.name, *outputs, winograd=winograd)
+    return outputs[0][0]
+
+
+def agree_together(operator: Operator, draws: list[tuple[Any, ...]]) -> Any:
+    """`agree` for several calls with arguments of the same shapes, judged as one.
+
+    For kernels whose results may all hang on a single sum: how well float32 does there is luck. Returns the results.
+    """
+    calls = [[flat(result) for result in outcomes(operator, *args)] for args in draws]
+    together = [[np.stack(arrays) for arrays in zip(*results, strict=True)] for results in zip(*calls, strict=True)]
+    judge(operator.name, *together)
+    return [call[0] for call in calls]
+
+
+def outcomes(operator: Operator, *args: Any, inplace: tuple[int, ...] = (), served: str = "fast", **kwargs: Any) -> list[Any]:
+    """[a kernel's result and what it wrote to, the naive version's, the float64 reference's]; asserts that it wrote to nothing else."""
     # A view stays a view: only what is written to, or owns its memory, is copied.
     given = [copy.deepcopy(a) if i in inplace else a for i, a in enumerate(args)]
     before = [a.copy() for a in flat([a for i, a in enumerate(args) if i not in inplace]) if a.dtype.kind in "fui"]
@@ -145,9 +165,7 @@ def agree(operator: Operator, *args: Any, winograd: float | None = None, inplace
         NAIVE.get(operator.name, operator.reference)(*own, **widened_kwargs(kwargs, False)),
         operator.reference(*wide, **widened_kwargs(kwargs, True)),
     )
-    outputs = [[result, *(given[i] for i in inplace)], [naive, *(own[i] for i in inplace)], [ref64, *(wide[i] for i in inplace)]]
-    judge(operator.name, *outputs, winograd=winograd)
-    return result
+    return [[result, *(given[i] for i in inplace)], [naive, *(own[i] for i in inplace)], [ref64, *(wide[i] for i in inplace)]]
 
 
 def widened_kwargs(kwargs: dict[str, Any], wide: bool) -> dict[str, Any]:

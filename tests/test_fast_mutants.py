@@ -118,6 +118,20 @@ MUTANTS = [
         "_axpy(columns[j, k], scratch, j * c,",
         "resampling",
     ),
+    Mutant(
+        "attention: exponentials beyond the last pixel",
+        "attention/programs.py",
+        "total.set(total.get() + code.kept(e, rest))",
+        "total.set(total.get() + e)",
+        "polarized_attention",
+    ),
+    Mutant(
+        "attention: last column of a chunk of sums",
+        "attention/cpu.py",
+        "min(_SUMS, width - first - at)",
+        "min(_SUMS - 1, width - first - at)",
+        "polarized_attention",
+    ),
     Mutant("concatenation: a map misplaced", "shape/cpu.py", "at += size", "at += size - size % 8", "channels"),
     Mutant(
         "optimiser: a chunk's last parameter",
@@ -189,5 +203,5 @@ def test_every_kind_of_mistake_is_there() -> None:
     assert len(MUTANTS) >= 10
     for word in ("tail", "padding", "packing", "clamped", "stride", "chunk", "strip"):
         assert any(word in mutant.name for mutant in MUTANTS), word
-    for family in ("conv", "pool", "norm", "loss", "resample", "shape", "optimizer", "pointwise", "augment", "core"):
+    for family in ("conv", "pool", "norm", "attention", "loss", "resample", "shape", "optimizer", "pointwise", "augment", "core"):
         assert any(mutant.file.startswith(family) for mutant in MUTANTS), family

@@ -3,9 +3,11 @@
 from kernels.attention import reference
 from kernels.core.dispatch import operator
 
+_POLARIZED = {"cpu": "kernels.attention.cpu", "cuda": "kernels.attention.polarized"}
+
 attention_forward = operator(reference.attention_forward, cuda="kernels.attention.cuda")
 attention_backward = operator(reference.attention_backward, cuda="kernels.attention.cuda")
-polarized_channel_forward = operator(reference.polarized_channel_forward, cuda="kernels.attention.polarized")
-polarized_channel_backward = operator(reference.polarized_channel_backward, cuda="kernels.attention.polarized")
-polarized_spatial_forward = operator(reference.polarized_spatial_forward, cuda="kernels.attention.polarized")
-polarized_spatial_backward = operator(reference.polarized_spatial_backward, cuda="kernels.attention.polarized")
+polarized_channel_forward = operator(reference.polarized_channel_forward, **_POLARIZED)
+polarized_channel_backward = operator(reference.polarized_channel_backward, **_POLARIZED)
+polarized_spatial_forward = operator(reference.polarized_spatial_forward, **_POLARIZED)
+polarized_spatial_backward = operator(reference.polarized_spatial_backward, **_POLARIZED)

@@ -226,13 +226,20 @@ class Code:
 
     def total(self, x: Vec) -> Vec:
         """The sum of all lanes, in all lanes."""
+        return self._folded(x, lambda a, b: a + b)
+
+    def largest(self, x: Vec) -> Vec:
+        """The largest of all lanes, in all lanes."""
+        return self._folded(x, self.maximum)
+
+    def _folded(self, x: Vec, join: Callable[[Vec, Vec], Vec]) -> Vec:
         width = self.lanes
-        while width > 1:  # add the upper half to the lower one
+        while width > 1:  # join the upper half with the lower one
             width //= 2
             order = [(k + width) % self.lanes for k in range(self.lanes)]
             undefined = ir.Constant(self.vector_type, ir.Undefined)
             swapped = self.builder.shuffle_vector(x.value, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), order))
-            x = x + Vec(self, swapped)
+            x = join(x, Vec(self, swapped))
         return self.broadcast_lane(x)
 
     def broadcast_lane(self, x: Vec) -> Vec:
@@ -264,6 +271,10 @@ class Code:
     def select(self, mask: ir.Value, a: Any, b: Any) -> Vec:
         """a where the mask is set, else b."""
         return Vec(self, self.builder.select(mask, self.vec(a).value, self.vec(b).value))
+
+    def kept(self, x: Vec, count: Int | None, other: float = 0.0) -> Vec:
+        """The first `count` lanes of x (None: all), and `other` in the rest."""
+        return x if count is None else self.select(self._first(count), x, other)
 
     def spread(self, condition: ir.Value) -> ir.Value:
         """A condition as a mask: the same in all lanes."""
