@@ -128,12 +128,10 @@ class ConvNorm(Module):
         sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
         weight, bias = self._folded(sources, self._fold)
         settings = conv.stride, conv.padding, conv.dilation, conv.groups
-        if residual is None and norm.activation == "relu":
-            return ops.conv2d_relu(x, weight, bias, *settings)
+        if norm.activation == "relu":
+            return ops.conv2d_relu(x, weight, bias, *settings, residual)
         y = ops.conv2d(x, weight, bias, *settings)
-        if residual is None:
-            return y
-        return ops.add_relu(y, residual) if norm.activation == "relu" else y + residual
+        return y if residual is None else y + residual
 
     def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, Array]:
         """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps)."""

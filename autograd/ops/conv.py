@@ -25,9 +25,9 @@ class Conv2d(Function):
 
     moments: tuple[Array, Array] | None = None  # of y, when they were asked for
 
-    def __init__(self, window: Window, groups: int, with_moments: bool = False, relu: bool = False) -> None:
+    def __init__(self, window: Window, groups: int, with_moments: bool = False) -> None:
         super().__init__()
-        self.window, self.groups, self.with_moments, self.relu = window, groups, with_moments, relu
+        self.window, self.groups, self.with_moments = window, groups, with_moments
 
     def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
         self.save(w, *maps)
@@ -36,7 +36,7 @@ class Conv2d(Function):
             y, *moments = kernels.conv2d_moments(x, w, self.window, self.groups)
             self.moments = tuple(moments)
             return y
-        return kernels.conv2d_forward(x, w, b, self.window, self.groups, self.relu)
+        return kernels.conv2d_forward(x, w, b, self.window, self.groups)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, *maps = self.saved
@@ -54,6 +54,19 @@ class Conv2d(Function):
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         r, s, c, _ = inputs[0].shape
         return 2 * outputs[0].size * r * s * c
+
+
+class Conv2dReLU(Function):
+    """y = relu(conv2d(x) + b + residual), for inference: what a gradient would need is not kept."""
+
+    def __init__(self, window: Window, groups: int) -> None:
+        super().__init__()
+        self.window, self.groups = window, groups
+
+    def forward(self, w: Array, b: Array, residual: Array | None, *maps: Array) -> Array:
+        return kernels.conv2d_forward(maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups, True, residual)
+
+    flops = Conv2d.flops
 
 
 class ConvTranspose2d(Function):
@@ -113,13 +126,31 @@ def conv2d_moments(
 
 
 def conv2d_relu(
-    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """relu(conv2d(...)) in one pass, for inference: RuntimeError when a gradient would be recorded (the convolution's result is not kept)."""
-    if is_recording() and any(t.requires_grad for t in (weight, bias, *(input if isinstance(input, (list, tuple)) else (input,)))):
+    """relu(conv2d(...) + residual) in one pass, for inference; residual (N, P, Q, K) of the result's dtype.
+
+    RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where conv2d raises it, and
+    for a residual of another shape or dtype than the result's.
+    """
+    given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
+    if is_recording() and any(t is not None and t.requires_grad for t in given):
         raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
     window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return Conv2d(window, groups, relu=True)(weight, bias, *maps)
+    n, h, w, _ = maps[0].shape
+    out = (n, *window.output_size((h, w)), weight.shape[3])
+    if residual is not None and residual.shape != out:
+        raise ValueError(f"conv2d_relu: the residual has shape {residual.shape}, expected {out}")
+    if residual is not None and residual.dtype != weight.dtype:
+        raise TypeError(f"conv2d_relu: the residual is {residual.dtype} but the filter is {weight.dtype}")
+    return Conv2dReLU(window, groups)(weight, bias, residual, *maps)
 
 
 def _checked_conv2d(

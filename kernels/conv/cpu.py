@@ -38,14 +38,20 @@ def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
     return out
 
 
-def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
+def conv2d_forward(
+    x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False, residual: np.ndarray | None = None
+) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
-    maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
-    if maps is None or _contiguous(w, b) is None or (relu and b is None):
+    maps, given = _contiguous(*(x if isinstance(x, tuple) else (x,))), _contiguous(w, b, residual)
+    if maps is None or given is None:
         return NotImplemented
+    b, residual = given[1:]
+    fused = relu or residual is not None
     if depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return NotImplemented if relu else depthwise.forward(maps[0], w, b, window)
-    return _forward(maps, w, b, window, groups, relu, False)[0]
+        return NotImplemented if fused else depthwise.forward(maps[0], w, b, window)
+    if fused and b is None:
+        b = np.zeros(w.shape[3], np.float32)
+    return _forward(maps, w, b, window, groups, relu, False, residual)[0]
 
 
 def conv2d_moments(x: Maps, w: np.ndarray, window: Window, groups: int = 1) -> Any:
@@ -65,7 +71,14 @@ def conv2d_moments(x: Maps, w: np.ndarray, window: Window, groups: int = 1) -> A
 
 
 def _forward(
-    maps: list[np.ndarray], w: np.ndarray, b: np.ndarray | None, window: Window, groups: int, relu: bool, summing: bool
+    maps: list[np.ndarray],
+    w: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    groups: int,
+    relu: bool,
+    summing: bool,
+    residual: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(y, sums of y and y^2 chunk by chunk if summing) by the algorithm chosen for the layer."""
     n, h, wd, _ = maps[0].shape
@@ -74,12 +87,13 @@ def _forward(
     def run(name: str) -> tuple[np.ndarray, np.ndarray]:
         y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
         if name != "direct":
-            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing)
+            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing, residual)
         filters = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
         for i, (part, filter_) in enumerate(zip(maps, filters, strict=True)):
-            last = i == len(maps) - 1
-            bias = b if i == 0 else None
-            sums = direct.run_forward(part, filter_, bias, y, window, groups, relu=relu and last, add=i > 0, summing=summing and last)
+            first, last = i == 0, i == len(maps) - 1
+            start = (b, residual) if first else (None, None)
+            flags = {"relu": relu and last, "add": not first, "summing": summing and last}
+            sums = direct.run_forward(part, filter_, start[0], y, window, groups, **flags, residual=start[1])
         return y, sums
 
     return run(choice.choose("forward", n, (h, wd), c, k, window, groups, run))

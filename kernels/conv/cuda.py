@@ -44,9 +44,11 @@ def _contiguous(maps: Sequence[Array]) -> list[Array]:
     return [cupy.ascontiguousarray(m) for m in maps]
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
-    """As kernels.conv.reference.conv2d_forward; the ReLU is a pass of its own."""
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Any:
+    """As kernels.conv.reference.conv2d_forward; the residual and the ReLU are passes of their own."""
     y = _forward(x, w, b, window, groups)
+    if y is not NotImplemented and residual is not None:
+        cupy.add(y, residual, out=y)
     return cupy.maximum(y, 0, out=y) if relu and y is not NotImplemented else y
 
 

@@ -18,7 +18,7 @@ from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import clear, copy
+from kernels.core.runs import clear, copy, make_start_rows
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -63,8 +63,8 @@ def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tup
     padded = 0 if inside else reach
     row = (padded or w) * c * sh
     rows = max(1, min(p, (_STRIP - (r - 1) * dh * (padded or w) * c) // row))
-    rows = max(rows, -(-64 // q)) if padded else rows  # a strip of few pixels is not worth its overhead
-    rows = min(p, rows)
+    rows = min(rows, -(-shape[0] * p // CHUNKS))  # few images: chunks for all threads
+    rows = min(p, max(rows, -(-64 // q)))  # a strip of few pixels is not worth its overhead
     blocks = -(-p // rows)
     rows = -(-p // blocks)
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
@@ -97,16 +97,21 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
 _PIECE = 512  # pixels whose results are summed in float32
 
 
+_STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
+
+
 @lru_cache(maxsize=64)
-def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y.
+def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool, residual: bool = False) -> Kernel:
+    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y; residual: to `more`.
 
     summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead="rows", sums=summing), vectors * target().lanes
+    start_rows = make_start_rows(vectors)
+    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, ahead="rows", sums=summing)
+    width = vectors * target().lanes
 
-    @cpu_kernel("ppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
@@ -128,13 +133,16 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                 for panel in range(per_group):
                     b0 = (group * per_group + panel) * r * s * cg * width
                     columns, channel = min(width, k - panel * width), group * k + panel * width
-                    extra, e0 = (scratch, sums) if summing else (bias, (group * per_group + panel) * width)
+                    bias0 = (group * per_group + panel) * width
+                    extra, e0 = (scratch, sums) if summing else (bias, bias0)
                     for row in range(count):
                         for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
                             at = y0 + image * out_image + (first + row) * out_row + done * pixel + channel
                             a0 = base + row * sh * wide * c + done * sw * c + group * cg
                             if summing:
                                 clear(scratch, sums, 2 * width)
+                            if residual:
+                                start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
                             column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
                                    y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
                             if summing:
@@ -187,8 +195,9 @@ def run_forward(
     relu: bool = False,
     add: bool = False,
     summing: bool = False,
+    residual: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y = conv(x, w) + b (add: y += conv(x, w)).
+    """y = conv(x, w) + b + residual (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (no bias), else nothing of use.
@@ -199,7 +208,7 @@ def run_forward(
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
         bias = None if b is None else np.tile(b, f)
         wider = prepared(w, ("widened", f), lambda: _widened_filter(w, f), filter=True)
-        sums = run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
+        sums = run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing, residual)
         return sums.reshape(len(sums), 2, f, -1).sum(2)
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
@@ -207,20 +216,20 @@ def run_forward(
     flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
     if flat and window.padding == ((0, 0), (0, 0)):  # all pixels in one row, in chunks of rows of pixels
         pixels = images * layer.h * layer.w
-        per = max(64, -(-pixels // CHUNKS) // 64 * 64 + 64)
+        per = max(64, -(-pixels // (64 * CHUNKS)) * 64)
         layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
         whole = pixels // per
         rest = pixels - whole * per
         sums = np.empty((whole + (rest > 0), 2, groups * k if summing else 0))
         if whole:
-            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0)
+            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0, residual)
         if rest:
             offset = whole * per
             tail = layer._replace(w=rest, q=rest, out_image=0)
-            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole)
+            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole, residual)
         return sums
     sums = np.empty((images * layer.blocks, 2, groups * k if summing else 0))
-    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0)
+    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0, residual)
     return sums
 
 
@@ -265,6 +274,7 @@ def _launch(
     summing: bool,
     sums: np.ndarray,
     chunk0: int,
+    residual: np.ndarray | None,
 ) -> None:
     lanes, vectors = target().lanes, panel_vectors(k)
     width = vectors * lanes
@@ -272,11 +282,13 @@ def _launch(
     bias = np.zeros((groups, per_group * width), np.float32)
     if b is not None:
         bias[:, :k] = b.reshape(groups, k)
-    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
+    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing, residual is not None)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
-    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), _numbers(layer)
-    parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
+    more = y if residual is None else residual
+    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
+    piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
+    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, scratch=strip + 2 * width)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------

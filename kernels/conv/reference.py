@@ -77,8 +77,11 @@ def grouped_pixels(y: Array, groups: int) -> Array:
     return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Array:
-    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x. relu: max(y, 0)."""
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Array:
+    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
+
+    residual (N, P, Q, K): y + residual.   relu: max(y, 0), of that sum.
+    """
     x = whole(x)
     n, k = x.shape[0], w.shape[3]
     p, q = window.output_size(x.shape[1:3])
@@ -86,6 +89,7 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     y = grouped_rows(patches(x, window), groups) @ grouped_filter(w, groups)
     y = y.transpose(1, 0, 2).reshape(n, p, q, k)
     y = y if b is None else y + b
+    y = y if residual is None else y + residual
     return y.clip(0, None) if relu else y
 
 
