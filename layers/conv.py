@@ -99,7 +99,7 @@ class ConvTranspose2d(Module):
 
 
 class ConvNorm(Module):
-    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing.
+    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be several maps, as if concatenated.
 
     zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv 1706.02677)
     """
@@ -120,6 +120,8 @@ class ConvNorm(Module):
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
+        if isinstance(x, (list, tuple)) and len(x) > 2 and (self.training or is_recording() or norm.activation != "relu"):
+            x = ops.concat(x)
         if self.training:
             y, statistics = ops.conv2d_moments(x, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
             return norm(y, residual, statistics)

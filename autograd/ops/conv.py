@@ -13,6 +13,8 @@ from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
 from kernels.norm import sum_pixels
 
+_MOST = 8  # maps of a 1x1 convolution
+
 
 class Conv2d(Function):
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p stride - top + r dilation, ..., c] w[r,s,c,k].
@@ -137,13 +139,15 @@ def conv2d_relu(
 ) -> Tensor:
     """relu(conv2d(...) + residual) in one pass, for inference; residual (N, P, Q, K) of the result's dtype.
 
+    A 1x1 convolution without stride and padding takes up to 8 maps.
+
     RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where conv2d raises it, and
     for a residual of another shape or dtype than the result's.
     """
     given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
     if is_recording() and any(t is not None and t.requires_grad for t in given):
         raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
-    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    window, maps = _checked_conv2d(input, weight, bias, stride, padding, dilation, groups, several=True)
     n, h, w, _ = maps[0].shape
     out = (n, *window.output_size((h, w)), weight.shape[3])
     if residual is not None and residual.shape != out:
@@ -154,16 +158,27 @@ def conv2d_relu(
 
 
 def _checked_conv2d(
-    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+    input: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    several: bool = False,
 ) -> tuple[Window, tuple[Tensor, ...]]:
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
-    if len(maps) not in (1, 2):
-        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two")
+    most = _MOST if several and weight.shape[:2] == (1, 1) else 2
+    if not 1 <= len(maps) <= most:
+        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}")
     for m in maps:
         window = _checked("conv2d", m, weight, stride, padding, dilation)
+    if len(maps) > 2 and window != Window((1, 1)):
+        raise ValueError(f"conv2d: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
     x, w = maps[0].shape, weight.shape
-    if maps[-1].shape[:3] != x[:3] or (len(maps) == 2 and groups != 1):
-        raise ValueError(f"conv2d: two maps {x} and {maps[-1].shape} must agree in N, H, W and need groups 1, got groups {groups}")
+    for m in maps[1:]:
+        if m.shape[:3] != x[:3] or groups != 1:
+            raise ValueError(f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}")
     x = (*x[:3], sum(m.shape[3] for m in maps))
     _check_groups("conv2d", groups, x[3], w[3])
     if x[3] != w[2] * groups:

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, winograd
+from kernels.conv import choice, depthwise, direct, gathered, winograd
 from kernels.core import memory
 from kernels.core.geometry import Pair, Window
 from kernels.norm.cpu import batch_norm_statistics
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
+_NO_SUMS = np.empty((0, 2, 0))
 _FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
-Maps = np.ndarray | tuple[np.ndarray, np.ndarray]
+Maps = np.ndarray | tuple[np.ndarray, ...]
 
 
 def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
@@ -86,6 +87,9 @@ def _forward(
 
     def run(name: str) -> tuple[np.ndarray, np.ndarray]:
         y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
+        if not summing and gathered.serves(maps, window, groups):
+            gathered.forward(maps, w, b, y, relu, residual)
+            return y, _NO_SUMS
         if name != "direct":
             return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing, residual)
         filters = _slices(w, _channels(maps)) if len(maps) > 1 else [w]

@@ -23,8 +23,9 @@ from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
 from kernels.norm.cuda import batch_norm_statistics
+from kernels.shape import concat_channels
 
-Maps = Array | tuple[Array, Array]
+Maps = Array | tuple[Array, ...]
 
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:
@@ -45,7 +46,8 @@ def _contiguous(maps: Sequence[Array]) -> list[Array]:
 
 
 def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Any:
-    """As kernels.conv.reference.conv2d_forward; the residual and the ReLU are passes of their own."""
+    """As kernels.conv.reference.conv2d_forward; more than two maps are concatenated, the residual and the ReLU are passes of their own."""
+    x = concat_channels(x) if isinstance(x, tuple) and len(x) > 2 else x
     y = _forward(x, w, b, window, groups)
     if y is not NotImplemented and residual is not None:
         cupy.add(y, residual, out=y)

@@ -171,7 +171,8 @@ def pack_kernel() -> Kernel:
     return pack_filter
 
 
-def _packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+    """The panels of a filter."""
     return prepared(w, (groups, width), lambda: _pack(w, groups, width))
 
 
@@ -286,7 +287,7 @@ def _launch(
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
     more = y if residual is None else residual
-    arrays = x.reshape(-1), _packed(w, groups, width), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
+    arrays = x.reshape(-1), packed(w, groups, width), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
     piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
     parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, scratch=strip + 2 * width)
 

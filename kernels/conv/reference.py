@@ -8,6 +8,7 @@ Everything follows from one linear map and its transpose: `patches` reads the in
 
 Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
 Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy then); groups must be 1.
+A 1x1 convolution's forward takes more of them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from kernels.core.geometry import Pair, Window
 from kernels.norm.reference import batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
-Maps = Array | tuple[Array, Array]
+Maps = Array | tuple[Array, ...]
 
 
 def whole(x: Maps) -> Array:
-    """One map: the two maps side by side, if there are two."""
+    """One map: the maps side by side, if there are several."""
     return concat_channels(x) if isinstance(x, tuple) else x
 
 
