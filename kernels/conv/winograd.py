@@ -160,7 +160,8 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
 
     finish: as of make_write, or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
-    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way.
+    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way. Chunks of one part
+    are neighbours, so that a core meets few panels.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
@@ -177,7 +178,8 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
         sums = patch + points * _PATCH
         extra, e0 = (scratch, sums) if summing else (bias, 0)
         for chunk in range(start, stop):
-            region, part, panels = chunk // parts, chunk % parts, kp // width
+            regions, panels = -(-units // per_chunk), kp // width
+            region, part = chunk % regions, chunk // regions
             first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
             k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
             at, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
@@ -277,6 +279,8 @@ class _Plan:
         height = tile_rows(self.vectors)
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
         self.per = max(-(-self.units // CHUNKS), LEAST // columns)
+        if LEAST // 2 <= self.units * columns <= LEAST:  # two halves: every part of the panels transforms its chunk's input again
+            self.per = -(-self.units // 2)
         self.block = _equal_parts(self.per * columns, max(LEAST, fitting), height)
         self.parts = min(self.kp // self.width, -(-4 // -(-self.units // self.per)))
         # Every chunk of the filter gradient has a copy of the sums: fewer chunks for deep layers.
