@@ -28,6 +28,7 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
+from kernels.core import memory
 from kernels.core.compile import Kernel, cached, drop_bitcode, listed
 
 # Words of the control block, a cache line apart.
@@ -233,7 +234,7 @@ class _Team:
     def reserve(self, floats: int) -> None:
         """Give every member that much scratch memory."""
         floats += -floats % 1024 + 16  # rows a cache line off a power of two
-        self.scratch = np.empty((self.size, floats), np.float32)  # may fail: what is there already stays true
+        self.scratch = memory.pool.empty((self.size, floats))  # in huge pages; may fail: what is there already stays true
         self.floats = floats
         self.own_scratch = address_of(self.scratch[0])
         for member in range(self.size):
