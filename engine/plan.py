@@ -27,7 +27,7 @@ from autograd.function import Function, root
 from autograd.modes import modes
 from autograd.ops.arithmetic import Add, Div, Mul, Sub
 from autograd.ops.attention import Attention, PolarizedChannel, PolarizedSpatial
-from autograd.ops.conv import Conv2d, ConvTranspose2d
+from autograd.ops.conv import Conv2d, Conv2dReLU, ConvTranspose2d
 from autograd.ops.gate import Blend, Gate
 from autograd.ops.norm import LayerNorm
 from autograd.ops.pointwise import GELU, AddReLU, ReLU, Sigmoid, SiLU
@@ -39,7 +39,7 @@ from kernels.core.device import CPU, Array, device_of
 from kernels.core.dispatch import is_plain, kernel_log
 from layers import Module
 
-LAUNCHES = {Conv2d, ConvTranspose2d, MaxPool2d, Resample2d, Gate, Concat, Split, ReLU, AddReLU}
+LAUNCHES = {Conv2d, Conv2dReLU, ConvTranspose2d, MaxPool2d, Resample2d, Gate, Concat, Split, ReLU, AddReLU}
 VIEWS = {Reshape, Transpose, BroadcastTo, GetItem, Split}
 CALLS = {*LAUNCHES, Reshape, Add, Sub, Mul, Div, Sigmoid, SiLU, GELU, Blend, PolarizedChannel, PolarizedSpatial, Attention, LayerNorm}
 

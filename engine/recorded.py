@@ -28,7 +28,7 @@ from layers import Buffer, Module
 class RecordedPasses:
     """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other shapes run as always."""
 
-    def __init__(self, passes: Passes, warm: int = 2) -> None:
+    def __init__(self, passes: Passes, warm: int = 1) -> None:
         self.passes, self.warm = passes, warm
         self.seen: dict[tuple[int, ...], int] = {}
         self.step: _Step | None = None
@@ -48,6 +48,8 @@ class RecordedPasses:
 
 def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | None]:
     """An ordinary step, and a recording that repeats it (None, with a warning, where none does)."""
+    passes.net.zero_grad()
+    memory.pool.release()
     buffers = [t for _, t in passes.net.named_tensors(Buffer)]
     before, place = [t.data.copy() for t in buffers], random.state()
     terms = passes(x, labels)

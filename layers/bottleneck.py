@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autograd import Tensor, ops
+from autograd import Tensor
 from layers.aspp import MiniASPP
 from layers.attention import MultiHeadSelfAttention, PolarizedSelfAttention
 from layers.conv import ConvNorm
@@ -29,7 +29,7 @@ class AttentionAndStrips(Module):
     def forward(self, x: Tensor) -> Tensor:
         s = self.attention(x)
         p = self.strips(s if self.order == "serial" else x)
-        return self.fuse(ops.concat([s, p]))
+        return self.fuse((s, p))
 
 
 def bottleneck(kind: str, channels: int, size: tuple[int, int], order: str = "serial", psa_mode: str = "sequential") -> Module:

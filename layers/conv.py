@@ -99,7 +99,7 @@ class ConvTranspose2d(Module):
 
 
 class ConvNorm(Module):
-    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing.
+    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be several maps, as if concatenated.
 
     zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv 1706.02677)
     """
@@ -120,6 +120,8 @@ class ConvNorm(Module):
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
+        if isinstance(x, (list, tuple)) and len(x) > 2 and not self.training and (is_recording() or norm.activation != "relu"):
+            x = ops.concat(x)
         if self.training:
             vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
             settings = norm.momentum, norm.eps, residual, norm.activation, conv.stride, conv.padding, conv.dilation, conv.groups
@@ -129,12 +131,10 @@ class ConvNorm(Module):
         sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
         weight, bias = self._folded(sources, self._fold)
         settings = conv.stride, conv.padding, conv.dilation, conv.groups
-        if residual is None and norm.activation == "relu":
-            return ops.conv2d_relu(x, weight, bias, *settings)
+        if norm.activation == "relu":
+            return ops.conv2d_relu(x, weight, bias, *settings, residual)
         y = ops.conv2d(x, weight, bias, *settings)
-        if residual is None:
-            return y
-        return ops.add_relu(y, residual) if norm.activation == "relu" else y + residual
+        return y if residual is None else y + residual
 
     def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, Array]:
         """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps)."""

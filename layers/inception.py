@@ -36,5 +36,5 @@ class InceptionBlock(Module):
         pooled = self.branch_pool(ops.max_pool2d(x, 3, 1, 1))
         entry = self.entry(x)
         one, three, five = ops.split(entry, [entry.shape[3] // 3] * 3)
-        branches = ops.concat([one, self.branch3(three), self.branch5(five), pooled])
+        branches = one, self.branch3(three), self.branch5(five), pooled
         return self.fuse(branches, self.shortcut(x) if self.shortcut else None)

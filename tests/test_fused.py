@@ -77,6 +77,44 @@ def test_bias_and_relu_in_the_same_pass(name, maps, filters, settings, groups, m
     assert (y == 0).any()
 
 
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("mode", ["direct", "winograd4", "winograd2"])
+@pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
+def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, relu, monkeypatch) -> None:
+    monkeypatch.setattr(choice, "mode", lambda: mode)
+    x, w, window = layer(maps, filters, settings)
+    rng = np.random.default_rng(1)
+    b, size = rng.standard_normal(filters[3]).astype(np.float32), window.output_size(maps[0][1:3])
+    residual = rng.standard_normal((maps[0][0], *size, filters[3])).astype(np.float32)
+    before = residual.copy()
+    with kernel_log() as log:
+        y = conv.conv2d_forward(x, w, b, window, groups, relu, residual)
+    assert [entry.by for entry in log] == ["fast"]
+    exact = reference.conv2d_forward(double(x), w.astype(np.float64), b.astype(np.float64), window, groups, relu, residual.astype(np.float64))
+    assert np.abs(y - exact).max() <= 3e-5 * np.abs(exact).max()
+    assert (residual == before).all(), "the caller's array is only read"
+    assert (y < 0).any() != relu
+    without = conv.conv2d_forward(x, w, None, window, groups, relu, residual)  # a bias of zeros
+    np.testing.assert_array_equal(without, conv.conv2d_forward(x, w, 0 * b, window, groups, relu, residual))
+
+
+def test_residual_that_is_not_contiguous() -> None:
+    x, w, window = layer([(2, 9, 13, 5)], (3, 3, 5, 7), {"padding": 1})
+    b, wide = np.zeros(7, np.float32), np.random.default_rng(1).standard_normal((2, 9, 13, 14)).astype(np.float32)
+    y = conv.conv2d_forward(x, w, b, window, 1, True, wide[..., ::2])
+    np.testing.assert_array_equal(y, conv.conv2d_forward(x, w, b, window, 1, True, wide[..., ::2].copy()))
+
+
+def test_conv2d_relu_names_what_is_wrong_with_a_residual() -> None:
+    x, w, b = Tensor(np.ones((1, 3, 3, 2), np.float32)), Tensor(np.ones((3, 3, 2, 4), np.float32)), Tensor(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match=r"conv2d_relu: the residual has shape \(1, 3, 3, 2\), expected \(1, 3, 3, 4\)"):
+        ops.conv2d_relu(x, w, b, padding=1, residual=x)
+    with pytest.raises(TypeError, match="conv2d_relu: the residual is float64 but the filter is float32"):
+        ops.conv2d_relu(x, w, b, padding=1, residual=Tensor(np.ones((1, 3, 3, 4))))
+    with pytest.raises(RuntimeError, match="has no gradient"):
+        ops.conv2d_relu(x, w, b, padding=1, residual=Tensor(np.ones((1, 3, 3, 4), np.float32), requires_grad=True))
+
+
 def test_conv2d_relu_has_no_gradient_and_says_so() -> None:
     x, w, b = Tensor(np.ones((1, 3, 3, 2))), Tensor(np.ones((3, 3, 2, 4)), requires_grad=True), Tensor(np.full(4, -20.0))
     with pytest.raises(RuntimeError, match=r"conv2d_relu: has no gradient; use relu\(conv2d"):

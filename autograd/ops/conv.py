@@ -12,6 +12,8 @@ from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
 
+_MOST = 8  # maps of a 1x1 convolution
+
 
 class Conv2d(Function):
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p stride - top + r dilation, ..., c] w[r,s,c,k].
@@ -22,14 +24,14 @@ class Conv2d(Function):
     Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
     """
 
-    def __init__(self, window: Window, groups: int, relu: bool = False) -> None:
+    def __init__(self, window: Window, groups: int) -> None:
         super().__init__()
-        self.window, self.groups, self.relu = window, groups, relu
+        self.window, self.groups = window, groups
 
     def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
         self.save(w, *maps)
         x = maps if len(maps) > 1 else maps[0]
-        return kernels.conv2d_forward(x, w, b, self.window, self.groups, self.relu)
+        return kernels.conv2d_forward(x, w, b, self.window, self.groups)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, *maps = self.saved
@@ -51,6 +53,19 @@ class Conv2d(Function):
 def convolution_flops(w: Array, y: Array) -> int:
     """Multiplications and additions of a convolution with filter (R, S, C/groups, K) and result y."""
     return 2 * y.size * w.shape[0] * w.shape[1] * w.shape[2]
+
+
+class Conv2dReLU(Function):
+    """y = relu(conv2d(x) + b + residual), for inference: what a gradient would need is not kept."""
+
+    def __init__(self, window: Window, groups: int) -> None:
+        super().__init__()
+        self.window, self.groups = window, groups
+
+    def forward(self, w: Array, b: Array, residual: Array | None, *maps: Array) -> Array:
+        return kernels.conv2d_forward(maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups, True, residual)
+
+    flops = Conv2d.flops
 
 
 class ConvTranspose2d(Function):
@@ -100,26 +115,57 @@ def conv2d(
 
 
 def conv2d_relu(
-    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """relu(conv2d(...)) in one pass, for inference: RuntimeError when a gradient would be recorded (the convolution's result is not kept)."""
-    if is_recording() and any(t.requires_grad for t in (weight, bias, *(input if isinstance(input, (list, tuple)) else (input,)))):
+    """relu(conv2d(...) + residual) in one pass, for inference; residual (N, P, Q, K) of the result's dtype.
+
+    A 1x1 convolution without stride and padding takes up to 8 maps.
+
+    RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where conv2d raises it, and
+    for a residual of another shape or dtype than the result's.
+    """
+    given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
+    if is_recording() and any(t is not None and t.requires_grad for t in given):
         raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
-    window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return Conv2d(window, groups, relu=True)(weight, bias, *maps)
+    window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups, several=True)
+    n, h, w, _ = maps[0].shape
+    out = (n, *window.output_size((h, w)), weight.shape[3])
+    if residual is not None and residual.shape != out:
+        raise ValueError(f"conv2d_relu: the residual has shape {residual.shape}, expected {out}")
+    if residual is not None and residual.dtype != weight.dtype:
+        raise TypeError(f"conv2d_relu: the residual is {residual.dtype} but the filter is {weight.dtype}")
+    return Conv2dReLU(window, groups)(weight, bias, residual, *maps)
 
 
 def checked_conv2d(
-    input: Tensor | Sequence[Tensor], weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+    input: Tensor | Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    several: bool = False,
 ) -> tuple[Window, tuple[Tensor, ...]]:
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
-    if len(maps) not in (1, 2):
-        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two")
+    most = _MOST if several and weight.shape[:2] == (1, 1) else 2
+    if not 1 <= len(maps) <= most:
+        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}")
     for m in maps:
         window = _checked("conv2d", m, weight, stride, padding, dilation)
+    if len(maps) > 2 and window != Window((1, 1)):
+        raise ValueError(f"conv2d: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
     x, w = maps[0].shape, weight.shape
-    if maps[-1].shape[:3] != x[:3] or (len(maps) == 2 and groups != 1):
-        raise ValueError(f"conv2d: two maps {x} and {maps[-1].shape} must agree in N, H, W and need groups 1, got groups {groups}")
+    for m in maps[1:]:
+        if m.shape[:3] != x[:3] or groups != 1:
+            raise ValueError(f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}")
     x = (*x[:3], sum(m.shape[3] for m in maps))
     _check_groups("conv2d", groups, x[3], w[3])
     if x[3] != w[2] * groups:

@@ -62,12 +62,13 @@ def conv2d_batch_norm(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C) or two maps, filter (R, S, C/groups, K), the vectors (K,) -> (N, P, Q, K).
+    """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C), or several maps as conv2d_relu's, filter (R, S, C/groups, K), the
+    vectors (K,) -> (N, P, Q, K).
 
     The batch's statistics are taken while the convolution's result is at hand; the running ones move as in batch_norm.
     residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
     """
-    window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups)
+    window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups, several=True)
     n, h, w, _ = maps[0].shape
     shape = (n, *window.output_size((h, w)), filter.shape[3])
     check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True)

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, in_turn, norm_gradient, winograd
+from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, winograd
 from kernels.core import memory
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
+from kernels.core.threads import contiguous
 from kernels.norm import vectors
 from kernels.norm.cpu import batch_norm_forward, gradient_rows, pixel_sums
-from kernels.core.threads import contiguous
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
-Maps = np.ndarray | tuple[np.ndarray, np.ndarray]
+Maps = np.ndarray | tuple[np.ndarray, ...]
 
 
 def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
@@ -40,14 +40,20 @@ def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
     return out
 
 
-def conv2d_forward(x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
+def conv2d_forward(
+    x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False, residual: np.ndarray | None = None
+) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
-    maps = _contiguous(*(x if isinstance(x, tuple) else (x,)))
-    if maps is None or _contiguous(w, b) is None or (relu and b is None):
+    maps, given = _contiguous(*(x if isinstance(x, tuple) else (x,))), _contiguous(w, b, residual)
+    if maps is None or given is None:
         return NotImplemented
+    b, residual = given[1:]
+    fused = relu or residual is not None
     if depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return NotImplemented if relu else depthwise.forward(maps[0], w, b, window)
-    return _forward(maps, w, b, window, groups, relu, False)[0]
+        return NotImplemented if fused else depthwise.forward(maps[0], w, b, window)
+    if fused and b is None:
+        b = filters.zeros(w.shape[3])
+    return _forward(maps, w, b, window, groups, relu, False, residual)[0]
 
 
 def conv2d_norm_forward(
@@ -78,7 +84,14 @@ def conv2d_norm_forward(
 
 
 def _forward(
-    maps: list[np.ndarray], w: np.ndarray, b: np.ndarray | None, window: Window, groups: int, relu: bool, summing: bool
+    maps: list[np.ndarray],
+    w: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    groups: int,
+    relu: bool,
+    summing: bool,
+    residual: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(y, sums of y and y^2 chunk by chunk if summing) by the algorithm chosen for the layer."""
     n, h, wd, _ = maps[0].shape
@@ -86,13 +99,16 @@ def _forward(
 
     def run(name: str) -> tuple[np.ndarray, np.ndarray]:
         y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
+        if gathered.serves(maps, window, groups):
+            return y, gathered.forward(maps, w, b, y, relu, residual, summing)
         if name != "direct":
-            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing)
+            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing, residual)
         filters = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
         for i, (part, filter_) in enumerate(zip(maps, filters, strict=True)):
-            last = i == len(maps) - 1
-            bias = b if i == 0 else None
-            sums = direct.run_forward(part, filter_, bias, y, window, groups, relu=relu and last, add=i > 0, summing=summing and last)
+            first, last = i == 0, i == len(maps) - 1
+            start = (b, residual) if first else (None, None)
+            flags = {"relu": relu and last, "add": not first, "summing": summing and last}
+            sums = direct.run_forward(part, filter_, start[0], y, window, groups, **flags, residual=start[1])
         return y, sums
 
     return run(choice.choose("forward", n, (h, wd), c, k, window, groups, run))
@@ -124,7 +140,7 @@ def conv2d_backward_data(
             return tuple(direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(filters, totals, strict=True))
         add = all(t is not None for t in totals)
         dxs = [t if add and t is not None else memory.empty((n, *size, part), np.float32) for part, t in zip(parts, totals, strict=True)]
-        winograd.forward([dy], direct.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
+        winograd.forward([dy], filters.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
         return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, totals, strict=True))
 
     if cropped or window.stride != (1, 1):
@@ -203,26 +219,28 @@ def conv2d_norm_backward(
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
 
     def plan(name: str) -> Any:
-        if window.kernel == (1, 1):
+        if window == Window((1, 1)):
             return norm_gradient.pointwise_plan(z.shape, _channels(maps))
         return norm_gradient.tiles_plan((_OUTPUTS[name], window.kernel[0]), z.shape, _channels(maps), back)
 
-    def run(name: str, into: Any = (None,) * len(maps), overwrite: bool = False) -> Any:
-        if name == "direct" and window.kernel != (1, 1):
+    nowhere = (None,) * len(maps)
+
+    def run(name: str, into: Any = nowhere, overwrite: bool = False) -> Any:
+        made = None if name == "direct" and window != Window((1, 1)) else plan(name)
+        if made is None or made.scratch > norm_gradient.ROOM or len(maps) > made.most:
             return turn(into, overwrite)
-        made = plan(name)
-        if made.scratch > norm_gradient.ROOM:
-            return turn(into, overwrite)
-        opened = activation is not None and not with_residual  # the mask is applied on the way; with a residual, g is wanted
         kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
         dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
-        masked = g if kept is None else kept
-        adds = all(t is not None and t.flags.c_contiguous for t in into)
-        dxs = into if adds else [memory.empty(m.shape, np.float32) for m in maps]
+        masked, opened = g if kept is None else kept, activation is not None and not with_residual  # with a residual g itself is wanted
+        adds = [t is not None and t.flags.c_contiguous for t in into]
+        if made.most == 2 and not all(adds):
+            adds = [False] * len(maps)
+        dxs = [t if more else memory.empty(m.shape, np.float32) for m, t, more in zip(maps, into, adds, strict=True)]
         dw = made.run(masked, z, rows, opened, maps, w, dxs, adds)
-        return dw, dweight, dbias, masked if with_residual else None, tuple(dxs if adds else map(_added, dxs, into))
+        dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, into, adds, strict=True)]
+        return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
 
-    if window.padding != ((0, 0), (0, 0)) and window.kernel == (1, 1) or cropped:
+    if cropped or (window.kernel == (1, 1) and window != Window((1, 1))):
         return turn(into, overwrite)
     n, p, q, k = z.shape
     return run(choice.choose("norm", n, (p, q), k, w.shape[2], back, groups, run), into, overwrite)
@@ -239,15 +257,15 @@ def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None,
     given = _contiguous(x)
     if given is None or _contiguous(w, b) is None:
         return NotImplemented
-    return direct.backward_data(given[0], direct.swapped(w), size, window, groups, b)
+    return direct.backward_data(given[0], filters.swapped(w), size, window, groups, b)
 
 
 def conv_transpose2d_backward_data(dy: np.ndarray, w: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_data."""
-    return conv2d_forward(dy, w.swapaxes(2, 3) if w.dtype != np.float32 else direct.swapped(w), None, window, groups)
+    return conv2d_forward(dy, w.swapaxes(2, 3) if w.dtype != np.float32 else filters.swapped(w), None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
     dw = conv2d_backward_filter(dy, x, window, groups)
-    return NotImplemented if dw is NotImplemented else direct.swapped(dw)
+    return NotImplemented if dw is NotImplemented else filters.swapped(dw)

@@ -22,8 +22,9 @@ from kernels.conv import cuda_direct, cuda_plain, cuda_special, cuda_tensor, cud
 from kernels.conv.cuda_axes import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
+from kernels.shape import concat_channels
 
-Maps = Array | tuple[Array, Array]
+Maps = Array | tuple[Array, ...]
 conv2d_norm_forward, conv2d_norm_backward, backward_bias = in_turn.conv2d_norm_forward, in_turn.conv2d_norm_backward, in_turn.backward_bias
 
 
@@ -44,9 +45,12 @@ def _contiguous(maps: Sequence[Array]) -> list[Array]:
     return [cupy.ascontiguousarray(m) for m in maps]
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Any:
-    """As kernels.conv.reference.conv2d_forward; the ReLU is a pass of its own."""
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Any:
+    """As kernels.conv.reference.conv2d_forward; more than two maps are concatenated, the residual and the ReLU are passes of their own."""
+    x = concat_channels(x) if isinstance(x, tuple) and len(x) > 2 else x
     y = _forward(x, w, b, window, groups)
+    if y is not NotImplemented and residual is not None:
+        cupy.add(y, residual, out=y)
     return cupy.maximum(y, 0, out=y) if relu and y is not NotImplemented else y
 
 

@@ -13,19 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.conv import filters
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import add, clear, copy
+from kernels.core.runs import clear, copy, make_start_rows
 from kernels.core.simd import target
-from kernels.core.threads import contiguous, parallel
+from kernels.core.threads import parallel
 
 _STRIP = 32_768  # floats of a padded strip: 128 KB, well inside an L2 cache
-CHUNKS = 16
-_SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
+CHUNKS = filters.CHUNKS
 
 
 class Layer(NamedTuple):
@@ -65,8 +65,8 @@ def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tup
     padded = 0 if inside else reach
     row = (padded or w) * c * sh
     rows = max(1, min(p, (_STRIP - (r - 1) * dh * (padded or w) * c) // row))
-    rows = max(rows, -(-64 // q)) if padded else rows  # a strip of few pixels is not worth its overhead
-    rows = min(p, rows)
+    rows = min(rows, -(-shape[0] * p // CHUNKS))  # few images: chunks for all threads
+    rows = min(p, max(rows, -(-64 // q)))  # a strip of few pixels is not worth its overhead
     blocks = -(-p // rows)
     rows = -(-p // blocks)
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
@@ -99,16 +99,21 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
 _PIECE = 512  # pixels whose results are summed in float32
 
 
+_STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
+
+
 @lru_cache(maxsize=64)
-def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y.
+def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool, residual: bool = False) -> Kernel:
+    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y; residual: to `more`.
 
     summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    column, width = make_column(vectors, accumulate=add, mask_c=masked, relu=relu, ahead="rows", sums=summing), vectors * target().lanes
+    start_rows = make_start_rows(vectors)
+    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, ahead="rows", sums=summing)
+    width = vectors * target().lanes
 
-    @cpu_kernel("ppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
         cg, per_group = c // groups, -(-k // width)
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
@@ -130,13 +135,16 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                 for panel in range(per_group):
                     b0 = (group * per_group + panel) * r * s * cg * width
                     columns, channel = min(width, k - panel * width), group * k + panel * width
-                    extra, e0 = (scratch, sums) if summing else (bias, (group * per_group + panel) * width)
+                    bias0 = (group * per_group + panel) * width
+                    extra, e0 = (scratch, sums) if summing else (bias, bias0)
                     for row in range(count):
                         for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
                             at = y0 + image * out_image + (first + row) * out_row + done * pixel + channel
                             a0 = base + row * sh * wide * c + done * sw * c + group * cg
                             if summing:
                                 clear(scratch, sums, 2 * width)
+                            if residual:
+                                start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
                             column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
                                    y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
                             if summing:
@@ -145,59 +153,6 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                                     out[out0 + groups * k + channel + i] += scratch[sums + width + i]
 
     return direct_forward
-
-
-@lru_cache(maxsize=1)
-def pack_kernel() -> Kernel:
-    """Filters (R S C/G, G K) to panels (G, panels, R S C/G, width), zeros beyond the last output channel."""
-
-    @cpu_kernel("ppiiii")
-    def pack_filter(start, stop, _scratch, w, panels, taps, groups, k, width):  # type: ignore[no-untyped-def]
-        per_group = -(-k // width)
-        for panel in range(start, stop):
-            group, column = panel // per_group, panel % per_group * width
-            count = min(width, k - column)
-            for i in range(taps):
-                o = (panel * taps + i) * width
-                copy(w, i * groups * k + group * k + column, panels, o, count)
-                clear(panels, o + count, width - count)
-
-    return pack_filter
-
-
-@lru_cache(maxsize=1)
-def _pack_transposed_kernel() -> Kernel:
-    @cpu_kernel("ppiiiii")
-    def pack_transposed(start, stop, _scratch, w, panels, c, c2, k, width, first):  # type: ignore[no-untyped-def]
-        for panel in range(start, stop):
-            row, last = (panel * width, c) if panel < first else (c + (panel - first) * width, c + c2)
-            for i0 in range(0, k, _SQUARE):
-                for j in range(width):
-                    for i in range(i0, min(i0 + _SQUARE, k)):
-                        panels[(panel * k + i) * width + j] = w[(row + j) * k + i] if row + j < last else np.float32(0)
-
-    return pack_transposed
-
-
-def packed_transposed(w: np.ndarray, c: int, c2: int, width: int) -> tuple[np.ndarray, int]:
-    """Panels of the transpose of a 1x1 filter (1, 1, c + c2, K): those of its first c rows, then those of the others; where these begin."""
-    k, first = w.shape[3], -(-c // width)
-    count = first + -(-c2 // width)
-    panels = memory.empty((count * k * width,), np.float32)
-    parallel(_pack_transposed_kernel(), count, contiguous(w).reshape(-1), panels, c, c2, k, width, first)
-    return panels, first * k * width
-
-
-def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
-    return prepared(w, (groups, width), lambda: _pack(w, groups, width))
-
-
-def _pack(w: np.ndarray, groups: int, width: int) -> np.ndarray:
-    r, s, c, k = w.shape
-    count = groups * -(-(k // groups) // width)
-    panels = memory.empty((count * r * s * c * width,), np.float32)
-    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, r * s * c, groups, k // groups, width)
-    return panels
 
 
 def run_forward(
@@ -212,8 +167,9 @@ def run_forward(
     relu: bool = False,
     add: bool = False,
     summing: bool = False,
+    residual: np.ndarray | None = None,
 ) -> np.ndarray:
-    """y = conv(x, w) + b (add: y += conv(x, w)).
+    """y = conv(x, w) + b + residual (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
     Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), else nothing of use: (chunks, 2, f K) float64, of f pixels
@@ -223,30 +179,29 @@ def run_forward(
     f = _widening(window, groups, w.shape[3], q)
     if f > 1 and out is None:
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
-        bias = None if b is None else _arranged(b, 1, f * len(b), f)
-        wider = prepared(w, ("widened", f), lambda: _widened_filter(w, f), filter=True)
-        sums = run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing)
-        return sums
+        bias = None if b is None else filters.repeated_bias(b, f)
+        wider = prepared(w, ("widened", f), lambda: filters.widened(w, f), filter=True)
+        return run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing, residual)
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
     flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
     if flat and window.padding == ((0, 0), (0, 0)):  # all pixels in one row, in chunks of rows of pixels
         pixels = images * layer.h * layer.w
-        per = max(64, -(-pixels // CHUNKS) // 64 * 64 + 64)
+        per = max(64, -(-pixels // (64 * CHUNKS)) * 64)
         layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
         whole = pixels // per
         rest = pixels - whole * per
         sums = np.empty((whole + (rest > 0), 2, groups * k if summing else 0))
         if whole:
-            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0)
+            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0, residual)
         if rest:
             offset = whole * per
             tail = layer._replace(w=rest, q=rest, out_image=0)
-            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole)
+            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole, residual)
         return sums
     sums = np.empty((images * layer.blocks, 2, groups * k if summing else 0))
-    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0)
+    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0, residual)
     return sums
 
 
@@ -267,16 +222,6 @@ def _widened(window: Window, f: int) -> Window:
     return Window((r, s + f - 1), (sh, f), window.padding, window.dilation)
 
 
-def _widened_filter(w: np.ndarray, f: int) -> np.ndarray:
-    """(R, S, C, K) -> (R, S + f - 1, C, f K)."""
-    by_numpy()
-    r, s, c, k = w.shape
-    wide = np.zeros((r, s + f - 1, c, f, k), np.float32)
-    for i in range(f):
-        wide[:, i : i + s, :, i] = w
-    return wide.reshape(r, s + f - 1, c, f * k)
-
-
 def _launch(
     x: np.ndarray,
     w: np.ndarray,
@@ -292,82 +237,21 @@ def _launch(
     summing: bool,
     sums: np.ndarray,
     chunk0: int,
+    residual: np.ndarray | None,
 ) -> None:
     lanes, vectors = target().lanes, panel_vectors(k)
     width = vectors * lanes
-    per_group = -(-k // width)
-    whole = groups == 1 and k % width == 0
-    bias = zeros(groups * per_group * width) if b is None else b if whole else _arranged(b, groups, per_group * width)
-    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing)
+    bias = filters.padded_bias(b, groups, k, width)
+    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing, residual is not None)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
-    arrays = x.reshape(-1), packed(w, groups, width), bias.reshape(-1), y.reshape(-1), sums.reshape(-1), _numbers(layer)
-    parallel(kernel, chunks, *arrays, y0, chunk0, strip, _PIECE if summing else max(layer.q, 1), scratch=strip + 2 * width)
-
-
-@lru_cache(maxsize=64)
-def zeros(count: int) -> np.ndarray:
-    """That many zeros, to be read only."""
-    return np.zeros(count, np.float32)
-
-
-@lru_cache(maxsize=1)
-def _bias_kernel() -> Kernel:
-    @cpu_kernel("ppiiii")
-    def arrange_bias(start, stop, _scratch, b, out, groups, k, width, times):  # type: ignore[no-untyped-def]
-        for group in range(groups):
-            for i in range(times):
-                copy(b, group * k, out, group * width + i * k, k)
-            clear(out, group * width + times * k, width - times * k)
-
-    return arrange_bias
-
-
-def _arranged(b: np.ndarray, groups: int, width: int, times: int = 1) -> np.ndarray:
-    """Each group's part of a bias, `times` times, padded with zeros to `width`."""
-    out = memory.empty((groups * width,), np.float32)
-    parallel(_bias_kernel(), 1, contiguous(b), out, groups, len(b) // groups, width, times)
-    return out
+    more = y if residual is None else residual
+    arrays = x.reshape(-1), filters.packed(w, groups, width), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
+    piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
+    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, scratch=strip + 2 * width)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def flip_kernel() -> Kernel:
-    """Filters (taps, C, K) to (taps, K, C), the taps reversed if `reverse`; a chunk per tap and _SQUARE input channels."""
-
-    @cpu_kernel("ppiiii")
-    def flip_filter(start, stop, _scratch, w, out, taps, c, k, reverse):  # type: ignore[no-untyped-def]
-        parts = -(-c // _SQUARE)
-        for chunk in range(start, stop):
-            tap, i0 = chunk // parts, chunk % parts * _SQUARE
-            to = taps - 1 - tap if reverse else tap
-            i1, source, target_ = min(i0 + _SQUARE, c), tap * c * k, to * c * k
-            for j0 in range(0, k, _SQUARE):
-                for j in range(j0, min(j0 + _SQUARE, k)):
-                    for i in range(i0, i1):
-                        out[target_ + j * c + i] = w[source + i * k + j]
-
-    return flip_filter
-
-
-def swapped(w: np.ndarray, reverse: bool = False) -> np.ndarray:
-    """(R, S, C, K) to a contiguous (R, S, K, C), the taps reversed if wanted."""
-    r, s, c, k = w.shape
-    out = memory.empty((r, s, k, c), np.float32)
-    parallel(flip_kernel(), r * s * -(-c // _SQUARE), contiguous(w).reshape(-1), out.reshape(-1), r * s, c, k, reverse)
-    return out
-
-
-def flipped(w: np.ndarray, groups: int) -> np.ndarray:
-    """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G, C)."""
-    r, s, c, k = w.shape
-    if groups == 1 and w.flags.c_contiguous:
-        return swapped(w, reverse=True)
-    by_numpy()
-    w = w[::-1, ::-1].reshape(r, s, c, groups, k // groups)
-    return contiguous(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 
 
 def backward_data(
@@ -382,14 +266,14 @@ def backward_data(
         if not w.flags.c_contiguous:
             by_numpy()
         wide = prepared(w, ("wide", sw), lambda: w.reshape(w.shape[0], 1, sw * c, -1), filter=True)
-        tiled = None if bias is None else _arranged(bias, 1, sw * c, sw)
+        tiled = None if bias is None else filters.repeated_bias(bias, sw)
         total = None if into is None else into.reshape(n, h, -1, sw * c)
         dx = backward_data(dy, wide, (h, dy.shape[2]), across, 1, tiled, total)
         return dx.reshape(n, h, wd, c) if into is None else into
     dx, add = (memory.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
     if (sh, sw) == (1, 1):
         all_taps = tuple((0, k, 1) for k in window.kernel)
-        run_forward(dy, flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size, add=add)
+        run_forward(dy, filters.flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size, add=add)
         return dx
     for a in range(min(sh, h)):
         for b in range(min(sw, wd)):
@@ -404,7 +288,7 @@ def backward_data(
             part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
             phase = -(-(h - a) // sh), -(-(wd - b) // sw)
             out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
-            filter_ = prepared(part, ("flipped", groups), partial(flipped, part, groups), filter=True)
+            filter_ = prepared(part, ("flipped", groups), partial(filters.flipped, part, groups), filter=True)
             run_forward(dy, filter_, bias, dx, _data_window(window, (a, b), taps), groups, out, phase, add=add)
     return dx
 
@@ -475,10 +359,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     n, p, q, channels = dy.shape
     f = _widening(window, groups, channels, q)
     if f > 1:
-        by_numpy()
-        wide = backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f))
-        wide = wide.reshape(*wide.shape[:3], f, channels)
-        return sum(wide[:, i : i + window.kernel[1], :, i] for i in range(f))  # type: ignore[return-value]
+        return filters.narrowed(backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f)), f)
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x.shape, window, groups, k, None, (p, q))
     images, stream = n, False
@@ -501,24 +382,8 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     kernel = filter_gradient_kernel(vectors, k % lanes != 0, stream)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
-    parallel(kernel, chunks, x.reshape(-1), dy.reshape(-1), partial, zeros(vectors * lanes), _numbers(layer), strips, per_chunk, floats, scratch=scratch)
-    return added_chunks(partial, chunks, r * s * cg, channels, channels).reshape(r, s, cg, channels)
+    arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), _numbers(layer)
+    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, scratch=scratch)
+    return filters.added_chunks(partial, chunks, r * s * cg, channels, channels).reshape(r, s, cg, channels)
 
 
-@lru_cache(maxsize=1)
-def _chunks_kernel() -> Kernel:
-    @cpu_kernel("ppiiiii")
-    def filter_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
-        for i in range(start * per, min(stop * per, c)):
-            for chunk in range(1, chunks):
-                add(partial, i * kp, partial, (chunk * c + i) * kp, k)
-            copy(partial, i * kp, dw, i * k, k)
-
-    return filter_gradient_finish
-
-
-def added_chunks(partial: np.ndarray, chunks: int, rows: int, k: int, kp: int) -> np.ndarray:
-    """The chunks' sums (chunks, rows, kp), added in order, without their padding: (rows, k)."""
-    dw, per = memory.empty((rows, k), np.float32), -(-rows // CHUNKS)
-    parallel(_chunks_kernel(), -(-rows // per), partial, dw.reshape(-1), rows, k, kp, chunks, per)
-    return dw

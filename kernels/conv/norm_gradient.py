@@ -24,14 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import direct, winograd
+from kernels.conv import filters, winograd
 from kernels.conv import winograd_programs as programs
+from kernels.conv.gathered import MOST
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Window
-from kernels.core.runs import clear, copy, over_run
+from kernels.core.runs import add_rows, clear, copy, copy_rows, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
@@ -43,7 +44,9 @@ ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth 
 
 def _make_gradient_pixels(relu: bool) -> Any:
     @program("ppiiippii")
-    def gradient_pixels(code: Code, g: Pointer, z: Pointer, at: Int, pixels: Int, channels: Int, rows: Pointer, out: Pointer, o0: Int, pitch: Int) -> None:
+    def gradient_pixels(
+        code: Code, g: Pointer, z: Pointer, at: Int, pixels: Int, channels: Int, rows: Pointer, out: Pointer, o0: Int, pitch: Int
+    ) -> None:
         """dz of so many pixels to out[o0 + pixel pitch], channels padded with zeros to whole vectors. relu: g is masked by the sign of y."""
 
         def body(j: Int, rest: Any) -> None:
@@ -69,37 +72,38 @@ def _equal_chunks(count: int, floats: int, least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def pointwise_kernel(vectors: int, masked: bool, gradient_vectors: int, adds: bool, relu: bool) -> Kernel:
-    """The kernel for data gradients in panels of `vectors` vectors (masked: the last is not full) and filter gradients in such of
-    `gradient_vectors`; adds: dx is added to what is there.
-    """
-    data_column = make_column(vectors, accumulate=adds, mask_c=masked)
-    filter_column = make_column(gradient_vectors, accumulate=True)
+def pointwise_kernel(vectors: int, gradient_vectors: int, relu: bool) -> Kernel:
+    """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`, of up to MOST maps."""
+    data_column, filter_column = make_column(vectors), make_column(gradient_vectors, accumulate=True)
     width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
     gradient_pixels = _make_gradient_pixels(relu)
 
-    @cpu_kernel("pppppppppp" + "i" * 10, f"x{vectors}{' masked' * masked} x{gradient_vectors}{' add' * adds}{' relu' * relu}")
-    def norm_gradient_1x1(start, stop, scratch, g, z, rows, x, x2, panels, dx, dx2, partial, zeros,
-                          c, c2, k, kp, pitch, x_pitch, pixels, per_chunk, per_strip, panels2):  # fmt: skip  # type: ignore[no-untyped-def]
-        x0 = per_strip * pitch
+    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 9, f"x{vectors} x{gradient_vectors}{' relu' * relu}")
+    def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial,
+                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip):  # fmt: skip  # type: ignore[no-untyped-def]
+        maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
         for chunk in range(start, stop):
-            sums = chunk * (c + c2) * kp
-            clear(partial, sums, (c + c2) * kp)
+            sums = chunk * c * kp
+            clear(partial, sums, c * kp)
             first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
             while first < end:
-                count = min(per_strip, end - first)
-                gradient_pixels(g, z, first * k, count, k, rows, scratch, 0, pitch)
+                n, place = min(per_strip, end - first), second
+                gradient_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
                 for i in range(0, c, width):
-                    data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, dx, first * c + i, c, count, min(width, c - i), zeros, 0)
-                for i in range(0, c2, width):
-                    b0, columns = panels2 + i * k, min(width, c2 - i)
-                    data_column(scratch, 0, pitch, 1, panels, b0, width, k, 1, 0, 0, 1, 0, 0, dx2, first * c2 + i, c2, count, columns, zeros, 0)
+                    data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i, row, n, width, zeros, 0)
                 for i in range(count):
-                    copy(x, (first + i) * c, scratch, x0 + i * x_pitch, c)
-                    copy(x2, (first + i) * c2, scratch, x0 + i * x_pitch + c, c2)
+                    if adds[i]:
+                        add_rows(scratch, place, row, gradients[i], first * sizes[i], sizes[i], sizes[i], n)
+                    else:
+                        copy_rows(scratch, place, row, gradients[i], first * sizes[i], sizes[i], sizes[i], n)
+                    place += sizes[i]
+                place = second  # dx has been moved out: x takes its place
+                for i in range(count):
+                    copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
+                    place += sizes[i]
                 for i in range(0, kp, gradient_width):
-                    filter_column(scratch, x0, 1, x_pitch, scratch, i, pitch, count, 1, 0, 0, 1, 0, 0, partial, sums + i, kp, c + c2, gradient_width, zeros, 0)
-                first += count
+                    filter_column(scratch, second, 1, row, scratch, i, pitch, n, 1, 0, 0, 1, 0, 0, partial, sums + i, kp, c, gradient_width, zeros, 0)
+                first += n
 
     return norm_gradient_1x1
 
@@ -107,30 +111,38 @@ def pointwise_kernel(vectors: int, masked: bool, gradient_vectors: int, adds: bo
 class Pointwise:
     """The plan of a 1x1 layer: z (N, H, W, K) of maps with so many channels."""
 
+    most = MOST
+
     def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
-        lanes, both, k = target().lanes, sum(channels), shape[3]
-        self.vectors, self.gradient_vectors = min(panel_vectors(c) for c in channels), panel_vectors(k)
+        lanes, k, self.c = target().lanes, shape[3], sum(channels)
+        self.vectors, self.gradient_vectors = panel_vectors(self.c), panel_vectors(k)
         self.width, gradient_width = self.vectors * lanes, self.gradient_vectors * lanes
-        self.masked = any(c % lanes for c in channels)
         self.kp = -(-k // gradient_width) * gradient_width
-        self.floats = both * self.kp
-        self.pitch, self.x_pitch = self.kp + _PAD, -(-both // lanes) * lanes + _PAD  # rows of a power of two would meet in one set of the L1 cache
+        self.floats = self.c * self.kp
+        self.pitch, self.row = self.kp + _PAD, -(-self.c // self.width) * self.width + _PAD  # powers of two would meet in one set of the L1 cache
         self.pixels, self.per_strip = math.prod(shape[:3]), 64 if self.floats <= 8192 else 128
         self.per_chunk = _equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
-        self.scratch = self.per_strip * (self.pitch + self.x_pitch)
+        self.scratch = self.per_strip * (self.pitch + self.row)
+        self.sizes = _eight(channels, 0)
 
-    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray, dxs: Sequence[np.ndarray],
-            adds: bool) -> np.ndarray:  # fmt: skip
-        """Fill (adds: add to) the dxs of one or two maps; returns dw (1, 1, C, K). relu: g is masked by the sign of y."""
-        (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
-        panels, second = direct.packed_transposed(w, c, c2, self.width)
+    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
+            dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
+        """Fill the dxs of the maps, or add to them; returns dw (1, 1, C, K). relu: g is masked by the sign of y."""
+        k, unused = z.shape[3], MOST - len(maps)
+        panels = filters.packed_transposed(w, self.width)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
-        kernel = pointwise_kernel(self.vectors, self.masked, self.gradient_vectors, adds, relu)
-        flat = g.reshape(-1), z.reshape(-1), rows, x, x2, panels, dx, dx2, partial, winograd.ZEROS
-        numbers = c, c2, k, self.kp, self.pitch, self.x_pitch, self.pixels, self.per_chunk, self.per_strip, second
-        parallel(kernel, self.chunks, *flat, *numbers, scratch=self.scratch)
-        return direct.added_chunks(partial, self.chunks, c + c2, k, self.kp).reshape(1, 1, c + c2, k)
+        kernel = pointwise_kernel(self.vectors, self.gradient_vectors, relu)
+        flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
+        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip
+        arrays = g.reshape(-1), z.reshape(-1), rows, *flat, panels, partial, winograd.ZEROS, self.sizes, _eight(tuple(adds), False)
+        parallel(kernel, self.chunks, *arrays, *numbers, scratch=self.scratch)
+        return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
+
+
+@lru_cache(maxsize=256)
+def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
+    return np.array([*values, *[rest] * (MOST - len(values))], np.int64)
 
 
 # -- Winograd ---------------------------------------------------------------------------------------------------------------------
@@ -189,9 +201,9 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool,
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
-                    write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, 0)
+                    write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, 0, dx)
                     if c2:
-                        write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1, zeros, 0, 0)
+                        write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1, zeros, 0, 0, dx2)
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
@@ -210,6 +222,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool,
 class Tiles:
     """The plan of a dense layer of stride 1 by F(m x m, r x r): z (N, P, Q, K), maps with so many channels, the data gradient's window."""
 
+    most = 2
+
     def __init__(self, form: Form, shape: tuple[int, ...], channels: tuple[int, ...], back: Window) -> None:
         self.form, lanes, k, self.both = form, target().lanes, shape[3], sum(channels)
         self.data = winograd.plan_of(form, shape[0], (shape[1], shape[2]), k, self.both, back)
@@ -225,13 +239,13 @@ class Tiles:
         self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
         self.scratch = self.patch + points * winograd.PATCH
 
-    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray, dxs: Sequence[np.ndarray],
-            adds: bool) -> np.ndarray:  # fmt: skip
-        """As Pointwise.run; returns dw (r, r, C, K)."""
+    def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
+            dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
+        """As Pointwise.run, where all dxs are added to or none; returns dw (r, r, C, K)."""
         (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
-        u = winograd.transformed(self.data, direct.flipped(w, 1), self.form)
+        u = winograd.transformed(self.data, filters.flipped(w, 1), self.form)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
-        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, adds, relu)
+        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, all(adds), relu)
         flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, winograd.ZEROS
         panels, units = self.data.kp // self.data.width, self.data.units
         numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch

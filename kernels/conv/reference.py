@@ -8,6 +8,7 @@ Everything follows from one linear map and its transpose: `patches` reads the in
 
 Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
 Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy then); groups must be 1.
+A 1x1 convolution's forward takes more of them.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from kernels.core.reduction import sum_pixels
 from kernels.norm.reference import batch_norm_backward, batch_norm_forward, batch_norm_inverse, batch_norm_running, batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
-Maps = Array | tuple[Array, Array]
+Maps = Array | tuple[Array, ...]
 Steps = Sequence[Callable[..., Any]]
 
 
 def whole(x: Maps) -> Array:
-    """One map: the two maps side by side, if there are two."""
+    """One map: the maps side by side, if there are several."""
     return concat_channels(x) if isinstance(x, tuple) else x
 
 
@@ -82,8 +83,11 @@ def grouped_pixels(y: Array, groups: int) -> Array:
     return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False) -> Array:
-    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x. relu: max(y, 0)."""
+def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Array:
+    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
+
+    residual (N, P, Q, K): y + residual.   relu: max(y, 0), of that sum.
+    """
     x = whole(x)
     n, k = x.shape[0], w.shape[3]
     p, q = window.output_size(x.shape[1:3])
@@ -91,6 +95,7 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
     y = grouped_rows(patches(x, window), groups) @ grouped_filter(w, groups)
     y = y.transpose(1, 0, 2).reshape(n, p, q, k)
     y = y if b is None else y + b
+    y = y if residual is None else y + residual
     return y.clip(0, None) if relu else y
 
 

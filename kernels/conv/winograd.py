@@ -117,13 +117,13 @@ def make_tile_writer(form: Form, add: bool, finish: str) -> Any:
     write, write_edge = (programs.make_write(form, edge, add, finish) for edge in (False, True))
 
     @inline(f"{form} {add} {finish}")
-    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, extra, e0, e_step):  # type: ignore[no-untyped-def]
+    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, extra, e0, e_step, more):  # type: ignore[no-untyped-def]
         y0, channels = ((image * p + oy) * q + ox) * k + first, last - first
         if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
-            write(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, m, m, extra, e0 + first, e_step)
+            write(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, m, m, extra, e0 + first, e_step, more)
         else:
             rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-            write_edge(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, rows, columns, extra, e0 + first, e_step)
+            write_edge(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, rows, columns, extra, e0 + first, e_step, more)
 
     return write_tile
 
@@ -159,17 +159,18 @@ def _ask_for_outputs(y, first, last, end, m, t, k):  # type: ignore[no-untyped-d
 def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
 
-    finish: 'bias', 'bias relu' or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
-    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way.
+    finish: as of make_write, or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
+    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way. Chunks of one part
+    are neighbours, so that a core meets few panels.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
     column_of_tiles, width = make_column(vectors, ahead="rows"), vectors * target().lanes
-    summing = finish == "sums"
+    summing, residual = finish == "sums", "residual" in finish
 
-    @cpu_kernel("pppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts):  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + PAD, block * kp + PAD
         product = points * v_step
@@ -177,7 +178,8 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
         sums = patch + points * PATCH
         extra, e0 = (scratch, sums) if summing else (bias, 0)
         for chunk in range(start, stop):
-            region, part, panels = chunk // parts, chunk % parts, kp // width
+            regions, panels = -(-units // per_chunk), kp // width
+            region, part = chunk % regions, chunk // regions
             first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
             k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
             at, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
@@ -204,11 +206,16 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                     for panel in range(first_panel, last_panel):
                         b0 = (point * panels + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
+                        touch(
+                            u, b0 + (c + c2) * width, 0, (c + c2) * width, 1
+                        )  # the next panel: where tiles are few, the memory is slower than they are
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                     if _ASK:
                         low, high = point * block // points, (point + 1) * block // points
                         _ask_for_tiles(x, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c)
                         _ask_for_outputs(y, at + low, at + high, at + count, m, t, k)
+                        if residual:
+                            _ask_for_outputs(more, at + low, at + high, at + count, m, t, k)
                         if c2:
                             _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
                         if k2:
@@ -217,9 +224,11 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
-                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw, extra, e0, kp)
+                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw, extra, e0, kp, more)
                     if k2:
-                        write_tile(scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e0 + k, kp)
+                        write_tile(
+                            scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e0 + k, kp, more
+                        )
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
@@ -273,6 +282,8 @@ class _Plan:
         height = tile_rows(self.vectors)
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
         self.per = max(-(-self.units // CHUNKS), LEAST // columns)
+        if LEAST // 2 <= self.units * columns <= LEAST:  # two halves: every part of the panels transforms its chunk's input again
+            self.per = -(-self.units // 2)
         self.block = _equal_parts(self.per * columns, max(LEAST, fitting), height)
         self.parts = min(self.kp // self.width, -(-4 // -(-self.units // self.per)))
         # Every chunk of the filter gradient has a copy of the sums: fewer chunks for deep layers.
@@ -319,9 +330,10 @@ def forward(
     bias: np.ndarray | None = None,
     relu: bool = False,
     summing: bool = False,
+    residual: np.ndarray | None = None,
 ) -> np.ndarray:
     """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of one or two
-    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold. relu: with a bias only.
+    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold. relu, residual (N, P, Q, K): with a bias only.
 
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
     """
@@ -331,10 +343,12 @@ def forward(
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
     parts = plan.parts if len(outs) == 1 else 1
     numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts)
-    kernel = forward_kernel(form, plan.vectors, add, "sums" if summing else "" if bias is None else "bias relu" if relu else "bias")
+    finish = "sums" if summing else "" if bias is None else "bias" + " residual" * (residual is not None) + " relu" * relu
+    kernel = forward_kernel(form, plan.vectors, add, finish)
     chunks, scratch = -(-plan.units // plan.per) * parts, plan.scratch(plan.block)
     out = np.empty((chunks, 2, k if summing else 0))
-    parallel(kernel, chunks, x, x2, u, y, y2, ZEROS, ZEROS if bias is None else bias, out.reshape(-1), plan.geometry, *numbers, scratch=scratch)
+    arrays = x, x2, u, y, y2, y if residual is None else residual.reshape(-1), ZEROS, ZEROS if bias is None else bias, out.reshape(-1)
+    parallel(kernel, chunks, *arrays, plan.geometry, *numbers, scratch=scratch)
     return out
 
 

@@ -148,14 +148,15 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
 
 
 def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., None]:
-    """write(product, p0, step, y, y0, row, column, channels, rows, columns, extra, e0, e_step): A^T product A to an m x m output tile at y[y0].
+    """write(product, p0, step, y, y0, row, column, channels, rows, columns, extra, e0, e_step, more): A^T product A to an m x m tile at y[y0].
 
     edge: only the first `rows` rows and `columns` columns of the tile exist.   add: the result is added to y.
-    finish: 'bias', 'bias relu': extra[e0 + c] is added first;  'sums': extra[e0 + c] += the results, extra[e0 + e_step + c] += their squares.
+    finish: 'bias', 'bias residual', either with ' relu': extra[e0 + c] and, of a residual, what stands in `more` where the result stands in y
+    are added first;  'sums': extra[e0 + c] += the results, extra[e0 + e_step + c] += their squares.
     """
-    m, n = form[0], points(form)
+    m, n, residual = form[0], points(form), "residual" in finish
 
-    @program("piipiiiiiipii")
+    @program("piipiiiiiipiip")
     def write(
         code: Code,
         product: Pointer,
@@ -171,11 +172,13 @@ def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., 
         extra: Pointer,
         e0: Int,
         e_step: Int,
+        more: Pointer,
     ) -> None:
         inside = [[code.both(code.int(i) < rows, code.int(j) < columns) for j in range(m)] for i in range(m)] if edge else None
 
         points_in_row, steps = [product + p0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
         lines, pixels = [y + y0 + row * i for i in range(m)], [column * j for j in range(m)]
+        added = [more + y0 + row * i for i in range(m)] if residual else lines
 
         def body(c: Int, count: Int | None) -> None:
             tile = [[code.load(points_in_row[i], steps[j] + c) for j in range(n)] for i in range(n)]
@@ -184,8 +187,8 @@ def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., 
             for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):
                     with code.when(None if inside is None else inside[i][j]):
-                        if add:
-                            value = value + code.load(lines[i], pixels[j] + c, count)
+                        if add or residual:
+                            value = value + code.load(added[i], pixels[j] + c, count)
                         if bias is not None:
                             value = value + bias
                         code.store(code.maximum(value, 0) if "relu" in finish else value, lines[i], pixels[j] + c, count)

@@ -133,10 +133,10 @@ class Recording:
     def run(self, start: Place, stop: Place) -> None:
         """Do again what was recorded between two places: launches, and the calls between them."""
         first = start.launch
-        for call in self._calls[start.call : stop.call]:
-            self.replay(first, call.before)
-            call.again()
-            first = call.before
+        for operator in self._calls[start.call : stop.call]:
+            self.replay(first, operator.before)
+            operator.again()
+            first = operator.before
         self.replay(first, stop.launch)
 
     def redraw(self, shift: int) -> None:

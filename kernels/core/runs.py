@@ -8,6 +8,8 @@ from typing import Any
 
 from kernels.core.simd import Code, Int, Pointer, program, target
 
+_AHEAD = 16  # rows
+
 
 def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
     """body(i, None) for every whole vector of 0 .. length, then body(i, how many) for the rest."""
@@ -57,6 +59,18 @@ def copy_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, 
     over_run(code, length, body)
 
 
+@program("piipiiii")
+def add_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int) -> None:
+    """The same, added to what y holds."""
+
+    def body(i: Int, rest: Any) -> None:
+        with code.loop(0, rows) as row:
+            at = y0 + row * y_row + i
+            code.store(code.load(y, at, rest) + code.load(x, x0 + row * x_row + i, rest), y, at, rest)
+
+    over_run(code, length, body)
+
+
 @program("pii")
 def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = 0."""
@@ -67,6 +81,23 @@ def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
 def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
     """y[y0 : y0 + length] += x[x0 : x0 + length]."""
     over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest))
+
+
+def make_start_rows(vectors: int) -> Callable[..., None]:
+    """start_rows(y, residual, at, bias, b0, columns, row, rows): y = residual + bias for `rows` runs of up to `vectors` vectors, `row` apart."""
+
+    @program("ppipiiii")
+    def start_rows(code: Code, y: Pointer, residual: Pointer, at: Int, bias: Pointer, b0: Int, columns: Int, row: Int, rows: Int) -> None:
+        offsets = [code.load(bias, b0 + j * code.lanes) for j in range(vectors)]
+        counts = [columns - j * code.lanes for j in range(vectors)]
+        with code.loop(0, rows) as i:
+            for j in range(vectors):
+                place = at + i * row + j * code.lanes
+                code.prefetch(residual, place + _AHEAD * row)
+                code.prefetch(y, place + _AHEAD * row, write=True)
+                code.store(code.load(residual, place, counts[j]) + offsets[j], y, place, counts[j])
+
+    return start_rows
 
 
 def _make_touch(write: bool) -> Callable[..., None]:

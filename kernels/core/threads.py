@@ -5,10 +5,11 @@ same bits for any number of threads.
 
 How a job is handed over. Helpers sit in native code, without the interpreter's lock, and watch one word of memory:
 
-    next = job number << 40 | chunks << 20 | chunks taken
+    next = chunks << 40 | chunks taken from the end << 20 | chunks taken from the start
 
-The caller writes the job's fields, then `next`; whoever adds 1 to it and finds taken < chunks does that chunk. The caller works too, and
-returns when the count of finished chunks is complete. That takes about a microsecond; waking a thread would take fifty. A helper that has
+The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left does that chunk. The
+caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and with them its cache, from layer to layer.
+The caller returns when the count of finished chunks is complete. That takes about a microsecond; waking a thread would take fifty. A helper that has
 waited in vain for about a millisecond goes to sleep in the interpreter and says so; the next caller wakes it.
 """
 
@@ -27,13 +28,14 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
+from kernels.core import memory
 from kernels.core.compile import Kernel, cached, drop_bitcode, listed
 from kernels.core.dispatch import by_numpy
 
 # Words of the control block, a cache line apart.
 _NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
 _LINE = 8
-_TAKEN = (1 << 20) - 1
+_COUNT = (1 << 20) - 1
 _PATIENCE = 60_000  # looks before a helper goes to sleep
 
 _I64 = ir.IntType(64)
@@ -101,16 +103,21 @@ def compiled(function: Any) -> Any:
 
 
 @compiled
+def _left(word):  # type: ignore[no-untyped-def]
+    """How many chunks nobody has taken (less than none when several came too late)."""
+    return (word >> 40) - (word >> 20 & _COUNT) - (word & _COUNT)
+
+
+@compiled
 def _work(control, member):  # type: ignore[no-untyped-def]
     """Take chunks of the current job until none is left."""
     while True:
-        word = load(control + 8 * _NEXT)
-        if word & _TAKEN >= word >> 20 & _TAKEN:
+        if _left(load(control + 8 * _NEXT)) <= 0:
             return
-        word = _add(control + 8 * _NEXT, 1)
-        chunk = word & _TAKEN
-        if chunk >= word >> 20 & _TAKEN:
+        word = _add(control + 8 * _NEXT, 1 << 20 if member else 1)
+        if _left(word) <= 0:
             return
+        chunk = (word >> 40) - 1 - (word >> 20 & _COUNT) if member else word & _COUNT
         # The caller changes these fields only when all chunks are finished, and ours is not.
         address, words = load(control + 8 * _ADDRESS), load(control + 8 * _WORDS)
         call(address, chunk, chunk + 1, load(control + 8 * (_MEMBERS + 2 * _LINE * member)), words)
@@ -124,8 +131,7 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
     _store(awake, 1)
     looks = 0
     while True:
-        word = load(control + 8 * _NEXT)
-        if word & _TAKEN < word >> 20 & _TAKEN:
+        if _left(load(control + 8 * _NEXT)) > 0:
             _store(awake, 1)
             _work(control, member)
             looks = 0
@@ -141,11 +147,10 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
 @compiled
 def publish(control, address, words, chunks, helpers):  # type: ignore[no-untyped-def]
     """Put a job up; returns how many helpers have to be woken."""
-    job = (load(control + 8 * _NEXT) >> 40) + 1 & 0x3FFFFF
     _store(control + 8 * _FINISHED, 0)
     _store(control + 8 * _ADDRESS, address)
     _store(control + 8 * _WORDS, words)
-    _store(control + 8 * _NEXT, job << 40 | chunks << 20)
+    _store(control + 8 * _NEXT, chunks << 40)
     asleep = 0
     for member in range(1, helpers + 1):
         asleep += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
@@ -230,7 +235,7 @@ class _Team:
     def reserve(self, floats: int) -> None:
         """Give every member that much scratch memory."""
         floats += -floats % 1024 + 16  # rows a cache line off a power of two
-        self.scratch = np.empty((self.size, floats), np.float32)  # may fail: what is there already stays true
+        self.scratch = memory.pool.empty((self.size, floats))  # in huge pages; may fail: what is there already stays true
         self.floats = floats
         self.own_scratch = address_of(self.scratch[0])
         for member in range(self.size):

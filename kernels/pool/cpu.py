@@ -6,7 +6,8 @@ windows whose byte names it. Bytes per output: its taps read, 5 written; backwar
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -28,57 +29,67 @@ def _take(code: Code, best: Vec, where: Vec, value: Vec, tap: Any) -> tuple[Vec,
     return code.select(better, value, best), code.select(better, tap, where)
 
 
-def _make_whole(r: int, s: int) -> Any:
-    """whole(x, x0, row, column, y, offset, y0, channels): an R x S window that lies inside, unrolled."""
+def _make_whole(r: int, s: int, places: bool) -> Any:
+    """whole(x, x0, row, column, y, offset, y0, channels): an R x S window that lies inside, unrolled. places: write offsets."""
 
     @program("piiippii")
     def whole(code: Code, x: Pointer, x0: Int, row: Int, column: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
         taps = [x + x0 + row * i + column * j for i in range(r) for j in range(s)]
 
         def body(c: Int, rest: Any) -> None:
-            best, where = code.load(taps[0], c, rest), code.vec(0)
-            for t in range(1, r * s):
-                best, where = _take(code, best, where, code.load(taps[t], c, rest), t)
+            values = [code.load(tap, c, rest) for tap in taps]
+            if places:
+                best, where = values[0], code.vec(0)
+                for t in range(1, r * s):
+                    best, where = _take(code, best, where, values[t], t)
+                code.store_bytes(where, offset, y0 + c, rest)
+            else:
+                best = reduce(lambda a, b: code.maximum(b, a), values)  # an instruction each, which may lose what is not a number
+                best = code.select(reduce(code.either, [v.is_nan() for v in values]), math.nan, best)
             code.store(best, y, y0 + c, rest)
-            code.store_bytes(where, offset, y0 + c, rest)
 
         over_run(code, channels, body)
 
     return whole
 
 
-@program("piippii")
-def _first_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
-    """Start a window with one tap."""
-    number = code.number(tap)
+def _make_taps(places: bool) -> tuple[Any, Any]:
+    """first_tap starts a window with one tap, next_tap compares its maximum so far with a further one."""
 
-    def body(c: Int, rest: Any) -> None:
-        code.store(code.load(x, x0 + c, rest), y, y0 + c, rest)
-        code.store_bytes(number, offset, y0 + c, rest)
+    @program("piippii")
+    def first_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+        number = code.number(tap)
 
-    over_run(code, channels, body)
+        def body(c: Int, rest: Any) -> None:
+            code.store(code.load(x, x0 + c, rest), y, y0 + c, rest)
+            if places:
+                code.store_bytes(number, offset, y0 + c, rest)
 
+        over_run(code, channels, body)
 
-@program("piippii")
-def _next_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
-    """Compare a window's maximum so far with a further tap."""
-    number = code.number(tap)
+    @program("piippii")
+    def next_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+        number = code.number(tap)
 
-    def body(c: Int, rest: Any) -> None:
-        best, where = code.load(y, y0 + c, rest), code.load_bytes(offset, y0 + c, rest)
-        best, where = _take(code, best, where, code.load(x, x0 + c, rest), number)
-        code.store(best, y, y0 + c, rest)
-        code.store_bytes(where, offset, y0 + c, rest)
+        def body(c: Int, rest: Any) -> None:
+            best, where = code.load(y, y0 + c, rest), code.load_bytes(offset, y0 + c, rest) if places else code.vec(0)
+            best, where = _take(code, best, where, code.load(x, x0 + c, rest), number)
+            code.store(best, y, y0 + c, rest)
+            if places:
+                code.store_bytes(where, offset, y0 + c, rest)
 
-    over_run(code, channels, body)
+        over_run(code, channels, body)
+
+    return first_tap, next_tap
 
 
 @lru_cache(maxsize=16)
-def _forward_kernel(r: int, s: int) -> Kernel:
+def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
-    whole = _make_whole(r, s) if unrolled else None
+    whole = _make_whole(r, s, places) if unrolled else None
+    first_tap, next_tap = _make_taps(places)
 
-    @cpu_kernel("ppbg15i", f"{r}x{s}")
+    @cpu_kernel("ppbg15i", f"{r}x{s}{' values' * (not places)}")
     def max_pool2d_forward(start, stop, scratch, x, y, offset, g, per_chunk):  # type: ignore[no-untyped-def]
         h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, lines, _ = g
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
@@ -96,9 +107,9 @@ def _forward_kernel(r: int, s: int) -> Kernel:
                     for j in range(s0, s1):
                         at = x0 + (i * dh * w + j * dw) * c
                         if i == r0 and j == s0:
-                            _first_tap(x, at, i * ks + j, y, offset, y0, c)
+                            first_tap(x, at, i * ks + j, y, offset, y0, c)
                         else:
-                            _next_tap(x, at, i * ks + j, y, offset, y0, c)
+                            next_tap(x, at, i * ks + j, y, offset, y0, c)
 
     return max_pool2d_forward
 
@@ -110,7 +121,7 @@ def _geometry(n: int, size: Pair, c: int, window: Window) -> np.ndarray:
     return np.array((*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0]), np.int64)
 
 
-def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
+def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> Any:
     """As kernels.pool.reference.max_pool2d_forward, for float32 and windows of up to 256 taps that meet the image everywhere."""
     r, s = window.kernel
     (top, bottom), (left, right) = window.padding
@@ -121,11 +132,11 @@ def max_pool2d_forward(x: np.ndarray, window: Window) -> Any:
     x = contiguous(x)
     n, h, w, c = x.shape
     p, q = window.output_size((h, w))
-    y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c), np.uint8)
+    y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c if places else 0), np.uint8)
     per = max(1, _CHUNK // (q * c))
     geometry = _geometry(n, (h, w), c, window)
-    parallel(_forward_kernel(r, s), -(-n * p // per), x.reshape(-1), y.reshape(-1), offset.reshape(-1), geometry, per)
-    return y, offset
+    parallel(_forward_kernel(r, s, places), -(-n * p // per), x.reshape(-1), y.reshape(-1), offset.reshape(-1), geometry, per)
+    return y, offset if places else None
 
 
 @program("ppipiii")

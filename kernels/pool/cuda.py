@@ -49,8 +49,8 @@ def _geometry(size: Pair, channels: int, window: Window) -> Any:
     return np.array([numbers], _GEOMETRY)[0]
 
 
-def max_pool2d_forward(x: Array, window: Window) -> Any:
-    """As kernels.pool.reference.max_pool2d_forward, for windows of up to 256 taps."""
+def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> Any:
+    """As kernels.pool.reference.max_pool2d_forward, for windows of up to 256 taps; the places are always written."""
     kind = type_of(x)
     if kind is None or window.kernel[0] * window.kernel[1] > 256:
         return NotImplemented

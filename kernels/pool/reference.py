@@ -7,10 +7,11 @@ from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
 
 
-def max_pool2d_forward(x: Array, window: Window) -> tuple[Array, Array]:
+def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[Array, Array | None]:
     """y[n,p,q,c] = max over the window; outside x counts as -inf.  x (N, H, W, C) -> y (N, P, Q, C), offset (N, P, Q, C).
 
     `offset` is r * S + s of the first maximum in scan order (PyTorch's rule for ties), uint8 for windows of up to 256 taps.
+    Without `places` it may be None: nobody is going to ask where the maximum was.
     """
     xp = array_module(x)
     cols = patches(x, window, -xp.inf)

@@ -1,0 +1,96 @@
+"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered piece by piece, in the cache, as they are needed.
+
+Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write the result again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from kernels.conv.filters import CHUNKS, packed, padded_bias
+from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.contract import make_column, panel_vectors, tile_rows
+from kernels.core.geometry import Window
+from kernels.core.runs import clear, copy_rows, make_start_rows
+from kernels.core.simd import target
+from kernels.core.threads import parallel
+
+MOST = 8  # maps
+_PIECE = 64  # pixels, about
+_PAD = 16  # floats between gathered pixels: rows a cache line off a power of two
+
+
+@lru_cache(maxsize=16)
+def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summing: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors; masked: the last one is not full; residual: `more` is added.
+
+    summing: no bias; per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
+    """
+    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, ahead="rows", sums=summing)
+    start_rows = make_start_rows(vectors)
+    width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
+
+    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' residual' * residual}{' sums' * summing}")
+    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per):  # type: ignore[no-untyped-def]
+        maps, row = (m0, m1, m2, m3, m4, m5, m6, m7), c + _PAD
+        sums = piece * row
+        for chunk in range(start, stop):
+            if summing:
+                for i in range(2 * k):
+                    out[chunk * 2 * k + i] = 0.0
+            end = min((chunk + 1) * per, pixels)
+            for first in range(chunk * per, end, piece):
+                n, place = min(piece, end - first), 0
+                for i in range(count):
+                    copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
+                    place += sizes[i]
+                for channel in range(0, k, width):
+                    columns, at = min(width, k - channel), first * k + channel
+                    if residual:
+                        start_rows(y, more, at, bias, channel, columns, k, n)
+                    if summing:
+                        clear(scratch, sums, 2 * width)
+                    extra, e0 = (scratch, sums) if summing else (bias, channel)
+                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, extra, e0)
+                    if summing:
+                        for i in range(columns):
+                            out[chunk * 2 * k + channel + i] += scratch[sums + i]
+                            out[(chunk * 2 + 1) * k + channel + i] += scratch[sums + width + i]
+
+    return gathered_forward
+
+
+def serves(maps: Sequence[np.ndarray], window: Window, groups: int) -> bool:
+    """Whether this is a 1x1 convolution of a few maps, without stride or padding."""
+    return 1 < len(maps) <= MOST and groups == 1 and window == Window((1, 1))
+
+
+def forward(
+    maps: Sequence[np.ndarray],
+    w: np.ndarray,
+    b: np.ndarray | None,
+    y: np.ndarray,
+    relu: bool = False,
+    residual: np.ndarray | None = None,
+    summing: bool = False,
+) -> np.ndarray:
+    """y = conv(maps side by side, w) + b + residual, then ReLU: maps (N, H, W, C_i) and y, residual (N, H, W, K), contiguous float32.
+
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added), else nothing of use.
+    """
+    c, k = w.shape[2:]
+    lanes, vectors = target().lanes, panel_vectors(k)
+    width = vectors * lanes
+    bias = padded_bias(b, 1, k, width)
+    pixels, unused = y.size // k, MOST - len(maps)
+    per = max(_PIECE, -(-pixels // (_PIECE * CHUNKS)) * _PIECE)
+    flat = [m.reshape(-1) for m in maps] + [maps[0].reshape(-1)] * unused
+    sizes = np.array([m.shape[3] for m in maps] + [0] * unused, np.int64)
+    kernel, chunks = forward_kernel(vectors, k % lanes != 0, relu, residual is not None, summing), -(-pixels // per)
+    sums = np.empty((chunks, 2, k if summing else 0))
+    arrays = packed(w, 1, width), bias, y.reshape(-1), (y if residual is None else residual).reshape(-1), sums.reshape(-1), sizes
+    parallel(kernel, chunks, *flat, *arrays, len(maps), c, k, pixels, per, scratch=2 * _PIECE * (c + _PAD) + 2 * width)
+    return sums
