@@ -103,8 +103,8 @@ def _forward(
             return y, gathered.forward(maps, w, b, y, relu, residual, summing)
         if name != "direct":
             return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing, residual)
-        filters = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
-        for i, (part, filter_) in enumerate(zip(maps, filters, strict=True)):
+        slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
+        for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):
             first, last = i == 0, i == len(maps) - 1
             start = (b, residual) if first else (None, None)
             flags = {"relu": relu and last, "add": not first, "summing": summing and last}
@@ -136,8 +136,8 @@ def conv2d_backward_data(
 
     def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
-            filters = _slices(w, parts) if len(parts) > 1 else [w]
-            return tuple(direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(filters, totals, strict=True))
+            slices = _slices(w, parts) if len(parts) > 1 else [w]
+            return tuple(direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(slices, totals, strict=True))
         add = all(t is not None for t in totals)
         dxs = [t if add and t is not None else memory.empty((n, *size, part), np.float32) for part, t in zip(parts, totals, strict=True)]
         winograd.forward([dy], filters.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
