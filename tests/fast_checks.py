@@ -278,12 +278,13 @@ def resampling(rng) -> Any:
 def channels(rng) -> Any:
     """Concatenation, its undoing and sums in place."""
     parts = [array(rng, 2, 31, 47, c) for c in (3, 8, 21)]
+    repeated = agree(shape.concat_channels, [parts[0], np.broadcast_to(array(rng, 2, 1, 47, 13), (2, 31, 47, 13))])
     wide = agree(shape.concat_channels, parts)
     back = agree(shape.split_channels, wide, (3, 8, 21))
     total = parts[2].copy()
     agree(shape.accumulate, total, back[2], inplace=(0,))
     shape.accumulate(total, back[2])
-    return [wide, back, total]
+    return [repeated, wide, back, total]
 
 
 @check
@@ -296,6 +297,18 @@ def adamw(rng) -> Any:
     agree(optimizer.adamw_step, *vectors, inplace=(0, 2, 3, 5), **settings)
     optimizer.adamw_step(*vectors, **settings)
     return [vectors, agree(optimizer.squared_norm, vectors[1])]
+
+
+@check
+def gathering(rng) -> Any:
+    """More gradients than a launch takes; long ones, one with its axes swapped, one missing."""
+    parts = [array(rng, 3, 41, 7 * k + 1) for k in range(34)] + [array(rng, 2, 90, 210).swapaxes(1, 2), None]
+    sizes = [400 if part is None else part.size for part in parts]
+    offsets = [sum(sizes[:k]) + k for k in range(len(sizes))]
+    out = array(rng, 1, sum(sizes) + len(sizes))[0]
+    agree(optimizer.gather, parts, out, offsets, sizes, inplace=(1,))
+    optimizer.gather(parts, out, offsets, sizes)
+    return [out]
 
 
 @check

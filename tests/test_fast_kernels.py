@@ -278,6 +278,35 @@ def test_concatenation(parts, n, seed) -> None:
     assert served_by(shape.accumulate, small, small) == served_by(shape.concat_channels, [small]) == "reference"
 
 
+@settings(max_examples=10, **FEW)
+@given(st.lists(st.tuples(st.integers(1, 40), st.sets(st.integers(0, 2))), min_size=1, max_size=8), st.integers(1, 4), st.integers(1, 50), SEEDS)
+@example([(21, {1, 2}), (8, {0, 1, 2}), (3, set())], 2, 40, 0)
+def test_concatenation_of_maps_that_repeat_themselves(parts, n, w, seed) -> None:
+    """Broadcast along any of images, lines and pixels."""
+    rng, h = np.random.default_rng(seed), -(-20_000 // (n * w * sum(c for c, _ in parts)))
+    maps = [np.broadcast_to(array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), c), (n, h, w, c)) for c, axes in parts]
+    np.testing.assert_array_equal(agree(shape.concat_channels, maps), np.concatenate(maps, -1))
+    sizes, axes = [c for c, _ in parts], parts[0][1]
+    dy = np.broadcast_to(array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), sum(sizes)), (n, h, w, sum(sizes)))
+    for got, want in zip(agree(shape.split_channels, dy, sizes), shape.split_channels.reference(dy, sizes), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_maps_that_are_left_to_the_reference() -> None:
+    """With gaps, reversed, or one number for all channels."""
+    x = array(np.random.default_rng(0), 2, 60, 30, 12)
+    for other in (
+        x[:, ::-1],
+        x[..., ::2],
+        x[:, :, ::-1],
+        np.broadcast_to(x[..., :1], x.shape),
+        x.transpose(0, 2, 1, 3).reshape(2, 30, 60, 12)[:, :, ::2],
+    ):
+        same = x[:, : other.shape[1], : other.shape[2]].copy()
+        assert served_by(shape.concat_channels, [same, other]) == "reference"
+        np.testing.assert_array_equal(shape.concat_channels([same, other]), np.concatenate([same, other], -1))
+
+
 # -- optimiser and augmentation -------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +320,37 @@ def test_adamw(n, step, averaged, seed) -> None:
     options = {"step": step, "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "clip": 0.7, "average_decay": 0.95}
     agree(optimizer.adamw_step, p, g, m, v, decay, average if averaged else None, inplace=(0, 2, 3, 5) if averaged else (0, 2, 3), **options)
     agree(optimizer.squared_norm, g)
+
+
+@settings(max_examples=20, **FEW)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 40), min_size=0, max_size=4), st.sampled_from([None, "C", "F", "swap"])), max_size=80), SEEDS)
+@example([([3, 3, 128, 40], "C"), ([40, 300], "F"), ([2, 2, 130, 150], "swap"), ([50_001], None), ([], "C")], 0)
+def test_gather(parts, seed) -> None:
+    """Tensors of any size, their axes in any order; none; numbers between them stay."""
+    rng, given, offsets, sizes, at = np.random.default_rng(seed), [], [], [], 0
+    for shape_, order in parts:
+        values = rng.standard_normal(shape_).astype(np.float32)
+        swapped = values.swapaxes(-1, -2) if values.ndim > 1 else values
+        given.append({None: None, "C": values, "F": np.asfortranarray(values), "swap": swapped}[order])
+        offsets.append(at)
+        sizes.append(values.size)
+        at += values.size + int(rng.integers(0, 5))
+    out = array(rng, 1, at + 1)[0]
+    want = out.copy()
+    optimizer.gather.reference(given, want, offsets, sizes)
+    with kernel_log() as log:
+        optimizer.gather(given, out, offsets, sizes)
+    assert [entry.by for entry in log] == ["fast"]
+    np.testing.assert_array_equal(out, want)
+
+
+def test_gather_leaves_the_rest_to_the_reference() -> None:
+    x, out = np.ones(12, np.float32), np.zeros(20, np.float32)
+    for part in (x[::2], x[::-1][:6], x[:6].astype(np.float64), np.broadcast_to(x[:1], 6)):
+        assert served_by(optimizer.gather, [part], out, [2], [6]) == "reference"
+    for sizes, offsets in (([5], [0]), ([6], [15])):
+        with pytest.raises(ValueError, match="broadcast"):
+            optimizer.gather([x[:6]], out, offsets, sizes)
 
 
 def test_optimiser_leaves_views_to_the_reference() -> None:

@@ -140,6 +140,7 @@ MUTANTS = [
         "step(p, g, m, v, decay, average, at, min(_CHUNK - 1, n - at)",
         "adamw",
     ),
+    Mutant("gathering: rows and columns swapped", "optimizer/cpu.py", "begin + i * down + j * across", "begin + j * down + i * across", "gathering"),
     Mutant("dropout: words in the wrong order", "pointwise/cpu.py", "(words[lane] >>", "(words[3 - lane] >>", "activations"),
     Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "maximum(2 * self.last, 1)", "maximum(2 * self.last + 1, 1)", "augmentation"),
     Mutant("augmentation: a pixel beyond the tile keeps its label", "augment/cpu.py", "pixel > -1", "pixel > -2", "augmentation"),

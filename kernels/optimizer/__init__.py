@@ -6,4 +6,4 @@ from kernels.optimizer import reference
 squared_norm = operator(reference.squared_norm, cpu="kernels.optimizer.cpu", cuda="kernels.optimizer.cuda")
 adamw_step = operator(reference.adamw_step, cpu="kernels.optimizer.cpu", cuda="kernels.optimizer.cuda")
 clip_factor = operator(reference.clip_factor, cuda="kernels.optimizer.cuda")
-gather = operator(reference.gather, cuda="kernels.optimizer.cuda")
+gather = operator(reference.gather, cpu="kernels.optimizer.cpu", cuda="kernels.optimizer.cuda")

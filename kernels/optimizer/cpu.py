@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from numba import carray
 
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import over_run
+from kernels.core.runs import clear, copy_rows, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 
@@ -116,4 +118,90 @@ def adamw_step(
     rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
     constants = np.array([clip, 1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay], np.float32)
     parallel(_step_kernel(average is not None), -(-p.size // _CHUNK), *vectors, constants, p.size)
+    return None
+
+
+# -- gathering --------------------------------------------------------------------------------------------------------------------
+
+_PARTS = 32  # of one launch; a launch takes 7 microseconds with so many
+_PIECE = 16_384  # floats
+_WORDS = 7  # of a piece
+_LINE = 16  # floats of a cache line
+
+
+@lru_cache(maxsize=1)
+def _gather_kernel() -> Kernel:
+    @cpu_kernel("lp" + "p" * _PARTS)
+    def gather(start, stop, _scratch, pieces, out, *parts):  # type: ignore[no-untyped-def]
+        for k in range(start * _WORDS, stop * _WORDS, _WORDS):
+            part, begin, at, rows, columns, down, across = (
+                pieces[k], pieces[k + 1], pieces[k + 2], pieces[k + 3], pieces[k + 4], pieces[k + 5], pieces[k + 6],
+            )  # fmt: skip
+            if part < 0:
+                clear(out, at, rows * columns)
+            elif across == 1:
+                copy_rows(parts[part], begin, down, out, at, columns, columns, rows)
+            else:
+                source = parts[part]
+                for first in range(0, columns, _LINE):  # so many lines of the source stay in the L1 cache
+                    for i in range(rows):
+                        for j in range(first, min(first + _LINE, columns)):
+                            out[at + i * columns + j] = source[begin + i * down + j * across]
+
+    return gather
+
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in floats
+
+
+@lru_cache(maxsize=256)
+def _pieces(offsets: tuple[int, ...], sizes: tuple[int, ...], layouts: tuple[Layout | tuple[()] | None, ...], room: int) -> np.ndarray | None:
+    """Pieces of about _PIECE floats: (part or -1, first float in it, place in the vector, rows, columns, from row to row, from column to column).
+
+    layouts: () is a contiguous part, None a missing one. None where a part does not fit into the vector.
+    """
+    pieces = []
+    for part, (at, size, layout) in enumerate(zip(offsets, sizes, layouts, strict=True)):
+        if not 0 <= at <= room - size:
+            return None
+        (*lead, rows, columns), steps = layout or ((1, size), (0, 1))
+        wide = max(1, min(columns, _PIECE) if rows == 1 else columns)
+        high = max(1, _PIECE // wide)
+        for index in np.ndindex(*lead):
+            begin = sum(i * step for i, step in zip(index, steps, strict=False))
+            for row, column in itertools.product(range(0, rows, high), range(0, columns, wide)):
+                place = begin + row * steps[-2] + column * steps[-1]
+                count = min(high, rows - row), min(wide, columns - column)
+                pieces.append((-1 if layout is None else part, place, at + row * columns + column, *count, *steps[-2:]))
+            at += rows * columns
+    return np.array(pieces, np.int64).reshape(-1)
+
+
+def gather(parts: Sequence[np.ndarray | None], out: np.ndarray, offsets: Sequence[int], sizes: Sequence[int]) -> Any:
+    """As kernels.optimizer.reference.gather, for parts without gaps, their axes in any order."""
+    dtype, flat, layouts = out.dtype, [], []
+    for part, size in zip(parts, sizes, strict=True):
+        layout: Layout | tuple[()] | None = None if part is None else ()
+        if part is None:
+            lies = out
+        elif part.size != size or part.dtype != dtype:
+            return NotImplemented
+        elif part.flags.c_contiguous:
+            lies = part.reshape(-1)
+        else:
+            ordered = part.transpose(sorted(range(part.ndim), key=part.strides.__getitem__, reverse=True))
+            if not ordered.flags.c_contiguous:
+                return NotImplemented
+            lies, layout = ordered.reshape(-1), (part.shape, tuple(step // 4 for step in part.strides))
+        flat.append(lies)
+        layouts.append(layout)
+    tables = []
+    for first in range(0, len(parts), _PARTS):
+        some = slice(first, first + _PARTS)
+        tables.append(_pieces(tuple(offsets[some]), tuple(sizes[some]), tuple(layouts[some]), out.size))
+    if dtype != np.float32 or not out.flags.c_contiguous or any(table is None for table in tables):
+        return NotImplemented
+    for k, table in enumerate(tables):
+        given = flat[k * _PARTS : (k + 1) * _PARTS]
+        parallel(_gather_kernel(), len(table) // _WORDS, table, out, *given, *[out] * (_PARTS - len(given)))
     return None

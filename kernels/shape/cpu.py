@@ -21,56 +21,80 @@ _MOST = 8  # maps
 
 @lru_cache(maxsize=2)
 def _rows_kernel(together: bool) -> Kernel:
-    """Copies between one wide map and up to _MOST narrow ones: into the wide one (together), or out of it."""
+    """Copies between one wide map and up to _MOST narrow ones: into the wide one (together), or out of it.
 
-    @cpu_kernel("p" * (_MOST + 1) + f"g{_MOST}iiii", "concat" if together else "split")
-    def move_channels(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, wide, sizes, count, width, rows, per_chunk):  # type: ignore[no-untyped-def]
+    steps: three for each map, the wide one last: floats from image to image, line to line, pixel to pixel; 0 where a map repeats itself.
+    """
+
+    @cpu_kernel("p" * (_MOST + 1) + f"g{_MOST}g{3 * _MOST + 3}iiiii", "concat" if together else "split")
+    def move_channels(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, wide, sizes, steps, count, lines, pixels, rows, per_chunk):  # type: ignore[no-untyped-def]
         maps = (m0, m1, m2, m3, m4, m5, m6, m7)
         for chunk in range(start, stop):
-            end = min((chunk + 1) * per_chunk, rows)
-            for row in range(chunk * per_chunk, end, _ROWS):
-                n, at = min(_ROWS, end - row), row * width
+            row, end = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+            while row < end:
+                image, line, pixel = row // pixels // lines, row // pixels % lines, row % pixels
+                n = min(_ROWS, end - row, pixels - pixel)
+                at = image * steps[3 * _MOST] + line * steps[3 * _MOST + 1] + pixel * steps[3 * _MOST + 2]
                 for k in range(count):
-                    size = sizes[k]
+                    size, step = sizes[k], steps[3 * k + 2]
+                    place = image * steps[3 * k] + line * steps[3 * k + 1] + pixel * step
                     if together:
-                        copy_rows(maps[k], row * size, size, wide, at, width, size, n)
+                        copy_rows(maps[k], place, step, wide, at, steps[3 * _MOST + 2], size, n)
                     else:
-                        copy_rows(wide, at, width, maps[k], row * size, size, size, n)
+                        copy_rows(wide, at, steps[3 * _MOST + 2], maps[k], place, step, size, n)
                     at += size
+                row += n
 
     return move_channels
 
 
-def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> None:
-    sizes = [m.shape[-1] for m in maps]
-    width = wide.shape[-1]
+def _memory(x: np.ndarray) -> np.ndarray | None:
+    """The numbers of a contiguous map, or of one that repeats a contiguous one along its leading axes, each once; None for any other."""
+    once = x if x.flags.c_contiguous else x[tuple(slice(None) if step else slice(1) for step in x.strides)]
+    same = once.shape[-1] == x.shape[-1] and 0 < x.ndim <= 4
+    return once.reshape(-1) if once is x or (same and once.flags.c_contiguous) else None
+
+
+def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
+    """Whether it could be done."""
+    flat = [_memory(m) for m in (*maps, wide)]
+    found = [m for m in flat if m is not None]
+    if len(found) < len(flat):
+        return False
+    sizes, width = [m.shape[-1] for m in maps], wide.shape[-1]
     rows = wide.size // width
+    if all(m.flags.c_contiguous for m in (*maps, wide)):
+        lines, pixels, steps = 1, rows, [(0, 0, size) for size in (*sizes, width)]
+    else:
+        shape = (1,) * (4 - wide.ndim) + wide.shape
+        lines, pixels = shape[1:3]
+        steps = [tuple(0 if n == 1 else s // 4 for n, s in zip(shape[:3], ((0,) * (4 - m.ndim) + m.strides)[:3], strict=True)) for m in (*maps, wide)]
     per = max(_ROWS, _CHUNK // width // _ROWS * _ROWS)
-    padded = [m.reshape(-1) for m in maps] + [wide.reshape(-1)] * (_MOST - len(maps))
-    geometry = np.array(sizes + [0] * (_MOST - len(maps)), np.int64)
-    parallel(_rows_kernel(together), -(-rows // per), *padded, wide.reshape(-1), geometry, len(maps), width, rows, per)
+    rest = _MOST - len(maps)
+    padded = found[:-1] + [found[-1]] * (rest + 1)
+    geometry = np.array(sizes + [0] * rest, np.int64), np.array(steps[:-1] + [(0, 0, 0)] * rest + steps[-1:], np.int64).reshape(-1)
+    parallel(_rows_kernel(together), -(-rows // per), *padded, *geometry, len(maps), lines, pixels, rows, per)
+    return True
 
 
 def _large(arrays: Sequence[np.ndarray]) -> bool:
-    return all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays) and sum(a.size for a in arrays) >= _SMALL
+    return all(a.dtype == np.float32 for a in arrays) and sum(a.size for a in arrays) >= _SMALL
 
 
 def concat_channels(xs: Sequence[np.ndarray]) -> Any:
-    """As kernels.shape.reference.concat_channels, for up to _MOST maps."""
-    if len(xs) > _MOST or not _large(xs):
+    """As kernels.shape.reference.concat_channels, for up to _MOST maps, which may be broadcast."""
+    if len(xs) > _MOST or not _large(xs) or any(x.shape[:-1] != xs[0].shape[:-1] for x in xs):
         return NotImplemented
     y = memory.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), np.float32)
-    _move(xs, y, True)
-    return y
+    return y if _move(xs, y, True) else NotImplemented
 
 
 def split_channels(dy: np.ndarray, sizes: Sequence[int]) -> Any:
-    """As kernels.shape.reference.split_channels, as contiguous copies."""
+    """As kernels.shape.reference.split_channels, as contiguous copies; dy may be broadcast."""
     if len(sizes) > _MOST or not _large([dy]):
         return NotImplemented
     out = [memory.empty((*dy.shape[:-1], size), np.float32) for size in sizes]
-    _move(out, dy, False)
-    return out
+    return out if _move(out, dy, False) else NotImplemented
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +110,7 @@ def _add_kernel() -> Kernel:
 
 def accumulate(total: np.ndarray, more: np.ndarray) -> Any:
     """As kernels.shape.reference.accumulate."""
-    if total.shape != more.shape or not _large([total, more]):
+    if total.shape != more.shape or not _large([total, more]) or not (total.flags.c_contiguous and more.flags.c_contiguous):
         return NotImplemented
     parallel(_add_kernel(), -(-total.size // _CHUNK), total.reshape(-1), more.reshape(-1), total.size)
     return None
