@@ -39,6 +39,11 @@ class Case:
     bad: Sequence[Bad] = ()
 
 
+def conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, relu: bool = False, **settings: Any) -> Any:
+    """ops.conv2d_batch_norm with its inputs in the order of the samples."""
+    return ops.conv2d_batch_norm(x, w, weight, bias, mean, var, residual=residual, activation="relu" if relu else None, **settings)
+
+
 N = normal
 CONV = [
     s(N(2, 7, 9, 3), N(3, 3, 3, 4), N(4), note="plain"),
@@ -190,7 +195,24 @@ CASES = [
             Bad([N(2, 6, 6, 3), lambda rng: np.zeros((3, 3, 3, 4), np.float32)], TypeError, "x is float64 but the filter is float32"),
         ],
     ),
-    Case("conv2d_moments", lambda x, w, _, **k: ops.conv2d_moments(x, w, **k)[0], forms.conv2d, [s(*CONV[14].inputs[:2], constant(None), padding=2)]),
+    Case(
+        "conv2d_batch_norm",
+        conv_batch_norm,
+        forms.conv_batch_norm,
+        [
+            s(N(2, 5, 6, 2), N(3, 3, 2, 3), *BN[1:], padding=1),
+            s(N(2, 5, 6, 2), N(3, 3, 2, 3), *BN[1:], N(2, 5, 6, 3), padding=1, relu=True, note="residual, ReLU"),
+            s(N(2, 9, 7, 4), N(3, 2, 4, 3), *BN[1:], stride=2, dilation=(1, 2), relu=True, note="mixed"),
+            s(N(3, 5, 4, 7), N(1, 1, 7, 3), *BN[1:], N(3, 5, 4, 3), note="1x1"),
+            s(N(2, 5, 6, 6), N(3, 3, 2, 3), *BN[1:], groups=3, padding=1, note="groups"),
+        ],
+        [
+            Bad([N(2, 5, 6, 2), N(3, 3, 3, 3), *BN[1:]], ValueError, "x has 2 channels but the filter expects 3"),
+            Bad([N(2, 5, 6, 2), N(3, 3, 2, 4), *BN[1:]], ValueError, r"weight has shape \(3,\), expected \(4,\)"),
+            Bad([N(2, 5, 6, 2), N(3, 3, 2, 3), *BN[1:], N(2, 5, 6, 3)], ValueError, r"residual has shape \(2, 5, 6, 3\) but x has \(2, 3, 4, 3\)"),
+            Bad([N(1, 3, 3, 2), N(3, 3, 2, 3), *BN[1:]], ValueError, "more than one value per channel"),
+        ],
+    ),
     Case(
         "conv_transpose2d",
         ops.conv_transpose2d,

@@ -7,15 +7,17 @@ Convolutions may be restricted to one of forward, data and filter.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fast_rule import agree, agree_together, algorithm, array, flat, judge, widened
+from fast_rule import agree, agree_together, algorithm, array, flat, judge, left_to_right_data, plain, widened
 
 from kernels import attention, augment, conv, gate, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core import threads
+from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
 # The stated largest errors of Winograd (kernels/conv/winograd_programs.py), relative to the largest output, per (m, r).
@@ -120,6 +122,66 @@ def conv_depthwise(rng) -> Any:
         ((1, 70, 50), Window((3, 2), (1, 1), ((3, 1), (0, 4)), (2, 3))),
     ]
     return [convolution(rng, *size, 21, 21, window, 21) for size, window in layers]
+
+
+def norm_gradients(
+    rng, size: tuple[int, int, int], channels: tuple[int, ...], k: int, window: Window, norm_: tuple[str | None, bool], into: bool, winograd=None
+) -> list[Any]:
+    """The gradients of a convolution of maps with so many channels and of the batch norm behind it; norm_: its activation, with a residual or not.
+
+    dy is 0 where y is near the ReLU's kink: there the gradient is a matter of rounding.
+    """
+    activation, residual = norm_
+    maps = tuple(array(rng, *size, c) for c in channels)
+    x, w = maps if len(maps) > 1 else maps[0], array(rng, *window.kernel, sum(channels), k)
+    z = array(rng, size[0], *window.output_size(size[1:]), k) + np.float32(2)
+    weight, bias, dy = array(rng, 1, k)[0], array(rng, 1, k)[0], array(rng, *z.shape)
+    mean, variance = norm.batch_norm_statistics.reference(np.float64(z))
+    vectors = weight, bias, mean, 1 / np.sqrt(variance + 1e-5)
+    other = array(rng, *z.shape) if residual else None
+    masks = [norm.batch_norm_forward(z, *vectors, other, activation)[1]]
+    y, exact = norm.batch_norm_forward.reference(*widened((z, *vectors, other)), activation)
+    masks += [exact, exact]
+    if activation:
+        dy[np.abs(y) < 1e-3] = 0
+    totals = tuple(array(rng, *m.shape) for m in maps) if into else (None,) * len(maps)
+    results, rest = [], (activation, residual, window, 1)
+    for kind, mask in zip((copy.deepcopy, plain, widened), masks, strict=True):
+        given = (*kind((dy, x, w, z)), mask, *kind(vectors), *rest, kind(totals), False)
+        if kind is copy.deepcopy:
+            with kernel_log() as log:
+                results.append(conv.conv2d_norm_backward(*given))
+            assert {entry.by for entry in log} == {"fast"}
+        else:
+            steps = norm.batch_norm_backward.reference, conv.conv2d_backward_filter.reference, left_to_right_data
+            results.append(conv.conv2d_norm_backward.reference(*given, steps=steps))
+    judge("conv2d_norm_backward: vectors and residual", *((r[1:4]) for r in results))
+    judge("conv2d_norm_backward: filter and maps", *((r[0], r[4]) for r in results), winograd=winograd)
+    return results[0]
+
+
+@check
+def norm_gradients_pointwise(rng) -> Any:
+    """1x1: one map and several, tails of channels and pixels, several strips and chunks; all forms of the norm."""
+    forms = [(("relu", False), False), (("relu", True), True), ((None, False), True), ((None, True), False)]
+    out = [norm_gradients(rng, (2, 9, 31), (13,), 11, Window((1, 1)), *form) for form in forms]
+    out.append(norm_gradients(rng, (3, 17, 23), (5, 16, 3), 21, Window((1, 1)), ("relu", False), True))
+    return [*out, norm_gradients(rng, (1, 20, 30), (90, 70), 70, Window((1, 1)), ("relu", False), False)]
+
+
+@check
+def norm_gradients_winograd(rng) -> Any:
+    """Dense 3x3 and 5x5: border tiles, strips that take over rows, paddings that differ, two maps."""
+    out = []
+    with algorithm("winograd4"):
+        for form in ((("relu", False), False), (("relu", True), True)):
+            for channels in ((7,), (5, 9)):
+                window = Window((3, 3), (1, 1), ((1, 0), (2, 1)))
+                out.append(norm_gradients(rng, (2, 14, 11), channels, 11, window, *form, winograd=WINOGRAD[4, 3]))
+        out.append(norm_gradients(rng, (1, 37, 9), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]))
+    with algorithm("winograd2"):
+        window = Window((5, 5), (1, 1), ((2, 2), (2, 2)))
+        return [*out, norm_gradients(rng, (2, 9, 8), (6,), 5, window, ("relu", False), True, winograd=WINOGRAD[2, 5])]
 
 
 @check

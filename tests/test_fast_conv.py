@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from fast_checks import WINOGRAD
+from fast_checks import WINOGRAD, norm_gradients
 from fast_rule import agree, algorithm, array
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -325,3 +325,35 @@ def test_an_unknown_mode_is_named() -> None:
     code = "from kernels.conv import choice; choice.mode()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "AREOGRAD_CONV": "fft"}, check=False)
     assert "ValueError: AREOGRAD_CONV: got 'fft', expected one of auto, direct, winograd4, winograd2, exact" in result.stderr
+
+
+ONE_OR_TWO = st.lists(st.sampled_from(CLASSES), min_size=1, max_size=2)
+NORMS = st.tuples(st.sampled_from(["relu", None]), st.booleans())
+
+
+@settings(max_examples=16, **FEW)
+@given(st.integers(1, 3), pair(1, 19), st.lists(st.sampled_from(CLASSES), min_size=1, max_size=8), st.sampled_from(CLASSES), NORMS, st.booleans())
+def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k, norm, into) -> None:
+    assume(n * size[0] * size[1] > 1)
+    norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, Window((1, 1)), norm, into)
+
+
+@settings(max_examples=16, **FEW)
+@given(st.integers(1, 3), pair(3, 19), pair(0, 2), pair(0, 2), ONE_OR_TWO, st.sampled_from(CLASSES), NORMS, st.booleans())
+@example(1, (3, 3), (0, 0), (0, 0), [2], 3, ("relu", False), False)  # one pixel of z
+@example(2, (19, 7), (2, 2), (0, 2), [5, 2 * LANES], 4 * LANES - 3, ("relu", True), True)
+def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, channels, k, norm, into) -> None:
+    window = Window((3, 3), (1, 1), (rows, columns))
+    assume(n * np.prod(window.output_size(size)) > 1)
+    with algorithm("winograd4"):
+        norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3])
+
+
+@pytest.mark.parametrize(
+    ("window", "groups"),
+    [(Window((3, 3), (2, 2), ((1, 1), (1, 1))), 1), (Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)), 1), (Window((1, 1), (2, 2)), 1)],
+)
+def test_gradients_that_are_taken_in_turn(window, groups) -> None:
+    """Strides and dilations have no kernel of their own: the operators do it one after the other, as fast."""
+    with algorithm("direct"):
+        norm_gradients(np.random.default_rng(0), (2, 9, 11), (6,), 7, window, ("relu", False), True)

@@ -7,7 +7,7 @@ import pytest
 
 from autograd import Tensor, no_grad, ops
 from kernels import conv
-from kernels.conv import choice, reference
+from kernels.conv import choice, filters, reference
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from layers import ConvNorm, UNet
@@ -38,31 +38,57 @@ def double(x):
     return tuple(m.astype(np.float64) for m in x) if isinstance(x, tuple) else x.astype(np.float64)
 
 
+def normed(x, w, window, groups=1, eps=1e-5):
+    """conv2d_norm_forward with gain 1 and offset 0: z, mean and inverse."""
+    k = w.shape[3]
+    running = np.zeros(k, np.float32), np.ones(k, np.float32)
+    with kernel_log() as log:
+        y, z, _, mean, inverse = conv.conv2d_norm_forward(
+            x, w, np.ones(k, np.float32), np.zeros(k, np.float32), *running, 0.1, eps, None, None, window, groups
+        )
+    assert {entry.by for entry in log} == {"fast"}
+    rows = z.reshape(-1, k).astype(np.float64)
+    np.testing.assert_allclose(y.reshape(-1, k), (rows - mean) * inverse, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(running[0], 0.1 * mean, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(running[1], 0.9 + 0.1 * rows.var(0) * len(rows) / (len(rows) - 1), rtol=1e-4)
+    return z, rows, mean, 1 / inverse**2 - eps
+
+
 @pytest.mark.parametrize("mode", ["direct", "winograd4", "winograd2"])
 @pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
-def test_moments_are_those_of_the_result(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
-    """Mean and variance of the very y that is returned, to the accuracy of float32 sums."""
+def test_statistics_are_those_of_the_result(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
+    """Mean and variance of the very z that is returned, to the accuracy of float32 sums."""
     monkeypatch.setattr(choice, "mode", lambda: mode)
     x, w, window = layer(maps, filters, settings)
-    with kernel_log() as log:
-        y, mean, variance = conv.conv2d_moments(x, w, window, groups)
-    assert [entry.by for entry in log if entry.operator == "conv2d_moments"] == ["fast"]
+    z, rows, mean, variance = normed(x, w, window, groups)
     exact = reference.conv2d_forward(double(x), w.astype(np.float64), None, window, groups)
-    assert np.abs(y - exact).max() <= 3e-5 * np.abs(exact).max()
-    rows = y.reshape(-1, y.shape[-1]).astype(np.float64)
+    assert np.abs(z - exact).max() <= 3e-5 * np.abs(exact).max()
     scale = np.sqrt((rows**2).mean(0))
     assert (np.abs(mean - rows.mean(0)) <= 1e-6 * scale).all()
     assert (np.abs(variance - rows.var(0)) <= 1e-5 * scale**2).all()
 
 
-def test_moments_far_from_zero_keep_their_digits() -> None:
-    """E[y^2] - E[y]^2 would lose four digits here: a pass over y is made instead."""
+def test_statistics_far_from_zero_keep_their_digits() -> None:
+    """E[z^2] - E[z]^2 would lose four digits here: the sums are taken again, about the mean."""
     x, w, window = layer([(2, 9, 13, 5)], (1, 1, 5, 7), {}, offset=300.0)
-    y, mean, variance = conv.conv2d_moments(x, w, window)
-    rows = y.reshape(-1, 7).astype(np.float64)
+    _, rows, mean, variance = normed(x, w, window, eps=1e-9)
     assert (rows.mean(0) ** 2 > 1e4 * rows.var(0)).any(), "the case must be the hard one"
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)
     np.testing.assert_allclose(variance, rows.var(0), rtol=1e-4)
+
+
+def test_narrow_filters_made_wide_and_back() -> None:
+    """Several pixels as one: the wide filter's convolution is the narrow one's, and its gradient becomes the narrow one's."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((3, 5, 2, 4)).astype(np.float32)
+    wide = filters.widened(w, 3)
+    expected = np.zeros((3, 7, 2, 3, 4), np.float32)
+    for i in range(3):
+        expected[:, i : i + 5, :, i] = w
+    np.testing.assert_array_equal(wide, expected.reshape(3, 7, 2, 12))
+    dwide = rng.integers(-9, 9, wide.shape).astype(np.float32)
+    parts = dwide.reshape(3, 7, 2, 3, 4)
+    np.testing.assert_array_equal(filters.narrowed(dwide, 3), sum(parts[:, i : i + 5, :, i] for i in range(3)))
 
 
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])

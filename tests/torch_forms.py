@@ -202,6 +202,11 @@ def batch_norm_evaluation(x: Any, weight: Any, bias: Any, mean: Any, var: Any, r
     return y if residual is None else y + residual
 
 
+def conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, relu: bool = False, **settings: Any) -> Any:
+    y = batch_norm_training(conv2d(x, w, None, **settings), weight, bias, mean, var, residual)
+    return y.relu() if relu else y
+
+
 def layer_norm(x: Any, weight: Any, bias: Any, eps: float = 1e-5) -> Any:
     return _functional().layer_norm(x, weight.shape, weight, bias, eps)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from autograd.function import Function, unbroadcast
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array
+from kernels.shape import evaluate
 
 
 class MatMul(Function):
@@ -14,7 +16,7 @@ class MatMul(Function):
 
     def forward(self, x: Array, y: Array) -> Array:
         self.save(x, y)
-        return x @ y
+        return evaluate(operator.matmul, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved
@@ -24,8 +26,8 @@ class MatMul(Function):
             dz = dz[..., None, :] if y.ndim > 1 else dz.reshape(1, 1)
         if y.ndim == 1 and x.ndim > 1:
             dz = dz[..., None]
-        dx = unbroadcast(dz @ y2.swapaxes(-1, -2), x2.shape).reshape(x.shape) if self.needs[0] else None
-        dy = unbroadcast(x2.swapaxes(-1, -2) @ dz, y2.shape).reshape(y.shape) if self.needs[1] else None
+        dx = unbroadcast(evaluate(operator.matmul, dz, y2.swapaxes(-1, -2)), x2.shape).reshape(x.shape) if self.needs[0] else None
+        dy = unbroadcast(evaluate(operator.matmul, x2.swapaxes(-1, -2), dz), y2.shape).reshape(y.shape) if self.needs[1] else None
         return dx, dy
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:

@@ -68,6 +68,9 @@ class GetItem(Function):
         return x[self.index]
 
     def backward(self, dy: Array) -> Array:
+        return kernels.evaluate(self._scattered, dy)
+
+    def _scattered(self, dy: Array) -> Array:
         xp = array_module(dy)
         dx = xp.zeros(self.before, dy.dtype)
         parts = self.index if isinstance(self.index, tuple) else (self.index,)

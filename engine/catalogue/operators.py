@@ -194,11 +194,36 @@ def _axes4(shape: tuple[int, ...]) -> int:
     return _four(shape)[3]
 
 
-def moments(rng: Rng, *, shape: tuple[int, ...] = (2, 7, 9, 3), filters: int = 4, stride: int = 1, padding: int = 0) -> Built:
-    """y alone: mean and variance are arrays beside it, without gradients."""
-    _four(shape)
-    arrays = [normal(*shape)(rng), normal(3, 3, shape[3], filters)(rng)]
-    return Built(lambda x, w: ops.conv2d_moments(x, w, stride, padding)[0], arrays, ["x", "w"])
+def conv2d_batch_norm(
+    rng: Rng,
+    *,
+    shape: tuple[int, ...] = (2, 5, 6, 3),
+    filters: int = 4,
+    kernel: int = 3,
+    maps: int = 1,
+    residual: bool = False,
+    activation: str | None = None,
+    stride: int = 1,
+    padding: int = 0,
+) -> Built:
+    """x of so many equal maps; running statistics are state, not inputs."""
+    n, h, w, c = _four(shape)
+    p, q = ((size + 2 * padding - kernel) // stride + 1 for size in (h, w))
+    shapes = [shape] * maps + [(kernel, kernel, maps * c, filters)]
+    arrays = [normal(*some)(rng) for some in shapes] + [positive(filters)(rng), normal(filters)(rng)]
+    arrays += [normal(n, p, q, filters)(rng)] if residual else []
+    mean, variance = normal(filters)(rng), positive(filters)(rng)
+
+    def fn(*given: Any) -> Any:
+        from autograd import Tensor
+
+        x, (filter_, weight, bias, *other) = given[:maps], given[maps:]
+        running = (Tensor(a.astype(x[0].dtype)).to(x[0].device) for a in (mean, variance))
+        settings = 0.1, 1e-5, other[0] if other else None, activation, stride, padding
+        return ops.conv2d_batch_norm(x if maps > 1 else x[0], filter_, weight, bias, *running, *settings)
+
+    names = [*(["x"] if maps == 1 else [f"x{k}" for k in range(maps)]), "filter", "weight", "bias", "residual"]
+    return Built(fn, arrays, names[: len(arrays)])
 
 
 def _four(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -266,7 +291,15 @@ OPERATORS = [
         {"shape": (2, 6, 7, 6), "filters": 9, "groups": 3, "padding": 1},
         {"shape": (3, 5, 4, 7), "kernel": 1, "bias": False},
     ),
-    _entry("conv2d_moments", moments, {}, {"stride": 2, "padding": 1}),
+    _entry(
+        "conv2d_batch_norm",
+        conv2d_batch_norm,
+        {},
+        {"padding": 1, "residual": True, "activation": "relu"},
+        {"stride": 2, "activation": "relu"},
+        {"kernel": 1, "maps": 3, "activation": "relu"},
+        {"maps": 2, "padding": 1, "residual": True},
+    ),
     _entry(
         "conv_transpose2d",
         conv_transpose2d,

@@ -385,5 +385,3 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), _numbers(layer)
     parallel(kernel, chunks, *arrays, strips, per_chunk, floats, scratch=scratch)
     return filters.added_chunks(partial, chunks, r * s * cg, channels, channels).reshape(r, s, cg, channels)
-
-

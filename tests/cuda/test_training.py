@@ -86,7 +86,7 @@ def test_an_epoch_has_the_cpus_losses_within_rounding(tmp_path) -> None:
 
 
 HOT = {  # operators of a training step that must be ours
-    "conv2d_forward", "conv2d_moments", "conv2d_backward_data", "conv2d_backward_filter",
+    "conv2d_forward", "conv2d_norm_forward", "conv2d_norm_backward", "backward_bias", "conv2d_backward_data", "conv2d_backward_filter",
     "conv_transpose2d_forward", "conv_transpose2d_backward_data", "conv_transpose2d_backward_filter",
     "max_pool2d_forward", "max_pool2d_backward",
     "batch_norm_forward", "batch_norm_backward", "sum_pixels",
@@ -113,10 +113,8 @@ def flops_of(name: str, arguments: tuple, result) -> int:
 
     That map is y or dy (N, P, Q, K) of conv2d, each value of which meets R S C / groups; of a transposed one x or dx, which meets R S K / groups.
     """
-    if not name.startswith("conv"):
+    if not name.startswith("conv") or "norm" in name:  # a convolution with its norm is counted as the convolutions that it calls
         return 0
-    if name == "conv2d_moments":  # y, and its statistics
-        name, result = "conv2d_forward", result[0]
     transposed = name.startswith("conv_transpose2d")
     if name.endswith("filter"):
         filters, strided = result, arguments[0] if transposed else arguments[1]
