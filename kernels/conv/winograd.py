@@ -168,7 +168,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
 
     finish: as of make_write, or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
-    A chunk is rows of tiles and one of `parts` parts of the panels (so threads share few tiles); chunks of one part are neighbours: few panels a core.
+    A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are neighbours: few panels a core.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
