@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -59,9 +60,10 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ask(self, request: str) -> Any:
-        """Send one request line, return the JSON answer."""
+        """Send one request line, return the JSON answer. Between two requests the process is stopped: thread pools spin on when their work is done."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.process.stdin.write(request + "\n")
             self.process.stdin.flush()
@@ -72,6 +74,7 @@ class Worker:
             assert self.process.stderr is not None
             lines = self.process.stderr.read().strip().splitlines()
             raise WorkerError(f"{self.side}: {lines[-1] if lines else 'the worker died'}")
+        self.process.send_signal(signal.SIGSTOP)
         return json.loads(answer)
 
     def close(self) -> None:

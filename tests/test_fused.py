@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fast_rule import ROUNDING, plain
 
 from autograd import Tensor, no_grad, ops
-from kernels import conv
+from kernels import conv, pool
 from kernels.conv import choice, filters, reference
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
+from kernels.pool.reference import max_pool2d_forward as reference_of_pool
 from layers import ConvNorm, UNet
 
 # name, maps, filter, settings of the window, groups, algorithms
@@ -122,6 +124,49 @@ def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, 
     assert (y < 0).any() != relu
     without = conv.conv2d_forward(x, w, None, window, groups, relu, residual)  # a bias of zeros
     np.testing.assert_array_equal(without, conv.conv2d_forward(x, w, 0 * b, window, groups, relu, residual))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("channels", "k"), [((8, 8, 8, 8), 32), ((3, 1, 20), 5), ((64,) * 8, 48), ((7, 9), 40)])
+def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> None:
+    rng = np.random.default_rng(0)
+    maps = tuple(rng.standard_normal((2, 13, 11, c)).astype(np.float32) for c in channels)
+    w = (rng.standard_normal((1, 1, sum(channels), k)) / np.sqrt(sum(channels))).astype(np.float32)
+    b, more = rng.standard_normal(k).astype(np.float32), rng.standard_normal((2, 13, 11, k)).astype(np.float32) if residual else None
+    with kernel_log() as log:
+        y = conv.conv2d_forward(maps, w, b, Window((1, 1)), 1, True, more)
+    assert [entry.by for entry in log] == ["fast"]
+    exact = reference.conv2d_forward(
+        double(maps), w.astype(np.float64), b.astype(np.float64), Window((1, 1)), 1, True, None if more is None else more.astype(np.float64)
+    )
+    naive = reference.conv2d_forward(plain(maps), plain(w), b, Window((1, 1)), 1, True, more)
+    assert np.abs(y - exact).max() <= 3 * np.abs(naive - exact).max() + 4 * ROUNDING * np.abs(exact).max()
+
+
+def test_conv2d_relu_names_how_many_maps_it_takes() -> None:
+    x, b = Tensor(np.ones((1, 3, 3, 2), np.float32)), Tensor(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match="got 9 maps, expected one or two, or up to 8 of a 1x1 convolution"):
+        ops.conv2d_relu([x] * 9, Tensor(np.ones((1, 1, 18, 4), np.float32)), b)
+    with pytest.raises(ValueError, match="got 3 maps, expected one or two"):
+        ops.conv2d_relu([x] * 3, Tensor(np.ones((3, 3, 6, 4), np.float32)), b, padding=1)
+    with pytest.raises(ValueError, match="3 maps need a 1x1 convolution without stride and padding"):
+        ops.conv2d_relu([x] * 3, Tensor(np.ones((1, 1, 6, 4), np.float32)), b, stride=2)
+    with pytest.raises(ValueError, match=r"two maps \(1, 3, 3, 2\) and \(1, 4, 3, 2\) must agree"):
+        ops.conv2d_relu([x, Tensor(np.ones((1, 4, 3, 2), np.float32)), x], Tensor(np.ones((1, 1, 6, 4), np.float32)), b)
+    with pytest.raises(ValueError, match="got 3 maps, expected one or two"):
+        ops.conv2d([x] * 3, Tensor(np.ones((1, 1, 6, 4), np.float32)), b)
+
+
+@pytest.mark.parametrize("window", [Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), (2, 2)), Window((5, 4), (2, 3), ((2, 2), (1, 2)))])
+def test_maximum_without_its_place_is_the_same(window) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 9, 12, 21)).astype(np.float32)
+    x[0, ::4, ::3, 3], x[1, 2:5, :, 7], x[0, :, 5, 1], x[1, 1::3, 1::2, 11] = np.nan, -np.inf, np.inf, np.nan
+    with kernel_log() as log:
+        y, places = pool.max_pool2d_forward(x, window, False)
+    assert [entry.by for entry in log] == ["fast"]
+    assert places is None
+    assert np.isnan(y).any()
+    np.testing.assert_array_equal(y, reference_of_pool(x, window)[0])
 
 
 def test_residual_that_is_not_contiguous() -> None:

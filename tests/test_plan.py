@@ -220,6 +220,24 @@ def test_an_operator_that_does_more_than_launch_is_caught(small: Module, mutant:
         Plan(small, images())
 
 
+def test_blocks_of_a_pool_are_apart_and_aligned() -> None:
+    pool, shapes = memory.Pool(smallest=0), [(3,), (5000,), (70_000,), (600_000,), (1,), (900, 900)] * 3
+    arrays = [pool.empty(shape) for shape in shapes]
+    for k, a in enumerate(arrays):
+        a.fill(k)
+    assert all((a == k).all() for k, a in enumerate(arrays))
+    assert all(a.ctypes.data % memory.ALIGNMENT == 0 and pool.owns(a) and not memory.pool.owns(a) for a in arrays)
+    held = pool.live
+    del a, arrays
+    assert pool.live == 0
+    assert held > 0
+    again = [pool.empty(shape) for shape in shapes]
+    assert pool.peak == held, "the same blocks again"
+    del again
+    pool.release()
+    assert pool.held == 0
+
+
 def test_bad_input(small: Module) -> None:
     planned = Plan(small, images())
     with pytest.raises(ValueError, match=r"\(2, 16, 24, 1\).*\(1, 16, 24, 1\)"):

@@ -144,6 +144,14 @@ def _ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # 
 
 
 @inline()
+def _ask_for_inputs(x, x2, c, c2, first, last, end, m, t, above, before, size):  # type: ignore[no-untyped-def]
+    """The same for one or two maps."""
+    _ask_for_tiles(x, first, last, end, m, t, above, before, size, t[0], t[1], c)
+    if c2:
+        _ask_for_tiles(x2, first, last, end, m, t, above, before, size, t[0], t[1], c2)
+
+
+@inline()
 def _ask_for_outputs(y, first, last, end, m, t, k):  # type: ignore[no-untyped-def]
     """The same for the pixels that these tiles write."""
     p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
@@ -160,8 +168,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
 
     finish: as of make_write, or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
-    A chunk is some rows of tiles and one of `parts` parts of the panels: few tiles are shared by the threads in that way. Chunks of one part
-    are neighbours, so that a core meets few panels.
+    A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are neighbours: few panels a core.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
@@ -177,19 +184,17 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
         patch = product + points * product_step
         sums = patch + points * PATCH
         extra, e0 = (scratch, sums) if summing else (bias, 0)
+        regions, panels = -(-units // per_chunk), kp // width
         for chunk in range(start, stop):
-            regions, panels = -(-units // per_chunk), kp // width
             region, part = chunk % regions, chunk // regions
             first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
             k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
             at, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
-            if summing:
-                for i in range(2 * k):
-                    out[chunk * 2 * k + i] = 0.0
+            for i in range(2 * k * summing):
+                out[chunk * 2 * k + i] = 0.0
             while at < end:
                 count = min(block, end - at)
-                unit = at // columns
-                column = at - unit * columns
+                unit, column = at // columns, at % columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 if summing:
                     clear(scratch, sums, 2 * kp)
@@ -206,37 +211,31 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                     for panel in range(first_panel, last_panel):
                         b0 = (point * panels + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
-                        touch(
-                            u, b0 + (c + c2) * width, 0, (c + c2) * width, 1
-                        )  # the next panel: where tiles are few, the memory is slower than they are
+                        touch(u, b0 + (c + c2) * width, 0, (c + c2) * width, 1)  # the next panel
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                     if _ASK:
-                        low, high = point * block // points, (point + 1) * block // points
-                        _ask_for_tiles(x, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c)
-                        _ask_for_outputs(y, at + low, at + high, at + count, m, t, k)
+                        low, high = at + point * block // points, at + (point + 1) * block // points
+                        _ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
+                        _ask_for_outputs(y, low, high, at + count, m, t, k)
                         if residual:
-                            _ask_for_outputs(more, at + low, at + high, at + count, m, t, k)
-                        if c2:
-                            _ask_for_tiles(x2, at + count + low, at + count + high, end, m, t, above, before, n, h, w, c2)
+                            _ask_for_outputs(more, low, high, at + count, m, t, k)
                         if k2:
-                            _ask_for_outputs(y2, at + low, at + high, at + count, m, t, k2)
+                            _ask_for_outputs(y2, low, high, at + count, m, t, k2)
                 unit, column = at // columns, at % columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
                     write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw, extra, e0, kp, more)
                     if k2:
-                        write_tile(
-                            scratch, product + s * kp + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e0 + k, kp, more
-                        )
+                        p0, e2 = product + s * kp + k, e0 + k
+                        write_tile(scratch, p0, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e2, kp, more)
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = _row_of_tiles(unit, m, t)
-                if summing:
-                    for i in range(k_first, k_last):
-                        out[chunk * 2 * k + i] += scratch[sums + i]
-                        out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
+                for i in range(k_first, k_last if summing else k_first):
+                    out[chunk * 2 * k + i] += scratch[sums + i]
+                    out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
                 at += count
 
     return winograd_forward

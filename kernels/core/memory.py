@@ -22,20 +22,28 @@ SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
 HUGE_PAGE = 1 << 21  # bytes
 
+_SHARED = 8 * HUGE_PAGE  # bytes of memory that small blocks are cut from; it goes back to the system with the last of them
 _SLACK = 4  # a free block may be this many times larger than what is asked for
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
 
-def _fresh(size: int) -> tuple[np.ndarray, int]:
-    """A new block and where in it `size` aligned bytes begin. Large ones ask for huge pages: fewer misses of the address translation."""
-    if size < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        block, alignment = np.empty(size + ALIGNMENT, np.uint8), ALIGNMENT
-    else:
-        memory, alignment = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), HUGE_PAGE
+class _Slab:
+    """Memory of the system in huge pages (fewer misses of the address translation), given away from its start."""
+
+    def __init__(self, size: int) -> None:
+        try:
+            self.memory = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"memory: the system has no {size} bytes") from error
         with contextlib.suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        block = np.frombuffer(memory, np.uint8)
-    return block, -block.__array_interface__["data"][0] % alignment
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
+        self.used = -np.frombuffer(self.memory, np.uint8).__array_interface__["data"][0] % HUGE_PAGE
+        self.end = self.used + size
+
+    def block(self, size: int) -> np.ndarray:
+        """The next `size` bytes, an array of its own: not a view of a common one, whose references would be counted in its place."""
+        self.used += size
+        return np.frombuffer(self.memory, np.uint8, size, self.used - size)
 
 
 class Pool:
@@ -45,6 +53,7 @@ class Pool:
         self._lock, self._smallest = threading.Lock(), smallest
         self._blocks: dict[int, list[tuple[np.ndarray, int]]] = {}  # by size class: blocks and where they are aligned, the last one used last
         self._bytes = self.peak = 0
+        self._slab: _Slab | None = None  # what blocks below a huge page are cut from
 
     @staticmethod
     def size_class(size: int) -> int:
@@ -83,11 +92,22 @@ class Pool:
         return None
 
     def _new(self, size: int) -> tuple[np.ndarray, int]:
-        block, start = _fresh(size)
+        block, start = self._fresh(size)
         self._blocks.setdefault(size, []).append((block, start))
         self._bytes += size
         self.peak = max(self.peak, self._bytes)
         return block, start
+
+    def _fresh(self, size: int) -> tuple[np.ndarray, int]:
+        """A new block and where in it `size` aligned bytes begin. A large one has huge pages of its own, small ones share them."""
+        if not hasattr(mmap, "MADV_HUGEPAGE"):
+            block = np.empty(size + ALIGNMENT, np.uint8)
+            return block, -block.__array_interface__["data"][0] % ALIGNMENT
+        if size >= HUGE_PAGE:
+            return _Slab(size).block(size), 0
+        if self._slab is None or self._slab.used + size > self._slab.end:
+            self._slab = _Slab(_SHARED)
+        return self._slab.block(size), 0
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether the array's memory is one of this pool's blocks."""
