@@ -60,7 +60,10 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def ask(self, request: str) -> Any:
-        """Send one request line, return the JSON answer. Between two requests the process is stopped: thread pools spin on when their work is done."""
+        """Send one request line, return the JSON answer.
+
+        Between two requests the process is stopped: thread pools spin on when their work is done, on the cores that the other sides run on.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.send_signal(signal.SIGCONT)

@@ -50,7 +50,7 @@ def normed(x, w, window, groups=1, eps=1e-5):
         )
     assert {entry.by for entry in log} == {"fast"}
     rows = z.reshape(-1, k).astype(np.float64)
-    np.testing.assert_allclose(y.reshape(-1, k), (rows - mean) * inverse, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y.reshape(-1, k), (rows - mean.astype(np.float32)) * inverse, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(running[0], 0.1 * mean, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(running[1], 0.9 + 0.1 * rows.var(0) * len(rows) / (len(rows) - 1), rtol=1e-4)
     return z, rows, mean, 1 / inverse**2 - eps

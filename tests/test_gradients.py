@@ -42,10 +42,14 @@ def gradients(case: Case, sample: Sample, inputs: list[Any], cotangent: np.ndarr
 
 def differentiable(case: Case, inputs: list[Any]) -> list[Any]:
     """batch_norm's running statistics are state, not inputs."""
-    if case.name.startswith("batch_norm"):
-        for x in inputs[3:5]:
-            x.requires_grad = False
+    for k in statistics(case):
+        inputs[k].requires_grad = False
     return inputs
+
+
+def statistics(case: Case) -> tuple[int, ...]:
+    """Where the running statistics are among the inputs."""
+    return {"batch_norm": (3, 4), "conv2d_batch_norm": (4, 5)}.get(case.name.split()[0], ())
 
 
 @pytest.mark.parametrize("layout", ["plain", "reversed", "strided"])
@@ -71,7 +75,7 @@ def test_gradient_is_linear_repeatable_and_clean(case: Case, sample: Sample) -> 
     for k, (x, a, b, c, d) in enumerate(zip(inputs, first, second, doubled, zero, strict=True)):
         if not isinstance(x, Tensor):
             continue
-        if not (case.name.startswith("batch_norm") and k in (3, 4)):
+        if k not in statistics(case):
             assert (x.data == before[k]).all(), f"input {k} was changed"
         if a is None:
             continue

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from autograd.checks import check_bias, check_groups, checked_conv2d, checked_window
 from autograd.function import Function
 from autograd.modes import is_recording
 from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
-
-_MOST = 8  # maps of a 1x1 convolution
 
 
 class Conv2d(Function):
@@ -47,12 +46,8 @@ class Conv2d(Function):
         return dw, db, *(dx if need else None for dx, need in zip(dxs, self.needs[2:], strict=True))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
-        return convolution_flops(inputs[0], outputs[0])
-
-
-def convolution_flops(w: Array, y: Array) -> int:
-    """Multiplications and additions of a convolution with filter (R, S, C/groups, K) and result y."""
-    return 2 * y.size * w.shape[0] * w.shape[1] * w.shape[2]
+        r, s, c, _ = inputs[0].shape
+        return 2 * outputs[0].size * r * s * c
 
 
 class Conv2dReLU(Function):
@@ -144,38 +139,6 @@ def conv2d_relu(
     return Conv2dReLU(window, groups)(weight, bias, residual, *maps)
 
 
-def checked_conv2d(
-    input: Tensor | Sequence[Tensor],
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    several: bool = False,
-) -> tuple[Window, tuple[Tensor, ...]]:
-    maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
-    most = _MOST if several and weight.shape[:2] == (1, 1) else 2
-    if not 1 <= len(maps) <= most:
-        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}")
-    for m in maps:
-        window = _checked("conv2d", m, weight, stride, padding, dilation)
-    if len(maps) > 2 and window != Window((1, 1)):
-        raise ValueError(f"conv2d: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
-    x, w = maps[0].shape, weight.shape
-    for m in maps[1:]:
-        if m.shape[:3] != x[:3] or groups != 1:
-            raise ValueError(f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}")
-    x = (*x[:3], sum(m.shape[3] for m in maps))
-    _check_groups("conv2d", groups, x[3], w[3])
-    if x[3] != w[2] * groups:
-        expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
-        raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
-    _check_bias("conv2d", bias, w[3])
-    window.checked_output_size("conv2d", (x[1], x[2]))
-    return window, maps
-
-
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -192,36 +155,16 @@ def conv_transpose2d(
     P = (H - 1) stride - top - bottom + dilation (R - 1) + 1 + output_padding.  output_padding must be below stride or dilation.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
-    window = _checked("conv_transpose2d", input, weight, stride, padding, dilation)
+    window = checked_window("conv_transpose2d", input, weight, stride, padding, dilation)
     x, w = input.shape, weight.shape
     extra = pair(output_padding, "conv_transpose2d: output_padding", 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
         raise ValueError(f"conv_transpose2d: output_padding {extra} must be below stride {window.stride} or dilation {window.dilation}")
-    _check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
+    check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
     if x[3] != w[2]:
         raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
-    _check_bias("conv_transpose2d", bias, w[3] * groups)
+    check_bias("conv_transpose2d", bias, w[3] * groups)
     size = window.input_size((x[1], x[2]), extra)
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}")
     return ConvTranspose2d(window, size, groups)(input, weight, bias)
-
-
-def _checked(name: str, x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any) -> Window:
-    if x.ndim != 4:
-        raise ValueError(f"{name}: x has shape {x.shape}, expected 4 axes (N, H, W, C)")
-    if w.ndim != 4:
-        raise ValueError(f"{name}: the filter has shape {w.shape}, expected 4 axes (R, S, C, K)")
-    if x.dtype != w.dtype:
-        raise TypeError(f"{name}: x is {x.dtype} but the filter is {w.dtype}")
-    return Window.of(name, w.shape[:2], stride, padding, dilation)
-
-
-def _check_groups(name: str, groups: int, c: int, k: int) -> None:
-    if groups < 1 or c % groups or k % groups:
-        raise ValueError(f"{name}: groups = {groups} must divide the {c} input and the {k} output channels")
-
-
-def _check_bias(name: str, bias: Tensor | None, k: int) -> None:
-    if bias is not None and bias.shape != (k,):
-        raise ValueError(f"{name}: the bias has shape {bias.shape}, expected ({k},)")

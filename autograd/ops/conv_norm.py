@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from autograd.checks import check_batch_norm, checked_conv2d
 from autograd.function import Function
-from autograd.ops.conv import checked_conv2d, convolution_flops
-from autograd.ops.norm import check_batch_norm
+from autograd.ops.conv import Conv2d
 from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
@@ -43,7 +43,7 @@ class ConvBatchNorm(Function):
         return dw, dweight, dbias, dresidual, *(dx if need else None for dx, need in zip(dxs, self.needs[4:], strict=True))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
-        return convolution_flops(inputs[0], outputs[0]) + 4 * outputs[0].size
+        return Conv2d.flops(self, inputs, outputs) + 4 * outputs[0].size  # type: ignore[arg-type]
 
 
 def conv2d_batch_norm(

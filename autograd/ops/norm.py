@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from autograd.checks import check_batch_norm
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import norm as kernels
@@ -83,30 +82,6 @@ def batch_norm(
         xp = array_module(x.data)
         mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)
     return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)
-
-
-def check_batch_norm(
-    shape: tuple[int, ...],
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    residual: Tensor | None,
-    activation: str | None,
-    training: bool,
-) -> None:
-    """ValueError unless all this fits a map of `shape`."""
-    channels = shape[-1:]
-    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, vector in vectors.items():
-        if vector.shape != channels:
-            raise ValueError(f"batch_norm: {name} has shape {vector.shape}, expected {channels} for x {shape}")
-    if residual is not None and residual.shape != shape:
-        raise ValueError(f"batch_norm: the residual has shape {residual.shape} but x has {shape}")
-    if activation not in (None, "relu"):
-        raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
-    if training and math.prod(shape[:-1]) < 2:
-        raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

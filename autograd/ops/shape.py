@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from autograd.function import Function, unbroadcast
@@ -20,10 +21,19 @@ class Reshape(Function):
 
     def forward(self, x: Array) -> Array:
         self.before = x.shape
-        return x.reshape(self.shape)
+        return _reshaped(x, self.shape)
 
     def backward(self, dy: Array) -> Array:
-        return dy.reshape(self.before)
+        return _reshaped(dy, self.before)
+
+
+def _reshaped(x: Array, shape: tuple[int, ...]) -> Array:
+    """A view where there can be one, else a copy."""
+    return x.reshape(shape) if x.flags.c_contiguous else kernels.evaluate(partial(_copied, shape=shape), x)
+
+
+def _copied(x: Array, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
 
 
 class Transpose(Function):
