@@ -340,11 +340,10 @@ def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k,
 
 @settings(max_examples=16, **FEW)
 @given(st.integers(1, 3), pair(3, 19), pair(0, 2), pair(0, 2), ONE_OR_TWO, st.sampled_from(CLASSES), NORMS, st.booleans())
-@example(1, (3, 3), (0, 0), (0, 0), [2], 3, ("relu", False), False)  # one pixel of z
 @example(2, (19, 7), (2, 2), (0, 2), [5, 2 * LANES], 4 * LANES - 3, ("relu", True), True)
 def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, channels, k, norm, into) -> None:
     window = Window((3, 3), (1, 1), (rows, columns))
-    assume(n * np.prod(window.output_size(size)) > 1)
+    assume(n * np.prod(window.output_size(size)) >= 16)  # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative
     with algorithm("winograd4"):
         norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3])
 

@@ -90,7 +90,7 @@ MUTANTS = [
     Mutant(
         "filter gradient of one group only", CONV + "conv2d_backward_filter", "transpose(1, 0, 2)", "transpose(1, 0, 2)[:, ::-1]", gradient("conv2d")
     ),
-    Mutant("bias gradient missing a factor", "autograd.ops.conv:Conv2d.backward", "sum_pixels(dy)", "0.5 * sum_pixels(dy)", gradient("conv2d")),
+    Mutant("bias gradient missing a factor", CONV + "backward_bias", "sum_pixels(dy)", "0.5 * sum_pixels(dy)", gradient("conv2d")),
     Mutant(
         "last maximum wins",
         "kernels.pool.reference:max_pool2d_forward",
