@@ -26,7 +26,9 @@ from layers import Buffer, Module
 
 
 class RecordedPasses:
-    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other shapes run as always."""
+    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other shapes run as always, in
+    the recording's memory, which nobody needs between two replays.
+    """
 
     def __init__(self, passes: Passes, warm: int = 1) -> None:
         self.passes, self.warm = passes, warm
@@ -36,14 +38,20 @@ class RecordedPasses:
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
         if scale is not None or modes.observers or modes.anomaly or not is_plain():
             return self.passes(x, labels, scale)
-        if self.step is not None and self.step.serves(x):
+        if self.step is not None and not self.step.current:
+            self.step = None
+            self.seen.clear()
+        if self.step is None:
+            self.seen[x.shape] = self.seen.get(x.shape, 0) + 1
+            if self.seen[x.shape] != self.warm + 1:
+                return self.passes(x, labels)
+            terms, self.step = _recorded(self.passes, x, labels)
+            return terms
+        self.passes.net.zero_grad()
+        if self.step.serves(x):
             return self.step(x, labels)
-        self.seen[x.shape] = self.seen.get(x.shape, 0) + 1
-        if self.seen[x.shape] != self.warm + 1:
+        with memory.use_pool(self.step.recording.pool):
             return self.passes(x, labels)
-        self.step = None  # before another one takes as much memory
-        terms, self.step = _recorded(self.passes, x, labels)
-        return terms
 
 
 def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | None]:
@@ -57,6 +65,7 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     passes.net.zero_grad()
     memory.pool.release()
     step = _Step(passes, x)
+    passes.net.zero_grad()
     _restore(buffers, before)
     random.set_state(place)
     again = step(x, labels)
@@ -99,14 +108,17 @@ class _Step:
         self.was = _identity(passes.net)
         self.references = self.recording.pool.references
 
+    @property
+    def current(self) -> bool:
+        """Whether the network is what was recorded."""
+        return random.state()[0] == self.seed and _identity(self.passes.net) == self.was
+
     def serves(self, x: Array) -> bool:
-        """Whether a replay would do what the network does with x, and nobody else uses the memory that it writes to."""
-        same = x.shape == self.x.shape and random.state()[0] == self.seed and _identity(self.passes.net) == self.was
-        return same and self.recording.pool.references == self.references
+        """Whether x has the recorded shape, and nobody else uses the memory that a replay writes to."""
+        return x.shape == self.x.shape and self.recording.pool.references == self.references
 
     def __call__(self, x: Array, labels: Array) -> Terms:
         recording, passes = self.recording, self.passes
-        passes.net.zero_grad()
         offset = random.state()[1]
         recording.redraw(offset - self.first)
         np.copyto(self.x, x)
