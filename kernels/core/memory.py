@@ -116,9 +116,9 @@ class Pool:
 
     @property
     def references(self) -> int:
-        """How many references all blocks have."""
+        """How many references the blocks have beside the pool's own."""
         with self._lock:
-            return sum(sys.getrefcount(block) for blocks in self._blocks.values() for block, _ in blocks)
+            return sum(sys.getrefcount(block) - _FREE for blocks in self._blocks.values() for block, _ in blocks)
 
     @property
     def live(self) -> int:
