@@ -64,19 +64,23 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     after, gradient, drawn = [t.data.copy() for t in buffers], passes.optimizer.gradient.copy(), random.state()
     passes.net.zero_grad()
     memory.pool.release()
-    step = _Step(passes, x)
-    passes.net.zero_grad()
-    _restore(buffers, before)
-    random.set_state(place)
-    again = step(x, labels)
-    same = all(np.array_equal(a, b) for a, b in zip(again.values(), terms.values(), strict=True))
-    same &= np.array_equal(passes.optimizer.gradient, gradient) and random.state() == drawn
-    if same and all(np.array_equal(t.data, a) for t, a in zip(buffers, after, strict=True)):
+    step, same = None, False
+    try:
+        step = _Step(passes, x)
+        passes.net.zero_grad()
+        _restore(buffers, before)
+        random.set_state(place)
+        again = step(x, labels)
+        same = all(np.array_equal(a, b) for a, b in zip(again.values(), terms.values(), strict=True))
+        same &= np.array_equal(passes.optimizer.gradient, gradient) and random.state() == drawn
+        same &= all(np.array_equal(t.data, a) for t, a in zip(buffers, after, strict=True))
+    finally:  # whatever happened, the step is the ordinary one
+        _restore(buffers, after)
+        random.set_state(drawn)
+        passes.optimizer.gradient[...] = gradient
+    if same:
         return terms, step
     warnings.warn("training: a recorded step gives other numbers than the step itself, so steps are not recorded", stacklevel=4)
-    _restore(buffers, after)
-    random.set_state(drawn)
-    passes.optimizer.gradient[...] = gradient
     return terms, None
 
 
