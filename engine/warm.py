@@ -37,6 +37,8 @@ def needed(config: Config) -> list[Any]:
     with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):  # dropout draws, and the run is to draw the same
         make_augmentation(config)(images, masks, np.random.default_rng(0))
         make_loss(config, np.ones(5))(net(Tensor(images[..., None])), masks).backward()
+        parts, size = [p.grad.data for p in net.parameters()], max(p.size for p in net.parameters())
+        optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
         optimizer.squared_norm(vector)
         adam = {"step": 1, "learning_rate": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip": 1.0, "average_decay": 0.9}
         optimizer.adamw_step(vector, *(vector.copy() for _ in range(5)), **adam)
@@ -52,7 +54,7 @@ def missing(config: Config) -> list[Any]:
 
 def warm(config: Config, report: Report) -> int:
     """Compile what is missing; returns how many kernels that was."""
-    names = [kernel.name for kernel in missing(config)]
+    names = sorted(kernel.name for kernel in missing(config))  # neighbours are alike: every process gets as many of each sort
     if not names:
         return 0
     workers = min(len(names), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

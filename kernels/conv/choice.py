@@ -58,7 +58,9 @@ _known: dict[tuple[Any, ...], str] = {}  # by layer: what `choose` answered
 
 
 def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
-    """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data or filter."""
+    """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data, filter, or norm: all gradients
+    of a convolution and its norm, which the model alone decides (all of their kernels would have to be compiled to be timed).
+    """
     layer = mode(), kind, images, size, c, k, window, groups
     if layer in _known:
         return _known[layer]
@@ -76,7 +78,7 @@ def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, wind
         return asked if asked in cost else "direct"
     order = sorted(cost, key=cost.__getitem__)
     close = [name for name in order if cost[name] < _CLOSE * cost[order[0]]]
-    if len(close) == 1 or os.environ.get("AREOGRAD_TUNE", "1") == "0":
+    if len(close) == 1 or kind == "norm" or os.environ.get("AREOGRAD_TUNE", "1") == "0":
         return order[0]
     key = f"{kind} {images} {size} {c} {k} {window} {target().name}"
     if key not in _chosen:

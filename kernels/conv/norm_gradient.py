@@ -72,15 +72,18 @@ def _equal_chunks(count: int, floats: int, least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def pointwise_kernel(vectors: int, gradient_vectors: int, relu: bool) -> Kernel:
-    """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`, of up to MOST maps."""
+def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
+    """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`, of up to MOST maps.
+
+    relu: g is masked by the sign of y.
+    """
     data_column, filter_column = make_column(vectors), make_column(gradient_vectors, accumulate=True)
     width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
-    gradient_pixels = _make_gradient_pixels(relu)
+    masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 9, f"x{vectors} x{gradient_vectors}{' relu' * relu}")
+    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 10, f"x{vectors} x{gradient_vectors}")
     def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial,
-                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip):  # fmt: skip  # type: ignore[no-untyped-def]
+                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
         for chunk in range(start, stop):
             sums = chunk * c * kp
@@ -88,7 +91,10 @@ def pointwise_kernel(vectors: int, gradient_vectors: int, relu: bool) -> Kernel:
             first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
             while first < end:
                 n, place = min(per_strip, end - first), second
-                gradient_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
+                if relu:
+                    masked_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
+                else:
+                    plain_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
                 for i in range(0, c, width):
                     data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i, row, n, width, zeros, 0)
                 for i in range(count):
@@ -132,9 +138,9 @@ class Pointwise:
         k, unused = z.shape[3], MOST - len(maps)
         panels = filters.packed_transposed(w, self.width)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
-        kernel = pointwise_kernel(self.vectors, self.gradient_vectors, relu)
+        kernel = pointwise_kernel(self.vectors, self.gradient_vectors)
         flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
-        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip
+        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu
         arrays = g.reshape(-1), z.reshape(-1), rows, *flat, panels, partial, winograd.ZEROS, self.sizes, _eight(tuple(adds), False)
         parallel(kernel, self.chunks, *arrays, *numbers, scratch=self.scratch)
         return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
@@ -149,7 +155,7 @@ def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool, relu: bool) -> Kernel:
+def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool) -> Kernel:
     """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row of tiles, padded with
     zeros; a row of tiles below another takes over its last rows.
     """
@@ -160,11 +166,11 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool,
     write_tile = winograd.make_tile_writer(form, adds, "")
     data_column, width = make_column(vectors, ahead="rows"), vectors * target().lanes
     filter_column, gradient_width = make_column(gradient_vectors, accumulate=True), gradient_vectors * target().lanes
-    gradient_pixels = _make_gradient_pixels(relu)
+    masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("ppppppppppg10" + "i" * 11, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}{' relu' * relu}")
+    @cpu_kernel("ppppppppppg10" + "i" * 12, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}")
     def norm_gradient_winograd(start, stop, scratch, g, z, rows, x, x2, u, dx, dx2, partial, zeros,
-                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch):  # fmt: skip  # type: ignore[no-untyped-def]
+                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch, relu):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
         wide = (columns * m + n - m) * pitch
         v_step, second_step = lines * columns * kp + _PAD, lines * columns * cp + _PAD
@@ -189,7 +195,10 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool,
                             clear(scratch, o, wide)
                         else:
                             clear(scratch, o, before * pitch)
-                            gradient_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
+                            if relu:
+                                masked_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
+                            else:
+                                plain_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
                             clear(scratch, o + (before + w) * pitch, wide - (before + w) * pitch)
                     for column in range(columns):
                         read(scratch, strip + column * m * pitch, wide, pitch, pitch, scratch, (s * columns + column) * kp, v_step)
@@ -245,10 +254,10 @@ class Tiles:
         (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
         u = winograd.transformed(self.data, filters.flipped(w, 1), self.form)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
-        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, all(adds), relu)
+        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, all(adds))
         flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, winograd.ZEROS
         panels, units = self.data.kp // self.data.width, self.data.units
-        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch
+        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch, relu
         parallel(kernel, self.chunks, *flat, self.data.geometry, *numbers, scratch=self.scratch)
         return winograd.finished(partial, self.form, c + c2, k, self.kp, self.chunks, reverse=True)
 
