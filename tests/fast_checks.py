@@ -346,6 +346,7 @@ def channels(rng) -> Any:
     total = parts[2].copy()
     agree(shape.accumulate, total, back[2], inplace=(0,))
     shape.accumulate(total, back[2])
+    total = agree(shape.added, total, parts[2])
     return [repeated, wide, back, total]
 
 

@@ -38,7 +38,7 @@ from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
 
 _PAD = winograd.PAD
-_LEAST_CHUNKS, _MOST_SUMS = 2, 4_000_000  # chunks have sums of their own: fewer chunks for large filters
+_LEAST_CHUNKS, _MOST_SUMS = 2, 2_600_000  # chunks have sums of their own: fewer chunks for large filters
 ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
 
 
