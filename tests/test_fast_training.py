@@ -16,13 +16,7 @@ TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
 STEPS, LAST, SEEDS = 200, 20, (0, 1, 2)
 
 
-@pytest.fixture(autouse=True)
-def _no_timing(monkeypatch):
-    """The choice of algorithms is the cost model's; the number of threads is put back."""
-    monkeypatch.setenv("AREOGRAD_TUNE", "0")
-    before = threads.threads()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("by_the_model")
 
 
 def tiles(rng: np.random.Generator, count: int, h: int = 16, w: int = 24) -> tuple[np.ndarray, np.ndarray]:

@@ -20,12 +20,7 @@ from layers import CombinedLoss, Module, UNet
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
 
-@pytest.fixture(autouse=True)
-def _no_timing(monkeypatch):
-    monkeypatch.setenv("AREOGRAD_TUNE", "0")
-    before = threads.threads()
-    yield
-    threads.set_threads(before)
+pytestmark = pytest.mark.usefixtures("by_the_model")
 
 
 class Training:
@@ -150,6 +145,19 @@ def test_changed_modes_and_arrays_are_noticed() -> None:
             training.passes(*batches(5)[4])
             states.append(training.optimizer.gradient.copy())
         np.testing.assert_array_equal(*states)
+
+
+def test_a_parameter_in_memory_that_was_given_back_is_noticed() -> None:
+    """Arrays are compared while the old ones are held: one that is made where another was freed is another."""
+    training = Training(True, dropout=0.0)
+    for batch in batches(3):
+        training.step(*batch)
+    step, weight = training.passes.step, training.net.head.weight
+    shape, number = weight.shape, id(weight.data)
+    weight.data = None
+    others = [np.zeros(shape, np.float32) for _ in range(1000)]
+    weight.data = next((a for a in others if id(a) == number), others[0])
+    assert not step.current
 
 
 def test_the_reference_and_observers_see_ordinary_steps() -> None:

@@ -35,8 +35,7 @@ class _State(threading.local):
             raise ValueError(f"AREOGRAD_KERNELS: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         self.logs: list[list[Served]] = []
         self.recorder: Callable[..., Any] | None = None
-        self.recording = False
-        self.draws: list[tuple[Any, int]] = []  # numbers that launches read, and the offset in the random stream that they hold
+        self.draws: list[tuple[Any, int]] | None = None  # while recording: numbers that launches read, and the offset in the random stream they hold
         self.outside = False  # whether something was computed on values that is no kernel launch
 
 
@@ -55,7 +54,7 @@ def by_numpy() -> None:
 
 def drawn(words: Any, offset: int) -> None:
     """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place there."""
-    if _state.recording:
+    if _state.draws is not None:
         _state.draws.append((words, offset))
 
 
@@ -65,11 +64,12 @@ def recorded_by(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> I
 
     What operators call in turn is theirs. `computed_outside` tells of the last call.   draws: receives what `drawn` was told.
     """
-    before, _state.recorder, _state.draws, _state.recording = _state.recorder, recorder, draws, True
+    before = _state.recorder, _state.draws
+    _state.recorder, _state.draws = recorder, draws
     try:
         yield
     finally:
-        _state.recorder, _state.recording = before, False
+        _state.recorder, _state.draws = before
 
 
 def computed_outside() -> bool:
