@@ -253,10 +253,14 @@ def backward_bias(dy: np.ndarray) -> Any:
 
 
 def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:
-    """As kernels.conv.reference.conv_transpose2d_forward: every phase of the stride is a small convolution whose result is interleaved."""
+    """As kernels.conv.reference.conv_transpose2d_forward: windows side by side are products, row by row; else every phase
+    of the stride is a small convolution whose result is interleaved.
+    """
     given = _contiguous(x)
     if given is None or _contiguous(w, b) is None:
         return NotImplemented
+    if groups == 1 and direct.side_by_side(window, size, x.shape):
+        return direct.run_transposed(given[0], w, b)
     return direct.backward_data(given[0], filters.swapped(w), size, window, groups, b)
 
 

@@ -20,7 +20,7 @@ from kernels.core.contract import make_column, panel_vectors
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import clear, copy, make_start_rows
+from kernels.core.runs import clear, copy, make_start_rows, touch
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -45,8 +45,11 @@ class Layer(NamedTuple):
     top: int
     left: int
     padded_width: int  # of a strip; 0: read x in place
-    groups: int
-    k: int  # output channels of one group
+    groups: int  # parts of the output channels, of k each; each reads cg input channels, group_in floats after the part before
+    cg: int
+    group_in: int
+    group_out: int  # floats between the groups' first outputs
+    k: int
     out_pixel: int  # floats between output pixels, rows and images
     out_row: int
     out_image: int
@@ -57,6 +60,7 @@ class Layer(NamedTuple):
 @lru_cache(maxsize=4096)
 def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tuple[int, int, int] | None = None, size: Pair | None = None) -> Layer:
     _, h, w, c = shape
+    cg = c // groups
     p, q = size or window.output_size((h, w))
     (r, s), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
     (top, _), (left, _) = window.padding
@@ -70,7 +74,7 @@ def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tup
     blocks = -(-p // rows)
     rows = -(-p // blocks)
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
-    return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, image, rows, blocks)
+    return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, cg, k, k, pixel, out_row, image, rows, blocks)
 
 
 @lru_cache(maxsize=4096)
@@ -97,8 +101,8 @@ def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyp
 
 
 _PIECE = 512  # pixels whose results are summed in float32
-
-
+_TOGETHER = 96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the second one ...
+_KEPT = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
@@ -109,13 +113,13 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
     summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
     start_rows = make_start_rows(vectors)
-    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, ahead="rows", sums=summing)
+    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, sums=summing)
     width = vectors * target().lanes
 
-    @cpu_kernel("pppppdg21iiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
-        cg, per_group = c // groups, -(-k // width)
+    @cpu_kernel("pppppdg24iiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, group_in, group_out, k, pixel, out_row, out_image, rows, blocks = layer
+        per_group = -(-k // width)
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
@@ -131,26 +135,27 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                 source, base, wide = scratch, 0, padded
             else:
                 source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
-            for group in range(groups):
-                for panel in range(per_group):
-                    b0 = (group * per_group + panel) * r * s * cg * width
-                    columns, channel = min(width, k - panel * width), group * k + panel * width
-                    bias0 = (group * per_group + panel) * width
-                    extra, e0 = (scratch, sums) if summing else (bias, bias0)
-                    for row in range(count):
-                        for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
-                            at = y0 + image * out_image + (first + row) * out_row + done * pixel + channel
-                            a0 = base + row * sh * wide * c + done * sw * c + group * cg
-                            if summing:
-                                clear(scratch, sums, 2 * width)
-                            if residual:
-                                start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
-                            column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                                   y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
-                            if summing:
-                                for i in range(columns):
-                                    out[out0 + channel + i] += scratch[sums + i]
-                                    out[out0 + groups * k + channel + i] += scratch[sums + width + i]
+            for part in range(0, count, together):  # rows that all panels meet while they are in the cache
+                for group in range(groups):
+                    for panel in range(per_group):
+                        b0 = (group * per_group + panel) * r * s * cg * width
+                        columns, channel = min(width, k - panel * width), group * k + panel * width
+                        bias0 = (group * per_group + panel) * width
+                        extra, e0 = (scratch, sums) if summing else (bias, bias0)
+                        for row in range(part, min(part + together, count)):
+                            for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
+                                at = y0 + image * out_image + (first + row) * out_row + done * pixel + group * group_out + panel * width
+                                a0 = base + row * sh * wide * c + done * sw * c + group * group_in
+                                if summing:
+                                    clear(scratch, sums, 2 * width)
+                                if residual:
+                                    start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
+                                column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
+                                       y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
+                                if summing:
+                                    for i in range(columns):
+                                        out[out0 + channel + i] += scratch[sums + i]
+                                        out[out0 + groups * k + channel + i] += scratch[sums + width + i]
 
     return direct_forward
 
@@ -185,24 +190,50 @@ def run_forward(
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
+    vectors = panel_vectors(k)
+    width = vectors * target().lanes
+    launch = partial(_launch, filters.packed(w, groups, width), filters.padded_bias(b, groups, k, width), y, vectors, relu, add, summing)
     flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
-    if flat and window.padding == ((0, 0), (0, 0)):  # all pixels in one row, in chunks of rows of pixels
+    if flat and window.padding == ((0, 0), (0, 0)):  # chunks of pixels, in rows of some that meet all panels in turn
         pixels = images * layer.h * layer.w
-        per = max(64, -(-pixels // (64 * CHUNKS)) * 64)
-        layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * layer.out_pixel)
-        whole = pixels // per
-        rest = pixels - whole * per
+        row = 128 if pixels >= 128 * 2 * CHUNKS else 64
+        rows = max(1, -(-pixels // (row * CHUNKS)))
+        whole, rest = divmod(pixels, row * rows)
         sums = np.empty((whole + (rest > 0), 2, groups * k if summing else 0))
+        layer = layer._replace(h=rows, w=row, p=rows, q=row, rows=rows, blocks=1, out_row=row * groups * k, out_image=row * rows * groups * k)
         if whole:
-            _launch(x, w, b, y, layer, whole, 0, groups, k, relu, add, summing, sums, 0, residual)
+            launch(x, layer, whole, sums, residual=residual)
         if rest:
-            offset = whole * per
-            tail = layer._replace(w=rest, q=rest, out_image=0)
-            _launch(x.reshape(-1, layer.c)[offset:], w, b, y, tail, 1, offset * layer.out_pixel, groups, k, relu, add, summing, sums, whole, residual)
+            offset = whole * row * rows
+            tail = layer._replace(h=1, w=rest, p=1, q=rest, rows=1)
+            launch(x.reshape(-1, layer.c)[offset:], tail, 1, sums, offset * groups * k, whole, residual)
         return sums
     sums = np.empty((images * layer.blocks, 2, groups * k if summing else 0))
-    _launch(x, w, b, y, layer, images * layer.blocks, out[0] if out else 0, groups, k, relu, add, summing, sums, 0, residual)
+    launch(x, layer, images * layer.blocks, sums, out[0] if out else 0, residual=residual)
     return sums
+
+
+def side_by_side(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
+    """Whether a map of `size` consists of windows without gaps or overlaps, one for each pixel of a map of shape `small`."""
+    (r, s), (_, p, q, _) = window.kernel, small
+    return window == Window((r, s), (r, s)) and size == (r * p, s * q)
+
+
+def run_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
+    """y (N, R P, S Q, K) = the transposed convolution of x (N, P, Q, C) with w (R, S, C, K) for stride (R, S), plus b: windows do not overlap.
+
+    A row of x times the filter's row a is a row of y, every R-th: groups that share their input, of S neighbouring pixels each.
+    """
+    (n, p, q, _), (r, s, _, k) = x.shape, w.shape
+    y = memory.empty((n, r * p, s * q, k), np.float32)
+    vectors = panel_vectors(s * k)
+    width, out_row = vectors * target().lanes, s * q * k
+    layer = _layer(x.shape, Window((1, 1)), 1, s * k, (s * k, r * out_row, r * p * out_row))
+    layer = layer._replace(groups=r, group_in=0, group_out=out_row)
+    panels = filters.packed_rows(w, width)
+    bias = filters.padded_bias(b if b is None else filters.repeated_bias(b, r * s), r, s * k, width)
+    _launch(panels, bias, y, vectors, False, False, False, x, layer, n * layer.blocks, np.empty(0))
+    return y
 
 
 # A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16 floats, and computing
@@ -223,32 +254,30 @@ def _widened(window: Window, f: int) -> Window:
 
 
 def _launch(
-    x: np.ndarray,
-    w: np.ndarray,
-    b: np.ndarray | None,
+    panels: np.ndarray,
+    bias: np.ndarray,
     y: np.ndarray,
-    layer: Layer,
-    chunks: int,
-    y0: int,
-    groups: int,
-    k: int,
+    vectors: int,
     relu: bool,
     add: bool,
     summing: bool,
+    x: np.ndarray,
+    layer: Layer,
+    chunks: int,
     sums: np.ndarray,
-    chunk0: int,
-    residual: np.ndarray | None,
+    y0: int = 0,
+    chunk0: int = 0,
+    residual: np.ndarray | None = None,
 ) -> None:
-    lanes, vectors = target().lanes, panel_vectors(k)
-    width = vectors * lanes
-    bias = filters.padded_bias(b, groups, k, width)
-    kernel = forward_kernel(vectors, k % lanes != 0, relu, add, summing, residual is not None)
+    """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of chunk0."""
+    kernel = forward_kernel(vectors, layer.k % target().lanes != 0, relu, add, summing, residual is not None)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
     more = y if residual is None else residual
-    arrays = x.reshape(-1), filters.packed(w, groups, width), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
+    arrays = x.reshape(-1), panels.reshape(-1), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
     piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
-    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, scratch=strip + 2 * width)
+    together = max(1, _TOGETHER // layer.q) if panels.size <= _KEPT else layer.rows
+    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, together, scratch=strip + 2 * vectors * target().lanes)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------
@@ -260,16 +289,8 @@ def backward_data(
     """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the taps that reach it."""
     n, c = dy.shape[0], w.shape[2] * groups
     (h, wd), (sh, sw) = size, window.stride
-    if sw > 1 and groups == 1 and window.kernel[1] == sw and window.dilation[1] == 1 and window.padding[1] == (0, 0) and wd == sw * dy.shape[2]:
-        # Pixels of one row do not overlap: sw neighbours with their channels are one pixel of sw C channels.
-        across = Window((window.kernel[0], 1), (sh, 1), (window.padding[0], (0, 0)), (window.dilation[0], 1))
-        if not w.flags.c_contiguous:
-            by_numpy()
-        wide = prepared(w, ("wide", sw), lambda: w.reshape(w.shape[0], 1, sw * c, -1), filter=True)
-        tiled = None if bias is None else filters.repeated_bias(bias, sw)
-        total = None if into is None else into.reshape(n, h, -1, sw * c)
-        dx = backward_data(dy, wide, (h, dy.shape[2]), across, 1, tiled, total)
-        return dx.reshape(n, h, wd, c) if into is None else into
+    if into is None and groups == 1 and side_by_side(window, size, dy.shape):
+        return run_transposed(dy, filters.swapped(w), bias)
     dx, add = (memory.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
     if (sh, sw) == (1, 1):
         all_taps = tuple((0, k, 1) for k in window.kernel)
@@ -317,16 +338,23 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 # -- filter gradient ------------------------------------------------------------------------------------------------------------
 
 
+_PIXELS = {8192: 32, 32_768: 64}  # of a strip of windows side by side, for filters of up to so many floats
+_MOST_PIXELS = 128
+_MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
+
+
 @lru_cache(maxsize=32)
-def filter_gradient_kernel(vectors: int, masked: bool, stream: bool) -> Kernel:
-    """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    column_of_tiles = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked, ahead="steps" if stream else "")
+def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
+    """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K).
+
+    next_x, next_dy: of a strip, so many floats of the next one are asked for before each column of tiles.
+    """
+    column_of_tiles = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked)
     width = vectors * target().lanes
 
-    @cpu_kernel("ppppg21iii", f"x{vectors}{' masked' * masked}{' stream' * stream}")
-    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, k, pixel, out_row, out_image, rows, blocks = layer
-        cg = c // groups
+    @cpu_kernel("ppppg24iiiii", f"x{vectors}{' masked' * masked}")
+    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats, next_x, next_dy):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, _group_in, _group_out, k, pixel, out_row, out_image, rows, blocks = layer
         flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
         lines, line_rows = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
@@ -343,11 +371,16 @@ def filter_gradient_kernel(vectors: int, masked: bool, stream: bool) -> Kernel:
                 else:
                     source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
                 d0 = image * out_image + first * out_row
+                ask_x, ask_dy = base + count * sh * w * c, d0 + count * q * pixel
                 for group in range(groups):
                     for i in range(r):
                         for j in range(lines):
                             a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
+                                if next_x:
+                                    touch(x, ask_x, 0, next_x, 1)
+                                    touch(dy, ask_dy, 0, next_dy, 1)
+                                    ask_x, ask_dy = ask_x + next_x, ask_dy + next_dy
                                 column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
                                                 partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, 0)  # fmt: skip
 
@@ -362,26 +395,27 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
         return filters.narrowed(backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f)), f)
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x.shape, window, groups, k, None, (p, q))
-    images, stream = n, False
-    if window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and window.padding == ((0, 0), (0, 0)):
-        stream = layer.c + channels <= 256
-        per = 64 if stream else 512  # pixels of a strip
-        images = -(-n * p * q // per)
-        if n * p * q % per == 0:
-            layer = layer._replace(h=1, w=per, p=1, q=per, rows=1, blocks=1, out_row=0, out_image=per * channels)
+    vectors, floats = panel_vectors(k), r * s * layer.cg * channels
+    images, next_x, next_dy = n, 0, 0
+    if groups == 1 and side_by_side(window, (layer.h, layer.w), dy.shape):
+        # Strips of few pixels, read in place: they stay in the L1 cache for all tiles of the filter, while the next one is asked for.
+        pixels = next((pixels for most, pixels in _PIXELS.items() if floats <= most), _MOST_PIXELS)
+        columns = r * -(-k // (vectors * lanes))
+        if window.kernel == (1, 1) and n * p * q % pixels == 0:
+            images = n * p * q // pixels
+            layer = layer._replace(h=1, w=pixels, p=1, q=pixels, rows=1, blocks=1, out_row=0, out_image=pixels * channels)
         else:
-            images = n
-    cg = layer.c // groups
-    floats = r * s * cg * channels
+            rows = max(1, pixels // q)
+            layer = layer._replace(rows=rows, blocks=-(-p // rows))
+        next_x, next_dy = (-(-size // columns) for size in (layer.rows * r * layer.w * layer.c, layer.rows * layer.q * channels))
     strips = images * layer.blocks
-    chunks = max(1, min(CHUNKS, strips, max(2, 4_000_000 // floats)))
+    chunks = max(1, min(CHUNKS, strips, max(2, _MOST_SUMS // floats)))
     per_chunk = -(-strips // chunks)
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)
-    vectors = panel_vectors(k)
-    kernel = filter_gradient_kernel(vectors, k % lanes != 0, stream)
+    kernel = filter_gradient_kernel(vectors, k % lanes != 0)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), _numbers(layer)
-    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, scratch=scratch)
-    return filters.added_chunks(partial, chunks, r * s * cg, channels, channels).reshape(r, s, cg, channels)
+    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, next_x, next_dy, scratch=scratch)
+    return filters.added_chunks(partial, chunks, r * s * layer.cg, channels, channels).reshape(r, s, layer.cg, channels)

@@ -63,32 +63,45 @@ def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def pack_kernel() -> Kernel:
-    """Filters (R S C/G, G K) to panels (G, panels, R S C/G, width), zeros beyond the last output channel."""
+    """Filters to panels (G, panels, taps, width), zeros beyond a group's k output channels. These lie in runs of `run` floats, `run_step`
+    apart; `tap_step` and `group_step` lie between taps and groups.
+    """
 
-    @cpu_kernel("ppiiii")
-    def pack_filter(start, stop, _scratch, w, panels, taps, groups, k, width):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiiiiii")
+    def pack_filter(start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step):  # type: ignore[no-untyped-def]
         per_group = -(-k // width)
         for panel in range(start, stop):
             group, column = panel // per_group, panel % per_group * width
             count = min(width, k - column)
             for i in range(taps):
-                o = (panel * taps + i) * width
-                copy(w, i * groups * k + group * k + column, panels, o, count)
+                o, done = (panel * taps + i) * width, 0
+                while done < count:
+                    at = column + done
+                    some = min(count - done, run - at % run)
+                    copy(w, group * group_step + i * tap_step + at // run * run_step + at % run, panels, o + done, some)
+                    done += some
                 clear(panels, o + count, width - count)
 
     return pack_filter
 
 
 def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
-    """The panels of a filter."""
-    return prepared(w, (groups, width), lambda: _pack(w, groups, width))
-
-
-def _pack(w: np.ndarray, groups: int, width: int) -> np.ndarray:
+    """The panels of a filter (R, S, C/G, G K)."""
     r, s, c, k = w.shape
-    count = groups * -(-(k // groups) // width)
-    panels = memory.empty((count * r * s * c * width,), np.float32)
-    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, r * s * c, groups, k // groups, width)
+    k //= groups
+    return prepared(w, (groups, width), lambda: _pack(w, r * s * c, groups, k, width, k, 0, groups * k, k))
+
+
+def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
+    """The panels of a transposed filter (R, S, C, K): a row of it is a group of S K output channels."""
+    r, s, c, k = w.shape
+    return prepared(w, ("rows", width), lambda: _pack(w, c, r, s * k, width, k, c * k, k, s * c * k))
+
+
+def _pack(w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int) -> np.ndarray:
+    count = groups * -(-k // width)
+    panels = memory.empty((count * taps * width,), np.float32)
+    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps)
     return panels
 
 

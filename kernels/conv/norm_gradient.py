@@ -164,7 +164,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
     read = programs.make_read(programs.input_matrix(form), n)
     read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
     write_tile = winograd.make_tile_writer(form, adds, "")
-    data_column, width = make_column(vectors, ahead="rows"), vectors * target().lanes
+    data_column, width = make_column(vectors, ahead=True), vectors * target().lanes
     filter_column, gradient_width = make_column(gradient_vectors, accumulate=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 

@@ -173,7 +173,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
-    column_of_tiles, width = make_column(vectors, ahead="rows"), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, ahead=True), vectors * target().lanes
     summing, residual = finish == "sums", "residual" in finish
 
     @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")

@@ -41,7 +41,7 @@ def tile_rows(vectors: int) -> int:
 
 
 def make_column(
-    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: str = "", sums: bool = False
+    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False, sums: bool = False
 ) -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
@@ -73,7 +73,7 @@ def make_column(
 
 
 def _make_tile(
-    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: str, sums: bool
+    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: bool, sums: bool
 ) -> Callable[..., None]:
     """The program of one register tile:
 
@@ -81,12 +81,11 @@ def _make_tile(
 
     whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
-    ahead: what to ask the memory for in advance. 'rows': the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the
-    other). 'steps': A and B as many steps further on (they are streams, and this tile a piece of them).
+    ahead: the memory is asked in advance for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
     lanes = target().lanes
-    together = _TOGETHER if whole and height == _UNROLLED_HEIGHT and ahead != "steps" else 1
+    together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
     @program("piiipiiiiiiiiipiiiipi")
     def tile(
@@ -126,15 +125,13 @@ def _make_tile(
         products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
 
         def multiply(a_at: Int, b_at: Int) -> None:
-            if ahead == "steps":
-                _ask_for_steps(code, a_rows[0], a_at + a_step * steps, b, b_at + b_step * steps, vectors)
             columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
             for i in range(height):
                 factor = code.broadcast(a_rows[i], a_at)
                 for j in range(vectors):
                     products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
 
-        if ahead == "rows":
+        if ahead:
             _ask_for_rows(code, a_rows, a_row * height, steps, c_rows, c_row * height, vectors)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
@@ -183,13 +180,6 @@ def _ask_for_rows(code: Code, a_rows: list[Pointer], a_tile: Int, steps: Int, c_
     for row in c_rows:
         for j in range(0, vectors, max(1, 16 // code.lanes)):
             code.prefetch(row, c_tile + j * code.lanes, write=True)
-
-
-def _ask_for_steps(code: Code, a: Pointer, a_next: Int, b: Pointer, b_next: Int, vectors: int) -> None:
-    """Prefetch a later step of A and B."""
-    code.prefetch(a, a_next)
-    for j in range(0, vectors, max(1, 16 // code.lanes)):
-        code.prefetch(b, b_next + j * code.lanes)
 
 
 def _clamped(code: Code, i: int, rows: Int) -> Int:
