@@ -335,7 +335,7 @@ VECTORS = 2 if LANES > 1 else 1
 def test_columns_of_register_tiles(accumulate: bool) -> None:
     """C = start + A B over two levels of runs, or C += A B with B's rows not padded: any number of rows, a tail of columns, guards untouched."""
     width, steps, runs1, runs2 = VECTORS * LANES, 5, 2, 3
-    column = contract.make_column(VECTORS, accumulate=accumulate, mask_b=accumulate, mask_c=True, relu=not accumulate, ahead=accumulate)
+    column = contract.make_column(VECTORS, accumulate=accumulate, mask_b=accumulate, mask_c=True, relu=not accumulate)
 
     @numba.njit
     def run(a, ar, b, br, c, cr, rows, columns, start):

@@ -29,7 +29,7 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
 
     summing: no bias; per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
-    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, ahead=True, sums=summing)
+    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, sums=summing)
     start_rows = make_start_rows(vectors)
     width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
 

@@ -27,12 +27,13 @@ import numpy as np
 from kernels.conv import filters, winograd
 from kernels.conv import winograd_programs as programs
 from kernels.conv.gathered import MOST
+from kernels.conv.winograd import ask_for_outputs
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Window
-from kernels.core.runs import add_rows, clear, copy, copy_rows, over_run
+from kernels.core.runs import add_rows, clear, copy, copy_rows, over_run, touch, touch_to_write
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
@@ -96,6 +97,11 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                 else:
                     plain_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
                 for i in range(0, c, width):
+                    if winograd.ASK:  # for what is moved next
+                        low, high = n * i // c, n * min(i + width, c) // c
+                        for m in range(count):
+                            touch(maps[m], (first + low) * sizes[m], 0, (high - low) * sizes[m], 1)
+                            touch_to_write(gradients[m], (first + low) * sizes[m], 0, (high - low) * sizes[m], 1)
                     data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i, row, n, width, zeros, 0)
                 for i in range(count):
                     if adds[i]:
@@ -108,6 +114,10 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                     copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
                     place += sizes[i]
                 for i in range(0, kp, gradient_width):
+                    if winograd.ASK:  # for the next strip
+                        low, high = first + n + n * i // kp, first + n + n * (i + gradient_width) // kp
+                        touch(g, low * k, 0, (high - low) * k, 1)
+                        touch(z, low * k, 0, (high - low) * k, 1)
                     filter_column(scratch, second, 1, row, scratch, i, pitch, n, 1, 0, 0, 1, 0, 0, partial, sums + i, kp, c, gradient_width, zeros, 0)
                 first += n
 
@@ -164,7 +174,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
     read = programs.make_read(programs.input_matrix(form), n)
     read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
     write_tile = winograd.make_tile_writer(form, adds, "")
-    data_column, width = make_column(vectors, ahead=True), vectors * target().lanes
+    data_column, width = make_column(vectors), vectors * target().lanes
     filter_column, gradient_width = make_column(gradient_vectors, accumulate=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
@@ -207,6 +217,13 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                     for i in range(panels):
                         b0, c0 = (point * panels + i) * k * width, second + point * second_step + i * width
                         data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
+                    if winograd.ASK:
+                        low, high, last = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points, end * columns
+                        ask_for_outputs(dx, low, high, last, m, t, c, True)
+                        ask_for_outputs(x, low, high, last, m, t, c, False)
+                        if c2:
+                            ask_for_outputs(dx2, low, high, last, m, t, c2, True)
+                            ask_for_outputs(x2, low, high, last, m, t, c2, False)
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
@@ -219,7 +236,12 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                     read_x(x, image, oy, ox, p, q, c, 1, 1, scratch, p0, second_step, scratch, patch)
                     if c2:
                         read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
+                ahead = ((at + count) // t[4] * h + (at + count) % t[4] * m) * w * k  # the rows under the next tiles
+                share = -(-min(count, end - at - count) * m * w * k // points)
                 for point in range(points):
+                    if winograd.ASK and share > 0:
+                        touch(g, ahead + point * share, 0, share, 1)
+                        touch(z, ahead + point * share, 0, share, 1)
                     for i in range(0, kp, gradient_width):
                         a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * (c + c2) * kp + i
                         filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros, 0)

@@ -30,7 +30,7 @@ _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a
 _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
-_ASK = target().asks
+ASK = target().asks
 ZEROS = np.zeros(8192, np.float32)
 
 
@@ -152,15 +152,19 @@ def _ask_for_inputs(x, x2, c, c2, first, last, end, m, t, above, before, size): 
 
 
 @inline()
-def _ask_for_outputs(y, first, last, end, m, t, k):  # type: ignore[no-untyped-def]
-    """The same for the pixels that these tiles write."""
+def ask_for_outputs(y, first, last, end, m, t, k, write):  # type: ignore[no-untyped-def]
+    """The same for the pixels that these tiles write, or for as many of a map of that size, to be read."""
     p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
     for tile in range(first, min(last, end)):
         unit = tile // columns
         image, oy, ox = _row_of_tiles(unit, m, t)
         x_left = min(ox + (tile - unit * columns) * m * dw, q - 1)
         rows = min(m, (p - oy + dh - 1) // dh)
-        touch_to_write(y, ((image * p + oy) * q + x_left) * k, dh * q * k, min(m * dw, q - x_left) * k, rows)
+        place, length = ((image * p + oy) * q + x_left) * k, min(m * dw, q - x_left) * k
+        if write:
+            touch_to_write(y, place, dh * q * k, length, rows)
+        else:
+            touch(y, place, dh * q * k, length, rows)
 
 
 @lru_cache(maxsize=16)
@@ -173,7 +177,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
-    column_of_tiles, width = make_column(vectors, ahead=True), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors), vectors * target().lanes
     summing, residual = finish == "sums", "residual" in finish
 
     @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
@@ -213,14 +217,14 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                         a0, c0 = point * v_step, product + point * product_step + panel * width
                         touch(u, b0 + (c + c2) * width, 0, (c + c2) * width, 1)  # the next panel
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
-                    if _ASK:
+                    if ASK:
                         low, high = at + point * block // points, at + (point + 1) * block // points
                         _ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
-                        _ask_for_outputs(y, low, high, at + count, m, t, k)
+                        ask_for_outputs(y, low, high, at + count, m, t, k, True)
                         if residual:
-                            _ask_for_outputs(more, low, high, at + count, m, t, k)
+                            ask_for_outputs(more, low, high, at + count, m, t, k, False)
                         if k2:
-                            _ask_for_outputs(y2, low, high, at + count, m, t, k2)
+                            ask_for_outputs(y2, low, high, at + count, m, t, k2, True)
                 unit, column = at // columns, at % columns
                 image, oy, ox = _row_of_tiles(unit, m, t)
                 for s in range(count):
@@ -391,7 +395,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0 = sums + point * c * kp + panel * width
                         column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
-                    if _ASK:
+                    if ASK:
                         low, high = at + count + point * block // points, at + count + (point + 1) * block // points
                         _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
                         _ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)

@@ -41,11 +41,11 @@ def tile_rows(vectors: int) -> int:
 
 
 def make_column(
-    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, ahead: bool = False, sums: bool = False
+    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False
 ) -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
-    flags = (accumulate, mask_b, mask_c, relu, ahead, sums)
+    flags = (accumulate, mask_b, mask_c, relu, sums)
     tall_tile, low_tile, last_tile = (
         _make_tile(vectors, tall, True, *flags),
         _make_tile(vectors, low, True, *flags),
@@ -73,7 +73,7 @@ def make_column(
 
 
 def _make_tile(
-    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, ahead: bool, sums: bool
+    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool
 ) -> Callable[..., None]:
     """The program of one register tile:
 
@@ -81,7 +81,6 @@ def _make_tile(
 
     whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
-    ahead: the memory is asked in advance for the rows of the next tile (A's rows are runs of `steps` floats, one tile behind the other).
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
     lanes = target().lanes
@@ -131,8 +130,6 @@ def _make_tile(
                 for j in range(vectors):
                     products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
 
-        if ahead:
-            _ask_for_rows(code, a_rows, a_row * height, steps, c_rows, c_row * height, vectors)
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
             _over_steps(code, steps, together, lambda t: multiply(a_start + t * a_step, b_start + t * b_step))
@@ -170,16 +167,6 @@ def _add_sums(code: Code, products: list[list[Vec]], rows: Int | None, start: Po
             total, squares = total + value, code.fma(value, value, squares)
         code.store(total, start, s0 + j * code.lanes)
         code.store(squares, start, s0 + (vectors + j) * code.lanes)
-
-
-def _ask_for_rows(code: Code, a_rows: list[Pointer], a_tile: Int, steps: Int, c_rows: list[Pointer], c_tile: Int, vectors: int) -> None:
-    """Prefetch the next tile's rows, one tile behind these: 16 floats a cache line."""
-    with code.loop(0, steps, 16) as line:
-        for row in a_rows:
-            code.prefetch(row, a_tile + line)
-    for row in c_rows:
-        for j in range(0, vectors, max(1, 16 // code.lanes)):
-            code.prefetch(row, c_tile + j * code.lanes, write=True)
 
 
 def _clamped(code: Code, i: int, rows: Int) -> Int:
