@@ -254,6 +254,21 @@ def batch_norm(rng) -> Any:
     ]
 
 
+def standardisation(rng, channels: int, size: tuple[int, ...], view: bool = False, mean: float = 0.0) -> list[Any]:
+    """Forward and backward of a layer norm of rows around `mean`."""
+    x, dy = array(rng, *size, channels, view=view), array(rng, *size, channels, view=view)
+    x += np.float32(mean)
+    weight, bias = array(rng, 1, channels)[0], array(rng, 1, channels)[0]
+    return [agree(norm.layer_norm_forward, x, weight, bias, 1e-5), agree(norm.layer_norm_backward, dy, x, weight, 1e-5)]
+
+
+@check
+def layer_norm(rng) -> Any:
+    """Short rows and long ones, in float64, and those between; tails; several chunks and a rest; rows far from zero."""
+    sizes = [(5, (3, 61, 67), 0.0), (45, (3, 21, 23), 0.0), (45, (2, 3), 1000.0), (1100, (1, 35), 0.0), (1, (2, 5), 0.0)]
+    return [standardisation(rng, channels, size, mean=mean) for channels, size, mean in sizes]
+
+
 SPEC = loss.LossSpec(
     (("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("iou", 0.3), ("cross_entropy", 0.9)),
     class_weights=(0.5, 1.0, 2.0, 1.5),

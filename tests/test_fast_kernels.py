@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fast_checks import CHECKS, losses, normalisation, polarized, polarized_operands
+from fast_checks import CHECKS, losses, normalisation, polarized, polarized_operands, standardisation
 from fast_rule import agree, array, judge
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -120,6 +120,47 @@ def test_statistics_of_a_map_far_from_zero() -> None:
     """Mean 1000, deviation 1: E[x^2] - E[x]^2 in float32 would be off by a tenth."""
     x = array(np.random.default_rng(0), 4, 31, 33, 7) + np.float32(1000)
     agree(norm.batch_norm_statistics, x)
+
+
+@settings(max_examples=60, **FEW)
+@given(
+    st.one_of(st.integers(1, 70), st.sampled_from([256, 511, 1031])),
+    st.one_of(st.tuples(st.integers(1, 3), SIDES, SIDES), st.tuples(st.just(1), st.integers(1, 9))),
+    SEEDS,
+    st.booleans(),
+    st.sampled_from([0.0, 1000.0]),
+)
+@example(1, (1, 1), 0, False, 0.0)  # dx is 0
+@example(2, (1, 1), 0, False, 0.0)  # ... and nearly so
+@example(256, (1, 1), 0, False, 0.0)
+@example(16, (3, 37, 61), 1, True, 0.0)
+@example(5, (3, 61, 67), 2, True, 1000.0)
+def test_layer_norm(channels, size, seed, view, mean) -> None:
+    """Any number of rows, one and odd ones too, near zero and far from it."""
+    standardisation(np.random.default_rng(seed), channels, size, view, mean)
+
+
+def test_layer_norm_of_equal_numbers_and_what_is_left_to_the_reference() -> None:
+    """A row without a variance gives the bias; not-a-number stays in its row."""
+    x, weight, bias = np.full((5, 48), 1e6 + 0.25, np.float32), np.full(48, 2, np.float32), np.arange(48, dtype=np.float32)
+    x[3, 7] = np.nan
+    y = norm.layer_norm_forward(x, weight, bias, 1e-5)
+    np.testing.assert_array_equal(y[[0, 1, 2, 4]], np.tile(bias, (4, 1)))
+    assert np.isnan(y[3]).all()
+    dx = norm.layer_norm_backward(x, x, weight, 1e-5)[0]
+    np.testing.assert_array_equal(np.isnan(dx).any(-1), [False, False, False, True, False])
+    for wrong in (x[:0], x.astype(np.float64)):
+        assert served_by(norm.layer_norm_forward, wrong, weight, bias, 1e-5) == "reference"
+        assert served_by(norm.layer_norm_backward, wrong, wrong, weight, 1e-5) == "reference"
+    assert served_by(norm.layer_norm_forward, x, weight.astype(np.float64), bias, 1e-5) == "reference"
+    assert served_by(norm.layer_norm_backward, x.astype(np.float64), x, weight, 1e-5) == "reference"
+
+
+def test_layer_norm_sums_many_rows_exactly_enough() -> None:
+    """A million equal numbers of float32, added one by one in float32, would be off by a percent."""
+    dy, x = np.full((2**20, 16), 0.1, np.float32), array(np.random.default_rng(0), 2**20, 16)
+    dbias = norm.layer_norm_backward(dy, x, np.ones(16, np.float32), 1e-5)[2]
+    np.testing.assert_allclose(dbias, np.float64(np.float32(0.1)) * 2**20, rtol=4 * 2.0**-24)
 
 
 # -- losses -------------------------------------------------------------------------------------------------------------------

@@ -140,6 +140,10 @@ MUTANTS = [
         "copy(rows, k * channels, scratch, at + k * period, channels)",
         "batch_norm",
     ),
+    Mutant("layer norm: the variance counts a tail's other lanes", "norm/rows.py", "- means[k], rest)", "- means[k], None)", "layer_norm"),
+    Mutant("layer norm: mean of g missing", "norm/layer_cpu.py", "math.fma(d, w, -row.g)", "d * w", "layer_norm"),
+    Mutant("layer norm: sums counted twice", "norm/layer_cpu.py", "clear(scratch, 0, 2 * channels)", "clear(scratch, 0, channels)", "layer_norm"),
+    Mutant("layer norm: a chunk of sums lost", "norm/layer_cpu.py", "for k in range(1, chunks):", "for k in range(2, chunks):", "layer_norm"),
     Mutant("loss: rest of the last block counted", "loss/cpu.py", "for i in range(count, _BLOCK):", "for i in range(_BLOCK, _BLOCK):", "loss_terms"),
     Mutant(
         "resampling: weights transposed",

@@ -5,6 +5,7 @@ from kernels.core.reduction import sum_pixels as _sum_pixels
 from kernels.norm import reference
 
 _FAST = {"cpu": "kernels.norm.cpu", "cuda": "kernels.norm.cuda"}
+_LAYER = {"cpu": "kernels.norm.layer_cpu", "cuda": "kernels.norm.cuda"}
 
 sum_pixels = operator(_sum_pixels, **_FAST)
 batch_norm_statistics = operator(reference.batch_norm_statistics, **_FAST)
@@ -12,5 +13,5 @@ batch_norm_running = operator(reference.batch_norm_running, **_FAST)
 batch_norm_inverse = operator(reference.batch_norm_inverse, **_FAST)
 batch_norm_forward = operator(reference.batch_norm_forward, **_FAST)
 batch_norm_backward = operator(reference.batch_norm_backward, **_FAST)
-layer_norm_forward = operator(reference.layer_norm_forward, cuda="kernels.norm.cuda")
-layer_norm_backward = operator(reference.layer_norm_backward, cuda="kernels.norm.cuda")
+layer_norm_forward = operator(reference.layer_norm_forward, **_LAYER)
+layer_norm_backward = operator(reference.layer_norm_backward, **_LAYER)
