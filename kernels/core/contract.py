@@ -40,9 +40,7 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
-def make_column(
-    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False
-) -> Any:
+def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False) -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
     flags = (accumulate, mask_b, mask_c, relu, sums)
@@ -72,9 +70,7 @@ def make_column(
     return column
 
 
-def _make_tile(
-    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool
-) -> Callable[..., None]:
+def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
