@@ -31,6 +31,7 @@ _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
 ASK = target().asks
+_AHEAD = 256  # steps: 16 KB of panels
 ZEROS = np.zeros(8192, np.float32)
 
 
@@ -177,7 +178,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
-    column_of_tiles, width = make_column(vectors), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, ahead=_AHEAD), vectors * target().lanes
     summing, residual = finish == "sums", "residual" in finish
 
     @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
@@ -215,7 +216,6 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                     for panel in range(first_panel, last_panel):
                         b0 = (point * panels + panel) * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
-                        touch(u, b0 + (c + c2) * width, 0, (c + c2) * width, 1)  # the next panel
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                     if ASK:
                         low, high = at + point * block // points, at + (point + 1) * block // points

@@ -40,10 +40,12 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
-def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False) -> Any:
+def make_column(
+    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False, ahead: int = 0
+) -> Any:
     """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
     tall, low = _ROWS[vectors]
-    flags = (accumulate, mask_b, mask_c, relu, sums)
+    flags = (accumulate, mask_b, mask_c, relu, sums, ahead)
     tall_tile, low_tile, last_tile = (
         _make_tile(vectors, tall, True, *flags),
         _make_tile(vectors, low, True, *flags),
@@ -70,16 +72,19 @@ def make_column(vectors: int, accumulate: bool = False, mask_b: bool = False, ma
     return column
 
 
-def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool) -> Callable[..., None]:
+def _make_tile(
+    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool, ahead: int
+) -> Callable[..., None]:
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
 
     whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
+    ahead: B's panels are asked for so many steps in advance, into the second cache: they come from memory where few rows meet large filters.
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
-    lanes = target().lanes
+    lanes, width = target().lanes, vectors * target().lanes
     together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
     @program("piiipiiiiiiiiipiiiipi")
@@ -120,6 +125,8 @@ def _make_tile(vectors: int, height: int, whole: bool, accumulate: bool, mask_b:
         products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
 
         def multiply(a_at: Int, b_at: Int) -> None:
+            for j in range(0, vectors * (ahead > 0), max(1, 16 // lanes)):
+                code.prefetch(b, b_at + ahead * width + j * lanes, near=False)
             columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
             for i in range(height):
                 factor = code.broadcast(a_rows[i], a_at)
