@@ -187,8 +187,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
         second = points * v_step  # the products for dx, then the transforms of x
         strip = second + points * second_step
         for chunk in range(start, stop):
-            sums, at, end = chunk * points * (c + c2) * kp, chunk * per_chunk, min((chunk + 1) * per_chunk, units)
-            clear(partial, sums, points * (c + c2) * kp)
+            sums, at, end = chunk * points * ((c + c2) * kp + _PAD), chunk * per_chunk, min((chunk + 1) * per_chunk, units)
+            clear(partial, sums, points * ((c + c2) * kp + _PAD))
             known = False  # whether the strip holds the row of tiles above
             while at < end:
                 count = min(lines, end - at)
@@ -215,7 +215,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                 tiles = count * columns
                 for point in range(points):
                     for i in range(panels):
-                        b0, c0 = (point * panels + i) * k * width, second + point * second_step + i * width
+                        b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
                         data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
                     if winograd.ASK:
                         low, high, last = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points, end * columns
@@ -243,7 +243,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                         touch(g, ahead + point * share, 0, share, 1)
                         touch(z, ahead + point * share, 0, share, 1)
                     for i in range(0, kp, gradient_width):
-                        a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * (c + c2) * kp + i
+                        a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * ((c + c2) * kp + _PAD) + i
                         filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros, 0)
                 at += count
 
@@ -262,7 +262,7 @@ class Tiles:
         width, points, columns, units = self.data.width, self.data.points, self.data.tiling.columns, self.data.units
         self.cp = -(-(self.both + lanes * (self.both % lanes > 0)) // width) * width  # with room for the last vector of a second map
         self.kp = -(-k // (self.gradient_vectors * lanes)) * self.gradient_vectors * lanes
-        self.pitch, self.floats = -(-k // lanes) * lanes, points * self.both * self.kp
+        self.pitch, self.floats = -(-k // lanes) * lanes, points * (self.both * self.kp + _PAD)
         self.per_chunk = _equal_chunks(units, self.floats, max(1, winograd.LEAST // columns))
         self.chunks = -(-units // self.per_chunk)
         self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / winograd.LEAST)))  # rows of tiles per block

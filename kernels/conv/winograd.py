@@ -214,7 +214,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                         image, oy, ox = _row_of_tiles(unit, m, t)
                 for point in range(points):
                     for panel in range(first_panel, last_panel):
-                        b0 = (point * panels + panel) * (c + c2) * width
+                        b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
                         column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                     if ASK:
@@ -247,20 +247,19 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
 
 @lru_cache(maxsize=4)
 def filter_kernel(form: Form) -> Kernel:
-    """Transforms filters (r, r, C, K) into panels (points, K / width, C, width)."""
+    """Transforms filters (r, r, C, K) into panels (points, K / width, C, width), a cache line between points: all are written in turn."""
     filter_, points, lanes = programs.make_filter(form), programs.points(form) ** 2, target().lanes
 
     @cpu_kernel("ppiiiiii", f"F{form}")
     def winograd_filter(start, stop, _scratch, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
-        panels = kp // width
         for chunk in range(start, stop):
             panel, part = chunk // parts, chunk % parts
             columns = min(width, k - panel * width)
             empty = (width - columns) // lanes * lanes
             for i in range(part * per_part, min((part + 1) * per_part, c)):  # one panel at a time: its rows are written one after another
-                filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, panels * c * width)
+                filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, kp * c + PAD)
                 for point in range(empty and points):  # whole vectors beyond the last channel
-                    clear(u, ((point * panels + panel) * c + i) * width + width - empty, empty)
+                    clear(u, point * (kp * c + PAD) + (panel * c + i) * width + width - empty, empty)
 
     return winograd_filter
 
@@ -310,7 +309,7 @@ def transformed(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
 
 def _transform(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     _, _, c, k = w.shape
-    u = memory.empty((plan.points * plan.kp * c,), np.float32)
+    u = memory.empty((plan.points * (plan.kp * c + PAD),), np.float32)
     parts = -(-c // plan.filter_per)
     flat = contiguous(w).reshape(-1)
     parallel(filter_kernel(form), plan.kp // plan.width * parts, flat, u, c, k, plan.kp, plan.width, parts, plan.filter_per)
@@ -373,8 +372,8 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
         patch = z + points * z_step
         for chunk in range(start, stop):
             at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
-            sums = chunk * points * c * kp
-            clear(partial, sums, points * c * kp)
+            sums = chunk * points * (c * kp + PAD)
+            clear(partial, sums, points * (c * kp + PAD))
             while at < end:
                 count = min(block, end - at)
                 unit = at // columns
@@ -393,7 +392,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                 for point in range(points):
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
-                        c0 = sums + point * c * kp + panel * width
+                        c0 = sums + point * (c * kp + PAD) + panel * width
                         column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
                     if ASK:
                         low, high = at + count + point * block // points, at + count + (point + 1) * block // points
@@ -413,17 +412,18 @@ def gradient_finish_kernel(form: Form) -> Kernel:
 
     @cpu_kernel("ppiiiiiii", f"F{form}")
     def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per, first, tap):  # type: ignore[no-untyped-def]
+        step = c * kp + PAD
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
                 for point in range(points):
-                    add(partial, (point * c + i) * kp, partial, ((chunk * points + point) * c + i) * kp, kp)
-            finish(partial, i * kp, c * kp, dw, first + i * k, tap, k)
+                    add(partial, point * step + i * kp, partial, (chunk * points + point) * step + i * kp, kp)
+            finish(partial, i * kp, step, dw, first + i * k, tap, k)
 
     return winograd_gradient_finish
 
 
 def finished(partial: np.ndarray, form: Form, c: int, k: int, kp: int, chunks: int, reverse: bool = False) -> np.ndarray:
-    """dw (r, r, C, K) of the chunks' sums (chunks, points, C, K padded); reverse: its taps in reverse order."""
+    """dw (r, r, C, K) of the chunks' sums (chunks, points, C, K padded; a cache line more between points); reverse: its taps in reverse order."""
     r = form[1]
     dw = memory.empty((r, r, c, k), np.float32)
     per = -(-c // CHUNKS)
@@ -439,7 +439,7 @@ def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, 
     k = dy.shape[3]
     plan = plan_of(form, n, (h, wd), c + c2, k, window)
     chunks = -(-plan.units // plan.gradient_per)
-    partial = memory.empty((chunks * plan.points * (c + c2) * plan.kp,), np.float32)
+    partial = memory.empty((chunks * plan.points * ((c + c2) * plan.kp + PAD),), np.float32)
     numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
     kernel, scratch = gradient_kernel(form, plan.vectors), plan.scratch(plan.gradient_block)
     parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.geometry, *numbers, scratch=scratch)
