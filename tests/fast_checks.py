@@ -124,6 +124,41 @@ def conv_depthwise(rng) -> Any:
     return [convolution(rng, *size, 21, 21, window, 21) for size, window in layers]
 
 
+def stem_norm(rng, size: tuple[int, int, int], k: int, window: Window) -> list[np.ndarray]:
+    """A convolution of one channel and the batch norm behind it: mean and variance are those of the very z, to the accuracy of float32 sums."""
+    x, w = array(rng, *size, 1), array(rng, *window.kernel, 1, k)
+    vectors = [np.full(k, value, np.float32) for value in (1, 0, 0, 1)]
+    with kernel_log() as log:
+        y, z, _, mean, inverse = conv.conv2d_norm_forward(x, w, *vectors, 0.1, 1e-5, None, "relu", window, 1)
+    assert {entry.by for entry in log} == {"fast"}
+    rows = z.reshape(-1, k).astype(np.float64)
+    scale = np.sqrt((rows**2).mean(0))
+    assert (np.abs(mean - rows.mean(0)) <= 1e-6 * scale).all(), "mean"
+    assert (np.abs(1 / inverse**2 - 1e-5 - rows.var(0)) <= 1e-5 * scale**2).all(), "variance"
+    return [y, z, mean, inverse]
+
+
+@check
+def conv_stem(rng) -> Any:
+    """One input channel: tiles at both borders, rests of pixels and of channels, several strips and pieces of rows; into what is there."""
+    layers = [
+        ((2, 9, 24), 11, Window((3, 3), (1, 1), SAME)),
+        ((1, 61, 70), 32, Window((3, 3), (1, 1), ((1, 2), (2, 0)))),
+        ((2, 5, 3), 21, Window((2, 3), (1, 1), ((0, 2), (2, 2)))),
+    ]
+    out = []
+    for size, k, window in layers:
+        out += convolution(rng, *size, 1, k, window)
+        dy, w = array(rng, size[0], *window.output_size(size[1:]), k), array(rng, *window.kernel, 1, k)
+        if "data" in STEPS:
+            into = (array(rng, *size, 1),)
+            out.append(agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, into, inplace=(6,)))
+        if "forward" in STEPS:
+            out.append(agree(conv.conv2d_forward, array(rng, *size, 1), w, array(rng, 1, k)[0], window, 1, True, dy))
+            out.append(stem_norm(rng, size, k, window))
+    return [*out, stem_norm(rng, (1, 2, 1100), 11, Window((3, 3), (1, 1), SAME))] if "forward" in STEPS else out
+
+
 def norm_gradients(
     rng, size: tuple[int, int, int], channels: tuple[int, ...], k: int, window: Window, norm_: tuple[str | None, bool], into: bool, winograd=None
 ) -> list[Any]:

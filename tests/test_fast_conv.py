@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from kernels import conv
-from kernels.conv import choice, depthwise, direct, winograd
+from kernels.conv import choice, depthwise, direct, stem, winograd
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.core.simd import target
@@ -123,6 +123,58 @@ def test_depthwise_keeps_what_is_not_finite_where_it_is_read() -> None:
     reads = np.zeros(dw.shape, bool)
     reads[1:, 1:, 0, 2] = True
     np.testing.assert_array_equal(~np.isfinite(dw), reads)
+
+
+@settings(max_examples=24, **FEW)
+@given(
+    st.sampled_from([(3, 3), (3, 3), (1, 2), (4, 2)]),
+    st.integers(1, 3),
+    pair(1, 19),
+    st.tuples(pair(0, 2), pair(0, 2)),
+    st.one_of(st.integers(1, 70), st.sampled_from([8, 16, 32, 64])),
+    st.integers(0, 99),
+    st.booleans(),
+    st.booleans(),
+)
+@example((3, 3), 1, (1, 1), ((1, 1), (1, 1)), 70, 0, True, False)  # nothing but padding around a pixel
+@example((3, 3), 2, (9, 2 * LANES + 3), ((0, 2), (2, 0)), 32, 1, True, True)
+@example((3, 3), 2, (5, LANES + 2), ((0, 0), (0, 0)), 4 * LANES - 3, 2, False, False)  # fewer outputs than pixels; no padding to read
+@example((3, 3), 3, (70, 40), ((1, 1), (1, 1)), 2 * LANES, 3, True, False)  # several strips of an image
+@example((4, 2), 1, (5, 9), ((5, 6), (4, 3)), LANES, 4, True, False)  # outputs that see nothing of the image
+def test_stem(kernel, n, size, padding, k, seed, bias, view) -> None:
+    """One input channel: every size, padding and number of outputs (very few are left to the direct kernel)."""
+    window = Window(kernel, (1, 1), padding)
+    assume(min(window.output_size(size)) >= 1)
+    assert stem.serves(window, 1, k, 1) == (2 * k >= LANES)
+    with algorithm("direct"):
+        all_three((n, *size), 1, k, window, seed, bias, view)
+
+
+def test_stem_leaves_other_layers_alone() -> None:
+    """More inputs, groups, strides, dilations, and filters whose sums do not fit into registers."""
+    for window, inputs, groups in (
+        (Window((3, 3)), 2, 1),
+        (Window((3, 3)), 2, 2),
+        (Window((3, 3), (1, 2)), 1, 1),
+        (Window((3, 3), (1, 1), SAME, (2, 1)), 1, 1),
+        (Window((4, 3)), 1, 1),
+        (Window((1, 1)), 1, 1),
+    ):
+        assert not stem.serves(window, inputs, 32, groups)
+
+
+def test_stem_keeps_what_is_not_finite_where_it_is_read() -> None:
+    """An infinite pixel reaches the outputs and gradients that read it, and none else."""
+    window, rng, k = Window((3, 3), (1, 1), SAME), np.random.default_rng(0), LANES + 3
+    x, dy, w = array(rng, 1, 9, 11, 1), array(rng, 1, 9, 11, k), array(rng, 3, 3, 1, k)
+    x[0, 8, 10], dy[0, 0, 10, k - 1] = np.inf, np.inf
+    y, (dx,) = conv.conv2d_forward(x, w, None, window), conv.conv2d_backward_data(dy, w, (9, 11), window)
+    reads = np.zeros(y.shape, bool)
+    reads[0, 7:, 9:] = True
+    np.testing.assert_array_equal(~np.isfinite(y), reads)
+    reads = np.zeros(dx.shape, bool)
+    reads[0, :2, 9:] = True
+    np.testing.assert_array_equal(~np.isfinite(dx), reads)
 
 
 @settings(max_examples=10, **FEW)

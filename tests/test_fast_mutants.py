@@ -119,6 +119,17 @@ MUTANTS = [
         "min((chunk + 1) * per_chunk, strips - 1)",
         "conv_depthwise/filter",
     ),
+    Mutant("stem: padding row read from beyond", "conv/stem.py", "h + top - first)", "h + top - first + 1)", "conv_stem/forward"),
+    Mutant("stem: pixels that no whole tile covers lost", "conv/stem.py", "(whole, many, 1)", "(whole + 1, many, 1)", "conv_stem/forward"),
+    Mutant("stem: squares carried over to the next piece", "conv/stem.py", "sums, 2 * channels)", "sums, channels)", "conv_stem/forward"),
+    Mutant("stem: the rest of a row counted twice", "conv/stem.py", "code.lesser(begin + _SPAN, q)", "q", "conv_stem/filter"),
+    Mutant(
+        "stem: strips of a chunk overlap", "conv/stem.py", "(image * p + first) * q * k, k, count", "image * p * q * k, k, count", "conv_stem/filter"
+    ),
+    Mutant("stem: row of dy read from beyond", "conv/stem_data.py", "p < layer.p)", "p < layer.p + 1)", "conv_stem/data"),
+    Mutant("stem: last tile taken for one inside", "conv/stem_data.py", "- (pixels - 1)  #", "- (pixels - 2)  #", "conv_stem/data"),
+    Mutant("stem: taps not reversed", "conv/stem_data.py", "(i * s + s - 1 - j)", "(i * s + j)", "conv_stem/data"),
+    Mutant("lanes of sums put together wrongly", "core/simd.py", "for flip in (0, width)]", "for flip in (0, 0)]", "conv_stem/data"),
     Mutant(
         "Winograd: last row of the image left out",
         "conv/winograd.py",

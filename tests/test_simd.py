@@ -137,6 +137,23 @@ def test_total_adds_all_lanes() -> None:
     assert len(set(got[:LANES])) == 1  # in all lanes
 
 
+def test_totals_adds_the_lanes_of_as_many_vectors() -> None:
+    """Small whole numbers: every order of adding them gives the same."""
+    x = np.arange(LANES * LANES, dtype=np.float32) % 1021
+
+    @program("pp")
+    def add(code, x, y):
+        code.store(code.totals([code.load(x, k * code.lanes) for k in range(code.lanes)]), y)
+
+    @numba.njit
+    def run(x, y):
+        add(x, y)
+
+    y = np.empty(LANES, np.float32)
+    run(x, y)
+    np.testing.assert_array_equal(y, x.reshape(LANES, LANES).sum(1))
+
+
 def test_float64() -> None:
     """Vectors of float64 beside those of float32: 1 + 2^-40 x is only seen there, and what is gathered with such numbers is what lies there."""
 

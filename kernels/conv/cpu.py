@@ -1,4 +1,4 @@
-"""The fast CPU convolutions: dispatch between direct, Winograd and depthwise kernels. float32 only; anything else goes to the reference."""
+"""The fast CPU convolutions: dispatch between direct, Winograd, depthwise and stem kernels. float32 only; anything else goes to the reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, winograd
+from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, stem, stem_data, winograd
 from kernels.core import memory
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
@@ -96,6 +96,8 @@ def _forward(
     """(y, sums of y and y^2 chunk by chunk if summing) by the algorithm chosen for the layer."""
     n, h, wd, _ = maps[0].shape
     c, k = w.shape[2] * groups, w.shape[3]
+    if stem.serves(window, c, k, groups):
+        return stem.forward(maps[0], w, b, window, relu, residual, summing)
 
     def run(name: str) -> tuple[np.ndarray, np.ndarray]:
         y = memory.empty((n, *window.output_size((h, wd)), k), np.float32)
@@ -133,6 +135,8 @@ def conv2d_backward_data(
     back, cropped = _data_window(window, size, dy.shape[1:3])
     if depthwise.serves(window, c, dy.shape[3], groups) and window.stride == (1, 1) and not cropped:
         return (_added(depthwise.forward(dy, w[::-1, ::-1], None, back), into[0]),)
+    if stem.serves(window, c, dy.shape[3], groups):
+        return (stem_data.backward_data(dy, w, size, window, into[0]),)
 
     def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
@@ -175,6 +179,8 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
     c, k = sum(_channels(maps)), dy.shape[3]
     if depthwise.serves(window, c, k, groups):
         return depthwise.backward_filter(maps[0], dy, window)
+    if stem.serves(window, c, k, groups):
+        return stem.backward_filter(maps[0], dy, window)
 
     def run(name: str) -> np.ndarray:
         if name == "direct":

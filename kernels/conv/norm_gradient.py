@@ -30,7 +30,7 @@ from kernels.conv.gathered import MOST
 from kernels.conv.winograd import ask_for_outputs
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.geometry import Window
 from kernels.core.runs import add_rows, clear, copy, copy_rows, over_run, touch, touch_to_write
@@ -98,10 +98,10 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                     plain_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
                 for i in range(0, c, width):
                     if winograd.ASK:  # for what is moved next
-                        low, high = n * i // c, n * min(i + width, c) // c
+                        low, many = first + n * i // c, n * min(i + width, c) // c - n * i // c
                         for m in range(count):
-                            touch(maps[m], (first + low) * sizes[m], 0, (high - low) * sizes[m], 1)
-                            touch_to_write(gradients[m], (first + low) * sizes[m], 0, (high - low) * sizes[m], 1)
+                            touch(maps[m], low * sizes[m], 0, many * sizes[m], 1)
+                            touch_to_write(gradients[m], low * sizes[m], 0, many * sizes[m], 1)
                     data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i, row, n, width, zeros, 0)
                 for i in range(count):
                     if adds[i]:
@@ -164,6 +164,23 @@ def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
 # -- Winograd ---------------------------------------------------------------------------------------------------------------------
 
 
+@inline()
+def _ask_for_maps(x, dx, first, last, m, t, c):  # type: ignore[no-untyped-def]
+    """Ask the memory for the pixels of tiles first .. last of a map and of its gradient (c = 0: there is none)."""
+    if c:
+        ask_for_outputs(x, first, last, last, m, t, c, False)
+        ask_for_outputs(dx, first, last, last, m, t, c, True)
+
+
+@inline()
+def _ask_for_rows(g, z, unit, units, part, parts, m, t, k):  # type: ignore[no-untyped-def]
+    """The same for one of `parts` parts of the pixels of g and z, (h, w, k) an image, under so many rows of tiles from `unit` on."""
+    row = t[1] * k
+    start, share = (unit // t[4] * t[0] + unit % t[4] * m) * row, max(0, units * m * row // parts)
+    touch(g, start + part * share, 0, share, 1)
+    touch(z, start + part * share, 0, share, 1)
+
+
 @lru_cache(maxsize=16)
 def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool) -> Kernel:
     """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row of tiles, padded with
@@ -217,31 +234,22 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                     for i in range(panels):
                         b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
                         data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
-                    if winograd.ASK:
-                        low, high, last = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points, end * columns
-                        ask_for_outputs(dx, low, high, last, m, t, c, True)
-                        ask_for_outputs(x, low, high, last, m, t, c, False)
-                        if c2:
-                            ask_for_outputs(dx2, low, high, last, m, t, c2, True)
-                            ask_for_outputs(x2, low, high, last, m, t, c2, False)
+                    if winograd.ASK:  # for what the transforms behind these products read and write
+                        low, high = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points
+                        _ask_for_maps(x, dx, low, high, m, t, c)
+                        _ask_for_maps(x2, dx2, low, high, m, t, c2)
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
                     write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, 0, dx)
                     if c2:
                         write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1, zeros, 0, 0, dx2)
-                for s in range(tiles):
-                    unit, ox = at + s // columns, s % columns * m
-                    image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
                     read_x(x, image, oy, ox, p, q, c, 1, 1, scratch, p0, second_step, scratch, patch)
                     if c2:
                         read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
-                ahead = ((at + count) // t[4] * h + (at + count) % t[4] * m) * w * k  # the rows under the next tiles
-                share = -(-min(count, end - at - count) * m * w * k // points)
                 for point in range(points):
-                    if winograd.ASK and share > 0:
-                        touch(g, ahead + point * share, 0, share, 1)
-                        touch(z, ahead + point * share, 0, share, 1)
+                    if winograd.ASK:  # for the rows under the next tiles
+                        _ask_for_rows(g, z, at + count, min(count, end - at - count), point, points, m, t, k)
                     for i in range(0, kp, gradient_width):
                         a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * ((c + c2) * kp + _PAD) + i
                         filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros, 0)
