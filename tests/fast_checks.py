@@ -91,9 +91,9 @@ def conv_pointwise(rng) -> Any:
 def conv_transpose(rng) -> Any:
     """Transposed, 2x2 with stride 2, and its gradients."""
     window = Window((2, 2), (2, 2))
-    x, w, b = array(rng, 2, 5, 6, 9), array(rng, 2, 2, 9, 11), array(rng, 1, 11)[0]
+    x, w, b = array(rng, 2, 7, 6, 9), array(rng, 2, 2, 9, 11), array(rng, 1, 11)[0]
     with algorithm("direct"):
-        y = agree(conv.conv_transpose2d_forward, x, w, b, (10, 12), window)
+        y = agree(conv.conv_transpose2d_forward, x, w, b, (14, 12), window)
         dy = array(rng, *y.shape)
         dx = agree(conv.conv_transpose2d_backward_data, dy, w, window)
         return [y, dx, agree(conv.conv_transpose2d_backward_filter, x, dy, window)]

@@ -37,9 +37,18 @@ MUTANTS = [
     Mutant(
         "packing: panels overlap at the tail",
         "conv/filters.py",
-        "o = (panel * taps + i) * width",
-        "o = (panel * taps + i) * count",
+        "o, done = (panel * taps + i) * width, 0",
+        "o, done = (panel * taps + i) * count, 0",
         "conv_direct/forward",
+    ),
+    Mutant("packing: a transposed filter's columns side by side", "conv/filters.py", "at // run * run_step", "at // run * run", "conv_transpose"),
+    Mutant("transposed: all rows of the filter to one row", "conv/direct.py", "group_out=out_row", "group_out=0", "conv_transpose"),
+    Mutant(
+        "filter gradient: the last strip is a whole one",
+        "conv/direct.py",
+        "count = min(rows, p - first)\n                if count",
+        "count = rows\n                if count",
+        "conv_transpose",
     ),
     Mutant("padding: bottom row read from beyond", "conv/direct.py", "if y < 0 or y >= h:", "if y < 0 or y > h:", "conv_direct/forward"),
     Mutant(

@@ -57,9 +57,9 @@ _chosen: dict[str, str] = {}  # by layer as text, as on disk: what timing decide
 _known: dict[tuple[Any, ...], str] = {}  # by layer: what `choose` answered
 
 
-def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
+def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any] | None = None) -> str:
     """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data, filter, or norm: all gradients
-    of a convolution and its norm, which the model alone decides (all of their kernels would have to be compiled to be timed).
+    of a convolution and its norm. Without `run` the model alone decides.
     """
     layer = mode(), kind, images, size, c, k, window, groups
     if layer in _known:
@@ -70,7 +70,7 @@ def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, g
     return chosen
 
 
-def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any]) -> str:
+def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any] | None) -> str:
     cost = costs(images, size, c, k, window, groups)
     if asked == "exact" or len(cost) == 1:
         return "direct"
@@ -78,7 +78,7 @@ def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, wind
         return asked if asked in cost else "direct"
     order = sorted(cost, key=cost.__getitem__)
     close = [name for name in order if cost[name] < _CLOSE * cost[order[0]]]
-    if len(close) == 1 or kind == "norm" or os.environ.get("AREOGRAD_TUNE", "1") == "0":
+    if len(close) == 1 or run is None or os.environ.get("AREOGRAD_TUNE", "1") == "0":
         return order[0]
     key = f"{kind} {images} {size} {c} {k} {window} {target().name}"
     if key not in _chosen:

@@ -214,42 +214,44 @@ def conv2d_norm_backward(
     """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass behind that for the sums, others in turn."""
     norm = mask, weight, bias, mean, inverse, activation
 
-    def turn(into: Any, overwrite: bool) -> Any:
+    def turn() -> Any:
         return in_turn.conv2d_norm_backward(dy, x, w, z, *norm, with_residual, window, groups, into, overwrite)
 
     given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
-    dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
-    if given is None or into is None or not dense or (mask is not None and mask.dtype != np.uint8):
-        return turn(into, overwrite)
+    if given is None or into is None:
+        return turn()
     *maps, g, z = given
+    plan = _norm_plan(maps, z, mask, window, groups)
+    if plan is None:
+        return turn()
+    kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
+    dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
+    masked, opened = g if kept is None else kept, activation is not None and not with_residual  # with a residual g itself is wanted
+    adds = [t is not None and t.flags.c_contiguous for t in into]
+    if plan.most == 2 and not all(adds):
+        adds = [False] * len(maps)
+    dxs = [t if more else memory.empty(m.shape, np.float32) for m, t, more in zip(maps, into, adds, strict=True)]
+    dw = plan.run(masked, z, rows, opened, maps, w, dxs, adds)
+    dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, into, adds, strict=True)]
+    return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
+
+
+def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, window: Window, groups: int) -> Any:
+    """How both gradients of a layer and its norm are taken in one pass; None: in turn."""
+    dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
-
-    def plan(name: str) -> Any:
-        if window == Window((1, 1)):
-            return norm_gradient.pointwise_plan(z.shape, _channels(maps))
-        return norm_gradient.tiles_plan((_OUTPUTS[name], window.kernel[0]), z.shape, _channels(maps), back)
-
-    nowhere = (None,) * len(maps)
-
-    def run(name: str, into: Any = nowhere, overwrite: bool = False) -> Any:
-        made = None if name == "direct" and window != Window((1, 1)) else plan(name)
-        if made is None or made.scratch > norm_gradient.ROOM or len(maps) > made.most:
-            return turn(into, overwrite)
-        kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
-        dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
-        masked, opened = g if kept is None else kept, activation is not None and not with_residual  # with a residual g itself is wanted
-        adds = [t is not None and t.flags.c_contiguous for t in into]
-        if made.most == 2 and not all(adds):
-            adds = [False] * len(maps)
-        dxs = [t if more else memory.empty(m.shape, np.float32) for m, t, more in zip(maps, into, adds, strict=True)]
-        dw = made.run(masked, z, rows, opened, maps, w, dxs, adds)
-        dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, into, adds, strict=True)]
-        return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
-
-    if cropped or (window.kernel == (1, 1) and window != Window((1, 1))):
-        return turn(into, overwrite)
-    n, p, q, k = z.shape
-    return run(choice.choose("norm", n, (p, q), k, w.shape[2], back, groups, run), into, overwrite)
+    if not dense or cropped or (mask is not None and mask.dtype != np.uint8):
+        return None
+    channels, (n, p, q, k) = _channels(maps), z.shape
+    if window == Window((1, 1)):
+        plan: Any = norm_gradient.pointwise_plan(z.shape, channels)
+    else:
+        # Timing them would ask for all of their kernels to be compiled.
+        name = choice.choose("norm", n, (p, q), k, sum(channels), back, groups)
+        if name == "direct" or window.kernel == (1, 1):
+            return None
+        plan = norm_gradient.tiles_plan((_OUTPUTS[name], window.kernel[0]), z.shape, channels, back)
+    return None if plan.scratch > norm_gradient.ROOM or len(maps) > plan.most else plan
 
 
 def backward_bias(dy: np.ndarray) -> Any:
