@@ -62,7 +62,9 @@ def _copying(start, stop, scratch, x, y, n):  # type: ignore[no-untyped-def]
 
 
 def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
-    run()
+    warm = time.perf_counter() + 0.2
+    while time.perf_counter() < warm:  # a new thread starts on the core of the one that made it, and is moved after some 20 ms
+        run()
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
