@@ -14,7 +14,7 @@ from kernels.conv.filters import CHUNKS, packed, padded_bias
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column, panel_vectors, tile_rows
 from kernels.core.geometry import Window
-from kernels.core.runs import clear, copy_rows, make_start_rows
+from kernels.core.runs import clear, copy_rows, make_start_rows, touch
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -30,7 +30,7 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
     summing: no bias; per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
     column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, sums=summing)
-    start_rows = make_start_rows(vectors)
+    start_rows, ask = make_start_rows(vectors), target().asks
     width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
 
     @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' residual' * residual}{' sums' * summing}")
@@ -49,6 +49,11 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
                     place += sizes[i]
                 for channel in range(0, k, width):
                     columns, at = min(width, k - channel), first * k + channel
+                    if ask:  # for the pixels that are gathered next
+                        low = first + n + n * channel // k
+                        many = first + n + n * min(channel + width, k) // k - low
+                        for i in range(count):
+                            touch(maps[i], low * sizes[i], 0, many * sizes[i], 1)
                     if residual:
                         start_rows(y, more, at, bias, channel, columns, k, n)
                     if summing:
