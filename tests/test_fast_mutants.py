@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "strip one line short",
         "conv/direct.py",
-        "lines = (count - 1) * sh + (r - 1) * dh + 1\n    before",
-        "lines = (count - 1) * sh + (r - 1) * dh\n    before",
+        "for line in range(lines):",
+        "for line in range(lines - 1):",
         "conv_direct/forward",
     ),
     Mutant(
@@ -128,7 +128,7 @@ MUTANTS = [
         "min((chunk + 1) * per_chunk, strips - 1)",
         "conv_depthwise/filter",
     ),
-    Mutant("stem: padding row read from beyond", "conv/stem.py", "h + top - first)", "h + top - first + 1)", "conv_stem/forward"),
+    Mutant("stem: padding row read from beyond", "conv/direct.py", "if y < 0 or y >= h:", "if y < 0 or y > h:", "conv_stem/forward"),
     Mutant("stem: pixels that no whole tile covers lost", "conv/stem.py", "(whole, many, 1)", "(whole + 1, many, 1)", "conv_stem/forward"),
     Mutant("stem: squares carried over to the next piece", "conv/stem.py", "sums, 2 * channels)", "sums, channels)", "conv_stem/forward"),
     Mutant("stem: the rest of a row counted twice", "conv/stem.py", "code.lesser(begin + _SPAN, q)", "q", "conv_stem/filter"),
@@ -163,7 +163,13 @@ MUTANTS = [
     Mutant("layer norm: the variance counts a tail's other lanes", "norm/rows.py", "- means[k], rest)", "- means[k], None)", "layer_norm"),
     Mutant("layer norm: mean of g missing", "norm/layer_cpu.py", "math.fma(d, w, -row.g)", "d * w", "layer_norm"),
     Mutant("layer norm: sums counted twice", "norm/layer_cpu.py", "clear(scratch, 0, 2 * channels)", "clear(scratch, 0, channels)", "layer_norm"),
-    Mutant("layer norm: a chunk of sums lost", "norm/layer_cpu.py", "for k in range(1, chunks):", "for k in range(2, chunks):", "layer_norm"),
+    Mutant(
+        "layer norm: a chunk of sums lost",
+        "norm/vectors.py",
+        "total += sums[k * step + c]",
+        "total += sums[k * step + c] if k != 1 else 0.0",
+        "layer_norm",
+    ),
     Mutant("loss: rest of the last block counted", "loss/cpu.py", "for i in range(count, _BLOCK):", "for i in range(_BLOCK, _BLOCK):", "loss_terms"),
     Mutant(
         "resampling: weights transposed",

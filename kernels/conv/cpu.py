@@ -248,7 +248,7 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
     else:
         # Timing them would ask for all of their kernels to be compiled.
         name = choice.choose("norm", n, (p, q), k, sum(channels), back, groups)
-        if name == "direct" or window.kernel == (1, 1):
+        if name == "direct":
             return None
         plan = norm_gradient.tiles_plan((_OUTPUTS[name], window.kernel[0]), z.shape, channels, back)
     return None if plan.scratch > norm_gradient.ROOM or len(maps) > plan.most else plan
@@ -257,7 +257,10 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
 def backward_bias(dy: np.ndarray) -> Any:
     """As kernels.conv.reference.backward_bias."""
     given = _contiguous(dy)
-    return NotImplemented if given is None else vectors.totals(pixel_sums(given[0], winograd.ZEROS[: dy.shape[-1]]))
+    if given is None:
+        return NotImplemented
+    channels = dy.shape[-1]
+    return vectors.totals(pixel_sums(given[0], winograd.ZEROS[:channels]), channels)  # the sums; the squares behind them are left aside
 
 
 def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:

@@ -83,21 +83,18 @@ def _numbers(layer: Layer) -> np.ndarray:
 
 
 @inline()
-def _strip(x, scratch, layer, image, first_row, count):  # type: ignore[no-untyped-def]
-    """Copy the input rows under output rows first_row .. first_row + count, padded, to scratch."""
-    h, w, c, _p, _q, r, _s, sh, _sw, dh, _dw, top, left, width = layer[:14]
-    y0 = first_row * sh - top
-    lines = (count - 1) * sh + (r - 1) * dh + 1
+def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ignore[no-untyped-def]
+    """out (lines, width, C) = rows first .. first + lines of an image of x (N, H, W, C), from column -left on: zeros where it has none."""
     before = min(max(0, left), width)
     inside = max(0, min(w + min(0, left), width - before))  # columns of x that the strip holds: none where it lies beside the image
     for line in range(lines):
-        y, o = y0 + line, line * width * c
+        y, o = first + line, line * width * c
         if y < 0 or y >= h:
-            clear(scratch, o, width * c)
+            clear(out, o, width * c)
             continue
-        clear(scratch, o, before * c)
-        copy(x, ((image * h + y) * w + max(0, -left)) * c, scratch, o + before * c, inside * c)
-        clear(scratch, o + (before + inside) * c, (width - before - inside) * c)
+        clear(out, o, before * c)
+        copy(x, ((image * h + y) * w + max(0, -left)) * c, out, o + before * c, inside * c)
+        clear(out, o + (before + inside) * c, (width - before - inside) * c)
 
 
 _PIECE = 512  # pixels whose results are summed in float32
@@ -131,7 +128,7 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
             if count <= 0:
                 continue
             if padded:
-                _strip(x, scratch, layer, image, first, count)
+                padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
                 source, base, wide = scratch, 0, padded
             else:
                 source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
@@ -366,7 +363,7 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                 if count <= 0:
                     continue
                 if padded:
-                    _strip(x, scratch, layer, image, first, count)
+                    padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
                     source, base, wide = scratch, 0, padded
                 else:
                     source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.conv import filters
+from kernels.conv.direct import padded_rows
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import panel_vectors
 from kernels.core.geometry import Pair, Window
 from kernels.core.runs import clear, copy, over_run
@@ -63,16 +64,6 @@ def plan(images: int, size: Pair, out: Pair, k: int, window: Window, by_output: 
     blocks = -(-height // rows)
     layer = Layer(*size, *out, k, window.padding[0][0], window.padding[1][0], rows, blocks)
     return layer, np.array(layer, np.int64), images * blocks
-
-
-@inline()
-def _padded(x, own, layer, r, s, image, first, count):  # type: ignore[no-untyped-def]
-    """own (count + r - 1, q + s - 1) = the image's rows under output rows first .. first + count, with their padding."""
-    h, w, _p, q, _k, top, left, _rows, _blocks = layer
-    wide = q + s - 1
-    clear(own, 0, (count + r - 1) * wide)
-    for line in range(max(0, top - first), min(count + r - 1, h + top - first)):
-        copy(x, (image * h + first + line - top) * w, own, line * wide + left, w)
 
 
 def meetings(pixels: int, taps: int) -> list[list[Pair]]:
@@ -146,14 +137,14 @@ def _forward_kernel(form: _Form) -> Kernel:
 
     @cpu_kernel(f"pppppdg{NUMBERS}", variant)
     def stem_forward(start, stop, scratch, x, panels, bias, more, y, out, layer):  # type: ignore[no-untyped-def]
-        _h, _w, p, q, k, _top, _left, rows, blocks = layer
+        h, w, p, q, k, top, left, rows, blocks = layer
         wide, channels = q + s - 1, -(-k // width) * width
         sums = (rows + r - 1) * wide
         together, piece = (max(1, _PIECE // q), _PIECE) if summing else (rows, q)  # float32 sums are short: pieces, added in float64
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
             count, out0 = min(rows, p - first), chunk * 2 * k
-            _padded(x, scratch, layer, r, s, image, first, count)
+            padded_rows(x, image, h, w, 1, first - top, count + r - 1, left, wide, scratch)
             if summing:
                 for i in range(2 * k):
                     out[out0 + i] = 0.0
@@ -227,13 +218,13 @@ def _filter_kernel(kernel: Pair) -> Kernel:
 
     @cpu_kernel(f"pppg{NUMBERS}", f"{kernel}")
     def stem_filter_gradient(start, stop, scratch, x, dy, partial, layer):  # type: ignore[no-untyped-def]
-        _h, _w, p, q, k, _top, _left, rows, blocks = layer
+        h, w, p, q, k, top, left, rows, blocks = layer
         wide, floats = q + s - 1, r * s * k
         sums = (rows + r - 1) * wide
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
             count = min(rows, p - first)
-            _padded(x, scratch, layer, r, s, image, first, count)
+            padded_rows(x, image, h, w, 1, first - top, count + r - 1, left, wide, scratch)
             clear(scratch, sums, floats)  # the sums grow in memory of the thread's own: no other writes to their cache lines
             strip(scratch, dy, wide, sums, (image * p + first) * q * k, k, count, q)
             copy(scratch, sums, partial, chunk * floats, floats)

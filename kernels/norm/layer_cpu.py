@@ -21,6 +21,7 @@ from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import clear, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import contiguous, parallel
+from kernels.norm import vectors
 from kernels.norm.rows import Rows
 
 _CHUNK = 32_768  # floats, 128 KB
@@ -106,19 +107,6 @@ def _backward_kernel(wide: bool) -> Kernel:
     return layer_norm_backward
 
 
-@lru_cache(maxsize=1)
-def _sums_kernel() -> Kernel:
-    @cpu_kernel("dpii")
-    def layer_norm_sums(start, stop, _scratch, parts, out, chunks, width):  # type: ignore[no-untyped-def]
-        for k in range(1, chunks):
-            for c in range(width):
-                parts[c] += parts[k * width + c]
-        for c in range(width):
-            out[c] = parts[c]
-
-    return layer_norm_sums
-
-
 def _served(x: np.ndarray, *arrays: np.ndarray) -> bool:
     return x.size > 0 and all(a.dtype == np.float32 for a in (x, *arrays))
 
@@ -147,8 +135,8 @@ def layer_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: 
     dy, x, dx = contiguous(dy), contiguous(x), memory.empty(x.shape, np.float32)
     chunks, *sizes = _sizes(x)
     channels = sizes[1]
-    parts, sums = memory.empty((chunks, 2 * channels), np.float64), memory.empty((2 * channels,), np.float32)
+    parts = memory.empty((chunks, 2 * channels), np.float64)
     arrays = dy.reshape(-1), x.reshape(-1), contiguous(weight), dx.reshape(-1), parts.reshape(-1)
     parallel(_backward_kernel(_is_wide(channels)), chunks, *arrays, *sizes, eps, scratch=2 * channels)
-    parallel(_sums_kernel(), 1, parts.reshape(-1), sums, chunks, 2 * channels)
+    sums = vectors.totals(parts, 2 * channels)
     return dx, sums[:channels], sums[channels:]

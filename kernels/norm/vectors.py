@@ -105,21 +105,21 @@ def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.nda
 
 @lru_cache(maxsize=1)
 def _totals_kernel() -> Kernel:
-    @cpu_kernel("dpii")
-    def sum_chunks(start, stop, _scratch, sums, out, chunks, channels):  # type: ignore[no-untyped-def]
-        for c in range(channels):
+    @cpu_kernel("dpiii")
+    def sum_chunks(start, stop, _scratch, sums, out, chunks, step, count):  # type: ignore[no-untyped-def]
+        for c in range(count):
             total = 0.0
             for k in range(chunks):
-                total += sums[2 * k * channels + c]
+                total += sums[k * step + c]
             out[c] = total
 
     return sum_chunks
 
 
-def totals(sums: np.ndarray) -> np.ndarray:
-    """The sums (C,) float32 of all chunks' (chunks, 2, C); the squares are left aside."""
-    out = memory.empty(sums.shape[2:], np.float32)
-    parallel(_totals_kernel(), 1, sums.reshape(-1), out, len(sums), out.size)
+def totals(sums: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` sums of every chunk (chunks, ...) float64, added in order: (count,) float32."""
+    out = memory.empty((count,), np.float32)
+    parallel(_totals_kernel(), 1, sums.reshape(-1), out, len(sums), sums.size // len(sums), count)
     return out
 
 
