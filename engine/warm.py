@@ -7,6 +7,7 @@ warm(config, report)        compile them; report(done, of, name) after each
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -92,12 +93,16 @@ def _lines(processes: list[subprocess.Popen[str]]) -> Iterator[str]:
 
 def main() -> None:
     """A compiling process: settings and names on stdin, a line on stdout for each kernel that is done."""
+    from kernels.core.threads import launcher
+
+    gc.disable()  # a tenth of the time goes into looking for cycles, and the process ends when all is compiled
     request = json.load(sys.stdin)
     wanted = set(request["names"])
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         for kernel in needed(from_dict(request["config"])):
             if kernel.name in wanted:
                 kernel.compile()
+                launcher(kernel)
                 print(kernel.name, flush=True)
 
 

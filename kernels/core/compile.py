@@ -32,6 +32,7 @@ from numba.core import caching, ccallback
 from numba.extending import intrinsic
 
 from kernels.core import simd
+from kernels.core.parts import Part, linked_first
 
 registry: dict[str, Kernel] = {}
 _listeners: list[Callable[[str, int, int], None]] = []
@@ -134,7 +135,7 @@ class Kernel:
         if "".join(self.letters) != letters:
             raise ValueError(f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN")
         _rename(function, f"{self.name}_body")
-        body = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(function)
+        body = Part(function, fastmath)
         unpack = _unpacker(self.letters)
 
         def run(start, stop, scratch, words):  # type: ignore[no-untyped-def]
@@ -154,7 +155,8 @@ class Kernel:
                     done = sum(bool(k.address) for k in registry.values()) + 1
                     for listener in _listeners:
                         listener(self.name, done, len(registry))
-                self.callback.compile()
+                with linked_first():
+                    self.callback.compile()
                 self.address = self.callback.address
                 drop_bitcode(self.callback._library)
         return self.address
@@ -225,7 +227,7 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         _rename(function, f"{function.__qualname__}_{variant}")
-        return numba.njit(nogil=True, error_model="numpy", fastmath={"contract"})(function)
+        return Part(function, {"contract"})
 
     return decorate
 

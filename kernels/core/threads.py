@@ -81,6 +81,16 @@ def _store_float(_context, place, value):  # type: ignore[no-untyped-def]
     return types.int64(types.int64, types.float64), lower
 
 
+@intrinsic
+def _store_address(_context, place, array):  # type: ignore[no-untyped-def]
+    def lower(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+        data = context.make_array(signature.args[1])(context, builder, values[1]).data
+        builder.store(builder.ptrtoint(data, _I64), _place(builder, values[0]))
+        return _I64(0)
+
+    return types.int64(types.int64, array), lower
+
+
 def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
     name = "llvm.x86.sse2.pause"
     if "x86" in builder.module.triple or "i686" in builder.module.triple:
@@ -176,10 +186,10 @@ MOST_ARGUMENTS = 40
 _launchers: dict[tuple[str, ...], Any] = {}
 
 
-def _launcher(kernel: Kernel) -> Any:
-    """launch(control, words, address, chunks, helpers, own scratch, *arguments) for the kernel's types of arguments.
+def launcher(kernel: Kernel) -> Any:
+    """launch(control, words, address, chunks, helpers, own scratch, *arguments) for the kernel's types of arguments, compiled on first use.
 
-    Returns how many helpers have to be woken; 0 when all is done. helpers < 0: do it alone, without the control block.
+    It returns how many helpers have to be woken; 0 when all is done. helpers < 0: do it alone, without the control block.
     """
     letters = tuple("g" if letter[0] == "g" else letter for letter in kernel.letters)
     if letters not in _launchers:
@@ -187,9 +197,10 @@ def _launcher(kernel: Kernel) -> Any:
         lines = [f"def launch(control, words, address, chunks, helpers, scratch, {', '.join(names)}):"]
         for k, (name, letter) in enumerate(zip(names, letters, strict=True)):
             write = {"i": f"_store(words + {8 * k}, {name})", "f": f"_store_float(words + {8 * k}, {name})"}
-            lines.append("    " + write.get(letter, f"_store(words + {8 * k}, {name}.ctypes.data)"))
+            lines.append("    " + write.get(letter, f"_store_address(words + {8 * k}, {name})"))
         lines += ["    return _start(control, words, address, chunks, helpers, scratch)"]
-        scope: dict[str, Any] = {"_store": _store, "_store_float": _store_float, "_start": _start, "__name__": __name__}
+        scope: dict[str, Any] = {"_store_float": _store_float, "_store_address": _store_address}
+        scope |= {"_store": _store, "_start": _start, "__name__": __name__}
         exec("\n".join(lines), scope)
         dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
         cached(dispatcher, scope["launch"], "launch " + "".join(letters))
@@ -319,7 +330,7 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     address = kernel.address or kernel.compile()
     launch = kernel.launcher
     if launch is None:
-        launch = kernel.launcher = _launcher(kernel)
+        launch = kernel.launcher = launcher(kernel)
     team = current_team()
     if not team.busy.acquire(blocking=False):  # called from within another thread's job
         own, words = np.empty(scratch + 16, np.float32), np.empty(MOST_ARGUMENTS, np.int64)
