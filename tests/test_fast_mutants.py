@@ -34,6 +34,22 @@ MUTANTS = [
     Mutant("sum of lanes without the last step", "core/simd.py", "while width > 1:", "while width > 2:", "gates"),
     Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
     Mutant("last row of a column of tiles lost", "core/contract.py", "if done < rows:", "if done < rows - 1:", "conv_direct/forward"),
+    Mutant("a later block of sums forgets the ones before", "core/contract.py", "begun = s0 >= 1", "begun = s0 >= 2", "conv_many_chunks/filter"),
+    Mutant("filter gradient: strips of a chunk taken for the first", "conv/direct.py", "known = 1", "known = 0", "conv_direct/filter"),
+    Mutant(
+        "conv and norm: blocks of a chunk taken for the first",
+        "conv/norm_gradient.py",
+        "at > chunk * per_chunk, scratch",
+        "0, scratch",
+        "norm_gradients_winograd",
+    ),
+    Mutant(
+        "conv and norm: strips of a chunk taken for the first",
+        "conv/norm_gradient.py",
+        "zeros, first > chunk * per_chunk,",
+        "zeros, 0,",
+        "norm_gradients_pointwise",
+    ),
     Mutant(
         "packing: panels overlap at the tail",
         "conv/filters.py",

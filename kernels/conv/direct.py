@@ -16,11 +16,11 @@ import numpy as np
 from kernels.conv import filters
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors
+from kernels.core.contract import make_column, panel_vectors, worth_asking
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import clear, copy, make_start_rows, touch
+from kernels.core.runs import clear, copy, make_start_rows, note, share
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -100,6 +100,7 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ign
 _PIECE = 512  # pixels whose results are summed in float32
 _TOGETHER = 96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the second one ...
 _KEPT = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
+_MOST_LINES = 2048  # of the next rows that are asked for meanwhile
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
@@ -110,13 +111,13 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
     summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
     start_rows = make_start_rows(vectors)
-    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, sums=summing)
+    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, sums=summing, asks=True)
     width = vectors * target().lanes
 
-    @cpu_kernel("pppppdg24iiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppdg24iiiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together, asked):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, group_in, group_out, k, pixel, out_row, out_image, rows, blocks = layer
-        per_group = -(-k // width)
+        per_group, noted = -(-k // width), (sums + 2 * width + 1) // 2
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
@@ -133,6 +134,11 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
             else:
                 source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
             for part in range(0, count, together):  # rows that all panels meet while they are in the cache
+                following, until, met = min(together, count - part - together), noted, 0
+                if asked and following > 0:
+                    until = note(scratch, until, x, base + (part + together) * sh * w * c, following * sh * w * c)
+                    until = note(scratch, until, y, y0 + image * out_image + (first + part + together) * out_row, following * out_row)
+                products = groups * per_group * min(together, count - part) * -(-q // piece)
                 for group in range(groups):
                     for panel in range(per_group):
                         b0 = (group * per_group + panel) * r * s * cg * width
@@ -145,10 +151,12 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                                 a0 = base + row * sh * wide * c + done * sw * c + group * group_in
                                 if summing:
                                     clear(scratch, sums, 2 * width)
+                                low, some = share(until - noted, met, products)
                                 if residual:
                                     start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
                                 column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                                       y, at, pixel, min(piece, q - done), columns, extra, e0)  # fmt: skip
+                                       y, at, pixel, min(piece, q - done), columns, extra, e0, scratch, noted + low, some)  # fmt: skip
+                                met += 1
                                 if summing:
                                     for i in range(columns):
                                         out[out0 + channel + i] += scratch[sums + i]
@@ -274,7 +282,10 @@ def _launch(
     arrays = x.reshape(-1), panels.reshape(-1), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
     piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
     together = max(1, _TOGETHER // layer.q) if panels.size <= _KEPT else layer.rows
-    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, together, scratch=strip + 2 * vectors * target().lanes)
+    lines = together * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
+    asked = worth_asking(panels.size) and not layer.padded_width and layer.r * layer.s == 1 and lines <= _MOST_LINES
+    scratch = strip + 2 * vectors * target().lanes + asked * 2 * lines
+    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, together, asked, scratch=scratch)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------
@@ -344,19 +355,19 @@ _MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
 def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K).
 
-    next_x, next_dy: of a strip, so many floats of the next one are asked for before each column of tiles.
+    asked: strips are read in place, and the next one is asked for meanwhile.
     """
-    column_of_tiles = make_column(vectors, accumulate=True, mask_b=masked, mask_c=masked)
+    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked, asks=True)
     width = vectors * target().lanes
 
-    @cpu_kernel("ppppg24iiiii", f"x{vectors}{' masked' * masked}")
-    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats, next_x, next_dy):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppg24iiii", f"x{vectors}{' masked' * masked}")
+    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats, asked):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, _group_in, _group_out, k, pixel, out_row, out_image, rows, blocks = layer
         flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
         lines, line_rows = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
             sums = chunk * floats
-            clear(partial, sums, floats)
+            known = 0
             for strip in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
                 image, first = strip // blocks, strip % blocks * rows
                 count = min(rows, p - first)
@@ -368,18 +379,21 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                 else:
                     source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
                 d0 = image * out_image + first * out_row
-                ask_x, ask_dy = base + count * sh * w * c, d0 + count * q * pixel
+                until, met, products = 0, 0, groups * r * lines * -(-k // width)
+                if asked:
+                    until = note(scratch, 0, x, base + count * sh * w * c, count * sh * w * c)
+                    until = note(scratch, until, dy, d0 + count * q * pixel, count * q * pixel)
                 for group in range(groups):
                     for i in range(r):
                         for j in range(lines):
                             a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
-                                if next_x:
-                                    touch(x, ask_x, 0, next_x, 1)
-                                    touch(dy, ask_dy, 0, next_dy, 1)
-                                    ask_x, ask_dy = ask_x + next_x, ask_dy + next_dy
+                                low, some = share(until, met, products)
                                 column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
-                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, 0)  # fmt: skip
+                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known,
+                                                scratch, low, some)  # fmt: skip
+                                met += 1
+                known = 1
 
     return direct_filter_gradient
 
@@ -393,18 +407,17 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x.shape, window, groups, k, None, (p, q))
     vectors, floats = panel_vectors(k), r * s * layer.cg * channels
-    images, next_x, next_dy = n, 0, 0
+    images, noted = n, 0  # of lines that are asked for
     if groups == 1 and side_by_side(window, (layer.h, layer.w), dy.shape):
         # Strips of few pixels, read in place: they stay in the L1 cache for all tiles of the filter, while the next one is asked for.
         pixels = next((pixels for most, pixels in _PIXELS.items() if floats <= most), _MOST_PIXELS)
-        columns = r * -(-k // (vectors * lanes))
         if window.kernel == (1, 1) and n * p * q % pixels == 0:
             images = n * p * q // pixels
             layer = layer._replace(h=1, w=pixels, p=1, q=pixels, rows=1, blocks=1, out_row=0, out_image=pixels * channels)
         else:
             rows = max(1, pixels // q)
             layer = layer._replace(rows=rows, blocks=-(-p // rows))
-        next_x, next_dy = (-(-size // columns) for size in (layer.rows * r * layer.w * layer.c, layer.rows * layer.q * channels))
+        noted = layer.rows * (layer.sh * layer.w * layer.c + layer.q * channels) // 16 + 2
     strips = images * layer.blocks
     chunks = max(1, min(CHUNKS, strips, max(2, _MOST_SUMS // floats)))
     per_chunk = -(-strips // chunks)
@@ -412,7 +425,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     partial = memory.empty((chunks * floats,), np.float32)
     kernel = filter_gradient_kernel(vectors, k % lanes != 0)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
-    scratch = max(16, lines * layer.padded_width * layer.c)
+    scratch = max(16, lines * layer.padded_width * layer.c, 2 * noted)
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), _numbers(layer)
-    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, next_x, next_dy, scratch=scratch)
+    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, noted > 0 and worth_asking(floats), scratch=scratch)
     return filters.added_chunks(partial, chunks, r * s * layer.cg, channels, channels).reshape(r, s, layer.cg, channels)

@@ -12,9 +12,9 @@ import numpy as np
 
 from kernels.conv.filters import CHUNKS, packed, padded_bias
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.contract import make_column, panel_vectors, tile_rows
+from kernels.core.contract import make_column, panel_vectors, tile_rows, worth_asking
 from kernels.core.geometry import Window
-from kernels.core.runs import clear, copy_rows, make_start_rows, touch
+from kernels.core.runs import clear, copy_rows, make_start_rows, note, share
 from kernels.core.simd import target
 from kernels.core.threads import parallel
 
@@ -29,14 +29,15 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
 
     summing: no bias; per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
-    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, sums=summing)
-    start_rows, ask = make_start_rows(vectors), target().asks
+    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, sums=summing, asks=True)
+    start_rows = make_start_rows(vectors)
     width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
 
-    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' residual' * residual}{' sums' * summing}")
-    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' residual' * residual}{' sums' * summing}")
+    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per, asked):  # type: ignore[no-untyped-def]
         maps, row = (m0, m1, m2, m3, m4, m5, m6, m7), c + _PAD
         sums = piece * row
+        noted = (sums + 2 * width + 1) // 2
         for chunk in range(start, stop):
             if summing:
                 for i in range(2 * k):
@@ -47,19 +48,21 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
                 for i in range(count):
                     copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
                     place += sizes[i]
+                until, following = noted, min(n, end - first - n)
+                if asked:  # for the pixels that are gathered next, and their results
+                    for i in range(count):
+                        until = note(scratch, until, maps[i], (first + n) * sizes[i], following * sizes[i])
+                    until = note(scratch, until, y, (first + n) * k, following * k)
                 for channel in range(0, k, width):
                     columns, at = min(width, k - channel), first * k + channel
-                    if ask:  # for the pixels that are gathered next
-                        low = first + n + n * channel // k
-                        many = first + n + n * min(channel + width, k) // k - low
-                        for i in range(count):
-                            touch(maps[i], low * sizes[i], 0, many * sizes[i], 1)
                     if residual:
                         start_rows(y, more, at, bias, channel, columns, k, n)
                     if summing:
                         clear(scratch, sums, 2 * width)
                     extra, e0 = (scratch, sums) if summing else (bias, channel)
-                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, extra, e0)
+                    low, some = share(until - noted, channel // width, -(-k // width))
+                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, extra, e0,
+                           scratch, noted + low, some)  # fmt: skip
                     if summing:
                         for i in range(columns):
                             out[chunk * 2 * k + channel + i] += scratch[sums + i]
@@ -97,5 +100,7 @@ def forward(
     kernel, chunks = forward_kernel(vectors, k % lanes != 0, relu, residual is not None, summing), -(-pixels // per)
     sums = np.empty((chunks, 2, k if summing else 0))
     arrays = packed(w, 1, width), bias, y.reshape(-1), (y if residual is None else residual).reshape(-1), sums.reshape(-1), sizes
-    parallel(kernel, chunks, *flat, *arrays, len(maps), c, k, pixels, per, scratch=2 * _PIECE * (c + _PAD) + 2 * width)
+    lines = _PIECE * (c + k) // 16 + 2 * MOST
+    scratch = 2 * _PIECE * (c + _PAD) + 2 * width + 2 * lines
+    parallel(kernel, chunks, *flat, *arrays, len(maps), c, k, pixels, per, worth_asking(c * k), scratch=scratch)
     return sums

@@ -31,15 +31,16 @@ from kernels.conv.winograd import ask_for_outputs
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors
+from kernels.core.contract import make_column, panel_vectors, worth_asking
 from kernels.core.geometry import Window
-from kernels.core.runs import add_rows, clear, copy, copy_rows, over_run, touch, touch_to_write
+from kernels.core.runs import add_rows, clear, copy, copy_rows, note, over_run, share, touch
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
 
 _PAD = winograd.PAD
 _LEAST_CHUNKS, _MOST_SUMS = 2, 2_600_000  # chunks have sums of their own: fewer chunks for large filters
+_FEW_SUMS = 100_000  # floats: the second cache holds the filter and its sums beside few tiles; else more tiles share the way from memory
 ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
 
 
@@ -72,23 +73,33 @@ def _equal_chunks(count: int, floats: int, least: int) -> int:
 # -- 1x1 --------------------------------------------------------------------------------------------------------------------------
 
 
+@inline()
+def _note_strip(scratch, at, g, z, maps, gradients, sizes, count, k, first, n):  # type: ignore[no-untyped-def]
+    """Note what a strip of n pixels reads and writes; returns the number behind its last line."""
+    at = note(scratch, note(scratch, at, g, first * k, n * k), z, first * k, n * k)
+    for i in range(count):
+        at = note(scratch, at, maps[i], first * sizes[i], n * sizes[i])
+        at = note(scratch, at, gradients[i], first * sizes[i], n * sizes[i])
+    return at
+
+
 @lru_cache(maxsize=32)
 def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`, of up to MOST maps.
 
     relu: g is masked by the sign of y.
     """
-    data_column, filter_column = make_column(vectors), make_column(gradient_vectors, accumulate=True)
+    data_column, filter_column = make_column(vectors, asks=True), make_column(gradient_vectors, blocks=True, asks=True)
     width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 10, f"x{vectors} x{gradient_vectors}")
+    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 11, f"x{vectors} x{gradient_vectors}")
     def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial,
-                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu):  # fmt: skip  # type: ignore[no-untyped-def]
+                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
+        noted, data_columns, filter_columns = (second + per_strip * row + 1) // 2, -(-c // width), kp // gradient_width
         for chunk in range(start, stop):
             sums = chunk * c * kp
-            clear(partial, sums, c * kp)
             first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
             while first < end:
                 n, place = min(per_strip, end - first), second
@@ -96,13 +107,14 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                     masked_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
                 else:
                     plain_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
-                for i in range(0, c, width):
-                    if winograd.ASK:  # for what is moved next
-                        low, many = first + n * i // c, n * min(i + width, c) // c - n * i // c
-                        for m in range(count):
-                            touch(maps[m], low * sizes[m], 0, many * sizes[m], 1)
-                            touch_to_write(gradients[m], low * sizes[m], 0, many * sizes[m], 1)
-                    data_column(scratch, 0, pitch, 1, panels, i * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i, row, n, width, zeros, 0)
+                lines = half = 0
+                if asked:
+                    lines = _note_strip(scratch, noted, g, z, maps, gradients, sizes, count, k, first + n, min(n, end - first - n)) - noted
+                    half = lines // 2
+                for i in range(data_columns):
+                    low, some = share(half, i, data_columns)
+                    data_column(scratch, 0, pitch, 1, panels, i * width * k, width, k, 1, 0, 0, 1, 0, 0, scratch, second + i * width, row, n, width,
+                                zeros, 0, scratch, noted + low, some)  # fmt: skip
                 for i in range(count):
                     if adds[i]:
                         add_rows(scratch, place, row, gradients[i], first * sizes[i], sizes[i], sizes[i], n)
@@ -113,12 +125,11 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                 for i in range(count):
                     copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
                     place += sizes[i]
-                for i in range(0, kp, gradient_width):
-                    if winograd.ASK:  # for the next strip
-                        low, high = first + n + n * i // kp, first + n + n * (i + gradient_width) // kp
-                        touch(g, low * k, 0, (high - low) * k, 1)
-                        touch(z, low * k, 0, (high - low) * k, 1)
-                    filter_column(scratch, second, 1, row, scratch, i, pitch, n, 1, 0, 0, 1, 0, 0, partial, sums + i, kp, c, gradient_width, zeros, 0)
+                for i in range(filter_columns):
+                    low, some = share(lines - half, i, filter_columns)
+                    filter_column(scratch, second, 1, row, scratch, i * gradient_width, pitch, n, 1, 0, 0, 1, 0, 0,
+                                  partial, sums + i * gradient_width, kp, c, gradient_width, zeros, first > chunk * per_chunk,
+                                  scratch, noted + half + low, some)  # fmt: skip
                 first += n
 
     return norm_gradient_1x1
@@ -139,8 +150,9 @@ class Pointwise:
         self.pixels, self.per_strip = math.prod(shape[:3]), 64 if self.floats <= 8192 else 128
         self.per_chunk = _equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
-        self.scratch = self.per_strip * (self.pitch + self.row)
-        self.sizes = _eight(channels, 0)
+        noted = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # lines: of g, z, maps and their gradients
+        self.scratch = self.per_strip * (self.pitch + self.row) + 2 * noted
+        self.sizes, self.asked = _eight(channels, 0), worth_asking(self.c * k)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -150,7 +162,7 @@ class Pointwise:
         partial = memory.empty((self.chunks * self.floats,), np.float32)
         kernel = pointwise_kernel(self.vectors, self.gradient_vectors)
         flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
-        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu
+        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu, self.asked
         arrays = g.reshape(-1), z.reshape(-1), rows, *flat, panels, partial, winograd.ZEROS, self.sizes, _eight(tuple(adds), False)
         parallel(kernel, self.chunks, *arrays, *numbers, scratch=self.scratch)
         return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
@@ -191,8 +203,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
     read = programs.make_read(programs.input_matrix(form), n)
     read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
     write_tile = winograd.make_tile_writer(form, adds, "")
-    data_column, width = make_column(vectors), vectors * target().lanes
-    filter_column, gradient_width = make_column(gradient_vectors, accumulate=True), gradient_vectors * target().lanes
+    data_column, width = make_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
+    filter_column, gradient_width = make_column(gradient_vectors, blocks=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
     @cpu_kernel("ppppppppppg10" + "i" * 12, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}")
@@ -205,7 +217,6 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
         strip = second + points * second_step
         for chunk in range(start, stop):
             sums, at, end = chunk * points * ((c + c2) * kp + _PAD), chunk * per_chunk, min((chunk + 1) * per_chunk, units)
-            clear(partial, sums, points * ((c + c2) * kp + _PAD))
             known = False  # whether the strip holds the row of tiles above
             while at < end:
                 count = min(lines, end - at)
@@ -233,7 +244,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                 for point in range(points):
                     for i in range(panels):
                         b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
-                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
+                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0,
+                                    scratch, 0, 0)  # fmt: skip
                     if winograd.ASK:  # for what the transforms behind these products read and write
                         low, high = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points
                         _ask_for_maps(x, dx, low, high, m, t, c)
@@ -252,7 +264,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                         _ask_for_rows(g, z, at + count, min(count, end - at - count), point, points, m, t, k)
                     for i in range(0, kp, gradient_width):
                         a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * ((c + c2) * kp + _PAD) + i
-                        filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros, 0)
+                        filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros,
+                                      at > chunk * per_chunk, scratch, 0, 0)  # fmt: skip
                 at += count
 
     return norm_gradient_winograd
@@ -273,7 +286,8 @@ class Tiles:
         self.pitch, self.floats = -(-k // lanes) * lanes, points * (self.both * self.kp + _PAD)
         self.per_chunk = _equal_chunks(units, self.floats, max(1, winograd.LEAST // columns))
         self.chunks = -(-units // self.per_chunk)
-        self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / winograd.LEAST)))  # rows of tiles per block
+        least = winograd.LEAST // 2 if self.floats <= _FEW_SUMS else winograd.LEAST
+        self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / least)))  # rows of tiles per block
         strip = side * (columns * form[0] + side - form[0]) * self.pitch
         self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
         self.scratch = self.patch + points * winograd.PATCH

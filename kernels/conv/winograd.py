@@ -31,7 +31,7 @@ _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
 ASK = target().asks
-_AHEAD = 256  # steps: 16 KB of panels
+AHEAD = 256  # steps: 16 KB of panels
 ZEROS = np.zeros(8192, np.float32)
 
 
@@ -178,7 +178,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, add, finish)
-    column_of_tiles, width = make_column(vectors, ahead=_AHEAD), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, ahead=AHEAD), vectors * target().lanes
     summing, residual = finish == "sums", "residual" in finish
 
     @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
@@ -216,7 +216,8 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                     for panel in range(first_panel, last_panel):
                         b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
-                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
+                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0,
+                                        scratch, 0, 0)  # fmt: skip
                     if ASK:
                         low, high = at + point * block // points, at + (point + 1) * block // points
                         _ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
@@ -286,7 +287,7 @@ class _Plan:
         self.per = max(-(-self.units // CHUNKS), LEAST // columns)
         if LEAST // 2 <= self.units * columns <= LEAST:  # two halves: every part of the panels transforms its chunk's input again
             self.per = -(-self.units // 2)
-        self.block = _equal_parts(self.per * columns, max(LEAST, fitting), height)
+        self.block = _equal_parts(self.per * columns, max(LEAST // 2, fitting), height)
         self.parts = min(self.kp // self.width, -(-4 // -(-self.units // self.per)))
         # Every chunk of the filter gradient has a copy of the sums: fewer chunks for deep layers.
         chunks = max(2, min(CHUNKS, self.units * columns // 64, 4_000_000 // (self.points * c * self.kp)))
@@ -361,7 +362,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     points = n * n
     read_x = make_tile_reader(programs.input_matrix(form), n)
     read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
-    column_of_tiles, width = make_column(vectors, accumulate=True), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, blocks=True), vectors * target().lanes
 
     @cpu_kernel("pppppg10iiiiiiii", f"F{form} x{vectors}")
     def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
@@ -371,9 +372,8 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
         z = points * v_step
         patch = z + points * z_step
         for chunk in range(start, stop):
-            at, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
-            sums = chunk * points * (c * kp + PAD)
-            clear(partial, sums, points * (c * kp + PAD))
+            first, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
+            at, sums = first, chunk * points * (c * kp + PAD)
             while at < end:
                 count = min(block, end - at)
                 unit = at // columns
@@ -392,8 +392,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                 for point in range(points):
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
-                        c0 = sums + point * (c * kp + PAD) + panel * width
-                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, 0)
+                        c0, known = sums + point * (c * kp + PAD) + panel * width, at > first
+                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known,
+                                        scratch, 0, 0)  # fmt: skip
                     if ASK:
                         low, high = at + count + point * block // points, at + count + (point + 1) * block // points
                         _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)

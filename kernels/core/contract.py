@@ -16,7 +16,7 @@ values again). Columns of the matrix beyond the last are masked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernels.core.compile import inline
 from kernels.core.simd import Code, Int, Pointer, Vec, program, target
@@ -27,6 +27,8 @@ _ROWS: dict[int, tuple[int, int]] = {4: (2, 1), 1: (4, 1)}
 if target().lanes > 1:
     _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
 _TOGETHER, _UNROLLED_HEIGHT = 4, 6  # steps of the inner loop that are written out, in tiles of so many rows
+_EVERY, _FRACTION = 2, 16  # every second of these steps asks for a line; bits behind the point in a place on the list
+_FEW = 1 << 14  # floats of a filter
 
 
 def panel_vectors(columns: int) -> int:
@@ -40,84 +42,100 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
-def make_column(
-    vectors: int, accumulate: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False, sums: bool = False, ahead: int = 0
-) -> Any:
-    """column(..., rows, ...): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped."""
-    tall, low = _ROWS[vectors]
-    flags = (accumulate, mask_b, mask_c, relu, sums, ahead)
-    tall_tile, low_tile, last_tile = (
-        _make_tile(vectors, tall, True, *flags),
-        _make_tile(vectors, low, True, *flags),
-        _make_tile(vectors, low, False, *flags),
-    )
+class _Options(NamedTuple):
+    """What a register tile does beside multiplying; see `make_column` and `_make_tile`."""
 
-    @inline(f"{vectors} {flags}")
-    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0):  # type: ignore[no-untyped-def]
+    accumulate: bool
+    blocks: bool
+    mask_b: bool
+    mask_c: bool
+    relu: bool
+    sums: bool
+    ahead: int
+
+
+def make_column(
+    vectors: int, accumulate: bool = False, blocks: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False,
+    sums: bool = False, ahead: int = 0, asks: bool = False,
+) -> Any:  # fmt: skip
+    """column(..., rows, ..., noted, first, lines): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped.
+
+    asks: the tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from number `first` on, evenly: asked for all at once, the
+    memory would keep the products waiting. See `worth_asking`.
+    """
+    tall, low = _ROWS[vectors]
+    options, asks = _Options(accumulate, blocks, mask_b, mask_c, relu, sums, ahead), asks and target().asks
+    tall_tile, low_tile, last_tile = (_make_tile(vectors, height, whole, options) for height, whole in ((tall, True), (low, True), (low, False)))
+    asking_tile = _make_tile(vectors, tall, True, options, asks=True) if asks else tall_tile
+
+    @inline(f"{vectors} {options} {asks}")
+    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines):  # type: ignore[no-untyped-def]
         talls = rows // tall
         for fewer in range(min(low, talls + 1)):  # as many tall tiles as leave a multiple of low ones
             if (rows - (talls - fewer) * tall) % low == 0:
                 talls -= fewer
                 break
         done = 0
-        for _ in range(talls):
-            tall_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0)
-            done += tall
+        if asks and lines > 0:
+            per_tile = (lines << _FRACTION) // max(1, talls)
+            per_step, place = per_tile // max(1, n), first << _FRACTION
+            for _ in range(talls):
+                asking_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                            noted, place, per_step)  # fmt: skip
+                done, place = done + tall, place + per_tile
+        else:
+            for _ in range(talls):
+                tall_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                          noted, 0, 0)  # fmt: skip
+                done += tall
         while done + low <= rows:
-            low_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0)
+            low_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
+                     noted, 0, 0)  # fmt: skip
             done += low
         if done < rows:
-            last_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0)
+            last_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
+                      noted, 0, 0)  # fmt: skip
 
     return column
 
 
-def _make_tile(
-    vectors: int, height: int, whole: bool, accumulate: bool, mask_b: bool, mask_c: bool, relu: bool, sums: bool, ahead: int
-) -> Callable[..., None]:
+def worth_asking(floats: int) -> bool:
+    """Whether products with a filter of so many floats are to ask for memory: small ones wait for it, for large ones it is work beside the work."""
+    return target().asks and floats < _FEW
+
+
+def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: bool = False) -> Callable[..., None]:
     """The program of one register tile:
 
-    tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0)
+    tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0,
+         noted, place, per_step)
 
     whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
+    blocks: start from C, or where s0 = 0 from start: C is the sum over blocks of steps, of which this is the first.
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
     ahead: B's panels are asked for so many steps in advance, into the second cache: they come from memory where few rows meet large filters.
+    asks: so are lines of the list `noted` from `place` on, `per_step` a step (both in 2^-16).
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
+    accumulate, blocks, mask_b, mask_c, relu, sums, ahead = options
     lanes, width = target().lanes, vectors * target().lanes
     together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
-    @program("piiipiiiiiiiiipiiiipi")
-    def tile(
-        code: Code,
-        a: Pointer,
-        a0: Int,
-        a_row: Int,
-        a_step: Int,
-        b: Pointer,
-        b0: Int,
-        b_step: Int,
-        steps: Int,
-        runs1: Int,
-        a_run1: Int,
-        b_run1: Int,
-        runs2: Int,
-        a_run2: Int,
-        b_run2: Int,
-        c: Pointer,
-        c0: Int,
-        c_row: Int,
-        rows: Int,
-        columns: Int,
-        start: Pointer,
-        s0: Int,
-    ) -> None:
+    @program("piiipiiiiiiiiipiiiipipii")
+    def tile(code: Code, a: Pointer, a0: Int, a_row: Int, a_step: Int, b: Pointer, b0: Int, b_step: Int, steps: Int,
+             runs1: Int, a_run1: Int, b_run1: Int, runs2: Int, a_run2: Int, b_run2: Int, c: Pointer, c0: Int, c_row: Int,
+             rows: Int, columns: Int, start: Pointer, s0: Int, noted: Pointer, place: Int, per_step: Int) -> None:  # fmt: skip
         row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
         a_rows, c_rows = [a + a0 + r * a_row for r in row], [c + c0 + r * c_row for r in row]
         b, counts = b + b0, [columns - j * lanes for j in range(vectors)]
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
+        begun = s0 >= 1
+        origin, origin_row = code.choose(begun, c + c0, start), code.choose(begun, c_row, code.int(0))
+
         def first(i: int, j: int) -> Any:
+            if blocks:
+                return code.load(origin + row[i] * origin_row, j * lanes, c_counts[j])
             if accumulate:
                 return code.load(c_rows[i], j * lanes, c_counts[j])
             return code.vec(0) if sums else code.load(start, s0 + j * lanes)
@@ -135,7 +153,13 @@ def _make_tile(
 
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
             a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
-            _over_steps(code, steps, together, lambda t: multiply(a_start + t * a_step, b_start + t * b_step))
+
+            def step(t: Int, number: int, a_start: Int = a_start, b_start: Int = b_start) -> None:
+                if asks and number % _EVERY == 0:
+                    code.prefetch_noted(noted, code.shifted(place + t * per_step, _FRACTION))
+                multiply(a_start + t * a_step, b_start + t * b_step)
+
+            _over_steps(code, steps, together, step)
         for i in range(height):
             for j in range(vectors):
                 result = products[i][j].get()
@@ -146,18 +170,18 @@ def _make_tile(
     return tile
 
 
-def _over_steps(code: Code, steps: Int, together: int, body: Callable[[Int], None]) -> None:
-    """body(t) for every step, `together` of them written out one behind the other.
+def _over_steps(code: Code, steps: Int, together: int, body: Callable[[Int, int], None]) -> None:
+    """body(t, number) for every step, `together` of them written out one behind the other: number 0, 1, ...
 
     They share the rows' addresses. Higher tiles than those of _UNROLLED_HEIGHT have more of these than the processor has registers, and lose.
     """
     whole = code.rounded_to(steps, code.int(together))
     with code.loop(0, whole, together) as t:
         for step in range(together):
-            body(t + step)
+            body(t + step, step)
     if together > 1:
         with code.loop(whole, steps) as t:
-            body(t)
+            body(t, 0)
 
 
 def _add_sums(code: Code, products: list[list[Vec]], rows: Int | None, start: Pointer, s0: Int) -> None:

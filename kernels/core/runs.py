@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from kernels.core.compile import inline
 from kernels.core.simd import Code, Int, Pointer, program, target
 
 _AHEAD = 16  # rows
@@ -111,3 +112,26 @@ def _make_touch(write: bool) -> Callable[..., None]:
 
 
 touch, touch_to_write = _make_touch(False), _make_touch(True)
+
+
+# A list of cache lines: addresses of 8 bytes. Register tiles go through it while they multiply (kernels/core/contract.py).
+
+
+@program("pipii")
+def _note_lines(code: Code, noted: Pointer, at: Int, x: Pointer, x0: Int, length: Int) -> None:
+    with code.loop(0, code.shifted(length + 15, 4)) as i:
+        code.note(x + (x0 + i * 16), noted, at + i)
+
+
+@inline()
+def note(noted, at, x, x0, length):  # type: ignore[no-untyped-def]
+    """Note the cache lines of x[x0 : x0 + length] as number `at` and following of a list; returns the next number."""
+    _note_lines(noted, at, x, x0, length)
+    return at + (length + 15) // 16
+
+
+@inline()
+def share(count: int, part: int, parts: int) -> tuple[int, int]:
+    """The first of `count` things that belong to one of `parts` parts, and how many do."""
+    first = count * part // parts
+    return first, count * (part + 1) // parts - first

@@ -172,6 +172,18 @@ class Code:
         address = self.builder.bitcast((p + offset).value, _BYTE.as_pointer())
         self.builder.call(self._declared("llvm.prefetch.p0", kind), [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))])
 
+    def note(self, p: Pointer, noted: Pointer, index: Int) -> None:
+        """noted[index] = the address p; noted is memory of 8 bytes an address."""
+        self.builder.store(self.builder.ptrtoint(p.value, _INT), self._note(noted, index))
+
+    def prefetch_noted(self, noted: Pointer, index: Int) -> None:
+        """Ask for the cache line at the address noted[index], to be read a little later."""
+        address = self.builder.inttoptr(self.builder.load(self._note(noted, index)), _BYTE.as_pointer())
+        self.prefetch(Pointer(self, address), 0, near=False)
+
+    def _note(self, noted: Pointer, index: Int) -> ir.Value:
+        return self.builder.gep(self.builder.bitcast(noted.value, _INT.as_pointer()), [index.value])
+
     # arithmetic
 
     def fma(self, a: Any, b: Any, c: Any) -> Vec:
@@ -307,6 +319,10 @@ class Code:
     def rounded_down(self, n: Int) -> Int:
         """The largest multiple of `lanes` (a power of two) not above n."""
         return Int(self, self.builder.and_(n.value, _INT(-self.lanes)))
+
+    def shifted(self, n: Int, bits: Any) -> Int:
+        """n / 2^bits, rounded down."""
+        return Int(self, self.builder.ashr(n.value, _INT(bits)))
 
     def rounded_to(self, n: Int, step: Int) -> Int:
         """The largest multiple of `step` not above n >= 0."""
