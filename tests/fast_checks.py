@@ -206,14 +206,14 @@ def norm_gradients_pointwise(rng) -> Any:
 
 @check
 def norm_gradients_winograd(rng) -> Any:
-    """Dense 3x3 and 5x5: border tiles, strips that take over rows, paddings that differ, two maps."""
+    """Dense 3x3 and 5x5: border tiles, strips that take over rows, several blocks, paddings that differ, two maps."""
     out = []
     with algorithm("winograd4"):
         for form in ((("relu", False), False), (("relu", True), True)):
             for channels in ((7,), (5, 9)):
                 window = Window((3, 3), (1, 1), ((1, 0), (2, 1)))
                 out.append(norm_gradients(rng, (2, 14, 11), channels, 11, window, *form, winograd=WINOGRAD[4, 3]))
-        out.append(norm_gradients(rng, (1, 37, 9), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]))
+        out.append(norm_gradients(rng, (1, 67, 41), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]))
     with algorithm("winograd2"):
         window = Window((5, 5), (1, 1), ((2, 2), (2, 2)))
         return [*out, norm_gradients(rng, (2, 9, 8), (6,), 5, window, ("relu", False), True, winograd=WINOGRAD[2, 5])]

@@ -35,7 +35,7 @@ MUTANTS = [
     Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
     Mutant("last row of a column of tiles lost", "core/contract.py", "if done < rows:", "if done < rows - 1:", "conv_direct/forward"),
     Mutant("a later block of sums forgets the ones before", "core/contract.py", "begun = s0 >= 1", "begun = s0 >= 2", "conv_many_chunks/filter"),
-    Mutant("filter gradient: strips of a chunk taken for the first", "conv/direct.py", "known = 1", "known = 0", "conv_direct/filter"),
+    Mutant("filter gradient: strips of a chunk taken for the first", "conv/direct.py", "known = 1", "known = 0", "conv_many_chunks/filter"),
     Mutant(
         "conv and norm: blocks of a chunk taken for the first",
         "conv/norm_gradient.py",
