@@ -235,6 +235,8 @@ class _Team:
         self.words = np.empty(MOST_ARGUMENTS, np.int64)
         self.words_address = address_of(self.words)
         self.reserve(16)
+        if size > 1:
+            _watch.compile((types.int64,) * 3)  # not by the helpers, which would come late to the first jobs
         self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
         for k, waker in enumerate(self.wakers):
             threading.Thread(target=self._help, args=(waker, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
