@@ -61,6 +61,18 @@ def test_parts_are_not_called_from_python() -> None:
         doubled(1.0)
 
 
+def test_parts_within_other_functions() -> None:
+    """An ordinary numba function may call what kernels call, before and after them."""
+    caller = numba.njit(lambda x: doubled_and_more(x, 3))
+    assert caller(np.float32(2)) == 7
+    y = np.zeros(2, np.float32)
+    parallel(fresh_kernel("between"), 1, np.ones(2, np.float32), y, 2)
+    assert y.tolist() == [4, 4]
+    another = numba.njit(lambda x, more: doubled_and_more(x, more) + doubled(1.0))
+    assert another(np.float32(2), 3) == 9  # the types that the kernel has used
+    assert caller(np.float32(4)) == 11
+
+
 def test_other_functions_are_compiled_as_ever() -> None:
     """After a kernel's compilation numba makes its own kind of library again, and what it compiles can be called."""
     parallel(fresh_kernel("before"), 1, np.ones(2, np.float32), np.zeros(2, np.float32), 2)

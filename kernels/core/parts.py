@@ -20,13 +20,22 @@ from numba.core import codegen, compiler, dispatcher, registry
 
 
 class _Library(codegen.JITCodeLibrary):
-    """One function's LLVM module. Others link what it holds as it is, not what optimisation would make of it."""
+    """One function's LLVM module. Others link what it holds as it is, not what optimisation would make of it.
+
+    is_part: no machine code is ever made of it alone, whoever links it.
+    """
+
+    is_part = False
+
+    def _ensure_finalized(self) -> None:
+        if not self.is_part:
+            super()._ensure_finalized()
 
     def add_linking_library(self, library: Any) -> None:
         self._linking_libraries.append(library)
 
     def _get_module_for_linking(self) -> Any:
-        if self._finalized:
+        if not self.is_part:
             return super()._get_module_for_linking()
         if self._shared_module is None:
             for library in dict.fromkeys(self._linking_libraries):
@@ -53,7 +62,9 @@ class _Compiler(dispatcher._FunctionCompiler):  # type: ignore[name-defined]
         return flags
 
     def compile(self, args: Any, return_type: Any) -> Any:
-        result = super().compile(args, return_type)._replace(entry_point=object())  # the key that callers find the function by
+        with linked_first():
+            result = super().compile(args, return_type)._replace(entry_point=object())  # the key that callers find the function by
+        result.library.is_part = True
         result.target_context.insert_user_function(result.entry_point, result.fndesc, [result.library])
         return result
 
@@ -77,8 +88,8 @@ class Part(registry.CPUDispatcher):
 def linked_first() -> Iterator[None]:
     """Within the block numba puts functions together before it optimises them."""
     maker = registry.cpu_target.target_context.codegen()
-    maker._library_class = _Library
+    before, maker._library_class = maker._library_class, _Library
     try:
         yield
     finally:
-        del maker._library_class  # the class's own again
+        maker._library_class = before
