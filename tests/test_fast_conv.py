@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from fast_checks import WINOGRAD, norm_gradients
+from conv_checks import WINOGRAD, norm_gradients
 from fast_rule import agree, algorithm, array
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -393,6 +393,8 @@ def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k,
 @settings(max_examples=16, **FEW)
 @given(st.integers(1, 3), pair(3, 19), pair(0, 2), pair(0, 2), ONE_OR_TWO, st.sampled_from(CLASSES), NORMS, st.booleans())
 @example(2, (19, 7), (2, 2), (0, 2), [5, 2 * LANES], 4 * LANES - 3, ("relu", True), True)
+@example(2, (9, 7), (1, 2), (0, 1), [1, max(LANES - 1, 1)], 8, ("relu", False), False)
+@example(2, (5, 5), (1, 1), (1, 1), [max(LANES // 2, 1)] * 2, LANES, (None, False), True)
 def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, channels, k, norm, into) -> None:
     window = Window((3, 3), (1, 1), (rows, columns))
     assume(n * np.prod(window.output_size(size)) >= 16)  # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative

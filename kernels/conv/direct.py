@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.conv import filters
+from kernels.conv import filters, window_gradient
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors, worth_asking
@@ -346,22 +346,17 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 # -- filter gradient ------------------------------------------------------------------------------------------------------------
 
 
-_PIXELS = {8192: 32, 32_768: 64}  # of a strip of windows side by side, for filters of up to so many floats
-_MOST_PIXELS = 128
 _MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
 
 
 @lru_cache(maxsize=32)
 def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
-    """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K).
-
-    asked: strips are read in place, and the next one is asked for meanwhile.
-    """
-    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked, asks=True)
+    """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
+    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked)
     width = vectors * target().lanes
 
-    @cpu_kernel("ppppg24iiii", f"x{vectors}{' masked' * masked}")
-    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats, asked):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppg24iii", f"x{vectors}{' masked' * masked}")
+    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, _group_in, _group_out, k, pixel, out_row, out_image, rows, blocks = layer
         flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
         lines, line_rows = (1, s * cg) if flat else (s, cg)
@@ -379,20 +374,14 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                 else:
                     source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
                 d0 = image * out_image + first * out_row
-                until, met, products = 0, 0, groups * r * lines * -(-k // width)
-                if asked:
-                    until = note(scratch, 0, x, base + count * sh * w * c, count * sh * w * c)
-                    until = note(scratch, until, dy, d0 + count * q * pixel, count * q * pixel)
                 for group in range(groups):
                     for i in range(r):
                         for j in range(lines):
                             a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
-                                low, some = share(until, met, products)
                                 column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
                                                 partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known,
-                                                scratch, low, some)  # fmt: skip
-                                met += 1
+                                                scratch, 0, 0)  # fmt: skip
                 known = 1
 
     return direct_filter_gradient
@@ -404,28 +393,19 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     f = _widening(window, groups, channels, q)
     if f > 1:
         return filters.narrowed(backward_filter(x, dy.reshape(n, p, q // f, f * channels), _widened(window, f)), f)
+    if groups == 1 and side_by_side(window, (x.shape[1], x.shape[2]), dy.shape):
+        return window_gradient.backward_filter(x, dy, window.kernel)
     k, (r, s), lanes = channels // groups, window.kernel, target().lanes
     layer = _layer(x.shape, window, groups, k, None, (p, q))
     vectors, floats = panel_vectors(k), r * s * layer.cg * channels
-    images, noted = n, 0  # of lines that are asked for
-    if groups == 1 and side_by_side(window, (layer.h, layer.w), dy.shape):
-        # Strips of few pixels, read in place: they stay in the L1 cache for all tiles of the filter, while the next one is asked for.
-        pixels = next((pixels for most, pixels in _PIXELS.items() if floats <= most), _MOST_PIXELS)
-        if window.kernel == (1, 1) and n * p * q % pixels == 0:
-            images = n * p * q // pixels
-            layer = layer._replace(h=1, w=pixels, p=1, q=pixels, rows=1, blocks=1, out_row=0, out_image=pixels * channels)
-        else:
-            rows = max(1, pixels // q)
-            layer = layer._replace(rows=rows, blocks=-(-p // rows))
-        noted = layer.rows * (layer.sh * layer.w * layer.c + layer.q * channels) // 16 + 2
-    strips = images * layer.blocks
+    strips = n * layer.blocks
     chunks = max(1, min(CHUNKS, strips, max(2, _MOST_SUMS // floats)))
     per_chunk = -(-strips // chunks)
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)
     kernel = filter_gradient_kernel(vectors, k % lanes != 0)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
-    scratch = max(16, lines * layer.padded_width * layer.c, 2 * noted)
+    scratch = max(16, lines * layer.padded_width * layer.c)
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), _numbers(layer)
-    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, noted > 0 and worth_asking(floats), scratch=scratch)
+    parallel(kernel, chunks, *arrays, strips, per_chunk, floats, scratch=scratch)
     return filters.added_chunks(partial, chunks, r * s * layer.cg, channels, channels).reshape(r, s, layer.cg, channels)

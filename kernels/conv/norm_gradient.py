@@ -31,8 +31,9 @@ from kernels.conv.winograd import ask_for_outputs
 from kernels.conv.winograd_programs import Form
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors, worth_asking
+from kernels.core.contract import make_column, panel_vectors, tile_heights, tile_rows, worth_asking
 from kernels.core.geometry import Window
+from kernels.core.packing import GAP, make_pack_panels, make_pack_rows
 from kernels.core.runs import add_rows, clear, copy, copy_rows, note, over_run, share, touch
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
@@ -41,6 +42,7 @@ from kernels.norm.cpu import open_gradient
 _PAD = winograd.PAD
 _LEAST_CHUNKS, _MOST_SUMS = 2, 2_600_000  # chunks have sums of their own: fewer chunks for large filters
 _FEW_SUMS = 100_000  # floats: the second cache holds the filter and its sums beside few tiles; else more tiles share the way from memory
+_STRIDED = 4096  # floats of a filter gradient up to which packing its factors costs more than it saves
 ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
 
 
@@ -87,17 +89,22 @@ def _note_strip(scratch, at, g, z, maps, gradients, sizes, count, k, first, n): 
 def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`, of up to MOST maps.
 
-    relu: g is masked by the sign of y.
+    relu: g is masked by the sign of y.   packed: so are the factors of the filter gradient (kernels/core/packing.py), map by map.
     """
     data_column, filter_column = make_column(vectors, asks=True), make_column(gradient_vectors, blocks=True, asks=True)
-    width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
+    pack_rows, pack_panels = make_pack_rows(gradient_vectors), make_pack_panels(gradient_vectors)
+    width, gradient_width, low_rows = vectors * target().lanes, gradient_vectors * target().lanes, tile_heights(gradient_vectors)[1]
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 11, f"x{vectors} x{gradient_vectors}")
-    def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial,
-                          zeros, sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked):  # fmt: skip  # type: ignore[no-untyped-def]
+    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 12, f"x{vectors} x{gradient_vectors}")
+    def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial, zeros,
+                          sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked, packed):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
-        noted, data_columns, filter_columns = (second + per_strip * row + 1) // 2, -(-c // width), kp // gradient_width
+        third, high, panel = second + per_strip * row, per_strip + GAP, per_strip * gradient_width + _PAD
+        if packed:
+            third = second + max(third - second, (c + count * low_rows) * high)
+        data_columns, filter_columns = -(-c // width), kp // gradient_width
+        noted, parts = (third + packed * filter_columns * panel + 1) // 2, count if packed else 1
         for chunk in range(start, stop):
             sums = chunk * c * kp
             first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
@@ -123,13 +130,27 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                     place += sizes[i]
                 place = second  # dx has been moved out: x takes its place
                 for i in range(count):
-                    copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
-                    place += sizes[i]
-                for i in range(filter_columns):
-                    low, some = share(lines - half, i, filter_columns)
-                    filter_column(scratch, second, 1, row, scratch, i * gradient_width, pitch, n, 1, 0, 0, 1, 0, 0,
-                                  partial, sums + i * gradient_width, kp, c, gradient_width, zeros, first > chunk * per_chunk,
-                                  scratch, noted + half + low, some)  # fmt: skip
+                    if packed:
+                        pack_rows(maps[i], first * sizes[i], sizes[i], 0, n, scratch, place, sizes[i], high)
+                        place += (sizes[i] + low_rows) * high
+                    else:
+                        copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
+                        place += sizes[i]
+                if packed:
+                    pack_panels(scratch, 0, pitch, 0, n, scratch, third, kp, panel)
+                for product in range(filter_columns * parts):
+                    i, part = product // parts, product % parts
+                    low, some = share(lines - half, product, filter_columns * parts)
+                    if part == 0:
+                        place, before = second, 0
+                    c0, begun = sums + before * kp + i * gradient_width, first > chunk * per_chunk
+                    if packed:
+                        filter_column(scratch, place, high, 0, scratch, third + i * panel, gradient_width, n, 1, 0, 0, 1, 0, 0,
+                                      partial, c0, kp, sizes[part], gradient_width, zeros, begun, scratch, noted + half + low, some)  # fmt: skip
+                        place, before = place + (sizes[part] + low_rows) * high, before + sizes[part]
+                    else:
+                        filter_column(scratch, second, 1, row, scratch, i * gradient_width, pitch, n, 1, 0, 0, 1, 0, 0,
+                                      partial, c0, kp, c, gradient_width, zeros, begun, scratch, noted + half + low, some)  # fmt: skip
                 first += n
 
     return norm_gradient_1x1
@@ -150,8 +171,10 @@ class Pointwise:
         self.pixels, self.per_strip = math.prod(shape[:3]), 64 if self.floats <= 8192 else 128
         self.per_chunk = _equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
+        self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
         noted = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # lines: of g, z, maps and their gradients
-        self.scratch = self.per_strip * (self.pitch + self.row) + 2 * noted
+        packed = (self.c + len(channels) * 16) * (self.per_strip + GAP) + self.kp // gradient_width * (self.per_strip * gradient_width + _PAD)
+        self.scratch = self.per_strip * (self.pitch + self.row) + packed * self.packed + 2 * noted
         self.sizes, self.asked = _eight(channels, 0), worth_asking(self.c * k)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
@@ -162,7 +185,7 @@ class Pointwise:
         partial = memory.empty((self.chunks * self.floats,), np.float32)
         kernel = pointwise_kernel(self.vectors, self.gradient_vectors)
         flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
-        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu, self.asked
+        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu, self.asked, self.packed
         arrays = g.reshape(-1), z.reshape(-1), rows, *flat, panels, partial, winograd.ZEROS, self.sizes, _eight(tuple(adds), False)
         parallel(kernel, self.chunks, *arrays, *numbers, scratch=self.scratch)
         return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
@@ -281,7 +304,8 @@ class Tiles:
         self.data = winograd.plan_of(form, shape[0], (shape[1], shape[2]), k, self.both, back)
         self.gradient_vectors, side = panel_vectors(k), programs.points(form)
         width, points, columns, units = self.data.width, self.data.points, self.data.tiling.columns, self.data.units
-        self.cp = -(-(self.both + lanes * (self.both % lanes > 0)) // width) * width  # with room for the last vector of a second map
+        reach = self.both - channels[-1] + -(-channels[-1] // lanes) * lanes  # the last vector of a second map must not reach the next tile
+        self.cp = -(-reach // width) * width
         self.kp = -(-k // (self.gradient_vectors * lanes)) * self.gradient_vectors * lanes
         self.pitch, self.floats = -(-k // lanes) * lanes, points * (self.both * self.kp + _PAD)
         self.per_chunk = _equal_chunks(units, self.floats, max(1, winograd.LEAST // columns))

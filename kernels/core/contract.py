@@ -16,6 +16,7 @@ values again). Columns of the matrix beyond the last are masked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from kernels.core.compile import inline
@@ -42,6 +43,27 @@ def tile_rows(vectors: int) -> int:
     return _ROWS[vectors][0]
 
 
+def tile_heights(vectors: int) -> tuple[int, int]:
+    """Rows of the tall and of the low register tile that are `vectors` wide."""
+    return _ROWS[vectors]
+
+
+@lru_cache(maxsize=8)
+def make_tall_tiles(vectors: int) -> Any:
+    """tall_tiles(rows): how many of a column's tiles are tall: as many as leave a multiple of low ones, if any number does."""
+    tall, low = _ROWS[vectors]
+
+    @inline(f"{vectors}")
+    def tall_tiles(rows: int) -> int:
+        talls = rows // tall
+        for fewer in range(min(low, talls + 1)):
+            if (rows - (talls - fewer) * tall) % low == 0:
+                return talls - fewer
+        return talls
+
+    return tall_tiles
+
+
 class _Options(NamedTuple):
     """What a register tile does beside multiplying; see `make_column` and `_make_tile`."""
 
@@ -62,38 +84,36 @@ def make_column(
 
     asks: the tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from number `first` on, evenly: asked for all at once, the
     memory would keep the products waiting. See `worth_asking`.
+    at = 0: A is packed, tile behind tile (kernels/core/packing.py); ar is their pitch per row.
     """
     tall, low = _ROWS[vectors]
+    tall_tiles = make_tall_tiles(vectors)
     options, asks = _Options(accumulate, blocks, mask_b, mask_c, relu, sums, ahead), asks and target().asks
     tall_tile, low_tile, last_tile = (_make_tile(vectors, height, whole, options) for height, whole in ((tall, True), (low, True), (low, False)))
     asking_tile = _make_tile(vectors, tall, True, options, asks=True) if asks else tall_tile
 
     @inline(f"{vectors} {options} {asks}")
     def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines):  # type: ignore[no-untyped-def]
-        talls = rows // tall
-        for fewer in range(min(low, talls + 1)):  # as many tall tiles as leave a multiple of low ones
-            if (rows - (talls - fewer) * tall) % low == 0:
-                talls -= fewer
-                break
-        done = 0
+        talls, done = tall_tiles(rows), 0
+        row, tall_step, low_step = (1, tall, low) if at == 0 else (ar, at, at)
         if asks and lines > 0:
             per_tile = (lines << _FRACTION) // max(1, talls)
             per_step, place = per_tile // max(1, n), first << _FRACTION
             for _ in range(talls):
-                asking_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                asking_tile(a, a0 + done * ar, row, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
                             noted, place, per_step)  # fmt: skip
                 done, place = done + tall, place + per_tile
         else:
             for _ in range(talls):
-                tall_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                tall_tile(a, a0 + done * ar, row, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
                           noted, 0, 0)  # fmt: skip
                 done += tall
         while done + low <= rows:
-            low_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
+            low_tile(a, a0 + done * ar, row, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
                      noted, 0, 0)  # fmt: skip
             done += low
         if done < rows:
-            last_tile(a, a0 + done * ar, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
+            last_tile(a, a0 + done * ar, row, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
                       noted, 0, 0)  # fmt: skip
 
     return column
