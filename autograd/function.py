@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,22 @@ from kernels.shape import sum_to
 _sequence = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An input that an operator made: where its gradient goes, and what that looks like. Its array is not kept; backward has what forward saved."""
+
+    creator: Function
+    index: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
 class Function:
     """Base of all operators; see the module's text."""
 
     def __init__(self) -> None:
         self.needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
-        self.parents: tuple[Tensor | None, ...] = ()
+        self.parents: tuple[Tensor | Made | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
         self.room: tuple[Array | None, ...] = ()
         self.spare: tuple[bool, ...] = ()
         self.released = False
@@ -95,7 +106,7 @@ class Function:
 
     def _record(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
         self.sequence = next(_sequence)
-        self.parents = tuple(x if need else None for x, need in zip(inputs, self.needs, strict=True))
+        self.parents = tuple(_parent(x) if need else None for x, need in zip(inputs, self.needs, strict=True))
         self.outputs = tuple((t.shape, t.dtype) for t in tensors)
         self.input_shapes = tuple(getattr(x, "shape", None) for x in inputs)
         self.created_at = "".join(traceback.format_stack(limit=6)[:-2]) if modes.anomaly else ""
@@ -120,6 +131,10 @@ class Function:
     def release(self) -> None:
         """Drop saved arrays and parents: the tape behind is freed."""
         self.released, self._saved, self._guards, self.parents = True, (), [], ()
+
+
+def _parent(x: Tensor) -> Tensor | Made:
+    return x if x.creator is None else Made(x.creator, x.index, x.shape, x.dtype)
 
 
 def root(array: Array) -> Any:

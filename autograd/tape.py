@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from autograd.function import Function, check_finite, root
+from autograd.function import Function, Made, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
@@ -41,9 +41,9 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         return
     pending: dict[Function, list[_Sum | None]] = {}
     queue: list[tuple[int, Function]] = []
-    leaves: dict[int, tuple[Tensor, _Sum]] = {}
+    leaves: dict[int, tuple[Any, _Sum]] = {}  # by id: Tensors without a creator
 
-    def deliver(tensor: Tensor, dy: Array, owned: bool) -> None:
+    def deliver(tensor: Tensor | Made, dy: Array, owned: bool) -> None:
         function = tensor.creator
         if function is None:
             if id(tensor) in leaves:
@@ -89,7 +89,7 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         _accumulate_leaf(tensor, total)
 
 
-def _room(parent: Tensor | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Tensor, _Sum]]) -> Array | None:
+def _room(parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]) -> Array | None:
     """The gradient that a parent has so far, if it may be added to in place."""
     if parent is None:
         return None
@@ -125,7 +125,7 @@ def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
     ]
 
 
-def _check(function: Function, k: int, parent: Tensor, grad: Array | None) -> None:
+def _check(function: Function, k: int, parent: Tensor | Made, grad: Array | None) -> None:
     if grad is None:
         raise RuntimeError(f"{function.name}: backward gave no gradient for input {k}, which needs one")
     if grad.shape != parent.shape:

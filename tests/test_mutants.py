@@ -250,6 +250,13 @@ MUTANTS = [
         test_autograd.test_in_place_change_of_a_saved_array_is_caught_and_named,
     ),
     Mutant(
+        "tape: every result kept",
+        "autograd.function:_parent",
+        "x if x.creator is None else",
+        "x if True else",
+        test_autograd.test_results_that_no_gradient_needs_are_freed_at_once,
+    ),
+    Mutant(
         "checkpoint: random state not restored",
         "autograd.random:replay",
         "    set_state(value)\n    try",

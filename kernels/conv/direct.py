@@ -352,7 +352,7 @@ _MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
 @lru_cache(maxsize=32)
 def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked)
+    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked, beside=True)
     width = vectors * target().lanes
 
     @cpu_kernel("ppppg24iii", f"x{vectors}{' masked' * masked}")

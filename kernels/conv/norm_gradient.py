@@ -91,7 +91,7 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
 
     relu: g is masked by the sign of y.   packed: so are the factors of the filter gradient (kernels/core/packing.py), map by map.
     """
-    data_column, filter_column = make_column(vectors, asks=True), make_column(gradient_vectors, blocks=True, asks=True)
+    data_column, filter_column = make_column(vectors, asks=True), make_column(gradient_vectors, blocks=True, asks=True, beside=True)
     pack_rows, pack_panels = make_pack_rows(gradient_vectors), make_pack_panels(gradient_vectors)
     width, gradient_width, low_rows = vectors * target().lanes, gradient_vectors * target().lanes, tile_heights(gradient_vectors)[1]
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
@@ -227,7 +227,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
     read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
     write_tile = winograd.make_tile_writer(form, adds, "")
     data_column, width = make_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
-    filter_column, gradient_width = make_column(gradient_vectors, blocks=True), gradient_vectors * target().lanes
+    filter_column, gradient_width = make_column(gradient_vectors, blocks=True, beside=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
     @cpu_kernel("ppppppppppg10" + "i" * 12, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}")

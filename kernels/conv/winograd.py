@@ -362,7 +362,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     points = n * n
     read_x = make_tile_reader(programs.input_matrix(form), n)
     read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
-    column_of_tiles, width = make_column(vectors, blocks=True), vectors * target().lanes
+    column_of_tiles, width = make_column(vectors, blocks=True, beside=True), vectors * target().lanes
 
     @cpu_kernel("pppppg10iiiiiiii", f"F{form} x{vectors}")
     def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]

@@ -74,46 +74,47 @@ class _Options(NamedTuple):
     relu: bool
     sums: bool
     ahead: int
+    beside: bool
 
 
 def make_column(
     vectors: int, accumulate: bool = False, blocks: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False,
-    sums: bool = False, ahead: int = 0, asks: bool = False,
+    sums: bool = False, ahead: int = 0, asks: bool = False, beside: bool = False,
 ) -> Any:  # fmt: skip
     """column(..., rows, ..., noted, first, lines): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped.
 
     asks: the tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from number `first` on, evenly: asked for all at once, the
     memory would keep the products waiting. See `worth_asking`.
-    at = 0: A is packed, tile behind tile (kernels/core/packing.py); ar is their pitch per row.
+    beside: A's rows lie side by side (ar = 1). at = 0: tile behind tile, too, as packed by kernels/core/packing.py; ar is their pitch per row.
     """
     tall, low = _ROWS[vectors]
     tall_tiles = make_tall_tiles(vectors)
-    options, asks = _Options(accumulate, blocks, mask_b, mask_c, relu, sums, ahead), asks and target().asks
+    options, asks = _Options(accumulate, blocks, mask_b, mask_c, relu, sums, ahead, beside), asks and target().asks
     tall_tile, low_tile, last_tile = (_make_tile(vectors, height, whole, options) for height, whole in ((tall, True), (low, True), (low, False)))
     asking_tile = _make_tile(vectors, tall, True, options, asks=True) if asks else tall_tile
 
     @inline(f"{vectors} {options} {asks}")
     def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines):  # type: ignore[no-untyped-def]
         talls, done = tall_tiles(rows), 0
-        row, tall_step, low_step = (1, tall, low) if at == 0 else (ar, at, at)
+        tall_step, low_step = (tall, low) if beside and at == 0 else (at, at)
         if asks and lines > 0:
             per_tile = (lines << _FRACTION) // max(1, talls)
             per_step, place = per_tile // max(1, n), first << _FRACTION
             for _ in range(talls):
-                asking_tile(a, a0 + done * ar, row, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                asking_tile(a, a0 + done * ar, ar, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
                             noted, place, per_step)  # fmt: skip
                 done, place = done + tall, place + per_tile
         else:
             for _ in range(talls):
-                tall_tile(a, a0 + done * ar, row, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
+                tall_tile(a, a0 + done * ar, ar, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
                           noted, 0, 0)  # fmt: skip
                 done += tall
         while done + low <= rows:
-            low_tile(a, a0 + done * ar, row, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
+            low_tile(a, a0 + done * ar, ar, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
                      noted, 0, 0)  # fmt: skip
             done += low
         if done < rows:
-            last_tile(a, a0 + done * ar, row, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
+            last_tile(a, a0 + done * ar, ar, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
                       noted, 0, 0)  # fmt: skip
 
     return column
@@ -134,10 +135,10 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
     blocks: start from C, or where s0 = 0 from start: C is the sum over blocks of steps, of which this is the first.
     mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
     ahead: B's panels are asked for so many steps in advance, into the second cache: they come from memory where few rows meet large filters.
-    asks: so are lines of the list `noted` from `place` on, `per_step` a step (both in 2^-16).
+    beside: a_row is 1.   asks: so are lines of the list `noted` from `place` on, `per_step` a step (both in 2^-16).
     sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
     """
-    accumulate, blocks, mask_b, mask_c, relu, sums, ahead = options
+    accumulate, blocks, mask_b, mask_c, relu, sums, ahead, beside = options
     lanes, width = target().lanes, vectors * target().lanes
     together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
@@ -146,7 +147,7 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
              runs1: Int, a_run1: Int, b_run1: Int, runs2: Int, a_run2: Int, b_run2: Int, c: Pointer, c0: Int, c_row: Int,
              rows: Int, columns: Int, start: Pointer, s0: Int, noted: Pointer, place: Int, per_step: Int) -> None:  # fmt: skip
         row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
-        a_rows, c_rows = [a + a0 + r * a_row for r in row], [c + c0 + r * c_row for r in row]
+        a_rows, c_rows = [a + a0 + r * (1 if beside else a_row) for r in row], [c + c0 + r * c_row for r in row]
         b, counts = b + b0, [columns - j * lanes for j in range(vectors)]
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
