@@ -324,7 +324,7 @@ def test_loops_conditions_variables_and_integers() -> None:
         results += [code.number(n) for n in integers]
         for k, value in enumerate(results):
             code.store(value, y, k * code.lanes)
-        chosen = code.choose(start < stop, y, y + code.lanes)
+        chosen = code.choose(start < stop, code.opaque(y), code.opaque(y) + code.lanes)
         code.store(code.vec(0.5), chosen, len(results) * code.lanes)
 
     @numba.njit

@@ -28,6 +28,9 @@ _ROWS: dict[int, tuple[int, int]] = {4: (2, 1), 1: (4, 1)}
 if target().lanes > 1:
     _ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
 _TOGETHER, _UNROLLED_HEIGHT = 4, 6  # steps of the inner loop that are written out, in tiles of so many rows
+# The processor has registers for the addresses of so many rows. In higher tiles four rows share one and are addressed by it and
+# multiples of a_row; left alone, the compiler would make an address per row and fetch them from memory at every step.
+_POINTERS, _SHARED = 8, 4
 _EVERY, _FRACTION = 2, 16  # every second of these steps asks for a line; bits behind the point in a place on the list
 _FEW = 1 << 14  # floats of a filter
 
@@ -163,12 +166,18 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
 
         products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
 
+        def addresses(a_at: Int) -> list[Pointer]:
+            if beside or not whole or height <= _POINTERS:
+                return [row + a_at for row in a_rows]
+            corners = [code.opaque(a_rows[i] + a_at) for i in range(0, height, _SHARED)]
+            return [corners[i // _SHARED] + i % _SHARED * a_row for i in range(height)]
+
         def multiply(a_at: Int, b_at: Int) -> None:
             for j in range(0, vectors * (ahead > 0), max(1, 16 // lanes)):
                 code.prefetch(b, b_at + ahead * width + j * lanes, near=False)
             columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
-            for i in range(height):
-                factor = code.broadcast(a_rows[i], a_at)
+            for i, address in enumerate(addresses(a_at)):
+                factor = code.broadcast(address)
                 for j in range(vectors):
                     products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
 

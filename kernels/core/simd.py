@@ -328,6 +328,10 @@ class Code:
         """The largest multiple of `step` not above n >= 0."""
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
+    def opaque(self, p: Pointer) -> Pointer:
+        """The same address, of which the compiler cannot know how it came about: what is added to it is added where it is used."""
+        return Pointer(self, self.builder.asm(ir.FunctionType(p.value.type, [p.value.type]), "", "=r,0", [p.value], False))
+
     def choose(self, condition: ir.Value, a: Scalar, b: Scalar) -> Scalar:
         """One of two integers, or of two addresses."""
         return type(a)(self, self.builder.select(condition, a.value, b.value))
