@@ -36,7 +36,8 @@ LAUNCHES = {"plane": ["resample_plane"], "axes": ["resample_axis"] * 2, "one axi
 def test_resample(cp: Any, served: list, name: str, channels: int, dtype: Any) -> None:
     a, b, *how = MATRICES[name]
     rng = np.random.default_rng(0)
-    x, dy = (rng.standard_normal((2, *size, channels)) for size in ((a.shape[1], b.shape[1]), (len(a), len(b))))
+    batch = 2 if channels > 1 else 16  # the error that naive code makes in two numbers may be small by luck
+    x, dy = (rng.standard_normal((batch, *size, channels)) for size in ((a.shape[1], b.shape[1]), (len(a), len(b))))
     check(cp, lambda x: cuda.resample2d_forward(x, a, b), lambda x: reference.resample2d_forward(x, a, b), [x], dtype, name)
     check(cp, lambda d: cuda.resample2d_backward(d, a, b), lambda d: reference.resample2d_backward(d, a, b), [dy], dtype, f"{name}, backward")
     assert [launch.kernel.split("<")[0] for launch in served] == [kernel for way in how for kernel in LAUNCHES[way]]
