@@ -69,10 +69,10 @@ MUTANTS = [
     Mutant("packing: tiles reach into each other", "core/packing.py", "GAP = 4", "GAP = 0", "conv_windows"),
     Mutant("packing: whole vectors to the last pixel's end", "core/packing.py", "max(0, (length - span) // height + 1)", "tiles", "conv_windows"),
     Mutant(
-        "packing: a rest of columns read as a whole panel",
+        "packing: a rest of columns lost",
         "core/packing.py",
-        "columns // width, (",
-        "(columns + width - 1) // width, (",
+        "(columns + width - 1) // width",
+        "columns // width",
         "conv_windows",
     ),
     Mutant("windows: taps of the row above", "conv/window_gradient.py", "(line * taps + tap + t) * q", "(line + tap + t) * q", "conv_windows"),

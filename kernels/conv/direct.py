@@ -346,9 +346,6 @@ def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], 
 # -- filter gradient ------------------------------------------------------------------------------------------------------------
 
 
-_MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
-
-
 @lru_cache(maxsize=32)
 def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
@@ -399,7 +396,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int =
     layer = _layer(x.shape, window, groups, k, None, (p, q))
     vectors, floats = panel_vectors(k), r * s * layer.cg * channels
     strips = n * layer.blocks
-    chunks = max(1, min(CHUNKS, strips, max(2, _MOST_SUMS // floats)))
+    chunks = max(1, min(CHUNKS, strips, max(2, filters.MOST_SUMS // floats)))
     per_chunk = -(-strips // chunks)
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)

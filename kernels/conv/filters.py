@@ -14,6 +14,7 @@ from kernels.core.runs import add, clear, copy
 from kernels.core.threads import contiguous, parallel
 
 CHUNKS = 16
+MOST_SUMS = 600_000  # floats of the filter gradient's sums of all chunks: chunks of large filters are fewer
 _SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
 
 

@@ -100,9 +100,8 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial, zeros,
                           sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked, packed):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
-        third, high, panel = second + per_strip * row, per_strip + GAP, per_strip * gradient_width + _PAD
-        if packed:
-            third = second + max(third - second, (c + count * low_rows) * high)
+        high, panel = per_strip + GAP, per_strip * gradient_width + _PAD
+        third = second + max(per_strip * row, packed * (c + count * low_rows) * high)
         data_columns, filter_columns = -(-c // width), kp // gradient_width
         noted, parts = (third + packed * filter_columns * panel + 1) // 2, count if packed else 1
         for chunk in range(start, stop):

@@ -25,7 +25,6 @@ from kernels.core.threads import parallel
 _PIECE = 128  # windows: a tile's run of them and a panel's stay in the L1 cache
 _ROWS, _COLUMNS = 256, 128  # of a block of dw, at most: 128 KB of sums and 192 KB of packed windows
 _PAD = 16  # floats between panels: writing to all of them at once, they must not meet in one set of the L1 cache
-_MOST_SUMS = 600_000  # floats: chunks of large filters are fewer
 
 
 class Blocks(NamedTuple):
@@ -125,7 +124,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     blocks = blocks_of(r, s * x.shape[3], k, width)
     windows, kp = dy.size // k, -(-k // width) * width
     floats = r * blocks.c * kp
-    chunks = max(1, min(-(-filters.CHUNKS // blocks.count), -(-windows // _PIECE), _MOST_SUMS // floats))
+    chunks = max(1, min(-(-filters.CHUNKS // blocks.count), -(-windows // _PIECE), filters.MOST_SUMS // floats))
     per_chunk = -(-windows // (chunks * _PIECE)) * _PIECE
     chunks = -(-windows // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)

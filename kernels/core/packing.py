@@ -39,7 +39,7 @@ def make_pack_rows(vectors: int) -> Any:
 
 @lru_cache(maxsize=8)
 def _make_pack_tiles(height: int) -> Any:
-    """pack_tiles(...): so many tiles of `height` rows, `tile_pitch` apart; x has `length` floats of a pixel from x0 on."""
+    """pack_tiles(...): so many tiles of `height` rows, or panels as wide, `tile_pitch` apart; x has `length` floats of a pixel from x0 on."""
     lanes = target().lanes
     span = -(-height // lanes) * lanes  # floats that are read and written for a tile's pixel
 
@@ -69,21 +69,11 @@ def make_pack_panels(vectors: int) -> Any:
 
     For make_column's columns: b0 = o0 + i pitch, bt = width.
     """
-    lanes, width = target().lanes, vectors * target().lanes
-
-    @program("piiiipiiiii")
-    def pack(code: Code, x: Pointer, x0: Int, x_pixel: Int, at: Int, pixels: Int, out: Pointer, o0: Int, columns: Int, pitch: Int,
-             whole: Int, panels: Int) -> None:  # fmt: skip
-        with code.loop(0, pixels) as p:
-            source, place = x + (x0 + p * x_pixel), out + (o0 + (at + p) * width)
-            for first, last, masked in ((code.int(0), whole, False), (whole, panels, True)):
-                with code.loop(first, last) as i:
-                    for j in range(0, width, lanes):
-                        count = columns - i * width - j if masked else None
-                        code.store(code.load(source, i * width + j, count), place + i * pitch, j)
+    width = vectors * target().lanes
+    pack_tiles = _make_pack_tiles(width)
 
     @inline(f"{vectors}")
     def pack_panels(x, x0, x_pixel, at, pixels, out, o0, columns, pitch):  # type: ignore[no-untyped-def]
-        pack(x, x0, x_pixel, at, pixels, out, o0, columns, pitch, columns // width, (columns + width - 1) // width)
+        pack_tiles(x, x0, x_pixel, at, pixels, out, o0, (columns + width - 1) // width, pitch, columns)
 
     return pack_panels
