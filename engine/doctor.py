@@ -49,14 +49,13 @@ def warm_all() -> None:
     from engine.progress import compile_line
     from engine.warm import warm
 
-    start, total = time.monotonic(), 0
+    start = time.monotonic()
 
     def show(done: int, of: int, name: str) -> None:
         end = "\r" if sys.stdout.isatty() and done < of else "\n"
         print(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end=end, flush=True)
 
-    for name in PRESETS:
-        total += warm(preset(name), show)
+    total = warm([preset(name) for name in PRESETS], show)
     print(f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already")
 
 

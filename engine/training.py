@@ -94,7 +94,7 @@ class Run:
         self.passes = GraphPasses(passes) if config.cuda_graph else recorded
         self.augmentation = make_augmentation(config)
         if self.choice.name == device.CPU:
-            warm(config, reporter.compiling)
+            warm([config], reporter.compiling)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
         self.rare = rare_tiles(self.data.train.masks)
         self.rows: list[dict[str, Any]] = []

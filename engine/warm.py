@@ -1,7 +1,7 @@
 """Compile a run's CPU kernels before it starts, by as many processes as there are cores; they stay on disk.
 
-missing(config)             the kernels that a run with these settings needs and that are not on disk
-warm(config, report)        compile them; report(done, of, name) after each
+missing(configs)            the kernels that runs with these settings need and that are not on disk
+warm(configs, report)       compile them; report(done, of, name) after each
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -48,62 +49,100 @@ def needed(config: Config) -> list[Any]:
     return list(kernels)
 
 
-def missing(config: Config) -> list[Any]:
-    """Those of `needed` that are not on disk."""
-    return [kernel for kernel in needed(config) if not kernel.is_cached()]
+def missing(configs: Sequence[Config]) -> list[str]:
+    """The names of those of `needed` that are not on disk, each once."""
+    return list(dict.fromkeys(kernel.name for config in configs for kernel in needed(config) if not kernel.is_cached()))
 
 
-def warm(config: Config, report: Report) -> int:
-    """Compile what is missing; returns how many kernels that was."""
-    names = sorted(kernel.name for kernel in missing(config))  # neighbours are alike: every process gets as many of each sort
+def warm(configs: Sequence[Config], report: Report) -> int:
+    """Compile what is missing for runs with these settings; returns how many kernels were compiled.
+
+    A process that fails leaves its kernels to the run, which compiles them when it first needs them: a RuntimeWarning says so.
+    """
+    names = missing(configs)
     if not names:
         return 0
-    workers = min(len(names), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    processes = []
-    for k in range(workers):
-        process = subprocess.Popen([sys.executable, "-m", "engine.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        process.stdin.write(json.dumps({"config": asdict(config), "names": names[k::workers]}))
-        process.stdin.close()
-        processes.append(process)
-    done = 0
+    count = min(len(names), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    settings, work, done = json.dumps([asdict(config) for config in configs]), _Work(names), 0
+    workers = [_Worker(settings) for _ in range(count)]
     try:
-        for name in _lines(processes):
-            done += 1
-            report(done, len(names), name)
+        with selectors.DefaultSelector() as selector:
+            for worker in workers:
+                worker.give(work)
+                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    worker = key.data
+                    name = worker.process.stdout.readline().strip()
+                    if name:
+                        done += 1
+                        report(done, len(names), name)
+                    if not name or not worker.give(work):
+                        selector.unregister(key.fileobj)
     finally:
-        for process in processes:
-            process.terminate()
-            process.wait()
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.wait()
+    if done < len(names):
+        warnings.warn(f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed", RuntimeWarning, 2)
     return done
 
 
-def _lines(processes: list[subprocess.Popen[str]]) -> Iterator[str]:
-    """What the processes print, line by line, as it comes."""
-    with selectors.DefaultSelector() as selector:
-        for process in processes:
-            selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.get_map():
-            for key, _ in selector.select():
-                line = key.fileobj.readline()
-                if line:
-                    yield line.strip()
-                else:
-                    selector.unregister(key.fileobj)
+class _Work:
+    """Names that nobody has taken, by family: kernels that one factory makes are made of the same parts, which a process then compiles once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.families: dict[str, list[str]] = {}
+        for name in names:
+            self.families.setdefault(self.family(name), []).append(name)
+
+    @staticmethod
+    def family(name: str) -> str:
+        return name.split("[")[0]
+
+    def take(self, last: str) -> str | None:
+        """A name of the family of the last one, else of the largest family; None when all are taken."""
+        family = self.family(last) if self.families.get(self.family(last)) else max(self.families, key=lambda f: len(self.families[f]), default="")
+        left = self.families.get(family)
+        return left.pop(0) if left else None
+
+
+class _Worker:
+    """A process that compiles one kernel after the other."""
+
+    def __init__(self, settings: str) -> None:
+        self.process: Any = subprocess.Popen([sys.executable, "-m", "engine.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.last = ""
+        self._write(settings)
+
+    def _write(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its output ends, too
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def give(self, work: _Work) -> bool:
+        """Hand over the next kernel; False when there is none."""
+        name = work.take(self.last)
+        if name is not None:
+            self.last = name
+            self._write(name)
+        return name is not None
 
 
 def main() -> None:
-    """A compiling process: settings and names on stdin, a line on stdout for each kernel that is done."""
+    """A compiling process: settings and then names on stdin, a line each; the same names on stdout when they are done."""
     from kernels.core.threads import launcher
 
     gc.disable()  # a tenth of the time goes into looking for cycles, and the process ends when all is compiled
-    request = json.load(sys.stdin)
-    wanted = set(request["names"])
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        for kernel in needed(from_dict(request["config"])):
-            if kernel.name in wanted:
-                kernel.compile()
-                launcher(kernel)
-                print(kernel.name, flush=True)
+        settings, known = [from_dict(values) for values in json.loads(sys.stdin.readline())], {}
+        for line in sys.stdin:
+            name = line.strip()
+            while name not in known:
+                known |= {kernel.name: kernel for kernel in needed(settings.pop(0))}
+            known[name].compile()
+            launcher(known[name])
+            print(name, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
 
-from kernels.core import contract, runs
+from kernels.core import runs
 from kernels.core.simd import TARGETS, mask_bytes, program, target
 
 LANES = target().lanes
@@ -343,76 +344,6 @@ def test_loops_conditions_variables_and_integers() -> None:
         np.testing.assert_array_equal(y[17:], np.where(np.arange(17, 19)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
 
 
-# -- the register tile ----------------------------------------------------------------------------------------------------------
-
-VECTORS = 2 if LANES > 1 else 1
-
-
-@pytest.mark.parametrize("origin", ["start", "C", "first block", "later block"])
-def test_columns_of_register_tiles(origin: str) -> None:
-    """C = start + A B over two levels of runs, or C += A B with B's rows not padded: any number of rows, a tail of columns, guards untouched.
-
-    The first of several blocks does not read what C holds. Lines that are asked for meanwhile change nothing.
-    """
-    width, steps, runs1, runs2 = VECTORS * LANES, 5, 2, 3
-    accumulate, blocks, mask = origin == "C", "block" in origin, origin != "start"
-    begun = int(origin != "first block")
-    column = contract.make_column(VECTORS, accumulate=accumulate, blocks=blocks, mask_b=mask, mask_c=True, relu=not mask, asks=blocks)
-
-    @numba.njit
-    def run(a, ar, b, br, c, cr, rows, columns, start, noted, lines):
-        column(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, begun, noted, 1, lines)
-
-    depth, tall = steps * runs1 * runs2, contract.tile_rows(VECTORS)
-    for rows in sorted({1, 2, tall - 1, tall, tall + 1, 2 * tall + 1, 3 * tall - 1}):
-        columns = width if rows == tall else width - LANES // 2 if LANES > 1 else 1
-        row_of_b = columns if mask else width
-        a, b, start = floats(rows, depth + 2), floats(depth, row_of_b), np.zeros(width + 1, np.float32) if blocks else floats(width + 1)
-        c = floats(rows, columns + 2)
-        if not begun:
-            c[:, :columns] = np.nan
-        flat_a, flat_b, flat_c = (np.concatenate([floats(k), m.reshape(-1), floats(7)]) for k, m in ((1, a), (2, b), (3, c)))
-        before = flat_c.copy()
-        noted = np.full(11, flat_a.ctypes.data, np.int64)
-        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start, noted, 10 * blocks)
-        first = {"start": start[1 : 1 + columns], "first block": 0}.get(origin, c[:, :columns])
-        exact = a[:, :depth].astype(np.float64) @ b[:, :columns] + first
-        want = exact if mask else np.maximum(exact, 0)
-        got = flat_c[3 : 3 + c.size].reshape(c.shape)
-        size = np.abs(a[:, :depth]).astype(np.float64) @ np.abs(b[:, :columns]) + 4
-        assert (np.abs(got[:, :columns] - want) <= (depth + 1) * 2.0**-24 * size).all(), rows  # the bound of a sum of `depth` + 1 terms
-        flat_c[3 : 3 + c.size].reshape(c.shape)[:, :columns] = c[:, :columns]
-        np.testing.assert_array_equal(flat_c, before)
-
-
-def test_lists_of_cache_lines() -> None:
-    """`note` writes the addresses of a run's lines, one behind the other; `share` cuts any count into parts that meet."""
-
-    @numba.njit
-    def lines(x, noted):
-        return runs.note(noted, runs.note(noted, 1, x, 5, 33), x, 64, 16)
-
-    x, noted = np.zeros(100, np.float32), np.zeros(8, np.int64)
-    assert lines(x, noted) == 5
-    assert (noted - x.ctypes.data).tolist()[1:5] == [4 * 5, 4 * 21, 4 * 37, 4 * 64]
-    assert noted[0] == noted[5] == 0
-
-    @numba.njit
-    def parts(count, of):
-        return [runs.share(count, part, of) for part in range(of)]
-
-    for count, of in ((0, 3), (2, 5), (17, 4), (64, 8)):
-        shares = parts(count, of)
-        assert [first for first, _ in shares] == [sum(n for _, n in shares[:k]) for k in range(of)]
-        assert sum(n for _, n in shares) == count
-
-
-def test_panels_leave_none_partly_idle() -> None:
-    for columns in range(1, 8 * LANES + 1):
-        vectors = contract.panel_vectors(columns)
-        assert -(-columns // LANES) % vectors == 0
-
-
 # -- widths and mistakes ------------------------------------------------------------------------------------------------------
 
 
@@ -424,8 +355,9 @@ def usable_widths() -> list[str]:
 
 @pytest.mark.parametrize("width", usable_widths())
 def test_narrower_vectors(width: str) -> None:
-    """This file once more with the vector width forced."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not narrower and not mistakes", __file__]
+    """This file and that of the register tile once more with the vector width forced."""
+    files = __file__, str(Path(__file__).with_name("test_contract.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not narrower and not mistakes", *files]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     show = [sys.executable, "-c", "from kernels.core.simd import target; print(target().name, target().lanes)"]

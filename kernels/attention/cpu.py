@@ -245,7 +245,7 @@ def _parameters_kernel() -> Kernel:
             (left, right, height, columns), out, panel = (pair1, one, chunk) if chunk < panels1 else (pair2, two, chunk - panels1)
             at = panel * lanes
             column(rows, left, 1, width, rows, right + at, width, n, 1, 0, 0, 1, 0, 0,
-                   out, at, columns, height, min(lanes, columns - at), scratch, 0, scratch, 0, 0)  # fmt: skip
+                   out, at, columns, height, min(lanes, columns - at), scratch, 0)  # fmt: skip
 
     return polarized_parameters
 

@@ -16,7 +16,7 @@ import numpy as np
 from kernels.conv import filters, window_gradient
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors, worth_asking
+from kernels.core.contract import ADDED, RELU, make_column, make_finishing_column, panel_vectors, worth_asking
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
@@ -104,18 +104,17 @@ _MOST_LINES = 2048  # of the next rows that are asked for meanwhile
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
-@lru_cache(maxsize=64)
-def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: bool, residual: bool = False) -> Kernel:
-    """The kernel for panels of `vectors` vectors; masked: the last one is not full; add: the result is added to y; residual: to `more`.
+@lru_cache(maxsize=8)
+def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 
-    summing: no bias; per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
+    finish: ADDED: conv is added to y, of which `residual` makes more + bias first;   RELU: max(y, 0), not with sums.
+    summing: per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    start_rows = make_start_rows(vectors)
-    column = make_column(vectors, accumulate=add or residual, mask_c=masked, relu=relu, sums=summing, asks=True)
-    width = vectors * target().lanes
+    start_rows, column, width = make_start_rows(vectors), make_finishing_column(vectors, masked, summing), vectors * target().lanes
 
-    @cpu_kernel("pppppdg24iiiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' add' * add}{' sums' * summing}{' residual' * residual}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together, asked):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppdg24iiiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together, asked, residual, finish):  # type: ignore[no-untyped-def]
         h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, group_in, group_out, k, pixel, out_row, out_image, rows, blocks = layer
         per_group, noted = -(-k // width), (sums + 2 * width + 1) // 2
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
@@ -144,7 +143,6 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                         b0 = (group * per_group + panel) * r * s * cg * width
                         columns, channel = min(width, k - panel * width), group * k + panel * width
                         bias0 = (group * per_group + panel) * width
-                        extra, e0 = (scratch, sums) if summing else (bias, bias0)
                         for row in range(part, min(part + together, count)):
                             for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
                                 at = y0 + image * out_image + (first + row) * out_row + done * pixel + group * group_out + panel * width
@@ -155,7 +153,8 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, add: bool, summing: b
                                 if residual:
                                     start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
                                 column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                                       y, at, pixel, min(piece, q - done), columns, extra, e0, scratch, noted + low, some)  # fmt: skip
+                                       y, at, pixel, min(piece, q - done), columns, bias, bias0, scratch, noted + low, some,
+                                       scratch, sums, finish)  # fmt: skip
                                 met += 1
                                 if summing:
                                     for i in range(columns):
@@ -275,7 +274,7 @@ def _launch(
     residual: np.ndarray | None = None,
 ) -> None:
     """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of chunk0."""
-    kernel = forward_kernel(vectors, layer.k % target().lanes != 0, relu, add, summing, residual is not None)
+    finish = ADDED * (add or residual is not None) + RELU * relu
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
     more = y if residual is None else residual
@@ -285,7 +284,8 @@ def _launch(
     lines = together * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
     asked = worth_asking(panels.size) and not layer.padded_width and layer.r * layer.s == 1 and lines <= _MOST_LINES
     scratch = strip + 2 * vectors * target().lanes + asked * 2 * lines
-    parallel(kernel, chunks, *arrays, y0, chunk0, strip, piece, together, asked, scratch=scratch)
+    numbers = y0, chunk0, strip, piece, together, asked, residual is not None, finish
+    parallel(forward_kernel(vectors, layer.k % target().lanes != 0, summing), chunks, *arrays, *numbers, scratch=scratch)
 
 
 # -- data gradient --------------------------------------------------------------------------------------------------------------
@@ -377,8 +377,7 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                             a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
                                 column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
-                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known,
-                                                scratch, 0, 0)  # fmt: skip
+                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known)  # fmt: skip
                 known = 1
 
     return direct_filter_gradient

@@ -12,7 +12,7 @@ import numpy as np
 
 from kernels.conv.filters import CHUNKS, packed, padded_bias
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.contract import make_column, panel_vectors, tile_rows, worth_asking
+from kernels.core.contract import ADDED, RELU, make_finishing_column, panel_vectors, tile_rows, worth_asking
 from kernels.core.geometry import Window
 from kernels.core.runs import clear, copy_rows, make_start_rows, note, share
 from kernels.core.simd import target
@@ -23,18 +23,19 @@ _PIECE = 64  # pixels, about
 _PAD = 16  # floats between gathered pixels: rows a cache line off a power of two
 
 
-@lru_cache(maxsize=16)
-def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summing: bool) -> Kernel:
-    """The kernel for panels of `vectors` vectors; masked: the last one is not full; residual: `more` is added.
+@lru_cache(maxsize=8)
+def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
+    """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 
-    summing: no bias; per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
+    finish: ADDED: `more` is added;   RELU: max(y, 0), not with sums.
+    summing: per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
-    column = make_column(vectors, accumulate=residual, mask_c=masked, relu=relu, sums=summing, asks=True)
-    start_rows = make_start_rows(vectors)
+    column, start_rows = make_finishing_column(vectors, masked, summing), make_start_rows(vectors)
     width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
 
-    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiiii", f"x{vectors}{' masked' * masked}{' relu' * relu}{' residual' * residual}{' sums' * summing}")
-    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per, asked):  # type: ignore[no-untyped-def]
+    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
+    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per, asked,
+                         finish):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, row = (m0, m1, m2, m3, m4, m5, m6, m7), c + _PAD
         sums = piece * row
         noted = (sums + 2 * width + 1) // 2
@@ -55,14 +56,13 @@ def forward_kernel(vectors: int, masked: bool, relu: bool, residual: bool, summi
                     until = note(scratch, until, y, (first + n) * k, following * k)
                 for channel in range(0, k, width):
                     columns, at = min(width, k - channel), first * k + channel
-                    if residual:
+                    if finish & ADDED:
                         start_rows(y, more, at, bias, channel, columns, k, n)
                     if summing:
                         clear(scratch, sums, 2 * width)
-                    extra, e0 = (scratch, sums) if summing else (bias, channel)
                     low, some = share(until - noted, channel // width, -(-k // width))
-                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, extra, e0,
-                           scratch, noted + low, some)  # fmt: skip
+                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, bias, channel,
+                           scratch, noted + low, some, scratch, sums, finish)  # fmt: skip
                     if summing:
                         for i in range(columns):
                             out[chunk * 2 * k + channel + i] += scratch[sums + i]
@@ -90,17 +90,18 @@ def forward(
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added), else nothing of use.
     """
     c, k = w.shape[2:]
-    lanes, vectors = target().lanes, panel_vectors(k)
-    width = vectors * lanes
+    vectors = panel_vectors(k)
+    width = vectors * target().lanes
     bias = padded_bias(b, 1, k, width)
     pixels, unused = y.size // k, MOST - len(maps)
     per = max(_PIECE, -(-pixels // (_PIECE * CHUNKS)) * _PIECE)
     flat = [m.reshape(-1) for m in maps] + [maps[0].reshape(-1)] * unused
     sizes = np.array([m.shape[3] for m in maps] + [0] * unused, np.int64)
-    kernel, chunks = forward_kernel(vectors, k % lanes != 0, relu, residual is not None, summing), -(-pixels // per)
+    chunks, finish = -(-pixels // per), ADDED * (residual is not None) + RELU * relu
     sums = np.empty((chunks, 2, k if summing else 0))
     arrays = packed(w, 1, width), bias, y.reshape(-1), (y if residual is None else residual).reshape(-1), sums.reshape(-1), sizes
     lines = _PIECE * (c + k) // 16 + 2 * MOST
     scratch = 2 * _PIECE * (c + _PAD) + 2 * width + 2 * lines
-    parallel(kernel, chunks, *flat, *arrays, len(maps), c, k, pixels, per, worth_asking(c * k), scratch=scratch)
+    numbers = len(maps), c, k, pixels, per, worth_asking(c * k), finish
+    parallel(forward_kernel(vectors, k % target().lanes != 0, summing), chunks, *flat, *arrays, *numbers, scratch=scratch)
     return sums

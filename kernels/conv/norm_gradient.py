@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,11 @@ import numpy as np
 from kernels.conv import filters, winograd
 from kernels.conv import winograd_programs as programs
 from kernels.conv.gathered import MOST
-from kernels.conv.winograd import ask_for_outputs
 from kernels.conv.winograd_programs import Form
+from kernels.conv.winograd_tiles import PATCH, ask_for_outputs, make_tile_reader, make_tile_writer
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors, tile_heights, tile_rows, worth_asking
+from kernels.core.contract import make_asking_column, make_column, panel_vectors, tile_heights, tile_rows, worth_asking
 from kernels.core.geometry import Window
 from kernels.core.packing import GAP, make_pack_panels, make_pack_rows
 from kernels.core.runs import add_rows, clear, copy, copy_rows, note, over_run, share, touch
@@ -46,6 +46,7 @@ _STRIDED = 4096  # floats of a filter gradient up to which packing its factors c
 ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
 
 
+@cache
 def _make_gradient_pixels(relu: bool) -> Any:
     @program("ppiiippii")
     def gradient_pixels(
@@ -91,7 +92,7 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
 
     relu: g is masked by the sign of y.   packed: so are the factors of the filter gradient (kernels/core/packing.py), map by map.
     """
-    data_column, filter_column = make_column(vectors, asks=True), make_column(gradient_vectors, blocks=True, asks=True, beside=True)
+    data_column, filter_column = make_asking_column(vectors), make_asking_column(gradient_vectors, blocks=True, beside=True)
     pack_rows, pack_panels = make_pack_rows(gradient_vectors), make_pack_panels(gradient_vectors)
     width, gradient_width, low_rows = vectors * target().lanes, gradient_vectors * target().lanes, tile_heights(gradient_vectors)[1]
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
@@ -216,22 +217,22 @@ def _ask_for_rows(g, z, unit, units, part, parts, m, t, k):  # type: ignore[no-u
 
 
 @lru_cache(maxsize=16)
-def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool) -> Kernel:
+def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row of tiles, padded with
     zeros; a row of tiles below another takes over its last rows.
     """
     m, n = form[0], programs.points(form)
     points = n * n
     read = programs.make_read(programs.input_matrix(form), n)
-    read_x = winograd.make_tile_reader(programs.cotangent_matrix(form), m)
-    write_tile = winograd.make_tile_writer(form, adds, "")
+    read_x = make_tile_reader(programs.cotangent_matrix(form), m)
+    write_tile = make_tile_writer(form, False)
     data_column, width = make_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
     filter_column, gradient_width = make_column(gradient_vectors, blocks=True, beside=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("ppppppppppg10" + "i" * 12, f"F{form} x{vectors} x{gradient_vectors}{' add' * adds}")
+    @cpu_kernel("ppppppppppg10" + "i" * 13, f"F{form} x{vectors} x{gradient_vectors}")
     def norm_gradient_winograd(start, stop, scratch, g, z, rows, x, x2, u, dx, dx2, partial, zeros,
-                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch, relu):  # fmt: skip  # type: ignore[no-untyped-def]
+                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch, relu, added):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
         wide = (columns * m + n - m) * pitch
         v_step, second_step = lines * columns * kp + _PAD, lines * columns * cp + _PAD
@@ -266,8 +267,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                 for point in range(points):
                     for i in range(panels):
                         b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
-                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0,
-                                    scratch, 0, 0)  # fmt: skip
+                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
                     if winograd.ASK:  # for what the transforms behind these products read and write
                         low, high = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points
                         _ask_for_maps(x, dx, low, high, m, t, c)
@@ -275,9 +275,10 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
-                    write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, 0, dx)
+                    write_tile(scratch, p0, second_step, dx, image, oy, ox, p, q, c, 0, c, 1, 1, zeros, 0, dx, scratch, 0, 0, added, 0, 0)
                     if c2:
-                        write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1, zeros, 0, 0, dx2)
+                        write_tile(scratch, p0 + c, second_step, dx2, image, oy, ox, p, q, c2, 0, c2, 1, 1,
+                                   zeros, 0, dx2, scratch, 0, 0, added, 0, 0)  # fmt: skip
                     read_x(x, image, oy, ox, p, q, c, 1, 1, scratch, p0, second_step, scratch, patch)
                     if c2:
                         read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
@@ -287,7 +288,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int, adds: bool)
                     for i in range(0, kp, gradient_width):
                         a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * ((c + c2) * kp + _PAD) + i
                         filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros,
-                                      at > chunk * per_chunk, scratch, 0, 0)  # fmt: skip
+                                      at > chunk * per_chunk)  # fmt: skip
                 at += count
 
     return norm_gradient_winograd
@@ -313,7 +314,7 @@ class Tiles:
         self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / least)))  # rows of tiles per block
         strip = side * (columns * form[0] + side - form[0]) * self.pitch
         self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
-        self.scratch = self.patch + points * winograd.PATCH
+        self.scratch = self.patch + points * PATCH
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -321,10 +322,10 @@ class Tiles:
         (x, x2, c, c2), (dx, dx2, _, _), k = winograd.two(maps), winograd.two(dxs), z.shape[3]
         u = winograd.transformed(self.data, filters.flipped(w, 1), self.form)
         partial = memory.empty((self.chunks * self.floats,), np.float32)
-        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors, all(adds))
-        flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, winograd.ZEROS
+        kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors)
+        flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, filters.zeros(self.cp + self.kp)
         panels, units = self.data.kp // self.data.width, self.data.units
-        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch, relu
+        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch, relu, all(adds)
         parallel(kernel, self.chunks, *flat, self.data.geometry, *numbers, scratch=self.scratch)
         return winograd.finished(partial, self.form, c + c2, k, self.kp, self.chunks, reverse=True)
 

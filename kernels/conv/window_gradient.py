@@ -15,7 +15,7 @@ import numpy as np
 from kernels.conv import filters
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_column, panel_vectors, tile_heights, worth_asking
+from kernels.core.contract import make_asking_column, panel_vectors, tile_heights, worth_asking
 from kernels.core.geometry import Pair
 from kernels.core.packing import GAP, make_pack_panels, make_pack_rows
 from kernels.core.runs import note, share
@@ -57,7 +57,7 @@ def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
 @lru_cache(maxsize=16)
 def gradient_kernel(vectors: int) -> Kernel:
     """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp). asked: the next piece is asked for meanwhile."""
-    column_of_tiles = make_column(vectors, blocks=True, asks=True, beside=True)
+    column_of_tiles = make_asking_column(vectors, blocks=True, beside=True)
     pack_rows, pack_panels = make_pack_rows(vectors), make_pack_panels(vectors)
     width, pitch = vectors * target().lanes, _PIECE + GAP
     panel_pitch, low_rows = _PIECE * width + _PAD, tile_heights(vectors)[1]

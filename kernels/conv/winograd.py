@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from kernels.conv import filters
 from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
+from kernels.conv.winograd_tiles import PATCH, ask_for_inputs, ask_for_outputs, ask_for_tiles, make_tile_reader, make_tile_writer, row_of_tiles
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel, inline
+from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import add, clear, copy, touch, touch_to_write
+from kernels.core.runs import add, clear
 from kernels.core.simd import target
 from kernels.core.threads import contiguous, parallel
 
 PAD = 16  # floats, a cache line
-PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
 _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
 _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
 CHUNKS = 16  # per layer, about
@@ -64,131 +65,27 @@ class Tiling(NamedTuple):
         return self.rows * self.dh * self.dw
 
 
-@inline()
-def _row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
-    """A row of tiles: its image, its first output row, its phase's first output column."""
-    rows, dh, dw = t[4], t[6], t[7]
-    image = unit // (rows * dh * dw)
-    rest = unit - image * rows * dh * dw
-    phase = rest // rows
-    a = phase // dw
-    return image, (rest - phase * rows) * m * dh + a, phase - a * dw
-
-
-@inline()
-def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
-    """The range of i in [0, count) with 0 <= start + i step < size."""
-    first = 0 if start >= 0 else (-start + step - 1) // step
-    last = 0 if start >= size else min(count, (size - start + step - 1) // step)
-    return min(first, count), last
-
-
-def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
-    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the image's border.
-
-    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to patch[:size^2 channels].
-    """
-    read = programs.make_read(matrix, size)
-
-    @inline(f"{matrix} {size}")
-    def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
-        top, bottom = _inside(iy, dh, size, h)
-        left, right = _inside(ix, dw, size, w)
-        x0 = ((image * h + iy) * w + ix) * c
-        if top == 0 and left == 0 and bottom == size and right == size:
-            read(x, x0, dh * w * c, dw * c, c, out, o0, step)
-            return
-        for c0 in range(0, c, PATCH):
-            part = min(PATCH, c - c0)
-            clear(patch, patch0, size * size * part)
-            for i in range(top, bottom):
-                if dw == 1 and part == c:  # a run of pixels is one run of memory
-                    copy(x, x0 + (i * dh * w + left) * c, patch, patch0 + (i * size + left) * c, (right - left) * c)
-                else:
-                    for j in range(left, right):
-                        copy(x, x0 + (i * dh * w + j * dw) * c + c0, patch, patch0 + (i * size + j) * part, part)
-            read(patch, patch0, size * part, part, part, out, o0 + c0, step)
-
-    return read_tile
-
-
-def make_tile_writer(form: Form, add: bool, finish: str) -> Any:
-    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border."""
-    m = form[0]
-    write, write_edge = (programs.make_write(form, edge, add, finish) for edge in (False, True))
-
-    @inline(f"{form} {add} {finish}")
-    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, extra, e0, e_step, more):  # type: ignore[no-untyped-def]
-        y0, channels = ((image * p + oy) * q + ox) * k + first, last - first
-        if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
-            write(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, m, m, extra, e0 + first, e_step, more)
-        else:
-            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-            write_edge(product, p0 + first, step, y, y0, dh * q * k, dw * k, channels, rows, columns, extra, e0 + first, e_step, more)
-
-    return write_tile
-
-
-@inline()
-def _ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
-    """Ask the memory for the pixels of the tiles first .. last (below `end`) of a map, all but the columns that the tile before shares.
-
-    Done between matrix products, when the memory is idle; the transforms would wait for it.
-    """
-    columns, dh, dw = t[5], t[6], t[7]
-    for tile in range(first, min(last, end)):
-        unit = tile // columns
-        image, oy, ox = _row_of_tiles(unit, m, t)
-        y, x_left = max(0, oy - above), min(max(0, ox + (tile - unit * columns) * m * dw - before + (size - m) * dw), w - 1)
-        rows = min(size, (h - y + dh - 1) // dh)
-        touch(x, ((image * h + y) * w + x_left) * c, dh * w * c, min(m * dw, w - x_left) * c, rows)
-
-
-@inline()
-def _ask_for_inputs(x, x2, c, c2, first, last, end, m, t, above, before, size):  # type: ignore[no-untyped-def]
-    """The same for one or two maps."""
-    _ask_for_tiles(x, first, last, end, m, t, above, before, size, t[0], t[1], c)
-    if c2:
-        _ask_for_tiles(x2, first, last, end, m, t, above, before, size, t[0], t[1], c2)
-
-
-@inline()
-def ask_for_outputs(y, first, last, end, m, t, k, write):  # type: ignore[no-untyped-def]
-    """The same for the pixels that these tiles write, or for as many of a map of that size, to be read."""
-    p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
-    for tile in range(first, min(last, end)):
-        unit = tile // columns
-        image, oy, ox = _row_of_tiles(unit, m, t)
-        x_left = min(ox + (tile - unit * columns) * m * dw, q - 1)
-        rows = min(m, (p - oy + dh - 1) // dh)
-        place, length = ((image * p + oy) * q + x_left) * k, min(m * dw, q - x_left) * k
-        if write:
-            touch_to_write(y, place, dh * q * k, length, rows)
-        else:
-            touch(y, place, dh * q * k, length, rows)
-
-
 @lru_cache(maxsize=16)
-def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
-    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors; add: the result is added to y.
+def forward_kernel(form: Form, vectors: int) -> Kernel:
+    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors: y = conv + bias.
 
-    finish: as of make_write, or 'sums': per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2.
+    added: `more` (for a second y: what it holds) is added.   relu: max(y, 0).   summing: per chunk out[chunk] (2, K) = sums over the pixels of y
+    and of y^2.
     A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are neighbours: few panels a core.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
-    write_tile = make_tile_writer(form, add, finish)
+    write_tile = make_tile_writer(form, True)
     column_of_tiles, width = make_column(vectors, ahead=AHEAD), vectors * target().lanes
-    summing, residual = finish == "sums", "residual" in finish
 
-    @cpu_kernel("ppppppppdg10iiiiiiiiii", f"F{form} x{vectors}{' add' * add}{finish and ' ' + finish}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppppppppdg10iiiiiiiiiiiii", f"F{form} x{vectors}")
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts,
+                         added, summing, relu):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + PAD, block * kp + PAD
         product = points * v_step
         patch = product + points * product_step
         sums = patch + points * PATCH
-        extra, e0 = (scratch, sums) if summing else (bias, 0)
         regions, panels = -(-units // per_chunk), kp // width
         for chunk in range(start, stop):
             region, part = chunk % regions, chunk // regions
@@ -200,7 +97,7 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
             while at < end:
                 count = min(block, end - at)
                 unit, column = at // columns, at % columns
-                image, oy, ox = _row_of_tiles(unit, m, t)
+                image, oy, ox = row_of_tiles(unit, m, t)
                 if summing:
                     clear(scratch, sums, 2 * kp)
                 for s in range(count):
@@ -211,33 +108,33 @@ def forward_kernel(form: Form, vectors: int, add: bool, finish: str) -> Kernel:
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
-                        image, oy, ox = _row_of_tiles(unit, m, t)
+                        image, oy, ox = row_of_tiles(unit, m, t)
                 for point in range(points):
                     for panel in range(first_panel, last_panel):
                         b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
                         a0, c0 = point * v_step, product + point * product_step + panel * width
-                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0,
-                                        scratch, 0, 0)  # fmt: skip
+                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
                     if ASK:
                         low, high = at + point * block // points, at + (point + 1) * block // points
-                        _ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
+                        ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
                         ask_for_outputs(y, low, high, at + count, m, t, k, True)
-                        if residual:
+                        if added:
                             ask_for_outputs(more, low, high, at + count, m, t, k, False)
                         if k2:
                             ask_for_outputs(y2, low, high, at + count, m, t, k2, True)
                 unit, column = at // columns, at % columns
-                image, oy, ox = _row_of_tiles(unit, m, t)
+                image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
-                    x_out = ox + column * m * dw
-                    write_tile(scratch, product + s * kp, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw, extra, e0, kp, more)
+                    x_out, p0 = ox + column * m * dw, product + s * kp
+                    write_tile(scratch, p0, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw,
+                               bias, 0, more, scratch, sums, kp, added, summing, relu)  # fmt: skip
                     if k2:
-                        p0, e2 = product + s * kp + k, e0 + k
-                        write_tile(scratch, p0, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw, extra, e2, kp, more)
+                        write_tile(scratch, p0 + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw,
+                                   bias, k, y2, scratch, sums, kp, added, summing, relu)  # fmt: skip
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
-                        image, oy, ox = _row_of_tiles(unit, m, t)
+                        image, oy, ox = row_of_tiles(unit, m, t)
                 for i in range(k_first, k_last if summing else k_first):
                     out[chunk * 2 * k + i] += scratch[sums + i]
                     out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
@@ -336,7 +233,7 @@ def forward(
     residual: np.ndarray | None = None,
 ) -> np.ndarray:
     """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of one or two
-    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold. relu, residual (N, P, Q, K): with a bias only.
+    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold, or to a `residual` (N, P, Q, K), of one out.
 
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
     """
@@ -345,13 +242,12 @@ def forward(
     u = transformed(plan, w, form)
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
     parts = plan.parts if len(outs) == 1 else 1
-    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts)
-    finish = "sums" if summing else "" if bias is None else "bias" + " residual" * (residual is not None) + " relu" * relu
-    kernel = forward_kernel(form, plan.vectors, add, finish)
+    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, add or residual is not None, summing, relu)
     chunks, scratch = -(-plan.units // plan.per) * parts, plan.scratch(plan.block)
     out = np.empty((chunks, 2, k if summing else 0))
-    arrays = x, x2, u, y, y2, y if residual is None else residual.reshape(-1), ZEROS, ZEROS if bias is None else bias, out.reshape(-1)
-    parallel(kernel, chunks, *arrays, plan.geometry, *numbers, scratch=scratch)
+    added, bias = y if residual is None else residual.reshape(-1), filters.zeros(k + k2) if bias is None else bias
+    arrays = x, x2, u, y, y2, added, ZEROS, bias, out.reshape(-1)
+    parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.geometry, *numbers, scratch=scratch)
     return out
 
 
@@ -378,7 +274,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                 count = min(block, end - at)
                 unit = at // columns
                 column = at - unit * columns
-                image, oy, ox = _row_of_tiles(unit, m, t)
+                image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
                     x_out = ox + column * m * dw
                     read_x(x, image, oy - above, x_out - before, h, w, c1, dh, dw, scratch, s * cp, v_step, scratch, patch)
@@ -388,19 +284,18 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                     column += 1
                     if column == columns:
                         column, unit = 0, unit + 1
-                        image, oy, ox = _row_of_tiles(unit, m, t)
+                        image, oy, ox = row_of_tiles(unit, m, t)
                 for point in range(points):
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0, known = sums + point * (c * kp + PAD) + panel * width, at > first
-                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known,
-                                        scratch, 0, 0)  # fmt: skip
+                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known)
                     if ASK:
                         low, high = at + count + point * block // points, at + count + (point + 1) * block // points
-                        _ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
-                        _ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
+                        ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
+                        ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
                         if c2:
-                            _ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
+                            ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
                 at += count
 
     return winograd_gradient

@@ -14,6 +14,7 @@ Source: Lavin & Gray, arXiv 1509.09308.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from kernels.core.runs import over_run
@@ -147,16 +148,16 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
     return read
 
 
-def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., None]:
-    """write(product, p0, step, y, y0, row, column, channels, rows, columns, extra, e0, e_step, more): A^T product A to an m x m tile at y[y0].
+def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[..., None]:
+    """write(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu):
+    A^T product A + bias[b0 + c] to an m x m tile at y[y0], or with relu max(that, 0).
 
-    edge: only the first `rows` rows and `columns` columns of the tile exist.   add: the result is added to y.
-    finish: 'bias', 'bias residual', either with ' relu': extra[e0 + c] and, of a residual, what stands in `more` where the result stands in y
-    are added first;  'sums': extra[e0 + c] += the results, extra[e0 + e_step + c] += their squares.
+    edge: only the first `rows` rows and `columns` columns of the tile exist.   added: what stands in `more` where the result stands in y is added,
+    too.   summing: sums[s0 + c] += the results, sums[s0 + s_step + c] += their squares.
     """
-    m, n, residual = form[0], points(form), "residual" in finish
+    m, n = form[0], points(form)
 
-    @program("piipiiiiiipiip")
+    @program("piipiiiiiipippiii")
     def write(
         code: Code,
         product: Pointer,
@@ -169,34 +170,36 @@ def make_write(form: Form, edge: bool, add: bool, finish: str) -> Callable[..., 
         channels: Int,
         rows: Int,
         columns: Int,
-        extra: Pointer,
-        e0: Int,
-        e_step: Int,
+        bias: Pointer,
+        b0: Int,
         more: Pointer,
+        sums: Pointer,
+        s0: Int,
+        s_step: Int,
+        relu: Int,
     ) -> None:
-        inside = [[code.both(code.int(i) < rows, code.int(j) < columns) for j in range(m)] for i in range(m)] if edge else None
+        inside = [[code.both(code.int(i) < rows, code.int(j) < columns) if edge else None for j in range(m)] for i in range(m)]
+        least = code.select(code.spread(relu >= 1), 0, -math.inf)
 
         points_in_row, steps = [product + p0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
         lines, pixels = [y + y0 + row * i for i in range(m)], [column * j for j in range(m)]
-        added = [more + y0 + row * i for i in range(m)] if residual else lines
+        others = [more + y0 + row * i for i in range(m)]
 
         def body(c: Int, count: Int | None) -> None:
             tile = [[code.load(points_in_row[i], steps[j] + c) for j in range(n)] for i in range(n)]
-            bias = code.load(extra, e0 + c, count) if "bias" in finish else None
-            sums = [code.variable(0.0) for _ in range(2)] if finish == "sums" else []
+            offset, totals = code.load(bias, b0 + c, count), [code.variable(0.0) for _ in range(2 * summing)]
             for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):
-                    with code.when(None if inside is None else inside[i][j]):
-                        if add or residual:
-                            value = value + code.load(added[i], pixels[j] + c, count)
-                        if bias is not None:
-                            value = value + bias
-                        code.store(code.maximum(value, 0) if "relu" in finish else value, lines[i], pixels[j] + c, count)
-                        if sums:
-                            sums[0].set(sums[0].get() + value)
-                            sums[1].set(code.fma(value, value, sums[1].get()))
-            for k, total in enumerate(sums):
-                code.store(code.load(extra, e0 + e_step * k + c) + total.get(), extra, e0 + e_step * k + c)
+                    with code.when(inside[i][j]):
+                        if added:
+                            value = value + code.load(others[i], pixels[j] + c, count)
+                        result = code.maximum(least, value + offset)
+                        code.store(result, lines[i], pixels[j] + c, count)
+                        if summing:
+                            totals[0].set(totals[0].get() + result)
+                            totals[1].set(code.fma(result, result, totals[1].get()))
+            for k, total in enumerate(totals):
+                code.store(code.load(sums, s0 + s_step * k + c) + total.get(), sums, s0 + s_step * k + c)
 
         over_run(code, channels, body)
 

@@ -16,7 +16,8 @@ values again). Columns of the matrix beyond the last are masked.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 from kernels.core.compile import inline
@@ -33,6 +34,7 @@ _TOGETHER, _UNROLLED_HEIGHT = 4, 6  # steps of the inner loop that are written o
 _POINTERS, _SHARED = 8, 4
 _EVERY, _FRACTION = 2, 16  # every second of these steps asks for a line; bits behind the point in a place on the list
 _FEW = 1 << 14  # floats of a filter
+ADDED, RELU = 1, 2  # bits of `finish`, how a convolution's results become those of its layer: added to what is there; max(result, 0)
 
 
 def panel_vectors(columns: int) -> int:
@@ -68,36 +70,66 @@ def make_tall_tiles(vectors: int) -> Any:
 
 
 class _Options(NamedTuple):
-    """What a register tile does beside multiplying; see `make_column` and `_make_tile`."""
+    """What a register tile does beside multiplying; see `make_column`, `make_finishing_column` and `_make_tile`."""
 
-    accumulate: bool
-    blocks: bool
-    mask_b: bool
-    mask_c: bool
-    relu: bool
-    sums: bool
-    ahead: int
-    beside: bool
+    blocks: bool = False
+    mask_b: bool = False
+    mask_c: bool = False
+    ahead: int = 0
+    beside: bool = False
+    asks: bool = False
+    finishes: bool = False
+    sums: bool = False
 
 
-def make_column(
-    vectors: int, accumulate: bool = False, blocks: bool = False, mask_b: bool = False, mask_c: bool = False, relu: bool = False,
-    sums: bool = False, ahead: int = 0, asks: bool = False, beside: bool = False,
-) -> Any:  # fmt: skip
-    """column(..., rows, ..., noted, first, lines): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped.
+@cache
+def make_column(vectors: int, blocks: bool = False, mask_b: bool = False, mask_c: bool = False, ahead: int = 0, beside: bool = False) -> Any:
+    """column(..., rows, columns, start, s0): the arguments of a tile, for any number of rows: tall tiles, then low ones, the last one clamped.
 
-    asks: the tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from number `first` on, evenly: asked for all at once, the
-    memory would keep the products waiting. See `worth_asking`.
     beside: A's rows lie side by side (ar = 1). at = 0: tile behind tile, too, as packed by kernels/core/packing.py; ar is their pitch per row.
     """
+    options = _Options(blocks, mask_b, mask_c, ahead, beside)
+    every = _make_any_column(vectors, options)
+
+    @inline(f"{vectors} {options}")
+    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0):  # type: ignore[no-untyped-def]
+        every(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, a, 0, 0, a, 0, 0)
+
+    return column
+
+
+@cache
+def make_asking_column(vectors: int, blocks: bool = False, beside: bool = False) -> Any:
+    """column(..., start, s0, noted, first, lines): a column whose tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from
+    number `first` on, evenly: asked for all at once, the memory would keep the products waiting. See `worth_asking`.
+    """
+    options = _Options(blocks, beside=beside, asks=target().asks)
+    every = _make_any_column(vectors, options)
+
+    @inline(f"{vectors} {options}")
+    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines):  # type: ignore[no-untyped-def]
+        every(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines, a, 0, 0)
+
+    return column
+
+
+@cache
+def make_finishing_column(vectors: int, masked: bool, summing: bool) -> Any:
+    """column(..., start, s0, noted, first, lines, sums, t0, finish): such a column that also finishes the results of a convolution.
+
+    masked: its last vector of columns is not full.   summing: it sums results and their squares; else it knows a ReLU.
+    """
+    return _make_any_column(vectors, _Options(mask_c=masked, asks=target().asks, finishes=True, sums=summing))
+
+
+def _make_any_column(vectors: int, options: _Options) -> Any:
     tall, low = _ROWS[vectors]
-    tall_tiles = make_tall_tiles(vectors)
-    options, asks = _Options(accumulate, blocks, mask_b, mask_c, relu, sums, ahead, beside), asks and target().asks
+    tall_tiles, beside, asks = make_tall_tiles(vectors), options.beside, options.asks
     tall_tile, low_tile, last_tile = (_make_tile(vectors, height, whole, options) for height, whole in ((tall, True), (low, True), (low, False)))
     asking_tile = _make_tile(vectors, tall, True, options, asks=True) if asks else tall_tile
 
-    @inline(f"{vectors} {options} {asks}")
-    def column(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines):  # type: ignore[no-untyped-def]
+    @inline(f"every {vectors} {options}")
+    def every(a, a0, ar, at, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0, cr, rows, columns, start, s0, noted, first, lines, sums, t0, finish):  # type: ignore[no-untyped-def]
         talls, done = tall_tiles(rows), 0
         tall_step, low_step = (tall, low) if beside and at == 0 else (at, at)
         if asks and lines > 0:
@@ -105,22 +137,22 @@ def make_column(
             per_step, place = per_tile // max(1, n), first << _FRACTION
             for _ in range(talls):
                 asking_tile(a, a0 + done * ar, ar, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
-                            noted, place, per_step)  # fmt: skip
+                            noted, place, per_step, sums, t0, finish)  # fmt: skip
                 done, place = done + tall, place + per_tile
         else:
             for _ in range(talls):
                 tall_tile(a, a0 + done * ar, ar, tall_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, tall, columns, start, s0,
-                          noted, 0, 0)  # fmt: skip
+                          noted, 0, 0, sums, t0, finish)  # fmt: skip
                 done += tall
         while done + low <= rows:
             low_tile(a, a0 + done * ar, ar, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, low, columns, start, s0,
-                     noted, 0, 0)  # fmt: skip
+                     noted, 0, 0, sums, t0, finish)  # fmt: skip
             done += low
         if done < rows:
             last_tile(a, a0 + done * ar, ar, low_step, b, b0, bt, n, n1, a1, b1, n2, a2, b2, c, c0 + done * cr, cr, rows - done, columns, start, s0,
-                      noted, 0, 0)  # fmt: skip
+                      noted, 0, 0, sums, t0, finish)  # fmt: skip
 
-    return column
+    return every
 
 
 def worth_asking(floats: int) -> bool:
@@ -132,39 +164,42 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
     """The program of one register tile:
 
     tile(A, a0, a_row, a_step, B, b0, b_step, steps, runs1, a_run1, b_run1, runs2, a_run2, b_run2, C, c0, c_row, rows, columns, start, s0,
-         noted, place, per_step)
+         noted, place, per_step, sums, t0, finish)
 
-    whole: all rows exist; else those beyond `rows` are clamped.   accumulate: start from C; else from start[s0 + j] (a bias, or zeros).
-    blocks: start from C, or where s0 = 0 from start: C is the sum over blocks of steps, of which this is the first.
-    mask_b, mask_c: only `columns` of B's and C's rows exist.   relu: store max(result, 0).
+    It starts from start[s0 + j]: a bias, or zeros.   whole: all rows exist; else those beyond `rows` are clamped.
+    blocks: it starts from C, or where s0 = 0 from start: C is the sum over blocks of steps, of which this is the first.
+    mask_b, mask_c: only `columns` of B's and C's columns exist.
     ahead: B's panels are asked for so many steps in advance, into the second cache: they come from memory where few rows meet large filters.
     beside: a_row is 1.   asks: so are lines of the list `noted` from `place` on, `per_step` a step (both in 2^-16).
-    sums: start[s0 + j] += the sum of column j's results, start[s0 + vectors * lanes + j] += that of their squares (they start from 0 or C then).
+    finishes: by bits of `finish` the tile starts from C (ADDED), and negative results become 0 (RELU; not with sums).
+    sums: sums[t0 + j] += the sum of column j's results, sums[t0 + vectors * lanes + j] += that of their squares.
     """
-    accumulate, blocks, mask_b, mask_c, relu, sums, ahead, beside = options
+    blocks, mask_b, mask_c, ahead, beside, _, finishes, sums_up = options
     lanes, width = target().lanes, vectors * target().lanes
     together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
-    @program("piiipiiiiiiiiipiiiipipii")
+    @program("piiipiiiiiiiiipiiiipipiipii")
     def tile(code: Code, a: Pointer, a0: Int, a_row: Int, a_step: Int, b: Pointer, b0: Int, b_step: Int, steps: Int,
              runs1: Int, a_run1: Int, b_run1: Int, runs2: Int, a_run2: Int, b_run2: Int, c: Pointer, c0: Int, c_row: Int,
-             rows: Int, columns: Int, start: Pointer, s0: Int, noted: Pointer, place: Int, per_step: Int) -> None:  # fmt: skip
+             rows: Int, columns: Int, start: Pointer, s0: Int, noted: Pointer, place: Int, per_step: Int,
+             sums: Pointer, t0: Int, finish: Int) -> None:  # fmt: skip
         row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
-        a_rows, c_rows = [a + a0 + r * (1 if beside else a_row) for r in row], [c + c0 + r * c_row for r in row]
+        a_rows = [a + a0 + r * (1 if beside else a_row) for r in row]
         b, counts = b + b0, [columns - j * lanes for j in range(vectors)]
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
-        begun = s0 >= 1
-        origin, origin_row = code.choose(begun, c + c0, start), code.choose(begun, c_row, code.int(0))
-
-        def first(i: int, j: int) -> Any:
-            if blocks:
-                return code.load(origin + row[i] * origin_row, j * lanes, c_counts[j])
-            if accumulate:
-                return code.load(c_rows[i], j * lanes, c_counts[j])
-            return code.vec(0) if sums else code.load(start, s0 + j * lanes)
-
-        products = [[code.variable(first(i, j)) for j in range(vectors)] for i in range(height)]
+        if blocks:
+            begun = s0 >= 1
+            origin, origin_row = code.choose(begun, c + c0, start), code.choose(begun, c_row, code.int(0))
+            first = [[code.load(origin + r * origin_row, j * lanes, c_counts[j]) for j in range(vectors)] for r in row]
+        else:
+            first = [[code.load(start, s0 + j * lanes) for j in range(vectors)]] * height
+        products, places = [[code.variable(value) for value in line] for line in first], list(product(range(height), range(vectors)))
+        if finishes:
+            with code.when(finish.has(ADDED)):
+                there = code.opaque(c + c0)  # else these addresses would be kept for the end, and the inner loop needs the registers
+                for i, j in places:
+                    products[i][j].set(code.load(there + row[i] * c_row, j * lanes, c_counts[j]))
 
         def addresses(a_at: Int) -> list[Pointer]:
             if beside or not whole or height <= _POINTERS:
@@ -190,12 +225,14 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
                 multiply(a_start + t * a_step, b_start + t * b_step)
 
             _over_steps(code, steps, together, step)
-        for i in range(height):
-            for j in range(vectors):
-                result = products[i][j].get()
-                code.store(code.maximum(result, 0) if relu else result, c_rows[i], j * lanes, c_counts[j])
-        if sums:
-            _add_sums(code, [[v.get() for v in line] for line in products], None if whole else rows, start, s0)
+        if sums_up:
+            _add_sums(code, [[v.get() for v in line] for line in products], None if whole else rows, sums, t0)
+        elif finishes:
+            with code.when(finish.has(RELU)):
+                for i, j in places:
+                    products[i][j].set(code.maximum(0, products[i][j].get()))
+        for i, j in places:
+            code.store(products[i][j].get(), c + c0 + row[i] * c_row, j * lanes, c_counts[j])
 
     return tile
 

@@ -86,6 +86,11 @@ class Int:
     def __ge__(self, other: Any) -> ir.Value:
         return self.code.builder.icmp_signed(">=", self.value, self.code.int(other).value)
 
+    def has(self, bit: int) -> ir.Value:
+        """Whether a bit of it, given by its value, is set."""
+        masked = self.code.builder.and_(self.value, self.code.int(bit).value)
+        return self.code.builder.icmp_signed("!=", masked, self.code.int(0).value)
+
 
 class Vec:
     """A vector of float32 (of float64 in a `wide` Code). + - * with Vecs and Python numbers."""

@@ -1,0 +1,136 @@
+"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, asking the memory for them in advance."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from kernels.conv import winograd_programs as programs
+from kernels.conv.winograd_programs import Form
+from kernels.core.compile import inline
+from kernels.core.runs import clear, copy, touch, touch_to_write
+
+PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
+
+
+@inline()
+def row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
+    """A row of tiles: its image, its first output row, its phase's first output column."""
+    rows, dh, dw = t[4], t[6], t[7]
+    image = unit // (rows * dh * dw)
+    rest = unit - image * rows * dh * dw
+    phase = rest // rows
+    a = phase // dw
+    return image, (rest - phase * rows) * m * dh + a, phase - a * dw
+
+
+@inline()
+def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
+    """The range of i in [0, count) with 0 <= start + i step < size."""
+    first = 0 if start >= 0 else (-start + step - 1) // step
+    last = 0 if start >= size else min(count, (size - start + step - 1) // step)
+    return min(first, count), last
+
+
+@cache
+def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
+    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the image's border.
+
+    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to patch[:size^2 channels].
+    """
+    read = programs.make_read(matrix, size)
+
+    @inline(f"{matrix} {size}")
+    def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
+        top, bottom = _inside(iy, dh, size, h)
+        left, right = _inside(ix, dw, size, w)
+        x0 = ((image * h + iy) * w + ix) * c
+        if top == 0 and left == 0 and bottom == size and right == size:
+            read(x, x0, dh * w * c, dw * c, c, out, o0, step)
+            return
+        for c0 in range(0, c, PATCH):
+            part = min(PATCH, c - c0)
+            clear(patch, patch0, size * size * part)
+            for i in range(top, bottom):
+                if dw == 1 and part == c:  # a run of pixels is one run of memory
+                    copy(x, x0 + (i * dh * w + left) * c, patch, patch0 + (i * size + left) * c, (right - left) * c)
+                else:
+                    for j in range(left, right):
+                        copy(x, x0 + (i * dh * w + j * dw) * c + c0, patch, patch0 + (i * size + j) * part, part)
+            read(patch, patch0, size * part, part, part, out, o0 + c0, step)
+
+    return read_tile
+
+
+@cache
+def make_tile_writer(form: Form, sums_up: bool) -> Any:
+    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border; see `make_write`.
+
+    added: `more` is added; summing: sums are taken (never both); relu: max(the result, 0).   sums_up: whether any caller asks for sums.
+    """
+    m = form[0]
+    kinds = (False, False), (True, False), (False, True)
+    (plain, plain_edge), (adding, adding_edge), (totals, totals_edge) = (
+        [programs.make_write(form, edge, *kind) for edge in (False, True)] for kind in kinds
+    )
+
+    @inline(f"{form} {sums_up}")
+    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step, added, summing, relu):  # type: ignore[no-untyped-def]
+        y0, channels, row, column = ((image * p + oy) * q + ox) * k + first, last - first, dh * q * k, dw * k
+        p0, b0, s0 = p0 + first, b0 + first, s0 + first
+        if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
+            if sums_up and summing:
+                totals(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+            elif added:
+                adding(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+            else:
+                plain(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+        else:
+            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
+            if sums_up and summing:
+                totals_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            elif added:
+                adding_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            else:
+                plain_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+
+    return write_tile
+
+
+@inline()
+def ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
+    """Ask the memory for the pixels of the tiles first .. last (below `end`) of a map, all but the columns that the tile before shares.
+
+    Done between matrix products, when the memory is idle; the transforms would wait for it.
+    """
+    columns, dh, dw = t[5], t[6], t[7]
+    for tile in range(first, min(last, end)):
+        unit = tile // columns
+        image, oy, ox = row_of_tiles(unit, m, t)
+        y, x_left = max(0, oy - above), min(max(0, ox + (tile - unit * columns) * m * dw - before + (size - m) * dw), w - 1)
+        rows = min(size, (h - y + dh - 1) // dh)
+        touch(x, ((image * h + y) * w + x_left) * c, dh * w * c, min(m * dw, w - x_left) * c, rows)
+
+
+@inline()
+def ask_for_inputs(x, x2, c, c2, first, last, end, m, t, above, before, size):  # type: ignore[no-untyped-def]
+    """The same for one or two maps."""
+    ask_for_tiles(x, first, last, end, m, t, above, before, size, t[0], t[1], c)
+    if c2:
+        ask_for_tiles(x2, first, last, end, m, t, above, before, size, t[0], t[1], c2)
+
+
+@inline()
+def ask_for_outputs(y, first, last, end, m, t, k, write):  # type: ignore[no-untyped-def]
+    """The same for the pixels that these tiles write, or for as many of a map of that size, to be read."""
+    p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
+    for tile in range(first, min(last, end)):
+        unit = tile // columns
+        image, oy, ox = row_of_tiles(unit, m, t)
+        x_left = min(ox + (tile - unit * columns) * m * dw, q - 1)
+        rows = min(m, (p - oy + dh - 1) // dh)
+        place, length = ((image * p + oy) * q + x_left) * k, min(m * dw, q - x_left) * k
+        if write:
+            touch_to_write(y, place, dh * q * k, length, rows)
+        else:
+            touch(y, place, dh * q * k, length, rows)
