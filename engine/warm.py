@@ -81,8 +81,7 @@ def warm(configs: Sequence[Config], report: Report) -> int:
                         selector.unregister(key.fileobj)
     finally:
         for worker in workers:
-            worker.process.terminate()
-            worker.process.wait()
+            worker.end()
     if done < len(names):
         warnings.warn(f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed", RuntimeWarning, 2)
     return done
@@ -93,6 +92,7 @@ class _Work:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.families: dict[str, list[str]] = {}
+        self.begun: set[str] = set()
         for name in names:
             self.families.setdefault(self.family(name), []).append(name)
 
@@ -101,10 +101,12 @@ class _Work:
         return name.split("[")[0]
 
     def take(self, last: str) -> str | None:
-        """A name of the family of the last one, else of the largest family; None when all are taken."""
-        family = self.family(last) if self.families.get(self.family(last)) else max(self.families, key=lambda f: len(self.families[f]), default="")
-        left = self.families.get(family)
-        return left.pop(0) if left else None
+        """A name of the family of the last one, else of the largest one that nobody has begun, else of any; None when all are taken."""
+        family = self.family(last)
+        if not self.families.get(family):
+            family = max(self.families, key=lambda f: (bool(self.families[f]), f not in self.begun, len(self.families[f])))
+        self.begun.add(family)
+        return self.families[family].pop(0) if self.families[family] else None
 
 
 class _Worker:
@@ -127,6 +129,12 @@ class _Worker:
             self.last = name
             self._write(name)
         return name is not None
+
+    def end(self) -> None:
+        """Stop it, whatever it does."""
+        self.process.terminate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ _MOST_LINES = 2048  # of the next rows that are asked for meanwhile
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 

@@ -23,7 +23,7 @@ _PIECE = 64  # pixels, about
 _PAD = 16  # floats between gathered pixels: rows a cache line off a power of two
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 
