@@ -51,7 +51,8 @@ def needed(config: Config) -> list[Any]:
 
 def missing(configs: Sequence[Config]) -> list[str]:
     """The names of those of `needed` that are not on disk, each once."""
-    return list(dict.fromkeys(kernel.name for config in configs for kernel in needed(config) if not kernel.is_cached()))
+    kernels = {kernel.name: kernel for config in configs for kernel in needed(config)}
+    return [name for name, kernel in kernels.items() if not kernel.is_cached()]
 
 
 def warm(configs: Sequence[Config], report: Report) -> int:

@@ -85,7 +85,6 @@ def test_columns_of_register_tiles(origin: str) -> None:
             np.testing.assert_array_equal(sums, sums_before)
 
 
-@pytest.mark.skipif(LANES == 1, reason="scalars have no rest of columns")
 def test_a_column_that_finishes_keeps_what_is_no_number() -> None:
     """NaN passes the bound of a ReLU, as it passes np.maximum: a run that has lost its way must show it."""
     column, width = contract.make_finishing_column(VECTORS, False, False), VECTORS * LANES

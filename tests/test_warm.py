@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
@@ -17,16 +18,12 @@ def test_kernels_of_one_family_go_to_one_process_while_there_are_any() -> None:
     names = ["a[x1]", "b", "a[x2]", "c[1]", "a[x3]", "c[2]"]
     work, taken = warm._Work(names), []
     last = {"one": "", "two": ""}
-    while True:
-        for process in last:
-            name = work.take(last[process])
-            if name is None:
-                break
-            taken.append((process, name))
-            last[process] = name
-        else:
-            continue
-        break
+    for process in itertools.cycle(last):
+        name = work.take(last[process])
+        if name is None:
+            break
+        taken.append((process, name))
+        last[process] = name
     assert sorted(name for _, name in taken) == sorted(names)
     assert [name for process, name in taken if process == "one"] == ["a[x1]", "a[x2]", "a[x3]"]
     assert [name for process, name in taken if process == "two"] == ["c[1]", "c[2]", "b"]
