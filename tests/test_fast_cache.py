@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_simd import usable_widths
+from test_simd import other_widths
 
 from kernels.core import compile as compiling
 
@@ -73,8 +73,8 @@ def test_a_kernel_s_letters_are_checked() -> None:
         compiling.cpu_kernel("pxi")(lambda start, stop, scratch, a, b, c: None)
 
 
-@pytest.mark.parametrize("width", usable_widths())
-def test_narrower_vectors(width: str) -> None:
+@pytest.mark.parametrize("width", other_widths())
+def test_other_vectors(width: str) -> None:
     """A compact set of kernels of every family with the vector width forced."""
     names = ["conv_direct", "conv_winograd2", "conv_depthwise", "conv_stem", "max_pool", "batch_norm", "loss_terms", "gates", "polarized_attention"]
     names += ["layer_norm", "activations", "resampling", "channels", "adamw", "gathering"]

@@ -145,6 +145,19 @@ def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> No
     assert np.abs(y - exact).max() <= 3 * np.abs(naive - exact).max() + 4 * ROUNDING * np.abs(exact).max()
 
 
+@pytest.mark.parametrize(("c", "k", "side"), [(1, 32, 3), (3, 8, 1), (16, 16, 3), (64, 24, 3), (8, 8, 5)])
+def test_relu_keeps_what_is_no_number(c, k, side) -> None:
+    """A run that has lost its way must show it, whichever kernel serves the layer: the first layer's, products, tiles."""
+    x, w, window = layer([(2, 33, 40, c)], (side, side, c, k), {"padding": side // 2})
+    x[0, 5, 7, 0], x[1, 32, 39, c - 1] = np.nan, np.nan
+    want = np.isnan(reference.conv2d_forward(x, w, np.zeros(k, np.float32), window, 1, True))
+    assert want.sum() == k * (side**2 + (side // 2 + 1) ** 2)
+    with kernel_log() as log:
+        y = conv.conv2d_forward(x, w, np.zeros(k, np.float32), window, 1, True)
+    assert [entry.by for entry in log] == ["fast"]
+    assert np.isnan(y)[want].all()
+
+
 def test_conv2d_relu_names_how_many_maps_it_takes() -> None:
     x, b = Tensor(np.ones((1, 3, 3, 2), np.float32)), Tensor(np.zeros(4, np.float32))
     with pytest.raises(ValueError, match="got 9 maps, expected one or two, or up to 8 of a 1x1 convolution"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kernels.core import runs
-from kernels.core.simd import TARGETS, mask_bytes, program, target
+from kernels.core.simd import TARGETS, mask_bytes, program, target, usable_targets
 
 LANES = target().lanes
 RNG = np.random.default_rng(3)
@@ -347,17 +347,16 @@ def test_loops_conditions_variables_and_integers() -> None:
 # -- widths and mistakes ------------------------------------------------------------------------------------------------------
 
 
-def usable_widths() -> list[str]:
-    """The targets narrower than the one in force that this processor has."""
-    names = {"avx512": ["avx2", "scalar"], "avx2": ["scalar"], "neon": ["scalar"], "scalar": []}
-    return names[target().name]
+def other_widths() -> list[str]:
+    """The targets beside the one in force that this processor has."""
+    return [name for name in usable_targets() if name != target().name]
 
 
-@pytest.mark.parametrize("width", usable_widths())
-def test_narrower_vectors(width: str) -> None:
+@pytest.mark.parametrize("width", other_widths())
+def test_other_vectors(width: str) -> None:
     """This file and that of the register tile once more with the vector width forced."""
     files = __file__, str(Path(__file__).with_name("test_contract.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not narrower and not mistakes", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not other_vectors and not mistakes", *files]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     show = [sys.executable, "-c", "from kernels.core.simd import target; print(target().name, target().lanes)"]

@@ -72,7 +72,7 @@ def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tup
     rows = min(rows, -(-shape[0] * p // CHUNKS))  # few images: chunks for all threads
     rows = min(p, max(rows, -(-64 // q)))  # a strip of few pixels is not worth its overhead
     blocks = -(-p // rows)
-    rows = -(-p // blocks)
+    rows = -(-p // blocks)  # at most as many: no block is empty
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
     return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, cg, k, k, pixel, out_row, image, rows, blocks)
 
@@ -125,8 +125,6 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
             if summing:
                 for i in range(2 * groups * k):
                     out[out0 + i] = 0.0
-            if count <= 0:
-                continue
             if padded:
                 padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
                 source, base, wide = scratch, 0, padded
@@ -359,12 +357,9 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
         lines, line_rows = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
             sums = chunk * floats
-            known = 0
             for strip in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
                 image, first = strip // blocks, strip % blocks * rows
-                count = min(rows, p - first)
-                if count <= 0:
-                    continue
+                count, known = min(rows, p - first), strip > chunk * per_chunk
                 if padded:
                     padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
                     source, base, wide = scratch, 0, padded
@@ -378,7 +373,6 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                             for column in range(0, k, width):
                                 column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
                                                 partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known)  # fmt: skip
-                known = 1
 
     return direct_filter_gradient
 

@@ -97,14 +97,12 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     width, gradient_width, low_rows = vectors * target().lanes, gradient_vectors * target().lanes, tile_heights(gradient_vectors)[1]
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 12, f"x{vectors} x{gradient_vectors}")
+    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 14, f"x{vectors} x{gradient_vectors}")
     def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5, d6, d7, panels, partial, zeros,
-                          sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked, packed):  # fmt: skip  # type: ignore[no-untyped-def]
+                          sizes, adds, count, c, k, kp, pitch, row, pixels, per_chunk, per_strip, relu, asked, packed, third, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
         high, panel = per_strip + GAP, per_strip * gradient_width + _PAD
-        third = second + max(per_strip * row, packed * (c + count * low_rows) * high)
-        data_columns, filter_columns = -(-c // width), kp // gradient_width
-        noted, parts = (third + packed * filter_columns * panel + 1) // 2, count if packed else 1
+        data_columns, filter_columns, parts = -(-c // width), kp // gradient_width, count if packed else 1
         for chunk in range(start, stop):
             sums = chunk * c * kp
             first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
@@ -172,9 +170,13 @@ class Pointwise:
         self.per_chunk = _equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
         self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
-        noted = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # lines: of g, z, maps and their gradients
-        packed = (self.c + len(channels) * 16) * (self.per_strip + GAP) + self.kp // gradient_width * (self.per_strip * gradient_width + _PAD)
-        self.scratch = self.per_strip * (self.pitch + self.row) + packed * self.packed + 2 * noted
+        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the list of lines, of 8 bytes each.
+        rows = (self.c + len(channels) * tile_heights(self.gradient_vectors)[1]) * (self.per_strip + GAP) * self.packed
+        self.third = self.per_strip * self.pitch + max(self.per_strip * self.row, rows)
+        panels = self.kp // gradient_width * (self.per_strip * gradient_width + _PAD) * self.packed
+        self.noted = (self.third + panels + 1) // 2
+        lines = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # of g, z, maps and their gradients
+        self.scratch = 2 * (self.noted + lines)
         self.sizes, self.asked = _eight(channels, 0), worth_asking(self.c * k)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
@@ -185,9 +187,9 @@ class Pointwise:
         partial = memory.empty((self.chunks * self.floats,), np.float32)
         kernel = pointwise_kernel(self.vectors, self.gradient_vectors)
         flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
-        numbers = len(maps), self.c, k, self.kp, self.pitch, self.row, self.pixels, self.per_chunk, self.per_strip, relu, self.asked, self.packed
+        sizes, strips = (len(maps), self.c, k, self.kp, self.pitch, self.row), (self.pixels, self.per_chunk, self.per_strip)
         arrays = g.reshape(-1), z.reshape(-1), rows, *flat, panels, partial, winograd.ZEROS, self.sizes, _eight(tuple(adds), False)
-        parallel(kernel, self.chunks, *arrays, *numbers, scratch=self.scratch)
+        parallel(kernel, self.chunks, *arrays, *sizes, *strips, relu, self.asked, self.packed, self.third, self.noted, scratch=self.scratch)
         return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
 
 

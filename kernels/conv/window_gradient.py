@@ -54,20 +54,27 @@ def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
     return Blocks(taps, c, k, together, rows, -(-panels // -(-k // _COLUMNS)) * width)
 
 
+@inline()
+def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
+    """Windows `first` and following that lie in one row of the map, so for every tap in one row of x: the row, the first column, how many."""
+    line = first // q
+    column = first - line * q
+    return line, column, min(end - first, q - column)
+
+
 @lru_cache(maxsize=16)
 def gradient_kernel(vectors: int) -> Kernel:
     """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp). asked: the next piece is asked for meanwhile."""
     column_of_tiles = make_asking_column(vectors, blocks=True, beside=True)
     pack_rows, pack_panels = make_pack_rows(vectors), make_pack_panels(vectors)
     width, pitch = vectors * target().lanes, _PIECE + GAP
-    panel_pitch, low_rows = _PIECE * width + _PAD, tile_heights(vectors)[1]
+    panel_pitch = _PIECE * width + _PAD
 
     @inline(f"{vectors}")
     def pack_windows(x, scratch, q, taps, c, first, n, tap, together, row, rows, room):  # type: ignore[no-untyped-def]
         done = 0
-        while done < n:  # windows of one row of the map lie in one row of x for every tap
-            line, column = (first + done) // q, (first + done) % q
-            some = min(n - done, q - column)
+        while done < n:
+            line, column, some = _row_of_windows(first + done, first + n, q)
             for t in range(together):
                 pack_rows(x, ((line * taps + tap + t) * q + column) * c + row, c, done, some, scratch, t * room, rows, pitch)
             done += some
@@ -76,20 +83,17 @@ def gradient_kernel(vectors: int) -> Kernel:
     def note_windows(x, dy, scratch, noted, q, taps, c, k, first, n):  # type: ignore[no-untyped-def]
         until, done = note(scratch, noted, dy, first * k, n * k), 0
         while done < n:
-            line, column = (first + done) // q, (first + done) % q
-            some = min(n - done, q - column)
+            line, column, some = _row_of_windows(first + done, first + n, q)
             for t in range(taps):
                 until = note(scratch, until, x, ((line * taps + t) * q + column) * c, some * c)
             done += some
         return until
 
-    @cpu_kernel("pppp" + "i" * 11, f"x{vectors}")
-    def window_gradient(start, stop, scratch, x, dy, partial, zeros, windows, q, taps, c, k, together, rows, columns, kp, per_chunk, asked):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppp" + "i" * 14, f"x{vectors}")
+    def window_gradient(start, stop, scratch, x, dy, partial, zeros, windows, q, taps, c, k, together, rows, columns, kp, per_chunk, asked,
+                        room, panels_at, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         row_blocks, column_blocks = (c + rows - 1) // rows, (k + columns - 1) // columns
         blocks = (taps + together - 1) // together * row_blocks * column_blocks
-        room = (rows + low_rows) * pitch  # the last tile may have rows that do not exist
-        panels_at = together * room
-        noted = (panels_at + columns // width * panel_pitch + 1) // 2
         for chunk in range(start, stop):
             block = chunk % blocks
             column, row = block % column_blocks * columns, block // column_blocks % row_blocks * rows
@@ -128,14 +132,13 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     per_chunk = -(-windows // (chunks * _PIECE)) * _PIECE
     chunks = -(-windows // per_chunk)
     partial = memory.empty((chunks * floats,), np.float32)
+    # In scratch memory: for every tap a piece's rows, then its panels, then the list of lines, of 8 bytes each.
+    room = (blocks.rows + tile_heights(vectors)[1]) * (_PIECE + GAP)  # the last tile may have rows that do not exist
+    panels_at = blocks.together * room
+    noted = (panels_at + blocks.columns // width * (_PIECE * width + _PAD) + 1) // 2
     lines = _PIECE * (r * blocks.c + k) // 16 + 2 + r * (_PIECE // q + 2) * 2
-    scratch = (
-        blocks.together * (blocks.rows + tile_heights(vectors)[1]) * (_PIECE + GAP)
-        + blocks.columns // width * (_PIECE * width + _PAD)
-        + 2 * lines
-        + 2
-    )
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(width)
     asked = blocks.count == 1 and worth_asking(floats)
-    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, windows, q, *blocks, kp, per_chunk, asked, scratch=scratch)
+    numbers = windows, q, *blocks, kp, per_chunk, asked, room, panels_at, noted
+    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, *numbers, scratch=2 * (noted + lines))
     return filters.added_chunks(partial, chunks, r * blocks.c, k, kp).reshape(r, s, x.shape[3], k)

@@ -63,36 +63,40 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
 
 @cache
+def _make_writer(form: Form, added: bool, summing: bool) -> Any:
+    whole, edge = (programs.make_write(form, edge, added, summing) for edge in (False, True))
+    m = form[0]
+
+    @inline(f"{form} {added} {summing}")
+    def write(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu):  # type: ignore[no-untyped-def]
+        if inside:
+            whole(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+        else:
+            edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+
+    return write
+
+
+@cache
 def make_tile_writer(form: Form, sums_up: bool) -> Any:
     """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border; see `make_write`.
 
     added: `more` is added; summing: sums are taken (never both); relu: max(the result, 0).   sums_up: whether any caller asks for sums.
     """
     m = form[0]
-    kinds = (False, False), (True, False), (False, True)
-    (plain, plain_edge), (adding, adding_edge), (totals, totals_edge) = (
-        [programs.make_write(form, edge, *kind) for edge in (False, True)] for kind in kinds
-    )
+    plain, adding, totals = (_make_writer(form, *kind) for kind in ((False, False), (True, False), (False, True)))
 
     @inline(f"{form} {sums_up}")
     def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step, added, summing, relu):  # type: ignore[no-untyped-def]
         y0, channels, row, column = ((image * p + oy) * q + ox) * k + first, last - first, dh * q * k, dw * k
-        p0, b0, s0 = p0 + first, b0 + first, s0 + first
-        if oy + (m - 1) * dh < p and ox + (m - 1) * dw < q:
-            if sums_up and summing:
-                totals(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
-            elif added:
-                adding(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
-            else:
-                plain(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+        p0, b0, s0, rows, columns = p0 + first, b0 + first, s0 + first, _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
+        inside = rows == m and columns == m
+        if sums_up and summing:
+            totals(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+        elif added:
+            adding(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
         else:
-            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-            if sums_up and summing:
-                totals_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
-            elif added:
-                adding_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
-            else:
-                plain_edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            plain(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
 
     return write_tile
 

@@ -31,6 +31,7 @@ if target().lanes > 1:
 _TOGETHER, _UNROLLED_HEIGHT = 4, 6  # steps of the inner loop that are written out, in tiles of so many rows
 # The processor has registers for the addresses of so many rows. In higher tiles four rows share one and are addressed by it and
 # multiples of a_row; left alone, the compiler would make an address per row and fetch them from memory at every step.
+# Tiles and runs make them anew; left alone, the compiler would carry every row's address through the loops around them, in memory, too.
 _POINTERS, _SHARED = 8, 4
 _EVERY, _FRACTION = 2, 16  # every second of these steps asks for a line; bits behind the point in a place on the list
 _FEW = 1 << 14  # floats of a filter
@@ -175,8 +176,7 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
     sums: sums[t0 + j] += the sum of column j's results, sums[t0 + vectors * lanes + j] += that of their squares.
     """
     blocks, mask_b, mask_c, ahead, beside, _, finishes, sums_up = options
-    lanes, width = target().lanes, vectors * target().lanes
-    together = _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
+    lanes, width, together = target().lanes, vectors * target().lanes, _TOGETHER if whole and height == _UNROLLED_HEIGHT else 1
 
     @program("piiipiiiiiiiiipiiiipipiipii")
     def tile(code: Code, a: Pointer, a0: Int, a_row: Int, a_step: Int, b: Pointer, b0: Int, b_step: Int, steps: Int,
@@ -184,8 +184,9 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
              rows: Int, columns: Int, start: Pointer, s0: Int, noted: Pointer, place: Int, per_step: Int,
              sums: Pointer, t0: Int, finish: Int) -> None:  # fmt: skip
         row = [code.int(i) if whole else _clamped(code, i, rows) for i in range(height)]
-        a_rows = [a + a0 + r * (1 if beside else a_row) for r in row]
-        b, counts = b + b0, [columns - j * lanes for j in range(vectors)]
+        a_rows = [r * (1 if beside else a_row) for r in row]
+        anew = (lambda p: p) if beside else code.opaque
+        corner, b, counts = anew(a + a0), b + b0, [columns - j * lanes for j in range(vectors)]
         b_counts, c_counts = (counts if mask else [None] * vectors for mask in (mask_b, mask_c))
 
         if blocks:
@@ -201,28 +202,28 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
                 for i, j in places:
                     products[i][j].set(code.load(there + row[i] * c_row, j * lanes, c_counts[j]))
 
-        def addresses(a_at: Int) -> list[Pointer]:
+        def addresses(a: Pointer) -> list[Pointer]:
             if beside or not whole or height <= _POINTERS:
-                return [row + a_at for row in a_rows]
-            corners = [code.opaque(a_rows[i] + a_at) for i in range(0, height, _SHARED)]
+                return [a + at for at in a_rows]
+            corners = [code.opaque(a + a_rows[i]) for i in range(0, height, _SHARED)]
             return [corners[i // _SHARED] + i % _SHARED * a_row for i in range(height)]
 
-        def multiply(a_at: Int, b_at: Int) -> None:
+        def multiply(a: Pointer, b: Pointer) -> None:
             for j in range(0, vectors * (ahead > 0), max(1, 16 // lanes)):
-                code.prefetch(b, b_at + ahead * width + j * lanes, near=False)
-            columns_of_b = [code.load(b, b_at + j * lanes, b_counts[j]) for j in range(vectors)]
-            for i, address in enumerate(addresses(a_at)):
+                code.prefetch(b, ahead * width + j * lanes, near=False)
+            columns_of_b = [code.load(b, j * lanes, b_counts[j]) for j in range(vectors)]
+            for i, address in enumerate(addresses(a)):
                 factor = code.broadcast(address)
                 for j in range(vectors):
                     products[i][j].set(code.fma(factor, columns_of_b[j], products[i][j].get()))
 
         with code.loop(0, runs1) as u, code.loop(0, runs2) as v:
-            a_start, b_start = u * a_run1 + v * a_run2, u * b_run1 + v * b_run2
+            a_run, b_run = anew(corner + (u * a_run1 + v * a_run2)), anew(b + (u * b_run1 + v * b_run2))
 
-            def step(t: Int, number: int, a_start: Int = a_start, b_start: Int = b_start) -> None:
+            def step(t: Int, number: int, a_run: Pointer = a_run, b_run: Pointer = b_run) -> None:
                 if asks and number % _EVERY == 0:
                     code.prefetch_noted(noted, code.shifted(place + t * per_step, _FRACTION))
-                multiply(a_start + t * a_step, b_start + t * b_step)
+                multiply(a_run + t * a_step, b_run + t * b_step)
 
             _over_steps(code, steps, together, step)
         if sums_up:

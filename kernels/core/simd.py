@@ -15,7 +15,7 @@ Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, a
 Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop.
 What is not done here: no bounds checks, no choice of registers (LLVM's).
 
-The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD forces a narrower one.
+The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD names another one that it has.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.core.values import TARGETS, Int, Pointer, Target, Variable, Vec, mask_bytes, target
+from kernels.core.values import TARGETS, Int, Pointer, Target, Variable, Vec, mask_bytes, target, usable_targets
 
 Scalar = TypeVar("Scalar", Int, Pointer)
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
 
-__all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "mask_bytes", "program", "target"]
+__all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "mask_bytes", "program", "target", "usable_targets"]
 
 
 class Code:

@@ -29,22 +29,28 @@ class Target:
 
 TARGETS = {t.name: t for t in (Target("avx512", 16, 32), Target("avx2", 8, 16), Target("neon", 4, 32), Target("scalar", 1, 16))}
 
+_HALVES = {"znver4"}  # processors that compute AVX-512 in two halves: AVX2 trains as fast or faster and needs fewer kernels
+
+
+@lru_cache(maxsize=1)
+def usable_targets() -> tuple[str, ...]:
+    """The names of the vector units that this processor has, the one to use first."""
+    features = dict(llvm.get_host_cpu_features())
+    if all(features.get(f"avx512{part}") for part in ("f", "vl", "dq", "bw")):
+        return ("avx2", "avx512", "scalar") if llvm.get_host_cpu_name() in _HALVES else ("avx512", "avx2", "scalar")
+    if features.get("avx2") and features.get("fma"):
+        return "avx2", "scalar"
+    if features.get("neon") or llvm.get_process_triple().startswith("aarch64"):
+        return "neon", "scalar"
+    return ("scalar",)
+
 
 @lru_cache(maxsize=1)
 def target() -> Target:
-    """The host's vector unit, or a narrower one named by AREOGRAD_SIMD. ValueError for an unknown or missing one."""
-    features = dict(llvm.get_host_cpu_features())
-    best = "scalar"
-    if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq") and features.get("avx512bw"):
-        best = "avx512"
-    elif features.get("avx2") and features.get("fma"):
-        best = "avx2"
-    elif features.get("neon") or llvm.get_process_triple().startswith("aarch64"):
-        best = "neon"
-    asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or best
-    usable = {"avx512": ("avx512", "avx2", "scalar"), "avx2": ("avx2", "scalar"), "neon": ("neon", "scalar"), "scalar": ("scalar",)}[best]
-    if asked not in usable:
-        raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable)}")
+    """The vector unit to use, or the one named by AREOGRAD_SIMD. ValueError for an unknown or missing one."""
+    asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or usable_targets()[0]
+    if asked not in usable_targets():
+        raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable_targets())}")
     return replace(TARGETS[asked], asks=llvm.get_host_cpu_name().startswith("znver"))
 
 
