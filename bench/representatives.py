@@ -194,7 +194,8 @@ def _softmax(dtype: str) -> None:
 
 
 def _optimizer(count: int, dtype: str) -> None:
-    p, g, m, v, decay, average = (on_device(np.full(count, 0.1 * k, dtype)) for k in range(1, 7))
+    p, g, m, v, average = (on_device(np.full(count, 0.1 * k, dtype)) for k in range(1, 6))
+    decay = on_device(np.full(-(-count // optimizer.LINE), 0.1, dtype))
     squared = optimizer.squared_norm(g)
     clip = optimizer.clip_factor(squared, 1.0, p.dtype) if hasattr(optimizer, "clip_factor") else 1.0
     settings = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}

@@ -13,11 +13,9 @@ from kernels import optimizer as kernels
 from kernels.core.device import Array, array_module, to_numpy
 from layers import Buffer, Module
 
-_ALIGN = 16  # floats; every parameter starts on a cache line
-
 
 class Flat:
-    """The Tensors of a module as views of one vector: `vector` (P,), float32."""
+    """The Tensors of a module as views of one vector: `vector` (P,), float32. Every Tensor begins a line of 16 floats."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         xp = array_module(tensors[0].data)
@@ -25,7 +23,7 @@ class Flat:
         self.offsets, total = [], 0
         for t in tensors:
             self.offsets.append(total)
-            total += -(-t.size // _ALIGN) * _ALIGN
+            total += -(-t.size // kernels.LINE) * kernels.LINE
         self.vector = xp.zeros(total, tensors[0].dtype)
         for t, view in zip(tensors, self.views(self.vector), strict=True):
             view[...] = t.data
@@ -68,9 +66,9 @@ class AdamW:
         self.buffers = Flat(buffers) if buffers else None
         vector = self.flat.vector
         xp = array_module(vector)
-        self.gradient, self.m, self.v, self.decay = (xp.zeros_like(vector) for _ in range(4))
-        for parameter, view in zip(parameters, self.flat.views(self.decay), strict=True):
-            view[...] = weight_decay if parameter.decay else 0
+        self.gradient, self.m, self.v = (xp.zeros_like(vector) for _ in range(3))
+        lines = [-(-p.size // kernels.LINE) for p in parameters]
+        self.decay = xp.asarray(np.repeat([weight_decay if p.decay else 0.0 for p in parameters], lines).astype(vector.dtype))
         self.average = vector.copy() if average else None
         self.average_buffers = self.buffers.vector.copy() if average and self.buffers else None
         self.beta1, self.beta2, self.eps, self.clip, self.average_decay = beta1, beta2, eps, clip, average

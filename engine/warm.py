@@ -35,7 +35,7 @@ def needed(config: Config) -> list[Any]:
 
     net = build_network(config)
     images, masks = np.zeros((config.batch, 64, 128), np.float32), np.zeros((config.batch, 64, 128), np.uint8)
-    vector = np.zeros(sum(-(-p.size // 16) * 16 for p in net.parameters()), np.float32)
+    vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
     with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):  # dropout draws, and the run is to draw the same
         make_augmentation(config)(images, masks, np.random.default_rng(0))
         make_loss(config, np.ones(5))(net(Tensor(images[..., None])), masks).backward()
@@ -43,7 +43,8 @@ def needed(config: Config) -> list[Any]:
         optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
         optimizer.squared_norm(vector)
         adam = {"step": 1, "learning_rate": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip": 1.0, "average_decay": 0.9}
-        optimizer.adamw_step(vector, *(vector.copy() for _ in range(5)), **adam)
+        g, m, v, average = (vector.copy() for _ in range(4))
+        optimizer.adamw_step(vector, g, m, v, vector[:: optimizer.LINE].copy(), average, **adam)
         with no_grad():
             net.eval()(Tensor(images[..., None]))
     return list(kernels)

@@ -261,6 +261,13 @@ MUTANTS = [
         "augmentation",
     ),
     Mutant(
+        "optimiser: the weight decay of the line of parameters before",
+        "optimizer/cpu.py",
+        "code.shifted(i, _LINE_BITS)",
+        "code.shifted(i - 1, _LINE_BITS)",
+        "adamw",
+    ),
+    Mutant(
         "augmentation: last pixel left out of the mean",
         "augment/cpu.py",
         "_mean(code, image, pixels)",

@@ -128,6 +128,28 @@ def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, 
     np.testing.assert_array_equal(without, conv.conv2d_forward(x, w, 0 * b, window, groups, relu, residual))
 
 
+@pytest.mark.parametrize(("maps", "filters", "groups"), [([1], (3, 3, 1, 32), 1), ([24], (3, 3, 1, 24), 24), ([4, 3], (1, 1, 7, 20), 1)])
+def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
+    """What stands before the norm is not kept in the first layer, say; made again it is the same to the bit, and gradients follow."""
+    k, padding = filters[3], filters[0] // 2
+    xs, w, window = layer([(2, 19, 22, c) for c in maps], filters, {"padding": padding})
+    z = normed(xs, w, window, groups)[0]
+    np.testing.assert_array_equal(conv.conv2d_forward(xs, w, None, window, groups), z)
+    x, f = [Tensor(m, requires_grad=True) for m in (xs if len(maps) > 1 else [xs])], Tensor(w, requires_grad=True)
+    vectors = [Tensor(make(k, np.float32)) for make in (np.ones, np.zeros, np.zeros, np.ones)]
+    together = ops.conv2d_batch_norm(x, f, *vectors, activation="relu", padding=padding, groups=groups)
+    assert sum(a is not None and a.shape == z.shape for a in together.creator.saved) == (maps == [24])  # there x is as large
+    z = ops.conv2d(x if len(maps) > 1 else x[0], f, None, padding=padding, groups=groups)
+    found = []
+    for y in (together, ops.batch_norm(z, *vectors, training=True, activation="relu")):
+        y.backward(np.cos(np.arange(y.size, dtype=np.float32)).reshape(y.shape))
+        found.append([t.grad.data for t in (*x, f)])
+        for t in (*x, f):
+            t.zero_grad()
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
+
+
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize(("channels", "k"), [((8, 8, 8, 8), 32), ((3, 1, 20), 5), ((64,) * 8, 48), ((7, 9), 40)])
 def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> None:

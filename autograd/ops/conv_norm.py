@@ -13,13 +13,15 @@ from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window
 
+_CHEAP = 9  # multiply-adds for a value of z up to which it is made again in backward, in place of being kept
+
 
 class ConvBatchNorm(Function):
     """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of this very z.
 
     With g = dy [y > 0] (or dy, without ReLU) and M values per channel:
         dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat dweight) / M)
-    and from dz the filter's and the maps' gradients as in Conv2d.
+    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or made again where few numbers go into each of its values.
     """
 
     def __init__(self, window: Window, groups: int, running: tuple[Tensor, Tensor], momentum: float, eps: float, activation: str | None) -> None:
@@ -31,7 +33,8 @@ class ConvBatchNorm(Function):
         y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(maps if len(maps) > 1 else maps[0], w, weight, bias, *settings)
         for running in self.running:
             running.touch()
-        self.save(w, weight, bias, z, mask, *maps)
+        cheap = w.size // w.shape[3] <= _CHEAP  # the first layer, depthwise ones
+        self.save(w, weight, bias, None if cheap else z, mask, *maps)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
@@ -39,6 +42,8 @@ class ConvBatchNorm(Function):
         norm = mask, weight, bias, self.mean, self.inverse, self.activation, self.needs[3]
         into = (self.room[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
         x = tuple(maps) if len(maps) > 1 else maps[0]
+        if z is None:
+            z = kernels.conv2d_forward(x, w, None, self.window, self.groups)
         dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare))
         return dw, dweight, dbias, dresidual, *(dx if need else None for dx, need in zip(dxs, self.needs[4:], strict=True))
 

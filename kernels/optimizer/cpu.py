@@ -1,4 +1,4 @@
-"""AdamW, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 24 read, 16 written."""
+"""AdamW, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 20 read, 16 written."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import clear, copy_rows, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
+from kernels.optimizer.reference import LINE
 
 _CHUNK = 65_536
+_LINE_BITS = LINE.bit_length() - 1
 
 
 @program("piip")
@@ -76,7 +78,7 @@ def _step_kernel(averaged: bool) -> Kernel:
             mean, square, weight = code.load(m, i, rest), code.load(v, i, rest), code.load(p, i, rest)
             mean = code.fma(first, gradient - mean, mean)
             square = code.fma(second, gradient * gradient - square, square)
-            weight = weight - learning_rate * code.load(decay, i, rest) * weight
+            weight = weight - learning_rate * code.broadcast(decay, code.shifted(i, _LINE_BITS)) * weight
             weight = weight - rate * mean / (code.sqrt(square) * root + eps)
             for value, place in ((mean, m), (square, v), (weight, p)):
                 code.store(value, place, i, rest)
@@ -113,7 +115,7 @@ def adamw_step(
 ) -> Any:
     """As kernels.optimizer.reference.adamw_step."""
     vectors = (p, g, m, v, decay, p if average is None else average)
-    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors) or not p.size:
+    if decay.size != -(-p.size // LINE) or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors) or not p.size:
         return NotImplemented
     rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
     constants = np.array([clip, 1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay], np.float32)

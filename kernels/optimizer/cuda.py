@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.core.device import Array, module_of
 from kernels.core.module import Launch, Module, blocks
+from kernels.optimizer.reference import LINE
 
 MODULE = Module(
     "optimizer/optimizer.cu",
@@ -91,8 +92,8 @@ def adamw_step(
     average_decay: float,
 ) -> Any:
     """As kernels.optimizer.reference.adamw_step; clip may live on the device."""
-    vectors = [p, g, m, v, decay, *([] if average is None else [average])]
-    if not _served(*vectors) or any(a.shape != p.shape for a in vectors):
+    vectors = [p, g, m, v, *([] if average is None else [average])]
+    if not _served(*vectors, decay) or any(a.shape != p.shape for a in vectors) or decay.shape != (-(-p.size // LINE),):
         return NotImplemented
     xp, kind = module_of("cuda"), _TYPES[p.dtype.name]
     constants = np.zeros((), np.dtype([(name, p.dtype) for name in _STEP]))

@@ -1,6 +1,7 @@
 // The optimiser over flat vectors of P parameters.
 //
-// adamw        one pass: reads p, g, m, v, decay, average, writes p, m, v, average: 40 bytes and about 20 FLOPs per parameter in float.
+// adamw        one pass: reads p, g, m, v, average, writes p, m, v, average: 36 bytes and about 20 FLOPs per parameter in float. The weight decay
+//              is one number per LINE parameters.
 // squares      the squared gradient norm: 4 bytes, 2 FLOPs per parameter; a partial sum per block, which `squares_finish` adds in a fixed order.
 // gather       gradients of many tensors into one vector, 8 bytes per parameter, one launch for up to 160 tensors.
 //
@@ -8,7 +9,7 @@
 // The clip factor is read from device memory: the host never waits for the norm.
 #include "core/device.cuh"
 
-constexpr int THREADS = 256, WARPS = THREADS / WARP;
+constexpr int THREADS = 256, WARPS = THREADS / WARP, LINE = 16;  // LINE as in kernels/optimizer/reference.py
 
 // What a step needs besides the vectors, passed by value (kernels/optimizer/cuda.py fills it).
 template <class T> struct Step {
@@ -28,29 +29,31 @@ adamw_plain(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __
             const T* __restrict__ clip, int count, const Step<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= count) return;
-  update(s, p[i], g[i] * *clip, m[i], v[i], decay[i]);
+  update(s, p[i], g[i] * *clip, m[i], v[i], decay[i / LINE]);
   if (average) average[i] += s.kept * (p[i] - average[i]);
 }
 
-template <class T> struct alignas(16) Run { T v[16 / sizeof(T)]; };
+template <class T> constexpr int RUN = 16 / sizeof(T);
+template <class T> struct alignas(16) Run { T v[RUN<T>]; };
 
 // count: of runs of 16 bytes.
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-adamw(Run<T>* __restrict__ p, const Run<T>* __restrict__ g, Run<T>* __restrict__ m, Run<T>* __restrict__ v, const Run<T>* __restrict__ decay,
+adamw(Run<T>* __restrict__ p, const Run<T>* __restrict__ g, Run<T>* __restrict__ m, Run<T>* __restrict__ v, const T* __restrict__ decay,
       Run<T>* __restrict__ average, const T* __restrict__ clip, int count, const Step<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= count) return;
   const T factor = *clip;
   Run<T> weight = p[i], mean = m[i], square = v[i];
-  const Run<T> gradient = g[i], shrink = decay[i];
+  const Run<T> gradient = g[i];
+  const T shrink = decay[i / (LINE / RUN<T>)];
 #pragma unroll
-  for (int k = 0; k < 16 / sizeof(T); ++k) update(s, weight.v[k], gradient.v[k] * factor, mean.v[k], square.v[k], shrink.v[k]);
+  for (int k = 0; k < RUN<T>; ++k) update(s, weight.v[k], gradient.v[k] * factor, mean.v[k], square.v[k], shrink);
   p[i] = weight, m[i] = mean, v[i] = square;
   if (average) {
     Run<T> old = average[i];
 #pragma unroll
-    for (int k = 0; k < 16 / sizeof(T); ++k) old.v[k] += s.kept * (weight.v[k] - old.v[k]);
+    for (int k = 0; k < RUN<T>; ++k) old.v[k] += s.kept * (weight.v[k] - old.v[k]);
     average[i] = old;
   }
 }
@@ -75,7 +78,7 @@ __global__ void __launch_bounds__(THREADS) squares(const Run<T>* __restrict__ g,
     const Run<T> run = g[i];
     double sum = 0;
 #pragma unroll
-    for (int k = 0; k < 16 / sizeof(T); ++k) sum = fma(static_cast<double>(run.v[k]), static_cast<double>(run.v[k]), sum);
+    for (int k = 0; k < RUN<T>; ++k) sum = fma(static_cast<double>(run.v[k]), static_cast<double>(run.v[k]), sum);
     total += sum;
   }
   total = block_sum(total, room);

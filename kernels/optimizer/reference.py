@@ -11,6 +11,8 @@ from typing import Any
 
 from kernels.core.device import Array, array_module
 
+LINE = 16  # parameters that share a weight decay: every tensor begins a cache line of a flat vector
+
 
 def squared_norm(g: Array) -> Array:
     """sum g^2 as float64: g (P,) -> 0-d array."""
@@ -47,14 +49,15 @@ def adamw_step(
     clip: Any,
     average_decay: float,
 ) -> None:
-    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` is the weight decay per parameter (0: none), `clip` a number
-    or a 0-d array of p's dtype.
+    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` (ceil(P / LINE),) is the weight decay of every LINE parameters
+    (0: none), `clip` a number or a 0-d array of p's dtype.
 
     g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
     p <- p (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
     average <- d average + (1 - d) p
     """
     xp = array_module(p)
+    decay = xp.repeat(decay, LINE)[: p.size]
     g = g * clip
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)

@@ -23,7 +23,7 @@ def vectors(count: int, dtype: str) -> list[np.ndarray]:
     rng = np.random.default_rng(count)
     made = [rng.standard_normal(count).astype(dtype) for _ in range(6)]
     made[3], made[4] = abs(made[3]), made[4] > 0
-    made[4] = (0.1 * made[4]).astype(dtype)
+    made[4] = (0.1 * made[4][: -(-count // reference.LINE)]).astype(dtype)
     return made
 
 
@@ -189,12 +189,13 @@ MUTANTS = [
     Mutant(
         "a run loses its last number",
         cuda.MODULE,
-        "for (int k = 0; k < 16 / sizeof(T); ++k) update",
-        "for (int k = 0; k < 16 / sizeof(T) - 1; ++k) update",
+        "for (int k = 0; k < RUN<T>; ++k) update",
+        "for (int k = 0; k < RUN<T> - 1; ++k) update",
         ANY,
         _runs,
     ),
     Mutant("the moving average lags a step", cuda.MODULE, "s.kept * (weight.v[k] - old.v[k])", "s.kept * (p[i].v[k] - old.v[k]) * 0", ANY, _runs),
+    Mutant("a run has the decay of another line", cuda.MODULE, "decay[i / (LINE / RUN<T>)]", "decay[i / LINE]", ANY, _runs),
     Mutant("decay after the step", cuda.MODULE, "p -= s.learning_rate * decay * p;", "", ANY, _step),
     Mutant("the clip factor is left out", cuda.MODULE, "g[i] * *clip", "g[i]", ANY, _step),
     Mutant(
