@@ -35,7 +35,13 @@ MUTANTS = [
     Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
     Mutant("last row of a column of tiles lost", "core/contract.py", "if done < rows:", "if done < rows - 1:", "conv_direct/forward"),
     Mutant("a later block of sums forgets the ones before", "core/contract.py", "begun = s0 >= 1", "begun = s0 >= 2", "conv_many_chunks/filter"),
-    Mutant("filter gradient: strips of a chunk taken for the first", "conv/direct.py", "known = 1", "known = 0", "conv_many_chunks/filter"),
+    Mutant(
+        "filter gradient: strips of a chunk taken for the first",
+        "conv/direct.py",
+        "first), strip > chunk * per_chunk",
+        "first), 0",
+        "conv_many_chunks/filter",
+    ),
     Mutant(
         "conv and norm: blocks of a chunk taken for the first",
         "conv/norm_gradient.py",
@@ -62,8 +68,8 @@ MUTANTS = [
     Mutant(
         "filter gradient: the last strip is a whole one",
         "conv/direct.py",
-        "count = min(rows, p - first)\n                if count",
-        "count = rows\n                if count",
+        "count, known = min(rows, p - first)",
+        "count, known = rows",
         "conv_many_chunks/filter",
     ),
     Mutant("packing: tiles reach into each other", "core/packing.py", "GAP = 4", "GAP = 0", "conv_windows"),
@@ -79,8 +85,8 @@ MUTANTS = [
     Mutant(
         "windows: a row of the map does not end",
         "conv/window_gradient.py",
-        "min(n - done, q - column)\n            for t in range(together)",
-        "n - done\n            for t in range(together)",
+        "line, column, min(end - first, q - column)",
+        "line, column, end - first",
         "conv_windows",
     ),
     Mutant("windows: a block of columns in the first one's place", "conv/window_gradient.py", "row * kp + column", "row * kp", "conv_windows"),
