@@ -63,11 +63,12 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     buffers = [t for _, t in passes.net.named_tensors(Buffer)]
     before, place = [t.data.copy() for t in buffers], random.state()
     terms = passes(x, labels)
+    largest = memory.pool.largest
     after, gradient, drawn = [t.data.copy() for t in buffers], _digest(passes), random.state()
     passes.net.zero_grad()
     memory.pool.release()
     try:
-        step = _Step(passes, x)
+        step = _Step(passes, x, largest)
         passes.net.zero_grad()
         _restore(buffers, before)
         random.set_state(place)
@@ -98,9 +99,9 @@ def _restore(buffers: list[Tensor], values: list[np.ndarray]) -> None:
 
 
 class _Step:
-    """The recorded passes for batches of x's shape."""
+    """The recorded passes for batches of x's shape. largest: bytes of the largest block of memory that they need."""
 
-    def __init__(self, passes: Passes, x: Array) -> None:
+    def __init__(self, passes: Passes, x: Array, largest: int) -> None:
         from kernels.core.recording import Recording  # compiles: not before it is needed
 
         self.passes, self.recording = passes, Recording()
@@ -109,6 +110,8 @@ class _Step:
         with self.recording.operators():
             logits = passes.net(Tensor(self.x))
             self.logits, self.middle = logits.data, self.recording.place
+            # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones that are free by then.
+            memory.empty((largest,), np.uint8)
             self.dlogits = noise.standard_normal(logits.shape, np.float32)
             logits.backward(Tensor(self.dlogits))
             passes.optimizer.gather()

@@ -128,6 +128,7 @@ def test_pairs_reject_what_is_no_size() -> None:
 
 def test_memory_is_recycled_only_when_the_last_view_dies() -> None:
     pool = memory.Pool()
+    assert pool.largest == 0
     a = pool.empty((64, 1024), np.float32)
     a.fill(1)
     view = a.reshape(-1)[5:70].reshape(5, 13)
@@ -143,6 +144,7 @@ def test_memory_is_recycled_only_when_the_last_view_dies() -> None:
     gc.collect()
     assert pool.empty((64, 1000), np.float32).ctypes.data == address, "a nearly equal size must get the recycled block"
     assert pool.held > 0
+    assert pool.largest == pool.size_class(64 * 1024 * 4)
     pool.release()
     assert pool.held == 0
     assert pool.peak == 2 * pool.size_class(64 * 1024 * 4)

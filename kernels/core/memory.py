@@ -121,6 +121,12 @@ class Pool:
             return sum(sys.getrefcount(block) - _FREE for blocks in self._blocks.values() for block, _ in blocks)
 
     @property
+    def largest(self) -> int:
+        """Bytes of the largest block."""
+        with self._lock:
+            return max((size for size, blocks in self._blocks.items() if blocks), default=0)
+
+    @property
     def live(self) -> int:
         """Bytes of the blocks in use."""
         with self._lock:
