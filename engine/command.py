@@ -35,6 +35,16 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+def use_threads(count: int) -> None:
+    """Let CPU kernels use `count` threads (0: as many as AREOGRAD_THREADS says, else one per core); UsageError below 0."""
+    if count < 0:
+        raise UsageError(f"--threads: got {count}, expected the number of threads, or 0 (one per core)")
+    if count:
+        from kernels.core.threads import set_threads
+
+        set_threads(count)
+
+
 def make_folder(path: Path, argument: str = "--out") -> None:
     """Create a folder and make sure that it can be written to; UsageError otherwise."""
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from engine.command import UsageError, run_command
+from engine.command import UsageError, run_command, use_threads
 from engine.data import CLASSES, DataError, Tiles
 
 
@@ -32,6 +32,8 @@ class Arguments:
     """Average the logits over horizontal and vertical flips (test-time augmentation)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    threads: int = 0
+    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def evaluate(arguments: Arguments) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 
     if arguments.batch < 1:
         raise UsageError(f"--batch: got {arguments.batch}, expected at least 1")
+    use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint)
     config = checkpoint.config

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from engine.command import UsageError, make_folder, run_command
+from engine.command import UsageError, make_folder, run_command, use_threads
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
 
@@ -38,6 +38,8 @@ class Arguments:
     """Take the settings from a config.toml; options given here win."""
     overwrite: bool = False
     """Allow --out to be a folder that already holds a run."""
+    threads: int = 0
+    """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def parse(arguments: list[str] | None = None) -> Arguments:
@@ -100,6 +102,7 @@ def run(arguments: Arguments) -> int:
     from engine.progress import make_reporter
     from engine.training import Run, TrainingError
 
+    use_threads(arguments.threads)
     out = choose_out(arguments)
     existed = out.exists()
     make_folder(out)

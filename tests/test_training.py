@@ -257,6 +257,7 @@ def test_bad_data_gives_one_clear_line_and_code_2(tmp_path) -> None:
         (["--width", "6"], "width: got 6, expected a multiple of 4"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--device", "cuda"], "cuda was asked for, but"),
+        (["--threads=-2"], "--threads: got -2, expected the number of threads, or 0"),
     ],
 )
 def test_bad_arguments_give_one_line_and_code_2(tmp_path, arguments: list[str], message: str) -> None:
@@ -270,6 +271,24 @@ def test_bad_arguments_give_one_line_and_code_2(tmp_path, arguments: list[str], 
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_threads_are_as_many_as_asked_for(tmp_path) -> None:
+    """The weights do not depend on them."""
+    from engine.train import parse, run
+    from kernels.core.threads import set_threads, threads
+
+    before, seen = threads(), []
+    try:
+        for count in (1, 3):
+            assert run(parse([f"--out={tmp_path / str(count)}", f"--threads={count}", *FLAGS])) == 0
+            seen.append(threads())
+    finally:
+        set_threads(before)
+    assert seen == [1, 3]
+    one, three = (load_checkpoint(tmp_path / name / "best.safetensors").net.state_dict() for name in ("1", "3"))
+    assert one.keys() == three.keys()
+    assert all((one[key] == three[key]).all() for key in one)
 
 
 def test_unknown_options_give_code_2(tmp_path) -> None:
