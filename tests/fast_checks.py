@@ -12,8 +12,9 @@ from typing import Any
 
 import conv_checks
 import numpy as np
+from attention_masks import masks
 from conv_checks import ALL, CHECKS, SAME, check
-from fast_rule import agree, agree_together, array, flat, judge, widened
+from fast_rule import agree, agree_together, array, flat, judge, outcomes, widened
 
 from kernels import attention, augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core import threads
@@ -164,6 +165,37 @@ def polarized(rng, branch: str, n: int, pixels: int, c: int, h: int, draws: int 
 def polarized_attention(rng) -> Any:
     """Tails of pixels, channels and inner channels; two chunks of the parameters' sums."""
     return [polarized(rng, branch, *size) for branch in ("channel", "spatial") for size in ((3, 21, 61, 37), (2, 7, 5, 2))]
+
+
+def dot_product(
+    rng, batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, int], kind: str, view: bool = False, draws: int = 4
+) -> list[Any]:
+    """Forward and backward; several draws judged as one, see `agree_together`. L is inf in rows where nothing is kept, for everyone."""
+    (t, k), (d, e) = lengths, widths
+    mask, scale = masks(kind, *batch, t, k, rng), d**-0.5
+    if mask is not None and mask.dtype != bool:
+        mask = mask.astype(np.float32)
+    forward, backward = [], []
+    for _ in range(draws):
+        q, keys, values, dy = (array(rng, *batch, *size, view=view) for size in ((t, d), (k, d), (k, e), (t, e)))
+        results = [result for (result,) in outcomes(attention.attention_forward, q, keys, values, mask, scale)]
+        kept = [np.isfinite(lse) for _, lse in results]
+        assert all((rows == kept[2]).all() for rows in kept), "rows where nothing is kept"
+        forward.append([(o, np.where(rows, lse, 0)) for (o, lse), rows in zip(results, kept, strict=True)])
+        backward.append((dy, q, keys, values, *results[0], mask, scale))
+    judge("attention_forward", *([np.stack(arrays) for arrays in zip(*some, strict=True)] for some in zip(*forward, strict=True)))
+    return [[call[4:6] for call in backward], agree_together(attention.attention_backward, backward)]
+
+
+@check
+def dot_product_attention(rng) -> Any:
+    """Two blocks and a rest of queries and of keys, tails of features; whole vectors of them; a single query and key."""
+    return [
+        dot_product(rng, (2, 2), (133, 70), (19, 33), "added"),
+        dot_product(rng, (1, 3), (37, 129), (40, 17), "empty row"),
+        dot_product(rng, (1, 2), (66, 65), (64, 32), "none"),
+        dot_product(rng, (2, 1), (1, 1), (1, 1), "none"),
+    ]
 
 
 @check

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fast_checks import CHECKS, losses, normalisation, polarized, polarized_operands, standardisation
+from fast_checks import CHECKS, losses, normalisation, standardisation
 from fast_rule import agree, array, judge
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from kernels import attention, augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
+from kernels import augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core.dispatch import kernel_log, registry, use_kernels
 from kernels.core.geometry import Window
-from kernels.core.threads import parallel
 
 FEW = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([1, 3, 8, 16, 17, 64]))
@@ -201,62 +200,6 @@ def test_no_pixel_counts() -> None:
     assert served_by(loss.loss_forward, z, labels, SPECS[0]) == "fast"
     judge("no pixel", (value, parts), *(loss.loss_forward.reference(v, labels, SPECS[0])[:2] for v in (z, z.astype(np.float64))))
     assert not loss.loss_backward(np.float32(1), z, labels, SPECS[0], state).any()
-
-
-# -- polarized attention --------------------------------------------------------------------------------------------------------
-
-
-BRANCHES = ("channel", "spatial")
-
-
-@settings(max_examples=40, **FEW)
-@given(st.sampled_from(BRANCHES), st.integers(1, 4), st.integers(1, 150), CHANNELS, st.integers(1, 40), SEEDS)
-@example("channel", 1, 1, 1, 1, 0)
-@example("spatial", 1, 1, 1, 1, 0)
-@example("channel", 2, 128, 256, 128, 1)
-@example("spatial", 2, 128, 256, 128, 1)
-@example("channel", 40, 3, 2, 1, 2)
-def test_polarized_attention(branch, n, pixels, channels, inner, seed) -> None:
-    polarized(np.random.default_rng(seed), branch, n, pixels, channels, inner)
-
-
-@pytest.mark.parametrize("branch", BRANCHES)
-def test_launches_of_polarized_attention_are_all_of_it(branch: str, monkeypatch) -> None:
-    """Run once more as they were recorded, with other numbers in the same arrays, they give these numbers' results."""
-    launches: list[tuple] = []
-
-    def recorded(*arguments, **options) -> None:
-        launches.append((arguments, options))
-        parallel(*arguments, **options)
-
-    monkeypatch.setattr("kernels.attention.cpu.parallel", recorded)
-    rng = np.random.default_rng(0)
-    arrays, eps = polarized_operands(rng, branch, 3, 21, 13, 6)
-    y = getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps)
-    gradients = getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps)
-    for a in arrays:
-        a[...] = array(rng, *a.shape) if a.ndim > 1 else array(rng, 1, a.size)[0]
-    for arguments, options in launches:
-        parallel(*arguments, **options)
-    assert len(launches) == 3
-    wanted = getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps), *getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps)
-    for got, want in zip((y, *gradients), wanted, strict=True):
-        np.testing.assert_array_equal(got, want)
-
-
-@pytest.mark.parametrize("branch", BRANCHES)
-def test_polarized_attention_that_is_left_to_the_reference(branch: str) -> None:
-    """Empty batches, float64, views. Large scores are ours, and stay finite."""
-    forward, backward = (getattr(attention, f"polarized_{branch}_{step}") for step in ("forward", "backward"))
-    (x, _, *weights), eps = polarized_operands(np.random.default_rng(0), branch, 2, 6, 5, 3)
-    for arrays in ([x[:0], x[:0], *weights], [a.astype(np.float64) for a in (x, x, *weights)], [np.broadcast_to(x[0], x.shape), x, *weights]):
-        assert served_by(backward, *arrays, *eps) == "reference"
-    for arrays in ([x[:0], *weights], [x[:, ::-1], *weights], [x, weights[0].astype(np.float64), *weights[1:]]):
-        assert served_by(forward, *arrays, *eps) == "reference"
-    large = 1000 * x
-    assert served_by(forward, large, *weights, *eps) == "fast"
-    assert np.isfinite(forward(large, *weights, *eps)).all()
-    assert all(np.isfinite(d).all() for d in backward(x, large, *weights, *eps))
 
 
 # -- element-wise -----------------------------------------------------------------------------------------------------------------

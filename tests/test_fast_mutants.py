@@ -29,6 +29,7 @@ class Mutant:
     check: str
 
 
+_DOT = "dot_product_attention"
 MUTANTS = [
     Mutant("tail one float short", "core/runs.py", "body(whole, length - whole)", "body(whole, length - whole - 1)", "gates"),
     Mutant("sum of lanes without the last step", "core/simd.py", "while width > 1:", "while width > 2:", "gates"),
@@ -247,6 +248,15 @@ MUTANTS = [
         "min(_SUMS - 1, width - first - at)",
         "polarized_attention",
     ),
+    Mutant("flash: last query of a tail", "attention/flash.py", "code.lesser(r0 + k, rows - 1)", "code.lesser(r0 + k, rows - 2)", _DOT),
+    Mutant("flash: sums so far are not shrunk", "attention/flash.py", "code.fma(shrink, code.load(t, top0", "code.fma(1, code.load(t, top0", _DOT),
+    Mutant("flash: results so far are not shrunk", "attention/flash.py", "e if key else 0", "0", _DOT),
+    Mutant("flash: dq forgets the blocks of keys before", "attention/flash.py", "others, d, span, key)", "others, d, span, 0)", _DOT),
+    Mutant("flash: dk forgets the blocks of queries before", "attention/flash.py", "others, d, own, first)", "others, d, own, 0)", _DOT),
+    Mutant("flash: dv misses a query", "attention/flash.py", "others, e, own, first)", "others, e, own - 1, first)", _DOT),
+    Mutant("flash: mask transposed", "attention/flash.py", "at + i * query_step + j * key_step", "at + j * query_step + i * key_step", _DOT),
+    Mutant("flash: largest score of a block only", "attention/flash.py", "code.variable(before), code", "code.variable(-1e30), code", _DOT),
+    Mutant("flash: sign of delta", "attention/flash.py", "code.load(t, ds0 + at) - delta", "code.load(t, ds0 + at) + delta", _DOT),
     Mutant("concatenation: a map misplaced", "shape/cpu.py", "at += size", "at += size - size % 8", "channels"),
     Mutant(
         "optimiser: a chunk's last parameter",

@@ -112,12 +112,13 @@ def applied(emit: Callable[..., Any], x: np.ndarray) -> np.ndarray:
 def test_exp() -> None:
     """Within 2 units in the last place where the result is a normal number; the ends as documented."""
     x = np.linspace(-87, 88.2, 4096 * LANES).astype(np.float32)
-    ends = np.resize(np.array([-np.inf, -1e30, -100, -87.4, 0, 89, 1e30, np.inf], np.float32), 16 * LANES)
+    ends = np.resize(np.array([-np.inf, -1e30, -100, -87.4, 0, 89, 1e30, np.inf, np.nan], np.float32), 18 * LANES)
     got = applied(lambda code, v: code.exp(v), np.concatenate([x, ends]))
     assert ulps(got[: x.size], np.exp(x.astype(np.float64))) <= 2
-    last = got[x.size : x.size + 8]
+    last = got[x.size : x.size + 9]
     np.testing.assert_array_equal(last[:5], [0, 0, 0, 0, 1])
-    np.testing.assert_allclose(last[5:], np.exp(88.3), rtol=1e-5)
+    np.testing.assert_allclose(last[5:8], np.exp(88.3), rtol=1e-5)
+    assert np.isnan(last[8])
 
 
 def test_log_and_sigmoid() -> None:
@@ -138,21 +139,25 @@ def test_total_adds_all_lanes() -> None:
     assert len(set(got[:LANES])) == 1  # in all lanes
 
 
-def test_totals_adds_the_lanes_of_as_many_vectors() -> None:
+def test_totals_and_transposed_over_as_many_vectors_as_lanes() -> None:
     """Small whole numbers: every order of adding them gives the same."""
     x = np.arange(LANES * LANES, dtype=np.float32) % 1021
 
-    @program("pp")
-    def add(code, x, y):
-        code.store(code.totals([code.load(x, k * code.lanes) for k in range(code.lanes)]), y)
+    @program("ppp")
+    def fold(code, x, y, z):
+        vectors = [code.load(x, k * code.lanes) for k in range(code.lanes)]
+        code.store(code.totals(vectors), y)
+        for k, vector in enumerate(code.transposed(vectors)):
+            code.store(vector, z, k * code.lanes)
 
     @numba.njit
-    def run(x, y):
-        add(x, y)
+    def run(x, y, z):
+        fold(x, y, z)
 
-    y = np.empty(LANES, np.float32)
-    run(x, y)
+    y, z = np.empty(LANES, np.float32), np.empty((LANES, LANES), np.float32)
+    run(x, y, z)
     np.testing.assert_array_equal(y, x.reshape(LANES, LANES).sum(1))
+    np.testing.assert_array_equal(z, x.reshape(LANES, LANES).T)
 
 
 def test_float64() -> None:

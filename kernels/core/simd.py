@@ -197,7 +197,7 @@ class Code:
 
         x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r^7 (the next term is below 6e-9), 2^n by the exponent's bits.
         """
-        small = self.maximum(self.minimum(x, 88.3), -87.3)
+        small = self.maximum(-87.3, self.minimum(x, 88.3))  # in this order NaN stays NaN
         n = self._unary("llvm.rint", small * 1.4426950408889634)
         r = self.fma(n, -0.693359375, small)  # ln 2 in two parts: the first has few bits, so n times it is exact
         r = self.fma(n, 2.1219444005469057e-4, r)
@@ -252,6 +252,19 @@ class Code:
             halves = [[Vec(self, self.builder.shuffle_vector(a.value, b.value, order)) for order in orders] for a, b in pairs]
             out = [first + second for first, second in halves]
         return out[0]
+
+    def transposed(self, vectors: Sequence[Vec]) -> list[Vec]:
+        """Of `lanes` vectors the first lanes, the second lanes, ...: halves of vectors change places, then halves of the halves."""
+        out, width = list(vectors), self.lanes // 2
+        while width:
+            lanes, integers = range(self.lanes), ir.VectorType(ir.IntType(32), self.lanes)
+            low = ir.Constant(integers, [k if k & width == 0 else self.lanes + k - width for k in lanes])
+            high = ir.Constant(integers, [k + width if k & width == 0 else self.lanes + k for k in lanes])
+            for k in (k for k in lanes if k & width == 0):
+                a, b = out[k].value, out[k + width].value
+                out[k], out[k + width] = (Vec(self, self.builder.shuffle_vector(a, b, order)) for order in (low, high))
+            width //= 2
+        return out
 
     def largest(self, x: Vec) -> Vec:
         """The largest of all lanes, in all lanes."""

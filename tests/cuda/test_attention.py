@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
+from attention_masks import MASKS, masks
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from kernels.attention import attention_backward, attention_forward, cuda, reference
@@ -23,21 +24,6 @@ SHAPES = [
     ((1, 1), (67, 35), (128, 100)),
     ((0, 2), (3, 4), (8, 8)),
 ]
-MASKS = ("none", "causal", "random", "empty row", "added", "broadcast")
-
-
-def masks(kind: str, n: int, heads: int, t: int, k: int, rng: np.random.Generator) -> np.ndarray | None:
-    if kind == "causal":
-        return np.tril(np.ones((t, k), bool))
-    if kind == "random":
-        return rng.random((n, heads, t, k)) < 0.7
-    if kind == "empty row":
-        keep = rng.random((t, k)) < 0.7
-        keep[t // 2] = False
-        return keep
-    if kind == "added":
-        return rng.standard_normal((n, 1, t, k))
-    return rng.random((heads, 1, k)) < 0.9 if kind == "broadcast" else None
 
 
 def check(batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, int], dtype: str, kind: str = "none") -> None:
