@@ -139,11 +139,31 @@ def loss_terms(rng) -> Any:
     return losses(rng, (3, 61, 67), 4, SPEC)
 
 
+def gating(rng, size: tuple[int, ...], gates: int, view: bool = False) -> list[Any]:
+    """Gates and blends, so many gates per pixel."""
+    x, other, dy = (array(rng, *size, view=view) for _ in range(3))
+    z = 3 * array(rng, *size[:-1], gates, view=view)
+    some = [agree(gate.gate_forward, x, z), agree(gate.gate_backward, dy, x, z)]
+    return [*some, agree(gate.blend_forward, x, other, z), agree(gate.blend_backward, dy, x, other, z)]
+
+
 @check
 def gates(rng) -> Any:
-    """Several blocks of pixels and a rest; a tail of channels."""
-    x, z = array(rng, 2, 17, 31, 21), 3 * array(rng, 2, 17, 31, 1)
-    return [agree(gate.gate_forward, x, z), agree(gate.gate_backward, array(rng, *x.shape), x, z)]
+    """One per pixel: several blocks of pixels and a rest, a tail of channels. One per channel: a block and a rest."""
+    return [gating(rng, (2, 17, 31, 21), 1), gating(rng, (1, 23, 29, 5), 5)]
+
+
+@check
+def softmaxes(rng) -> Any:
+    """Several chunks of rows; rows of whole vectors, with a tail, shorter than a vector."""
+    return [softmax_of(rng, *size) for size in ((3, 47, 67, 21), (5, 64), (2, 3, 5), (7, 1))]
+
+
+def softmax_of(rng, *size: int, view: bool = False) -> list[Any]:
+    """Softmax and its logarithm, forward and backward."""
+    x, dy = 3 * array(rng, *size, view=view), array(rng, *size, view=view)
+    y, logarithm = agree(pointwise.softmax_forward, x, -1), agree(pointwise.log_softmax_forward, x, len(size) - 1)
+    return [y, logarithm, agree(pointwise.softmax_backward, dy, y, -1), agree(pointwise.log_softmax_backward, dy, logarithm, -1)]
 
 
 def polarized_operands(rng, branch: str, n: int, pixels: int, c: int, h: int) -> tuple[list[np.ndarray], tuple[float, ...]]:

@@ -77,7 +77,7 @@ def test_a_kernel_s_letters_are_checked() -> None:
 def test_other_vectors(width: str) -> None:
     """A compact set of kernels of every family with the vector width forced."""
     names = ["conv_direct", "conv_winograd2", "conv_depthwise", "conv_stem", "max_pool", "batch_norm", "loss_terms", "gates", "polarized_attention"]
-    names += ["dot_product_attention", "layer_norm", "activations", "resampling", "channels", "adamw", "gathering"]
+    names += ["dot_product_attention", "layer_norm", "activations", "softmaxes", "resampling", "channels", "adamw", "gathering"]
     command = [sys.executable, str(ROOT / "tests" / "fast_checks.py"), *names]
     environment = {**os.environ, "AREOGRAD_SIMD": width, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

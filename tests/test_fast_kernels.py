@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fast_checks import CHECKS, losses, normalisation, standardisation
+from fast_checks import CHECKS, gating, losses, normalisation, softmax_of, standardisation
 from fast_rule import agree, array, judge
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from kernels import augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
+from kernels import augment, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core.dispatch import kernel_log, registry, use_kernels
 from kernels.core.geometry import Window
 
@@ -205,14 +205,27 @@ def test_no_pixel_counts() -> None:
 # -- element-wise -----------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, **FEW)
+@settings(max_examples=16, **FEW)
+@given(CHANNELS, st.tuples(st.integers(1, 3), SIDES, SIDES), SEEDS, st.booleans(), st.booleans())
+@example(1, (2, 16, 33), 0, False, False)
+@example(3, (2, 16, 33), 0, False, True)
+def test_gate(channels, size, seed, view, per_channel) -> None:
+    gating(np.random.default_rng(seed), (*size, channels), channels if per_channel else 1, view)
+
+
+@settings(max_examples=16, **FEW)
 @given(CHANNELS, st.tuples(st.integers(1, 3), SIDES, SIDES), SEEDS, st.booleans())
-@example(1, (2, 16, 33), 0, False)
-def test_gate(channels, size, seed, view) -> None:
-    rng = np.random.default_rng(seed)
-    x, dy, z = array(rng, *size, channels, view=view), array(rng, *size, channels, view=view), 4 * array(rng, *size, 1, view=view)
-    agree(gate.gate_forward, x, z)
-    agree(gate.gate_backward, dy, x, z)
+def test_softmax(length, size, seed, view) -> None:
+    softmax_of(np.random.default_rng(seed), *size, length, view=view)
+
+
+def test_softmax_of_large_numbers_nan_and_what_is_left_to_the_reference() -> None:
+    x = np.array([[1e30, -1e30, 0], [0, np.nan, 0], [-np.inf, 0, 0]], np.float32)
+    y = pointwise.softmax_forward(x, 1)
+    np.testing.assert_array_equal(y[[0, 2]], np.array([[1, 0, 0], [0, 0.5, 0.5]], np.float32))
+    assert np.isnan(y[1]).all()
+    for scores, axis in ((x, 0), (x.astype(np.float64), 1), (x[:0], 1)):
+        assert served_by(pointwise.softmax_forward, scores, axis) == "reference"
 
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "tanh", "silu", "gelu"])

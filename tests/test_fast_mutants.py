@@ -236,7 +236,7 @@ MUTANTS = [
     ),
     Mutant(
         "attention: exponentials beyond the last pixel",
-        "attention/programs.py",
+        "pointwise/softmax.py",
         "total.set(total.get() + code.kept(e, rest))",
         "total.set(total.get() + e)",
         "polarized_attention",
@@ -257,6 +257,16 @@ MUTANTS = [
     Mutant("flash: mask transposed", "attention/flash.py", "at + i * query_step + j * key_step", "at + j * query_step + i * key_step", _DOT),
     Mutant("flash: largest score of a block only", "attention/flash.py", "code.variable(before), code", "code.variable(-1e30), code", _DOT),
     Mutant("flash: sign of delta", "attention/flash.py", "code.load(t, ds0 + at) - delta", "code.load(t, ds0 + at) + delta", _DOT),
+    Mutant(
+        "softmax: rows of a chunk taken for all",
+        "pointwise/softmax.py",
+        "min(stop * together, rows)):\n            row(x",
+        "rows - 1):\n            row(x",
+        "softmaxes",
+    ),
+    Mutant("log-softmax: sum of the cotangents' sign", "pointwise/softmax.py", "code.fma(-code.exp(out)", "code.fma(code.exp(out)", "softmaxes"),
+    Mutant("blend: other map's share", "gate/cpu.py", "code.fma(1 - s, code.load(other", "code.fma(s, code.load(other", "gates"),
+    Mutant("gate per channel: a block's last pixel", "gate/cpu.py", "y, count * channels)", "y, (count - 1) * channels)", "gates"),
     Mutant("concatenation: a map misplaced", "shape/cpu.py", "at += size", "at += size - size % 8", "channels"),
     Mutant(
         "optimiser: a chunk's last parameter",

@@ -19,6 +19,7 @@ from kernels.core.contract import make_column
 from kernels.core.runs import clear, copy
 from kernels.core.simd import target
 from kernels.core.threads import parallel
+from kernels.pointwise.softmax import softmax, softmax_gradient
 
 dots, combine = programs.dots, programs.combine
 
@@ -40,7 +41,7 @@ def _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, t, pixels, channels,
     pooled = pixels
     o, s, u = pooled + channels, pooled + 2 * channels, pooled + 3 * channels
     dots(x, x0, wq, 0, t, 0, pixels, channels)
-    programs.softmax(t, 0, pixels)
+    softmax(t, 0, t, 0, pixels)
     clear(t, pooled, channels)
     combine(t, 0, 1, x, x0, t, pooled, pixels, channels)
     copy(bv, 0, t, u, inner)
@@ -84,7 +85,7 @@ def _channel_backward_kernel() -> Kernel:
             dots(wz, 0, rows, do, rows, du, inner, c)
             dots(wv, 0, rows, du, t, ds, c, inner)
             dots(x, x0, t, ds, t, dl, pixels, c)
-            programs.softmax_gradient(t, 0, t, dl, pixels)
+            softmax_gradient(t, dl, t, 0, t, dl, pixels)
             clear(rows, dwq, c)
             combine(t, dl, 1, x, x0, rows, dwq, pixels, c)
             copy(wq, 0, t, query, c)
@@ -152,7 +153,7 @@ def _pixel_gates(x, x0, wq, bq, wv, bv, t, pixels, channels, inner):  # type: ig
     combine(t, share, 0, x, x0, t, mean, pixels, channels)
     copy(bq, 0, t, b, inner)
     combine(t, mean, 1, wq, 0, t, b, channels, inner)
-    programs.softmax(t, b, inner)
+    softmax(t, b, t, b, inner)
     dots(wv, 0, t, b, t, c, channels, inner)
     dots(bv, 0, t, b, t, shift, 1, inner)
     dots(x, x0, t, c, t, 0, pixels, channels)
@@ -194,7 +195,7 @@ def _spatial_backward_kernel() -> Kernel:
             combine(t, total, 1, bv, 0, rows, dl, 1, inner)
             combine(rows, dc, 1, wv, 0, rows, dl, channels, inner)
             combine(t, total, 1, t, b, rows, dl + inner, 1, inner)
-            programs.softmax_gradient(t, b, rows, dl, inner)
+            softmax_gradient(rows, dl, t, b, rows, dl, inner)
             dots(wq, 0, rows, dl, t, mean, channels, inner)
             programs.scale_pixels_gradient(dy, x0, t, 0, do, c, share, 0, mean, dx, pixels, channels)
 

@@ -1,4 +1,4 @@
-"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, softmax, layer norm and gates.
+"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, layer norm and gates.
 
 Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as (array, first float).
 """
@@ -75,35 +75,6 @@ def _make_combine(paired: bool) -> Callable[..., None]:
 
 dots, dots_of_pairs = _make_dots(False), _make_dots(True)
 combine, combine_pairs = _make_combine(False), _make_combine(True)
-
-
-# -- softmax ----------------------------------------------------------------------------------------------------------------------
-
-
-@program("pii")
-def softmax(code: Code, x: Pointer, x0: Int, length: Int) -> None:
-    """x <- e^(x - max) / sum e^(x - max)."""
-    top, total = code.variable(float("-inf")), code.variable(0.0)
-    over_run(code, length, lambda i, rest: top.set(code.maximum(code.kept(code.load(x, x0 + i, rest), rest, float("-inf")), top.get())))
-    largest = code.largest(top.get())
-
-    def exponentials(i: Int, rest: Any) -> None:
-        e = code.exp(code.load(x, x0 + i, rest) - largest)
-        total.set(total.get() + code.kept(e, rest))
-        code.store(e, x, x0 + i, rest)
-
-    over_run(code, length, exponentials)
-    whole = code.total(total.get())
-    over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest) / whole, x, x0 + i, rest))
-
-
-@program("pipii")
-def softmax_gradient(code: Code, y: Pointer, y0: Int, dy: Pointer, d0: Int, length: Int) -> None:
-    """dy <- y (dy - <y, dy>)."""
-    product = code.variable(0.0)
-    over_run(code, length, lambda i, rest: product.set(code.fma(code.load(y, y0 + i, rest), code.load(dy, d0 + i, rest), product.get())))
-    inner = code.total(product.get())
-    over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) * (code.load(dy, d0 + i, rest) - inner), dy, d0 + i, rest))
 
 
 # -- gates of channels: sigmoid of a layer norm, in float64 but for the exponential (its gradient is what is left of larger numbers) ------

@@ -42,12 +42,12 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
     @inline(f"{matrix} {size}")
     def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
-        top, bottom = _inside(iy, dh, size, h)
-        left, right = _inside(ix, dw, size, w)
         x0 = ((image * h + iy) * w + ix) * c
-        if top == 0 and left == 0 and bottom == size and right == size:
+        if iy >= 0 and ix >= 0 and iy + (size - 1) * dh < h and ix + (size - 1) * dw < w:
             read(x, x0, dh * w * c, dw * c, c, out, o0, step)
             return
+        top, bottom = _inside(iy, dh, size, h)
+        left, right = _inside(ix, dw, size, w)
         for c0 in range(0, c, PATCH):
             part = min(PATCH, c - c0)
             clear(patch, patch0, size * size * part)
@@ -89,8 +89,10 @@ def make_tile_writer(form: Form, sums_up: bool) -> Any:
     @inline(f"{form} {sums_up}")
     def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step, added, summing, relu):  # type: ignore[no-untyped-def]
         y0, channels, row, column = ((image * p + oy) * q + ox) * k + first, last - first, dh * q * k, dw * k
-        p0, b0, s0, rows, columns = p0 + first, b0 + first, s0 + first, _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-        inside = rows == m and columns == m
+        p0, b0, s0, rows, columns = p0 + first, b0 + first, s0 + first, m, m
+        inside = oy + (m - 1) * dh < p and ox + (m - 1) * dw < q
+        if not inside:
+            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
         if sums_up and summing:
             totals(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
         elif added:

@@ -1,7 +1,8 @@
-"""Fast gates with one gate per pixel: sigmoids for a block of pixels at once, then a run of channels per pixel."""
+"""Fast gates and blends, float32, with a gate per pixel (sigmoids for a block of pixels at once, then a run of channels per pixel) or per channel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
-from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import contiguous, parallel
 
 _BLOCK = 512  # pixels
@@ -22,30 +23,51 @@ def _sigmoids(code: Code, z: Pointer, z0: Int, s: Pointer, length: Int) -> None:
     over_run(code, length, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest)), s, i, rest))
 
 
-@program("pipipi")
-def _scale(code: Code, x: Pointer, x0: Int, s: Pointer, pixel: Int, y: Pointer, channels: Int) -> None:
-    """y = x s[pixel]."""
-    factor = code.broadcast(s, pixel)
-    over_run(code, channels, lambda c, rest: code.store(code.load(x, x0 + c, rest) * factor, y, x0 + c, rest))
+def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
+    @program("ppipipi")
+    def mix(code: Code, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, y: Pointer, length: Int) -> None:
+        """y = s x (blends: + (1 - s) other). single: s = gates[gate0]; else s[i] = sigmoid(gates[gate0 + i])."""
+        one = code.broadcast(gates, gate0) if single else None
+
+        def body(i: Int, rest: Any) -> None:
+            s = code.sigmoid(code.load(gates, gate0 + i, rest)) if one is None else one
+            value = s * code.load(x, x0 + i, rest)
+            code.store(code.fma(1 - s, code.load(other, x0 + i, rest), value) if blends else value, y, x0 + i, rest)
+
+        over_run(code, length, body)
+
+    return mix
 
 
-@program("ppippii")
-def _scale_and_dot(code: Code, dy: Pointer, x: Pointer, x0: Int, s: Pointer, dx: Pointer, pixel: Int, channels: Int) -> None:
-    """dx = dy s[pixel], s[_BLOCK + pixel] = <dy, x>."""
-    factor, total = code.broadcast(s, pixel), code.variable(0.0)
+def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
+    @program("pppipippppi")
+    def gradients(code: Code, dy: Pointer, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, dx: Pointer, dother: Pointer,
+                  dz: Pointer, sums: Pointer, length: Int) -> None:  # fmt: skip
+        """dx = s dy, dother = (1 - s) dy; single: sums[gate0 + _BLOCK] = <dy, x - other>; else dz = dy (x - other) s (1 - s)."""
+        one, total = code.broadcast(gates, gate0) if single else None, code.variable(0.0)
 
-    def body(c: Int, rest: Any) -> None:
-        gradient = code.load(dy, x0 + c, rest)
-        code.store(gradient * factor, dx, x0 + c, rest)
-        total.set(code.fma(gradient, code.load(x, x0 + c, rest), total.get()))
+        def body(i: Int, rest: Any) -> None:
+            s: Vec = code.sigmoid(code.load(gates, gate0 + i, rest)) if one is None else one
+            gradient, value = code.load(dy, x0 + i, rest), code.load(x, x0 + i, rest)
+            code.store(gradient * s, dx, x0 + i, rest)
+            if blends:
+                code.store(gradient * (1 - s), dother, x0 + i, rest)
+                value = value - code.load(other, x0 + i, rest)
+            if single:
+                total.set(code.fma(gradient, value, total.get()))
+            else:
+                code.store(gradient * value * s * (1 - s), dz, x0 + i, rest)
 
-    over_run(code, channels, body)
-    code.store(code.total(total.get()), s, pixel + _BLOCK, code.int(1))
+        over_run(code, length, body)
+        if single:
+            code.store(code.total(total.get()), sums, gate0 + _BLOCK, code.int(1))
+
+    return gradients
 
 
 @program("ppii")
 def _gate_gradients(code: Code, s: Pointer, dz: Pointer, z0: Int, length: Int) -> None:
-    """dz = <dy, x> s (1 - s)."""
+    """dz = <dy, x - other> s (1 - s)."""
 
     def body(i: Int, rest: Any) -> None:
         value = code.load(s, i, rest)
@@ -54,54 +76,88 @@ def _gate_gradients(code: Code, s: Pointer, dz: Pointer, z0: Int, length: Int) -
     over_run(code, length, body)
 
 
-@lru_cache(maxsize=1)
-def _forward_kernel() -> Kernel:
-    @cpu_kernel("pppii")
-    def gate_forward(start, stop, scratch, x, z, y, pixels, channels):  # type: ignore[no-untyped-def]
+@lru_cache(maxsize=4)
+def _forward_kernel(blends: bool, single: bool) -> Kernel:
+    mix = _make_mix(blends, single)
+
+    @cpu_kernel("ppppii", f"{blends} {single}")
+    def gate_forward(start, stop, scratch, x, other, z, y, pixels, channels):  # type: ignore[no-untyped-def]
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)
-            _sigmoids(z, first, scratch, count)
-            for i in range(count):
-                _scale(x, (first + i) * channels, scratch, i, y, channels)
+            if single:
+                _sigmoids(z, first, scratch, count)
+                for i in range(count):
+                    mix(x, other, (first + i) * channels, scratch, i, y, channels)
+            else:
+                mix(x, other, first * channels, z, first * channels, y, count * channels)
 
     return gate_forward
 
 
-@lru_cache(maxsize=1)
-def _backward_kernel() -> Kernel:
-    @cpu_kernel("pppppii")
-    def gate_backward(start, stop, scratch, dy, x, z, dx, dz, pixels, channels):  # type: ignore[no-untyped-def]
+@lru_cache(maxsize=4)
+def _backward_kernel(blends: bool, single: bool) -> Kernel:
+    gradients = _make_gradients(blends, single)
+
+    @cpu_kernel("pppppppii", f"{blends} {single}")
+    def gate_backward(start, stop, scratch, dy, x, other, z, dx, dother, dz, pixels, channels):  # type: ignore[no-untyped-def]
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)
-            _sigmoids(z, first, scratch, count)
-            for i in range(count):
-                _scale_and_dot(dy, x, (first + i) * channels, scratch, dx, i, channels)
-            _gate_gradients(scratch, dz, first, count)
+            if single:
+                _sigmoids(z, first, scratch, count)
+                for i in range(count):
+                    gradients(dy, x, other, (first + i) * channels, scratch, i, dx, dother, dz, scratch, channels)
+                _gate_gradients(scratch, dz, first, count)
+            else:
+                gradients(dy, x, other, first * channels, z, first * channels, dx, dother, dz, scratch, count * channels)
 
     return gate_backward
 
 
-def _single(x: np.ndarray, z: np.ndarray) -> bool:
-    return x.dtype == z.dtype == np.float32 and z.shape[-1] == 1 and x.size > 0
+def _served(*arrays: np.ndarray) -> bool:
+    return all(a.dtype == np.float32 and a.size for a in arrays)
 
 
-def gate_forward(x: np.ndarray, z: np.ndarray) -> Any:
-    """As kernels.gate.reference.gate_forward, for one gate per pixel."""
-    if not _single(x, z):
+def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
+    return [contiguous(a).reshape(-1) for a in arrays]
+
+
+def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
+    if not _served(x, other, z):
         return NotImplemented
-    y, channels = memory.empty(x.shape, np.float32), x.shape[-1]
-    flat = contiguous(x).reshape(-1), contiguous(z).reshape(-1), y.reshape(-1)
-    parallel(_forward_kernel(), -(-z.size // _BLOCK), *flat, z.size, channels, scratch=_BLOCK)
+    y, channels, single = memory.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
+    pixels = x.size // channels
+    parallel(_forward_kernel(blends, single), -(-pixels // _BLOCK), *_flat(x, other, z, y), pixels, channels, scratch=_BLOCK)
     return y
 
 
-def gate_backward(dy: np.ndarray, x: np.ndarray, z: np.ndarray) -> Any:
-    """As kernels.gate.reference.gate_backward, for one gate per pixel."""
-    if not _single(x, z) or dy.dtype != np.float32:
+def _backward(dy: np.ndarray, x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
+    if not _served(dy, x, other, z):
         return NotImplemented
-    dx, dz = memory.empty(x.shape, np.float32), memory.empty(z.shape, np.float32)
-    flat = [contiguous(a).reshape(-1) for a in (dy, x, z)]
-    parallel(_backward_kernel(), -(-z.size // _BLOCK), *flat, dx.reshape(-1), dz.reshape(-1), z.size, x.shape[-1], scratch=2 * _BLOCK)
-    return dx, dz
+    channels, single = x.shape[-1], z.shape[-1] == 1
+    pixels, (dx, dz) = x.size // channels, (memory.empty(a.shape, np.float32) for a in (x, z))
+    dother = memory.empty(x.shape, np.float32) if blends else dx
+    kernel = _backward_kernel(blends, single)
+    parallel(kernel, -(-pixels // _BLOCK), *_flat(dy, x, other, z, dx, dother, dz), pixels, channels, scratch=2 * _BLOCK)
+    return (dx, dother, dz) if blends else (dx, dz)
+
+
+def gate_forward(x: np.ndarray, z: np.ndarray) -> Any:
+    """As kernels.gate.reference.gate_forward; likewise all functions below."""
+    return _forward(x, x, z, False)
+
+
+def gate_backward(dy: np.ndarray, x: np.ndarray, z: np.ndarray) -> Any:
+    """dx = dy s,  dz = (dy x) s (1 - s)."""
+    return _backward(dy, x, x, z, False)
+
+
+def blend_forward(x: np.ndarray, other: np.ndarray, z: np.ndarray) -> Any:
+    """y = s x + (1 - s) other."""
+    return _forward(x, other, z, True)
+
+
+def blend_backward(dy: np.ndarray, x: np.ndarray, other: np.ndarray, z: np.ndarray) -> Any:
+    """dx = s dy,  dother = (1 - s) dy,  dz = <dy, x - other> s (1 - s)."""
+    return _backward(dy, x, other, z, True)

@@ -128,7 +128,6 @@ def adamw_step(
 _PARTS = 32  # of one launch; a launch takes 7 microseconds with so many
 _PIECE = 16_384  # floats
 _WORDS = 7  # of a piece
-_LINE = 16  # floats of a cache line
 
 
 @lru_cache(maxsize=1)
@@ -145,9 +144,9 @@ def _gather_kernel() -> Kernel:
                 copy_rows(parts[part], begin, down, out, at, columns, columns, rows)
             else:
                 source = parts[part]
-                for first in range(0, columns, _LINE):  # so many lines of the source stay in the L1 cache
+                for first in range(0, columns, LINE):  # so many lines of the source stay in the L1 cache
                     for i in range(rows):
-                        for j in range(first, min(first + _LINE, columns)):
+                        for j in range(first, min(first + LINE, columns)):
                             out[at + i * columns + j] = source[begin + i * down + j * across]
 
     return gather
