@@ -124,6 +124,7 @@ def test_lists(capsys) -> None:
         (["conv2d", "--shape", "2,9"], r"shape is \(2, 9\), expected 4 axes"),
         (["conv2d", "--shape", "big"], "--shape: got 'big', expected positive integers"),
         (["conv2d", "--stride", "2", "--stride", "3"], "--stride is given twice"),
+        (["conv2d", "--threads=-1"], "--threads: got -1, expected the number of threads, or 0"),
         (["--stride", "2"], r"settings \(--stride\) need the name of one operator"),
         (["conv2d", "--break", "nothing"], "--break: no bug is called 'nothing', expected one of corner"),
         (["conv2d", "relu", "--break", "corner"], "name one operator to break"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from engine.command import UsageError, run_command
+from engine.command import UsageError, run_command, use_threads
 from engine.gradcheck.settings import split_arguments
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Arguments:
     """Write the rows here as a JSON list ('-': to the standard output, instead of the table)."""
     html: Path | None = None
     """Write a page here: step-size curves, heat maps, kink maps and formulas."""
+    threads: int = 0
+    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,6 +71,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.list:
         return _list()
     entries, settings, plan = _plan(arguments, settings)
+    use_threads(arguments.threads)
     _check_target(arguments.json, "--json")
     _check_target(arguments.html, "--html")
     results = _checked(entries, settings, plan, quiet=str(arguments.json) == "-")
