@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,17 +13,30 @@ from bench.shapes import BATCH, STAGES, array
 
 
 def cases() -> list[Case]:
-    """One gate per pixel at the three skips."""
+    """One gate per pixel at the three skips; a gate per channel, and a blend of two maps, at the first."""
     out = []
     for h, w, c in STAGES[:3]:
-        traffic = 4 * BATCH * h * w * c * 5
-        out.append(forward_backward("gate", f"{BATCH}x{h}x{w}x{c}", ops.gate, _theirs, partial(_arrays, h, w, c), (0, 1), bytes=traffic))
+        out.append(_case("gate", ops.gate, _their_gate, (h, w, c), 1, 5))
+    out.append(_case("gate per channel", ops.gate, _their_gate, STAGES[0], STAGES[0][2], 8))
+    out.append(_case("blend", ops.blend, _their_blend, STAGES[0], 1, 8))
     return out
 
 
-def _arrays(h: int, w: int, c: int) -> list[Any]:
-    return [array(BATCH, h, w, c), array(BATCH, h, w, 1, seed=1)]
+def _case(name: str, ours: Any, theirs: Any, size: tuple[int, int, int], gates: int, passes: int) -> Case:
+    """passes: how many maps have to be read or written."""
+    shape, maps = "x".join(map(str, (BATCH, *size))), 2 if name == "blend" else 1
+    traffic, arrays = 4 * BATCH * math.prod(size) * passes, partial(_arrays, size, maps, gates)
+    return forward_backward(name, shape, ours, theirs, arrays, tuple(range(maps + 1)), bytes=traffic)
 
 
-def _theirs(x: Any, z: Any) -> Any:
+def _arrays(size: tuple[int, int, int], maps: int, gates: int) -> list[Any]:
+    return [*(array(BATCH, *size, seed=2 * k) for k in range(maps)), array(BATCH, *size[:2], gates, seed=1)]
+
+
+def _their_gate(x: Any, z: Any) -> Any:
     return x * z.sigmoid()
+
+
+def _their_blend(x: Any, other: Any, z: Any) -> Any:
+    s = z.sigmoid()
+    return s * x + (1 - s) * other

@@ -3,11 +3,9 @@
 At small batches half of the time of inference is Python between some hundred and fifty kernel launches. A `Plan` runs the network once,
 writes down the launches (kernels/core/recording.py), and from then on copies images in, replays, and copies logits out.
 
-What keeps it right. Every operator is one of three kinds. Those of LAUNCHES do all that depends on the image in kernels (when their
-inputs are contiguous and no reference served them); those of VIEWS do nothing; all of CALLS are functions of their input arrays alone and are
-called again, as is an operator of LAUNCHES that did more than launch. Another operator is refused, and so is an array that is neither made
-from the images nor the network's. The recorded run sees noise; then the plan must give the ordinary path's logits of real images to the
-bit. A plan notices when anything in the network is another than it was (weights, statistics, settings, modules) and does not run then.
+What keeps it right. The recorded run sees noise; then the plan must give the ordinary path's logits of real images to the bit: whatever
+computes outside of operators would be stale and show up there. A plan notices when anything in the network is another than it was
+(weights, statistics, settings, modules) and does not run then.
 """
 
 from __future__ import annotations
@@ -17,31 +15,17 @@ import warnings
 from collections.abc import Iterator
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from autograd import Tensor, inference, observe
-from autograd.function import Function, root
+from autograd import Tensor, inference
 from autograd.modes import modes
-from autograd.ops.arithmetic import Add, Div, Mul, Sub
-from autograd.ops.attention import Attention, PolarizedChannel, PolarizedSpatial
-from autograd.ops.conv import Conv2d, Conv2dReLU, ConvTranspose2d
-from autograd.ops.gate import Blend, Gate
-from autograd.ops.norm import LayerNorm
-from autograd.ops.pointwise import GELU, AddReLU, ReLU, Sigmoid, SiLU
-from autograd.ops.pool import MaxPool2d
-from autograd.ops.resample import Resample2d
-from autograd.ops.shape import BroadcastTo, Concat, GetItem, Reshape, Split, Transpose
 from kernels.core import memory
 from kernels.core.device import CPU, Array, device_of
-from kernels.core.dispatch import is_plain, kernel_log
+from kernels.core.dispatch import is_plain
 from layers import Module
-
-LAUNCHES = {Conv2d, Conv2dReLU, ConvTranspose2d, MaxPool2d, Resample2d, Gate, Concat, Split, ReLU, AddReLU}
-VIEWS = {Reshape, Transpose, BroadcastTo, GetItem, Split}
-CALLS = {*LAUNCHES, Reshape, Add, Sub, Mul, Div, Sigmoid, SiLU, GELU, Blend, PolarizedChannel, PolarizedSpatial, Attention, LayerNorm}
 
 
 class PlanError(RuntimeError):
@@ -67,26 +51,11 @@ class _State:
         return all(map(is_, self._all(), self._was))
 
 
-class _Call(NamedTuple):
-    """An operator that is called again, before launch number `before`."""
-
-    before: int
-    function: Function
-    inputs: tuple[Array | None, ...]
-    outputs: tuple[Array, ...]
-
-    def run(self) -> None:
-        results = self.function.forward(*self.inputs)
-        self.function.release()
-        for output, result in zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True):
-            output[...] = result
-
-
 class Plan:
     """Logits of images of one shape by the network that was planned: a function of float32 (N, H, W, C) giving float32 (N, H, W, classes).
 
     net: in evaluation mode, on the CPU.   images: an example, float32 (N, H, W, C): the plan is checked with it.
-    Raises PlanError when the network cannot be planned, naming the operator. May be called by several threads: one waits for the other.
+    Raises PlanError when the network cannot be planned. May be called by several threads: one waits for the other.
     """
 
     def __init__(self, net: Module, images: np.ndarray) -> None:
@@ -100,43 +69,12 @@ class Plan:
             raise PlanError(f"plan: images are {images.dtype}, expected float32")
         with inference():
             expected = net(Tensor(images)).data  # compiles, chooses algorithms and folds, too
-        self._lock, self._recording, self._calls = threading.Lock(), Recording(), list[_Call]()
-        self._state, self._x = _State(net), np.random.default_rng(0).standard_normal(images.shape, np.float32)
-        self._y = self._record(net)
+        self._lock, self._recording, self._state = threading.Lock(), Recording(), _State(net)
+        self._x = np.random.default_rng(0).standard_normal(images.shape, np.float32)
+        with inference(), self._recording.operators():
+            self._y = net(Tensor(self._x)).data
         if self(images).tobytes() != expected.tobytes():
             raise PlanError("plan: replayed, the network gives other logits than before: it computes outside of operators")
-
-    def _record(self, net: Module) -> Array:
-        """Run the network on self._x; for every operator keep its launches, or the operator itself, or nothing."""
-        made = {id(root(self._x))}  # memory of what depends on the images
-        own = {id(root(t.data)) for t in self._state.tensors}
-        recording, launches, served = self._recording, 0, 0
-
-        def saw(function: Function, inputs: tuple[Any, ...], outputs: tuple[Array, ...]) -> None:
-            nonlocal launches, served
-            arrays = [a for a in inputs if a is not None]
-            for a in arrays:
-                if id(root(a)) not in made | own and getattr(root(a), "flags", a.flags).writeable:
-                    raise PlanError(f"plan: {function.name} reads an array {a.shape} that is neither made from the images nor the network's")
-            made.update(id(root(y)) for y in outputs)
-            kind, first, by = type(function), launches, {entry.by for entry in log[served:]}
-            launches, served = len(recording), len(log)
-            shared = [any(np.may_share_memory(y, a) for a in arrays) for y in outputs]
-            if kind in VIEWS and all(shared) and launches == first:
-                return
-            if kind in LAUNCHES and launches > first and by == {"fast"} and all(a.flags.c_contiguous for a in arrays):
-                return
-            if kind not in CALLS or any(shared):
-                raise PlanError(f"plan: the operator {function.name} is not known to be a function of its input arrays alone")
-            recording.drop(first)
-            launches = first
-            self._calls.append(_Call(first, function, inputs, outputs))
-
-        with inference(), kernel_log() as log, observe(saw), recording.active():
-            y = net(Tensor(self._x)).data
-        if launches != len(recording) or id(root(y)) not in made:
-            raise PlanError("plan: the network computes outside of operators")
-        return y
 
     @property
     def current(self) -> bool:
@@ -151,12 +89,7 @@ class Plan:
             if not self.current:
                 raise PlanError("plan: the network has changed since it was planned")
             np.copyto(self._x, images)
-            done = 0
-            for call in self._calls:
-                self._recording.replay(done, call.before)
-                call.run()
-                done = call.before
-            self._recording.replay(done, len(self._recording))
+            self._recording.run(self._recording.start, self._recording.place)
             logits = memory.empty(self._y.shape, self._y.dtype)
             np.copyto(logits, self._y)
             return logits

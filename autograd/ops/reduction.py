@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import operator
+from functools import partial
 
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
+from kernels.shape import evaluate
 
 Axis = int | tuple[int, ...] | None
 
@@ -15,6 +18,9 @@ class _Reduction(Function):
     def __init__(self, axis: Axis, keepdims: bool) -> None:
         super().__init__()
         self.axis, self.keepdims = axis, keepdims
+
+    def _reduced(self, x: Array, method: str) -> Array:
+        return getattr(x, method)(self.axis, keepdims=self.keepdims)
 
     def _spread(self, dy: Array, shape: tuple[int, ...]) -> Array:
         """dy with its reduced axes back as length 1, ready to broadcast against `shape`."""
@@ -30,7 +36,7 @@ class Sum(_Reduction):
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return x.sum(self.axis, keepdims=self.keepdims)
+        return evaluate(partial(self._reduced, method="sum"), x)
 
     def backward(self, dy: Array) -> Array:
         return array_module(dy).broadcast_to(self._spread(dy, self.shape), self.shape)
@@ -44,23 +50,25 @@ class Mean(Sum):
 
     def forward(self, x: Array) -> Array:
         self.shape = x.shape
-        return x.mean(self.axis, keepdims=self.keepdims)
+        return evaluate(partial(self._reduced, method="mean"), x)
 
     def backward(self, dy: Array) -> Array:
         count = math.prod(self.shape) // (dy.size or 1)
-        return super().backward(dy * (1 / count))
+        return super().backward(evaluate(partial(operator.mul, 1 / count), dy))
 
 
 class Max(_Reduction):
     """y = max of x over the axes;  dx = dy where x is the maximum, shared equally among ties (PyTorch's amax)."""
 
     def forward(self, x: Array) -> Array:
-        y = x.max(self.axis, keepdims=self.keepdims)
+        y = evaluate(partial(self._reduced, method="max"), x)
         self.save(x, y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        x, y = self.saved
+        return evaluate(self._shared, dy, *self.saved)
+
+    def _shared(self, dy: Array, x: Array, y: Array) -> Array:
         hit = (x == self._spread(y, x.shape)).astype(x.dtype)
         return hit * (self._spread(dy, x.shape) / hit.sum(self.axis, keepdims=True))
 

@@ -75,16 +75,21 @@ class GetItem(Function):
 
     def forward(self, x: Array) -> Array:
         self.before = x.shape
-        return x[self.index]
+        return x[self.index] if self._basic else kernels.evaluate(lambda a: a[self.index], x)
 
     def backward(self, dy: Array) -> Array:
         return kernels.evaluate(self._scattered, dy)
 
+    @property
+    def _basic(self) -> bool:
+        """Whether the index picks a view."""
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        return all(p is None or p is Ellipsis or isinstance(p, (slice, int)) for p in parts)
+
     def _scattered(self, dy: Array) -> Array:
         xp = array_module(dy)
         dx = xp.zeros(self.before, dy.dtype)
-        parts = self.index if isinstance(self.index, tuple) else (self.index,)
-        if all(p is None or p is Ellipsis or isinstance(p, (slice, int)) for p in parts):
+        if self._basic:
             dx[self.index] = dy  # basic indexing picks nothing twice
         else:
             xp.add.at(dx, self.index, dy)

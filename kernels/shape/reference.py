@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from kernels.core.device import Array, array_module
 
 
@@ -32,8 +34,9 @@ def added(a: Array, b: Array) -> Array:
 
 
 def evaluate(rule: Callable[..., Array], *arrays: Array) -> Array:
-    """rule(*arrays): an elementwise expression, as an operator."""
-    return rule(*arrays)
+    """rule(*arrays): an expression of arrays, as an operator. A single number comes as an array without axes."""
+    y = rule(*arrays)
+    return np.asarray(y) if isinstance(y, np.generic) else y
 
 
 def duplicate(a: Array) -> Array:
