@@ -1,7 +1,7 @@
 """Fast dot-product attention, float32, forward and backward: in blocks of queries and keys, without the matrix of all their scores.
 
-A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and the three products that
-sum over keys or features read K, V and the cotangents where they are (kernels/core/contract.py). Only a block of q, dO, dq or o is ever turned.
+A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and all products read K, V and
+their gradients' rows where they are (kernels/core/contract.py). Only blocks of queries are ever turned: of Q, dO, O, and of the results O and dQ.
 
 Forward, a chunk per block of queries: softmax with a running maximum m and a running sum l per query. Block after block of keys,
 
