@@ -276,7 +276,15 @@ MUTANTS = [
         "adamw",
     ),
     Mutant("gathering: rows and columns swapped", "optimizer/cpu.py", "begin + i * down + j * across", "begin + j * down + i * across", "gathering"),
-    Mutant("dropout: words in the wrong order", "pointwise/cpu.py", "(words[lane] >>", "(words[3 - lane] >>", "activations"),
+    Mutant("dropout: words in the wrong order", "pointwise/dropout.py", "interleaved(w0, w2)", "interleaved(w2, w0)", "activations"),
+    Mutant("dropout: tail four elements short", "pointwise/dropout.py", "count = n - at if rest", "count = n - at - 4 if rest", "activations"),
+    Mutant(
+        "dropout: neighbouring blocks change places",
+        "pointwise/dropout.py",
+        "c0, c1 = self.builder.trunc(numbers, self.words),",
+        "c0, c1 = self.builder.xor(self.builder.trunc(numbers, self.words), self.constant(self.words, 1)),",
+        "activations",
+    ),
     Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "maximum(2 * self.last, 1)", "maximum(2 * self.last + 1, 1)", "augmentation"),
     Mutant("augmentation: a pixel beyond the tile keeps its label", "augment/cpu.py", "pixel > -1", "pixel > -2", "augmentation"),
     Mutant(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
-_WEYL = 0x9E3779B9, 0xBB67AE85  # golden ratio, sqrt(3) - 1
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+WEYL = 0x9E3779B9, 0xBB67AE85  # golden ratio, sqrt(3) - 1
 _MASK = 0xFFFFFFFF
 ROUNDS = 10
 
@@ -29,9 +29,9 @@ def philox(counter: Any, key: tuple[int, int], xp: Any = np) -> Any:
     c0, c1, c2, c3 = (counter[i].astype(xp.uint64) for i in range(4))
     k0, k1 = key
     for _ in range(ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & _MASK, (product0 >> 32) ^ c3 ^ k1, product0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
     return xp.stack([c0, c1, c2, c3]).astype(xp.uint32)
 
 

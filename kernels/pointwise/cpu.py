@@ -1,4 +1,4 @@
-"""Fast activations and dropout: one vector program each over the flat array, by all threads."""
+"""Fast activations: one vector program each over the flat array, by all threads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray
 
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.dispatch import drawn
-from kernels.core.random import words_of
+from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import contiguous, parallel
@@ -157,49 +154,3 @@ def gelu_forward(x: np.ndarray) -> Any:
 def gelu_backward(dy: np.ndarray, x: np.ndarray) -> Any:
     """dx = dy (Phi(x) + x phi(x))."""
     return _mapped("gelu_backward", dy, x)
-
-
-# -- dropout ----------------------------------------------------------------------------------------------------------------------
-
-
-@inline()
-def _philox_round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    p0, p1 = np.uint64(c0) * np.uint64(0xD2511F53), np.uint64(c2) * np.uint64(0xCD9E8D57)
-    high0, high1 = np.uint32(p0 >> np.uint64(32)), np.uint32(p1 >> np.uint64(32))
-    return np.uint32(high1 ^ c1 ^ k0), np.uint32(p1), np.uint32(high0 ^ c3 ^ k1), np.uint32(p0)
-
-
-_BLOCKS = 8192  # Philox blocks of four words per chunk
-
-
-@lru_cache(maxsize=1)
-def _dropout_kernel() -> Kernel:
-    @cpu_kernel("ppiiliif")
-    def dropout(start, stop, scratch, x, y, key0, key1, offset, threshold, n, scale):  # type: ignore[no-untyped-def]
-        a, out = carray(x, n), carray(y, n)
-        for block in range(start * _BLOCKS, min(stop * _BLOCKS, (n + 3) // 4)):
-            c0, c1, c2, c3 = np.uint32(block), np.uint32(block >> 32), np.uint32(offset[0]), np.uint32(offset[1])
-            k0, k1 = np.uint32(key0), np.uint32(key1)
-            for _ in range(10):
-                c0, c1, c2, c3 = _philox_round(c0, c1, c2, c3, k0, k1)
-                k0, k1 = np.uint32(k0 + np.uint32(0x9E3779B9)), np.uint32(k1 + np.uint32(0xBB67AE85))
-            words = (c0, c1, c2, c3)
-            for lane in range(min(4, n - 4 * block)):
-                i = 4 * block + lane
-                out[i] = a[i] * scale if (words[lane] >> np.uint32(8)) >= threshold else np.float32(0)
-
-    return dropout
-
-
-def dropout_forward(x: np.ndarray, p: float, seed: int, offset: int) -> Any:
-    """As kernels.pointwise.reference.dropout_forward: the same Philox bits."""
-    if x.dtype != np.float32 or not x.size:
-        return NotImplemented
-    x = contiguous(x)
-    y = memory.empty(x.shape, np.float32)
-    place = np.array(words_of(offset), np.int64)
-    drawn(place, offset)
-    blocks = -(-x.size // 4)
-    threshold = math.ceil(float(np.float32(p)) * 2**24)  # keep when (word >> 8) >= p 2^24
-    parallel(_dropout_kernel(), -(-blocks // _BLOCKS), x.reshape(-1), y.reshape(-1), *words_of(seed), place, threshold, x.size, 1 / (1 - p))
-    return y
