@@ -49,7 +49,7 @@ def convolution(rng, n: int, h: int, w: int, c: int, k: int, window: Window, gro
 def conv_direct(rng) -> Any:
     """Rows and columns of tiles with remainders, padding on all sides, a tail of channels."""
     with algorithm("direct"):
-        return convolution(rng, 2, 7, 29, 5, 11, Window((3, 3), (1, 1), ((1, 2), (2, 0))))
+        return convolution(rng, 2, 7, 41, 5, 11, Window((3, 3), (1, 1), ((1, 2), (2, 0))))
 
 
 @check

@@ -92,10 +92,16 @@ def _store_address(_context, place, array):  # type: ignore[no-untyped-def]
 
 
 def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
-    name = "llvm.x86.sse2.pause"
-    if "x86" in builder.module.triple or "i686" in builder.module.triple:
-        kind = ir.FunctionType(ir.VoidType(), [])
-        builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), [])
+    """Wait for some ten cycles, and leave the core to others meanwhile. On ARM a barrier for instructions does it; `yield` does nothing on most."""
+    triple, word = builder.module.triple, ir.IntType(32)
+    if "x86" in triple or "i686" in triple:
+        name, arguments = "llvm.x86.sse2.pause", []
+    elif "aarch64" in triple or "arm64" in triple:
+        name, arguments = "llvm.aarch64.isb", [word(15)]
+    else:
+        return
+    kind = ir.FunctionType(ir.VoidType(), [word] * len(arguments))
+    builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), arguments)
 
 
 load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
