@@ -5,14 +5,16 @@ A bar is what a ratio (their best mode's time / ours) is to be at least; where i
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from engine.command import UsageError, run_command
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,21 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def main() -> None:
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}; expected what `python -m bench --json FILE` wrote") from None
+
+
+def run() -> int:
     """Print the tables."""
-    table = [row for path in sys.argv[1:] for row in json.loads(Path(path).read_text())]
+    arguments = argparse.ArgumentParser(prog="python -m bench.results", description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("files", nargs="+", type=Path, help="what `python -m bench --json FILE` wrote")
+    table = [row for path in arguments.parse_args().files for row in _rows(path)]
     print(bars(table), beside(table, "jax"), details(table), sep="\n\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_command(run)
