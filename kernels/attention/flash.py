@@ -122,10 +122,11 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
 
 
 @inline()
-def _mask_scores(t, s0, added, kept, mask, at, queries, keys):  # type: ignore[no-untyped-def]
-    """Add a block of the mask to its scores, or make those that it does not keep -inf. mask: its kind, and its steps along the four axes."""
-    kind, _, _, query_step, key_step = mask
-    for j in range(keys):
+def _mask_scores(t, s0, added, kept, mask, heads, head, query, key, queries, keys):  # type: ignore[no-untyped-def]
+    """Add the mask from (query, key) on to a block of scores, or make those that it does not keep -inf. mask: kind, steps along the four axes."""
+    kind, image_step, head_step, query_step, key_step = mask
+    at = head // heads * image_step + head % heads * head_step + query * query_step + key * key_step
+    for j in range(keys if kind != _NONE else 0):
         for i in range(queries):
             place, source = s0 + j * _ROW + i, at + i * query_step + j * key_step
             if kind == _ADDED:
@@ -182,9 +183,7 @@ def _forward_kernel() -> Kernel:
             for key in range(0, keys, KEYS):
                 others, column = min(KEYS, keys - key), head * keys + key
                 from_features(k, column * d, t, turned, scores, others, d, span)
-                if mask[0] != _NONE:
-                    at = head // heads * mask[1] + head % heads * mask[2] + first * mask[3] + key * mask[4]
-                    _mask_scores(t, scores, added, kept, mask, at, own, others)
+                _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
                 probabilities(t, scores, top, out, others, e if key else 0, span)
                 from_keys(v, column * e, t, scores, out, others, e, span, key)
             finish(t, top, out, e, span)
@@ -229,9 +228,7 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
                 for key in range(0, keys, KEYS):
                     others, column = min(KEYS, keys - key), head * keys + key
                     from_features(k, column * d, t, turned_q, scores, others, d, span)
-                    if mask[0] != _NONE:
-                        at = head // heads * mask[1] + head % heads * mask[2] + first * mask[3] + key * mask[4]
-                        _mask_scores(t, scores, added, kept, mask, at, own, others)
+                    _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
                     from_features(v, column * e, t, turned_dy, gradients, others, e, span)
                     score_gradients(t, scores, gradients, level, others, span, scale)
                     from_keys(k, column * d, t, gradients, out, others, d, span, key)
