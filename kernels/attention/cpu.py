@@ -18,7 +18,7 @@ from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column
 from kernels.core.runs import clear, copy
 from kernels.core.simd import target
-from kernels.core.threads import parallel
+from kernels.core.threads import flat, parallel
 from kernels.pointwise.softmax import softmax, softmax_gradient
 
 dots, combine = programs.dots, programs.combine
@@ -26,10 +26,6 @@ dots, combine = programs.dots, programs.combine
 
 def _served(inner: int, *arrays: np.ndarray) -> bool:
     return inner > 0 and all(a.dtype == np.float32 and a.flags.c_contiguous and a.size for a in arrays)
-
-
-def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [a.reshape(-1) for a in arrays]
 
 
 # -- channels -------------------------------------------------------------------------------------------------------------------------
@@ -111,7 +107,7 @@ def polarized_channel_forward(
     if not _served(inner, x, *weights):
         return NotImplemented
     y = memory.empty(x.shape, np.float32)
-    parallel(_channel_forward_kernel(), n, *_flat(x, *weights, y), pixels, c, inner, eps, scratch=pixels + 3 * c + inner)
+    parallel(_channel_forward_kernel(), n, *flat(x, *weights, y), pixels, c, inner, eps, scratch=pixels + 3 * c + inner)
     return y
 
 
@@ -133,7 +129,7 @@ def polarized_channel_backward(
     if not _served(h, dy, x, *weights):
         return NotImplemented
     dx, rows = memory.empty(x.shape, np.float32), memory.empty((n, 5 * c + 2 * h), np.float32)
-    parallel(_channel_backward_kernel(), n, *_flat(dy, x, *weights, dx, rows), pixels, c, h, eps, scratch=2 * pixels + 5 * c + h)
+    parallel(_channel_backward_kernel(), n, *flat(dy, x, *weights, dx, rows), pixels, c, h, eps, scratch=2 * pixels + 5 * c + h)
     dwv, dwz, sums = _over_images(rows, (0, 5 * c + h, c, h), (c, c + h, h, c), c + h)
     dbz, dgain, doffset, dwq = (sums[k * c : (k + 1) * c] for k in range(4))
     return dx, dwq, dwv, sums[4 * c :], dwz, dbz, dgain, doffset
@@ -209,7 +205,7 @@ def polarized_spatial_forward(x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv:
     if not _served(inner, x, wq, bq, wv, bv):
         return NotImplemented
     y = memory.empty(x.shape, np.float32)
-    parallel(_spatial_forward_kernel(), n, *_flat(x, wq, bq, wv, bv, y), pixels, c, inner, scratch=pixels + 2 * c + inner + 2)
+    parallel(_spatial_forward_kernel(), n, *flat(x, wq, bq, wv, bv, y), pixels, c, inner, scratch=pixels + 2 * c + inner + 2)
     return y
 
 
@@ -220,7 +216,7 @@ def polarized_spatial_backward(dy: np.ndarray, x: np.ndarray, wq: np.ndarray, bq
     if not _served(h, dy, x, wq, bq, wv, bv):
         return NotImplemented
     dx, rows = memory.empty(x.shape, np.float32), memory.empty((n, 2 * c + 3 * h), np.float32)
-    parallel(_spatial_backward_kernel(), n, *_flat(dy, x, wq, bq, wv, bv, dx, rows), pixels, c, h, scratch=2 * pixels + 2 * c + h + 3)
+    parallel(_spatial_backward_kernel(), n, *flat(dy, x, wq, bq, wv, bv, dx, rows), pixels, c, h, scratch=2 * pixels + 2 * c + h + 3)
     dwq, dwv, sums = _over_images(rows, (0, 2 * c + h, c, h), (c + h, c, c, h), 2 * c + h)
     return dx, dwq, sums[:h], dwv, sums[h:]
 
@@ -257,5 +253,5 @@ def _over_images(rows: np.ndarray, pair1: tuple[int, ...], pair2: tuple[int, ...
     one, two, sums = (memory.empty(shape, np.float32) for shape in (pair1[2:], pair2[2:], (width - first,)))
     chunks = -(-pair1[3] // lanes) - (-pair2[3] // lanes) - (-(width - first) // _SUMS)
     pairs = [np.array(pair, np.int64) for pair in (pair1, pair2)]
-    parallel(_parameters_kernel(), chunks, *_flat(rows, one, two, sums), *pairs, n, width, first)
+    parallel(_parameters_kernel(), chunks, *flat(rows, one, two, sums), *pairs, n, width, first)
     return one, two, sums

@@ -28,7 +28,7 @@ from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_column, panel_vectors
 from kernels.core.runs import clear, copy
 from kernels.core.simd import Code, Int, Pointer, program, target
-from kernels.core.threads import contiguous, parallel
+from kernels.core.threads import contiguous, flat, parallel
 
 QUERIES = KEYS = 64  # of a block
 _ROW = QUERIES + 16  # floats between rows of a block: a power of two would put a column of it into few sets of the L1 cache
@@ -247,10 +247,6 @@ def _served(mask: np.ndarray | None, *arrays: np.ndarray) -> bool:
     return floats and (mask is None or mask.dtype in (bool, np.float32))
 
 
-def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [contiguous(a).reshape(-1) for a in arrays]
-
-
 def _mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(bytes, floats, kind and steps along the four axes): one of the arrays is the mask, the other one is not read."""
     none = np.zeros(1, np.float32)
@@ -271,7 +267,7 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndar
     kept, added, steps = _mask(mask, (n, heads, queries, keys))
     sizes = np.array((heads, queries, keys, d, e), np.int64)
     chunks, scratch = n * heads * -(-queries // QUERIES), _ZEROS + (d + KEYS + e + 2) * _ROW
-    parallel(_forward_kernel(), chunks, *_flat(q, k, v, o, lse), kept, added, sizes, steps, scale, scratch=scratch)
+    parallel(_forward_kernel(), chunks, *flat(q, k, v, o, lse), kept, added, sizes, steps, scale, scratch=scratch)
     return o, lse
 
 
@@ -287,5 +283,5 @@ def attention_backward(
     sizes = np.array((heads, queries, keys, d, e), np.int64)
     kernel = _backward_kernel(min(panel_vectors(d), panel_vectors(e)), any(size % target().lanes for size in (d, e)))
     scratch = _ZEROS + (d + e + max(d, e) + 2 * KEYS + 2) * _ROW
-    parallel(kernel, n * heads, *_flat(do, q, k, v, o, lse), kept, added, *_flat(dq, dk, dv), sizes, steps, scale, scratch=scratch)
+    parallel(kernel, n * heads, *flat(do, q, k, v, o, lse), kept, added, *flat(dq, dk, dv), sizes, steps, scale, scratch=scratch)
     return dq, dk, dv

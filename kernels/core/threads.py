@@ -328,6 +328,11 @@ def contiguous(array: Any) -> Any:
     return array
 
 
+def flat(*arrays: Any) -> list[Any]:
+    """The arrays as kernels take them, with one axis: themselves where they are contiguous, else copies."""
+    return [contiguous(a).reshape(-1) for a in arrays]
+
+
 def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> None:
     """kernel(k, k + 1, own scratch, *arguments) for every k below `chunks` (at most a million), over all threads, each k once.
 

@@ -12,7 +12,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import contiguous, parallel
+from kernels.core.threads import flat, parallel
 
 _BLOCK = 512  # pixels
 
@@ -119,16 +119,12 @@ def _served(*arrays: np.ndarray) -> bool:
     return all(a.dtype == np.float32 and a.size for a in arrays)
 
 
-def _flat(*arrays: np.ndarray) -> list[np.ndarray]:
-    return [contiguous(a).reshape(-1) for a in arrays]
-
-
 def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
     if not _served(x, other, z):
         return NotImplemented
     y, channels, single = memory.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
     pixels = x.size // channels
-    parallel(_forward_kernel(blends, single), -(-pixels // _BLOCK), *_flat(x, other, z, y), pixels, channels, scratch=_BLOCK)
+    parallel(_forward_kernel(blends, single), -(-pixels // _BLOCK), *flat(x, other, z, y), pixels, channels, scratch=_BLOCK)
     return y
 
 
@@ -139,7 +135,7 @@ def _backward(dy: np.ndarray, x: np.ndarray, other: np.ndarray, z: np.ndarray, b
     pixels, (dx, dz) = x.size // channels, (memory.empty(a.shape, np.float32) for a in (x, z))
     dother = memory.empty(x.shape, np.float32) if blends else dx
     kernel = _backward_kernel(blends, single)
-    parallel(kernel, -(-pixels // _BLOCK), *_flat(dy, x, other, z, dx, dother, dz), pixels, channels, scratch=2 * _BLOCK)
+    parallel(kernel, -(-pixels // _BLOCK), *flat(dy, x, other, z, dx, dother, dz), pixels, channels, scratch=2 * _BLOCK)
     return (dx, dother, dz) if blends else (dx, dz)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import contiguous, parallel
+from kernels.core.threads import flat, parallel
 
 _CHUNK = 65_536
 
@@ -95,9 +95,9 @@ def _mapped(name: str, *arrays: np.ndarray) -> Any:
     first = arrays[0]
     if not first.size or any(a.dtype != np.float32 or a.shape != first.shape for a in arrays):
         return NotImplemented
-    flat: Sequence[np.ndarray] = [contiguous(a).reshape(-1) for a in arrays]
+    inputs = flat(*arrays)
     y = memory.empty(first.shape, np.float32)
-    parallel(_map_kernel(name), -(-first.size // _CHUNK), flat[0], flat[-1], y.reshape(-1), first.size)
+    parallel(_map_kernel(name), -(-first.size // _CHUNK), inputs[0], inputs[-1], y.reshape(-1), first.size)
     return y
 
 

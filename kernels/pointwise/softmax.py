@@ -12,7 +12,7 @@ from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, program
-from kernels.core.threads import contiguous, parallel
+from kernels.core.threads import flat, parallel
 
 _CHUNK = 65_536  # floats
 
@@ -97,8 +97,7 @@ def _rowwise(kernel: Callable[[bool], Kernel], logarithm: bool, axis: int, *arra
         return NotImplemented
     out, length = memory.empty(first.shape, np.float32), first.shape[-1]
     rows, together = first.size // length, max(1, _CHUNK // length)
-    flat = [contiguous(a).reshape(-1) for a in (*arrays, out)]
-    parallel(kernel(logarithm), -(-rows // together), *flat, rows, length, together)
+    parallel(kernel(logarithm), -(-rows // together), *flat(*arrays, out), rows, length, together)
     return out
 
 
