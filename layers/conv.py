@@ -33,9 +33,11 @@ class Kept:
         return self._made
 
 
-def _unchanging(weight: Tensor, kept: Kept) -> Tensor:
-    """The filter itself where gradients are recorded, else a copy that cannot change (see Kept)."""
-    return weight if is_recording() else kept([weight], lambda array: (array,))[0]
+def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> Sequence[Tensor | None]:
+    """The filter and bias themselves where gradients are recorded, else copies that cannot change (see Kept)."""
+    if is_recording():
+        return weight, bias
+    return (*kept([weight] if bias is None else [weight, bias], lambda *arrays: arrays), None)[:2]
 
 
 class Conv2d(Module):
@@ -62,7 +64,8 @@ class Conv2d(Module):
         self._kept = Kept()
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        return ops.conv2d(x, _unchanging(self.weight, self._kept), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        weight, bias = _unchanging(self.weight, self.bias, self._kept)
+        return ops.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class ConvTranspose2d(Module):
@@ -94,8 +97,8 @@ class ConvTranspose2d(Module):
         self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _unchanging(self.weight, self._kept)
-        return ops.conv_transpose2d(x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        weight, bias = _unchanging(self.weight, self.bias, self._kept)
+        return ops.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
 
 class ConvNorm(Module):

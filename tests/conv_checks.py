@@ -10,6 +10,7 @@ import numpy as np
 from fast_rule import agree, algorithm, array, before_a_wall, judge, left_to_right_data, plain, widened
 
 from kernels import conv, norm
+from kernels.conv import winograd_few
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
@@ -117,6 +118,20 @@ def conv_winograd2(rng) -> Any:
     """F(2x2, 3x3), dilated: interleaved problems."""
     with algorithm("winograd2"):
         return convolution(rng, 2, 9, 10, 7, 11, Window((3, 3), (1, 1), ((2, 2), (2, 1)), (2, 2)), winograd=WINOGRAD[2, 3])
+
+
+@check
+def conv_winograd_few(rng) -> Any:
+    """Few tiles and a large filter, transformed piece by piece: pieces and a rest, a rest of channels, border tiles; ReLU, with a residual."""
+    out = []
+    with algorithm("winograd4"):
+        for n, h, w, window in ((1, 7, 13, Window((3, 3), (1, 1), ((1, 0), (2, 1)))), (2, 5, 6, Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)))):
+            x, filters, bias = array(rng, n, h, w, 210), array(rng, 3, 3, 210, 69), array(rng, 1, 69)[0]
+            assert winograd_few.serves(x, filters, window, (4, 3))
+            y = agree(conv.conv2d_forward, x, filters, bias, window, winograd=WINOGRAD[4, 3])
+            more = array(rng, *y.shape)
+            out += [y, agree(conv.conv2d_forward, x, filters, bias, window, 1, True, more, winograd=WINOGRAD[4, 3])]
+    return out
 
 
 @check

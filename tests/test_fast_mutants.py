@@ -203,6 +203,20 @@ MUTANTS = [
         "conv_winograd2/forward",
     ),
     Mutant(
+        "few tiles: pieces of channels forget the ones before",
+        "conv/winograd_few.py",
+        "width, zeros, first)",
+        "width, zeros, 0)",
+        "conv_winograd_few",
+    ),
+    Mutant(
+        "few tiles: pieces of the filter in the wrong place",
+        "conv/winograd_few.py",
+        "* c + first + i) * taps",
+        "* c + i) * taps",
+        "conv_winograd_few",
+    ),
+    Mutant(
         "pooling: taps in the wrong order",
         "pool/cpu.py",
         "equals(i * s + j), code.load(dy, at, rest)",

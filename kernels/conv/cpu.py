@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, stem, stem_data, winograd
+from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, stem, stem_data, winograd, winograd_few
 from kernels.core import memory
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
@@ -104,7 +104,10 @@ def _forward(
         if gathered.serves(maps, window, groups):
             return y, gathered.forward(maps, w, b, y, relu, residual, summing)
         if name != "direct":
-            return y, winograd.forward(maps, w, window, (_OUTPUTS[name], w.shape[0]), [y], False, b, relu, summing, residual)
+            form = _OUTPUTS[name], w.shape[0]
+            if not summing and winograd_few.serves(maps[0], w, window, form):
+                return y, winograd_few.forward(maps[0], w, window, form, y, b, relu, residual)
+            return y, winograd.forward(maps, w, window, form, [y], False, b, relu, summing, residual)
         slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
         for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):
             first, last = i == 0, i == len(maps) - 1

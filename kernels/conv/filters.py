@@ -54,9 +54,13 @@ def repeated_bias(b: np.ndarray, times: int) -> np.ndarray:
 
 def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
     """Each group's part of a bias, `times` times, padded with zeros to `width`."""
-    out = memory.empty((groups * width,), np.float32)
-    parallel(_bias_kernel(), 1, contiguous(b), out, groups, len(b) // groups, width, times)
-    return out
+
+    def arrange() -> np.ndarray:
+        out = memory.empty((groups * width,), np.float32)
+        parallel(_bias_kernel(), 1, contiguous(b), out, groups, len(b) // groups, width, times)
+        return out
+
+    return prepared(b, ("bias", groups, width, times), arrange)
 
 
 # -- panels -----------------------------------------------------------------------------------------------------------------------
@@ -65,11 +69,11 @@ def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def pack_kernel() -> Kernel:
     """Filters to panels (G, panels, taps, width), zeros beyond a group's k output channels. These lie in runs of `run` floats, `run_step`
-    apart; `tap_step` and `group_step` lie between taps and groups.
+    apart; `tap_step` lies between the taps of a row of `row` taps, `row_step` between rows, `group_step` between groups.
     """
 
-    @cpu_kernel("ppiiiiiii")
-    def pack_filter(start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step):  # type: ignore[no-untyped-def]
+    @cpu_kernel("ppiiiiiiiii")
+    def pack_filter(start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step, row, row_step):  # type: ignore[no-untyped-def]
         per_group = -(-k // width)
         for panel in range(start, stop):
             group, column = panel // per_group, panel % per_group * width
@@ -79,7 +83,7 @@ def pack_kernel() -> Kernel:
                 while done < count:
                     at = column + done
                     some = min(count - done, run - at % run)
-                    copy(w, group * group_step + i * tap_step + at // run * run_step + at % run, panels, o + done, some)
+                    copy(w, group * group_step + i // row * row_step + i % row * tap_step + at // run * run_step + at % run, panels, o + done, some)
                     done += some
                 clear(panels, o + count, width - count)
 
@@ -99,10 +103,16 @@ def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
     return prepared(w, ("rows", width), lambda: _pack(w, c, r, s * k, width, k, c * k, k, s * c * k))
 
 
-def _pack(w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int) -> np.ndarray:
+def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
+    """The panels of a filter (R, S, C, K) with the taps of an input channel one behind the other: (panels, C, R S, width)."""
+    r, s, c, k = w.shape
+    return prepared(w, ("channels", width), lambda: _pack(w, r * s * c, 1, k, width, k, 0, c * k, 0, row=r * s, row_step=k))
+
+
+def _pack(w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int, row: int | None = None, row_step: int = 0) -> np.ndarray:
     count = groups * -(-k // width)
     panels = memory.empty((count * taps * width,), np.float32)
-    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps)
+    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps, row or taps, row_step)
     return panels
 
 

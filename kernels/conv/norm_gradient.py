@@ -28,13 +28,13 @@ from kernels.conv import filters, winograd
 from kernels.conv import winograd_programs as programs
 from kernels.conv.gathered import MOST
 from kernels.conv.winograd_programs import Form
-from kernels.conv.winograd_tiles import PATCH, ask_for_outputs, make_tile_reader, make_tile_writer
+from kernels.conv.winograd_tiles import PATCH, make_tile_reader, make_tile_writer
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
-from kernels.core.contract import make_asking_column, make_column, panel_vectors, tile_heights, tile_rows, worth_asking
+from kernels.core.contract import make_asking_column, panel_vectors, tile_heights, tile_rows, worth_asking
 from kernels.core.geometry import Window
 from kernels.core.packing import GAP, make_pack_panels, make_pack_rows
-from kernels.core.runs import add_rows, clear, copy, copy_rows, note, over_run, share, touch
+from kernels.core.runs import add_rows, clear, copy, copy_rows, note, over_run, share
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
 from kernels.norm.cpu import open_gradient
@@ -202,20 +202,9 @@ def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
 
 
 @inline()
-def _ask_for_maps(x, dx, first, last, m, t, c):  # type: ignore[no-untyped-def]
-    """Ask the memory for the pixels of tiles first .. last of a map and of its gradient (c = 0: there is none)."""
-    if c:
-        ask_for_outputs(x, first, last, last, m, t, c, False)
-        ask_for_outputs(dx, first, last, last, m, t, c, True)
-
-
-@inline()
-def _ask_for_rows(g, z, unit, units, part, parts, m, t, k):  # type: ignore[no-untyped-def]
-    """The same for one of `parts` parts of the pixels of g and z, (h, w, k) an image, under so many rows of tiles from `unit` on."""
-    row = t[1] * k
-    start, share = (unit // t[4] * t[0] + unit % t[4] * m) * row, max(0, units * m * row // parts)
-    touch(g, start + part * share, 0, share, 1)
-    touch(z, start + part * share, 0, share, 1)
+def _note_rows(noted, at, x, unit, units, m, rows, h, w, c):  # type: ignore[no-untyped-def]
+    """Note the pixels of a map (N, h, w, c) under so many rows of tiles from `unit` on, of which an image has `rows`."""
+    return note(noted, at, x, (unit // rows * h + unit % rows * m) * w * c, max(0, units) * m * w * c)
 
 
 @lru_cache(maxsize=16)
@@ -228,13 +217,13 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     read = programs.make_read(programs.input_matrix(form), n)
     read_x = make_tile_reader(programs.cotangent_matrix(form), m)
     write_tile = make_tile_writer(form, False)
-    data_column, width = make_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
-    filter_column, gradient_width = make_column(gradient_vectors, blocks=True, beside=True), gradient_vectors * target().lanes
+    data_column, width = make_asking_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
+    filter_column, gradient_width = make_asking_column(gradient_vectors, blocks=True, beside=True), gradient_vectors * target().lanes
     masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
 
-    @cpu_kernel("ppppppppppg10" + "i" * 13, f"F{form} x{vectors} x{gradient_vectors}")
+    @cpu_kernel("ppppppppppg10" + "i" * 14, f"F{form} x{vectors} x{gradient_vectors}")
     def norm_gradient_winograd(start, stop, scratch, g, z, rows, x, x2, u, dx, dx2, partial, zeros,
-                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch, relu, added):  # fmt: skip  # type: ignore[no-untyped-def]
+                               t, c, c2, cp, panels, k, pitch, kp, units, per_chunk, lines, patch, relu, added, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
         wide = (columns * m + n - m) * pitch
         v_step, second_step = lines * columns * kp + _PAD, lines * columns * cp + _PAD
@@ -266,14 +255,19 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     for column in range(columns):
                         read(scratch, strip + column * m * pitch, wide, pitch, pitch, scratch, (s * columns + column) * kp, v_step)
                 tiles = count * columns
+                until = noted
+                if noted:  # for what the transforms behind these products read and write
+                    until = _note_rows(scratch, until, x, at, count, m, t[4], p, q, c)
+                    until = _note_rows(scratch, until, dx, at, count, m, t[4], p, q, c)
+                    if c2:
+                        until = _note_rows(scratch, until, x2, at, count, m, t[4], p, q, c2)
+                        until = _note_rows(scratch, until, dx2, at, count, m, t[4], p, q, c2)
                 for point in range(points):
                     for i in range(panels):
                         b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
-                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0)
-                    if winograd.ASK:  # for what the transforms behind these products read and write
-                        low, high = at * columns + point * tiles // points, at * columns + (point + 1) * tiles // points
-                        _ask_for_maps(x, dx, low, high, m, t, c)
-                        _ask_for_maps(x2, dx2, low, high, m, t, c2)
+                        low, some = share(until - noted, point * panels + i, points * panels)
+                        data_column(scratch, point * v_step, kp, 1, u, b0, width, k, 1, 0, 0, 1, 0, 0, scratch, c0, cp, tiles, width, zeros, 0,
+                                    scratch, noted + low, some)  # fmt: skip
                 for s in range(tiles):
                     unit, ox = at + s // columns, s % columns * m
                     image, oy, p0 = unit // t[4], unit % t[4] * m, second + s * cp
@@ -284,13 +278,17 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     read_x(x, image, oy, ox, p, q, c, 1, 1, scratch, p0, second_step, scratch, patch)
                     if c2:
                         read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
+                until = noted
+                if noted:  # for the rows under the next tiles
+                    until = _note_rows(scratch, until, g, at + count, min(count, end - at - count), m, t[4], h, w, k)
+                    until = _note_rows(scratch, until, z, at + count, min(count, end - at - count), m, t[4], h, w, k)
                 for point in range(points):
-                    if winograd.ASK:  # for the rows under the next tiles
-                        _ask_for_rows(g, z, at + count, min(count, end - at - count), point, points, m, t, k)
-                    for i in range(0, kp, gradient_width):
-                        a0, b0, c0 = second + point * second_step, point * v_step + i, sums + point * ((c + c2) * kp + _PAD) + i
+                    for i in range(kp // gradient_width):
+                        a0, b0 = second + point * second_step, point * v_step + i * gradient_width
+                        c0 = sums + point * ((c + c2) * kp + _PAD) + i * gradient_width
+                        low, some = share(until - noted, point * (kp // gradient_width) + i, points * (kp // gradient_width))
                         filter_column(scratch, a0, 1, cp, scratch, b0, kp, tiles, 1, 0, 0, 1, 0, 0, partial, c0, kp, c + c2, gradient_width, zeros,
-                                      at > chunk * per_chunk)  # fmt: skip
+                                      at > chunk * per_chunk, scratch, noted + low, some)  # fmt: skip
                 at += count
 
     return norm_gradient_winograd
@@ -316,7 +314,10 @@ class Tiles:
         self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / least)))  # rows of tiles per block
         strip = side * (columns * form[0] + side - form[0]) * self.pitch
         self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
-        self.scratch = self.patch + points * PATCH
+        (h, w, p, q), noted = self.data.tiling[:4], (self.patch + points * PATCH + 1) // 2
+        lines = self.lines * form[0] * 2 * max(w * k, q * self.both) // 16 + 4  # of x and dx, then g and z
+        asked = winograd.worth_noting(2 * shape[0] * (h * w * k + p * q * self.both), lines)
+        self.noted, self.scratch = noted * asked, 2 * (noted + lines * asked)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -327,7 +328,7 @@ class Tiles:
         kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors)
         flat = g.reshape(-1), z.reshape(-1), rows, x, x2, u, dx, dx2, partial, filters.zeros(self.cp + self.kp)
         panels, units = self.data.kp // self.data.width, self.data.units
-        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch, relu, all(adds)
+        numbers = c, c2, self.cp, panels, k, self.pitch, self.kp, units, self.per_chunk, self.lines, self.patch, relu, all(adds), self.noted
         parallel(kernel, self.chunks, *flat, self.data.geometry, *numbers, scratch=self.scratch)
         return winograd.finished(partial, self.form, c + c2, k, self.kp, self.chunks, reverse=True)
 

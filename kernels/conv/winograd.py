@@ -16,13 +16,13 @@ import numpy as np
 from kernels.conv import filters
 from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
-from kernels.conv.winograd_tiles import PATCH, ask_for_inputs, ask_for_outputs, ask_for_tiles, make_tile_reader, make_tile_writer, row_of_tiles
+from kernels.conv.winograd_tiles import PATCH, make_tile_reader, make_tile_writer, note_tiles, row_of_tiles
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.contract import make_column, panel_vectors, tile_rows
+from kernels.core.contract import make_asking_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
-from kernels.core.runs import add, clear
+from kernels.core.runs import add, clear, share
 from kernels.core.simd import target
 from kernels.core.threads import contiguous, parallel
 
@@ -30,8 +30,10 @@ PAD = 16  # floats, a cache line
 _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
 _SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
 CHUNKS = 16  # per layer, about
-LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them
-ASK = target().asks
+LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them ...
+_SMALL = 300_000  # ... half as many for transformed filters of so many floats, which stay in the cache
+_QUIET = 1 << 18  # floats: maps that stay in the caches are not asked for
+_MOST_LINES = 20_000  # of a block that are asked for: a list of up to 160 KB
 AHEAD = 256  # steps: 16 KB of panels
 ZEROS = np.zeros(8192, np.float32)
 
@@ -76,11 +78,11 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tile = make_tile_reader(programs.input_matrix(form), n)
     write_tile = make_tile_writer(form, True)
-    column_of_tiles, width = make_column(vectors, ahead=AHEAD), vectors * target().lanes
+    column_of_tiles, width = make_asking_column(vectors, ahead=AHEAD), vectors * target().lanes
 
-    @cpu_kernel("ppppppppdg10iiiiiiiiiiiii", f"F{form} x{vectors}")
+    @cpu_kernel("ppppppppdg10iiiiiiiiiiiiii", f"F{form} x{vectors}")
     def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts,
-                         added, summing, relu):  # fmt: skip  # type: ignore[no-untyped-def]
+                         added, summing, relu, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + PAD, block * kp + PAD
         product = points * v_step
@@ -91,7 +93,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
             region, part = chunk % regions, chunk // regions
             first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
             k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
-            at, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
+            first, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
+            at, products = first, points * (last_panel - first_panel)
             for i in range(2 * k * summing):
                 out[chunk * 2 * k + i] = 0.0
             while at < end:
@@ -109,19 +112,24 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = row_of_tiles(unit, m, t)
-                for point in range(points):
-                    for panel in range(first_panel, last_panel):
-                        b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
-                        a0, c0 = point * v_step, product + point * product_step + panel * width
-                        column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0)
-                    if ASK:
-                        low, high = at + point * block // points, at + (point + 1) * block // points
-                        ask_for_inputs(x, x2, c, c2, count + low, count + high, end, m, t, above, before, n)
-                        ask_for_outputs(y, low, high, at + count, m, t, k, True)
-                        if added:
-                            ask_for_outputs(more, low, high, at + count, m, t, k, False)
-                        if k2:
-                            ask_for_outputs(y2, low, high, at + count, m, t, k2, True)
+                until = noted
+                if noted:  # for what the next block reads, and this one writes
+                    following, stop_ = at + count, min(at + 2 * count, end)
+                    until = note_tiles(scratch, until, x, first, following, stop_, m, t, above, before, n, h, w, c)
+                    until = note_tiles(scratch, until, y, first, at, following, m, t, 0, 0, m, p, q, k)
+                    if c2:
+                        until = note_tiles(scratch, until, x2, first, following, stop_, m, t, above, before, n, h, w, c2)
+                    if k2:
+                        until = note_tiles(scratch, until, y2, first, at, following, m, t, 0, 0, m, p, q, k2)
+                    elif added:
+                        until = note_tiles(scratch, until, more, first, at, following, m, t, 0, 0, m, p, q, k)
+                for i in range(products):
+                    point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
+                    b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
+                    a0, c0 = point * v_step, product + point * product_step + panel * width
+                    low, some = share(until - noted, i, products)
+                    column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0,
+                                    scratch, noted + low, some)  # fmt: skip
                 unit, column = at // columns, at % columns
                 image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
@@ -168,6 +176,11 @@ def _equal_parts(count: int, about: int, step: int) -> int:
     return -(-count // (parts * step)) * step
 
 
+def worth_noting(floats: int, lines: int) -> bool:
+    """Whether to ask for the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and their list is no burden."""
+    return target().asks and floats > _QUIET and lines <= _MOST_LINES
+
+
 class _Plan:
     """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer."""
 
@@ -181,7 +194,8 @@ class _Plan:
         self.units, columns = images * self.tiling.units, self.tiling.columns
         height = tile_rows(self.vectors)
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
-        self.per = max(-(-self.units // CHUNKS), LEAST // columns)
+        least = LEAST // 2 if self.points * c * self.kp <= _SMALL else LEAST
+        self.per = max(-(-self.units // CHUNKS), least // columns)
         if LEAST // 2 <= self.units * columns <= LEAST:  # two halves: every part of the panels transforms its chunk's input again
             self.per = -(-self.units // 2)
         self.block = _equal_parts(self.per * columns, max(LEAST // 2, fitting), height)
@@ -193,8 +207,17 @@ class _Plan:
         self.gradient_block = _equal_parts(self.gradient_per * columns, max(LEAST // 2, fitting, min(2 * LEAST, sums // _SUMS_PER_TILE)), 1)
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
-    def scratch(self, block: int) -> int:
-        return self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD
+    def scratch(self, block: int, lines: int = 0) -> tuple[int, int]:
+        """Floats of scratch memory for such blocks, and where in it a list of so many lines (of 8 bytes each) begins, in lines (0: no list)."""
+        noted = (self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD + 1) // 2
+        return 2 * (noted + lines), noted if lines else 0
+
+    def lines(self, block: int, *maps: tuple[Pair, int, int]) -> int:
+        """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they are not asked for."""
+        rows = min(block // self.tiling.columns + 2, self.units)
+        lines = rows * sum(side * (w * c // 16 + 2) for (_, w), c, side in maps)
+        floats = self.units // self.tiling.units * sum(h * w * c for (h, w), c, _ in maps)
+        return lines * worth_noting(floats, lines)
 
 
 plan_of = lru_cache(maxsize=1024)(_Plan)
@@ -242,8 +265,10 @@ def forward(
     u = transformed(plan, w, form)
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
     parts = plan.parts if len(outs) == 1 else 1
-    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, add or residual is not None, summing, relu)
-    chunks, scratch = -(-plan.units // plan.per) * parts, plan.scratch(plan.block)
+    adding, side = add or residual is not None, programs.points(form)
+    lines = plan.lines(plan.block, ((h, wd), c + c2, side), (plan.tiling[2:4], (k + k2) * (1 + adding), form[0]))
+    chunks, (scratch, noted) = -(-plan.units // plan.per) * parts, plan.scratch(plan.block, lines)
+    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu, noted)
     out = np.empty((chunks, 2, k if summing else 0))
     added, bias = y if residual is None else residual.reshape(-1), filters.zeros(k + k2) if bias is None else bias
     arrays = x, x2, u, y, y2, added, ZEROS, bias, out.reshape(-1)
@@ -258,10 +283,10 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     points = n * n
     read_x = make_tile_reader(programs.input_matrix(form), n)
     read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
-    column_of_tiles, width = make_column(vectors, blocks=True, beside=True), vectors * target().lanes
+    column_of_tiles, width = make_asking_column(vectors, blocks=True, beside=True), vectors * target().lanes
 
-    @cpu_kernel("pppppg10iiiiiiii", f"F{form} x{vectors}")
-    def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block):  # type: ignore[no-untyped-def]
+    @cpu_kernel("pppppg10iiiiiiiii", f"F{form} x{vectors}")
+    def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block, noted):  # type: ignore[no-untyped-def]
         c = c1 + c2
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, z_step = block * cp + PAD, block * kp + PAD
@@ -285,17 +310,20 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                     if column == columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = row_of_tiles(unit, m, t)
+                until = noted
+                if noted:
+                    following, stop_ = at + count, min(at + 2 * count, end)
+                    until = note_tiles(scratch, until, x, first, following, stop_, m, t, above, before, n, h, w, c1)
+                    until = note_tiles(scratch, until, dy, first, following, stop_, m, t, 0, 0, m, p, q, k)
+                    if c2:
+                        until = note_tiles(scratch, until, x2, first, following, stop_, m, t, above, before, n, h, w, c2)
                 for point in range(points):
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0, known = sums + point * (c * kp + PAD) + panel * width, at > first
-                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known)
-                    if ASK:
-                        low, high = at + count + point * block // points, at + count + (point + 1) * block // points
-                        ask_for_tiles(x, low, high, end, m, t, above, before, n, h, w, c1)
-                        ask_for_tiles(dy, low, high, end, m, t, 0, 0, m, p, q, k)
-                        if c2:
-                            ask_for_tiles(x2, low, high, end, m, t, above, before, n, h, w, c2)
+                        low, some = share(until - noted, point * (kp // width) + panel, points * (kp // width))
+                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known,
+                                        scratch, noted + low, some)  # fmt: skip
                 at += count
 
     return winograd_gradient
@@ -336,7 +364,8 @@ def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, 
     plan = plan_of(form, n, (h, wd), c + c2, k, window)
     chunks = -(-plan.units // plan.gradient_per)
     partial = memory.empty((chunks * plan.points * ((c + c2) * plan.kp + PAD),), np.float32)
-    numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
-    kernel, scratch = gradient_kernel(form, plan.vectors), plan.scratch(plan.gradient_block)
-    parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.geometry, *numbers, scratch=scratch)
+    lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, programs.points(form)), (dy.shape[1:3], k, form[0]))
+    scratch, noted = plan.scratch(plan.gradient_block, lines)
+    numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block, noted)
+    parallel(gradient_kernel(form, plan.vectors), chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.geometry, *numbers, scratch=scratch)
     return finished(partial, form, c + c2, k, plan.kp, chunks)

@@ -1,4 +1,4 @@
-"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, asking the memory for them in advance."""
+"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, noting what is to be asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
 from kernels.core.compile import inline
-from kernels.core.runs import clear, copy, touch, touch_to_write
+from kernels.core.runs import clear, copy, note
 
 PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
 
@@ -104,39 +104,22 @@ def make_tile_writer(form: Form, sums_up: bool) -> Any:
 
 
 @inline()
-def ask_for_tiles(x, first, last, end, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
-    """Ask the memory for the pixels of the tiles first .. last (below `end`) of a map, all but the columns that the tile before shares.
+def note_tiles(noted, at, x, begin, first, last, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
+    """Note (runs.note) the pixels of the tiles first .. last of a map (N, h, w, c), each of size x size pixels, m apart; returns the next number.
 
-    Done between matrix products, when the memory is idle; the transforms would wait for it.
+    Left out is what the tiles before, down to number `begin`, have asked for. With size = m: the pixels that tiles of outputs write.
     """
     columns, dh, dw = t[5], t[6], t[7]
-    for tile in range(first, min(last, end)):
-        unit = tile // columns
+    while first < last:
+        unit = first // columns
         image, oy, ox = row_of_tiles(unit, m, t)
-        y, x_left = max(0, oy - above), min(max(0, ox + (tile - unit * columns) * m * dw - before + (size - m) * dw), w - 1)
+        column = first - unit * columns
+        stop = min(columns, column + last - first)
+        y, left = oy - above, ox + column * m * dw - before
         rows = min(size, (h - y + dh - 1) // dh)
-        touch(x, ((image * h + y) * w + x_left) * c, dh * w * c, min(m * dw, w - x_left) * c, rows)
-
-
-@inline()
-def ask_for_inputs(x, x2, c, c2, first, last, end, m, t, above, before, size):  # type: ignore[no-untyped-def]
-    """The same for one or two maps."""
-    ask_for_tiles(x, first, last, end, m, t, above, before, size, t[0], t[1], c)
-    if c2:
-        ask_for_tiles(x2, first, last, end, m, t, above, before, size, t[0], t[1], c2)
-
-
-@inline()
-def ask_for_outputs(y, first, last, end, m, t, k, write):  # type: ignore[no-untyped-def]
-    """The same for the pixels that these tiles write, or for as many of a map of that size, to be read."""
-    p, q, columns, dh, dw = t[2], t[3], t[5], t[6], t[7]
-    for tile in range(first, min(last, end)):
-        unit = tile // columns
-        image, oy, ox = row_of_tiles(unit, m, t)
-        x_left = min(ox + (tile - unit * columns) * m * dw, q - 1)
-        rows = min(m, (p - oy + dh - 1) // dh)
-        place, length = ((image * p + oy) * q + x_left) * k, min(m * dw, q - x_left) * k
-        if write:
-            touch_to_write(y, place, dh * q * k, length, rows)
-        else:
-            touch(y, place, dh * q * k, length, rows)
+        shared = max((size - m) * (oy >= m * dh and first - columns >= begin), (dh - 1 - y) // dh)
+        start, end = max(0, left + (size - m) * dw * (column > 0)), min(w, ox + (stop * m + size - m) * dw - before)
+        for row in range(shared, rows):
+            at = note(noted, at, x, ((image * h + y + row * dh) * w + start) * c, max(0, end - start) * c)
+        first += stop - column
+    return at

@@ -100,11 +100,11 @@ def make_column(vectors: int, blocks: bool = False, mask_b: bool = False, mask_c
 
 
 @cache
-def make_asking_column(vectors: int, blocks: bool = False, beside: bool = False) -> Any:
+def make_asking_column(vectors: int, blocks: bool = False, beside: bool = False, ahead: int = 0) -> Any:
     """column(..., start, s0, noted, first, lines): a column whose tall tiles ask for `lines` cache lines of the list `noted` (runs.note), from
     number `first` on, evenly: asked for all at once, the memory would keep the products waiting. See `worth_asking`.
     """
-    options = _Options(blocks, beside=beside, asks=target().asks)
+    options = _Options(blocks, ahead=ahead, beside=beside, asks=target().asks)
     every = _make_any_column(vectors, options)
 
     @inline(f"{vectors} {options}")

@@ -1,4 +1,4 @@
-"""What is made of a filter before it is used (panels, transforms), kept for filters that cannot change.
+"""What is made of a filter or bias before it is used (panels, transforms), kept for those that cannot change.
 
 Training makes it anew in every step. Inference uses the same filters again and again: arrays that own their memory and are read-only.
 """
