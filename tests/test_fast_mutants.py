@@ -46,8 +46,8 @@ MUTANTS = [
     Mutant(
         "conv and norm: blocks of a chunk taken for the first",
         "conv/norm_gradient.py",
-        "at > chunk * per_chunk)",
-        "0)",
+        "at > chunk * per_chunk, scratch",
+        "0, scratch",
         "norm_gradients_winograd",
     ),
     Mutant(

@@ -202,9 +202,30 @@ def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
 
 
 @inline()
-def _note_rows(noted, at, x, unit, units, m, rows, h, w, c):  # type: ignore[no-untyped-def]
-    """Note the pixels of a map (N, h, w, c) under so many rows of tiles from `unit` on, of which an image has `rows`."""
-    return note(noted, at, x, (unit // rows * h + unit % rows * m) * w * c, max(0, units) * m * w * c)
+def _note_rows(noted, at, one, other, unit, units, m, rows, h, w, c):  # type: ignore[no-untyped-def]
+    """Note the pixels of two maps (N, h, w, c) under so many rows of tiles from `unit` on, of which an image has `rows`."""
+    start, length = (unit // rows * h + unit % rows * m) * w * c, max(0, units) * m * w * c
+    return note(noted, note(noted, at, one, start, length), other, start, length)
+
+
+@cache
+def _make_strip_row() -> Any:
+    """strip_row(...): row y of dz of an image (h, w, k) to `wide` floats at scratch[o], zeros around it, or nothing but zeros outside."""
+    masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
+
+    @inline()
+    def strip_row(g, z, rows, relu, image, y, h, w, k, scratch, o, wide, before, pitch):  # type: ignore[no-untyped-def]
+        if y < 0 or y >= h:
+            clear(scratch, o, wide)
+            return
+        clear(scratch, o, before * pitch)
+        if relu:
+            masked_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
+        else:
+            plain_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
+        clear(scratch, o + (before + w) * pitch, wide - (before + w) * pitch)
+
+    return strip_row
 
 
 @lru_cache(maxsize=16)
@@ -219,7 +240,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     write_tile = make_tile_writer(form, False)
     data_column, width = make_asking_column(vectors, ahead=winograd.AHEAD), vectors * target().lanes
     filter_column, gradient_width = make_asking_column(gradient_vectors, blocks=True, beside=True), gradient_vectors * target().lanes
-    masked_pixels, plain_pixels = _make_gradient_pixels(True), _make_gradient_pixels(False)
+    strip_row = _make_strip_row()
 
     @cpu_kernel("ppppppppppg10" + "i" * 14, f"F{form} x{vectors} x{gradient_vectors}")
     def norm_gradient_winograd(start, stop, scratch, g, z, rows, x, x2, u, dx, dx2, partial, zeros,
@@ -242,26 +263,14 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                         done = n - m
                     known = True
                     for i in range(done, n):
-                        y, o = row * m - above + i, strip + i * wide
-                        if y < 0 or y >= h:
-                            clear(scratch, o, wide)
-                        else:
-                            clear(scratch, o, before * pitch)
-                            if relu:
-                                masked_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
-                            else:
-                                plain_pixels(g, z, (image * h + y) * w * k, w, k, rows, scratch, o + before * pitch, pitch)
-                            clear(scratch, o + (before + w) * pitch, wide - (before + w) * pitch)
+                        strip_row(g, z, rows, relu, image, row * m - above + i, h, w, k, scratch, strip + i * wide, wide, before, pitch)
                     for column in range(columns):
                         read(scratch, strip + column * m * pitch, wide, pitch, pitch, scratch, (s * columns + column) * kp, v_step)
                 tiles = count * columns
                 until = noted
                 if noted:  # for what the transforms behind these products read and write
-                    until = _note_rows(scratch, until, x, at, count, m, t[4], p, q, c)
-                    until = _note_rows(scratch, until, dx, at, count, m, t[4], p, q, c)
-                    if c2:
-                        until = _note_rows(scratch, until, x2, at, count, m, t[4], p, q, c2)
-                        until = _note_rows(scratch, until, dx2, at, count, m, t[4], p, q, c2)
+                    until = _note_rows(scratch, until, x, dx, at, count, m, t[4], p, q, c)
+                    until = _note_rows(scratch, until, x2, dx2, at, count, m, t[4], p, q, c2)
                 for point in range(points):
                     for i in range(panels):
                         b0, c0 = point * (panels * k * width + _PAD) + i * k * width, second + point * second_step + i * width
@@ -280,8 +289,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                         read_x(x2, image, oy, ox, p, q, c2, 1, 1, scratch, p0 + c, second_step, scratch, patch)
                 until = noted
                 if noted:  # for the rows under the next tiles
-                    until = _note_rows(scratch, until, g, at + count, min(count, end - at - count), m, t[4], h, w, k)
-                    until = _note_rows(scratch, until, z, at + count, min(count, end - at - count), m, t[4], h, w, k)
+                    until = _note_rows(scratch, until, g, z, at + count, min(count, end - at - count), m, t[4], h, w, k)
                 for point in range(points):
                     for i in range(kp // gradient_width):
                         a0, b0 = second + point * second_step, point * v_step + i * gradient_width

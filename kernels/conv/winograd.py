@@ -18,7 +18,7 @@ from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
 from kernels.conv.winograd_tiles import PATCH, make_tile_reader, make_tile_writer, note_tiles, row_of_tiles
 from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_asking_column, panel_vectors, tile_rows
 from kernels.core.geometry import Pair, Window
 from kernels.core.prepared import prepared
@@ -67,6 +67,19 @@ class Tiling(NamedTuple):
         return self.rows * self.dh * self.dw
 
 
+@inline()
+def _note_block(noted, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, k, k2, added):  # type: ignore[no-untyped-def]
+    """Note what the block behind that of `count` tiles from `at` on reads, and what this one writes."""
+    h, w, p, q, above, before, following = t[0], t[1], t[2], t[3], t[8], t[9], at + count
+    until = note_tiles(noted, until, x, first, following, min(following + count, end), m, t, above, before, n, h, w, c)
+    if c2:
+        until = note_tiles(noted, until, x2, first, following, min(following + count, end), m, t, above, before, n, h, w, c2)
+    until = note_tiles(noted, until, y, first, at, following, m, t, 0, 0, m, p, q, k)
+    if k2:
+        return note_tiles(noted, until, y2, first, at, following, m, t, 0, 0, m, p, q, k2)
+    return note_tiles(noted, until, more, first, at, following, m, t, 0, 0, m, p, q, k) if added else until
+
+
 @lru_cache(maxsize=16)
 def forward_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors: y = conv + bias.
@@ -113,16 +126,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                         column, unit = 0, unit + 1
                         image, oy, ox = row_of_tiles(unit, m, t)
                 until = noted
-                if noted:  # for what the next block reads, and this one writes
-                    following, stop_ = at + count, min(at + 2 * count, end)
-                    until = note_tiles(scratch, until, x, first, following, stop_, m, t, above, before, n, h, w, c)
-                    until = note_tiles(scratch, until, y, first, at, following, m, t, 0, 0, m, p, q, k)
-                    if c2:
-                        until = note_tiles(scratch, until, x2, first, following, stop_, m, t, above, before, n, h, w, c2)
-                    if k2:
-                        until = note_tiles(scratch, until, y2, first, at, following, m, t, 0, 0, m, p, q, k2)
-                    elif added:
-                        until = note_tiles(scratch, until, more, first, at, following, m, t, 0, 0, m, p, q, k)
+                if noted:
+                    until = _note_block(scratch, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, k, k2, added)
                 for i in range(products):
                     point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
                     b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
