@@ -280,7 +280,8 @@ def _launch(
     piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
     together = max(1, _TOGETHER // layer.q) if panels.size <= _KEPT else layer.rows
     lines = together * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
-    asked = worth_asking(panels.size) and not layer.padded_width and layer.r * layer.s == 1 and lines <= _MOST_LINES
+    beside = layer.r <= layer.sh and layer.s <= layer.sw  # windows that do not overlap
+    asked = worth_asking(panels.size) and not layer.padded_width and beside and lines <= _MOST_LINES
     scratch = strip + 2 * vectors * target().lanes + asked * 2 * lines
     numbers = y0, chunk0, strip, piece, together, asked, residual is not None, finish
     parallel(forward_kernel(vectors, layer.k % target().lanes != 0, summing), chunks, *arrays, *numbers, scratch=scratch)
