@@ -12,7 +12,7 @@ from kernels.conv import choice, filters, reference
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.pool.reference import max_pool2d_forward as reference_of_pool
-from layers import ConvNorm, UNet
+from layers import Conv2d, ConvNorm, ConvTranspose2d, UNet
 
 # name, maps, filter, settings of the window, groups, algorithms
 LAYERS = [
@@ -250,6 +250,20 @@ def test_folded_norm_follows_its_sources() -> None:
             with no_grad():
                 folded = block(x, other).data
             np.testing.assert_allclose(folded, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: Conv2d(3, 5, 3, padding=1), lambda: ConvTranspose2d(3, 5, 2, 2), lambda: Conv2d(3, 5, 1, bias=False)])
+def test_convolutions_in_evaluation_follow_filter_and_bias(make) -> None:
+    """What kernels make of a filter or a bias for inference is made again after every change."""
+    block, x = make().eval(), Tensor(np.random.default_rng(0).standard_normal((2, 6, 8, 3)).astype(np.float32))
+    for change in (None, block.weight, block.bias):
+        if change is not None:
+            with no_grad():
+                change.copy_(change.data + np.float32(0.5))
+        expected = block(x).data  # recorded: nothing is kept
+        for _ in range(2):
+            with no_grad():
+                np.testing.assert_allclose(block(x).data, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_folded_network_gives_the_same_logits() -> None:
