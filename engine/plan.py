@@ -32,19 +32,19 @@ class PlanError(RuntimeError):
     """A network that cannot be planned, or is not the one that was."""
 
 
-class _State:
-    """All that a network is: its modules' attributes, and its Tensors' arrays and versions."""
+class State:
+    """All that a network is: its modules' attributes, its Tensors' arrays and, if wanted, their versions: how often they were written to."""
 
-    def __init__(self, net: Module) -> None:
-        modules = list(net.modules())
+    def __init__(self, net: Module, versions: bool = True) -> None:
+        modules, self._versions = list(net.modules()), versions
         self._dicts = [vars(m) for m in modules]
         self._lists = [v for d in self._dicts for v in d.values() if isinstance(v, list)]
         self.tensors = [t for _, t in net.named_tensors()]
         self._was = list(self._all())
 
     def _all(self) -> Iterator[Any]:
-        attributes = map(dict.values, self._dicts)
-        return chain(*attributes, *self._lists, map(attrgetter("data"), self.tensors), map(attrgetter("version"), self.tensors), [_State])
+        attributes, versions = map(dict.values, self._dicts), self.tensors if self._versions else []
+        return chain(*attributes, *self._lists, map(attrgetter("data"), self.tensors), map(attrgetter("version"), versions), [State])
 
     def unchanged(self) -> bool:
         """Whether everything is what it was, by identity."""
@@ -69,7 +69,7 @@ class Plan:
             raise PlanError(f"plan: images are {images.dtype}, expected float32")
         with inference():
             expected = net(Tensor(images)).data  # compiles, chooses algorithms and folds, too
-        self._lock, self._recording, self._state = threading.Lock(), Recording(), _State(net)
+        self._lock, self._recording, self._state = threading.Lock(), Recording(), State(net)
         self._x = np.random.default_rng(0).standard_normal(images.shape, np.float32)
         with inference(), self._recording.operators():
             self._y = net(Tensor(self._x)).data

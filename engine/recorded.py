@@ -21,6 +21,7 @@ import numpy as np
 from autograd import Tensor, random
 from autograd.modes import modes
 from engine.passes import Passes, Terms
+from engine.plan import State
 from kernels.core import memory
 from kernels.core.device import Array
 from kernels.core.dispatch import is_plain
@@ -49,7 +50,8 @@ class RecordedPasses:
                 return self.passes(x, labels)
             terms, self.step = _recorded(self.passes, x, labels)
             return terms
-        self.passes.net.zero_grad()
+        for tensor, _ in self.step.gradients:
+            tensor.grad = None
         if self.step.serves(x):
             return self.step(x, labels)
         with memory.use_pool(self.step.recording.pool):
@@ -120,14 +122,18 @@ class _Step:
         self.draws = random.state()[1] - self.first
         self.gradients = [(t, t.grad) for t in passes.net.parameters()]
         self.buffers = [t for _, t in passes.net.named_tensors(Buffer)]
-        self.was = _identity(passes.net)
+        self.was, self.state = _identity(passes.net), State(passes.net, versions=False)
         self.references = self.recording.pool.references
 
     @property
     def current(self) -> bool:
         """Whether the network is what was recorded, compared object by object: what was recorded is held, so no other can take its place."""
-        now = _identity(self.passes.net)
-        return random.state()[0] == self.seed and len(now) == len(self.was) and all(map(is_, now, self.was))
+        if random.state()[0] != self.seed:
+            return False
+        if self.state.unchanged():
+            return True
+        now, self.state = _identity(self.passes.net), State(self.passes.net, versions=False)  # some attribute is another: does it matter?
+        return len(now) == len(self.was) and all(map(is_, now, self.was))
 
     def serves(self, x: Array) -> bool:
         """Whether x has the recorded shape, and nobody else uses the memory that a replay writes to."""
@@ -153,5 +159,5 @@ class _Step:
 
 
 def _identity(net: Module) -> list[Any]:
-    """What a recording depends on, apart from values: the Tensors' memory and the modules' modes."""
-    return [*(t.data for _, t in net.named_tensors()), *(m.training for m in net.modules())]
+    """What a recording depends on, apart from values: the Tensors, their memory and the modules' modes."""
+    return [*(a for _, t in net.named_tensors() for a in (t, t.data)), *(m.training for m in net.modules())]

@@ -15,7 +15,7 @@ from engine.passes import Passes
 from engine.recorded import RecordedPasses
 from kernels.core import threads
 from kernels.core.dispatch import use_kernels
-from layers import CombinedLoss, Module, UNet
+from layers import CombinedLoss, Module, Parameter, UNet
 
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
@@ -134,17 +134,34 @@ def test_a_gradient_that_somebody_keeps_is_not_overwritten() -> None:
 
 
 def test_changed_modes_and_arrays_are_noticed() -> None:
-    """A frozen part, or a parameter in other memory: the step is not the recorded one any more."""
-    for change in (lambda net: net.middle.eval(), lambda net: setattr(net.head.weight, "data", net.head.weight.data.copy())):
+    """A frozen part, a parameter in other memory, or another one in the same: the step is not the recorded one any more."""
+    for change in (
+        lambda net: net.middle.eval(),
+        lambda net: setattr(net.head.weight, "data", net.head.weight.data.copy()),
+        lambda net: setattr(net.head, "weight", Parameter(net.head.weight.data)),
+    ):
         states = []
         for recorded in (True, False):
             training = Training(recorded, dropout=0.0)
             for batch in batches(4):
                 training.step(*batch)
             change(training.net)
+            step = training.passes.step if recorded else None
             training.passes(*batches(5)[4])
+            assert not recorded or training.passes.step is not step
             states.append(training.optimizer.gradient.copy())
         np.testing.assert_array_equal(*states)
+
+
+def test_attributes_that_do_not_matter_leave_a_recording_alone() -> None:
+    some, training = batches(6), Training(True)
+    got = run(training, some[:4])
+    step = training.passes.step
+    training.net.note = "between two steps"
+    rest = run(training, some[4:])
+    assert step is not None
+    assert training.passes.step is step
+    same((got[0] + rest[0], rest[1]), run(Training(False), some))
 
 
 def test_a_parameter_in_memory_that_was_given_back_is_noticed() -> None:

@@ -264,8 +264,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     known = True
                     for i in range(done, n):
                         strip_row(g, z, rows, relu, image, row * m - above + i, h, w, k, scratch, strip + i * wide, wide, before, pitch)
-                    for column in range(columns):
-                        read(scratch, strip + column * m * pitch, wide, pitch, pitch, scratch, (s * columns + column) * kp, v_step)
+                    read(scratch, strip, wide, pitch, pitch, scratch, s * columns * kp, v_step, columns, m * pitch, kp)
                 tiles = count * columns
                 until = noted
                 if noted:  # for what the transforms behind these products read and write

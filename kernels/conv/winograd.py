@@ -16,7 +16,7 @@ import numpy as np
 from kernels.conv import filters
 from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd_programs import Form
-from kernels.conv.winograd_tiles import PATCH, make_tile_reader, make_tile_writer, note_tiles, row_of_tiles
+from kernels.conv.winograd_tiles import PATCH, make_tile_writer, make_tiles_reader, note_tiles, row_of_tiles
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.contract import make_asking_column, panel_vectors, tile_rows
@@ -89,7 +89,7 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are neighbours: few panels a core.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
-    read_tile = make_tile_reader(programs.input_matrix(form), n)
+    read_tiles = make_tiles_reader(programs.input_matrix(form), n, m)
     write_tile = make_tile_writer(form, True)
     column_of_tiles, width = make_asking_column(vectors, ahead=AHEAD), vectors * target().lanes
 
@@ -112,22 +112,13 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                 out[chunk * 2 * k + i] = 0.0
             while at < end:
                 count = min(block, end - at)
-                unit, column = at // columns, at % columns
-                image, oy, ox = row_of_tiles(unit, m, t)
-                if summing:
-                    clear(scratch, sums, 2 * kp)
-                for s in range(count):
-                    iy, ix = oy - above, ox + column * m * dw - before
-                    read_tile(x, image, iy, ix, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
-                    if c2:  # behind the first map's channels (whose padding this overwrites)
-                        read_tile(x2, image, iy, ix, h, w, c2, dh, dw, scratch, s * cp + c, v_step, scratch, patch)
-                    column += 1
-                    if column == columns:
-                        column, unit = 0, unit + 1
-                        image, oy, ox = row_of_tiles(unit, m, t)
+                read_tiles(x, at, count, t, above, before, h, w, c, scratch, 0, cp, v_step, patch)
+                if c2:  # behind the first map's channels (whose padding this overwrites)
+                    read_tiles(x2, at, count, t, above, before, h, w, c2, scratch, c, cp, v_step, patch)
                 until = noted
                 if noted:
-                    until = _note_block(scratch, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, k, k2, added)
+                    written = k if parts == 1 else 0  # else other chunks write to the same lines
+                    until = _note_block(scratch, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, written, k2, added)
                 for i in range(products):
                     point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
                     b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
@@ -135,6 +126,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     low, some = share(until - noted, i, products)
                     column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0,
                                     scratch, noted + low, some)  # fmt: skip
+                if summing:
+                    clear(scratch, sums, 2 * kp)
                 unit, column = at // columns, at % columns
                 image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
@@ -187,13 +180,13 @@ def worth_noting(floats: int, lines: int) -> bool:
 
 
 class _Plan:
-    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer."""
+    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer. last: channels of a second map, of c."""
 
-    def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window) -> None:
+    def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window, last: int = 0) -> None:
         lanes, self.vectors = target().lanes, panel_vectors(k)
         self.width, self.points = self.vectors * lanes, programs.points(form) ** 2
-        # Room for the last vector of a second map, which may start anywhere.
-        self.cp, self.kp = -(-c // lanes) * lanes + lanes * (c % lanes > 0), -(-k // self.width) * self.width
+        reach = c - last + -(-last // lanes) * lanes  # a second map, which may start anywhere, has whole vectors, too
+        self.cp, self.kp = -(-reach // lanes) * lanes, -(-k // self.width) * self.width
         self.tiling = Tiling.of(form, size, window)
         self.geometry = np.array(self.tiling, np.int64)
         self.units, columns = images * self.tiling.units, self.tiling.columns
@@ -266,9 +259,9 @@ def forward(
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
     """
     n, h, wd, _ = maps[0].shape
-    plan = plan_of(form, n, (h, wd), w.shape[2], w.shape[3], window)
-    u = transformed(plan, w, form)
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
+    plan = plan_of(form, n, (h, wd), w.shape[2], w.shape[3], window, c2)
+    u = transformed(plan, w, form)
     parts = plan.parts if len(outs) == 1 else 1
     adding, side = add or residual is not None, programs.points(form)
     lines = plan.lines(plan.block, ((h, wd), c + c2, side), (plan.tiling[2:4], (k + k2) * (1 + adding), form[0]))
@@ -286,14 +279,14 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
     m, n = form[0], programs.points(form)
     points = n * n
-    read_x = make_tile_reader(programs.input_matrix(form), n)
-    read_dy = make_tile_reader(programs.cotangent_matrix(form), m)
+    read_x = make_tiles_reader(programs.input_matrix(form), n, m)
+    read_dy = make_tiles_reader(programs.cotangent_matrix(form), m, m)
     column_of_tiles, width = make_asking_column(vectors, blocks=True, beside=True), vectors * target().lanes
 
     @cpu_kernel("pppppg10iiiiiiiii", f"F{form} x{vectors}")
     def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block, noted):  # type: ignore[no-untyped-def]
         c = c1 + c2
-        h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
+        h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
         v_step, z_step = block * cp + PAD, block * kp + PAD
         z = points * v_step
         patch = z + points * z_step
@@ -302,19 +295,10 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
             at, sums = first, chunk * points * (c * kp + PAD)
             while at < end:
                 count = min(block, end - at)
-                unit = at // columns
-                column = at - unit * columns
-                image, oy, ox = row_of_tiles(unit, m, t)
-                for s in range(count):
-                    x_out = ox + column * m * dw
-                    read_x(x, image, oy - above, x_out - before, h, w, c1, dh, dw, scratch, s * cp, v_step, scratch, patch)
-                    if c2:
-                        read_x(x2, image, oy - above, x_out - before, h, w, c2, dh, dw, scratch, s * cp + c1, v_step, scratch, patch)
-                    read_dy(dy, image, oy, x_out, p, q, k, dh, dw, scratch, z + s * kp, z_step, scratch, patch)
-                    column += 1
-                    if column == columns:
-                        column, unit = 0, unit + 1
-                        image, oy, ox = row_of_tiles(unit, m, t)
+                read_x(x, at, count, t, above, before, h, w, c1, scratch, 0, cp, v_step, patch)
+                if c2:
+                    read_x(x2, at, count, t, above, before, h, w, c2, scratch, c1, cp, v_step, patch)
+                read_dy(dy, at, count, t, 0, 0, p, q, k, scratch, z, kp, z_step, patch)
                 until = noted
                 if noted:
                     following, stop_ = at + count, min(at + 2 * count, end)
@@ -366,7 +350,7 @@ def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, 
     n, h, wd, _ = maps[0].shape
     x, x2, c, c2 = two(maps)
     k = dy.shape[3]
-    plan = plan_of(form, n, (h, wd), c + c2, k, window)
+    plan = plan_of(form, n, (h, wd), c + c2, k, window, c2)
     chunks = -(-plan.units // plan.gradient_per)
     partial = memory.empty((chunks * plan.points * ((c + c2) * plan.kp + PAD),), np.float32)
     lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, programs.points(form)), (dy.shape[1:3], k, form[0]))

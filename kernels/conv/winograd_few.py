@@ -14,7 +14,7 @@ from kernels.conv import filters
 from kernels.conv import winograd_programs as programs
 from kernels.conv.winograd import PAD, ZEROS, plan_of
 from kernels.conv.winograd_programs import Form
-from kernels.conv.winograd_tiles import PATCH, make_tile_reader, make_tile_writer, row_of_tiles
+from kernels.conv.winograd_tiles import PATCH, make_tile_writer, make_tiles_reader, row_of_tiles
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.contract import make_column
 from kernels.core.geometry import Window
@@ -36,7 +36,7 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     A chunk is `per` panels (filters.packed_channels) of output channels and all tiles.
     """
     m, n, points, taps = form[0], programs.points(form), programs.points(form) ** 2, form[1] ** 2
-    read_tile, write_tile = make_tile_reader(programs.input_matrix(form), n), make_tile_writer(form, False)
+    read_tiles, write_tile = make_tiles_reader(programs.input_matrix(form), n, m), make_tile_writer(form, False)
     filter_, column_of_tiles, width = programs.make_filter(form), make_column(vectors, blocks=True), vectors * target().lanes
 
     @cpu_kernel("ppppppg10iiiiiiiii", f"F{form} x{vectors}")
@@ -47,14 +47,12 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
         product = u + points * u_step
         patch = product + points * product_step
         for chunk in range(start, stop):
-            for s in range(tiles):
-                image, oy, ox = row_of_tiles(s // columns, m, t)
-                read_tile(x, image, oy - above, ox + s % columns * m * dw - before, h, w, c, dh, dw, scratch, s * cp, v_step, scratch, patch)
+            read_tiles(x, 0, tiles, t, above, before, h, w, c, scratch, 0, cp, v_step, patch)
             for panel in range(chunk * per, min((chunk + 1) * per, kp // width)):
                 for first in range(0, c, together):
                     some = min(together, c - first)
                     for i in range(some):
-                        touch(panels, (panel * c + first + i + _AHEAD) * taps * width, 0, taps * width, 1)
+                        touch(panels, (panel * c + first + i + _AHEAD) * taps * width, taps * width)
                         filter_(panels, (panel * c + first + i) * taps * width, width, width, scratch, u + i * width, u_step)
                     for point in range(points):
                         column_of_tiles(scratch, point * v_step + first, cp, 1, scratch, u + point * u_step, width, some, 1, 0, 0, 1, 0, 0,

@@ -124,26 +124,31 @@ def transform(code: Code, matrix: Matrix, tile: Sequence[Sequence[Vec]]) -> list
 
 
 def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
-    """read(x, x0, row, column, channels, out, o0, step): transform one tile of an image, all of it inside.
+    """read(x, x0, row, column, channels, out, o0, step, tiles, apart, pitch): transform `tiles` tiles of an image side by side, all of them inside.
 
-    The size x size tile starts at x[x0]; its pixels are `row` and `column` floats apart and have `channels` channels. Point (i, j) of the
-    transform goes to out[o0 + (i n + j) step], channels padded with zeros to whole vectors.
+    The first size x size tile starts at x[x0], the next ones `apart` floats further on each; pixels are `row` and `column` floats apart and have
+    `channels` channels. Point (i, j) of a transform goes to out[o0 + (i n + j) step], those of the next tile `pitch` further on, channels padded
+    with zeros to whole vectors.
     """
 
-    @program("piiiipii")
-    def read(code: Code, x: Pointer, x0: Int, row: Int, column: Int, channels: Int, out: Pointer, o0: Int, step: Int) -> None:
-        # One address per row and one offset per column: twelve registers in place of 36.
+    @program("piiiipiiiii")
+    def read(
+        code: Code, x: Pointer, x0: Int, row: Int, column: Int, channels: Int, out: Pointer, o0: Int, step: Int, tiles: Int, apart: Int, pitch: Int
+    ) -> None:
         n = len(matrix)
-        rows, columns = [x + x0 + row * i for i in range(size)], [column * j for j in range(size)]
-        outs, steps = [out + o0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
+        columns, steps = [column * j for j in range(size)], [step * j for j in range(n)]
+        with code.loop(0, tiles) as k:
+            # One address per row and one offset per column: twelve registers in place of 36.
+            corner, origin = x + x0 + k * apart, out + o0 + k * pitch
+            rows, outs = [corner + row * i for i in range(size)], [origin + step * (n * i) for i in range(n)]
 
-        def body(c: Int, count: Int | None) -> None:
-            tile = [[code.load(rows[i], columns[j] + c, count) for j in range(size)] for i in range(size)]
-            for i, line in enumerate(transform(code, matrix, tile)):
-                for j, value in enumerate(line):
-                    code.store(value, outs[i], steps[j] + c)
+            def body(c: Int, count: Int | None, rows: list[Pointer] = rows, outs: list[Pointer] = outs) -> None:
+                tile = [[code.load(rows[i], columns[j] + c, count) for j in range(size)] for i in range(size)]
+                for i, line in enumerate(transform(code, matrix, tile)):
+                    for j, value in enumerate(line):
+                        code.store(value, outs[i], steps[j] + c)
 
-        over_run(code, channels, body)
+            over_run(code, channels, body)
 
     return read
 

@@ -44,7 +44,7 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
     def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
         x0 = ((image * h + iy) * w + ix) * c
         if iy >= 0 and ix >= 0 and iy + (size - 1) * dh < h and ix + (size - 1) * dw < w:
-            read(x, x0, dh * w * c, dw * c, c, out, o0, step)
+            read(x, x0, dh * w * c, dw * c, c, out, o0, step, 1, 0, 0)
             return
         top, bottom = _inside(iy, dh, size, h)
         left, right = _inside(ix, dw, size, w)
@@ -57,9 +57,40 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
                 else:
                     for j in range(left, right):
                         copy(x, x0 + (i * dh * w + j * dw) * c + c0, patch, patch0 + (i * size + j) * part, part)
-            read(patch, patch0, size * part, part, part, out, o0 + c0, step)
+            read(patch, patch0, size * part, part, part, out, o0 + c0, step, 1, 0, 0)
 
     return read_tile
+
+
+@cache
+def make_tiles_reader(matrix: programs.Matrix, size: int, m: int) -> Any:
+    """read_tiles(x, first, count, t, above, before, rows, columns, channels, out, o0, pitch, step, patch): `count` tiles, m apart, from `first` on.
+
+    The tiles of outputs, and those of size x size pixels that they need, `above` and `before` pixels further up and to the left. Tile number s of
+    them goes to out[o0 + s pitch]. A call for every run of tiles inside the image: for few channels, calls cost as much as the transform.
+    """
+    read, read_tile = programs.make_read(matrix, size), make_tile_reader(matrix, size)
+
+    @inline(f"{matrix} {size} {m}")
+    def read_tiles(x, first, count, t, above, before, h, w, c, out, o0, pitch, step, patch):  # type: ignore[no-untyped-def]
+        columns, dh, dw = t[5], t[6], t[7]
+        unit, column, done = first // columns, first % columns, 0
+        while done < count:
+            image, oy, ox = row_of_tiles(unit, m, t)
+            iy, ix = oy - above, ox + column * m * dw - before
+            until = min(columns, column + count - done)
+            while column < until:
+                inside = 0 if iy < 0 or ix < 0 or iy + (size - 1) * dh >= h else (w - 1 - (size - 1) * dw - ix) // (m * dw) + 1
+                some = max(1, min(until - column, inside))
+                if inside > 0:
+                    x0 = ((image * h + iy) * w + ix) * c
+                    read(x, x0, dh * w * c, dw * c, c, out, o0 + done * pitch, step, some, m * dw * c, pitch)
+                else:
+                    read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0 + done * pitch, step, out, patch)
+                column, done, ix = column + some, done + some, ix + some * m * dw
+            column, unit = 0, unit + 1
+
+    return read_tiles
 
 
 @cache

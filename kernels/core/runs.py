@@ -101,17 +101,11 @@ def make_start_rows(vectors: int) -> Callable[..., None]:
     return start_rows
 
 
-def _make_touch(write: bool) -> Callable[..., None]:
-    @program("piiii")
-    def touch(code: Code, x: Pointer, x0: Int, row: Int, length: Int, rows: Int) -> None:
-        """Ask the memory for `rows` runs of `length` floats, `row` apart, in advance."""
-        with code.loop(0, rows) as i, code.loop(0, length, 16) as j:
-            code.prefetch(x, x0 + i * row + j, write=write, near=False)
-
-    return touch
-
-
-touch, touch_to_write = _make_touch(False), _make_touch(True)
+@program("pii")
+def touch(code: Code, x: Pointer, x0: Int, length: Int) -> None:
+    """Ask the memory for x[x0 : x0 + length] in advance."""
+    with code.loop(0, length, 16) as i:
+        code.prefetch(x, x0 + i, near=False)
 
 
 # A list of cache lines: addresses of 8 bytes. Register tiles go through it while they multiply (kernels/core/contract.py).
