@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from kernels import conv
-from kernels.conv import choice, depthwise, direct, stem, winograd
+from kernels.conv import choice, depthwise, direct, stem, winograd, winograd_few
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.core.simd import target
@@ -280,6 +280,30 @@ def test_winograd_of_two_vectors() -> None:
         rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
         x, w = array(rng, 2, 9, 10, 3), array(rng, 3, 3, 3, 2 * LANES)
         agree(conv.conv2d_forward, x, w, None, window, winograd=WINOGRAD[4, 3])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "k", "few"),
+    [
+        ([(1, 8, 16, 128)], 64, True),
+        ([(2, 8, 16, 128)], 64, True),
+        ([(3, 8, 16, 128)], 64, False),  # 24 tiles
+        ([(1, 8, 16, 128)], 60, False),  # a small filter
+        ([(1, 8, 16, 64), (1, 8, 16, 64)], 64, False),  # two maps
+    ],
+)
+def test_few_tiles_and_a_large_filter_have_a_kernel_of_their_own(monkeypatch, sizes, k: int, few: bool) -> None:
+    calls, real = [], winograd_few.forward
+    monkeypatch.setattr(winograd_few, "forward", lambda *arguments: calls.append(real(*arguments)))
+    rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
+    maps, w = tuple(array(rng, *size) for size in sizes), array(rng, 3, 3, 128, k)
+    x = maps if len(maps) > 1 else maps[0]
+    with algorithm("winograd4"):
+        y = conv.conv2d_forward(x, w, None, window)
+        assert len(calls) == few
+        z = conv.conv2d_norm_forward(x, w, *[np.full(k, v, np.float32) for v in (1, 0, 0, 1)], 0.1, 1e-5, None, "relu", window, 1)[1]
+    assert len(calls) == few, "with sums the usual kernel"
+    np.testing.assert_allclose(y, z, atol=WINOGRAD[4, 3] * np.abs(y).max())
 
 
 def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:
