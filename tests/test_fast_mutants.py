@@ -203,6 +203,14 @@ MUTANTS = [
         "conv_winograd2/forward",
     ),
     Mutant(
+        "Winograd: a tile over the border taken for one inside",
+        "conv/winograd_tiles.py",
+        "- ix) // (m * dw) + 1",
+        "- ix) // (m * dw) + 2",
+        "conv_winograd4/forward",
+    ),
+    Mutant("Winograd: tiles of a run in one place", "conv/winograd_programs.py", "out + o0 + k * pitch", "out + o0", "conv_winograd4/forward"),
+    Mutant(
         "few tiles: pieces of channels forget the ones before",
         "conv/winograd_few.py",
         "width, zeros, first)",
