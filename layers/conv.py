@@ -37,7 +37,9 @@ def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> Sequence[Ten
     """The filter and bias themselves where gradients are recorded, else copies that cannot change (see Kept)."""
     if is_recording():
         return weight, bias
-    return (*kept([weight] if bias is None else [weight, bias], lambda *arrays: arrays), None)[:2]
+    if bias is None:
+        return (*kept([weight], lambda *arrays: arrays), None)
+    return kept([weight, bias], lambda *arrays: arrays)
 
 
 class Conv2d(Module):

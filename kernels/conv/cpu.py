@@ -106,7 +106,8 @@ def _forward(
         if name != "direct":
             form = _OUTPUTS[name], w.shape[0]
             if not summing and winograd_few.serves(maps[0], w, window, form):
-                return y, winograd_few.forward(maps[0], w, window, form, y, b, relu, residual)
+                winograd_few.forward(maps[0], w, window, form, y, b, relu, residual)
+                return y, np.empty(0)
             return y, winograd.forward(maps, w, window, form, [y], False, b, relu, summing, residual)
         slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
         for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):

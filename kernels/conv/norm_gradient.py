@@ -321,10 +321,10 @@ class Tiles:
         self.lines = -(-self.per_chunk // max(1, round(self.per_chunk * columns / least)))  # rows of tiles per block
         strip = side * (columns * form[0] + side - form[0]) * self.pitch
         self.patch = points * (self.lines * columns * (self.cp + self.kp) + 2 * _PAD) + strip
-        (h, w, p, q), noted = self.data.tiling[:4], (self.patch + points * PATCH + 1) // 2
+        h, w, p, q = self.data.tiling[:4]
         lines = self.lines * form[0] * 2 * max(w * k, q * self.both) // 16 + 4  # of x and dx, then g and z
-        asked = winograd.worth_noting(2 * shape[0] * (h * w * k + p * q * self.both), lines)
-        self.noted, self.scratch = noted * asked, 2 * (noted + lines * asked)
+        lines *= winograd.worth_noting(2 * shape[0] * (h * w * k + p * q * self.both), lines)
+        self.scratch, self.noted = winograd.with_list(self.patch + points * PATCH, lines)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip

@@ -68,16 +68,20 @@ class Tiling(NamedTuple):
 
 
 @inline()
-def _note_block(noted, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, k, k2, added):  # type: ignore[no-untyped-def]
-    """Note what the block behind that of `count` tiles from `at` on reads, and what this one writes."""
-    h, w, p, q, above, before, following = t[0], t[1], t[2], t[3], t[8], t[9], at + count
-    until = note_tiles(noted, until, x, first, following, min(following + count, end), m, t, above, before, n, h, w, c)
-    if c2:
-        until = note_tiles(noted, until, x2, first, following, min(following + count, end), m, t, above, before, n, h, w, c2)
-    until = note_tiles(noted, until, y, first, at, following, m, t, 0, 0, m, p, q, k)
+def _note_inputs(noted, until, x, x2, first, following, last, m, n, t, c, c2):  # type: ignore[no-untyped-def]
+    """Note what the tiles following .. last read of one or two maps; `first` is their chunk's first tile."""
+    h, w, above, before = t[0], t[1], t[8], t[9]
+    until = note_tiles(noted, until, x, first, following, last, m, t, above, before, n, h, w, c)
+    return note_tiles(noted, until, x2, first, following, last, m, t, above, before, n, h, w, c2) if c2 else until
+
+
+@inline()
+def _note_outputs(noted, until, y, y2, more, first, at, last, m, t, k, k2, added):  # type: ignore[no-untyped-def]
+    """Note what the tiles at .. last write to one or two results, or add to one."""
+    until = note_tiles(noted, until, y, first, at, last, m, t, 0, 0, m, t[2], t[3], k)
     if k2:
-        return note_tiles(noted, until, y2, first, at, following, m, t, 0, 0, m, p, q, k2)
-    return note_tiles(noted, until, more, first, at, following, m, t, 0, 0, m, p, q, k) if added else until
+        return note_tiles(noted, until, y2, first, at, last, m, t, 0, 0, m, t[2], t[3], k2)
+    return note_tiles(noted, until, more, first, at, last, m, t, 0, 0, m, t[2], t[3], k) if added else until
 
 
 @lru_cache(maxsize=16)
@@ -117,8 +121,9 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     read_tiles(x2, at, count, t, above, before, h, w, c2, scratch, c, cp, v_step, patch)
                 until = noted
                 if noted:
-                    written = k if parts == 1 else 0  # else other chunks write to the same lines
-                    until = _note_block(scratch, until, x, x2, y, y2, more, first, at, count, end, m, n, t, c, c2, written, k2, added)
+                    until = _note_inputs(scratch, until, x, x2, first, at + count, min(at + 2 * count, end), m, n, t, c, c2)
+                    if parts == 1:  # else other chunks write to the same lines
+                        until = _note_outputs(scratch, until, y, y2, more, first, at, at + count, m, t, k, k2, added)
                 for i in range(products):
                     point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
                     b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
@@ -179,6 +184,12 @@ def worth_noting(floats: int, lines: int) -> bool:
     return target().asks and floats > _QUIET and lines <= _MOST_LINES
 
 
+def with_list(floats: int, lines: int) -> tuple[int, int]:
+    """Floats of scratch memory with a list of so many lines (of 8 bytes each) behind the first `floats`; where it begins, in lines (0: no list)."""
+    noted = (floats + 1) // 2
+    return 2 * (noted + lines), noted if lines else 0
+
+
 class _Plan:
     """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer. last: channels of a second map, of c."""
 
@@ -205,10 +216,9 @@ class _Plan:
         self.gradient_block = _equal_parts(self.gradient_per * columns, max(LEAST // 2, fitting, min(2 * LEAST, sums // _SUMS_PER_TILE)), 1)
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
-    def scratch(self, block: int, lines: int = 0) -> tuple[int, int]:
-        """Floats of scratch memory for such blocks, and where in it a list of so many lines (of 8 bytes each) begins, in lines (0: no list)."""
-        noted = (self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD + 1) // 2
-        return 2 * (noted + lines), noted if lines else 0
+    def scratch(self, block: int, lines: int) -> tuple[int, int]:
+        """See `with_list`."""
+        return with_list(self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD, lines)
 
     def lines(self, block: int, *maps: tuple[Pair, int, int]) -> int:
         """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they are not asked for."""
@@ -301,11 +311,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                 read_dy(dy, at, count, t, 0, 0, p, q, k, scratch, z, kp, z_step, patch)
                 until = noted
                 if noted:
-                    following, stop_ = at + count, min(at + 2 * count, end)
-                    until = note_tiles(scratch, until, x, first, following, stop_, m, t, above, before, n, h, w, c1)
-                    until = note_tiles(scratch, until, dy, first, following, stop_, m, t, 0, 0, m, p, q, k)
-                    if c2:
-                        until = note_tiles(scratch, until, x2, first, following, stop_, m, t, above, before, n, h, w, c2)
+                    following, last = at + count, min(at + 2 * count, end)
+                    until = _note_inputs(scratch, until, x, x2, first, following, last, m, n, t, c1, c2)
+                    until = note_tiles(scratch, until, dy, first, following, last, m, t, 0, 0, m, p, q, k)
                 for point in range(points):
                     for panel in range(kp // width):
                         a0, b0 = point * v_step, z + point * z_step + panel * width
