@@ -84,8 +84,9 @@ class Config:
     """Of the cross-entropy."""
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """How rare classes weigh more: median is median-frequency balancing."""
-    background: Literal["mask", "train"] = "mask"
-    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal reading)."""
+    background: Literal["mask", "train", "mixed"] = "mask"
+    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal reading); 'mixed', an ordinary
+    class to all terms but IoU and margin, which leave it out."""
 
     learning_rate: float = 2e-3
     """Peak of the schedule: linear warm-up, then a cosine."""

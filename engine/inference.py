@@ -66,7 +66,7 @@ def _forward(net: Module, x: Array, flips: bool) -> Array:
 
 
 def labels_of(logits: Array, background: str = "mask") -> Array:
-    """uint8 labels (N, H, W): the largest logit, class 0 barred unless background is 'train'."""
+    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask'."""
     first = 1 if background == "mask" else 0
     return kernels.predicted_labels(logits, first)
 

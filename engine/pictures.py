@@ -12,7 +12,8 @@ COLOURS = ("#3b3b3b", "#c9a36a", "#8fb3c9", "#e8d9a0", "#d1495b")  # background,
 _ERROR = "#ff2ec4"
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files only."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,7 +36,7 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 def draw_predictions(path: Path, images: np.ndarray, masks: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str) -> None:
     """A page of rows: image, truth, prediction, errors (foreground pixels predicted wrong). All (N, H, W); at most 12 rows are drawn."""
-    plt = _pyplot()
+    plt = pyplot()
     from matplotlib.patches import Patch
 
     rows = min(12, len(images))
@@ -79,7 +80,7 @@ def choose_rows(masks: np.ndarray, count: int = 12) -> np.ndarray:
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
     """Loss, mean IoU in both readings, IoU per class and learning rate over the epochs, from the rows of metrics.jsonl."""
-    plt = _pyplot()
+    plt = pyplot()
     epochs = [r["epoch"] for r in rows]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     axes[0].plot(epochs, [r["train_loss"] for r in rows], "k", lw=2, label="total")

@@ -76,7 +76,7 @@ class Run:
         for note in self.data.notes:
             reporter.note(note)
         self.normalisation = Normalisation.of(self.data.train.images)
-        self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background == "train")
+        self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background != "mask")
         # uint8, copied to the device once; batches are cut out and augmented there
         self.tiles, self.held_out = (
             tuple(device.to_device(a, self.choice.name) for a in (part.images, part.masks)) for part in (self.data.train, self.data.val)
@@ -252,12 +252,15 @@ def make_augmentation(config: Config) -> Augmentation:
     )
 
 
+_MIXED = {"iou": "mask", "margin": "mask"}  # every other term trains class 0
+
+
 def make_loss(config: Config, weights: np.ndarray) -> SegmentationLoss:
     """The loss that the settings describe, with these class weights."""
     return SegmentationLoss(
         config.loss_terms(),
         weights,
-        background=config.background,
+        background=_MIXED if config.background == "mixed" else config.background,
         gamma=config.gamma,
         smooth=config.smooth,
         label_smoothing=config.label_smoothing,

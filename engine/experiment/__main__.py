@@ -1,0 +1,99 @@
+"""Run a grid of training runs and tabulate it:  python -m engine.experiment GRID [--data FILE] [--seeds 3] [--epochs N] [--out DIR]"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from engine.command import UsageError, make_folder, run_command
+from engine.experiment.grid import Grid, names, read_grid
+from engine.experiment.runs import Run, RunError, conflict, measure, runs_of, train
+from engine.experiment.table import write_results
+from engine.progress import clock
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Run a grid of training runs; write a CSV, a Markdown table and a figure with intervals.
+
+    A grid is a TOML file, or the name of one that comes with the package. Every run has a folder OUT/CELL/seed-N. Run the same command again
+    to go on after an interruption: finished runs are kept, and a run that was stopped continues.
+
+    Examples:
+      python -m engine.experiment --list
+      python -m engine.experiment losses --data FILE.npz --seeds 3
+      python -m engine.experiment losses --data FILE.npz --tables-only
+    """
+
+    grid: Annotated[str | None, tyro.conf.Positional] = None
+    """A TOML file, or a name that --list shows."""
+    data: str | None = None
+    """'synthetic', an .npz file or a folder; by default what the grid says."""
+    seeds: int = 3
+    """Runs of every cell. A seed decides the split, the initial weights, the order and the augmentation."""
+    epochs: int | None = None
+    """Epochs of every run; by default what the grid says."""
+    out: Path | None = None
+    """Where the runs go; by default experiments/GRID."""
+    threads: int = 0
+    """Threads of CPU kernels per run; 0: one per core."""
+    tables_only: bool = False
+    """Train nothing: tabulate the runs that are finished."""
+    list: bool = False
+    """Show the grids that come with the package."""
+
+
+def run(arguments: Arguments) -> int:
+    """Train what is missing, then tabulate; returns the exit code."""
+    if arguments.list:
+        for name in names():
+            grid = read_grid(name)
+            print(f"{name:<14} {len(grid.cells):>2} cells  {grid.title}")
+        return 0
+    if arguments.grid is None:
+        raise UsageError(f"GRID: missing, expected a TOML file or one of {', '.join(names())}")
+    if arguments.seeds < 1:
+        raise UsageError(f"--seeds: got {arguments.seeds}, expected at least 1")
+    grid = read_grid(arguments.grid)
+    given = {"data": arguments.data, "epochs": arguments.epochs}
+    out = arguments.out or Path("experiments") / grid.name
+    runs = runs_of(grid, out, arguments.seeds, {key: value for key, value in given.items() if value is not None})
+    for one in runs:
+        if (line := conflict(one)) is not None:
+            raise UsageError(line)
+    make_folder(out)
+    if not arguments.tables_only:
+        try:
+            _train_missing(grid, runs, arguments.threads, out)
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    print(write_results(grid, runs, out))
+    print(f"tables  {out / 'results.md'}, {out / 'results.csv'}\nfigure  {out / 'results.png'}")
+    return 0
+
+
+def _train_missing(grid: Grid, runs: list[Run], threads: int, out: Path) -> None:
+    """Train every run that is not finished, and tabulate after each, so that there is something to read early."""
+    missing = [one for one in runs if not one.finished]
+    started = time.monotonic()
+    for k, one in enumerate(missing):
+        left = f", about {clock((time.monotonic() - started) / k * (len(missing) - k))} to go" if k else ""
+        print(f"run {k + 1}/{len(missing)}: {one.cell.name}, seed {one.seed}{left}", flush=True)
+        train(one, threads, lambda line: print(line, flush=True))
+        measure(one)
+        write_results(grid, runs, out)
+
+
+def main() -> None:
+    """The command line."""
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.experiment", use_underscores=False)))
+
+
+if __name__ == "__main__":
+    main()

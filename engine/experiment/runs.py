@@ -1,0 +1,125 @@
+"""The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never repeated when it is finished.
+
+OUT/CELL/seed-N/            the run folder of engine.train
+OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,)
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import Config, read_toml, to_toml
+from engine.experiment.grid import Cell, Grid
+from engine.experiment.statistics import Outcome
+
+_CHECKPOINTS = ("best", "last")
+
+
+class RunError(RuntimeError):
+    """A training run of a grid failed; the message names its folder and its last line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell with one seed, and where it lies."""
+
+    cell: Cell
+    seed: int
+    config: Config
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end."""
+        return (self.folder / "summary.json").is_file() and not self.summary["interrupted"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any]) -> list[Run]:
+    """All runs of a grid, seed by seed, so that an interrupted grid has every cell at the lower seeds."""
+    return [Run(cell, seed, cell.config(seed=seed, **overrides), out / cell.folder / f"seed-{seed}") for seed in range(seeds) for cell in grid.cells]
+
+
+def conflict(run: Run) -> str | None:
+    """What differs between a run folder's settings and the grid's, in one line; None where nothing does or the folder is new."""
+    path = run.folder / "config.toml"
+    if not path.is_file():
+        return None
+    there, wanted = asdict(read_toml(path)), asdict(run.config)
+    different = [name for name in wanted if there[name] != wanted[name]]
+    if not different:
+        return None
+    name = different[0]
+    return f"{run.folder}: its {name} is {there[name]!r}, the grid asks for {wanted[name]!r}; give another --out"
+
+
+def train(run: Run, threads: int = 0, say: Callable[[str], None] = print) -> None:
+    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    settings = run.folder.with_name(run.folder.name + ".toml")
+    settings.write_text(to_toml(run.config), encoding="utf-8")
+    command = [sys.executable, "-m", "engine.train", "--config", str(settings), "--out", str(run.folder), "--threads", str(threads)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+    line = ""
+    try:
+        for line in process.stdout or ():
+            if line.startswith("epoch"):
+                say(f"  {line.rstrip()}")
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if code:
+        raise RunError(f"{run.folder}: the run ended with exit code {code}: {line.strip()}")
+    settings.unlink()
+
+
+def measure(run: Run) -> None:
+    """Write validation.npz: what the best and the last weights predict on every validation tile, and the tiles' source images."""
+    from engine.checkpoint import load_checkpoint
+    from engine.inference import evaluate_confusion
+
+    val = _validation(run.config.data, run.config.tiles, run.config.val_fraction, run.config.seed)
+    arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources)}
+    for name in _CHECKPOINTS:
+        checkpoint = load_checkpoint(run.folder / f"{name}.safetensors")
+        confusion = evaluate_confusion(checkpoint.net, val.images, val.masks, checkpoint.normalisation, run.config.background)
+        arrays[name] = confusion.astype(np.int32)
+    part = run.folder / "validation.part.npz"
+    np.savez_compressed(part, **arrays)
+    part.replace(run.folder / "validation.npz")
+
+
+def outcome(run: Run, checkpoint: str = "best") -> Outcome:
+    """The measured outcome of a finished run, measuring it first where that has not been done."""
+    path = run.folder / "validation.npz"
+    if not path.is_file():
+        measure(run)
+    with np.load(path, allow_pickle=False) as file:
+        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"])
+
+
+@lru_cache(maxsize=2)
+def _validation(data: str, tiles: int, val_fraction: float, seed: int) -> Any:
+    from engine.training import prepare
+
+    return prepare(data, tiles, val_fraction, seed).val
+
+
+def _unique_groups(sources: np.ndarray) -> np.ndarray:
+    """The source images' names; a tile whose source is unknown is an image of its own."""
+    return np.array([name or f"tile {k}" for k, name in enumerate(sources)])

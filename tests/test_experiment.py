@@ -1,0 +1,195 @@
+"""Grids of runs: what a grid file may say, the statistics against hand-computed values, and a grid that is run, stopped and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.config import ConfigError
+from engine.experiment import runs as experiment_runs
+from engine.experiment.__main__ import Arguments, run
+from engine.experiment.grid import names, read_grid
+from engine.experiment.runs import conflict, outcome, runs_of
+from engine.experiment.statistics import Outcome, difference, summarise
+
+TINY = """
+title = "Trial"
+[settings]
+preset = "tiny"
+tiles = 60
+epochs = 1
+width = 4
+[[axis]]
+name = "loss"
+[[axis.option]]
+name = "combined"
+published = 0.6264
+[[axis.option]]
+name = "margin"
+settings = { dice = 0.0, focal = 0.0, iou = 0.0 }
+"""
+
+
+def grid_file(folder: Path, text: str) -> str:
+    path = folder / "trial.toml"
+    path.write_text(text)
+    return str(path)
+
+
+# -- grid files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_cells_are_the_product_of_the_axes(tmp_path: Path) -> None:
+    second = (
+        '[[axis]]\nname = "background"\n[[axis.option]]\nname = "masked"\n[[axis.option]]\nname = "trained"\nsettings = { background = "train" }\n'
+    )
+    grid = read_grid(grid_file(tmp_path, TINY + second))
+    assert [cell.name for cell in grid.cells] == ["combined, masked", "combined, trained", "margin, masked", "margin, trained"]
+    assert grid.cells[3].options == {"loss": "margin", "background": "trained"}
+    config = grid.cells[3].config(seed=2)
+    assert (config.dice, config.margin, config.background, config.width, config.seed) == (0.0, 0.4, "train", 4, 2)
+    assert [cell.published for cell in grid.cells] == [0.6264, 0.6264, None, None]
+    assert grid.baseline is grid.cells[0]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_grid_of_the_package_is_valid_and_trains_at_one_budget(name: str) -> None:
+    grid = read_grid(name)
+    configs = [cell.config() for cell in grid.cells]
+    assert len({(c.epochs, c.batch, c.width) for c in configs}) == 1
+    assert configs[0].width >= 16
+    assert configs[0].epochs >= 25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = 3", "title is 3, expected str"),
+        ('titel = "x"', "unknown key 'titel', expected one of title, baseline, settings, axis"),
+        ('title = "x"', r"at least one \[\[axis\]\]"),
+        (TINY.replace("width", "widht"), "cell 'combined': unknown setting 'widht'"),
+        (TINY.replace("dice = 0.0", "dice = -1.0"), "cell 'margin': dice: got -1.0"),
+        ('baseline = "nothing"\n' + TINY, "baseline is 'nothing', expected one of combined; margin"),
+        (TINY.replace('"margin"', '"Combined"'), "two cells have the same name"),
+        ("x = [", "no valid TOML"),
+    ],
+)
+def test_a_bad_grid_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_grid(grid_file(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_grid_names_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match=r"'nowhere': No such file.*one of .*bottlenecks.*losses"):
+        read_grid("nowhere")
+
+
+# -- statistics ---------------------------------------------------------------------------------------------------------------
+
+
+def result(seed: int, *tiles: tuple[str, int, int]) -> Outcome:
+    """Tiles of (source image, class-1 pixels predicted right, class-1 pixels predicted as class 2)."""
+    confusion = np.zeros((len(tiles), 3, 3), np.int64)
+    for k, (_, right, wrong) in enumerate(tiles):
+        confusion[k, 1, 1], confusion[k, 1, 2] = right, wrong
+    return Outcome(seed, confusion, np.array([source for source, _, _ in tiles]))
+
+
+def test_summary_by_hand() -> None:
+    """Class 1 has IoU right / all; class 2 is only ever predicted wrongly, IoU 0: fg is half of class 1's IoU."""
+    summary = summarise([result(0, ("a", 8, 2)), result(1, ("b", 2, 8))])
+    assert summary.runs == 2
+    assert summary.mean == pytest.approx((0.4 + 0.1) / 2)
+    assert summary.deviation == pytest.approx(math.sqrt(2 * 0.15**2))
+    assert summary.pooled.miou_fg == pytest.approx(0.25)
+    assert summary.interval == (pytest.approx(0.1), pytest.approx(0.4))  # two source images: both draws of one and the same are common
+    assert math.isnan(summarise([result(0, ("a", 8, 2))]).deviation)
+
+
+def test_tiles_of_one_source_image_are_drawn_together() -> None:
+    """Twenty tiles of one image, half right and half wrong, are one draw: no interval at all."""
+    one = [result(0, *[("a", 10 * (k % 2), 10 * (1 - k % 2)) for k in range(20)])]
+    assert summarise(one).interval == (pytest.approx(0.25), pytest.approx(0.25))
+    apart = [result(0, *[(f"{k}", 10 * (k % 2), 10 * (1 - k % 2)) for k in range(20)])]
+    low, high = summarise(apart).interval
+    assert low < 0.2
+    assert high > 0.3
+
+
+def test_difference_is_paired() -> None:
+    """Images differ by far more than the configurations do, yet the difference is the same on each: its interval is narrow."""
+    rng = np.random.default_rng(0)
+    right = rng.integers(100, 900, 40)
+    baseline = [result(0, *[(f"{k}", int(r), 1000 - int(r)) for k, r in enumerate(right)])]
+    better = [result(0, *[(f"{k}", int(r) + 50, 950 - int(r)) for k, r in enumerate(right)])]
+    found = difference(better, baseline)
+    assert found is not None
+    assert found.value == pytest.approx(0.025)
+    assert found.interval == (pytest.approx(0.025), pytest.approx(0.025))
+    assert found.clear
+    low, high = summarise(baseline).interval
+    assert high - low > 0.04
+    same = difference(baseline, baseline)
+    assert same is not None
+    assert same.interval == (0, 0)
+    assert not same.clear
+
+
+def test_difference_takes_the_common_seeds_only() -> None:
+    ours = [result(0, ("a", 8, 2)), result(1, ("a", 10, 0))]
+    baseline = [result(0, ("a", 6, 4)), result(2, ("a", 0, 10))]
+    found = difference(ours, baseline)
+    assert found is not None
+    assert (found.seeds, found.value) == (1, pytest.approx(0.1))
+    assert difference(ours, [result(7, ("a", 1, 1))]) is None
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = grid_file(tmp_path, TINY), tmp_path / "out"
+    trained: list[str] = []
+    plain = experiment_runs.train
+
+    def counted(one, *rest):
+        trained.append(one.cell.name)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        plain(one, *rest)
+
+    monkeypatch.setattr("engine.experiment.__main__.train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(Arguments(source, seeds=1, out=out))
+    assert trained == ["combined", "margin"]
+    assert "| combined | 1 |" in (out / "results.md").read_text()  # there is something to read already
+    assert run(Arguments(source, seeds=1, out=out)) == 0
+    assert trained == ["combined", "margin", "margin"]
+    capsys.readouterr()
+
+    with open(out / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["cell"], row["seed"], row["axis:loss"]) for row in rows] == [("combined", "0", "combined"), ("margin", "0", "margin")]
+    (combined, margin) = runs_of(read_grid(source), out, 1, {})
+    assert float(rows[0]["miou_fg"]) == pytest.approx(combined.summary["val_miou_fg"])
+    assert float(rows[1]["miou_keras"]) == pytest.approx(margin.summary["val_miou_keras"])
+    assert outcome(combined).confusion.shape[1:] == (5, 5)
+    assert len(outcome(combined).confusion) == combined.summary["val_tiles"]
+    assert (out / "results.png").stat().st_size > 1000
+
+    assert run(Arguments(source, seeds=2, out=out, tables_only=True)) == 0
+    assert "| margin | 1 |" in capsys.readouterr().out
+    (changed, _) = runs_of(read_grid(source), out, 1, {"epochs": 3})
+    assert conflict(changed) == f"{combined.folder}: its epochs is 1, the grid asks for 3; give another --out"
+
+
+def test_a_failing_run_names_its_folder_and_its_last_line(tmp_path: Path) -> None:
+    (one, _) = runs_of(read_grid(grid_file(tmp_path, TINY)), tmp_path / "out", 1, {"data": str(tmp_path / "nowhere.npz")})
+    with pytest.raises(experiment_runs.RunError, match=r"seed-0: the run ended with exit code 2: error: .*nowhere.npz"):
+        experiment_runs.train(one)
