@@ -1,0 +1,124 @@
+"""Rows: broadcasting arithmetic and functions of single values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from autograd import ops
+
+from .choices import Choices
+from .operands import NUMBERS, Case, Operand, array, broadcastable, case, dtype, number, other_dtype, palette, shape, tensor
+from .table import Row
+
+F = torch.nn.functional
+
+
+def _as_seen(x: Operand, y: Operand) -> None:
+    """A plain array that meets a floating Tensor takes the Tensor's dtype."""
+    for plain, other in ((x, y), (y, x)):
+        if plain.form == "array" and other.form == "tensor" and other.values.dtype.kind == "f":
+            plain.values = plain.values.astype(other.values.dtype)
+
+
+def two_operands(d: Choices) -> Case:
+    """Two Tensors that broadcast, or a Tensor and an array or a number, in either order."""
+    name = dtype(d, integers=15)
+    dims = shape(d)
+    x = tensor(d, dims, name)
+    which = d.integer(0, 9)
+    if which < 6:
+        y = tensor(d, broadcastable(d, dims), dtype(d, integers=30) if d.chance(15) else name)
+    elif which < 8:
+        y = array(d, broadcastable(d, dims), dtype(d, integers=30))
+        _as_seen(x, y)
+    else:
+        y = number(d)
+    return case(d, (y, x) if d.chance(40) else (x, y))
+
+
+def one_operand(integers: int = 12, half: int = 10, rare: int = 30) -> Callable[[Choices], Case]:
+    """One Tensor of any shape."""
+
+    def draw(d: Choices) -> Case:
+        return case(d, [tensor(d, shape(d), dtype(d, integers, half), palette(d, rare))])
+
+    return draw
+
+
+def _power(d: Choices) -> Case:
+    return case(d, [tensor(d, shape(d), dtype(d, integers=12))], exponent=d.pick((*NUMBERS, -1.5, 1.5, -3, 4, 0.25, 5)))
+
+
+def _where(d: Choices) -> Case:
+    made = two_operands(d)
+    dims = max((o.values.shape for o in made.operands if isinstance(o.values, np.ndarray)), key=len)
+    condition = array(d, broadcastable(d, dims), "bool")
+    made.operands = [condition, *made.operands]
+    return made
+
+
+def _leaky(d: Choices) -> Case:
+    return case(d, [tensor(d, shape(d), dtype(d))], negative_slope=d.pick((0.01, 0.2, 0.0, 1.0, -0.5, 2, float("nan"), float("inf"))))
+
+
+def _add_relu(d: Choices) -> Case:
+    name, dims = dtype(d), shape(d)
+    return case(d, [tensor(d, dims, name), tensor(d, dims, other_dtype(d, name))])
+
+
+def _add_relu_torch(x: Any, other: Any) -> Any:
+    if x.dtype != other.dtype:
+        raise RuntimeError("expected equal dtypes")
+    return F.relu(x + other)
+
+
+def _gate(d: Choices) -> Case:
+    name, dims = dtype(d), (*shape(d, 0, 3), 1 + d.integer(0, 4))
+    z = dims if d.chance(30) else (*dims[:-1], 1)
+    return case(d, [tensor(d, dims, name), tensor(d, z, name)])
+
+
+def _blend(d: Choices) -> Case:
+    made = _gate(d)
+    x, z = made.operands
+    made.operands = [x, tensor(d, x.values.shape, x.values.dtype.name), z]
+    return made
+
+
+def _torch_blend(x: Any, other: Any, z: Any) -> Any:
+    return z.sigmoid() * x + (1 - z.sigmoid()) * other
+
+
+def _pair(name: str, mine: Callable[..., Any], other: Callable[..., Any], **settings: Any) -> Row:
+    return Row(name, two_operands, mine, other, "element", **settings)
+
+
+def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
+    return Row(name, draw or one_operand(), getattr(ops, name), other, "element", **settings)
+
+
+ROWS = [
+    _pair("add", ops.add, torch.add, words=("add",)),
+    _pair("sub", ops.sub, lambda x, y: x - y),
+    _pair("mul", ops.mul, lambda x, y: x * y),
+    _pair("div", ops.div, lambda x, y: x / y),
+    Row("where", _where, ops.where, torch.where, "element"),
+    _single("neg", torch.neg, words=("neg", "mul")),
+    _single("power", lambda x, exponent: x**exponent, _power),
+    _single("exp", torch.exp),
+    _single("log", torch.log),
+    _single("sqrt", torch.sqrt),
+    _single("relu", F.relu, smooth=False),
+    _single("leaky_relu", F.leaky_relu, _leaky, smooth=False),
+    _single("add_relu", _add_relu_torch, _add_relu, smooth=False),
+    _single("sigmoid", torch.sigmoid),
+    _single("tanh", torch.tanh),
+    _single("silu", F.silu),
+    _single("gelu", F.gelu),
+    Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),
+    Row("blend", _blend, ops.blend, _torch_blend),
+]

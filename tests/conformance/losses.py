@@ -1,0 +1,48 @@
+"""Rows: losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from autograd import ops
+
+from .choices import Choices
+from .operands import INTEGERS, Case, Operand, case, dtype, laid_out, palette, shape, tensor
+from .table import Row
+
+F = torch.nn.functional
+
+
+def labels(d: Choices, dims: tuple[int, ...], classes: int, ignore: int | None, wrong: int = 4) -> Operand:
+    """Labels of any integer dtype; some are ignored, and in `wrong` of a hundred cases one lies outside."""
+    rng = d.generator()
+    values = np.asarray(rng.integers(0, classes, dims))
+    if ignore is not None:
+        values = np.where(rng.random(dims) < (1.0 if d.chance(5) else 0.3), ignore, values)
+    if values.size and d.chance(wrong):
+        values.flat[0] = d.pick((-1, classes, -100, 200))
+    name = d.pick(INTEGERS) if d.chance(30) else "int64"
+    given = laid_out(values.astype(name), d.pick(("C", "strided", "F", "swapped", "read-only")))
+    return Operand(np.array(given, np.int64), given, "array", False)
+
+
+def _cross_entropy(d: Choices) -> Case:
+    dims, classes, name = shape(d, 0, 3), d.integer(2, 6), dtype(d, 0)
+    ignore = d.pick((None, None, 0, 1, 255, -100))
+    x = tensor(d, (*dims, classes), name, palette(d, 15))
+    weight = None if d.chance(60) else tuple(d.pick((0.5, 1.0, 2.0, 0.0, 3.0)) for _ in range(classes + d.chance(3)))
+    return case(d, [x, labels(d, dims, classes, ignore)], weight=weight, ignore_index=ignore, label_smoothing=d.pick((0.0, 0.0, 0.1, 1.0, 0.5)))
+
+
+def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_smoothing: float) -> Any:
+    w = None if weight is None else torch.tensor(weight, dtype=x.dtype)
+    flat = x.reshape(-1, x.shape[-1])
+    return F.cross_entropy(flat, t.reshape(-1), w, ignore_index=-(1 << 40) if ignore_index is None else ignore_index, label_smoothing=label_smoothing)
+
+
+ROWS = [
+    Row("cross_entropy", _cross_entropy, ops.cross_entropy, _torch_cross_entropy),
+]

@@ -1,0 +1,89 @@
+"""Rows: modules, with their parameters as operands; in training, in evaluation, and without gradients, where they cache and fuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import layers
+from autograd import Tensor, no_grad
+
+from .choices import Choices
+from .operands import Case, case, dtype, length, palette, shape, tensor
+from .table import Row
+from .windows import _transposed as transposed_case
+from .windows import conv2d, conv_arguments, conv_transpose2d
+
+F = torch.nn.functional
+
+
+def _conv(d: Choices) -> Case:
+    operands, settings = conv_arguments(d)
+    return _inference(d, case(d, operands, **settings))
+
+
+def _inference(d: Choices, made: Case) -> Case:
+    """In a third of the cases without gradients."""
+    if d.chance(35):
+        for o in made.operands:
+            if o is not None:
+                o.grad = False
+    return made
+
+
+def _run(module: Any, x: Any, *parameters: Any) -> Any:
+    if any(p is not None and p.requires_grad for p in (x, *parameters)):
+        return module(x)
+    with no_grad():
+        module(x)
+        return module(x)
+
+
+def _our_conv(x: Any, w: Any, b: Any, **settings: Any) -> Any:
+    r, s, c, k = w.shape
+    m = layers.Conv2d(c * settings["groups"], k, (r, s), bias=b is not None, **settings)
+    m.weight, m.bias = w, b
+    return _run(m, x, w, b)
+
+
+def _our_transposed(x: Any, w: Any, b: Any, **settings: Any) -> Any:
+    r, s, c, k = w.shape
+    m = layers.ConvTranspose2d(c, k * settings["groups"], (r, s), bias=b is not None, **settings)
+    m.weight, m.bias = w, b
+    return _run(m, x, w, b)
+
+
+def _transposed(d: Choices) -> Case:
+    return _inference(d, transposed_case(d))
+
+
+def _batch_norm(d: Choices) -> Case:
+    name, dims = dtype(d, 0, 0), (*(max(1, n) for n in shape(d, 3, 3)), length(d))
+    vectors = [tensor(d, dims[-1:], name, palette(d, 5)) for _ in range(2)]
+    return case(d, [tensor(d, dims, name, palette(d, 5)), *vectors], steps=d.integer(0, 3), momentum=d.pick((0.1, 0.3)), eps=d.pick((1e-5, 1e-2)))
+
+
+def _our_batch_norm(x: Any, w: Any, b: Any, steps: int, momentum: float, eps: float) -> Any:
+    m = layers.BatchNorm2d(x.shape[-1], momentum, eps).train()
+    m.running_mean.data, m.running_var.data = m.running_mean.data.astype(x.dtype), m.running_var.data.astype(x.dtype)
+    m.weight, m.bias = w, b
+    outputs = [m(x) for _ in range(steps)]
+    return *outputs, m.eval()(x), Tensor(np.array(m.running_mean.data)), Tensor(np.array(m.running_var.data))
+
+
+def _torch_batch_norm(x: Any, w: Any, b: Any, steps: int, momentum: float, eps: float) -> Any:
+    m = torch.nn.BatchNorm2d(x.shape[-1], eps, momentum, dtype=x.dtype)
+    call = torch.func.functional_call
+    moved = x.permute(0, 3, 1, 2)
+    outputs = [call(m, {"weight": w, "bias": b}, moved).permute(0, 2, 3, 1) for _ in range(steps)]
+    last = call(m.eval(), {"weight": w, "bias": b}, moved).permute(0, 2, 3, 1)
+    return *outputs, last, m.running_mean.clone(), m.running_var.clone()
+
+
+ROWS = [
+    Row("Conv2d", _conv, _our_conv, conv2d),
+    Row("ConvTranspose2d", _transposed, _our_transposed, conv_transpose2d, words=("ConvTranspose2d", "conv_transpose2d")),
+    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",)),
+]

@@ -1,0 +1,167 @@
+"""Rows: operators that move values, and products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from autograd import Tensor, ops
+
+from .choices import Choices
+from .operands import Case, broadcastable, case, dtype, length, other_dtype, palette, shape, tensor
+from .table import Difference, Row
+
+BACKWARDS = Difference(
+    "slices with a negative step",
+    "NumPy has them; PyTorch does not",
+    "allow",
+    lambda c: any(isinstance(i, slice) and (i.step or 1) < 0 for i in c.settings["index"]),
+)
+CROPS = Difference(
+    "pad with negative widths", "cutting off is what indexing is for", "refuse", lambda c: any(min(w) < 0 for w in c.settings["widths"])
+)
+
+
+def _any(d: Choices, low: int = 0) -> Any:
+    return tensor(d, shape(d, low), dtype(d, 15), palette(d, 10))
+
+
+def _factors(d: Choices, n: int) -> tuple[int, ...]:
+    dims = []
+    while len(dims) < 4 and not d.chance(25):
+        divisors = [k for k in range(1, n + 1) if n % k == 0] or [0]
+        dims.append(d.pick(divisors))
+        n //= dims[-1] or 1
+    return (*dims, n)
+
+
+def _reshape(d: Choices) -> Case:
+    x = _any(d)
+    dims = list(_factors(d, x.values.size)) if not d.chance(6) else list(shape(d))
+    if dims and d.chance(30):
+        dims[d.integer(0, len(dims) - 1)] = -1
+    return case(d, [x], shape=d.pick((tuple, list))(dims))
+
+
+def _transpose(d: Choices) -> Case:
+    x = _any(d)
+    order, n = list(range(x.values.ndim)), x.values.ndim
+    for k in range(n - 1, 0, -1):
+        j = d.integer(0, k)
+        order[k], order[j] = order[j], order[k]
+    order = [a - n * d.chance(30) for a in order]
+    if d.chance(4):
+        order = [*order[1:], order[-1]] if order and d.chance(50) else [*order, 0]
+    return case(d, [x], axes=None if d.chance(15) else tuple(order))
+
+
+def _torch_transpose(x: Any, axes: Any) -> Any:
+    return x.permute(tuple(reversed(range(x.ndim))) if axes is None else axes)
+
+
+def _broadcast_to(d: Choices) -> Case:
+    dims = shape(d)
+    return case(d, [tensor(d, broadcastable(d, dims), dtype(d, 15))], shape=dims)
+
+
+def _torch_broadcast_to(x: Any, shape: Any) -> Any:
+    return x.broadcast_to(shape)
+
+
+def _index(d: Choices, n: int, long: int) -> Any:
+    kind = d.integer(0, 9)
+    if kind < 3:
+        bound = [None, *range(-n - 1, n + 2)]
+        return slice(d.pick(bound), d.pick(bound), d.pick((None, 1, 2, 3, -1) if d.chance(30) else (None, 1, 2)))
+    if kind < 5:
+        return d.integer(-n - 1, n) if d.chance(5) else d.integer(-n, n - 1) if n else 0
+    if kind == 5:
+        return None
+    if kind == 6:
+        return Ellipsis
+    if kind == 7:
+        return [bool(d.chance(50)) for _ in range(n)]
+    return [d.integer(-n, n - 1) if n and not d.chance(2) else n for _ in range(long)]
+
+
+def _getitem(d: Choices) -> Case:
+    x = _any(d)
+    if d.chance(5):
+        mask = np.random.default_rng(d.integer(0, 99)).random(x.values.shape) < 0.5
+        return case(d, [x], index=(mask,))
+    long, parts = d.integer(0, 4), []
+    left = list(x.values.shape)
+    while left and not d.chance(25):
+        part = _index(d, left[0], long)
+        if part is Ellipsis and Ellipsis in [p for p in parts if p is Ellipsis]:
+            continue
+        parts.append(part)
+        if part is not None and part is not Ellipsis:
+            left.pop(0)
+    return case(d, [x], index=tuple(np.array(p, np.bool_ if p and isinstance(p[0], bool) else np.int64) if isinstance(p, list) else p for p in parts))
+
+
+def _torch_getitem(x: Any, index: Any) -> Any:
+    return x[tuple(torch.from_numpy(np.array(i)) if isinstance(i, np.ndarray) else i for i in index)]
+
+
+def _pad(d: Choices) -> Case:
+    x = _any(d)
+    low = -1 if d.chance(4) else 0
+    widths = tuple((d.integer(low, 3), d.integer(low, 3)) for _ in range(x.values.ndim))
+    return case(d, [x], widths=widths, value=d.pick((0.0, 2.5, 1, -1, float("inf"), float("nan"))))
+
+
+def _torch_pad(x: Any, widths: Any, value: Any) -> Any:
+    return torch.nn.functional.pad(x, [w for pair in reversed(widths) for w in pair], value=value)
+
+
+def _concat(d: Choices) -> Case:
+    dims, name = list(shape(d, 1)), dtype(d, 15)
+    ax = d.integer(-len(dims), len(dims) - 1)
+    operands = []
+    for _ in range(d.integer(1, 4)):
+        dims[ax] = length(d)
+        own = list(dims)
+        if d.chance(3):
+            own[d.integer(0, len(own) - 1)] += 1
+        operands.append(tensor(d, tuple(own), dtype(d, 15) if d.chance(4) else name))
+    return case(d, operands, axis=len(dims) if d.chance(3) else ax)
+
+
+def _split(d: Choices) -> Case:
+    sizes = [d.integer(1, 4) for _ in range(d.integer(1, 4))]
+    if d.chance(10):
+        sizes[d.integer(0, len(sizes) - 1)] = d.pick((0, -1))
+    total = sum(sizes) + d.chance(4)
+    return case(d, [tensor(d, (*shape(d, 0, 3), max(total, 0)), dtype(d, 10))], sizes=tuple(sizes))
+
+
+def _matmul(d: Choices) -> Case:
+    name, batch = dtype(d, 8, 6), shape(d, 0, 2)
+    n, m, k = (d.integer(1, 5) if not d.chance(10) else d.pick((0, 1, 17, 64)) for _ in range(3))
+    left = d.pick(((*batch, n, k), (*batch, n, k), (k,)))
+    right = d.pick(((k, m), (*broadcastable(d, batch), k, m), (k,)))
+    if d.chance(4):
+        right = shape(d, 0, 3)
+    return case(d, [tensor(d, left, name), tensor(d, right, other_dtype(d, name, 3))])
+
+
+def _set(x: Tensor, y: Tensor, index: Any) -> Tensor:
+    z = Tensor(np.array(x.data))
+    z[index] = y
+    return z
+
+
+ROWS = [
+    Row("reshape", _reshape, ops.reshape, lambda x, shape: x.reshape(tuple(shape)), "element"),
+    Row("transpose", _transpose, ops.transpose, _torch_transpose, "element"),
+    Row("broadcast_to", _broadcast_to, ops.broadcast_to, _torch_broadcast_to),
+    Row("getitem", _getitem, lambda x, index: ops.getitem(x, index), _torch_getitem, words=("getitem", "index"), differences=(BACKWARDS,)),
+    Row("pad", _pad, ops.pad, _torch_pad, "element", differences=(CROPS,)),
+    Row("concat", _concat, lambda *xs, axis: ops.concat(xs, axis), lambda *xs, axis: torch.cat(xs, axis), "element"),
+    Row("split", _split, ops.split, lambda x, sizes: x.split(list(sizes), -1), "element"),
+    Row("matmul", _matmul, ops.matmul, torch.matmul),
+]

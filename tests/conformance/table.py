@@ -1,0 +1,55 @@
+"""What a row of the table says, and all rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .choices import Choices
+from .operands import Case
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A deliberate difference from PyTorch: what it is, why, and in which cases.
+
+    ours: what we do there: 'refuse' (raise a clear error), 'allow' (give a value where PyTorch raises), or 'other' (another value, not compared).
+    """
+
+    what: str
+    why: str
+    ours: str
+    applies: Callable[[Case], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator.
+
+    draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the settings.
+    scale: 'element' where every value stands alone, 'largest' where values are sums.  smooth: whether a small change of the inputs is a small
+    change of the results, so that it may serve as a yardstick for rounding.  words: an error names one of them.
+    """
+
+    name: str
+    draw: Callable[[Choices], Case]
+    ours: Callable[..., Any]
+    theirs: Callable[..., Any]
+    scale: str = "largest"
+    smooth: bool = True
+    words: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+
+@functools.cache
+def table() -> dict[str, Row]:
+    """All rows by name."""
+    from . import arithmetic, losses, modules, norms, reductions, shapes, windows
+
+    rows = [row for module in (arithmetic, reductions, shapes, windows, norms, losses, modules) for row in module.ROWS]
+    made = {row.name: row for row in rows}
+    if len(made) != len(rows):
+        raise ValueError("conformance: two rows have one name")
+    return made

@@ -1,0 +1,64 @@
+"""A slice of the generated comparison with PyTorch (tests/conformance; `python -m tests.conformance` runs more), shrunk by hypothesis."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+
+from conformance.check import check
+from conformance.choices import Choices, Drawn, Replayed
+from conformance.operands import LAYOUTS, laid_out
+from conformance.search import attempt, case_seed, shrink
+from conformance.table import Row, table
+
+CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "60"))  # per operator
+OPEN: set[str] = set(table())  # rows with findings that are being mended
+ROWS = [pytest.param(row, marks=pytest.mark.skip(reason="open findings") if name in OPEN else ()) for name, row in table().items()]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=list(table()))
+@settings(max_examples=CASES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
+@given(data=st.data())
+def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> None:
+    check(row, row.draw(Drawn(data)))
+
+
+def test_a_wrong_operator_is_found_and_its_case_shrunk() -> None:
+    """The checker's own test: a ReLU that is wrong at zero, values and gradient."""
+    import dataclasses
+
+    from autograd import ops
+
+    row = dataclasses.replace(table()["relu"], ours=lambda x: ops.leaky_relu(x, 0.01))
+    for k in range(100):
+        choices = Choices(case_seed(0, "wrong", k))
+        finding = attempt(row, choices)[1]
+        if finding is not None and finding.kind == "value":
+            small = shrink(row, choices.record, finding)
+            assert small.kind == "value"
+            assert small.case.operands[0].values.size <= 5
+            return
+    pytest.fail("a hundred cases have not found a wrong ReLU")
+
+
+def test_a_record_replays_its_case() -> None:
+    row = table()["conv2d"]
+    choices = Choices(17)
+    made = row.draw(choices)
+    assert repr(row.draw(Replayed(choices.record))) == repr(made)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0, 2)])
+def test_layouts_keep_the_values(layout: str, shape: tuple[int, ...]) -> None:
+    import numpy as np
+
+    x = np.asarray(np.random.default_rng(0).standard_normal(shape))
+    y = laid_out(x, layout)
+    assert y.shape == x.shape
+    assert np.array_equal(y, np.broadcast_to(x[:1], x.shape) if layout == "broadcast" and x.size and x.ndim else x)
