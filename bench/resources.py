@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,7 +24,7 @@ from pathlib import Path
 import tyro
 
 from kernels.core import module
-from kernels.core.compile import cache_folder
+from kernels.core.compile import store
 from kernels.core.module import FOLDER, Launch, Module
 
 TABLE = FOLDER / "RESOURCES.md"
@@ -105,7 +106,8 @@ def headers() -> str:
 def remembered_usage(source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int) -> dict[str, Usage]:
     """`compile_usage`, kept in the cache folder under all that it depends on."""
     key = "\0".join((source, path, *instances, *options, str(arch), nvrtc_version()))
-    file = cache_folder().parent / "resources" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    folder = store().folder or Path(tempfile.gettempdir(), "areograd", "kernels")
+    file = folder.parent / "resources" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     if file.exists():
         return {name: Usage(*numbers) for name, numbers in json.loads(file.read_text()).items()}
     usages = compile_usage(source, path, instances, options, arch)

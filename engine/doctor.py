@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from engine.command import run_command
+from engine.command import UsageError, run_command
 from engine.config import PRESETS, preset
 
 
@@ -26,7 +26,7 @@ class Arguments:
 def facts() -> Iterator[tuple[str, str]]:
     """(what, how it is here), a line each."""
     from kernels.core import device
-    from kernels.core.compile import cache_folder
+    from kernels.core.compile import store
     from kernels.core.simd import target
     from kernels.core.threads import threads
 
@@ -40,15 +40,18 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "vector unit", f"{unit.name}: {unit.lanes} float32 lanes, {unit.registers} registers (AREOGRAD_SIMD)"
     yield "threads", f"{threads()} (AREOGRAD_THREADS)"
     yield "cuda", device.cuda_obstacle() or "works"
-    files = list(cache_folder().glob("*.nbc")) if cache_folder().exists() else []
-    yield "compiled kernels", f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB in {cache_folder()} (AREOGRAD_CACHE)"
+    yield "compiled kernels", f"{store().described()} (AREOGRAD_CACHE)"
 
 
 def warm_all() -> None:
-    """Compile the kernels of every preset, with a progress line."""
+    """Compile the kernels of every preset, with a progress line. UsageError where they cannot be kept."""
     from engine.progress import compile_line
     from engine.warm import warm
+    from kernels.core.compile import store
 
+    why_not = store().why_not_writable()
+    if why_not:
+        raise UsageError(f"--warm: {why_not}; AREOGRAD_CACHE can name another folder")
     start = time.monotonic()
 
     def show(done: int, of: int, name: str) -> None:

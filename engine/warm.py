@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, from_dict
+from kernels.core.compile import registry, store
 
 Report = Callable[[int, int, str], None]
 
@@ -59,11 +60,14 @@ def missing(configs: Sequence[Config]) -> list[str]:
 def warm(configs: Sequence[Config], report: Report) -> int:
     """Compile what is missing for runs with these settings; returns how many kernels were compiled.
 
-    A process that fails leaves its kernels to the run, which compiles them when it first needs them: a RuntimeWarning says so.
+    Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to the run, which compiles
+    them when it first needs them: a RuntimeWarning says so.
     """
     names = missing(configs)
     if not names:
         return 0
+    if store().why_not_writable():
+        return _in_memory(names, report)
     count = min(len(names), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     settings, work, done = json.dumps([asdict(config) for config in configs]), _Work(names), 0
     workers = [_Worker(settings) for _ in range(count)]
@@ -87,6 +91,13 @@ def warm(configs: Sequence[Config], report: Report) -> int:
     if done < len(names):
         warnings.warn(f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed", RuntimeWarning, 2)
     return done
+
+
+def _in_memory(names: Sequence[str], report: Report) -> int:
+    for done, name in enumerate(names, 1):
+        registry[name].compile()
+        report(done, len(names), name)
+    return len(names)
 
 
 class _Work:
@@ -115,7 +126,8 @@ class _Worker:
     """A process that compiles one kernel after the other."""
 
     def __init__(self, settings: str) -> None:
-        self.process: Any = subprocess.Popen([sys.executable, "-m", "engine.warm"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.warm"]  # what is wrong with the cache, the run itself says
+        self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.last = ""
         self._write(settings)
 

@@ -22,6 +22,7 @@ from kernels.conv import choice, depthwise, direct, stem, winograd, winograd_few
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.core.simd import target
+from kernels.core.store import Store
 
 LANES = target().lanes
 NARROW = [c for c in (1, 2, 3, 5, 7, 8, 13) if c < max(LANES, 8)]
@@ -370,7 +371,7 @@ def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -
 def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     """Where the costs are close the candidates are timed once; the choice is written down and read by the next process."""
     monkeypatch.setattr(choice, "mode", lambda: "auto")
-    monkeypatch.setattr(choice, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(choice, "store", lambda: Store(tmp_path))
     monkeypatch.setattr(choice, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
     monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
     for memory in ("_chosen", "_known"):
@@ -390,7 +391,7 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     for memory in ("_chosen", "_known"):
         monkeypatch.setattr(choice, memory, {})  # as a new process
     assert choice.choose(*arguments, lambda name: pytest.fail("timed again")) == "winograd4"
-    (tmp_path / "choices.json").write_text("{ not json")
+    next(tmp_path.glob("choices*")).write_text("{ not json")
     for memory in ("_chosen", "_known"):
         monkeypatch.setattr(choice, memory, {})
     took.update(direct=1, winograd4=1)

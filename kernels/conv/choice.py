@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from kernels.conv.winograd_programs import AT as FORMS
-from kernels.core.compile import cache_folder, is_listing
+from kernels.core.compile import is_listing, store
 from kernels.core.geometry import Pair, Window
 from kernels.core.simd import target
 
@@ -107,20 +107,17 @@ def _fastest(names: list[str], run: Callable[[str], Any], rounds: int = 6) -> st
 
 
 def _remembered() -> dict[str, str]:
+    """The choices on disk. What is not there, or damaged, is timed again."""
+    content = store().read("choices", "")
     try:
-        return json.loads((cache_folder() / "choices.json").read_text())
-    except (OSError, ValueError):
-        return {}
+        known = json.loads(content) if content else {}
+    except (ValueError, RecursionError):
+        known = {}
+    return {key: name for key, name in known.items() if name in ALGORITHMS} if isinstance(known, dict) else {}
 
 
 def _remember(key: str) -> None:
     """Add a choice to the file; a choice that another process wrote first stands."""
     known = _remembered()
     _chosen[key] = known.setdefault(key, _chosen[key])
-    part = cache_folder() / f"choices.{os.getpid()}.part"
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(known, indent=0))
-        os.replace(part, cache_folder() / "choices.json")
-    except OSError:
-        pass  # nowhere to write: choose again next time
+    store().write("choices", "", json.dumps(known, indent=0).encode())

@@ -10,7 +10,8 @@ float32; gN a contiguous int64 array that the kernel gets as a tuple of its N nu
 the interpreter in between.
 
 The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache) under a hash of all kernel sources, so it
-survives a reinstallation and never serves stale code. `on_compile` lets a program say what is being compiled; nothing here prints.
+survives a reinstallation and never serves stale code; store.py guards its files. `on_compile` lets a program say what is being compiled;
+nothing here prints.
 """
 
 from __future__ import annotations
@@ -18,21 +19,26 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import caching, ccallback
+from numba.core import caching, ccallback, compiler, serialize
 from numba.extending import intrinsic
 
 from kernels.core import simd
 from kernels.core.parts import Part, linked_first
+from kernels.core.store import Store, note
 
 registry: dict[str, Kernel] = {}
 _listeners: list[Callable[[str, int, int], None]] = []
@@ -40,7 +46,18 @@ _listed: list[Kernel] | None = None
 _lock = threading.RLock()
 
 _POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
-_NOT_COMPILED = ("__init__.py", "reference.py", "cuda.py", "module.py", "device.py", "dispatch.py", "random.py", "memory.py", "reduction.py")
+_NOT_COMPILED = (
+    "__init__.py",
+    "reference.py",
+    "cuda.py",
+    "module.py",
+    "device.py",
+    "dispatch.py",
+    "random.py",
+    "memory.py",
+    "reduction.py",
+    "store.py",
+)
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
 
@@ -57,63 +74,54 @@ def source_hash() -> str:
 
 
 @lru_cache(maxsize=1)
-def cache_folder() -> Path:
+def store() -> Store:
     """Where compiled kernels of these sources are kept."""
-    base = os.environ.get("AREOGRAD_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "areograd"
-    return Path(base) / f"kernels-{source_hash()}"
+    asked, xdg = os.environ.get("AREOGRAD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # A relative XDG_CACHE_HOME is to be ignored, says its specification.
+        base = Path(asked).absolute() if asked else (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "areograd"
+    except (RuntimeError, OSError, KeyError):  # nobody knows this user's home, or the working folder is gone
+        return Store(None, "this user has no home folder (AREOGRAD_CACHE names another place)")
+    return Store(base / f"kernels-{source_hash()}")
 
 
-class _Locator(caching._CacheLocator):  # numba has no public way to choose the folder and the stamp per function
-    """Puts a function's files into `cache_folder`, stamped with the hash of all sources instead of one file's date."""
+class _Cache(caching.NullCache):
+    """One numba function's machine code in `store`, a file for each combination of argument types."""
 
-    def __init__(self, function: Any, _source: str) -> None:
-        self._name = f"{function.__module__}.{function.__qualname__}"
-
-    def get_cache_path(self) -> str:
-        return str(cache_folder())
-
-    def get_source_stamp(self) -> str:
-        return source_hash()
-
-    def get_disambiguator(self) -> str:
-        return hashlib.blake2b(self._name.encode(), digest_size=4).hexdigest()
-
-    @classmethod
-    def from_function(cls, function: Any, source: str) -> _Locator | None:
-        try:
-            cache_folder().mkdir(parents=True, exist_ok=True)
-            probe = cache_folder() / f".probe-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError:
-            return None  # no place to write: compile in memory only
-        return cls(function, source)
-
-
-class _Implementation(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]  # noqa: RUF012 - as the base class declares it
-
-
-class _Cache(caching.FunctionCache):
-    _impl_class = _Implementation
-
-    def __init__(self, function: Any, name: str) -> None:
-        super().__init__(function)
+    def __init__(self, name: str) -> None:
         self.name = name
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        # numba would hash closure contents, which for vector programs differ from process to process; source hash and name cover them.
-        return sig, self.name, codegen.magic_tuple()
+    def _key(self, signature: Any, codegen: Any) -> str:
+        """All that machine code depends on. Closures of vector programs differ from process to process; source hash and name cover them."""
+        versions = source_hash(), numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
+        return repr((self.name, signature, codegen.magic_tuple(), versions))
+
+    def holds(self, signature: Any, codegen: Any) -> bool:
+        """Whether the machine code is on disk, whole."""
+        return store().read(self.name, self._key(signature, codegen)) is not None
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function, or None: then numba compiles it."""
+        target_context.refresh()
+        payload = store().read(self.name, self._key(sig, target_context.codegen()))
+        if payload is None:
+            return None
+        try:
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception as error:  # it is what we wrote, but not what these libraries can link
+            note(f"{self.name} cannot be loaded, compiled anew ({type(error).__name__})")
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled function, unless it holds addresses of this process."""
+        if not data.library.has_dynamic_globals:
+            store().write(self.name, self._key(sig, data.codegen), serialize.dumps(data._reduce()))
 
 
-def cached(compiler: Any, function: Any, name: str) -> None:
-    """Give a numba dispatcher or C function our cache instead of numba's.
-
-    numba names the files after the function: a name of its own for every kernel keeps processes that compile at the same time apart.
-    """
+def cached(dispatcher: Any, function: Any, name: str) -> None:
+    """Give a numba dispatcher or C function our cache instead of numba's."""
     _rename(function, name)
-    with contextlib.suppress(RuntimeError):  # no locator: the cache folder cannot be written
-        compiler._cache = _Cache(function, name)
+    dispatcher._cache = _Cache(name)
 
 
 def _rename(function: Any, name: str) -> None:
@@ -163,11 +171,8 @@ class Kernel:
 
     def is_cached(self) -> bool:
         """Whether the compiled code is on disk."""
-        cache = self.callback._cache
-        if not isinstance(cache, _Cache):
-            return False
-        key = cache._index_key(self.callback._sig, self.callback._targetdescr.target_context.codegen())
-        return key in cache._cache_file._load_index()
+        cache, context = self.callback._cache, self.callback._targetdescr.target_context
+        return isinstance(cache, _Cache) and cache.holds(self.callback._sig, context.codegen())
 
     @property
     def argument_types(self) -> tuple[types.Type, ...]:
