@@ -56,6 +56,29 @@ def checked_window(name: str, x: Tensor, w: Tensor, stride: Any, padding: Any, d
     return Window.of(name, w.shape[:2], stride, padding, dilation)
 
 
+def checked_image(name: str, x: Tensor) -> tuple[int, int]:
+    """(H, W) of x (N, H, W, C), which must hold at least one pixel and one channel; the batch may be empty."""
+    if x.ndim != 4:
+        raise ValueError(f"{name}: x has shape {x.shape}, expected 4 axes (N, H, W, C)")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name}: x has shape {x.shape}, expected at least one row, column and channel")
+    return x.shape[1], x.shape[2]
+
+
+def pooling_window(
+    name: str, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Window, tuple[int, int]]:
+    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was asked for; ValueError as PyTorch's pooling."""
+    size = checked_image(name, x)
+    window = Window.of(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    for (before, after), extent in zip(window.padding, window.extent, strict=True):
+        if max(before, after) > extent // 2:
+            raise ValueError(f"{name}: padding {window.padding} must be at most half the kernel {window.kernel}, dilation {window.dilation}")
+    whole = window.with_ceil_mode(size) if ceil_mode else window
+    whole.checked_output_size(name, size)
+    return whole, (window.padding[0][1], window.padding[1][1])
+
+
 def check_groups(name: str, groups: int, c: int, k: int) -> None:
     """ValueError unless the groups divide the channels."""
     if groups < 1 or c % groups or k % groups:

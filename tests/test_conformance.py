@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compar
 
 from conformance.check import check
 from conformance.choices import Choices, Drawn, Replayed
+from conformance.found import FOUND, as_case
 from conformance.operands import LAYOUTS, laid_out
 from conformance.search import attempt, case_seed, shrink
 from conformance.table import Row, table
@@ -26,6 +27,14 @@ ROWS = [pytest.param(row, marks=pytest.mark.skip(reason="open findings") if name
 @given(data=st.data())
 def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> None:
     check(row, row.draw(Drawn(data)))
+
+
+@pytest.mark.parametrize("backend", ["fast", "reference"])
+@pytest.mark.parametrize(("name", "arrays", "settings"), FOUND, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(FOUND)])
+def test_what_was_found_stays_mended(name: str, arrays: list, settings: dict, backend: str) -> None:
+    found = as_case(arrays, settings)
+    found.backend = backend
+    check(table()[name], found)
 
 
 def test_a_wrong_operator_is_found_and_its_case_shrunk() -> None:

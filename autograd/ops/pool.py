@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autograd.checks import pooling_window
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import pool as kernels
@@ -34,14 +35,10 @@ class MaxPool2d(Function):
 def max_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Tensor:
     """Maximum over windows, as PyTorch's max_pool2d: input (N, H, W, C) -> (N, P, Q, C).
 
-    stride defaults to kernel_size. Padding counts as -inf and is at most half the window. The first maximum in scan order gets the gradient.
+    stride defaults to kernel_size. Padding counts as -inf and is at most half the dilated kernel. The first maximum in scan
+    order gets the gradient.
     """
-    if input.ndim != 4:
-        raise ValueError(f"max_pool2d: x has shape {input.shape}, expected 4 axes (N, H, W, C)")
-    window = Window.of("max_pool2d", kernel_size, kernel_size if stride is None else stride, padding, dilation)
-    for (before, after), k in zip(window.padding, window.kernel, strict=True):
-        if max(before, after) > k // 2:
-            raise ValueError(f"max_pool2d: padding {window.padding} must be at most half the kernel {window.kernel}")
-    size = input.shape[1], input.shape[2]
-    window.checked_output_size("max_pool2d", size)
-    return MaxPool2d(window.with_ceil_mode(size) if ceil_mode else window)(input)
+    if input.dtype.kind not in "fiu":
+        raise TypeError(f"max_pool2d: x is {input.dtype}, expected floats or integers")
+    window, _ = pooling_window("max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode)
+    return MaxPool2d(window)(input)

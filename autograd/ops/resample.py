@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from autograd.checks import checked_image, pooling_window
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import resample as kernels
 from kernels.core.device import Array
-from kernels.core.geometry import Window, pair
+from kernels.core.geometry import pair
 from kernels.resample import adaptive_matrix, average_matrix, bilinear_matrix, nearest_matrix
 
 
@@ -33,25 +34,22 @@ class Resample2d(Function):
         return 2 * n * c * (nonzero_a * w + nonzero_b * self.a.shape[0])
 
 
-def _image(name: str, x: Tensor) -> tuple[int, int]:
-    if x.ndim != 4:
-        raise ValueError(f"{name}: x has shape {x.shape}, expected 4 axes (N, H, W, C)")
-    return x.shape[1], x.shape[2]
+def _sizes(name: str, x: Tensor) -> tuple[int, int]:
+    """(H, W) of an image whose pixels can be weighted: integers would lose their fractions."""
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: x is {x.dtype}, expected floats")
+    return checked_image(name, x)
 
 
 def avg_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
 ) -> Tensor:
     """Mean over windows, as PyTorch's avg_pool2d: input (N, H, W, C) -> (N, P, Q, C)."""
-    size = _image("avg_pool2d", input)
-    window = Window.of("avg_pool2d", kernel_size, kernel_size if stride is None else stride, padding)
-    for (before, after), k in zip(window.padding, window.kernel, strict=True):
-        if max(before, after) > k // 2:
-            raise ValueError(f"avg_pool2d: padding {window.padding} must be at most half the kernel {window.kernel}")
-    window.checked_output_size("avg_pool2d", size)
+    _sizes("avg_pool2d", input)
+    window, after = pooling_window("avg_pool2d", input, kernel_size, stride, padding, 1, ceil_mode)
     a, b = (
-        average_matrix(n, k, s, *p, count_include_pad, ceil_mode)
-        for n, k, s, p in zip(size, window.kernel, window.stride, window.padding, strict=True)
+        average_matrix(n, k, s, p[0], bottom, count_include_pad, ceil_mode)
+        for n, k, s, p, bottom in zip(input.shape[1:3], window.kernel, window.stride, window.padding, after, strict=True)
     )
     return Resample2d(a, b)(input)
 
@@ -61,7 +59,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
 
     (1, 1) is global average pooling, (1, None) the mean of each column, (None, 1) that of each row.
     """
-    size = _image("adaptive_avg_pool2d", input)
+    size = _sizes("adaptive_avg_pool2d", input)
     wanted = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
     filled = tuple(n if o is None else o for o, n in zip(wanted, size, strict=True)) if len(wanted) == 2 else wanted
     p, q = pair(filled, "adaptive_avg_pool2d: output_size")
@@ -80,13 +78,13 @@ def strip_pool2d(input: Tensor, strips: int = 1, axis: int = 1) -> Tensor:
 
 def resize_bilinear(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
     """Linear interpolation to size (H', W'), as PyTorch's interpolate(mode='bilinear', antialias=False): (N, H, W, C) -> (N, H', W', C)."""
-    h, w = _image("resize_bilinear", input)
+    h, w = _sizes("resize_bilinear", input)
     p, q = pair(size, "resize_bilinear: size")
     return Resample2d(bilinear_matrix(h, p, align_corners), bilinear_matrix(w, q, align_corners))(input)
 
 
 def resize_nearest(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
     """Nearest neighbour to size (H', W'), as PyTorch's interpolate(mode='nearest'); align_corners maps corner to corner."""
-    h, w = _image("resize_nearest", input)
+    h, w = _sizes("resize_nearest", input)
     p, q = pair(size, "resize_nearest: size")
     return Resample2d(nearest_matrix(h, p, align_corners), nearest_matrix(w, q, align_corners))(input)

@@ -14,7 +14,8 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[A
     Without `places` it may be None: nobody is going to ask where the maximum was.
     """
     xp = array_module(x)
-    cols = patches(x, window, -xp.inf)
+    lowest = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min
+    cols = patches(x, window, lowest)
     n, p, q, r, s, c = cols.shape
     cols = cols.reshape(n, p, q, r * s, c)
     offset = cols.argmax(3)

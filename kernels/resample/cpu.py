@@ -49,7 +49,7 @@ def _kernel() -> Kernel:
 
 def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
     """As kernels.resample.reference.resample2d_forward."""
-    if x.dtype != np.float32 or not x.size:
+    if x.dtype != np.float32 or not x.size or not len(a) or not len(b):
         return NotImplemented
     x = contiguous(x)
     n, h, w, c = x.shape

@@ -19,11 +19,23 @@ Matrix = np.ndarray
 def resample2d_forward(x: Array, a: Array, b: Array) -> Array:
     """Y = A X B^T: x (N, H, W, C), a (P, H), b (Q, W) -> (N, P, Q, C)."""
     xp = array_module(x)
-    a, b = xp.asarray(a, x.dtype), xp.asarray(b, x.dtype)
     n, h, w, c = x.shape
     # (P, H) @ (N, H, W*C) -> (N, P, W*C); then (Q, W) @ (N, P, W, C) -> (N, P, Q, C)
-    y = (a @ x.reshape(n, h, w * c)).reshape(n, a.shape[0], w, c)
-    return b @ y
+    rows = _product(xp.asarray(a, x.dtype), x.reshape(n, h, w * c)).reshape(n, a.shape[0], w, c)
+    return _product(xp.asarray(b, x.dtype), rows)
+
+
+def _product(a: Array, x: Array) -> Array:
+    """a @ x, (P, H) @ (..., H, M), where a weight of 0 takes nothing: not even the NaN that 0 times infinity would be."""
+    xp = array_module(x)
+    y = a @ x
+    if bool(xp.isfinite(y).all()):
+        return y
+    y[...] = 0
+    for k in range(a.shape[1]):
+        weight = a[:, k, None]
+        y += xp.where(weight != 0, weight * x[..., k : k + 1, :], xp.zeros((), x.dtype))
+    return y
 
 
 def resample2d_backward(dy: Array, a: Array, b: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,7 +133,7 @@ def check(row: Row, case: Case) -> str:
         raise Finding(row, case, "value where a refusal is documented", applying.what)
     if applying is not None and applying.ours == "other":
         return applying.what
-    _compare(row, case, mine, native)
+    _compare(row, case, mine, native, applying is None or applying.ours != "value")
     return "values"
 
 
@@ -152,7 +153,7 @@ def _check_error(row: Row, case: Case, mine: Outcome, native: Outcome, lacking: 
         raise Finding(row, case, "message does not name the operator", text)
 
 
-def _compare(row: Row, case: Case, mine: Outcome, native: Outcome) -> None:
+def _compare(row: Row, case: Case, mine: Outcome, native: Outcome, gradients: bool) -> None:
     if len(mine.values) != len(native.values):
         raise Finding(row, case, "outputs", f"got {len(mine.values)}, expected {len(native.values)}")
     has_floats = any(o is not None and isinstance(o.values, np.ndarray) and o.values.dtype.kind == "f" for o in case.operands)
@@ -166,7 +167,7 @@ def _compare(row: Row, case: Case, mine: Outcome, native: Outcome) -> None:
             raise Finding(row, case, "requires_grad", f"{what}: {mine.recorded[k]}, expected {native.recorded[k]}")
         _check_values(row, case, what, a, b, c, lambda o, k=k: o.values[k], row.scale == "element")
     for k, (o, a, b, c) in enumerate(zip(case.operands, mine.gradients, native.gradients, double.gradients, strict=True)):
-        if o is None or not o.grad or (a is None and b is None):
+        if not gradients or o is None or not o.grad or (a is None and b is None):
             continue
         zeros = np.zeros(o.values.shape, o.values.dtype)
         a, b, c = (zeros if g is None else g for g in (a, b, c))
@@ -233,7 +234,20 @@ def _yardstick(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarra
         if other.error is None and part(other).shape == c.shape:
             with np.errstate(all="ignore"):
                 moved = np.maximum(moved, np.nan_to_num(np.where(finite, np.abs(part(other) - c), 0.0)))
+    if c.dtype == np.float64 and any(o is not None and getattr(o.values, "dtype", None) == np.float64 for o in case.operands):
+        narrow = theirs(row, _narrow(case), like=like)
+        if narrow.error is None and part(narrow).shape == c.shape:
+            moved = np.maximum(moved, np.nan_to_num(_apart(part(narrow), c, finite), posinf=0.0) * 2.0**-29)
     return FEW * (moved if alone else moved.max())
+
+
+def _narrow(case: Case) -> Case:
+    """The case in float32: what PyTorch's float32 version loses, scaled to a rounding of float64, bounds what ours may lose in float64."""
+    operands = [
+        dataclasses.replace(o, values=o.values.astype(np.float32)) if o is not None and getattr(o.values, "dtype", None) == np.float64 else o
+        for o in case.operands
+    ]
+    return dataclasses.replace(case, operands=operands)
 
 
 def _apart(a: np.ndarray, c: np.ndarray, finite: np.ndarray) -> np.ndarray:

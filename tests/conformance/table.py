@@ -15,7 +15,8 @@ from .operands import Case
 class Difference:
     """A deliberate difference from PyTorch: what it is, why, and in which cases.
 
-    ours: what we do there: 'refuse' (raise a clear error), 'allow' (give a value where PyTorch raises), or 'other' (another value, not compared).
+    ours: what we do there: 'refuse' (raise a clear error), 'allow' (give a value where PyTorch raises), 'value' (the same
+    value with another gradient, which is not compared), or 'other' (another value, not compared).
     """
 
     what: str

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from autograd import no_grad, ops
 
 from .choices import Choices
 from .operands import Case, case, dtype, length, other_dtype, palette, tensor
-from .table import Row
+from .table import Difference, Row
 
 F = torch.nn.functional
 
@@ -177,14 +178,45 @@ def _torch_nearest(x: Any, size: Any) -> Any:
     return nhwc(F.interpolate(nchw(x), size, mode="nearest"))
 
 
+def _sizes(c: Case) -> tuple[Any, ...]:
+    size = c.settings.get("output_size")
+    return tuple(size) if isinstance(size, (tuple, list)) else (size,)
+
+
+MANY_NANS = Difference(
+    "max pooling over several NaN in a window",
+    "the gradient goes to the first NaN, as to the first maximum; PyTorch gives it to the last",
+    "value",
+    lambda c: np.isnan(c.operands[0].values).sum() > 1,
+)
+EMPTY_MEAN = Difference(
+    "adaptive pooling of or to an empty map",
+    "there is nothing to average; PyTorch gives NaN for output_size 1, raises for others, and in backward for output_size 0",
+    "refuse",
+    lambda c: 0 in c.operands[0].values.shape[1:] or 0 in _sizes(c),
+)
+INTEGER_MEAN = Difference(
+    "averaging and resizing integers",
+    "the fractions would be lost; PyTorch does so in some of these operators and refuses in others",
+    "refuse",
+    lambda c: c.operands[0].values.dtype.kind != "f",
+)
+NO_WEIGHT = Difference(
+    "resizing NaN or infinity",
+    "a neighbour of weight 0 counts nothing; PyTorch multiplies it by 0, which gives NaN",
+    "other",
+    lambda c: bool((~np.isfinite(c.operands[0].values)).any()) or c.special_cotangent,
+)
 ROWS = [
     Row("conv2d", _conv, ops.conv2d, conv2d),
     Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",)),
     Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d),
-    Row("max_pool2d", _max_pool, ops.max_pool2d, _inside(F.max_pool2d), smooth=False),
-    Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d)),
-    Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d)),
-    Row("strip_pool2d", _strip, ops.strip_pool2d, _torch_strip, words=("strip_pool2d", "adaptive_avg_pool2d")),
-    Row("resize_bilinear", _bilinear, ops.resize_bilinear, _torch_bilinear),
-    Row("resize_nearest", _nearest, ops.resize_nearest, _torch_nearest),
+    Row("max_pool2d", _max_pool, ops.max_pool2d, _inside(F.max_pool2d), smooth=False, differences=(MANY_NANS,)),
+    Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d), differences=(INTEGER_MEAN,)),
+    Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d), differences=(EMPTY_MEAN, INTEGER_MEAN)),
+    Row(
+        "strip_pool2d", _strip, ops.strip_pool2d, _torch_strip, words=("strip_pool2d", "adaptive_avg_pool2d"), differences=(EMPTY_MEAN, INTEGER_MEAN)
+    ),
+    Row("resize_bilinear", _bilinear, ops.resize_bilinear, _torch_bilinear, differences=(INTEGER_MEAN, NO_WEIGHT)),
+    Row("resize_nearest", _nearest, ops.resize_nearest, _torch_nearest, differences=(INTEGER_MEAN,)),
 ]
