@@ -113,3 +113,10 @@ def check_batch_norm(
         raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
     if training and math.prod(shape[:-1]) < 2:
         raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
+
+
+def along(name: str, axis: int, ndim: int) -> int:
+    """The axis counted from the front; IndexError if there is none."""
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"{name}: axis is {axis}, expected {-ndim} to {ndim - 1} for {ndim} axes")
+    return axis % ndim

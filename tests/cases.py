@@ -6,37 +6,16 @@ away from kinks: `away` from 0 for activations, `distinct` values for maxima.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch_forms as forms
+from array_cases import ARRAY_CASES
+from case import Bad, Case
 
 from autograd import ops
-from engine.catalogue.makers import Maker, Sample, away, constant, distinct, labels, normal, positive
+from engine.catalogue.makers import Sample, away, constant, distinct, labels, normal, positive
 from engine.catalogue.makers import sample as s
-
-
-@dataclass(frozen=True)
-class Bad:
-    """inputs that must fail with `error` and a message that matches `match`."""
-
-    inputs: Sequence[Maker]
-    error: type[Exception]
-    match: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Case:
-    """name, operator, PyTorch's form of it (None: PyTorch has none), samples, bad inputs."""
-
-    name: str
-    fn: Callable[..., Any]
-    torch: Callable[..., Any] | None
-    samples: Sequence[Sample]
-    bad: Sequence[Bad] = ()
 
 
 def conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, relu: bool = False, **settings: Any) -> Any:
@@ -411,8 +390,10 @@ CASES = [
         ],
         [Bad(Z, ValueError, "unknown term 'hinge'", {"terms": {"hinge": 1.0}})],
     ),
+    *ARRAY_CASES,
 ]
 
+__all__ = ["BAD", "BAD_IDS", "CASES", "SAMPLES", "SAMPLE_IDS", "Bad", "Case", "Sample"]
 SAMPLES = [(case, sample) for case in CASES for sample in case.samples]
 SAMPLE_IDS = [f"{case.name}-{sample.note or k}" for case in CASES for k, sample in enumerate(case.samples)]
 BAD = [(case, bad) for case in CASES for bad in case.bad]

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from cases import CASES
 
+from autograd import ops
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("kernels", "autograd", "layers", "engine")  # an arrow may only point to the left
 OPERATORS = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape")
@@ -64,6 +66,13 @@ def test_each_operator_in_its_five_places(family: str) -> None:
         "conv2d_relu",
     }  # tested by hand: random, or no operator
     assert functions <= rows, f"no row in tests/cases.py for {functions - rows}"
+
+
+def test_each_operator_has_a_row_in_the_table() -> None:
+    rows = {case.name.split()[0] for case in CASES}
+    by_hand = {"dropout", "segmentation_loss", "make_spec", "conv2d_relu", "argmax", "argmin", "argsort"}  # random, no operator, or no gradient
+    public = {name for name in ops.__all__ if callable(getattr(ops, name))}
+    assert public <= rows | by_hand, f"no row in tests/cases.py for {public - rows - by_hand}"
 
 
 @pytest.mark.parametrize("family", STEPS)

@@ -19,7 +19,7 @@ def tensors(sample: Sample, seed: int = 0, layout: str = "plain") -> list[Any]:
             out.append(array)
             continue
         if layout == "reversed":  # Fortran order
-            array = np.asfortranarray(array)
+            array = np.array(array, order="F")
         elif layout == "strided" and array.ndim:  # every second element of a larger array, backwards
             big = np.zeros((*array.shape[:-1], 2 * array.shape[-1]))
             big[..., ::-2] = array

@@ -74,7 +74,7 @@ def broadcast_views(probe: Probe, count: int) -> Iterator[Fact]:
     views = [_repeated(x) if k < count else x for k, x in enumerate(probe.points)]
     if all(a is b for a, b in zip(views, probe.points, strict=True)):
         return
-    outputs, gradients = _run(probe, [np.ascontiguousarray(x) if k < count else x for k, x in enumerate(views)])
+    outputs, gradients = _run(probe, [np.array(x, order="C") if k < count else x for k, x in enumerate(views)])
     if all(np.isfinite(g).all() for g in gradients):
         allowance = 2 * probe.rounding(gradients) + ROUNDING
         yield _with_points("layout: broadcast view", probe, views, outputs, probe.analytic(gradients=gradients), allowance)
@@ -110,7 +110,7 @@ def _place(probe: Probe, points: list[Any]) -> None:
 
 
 def _fortran(x: Any) -> Any:
-    return array_module(x).asfortranarray(x)
+    return array_module(x).array(x, order="F")  # asfortranarray would give a single number an axis
 
 
 def _strided(x: Any) -> Any:

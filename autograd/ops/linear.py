@@ -41,3 +41,53 @@ def matmul(x: Any, y: Any) -> Tensor:
     if not a.ndim or not b.ndim or a.shape[-1] != inner:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit ({a.shape[-1] if a.ndim else 'a number'} against {inner})")
     return MatMul()(x if isinstance(x, Tensor) else a, y if isinstance(y, Tensor) else b)
+
+
+class Linear(Function):
+    """y = x W^T + b over the last axis;  dx = dy W, dW = sum of dy^T x over all other axes, db = sum of dy."""
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        self.save(x, w)
+        y = evaluate(_product, x, w) if b is None else evaluate(_sum_of_product, x, w, b)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        x, w = self.saved
+        dx = evaluate(operator.matmul, dy, w) if self.needs[0] else None
+        dw = evaluate(_weight_gradient, dy, x) if self.needs[1] else None
+        return dx, dw, unbroadcast(dy, dy.shape[-1:]) if self.needs[2] else None
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 2 * outputs[0].size * inputs[0].shape[-1]
+
+
+def _product(x: Array, w: Array) -> Array:
+    return x @ w.T
+
+
+def _sum_of_product(x: Array, w: Array, b: Array) -> Array:
+    y = x @ w.T
+    y += b
+    return y
+
+
+def _weight_gradient(dy: Array, x: Array) -> Array:
+    return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """input (..., in_features) times the transpose of weight (out_features, in_features), plus bias (out_features,) -> (..., out_features).
+
+    As PyTorch's linear, the weight's layout included: PyTorch's weights serve as they are.
+    Raises ValueError when the sizes do not fit, TypeError for unlike dtypes.
+    """
+    if weight.ndim != 2 or not input.ndim or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: input has shape {input.shape}, weight {weight.shape}; expected (..., in_features) and (out_features, in_features)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}")
+    dtypes = {t.dtype for t in (input, weight, bias) if t is not None}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"linear: input is {input.dtype}, weight {weight.dtype}" + ("" if bias is None else f", bias {bias.dtype}") + "; expected one dtype"
+        )
+    return Linear()(input, weight, bias)

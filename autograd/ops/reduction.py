@@ -1,12 +1,17 @@
-"""Sums, means and maxima over axes."""
+"""Sums, means, extremes, variances and products over axes."""
 
 from __future__ import annotations
 
 import math
 import operator
 from functools import partial
+from typing import Any
 
+import numpy as np
+
+from autograd.checks import along
 from autograd.function import Function
+from autograd.promotion import real
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
@@ -29,6 +34,11 @@ class _Reduction(Function):
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
         gone = {a % len(shape) for a in axes}
         return dy.reshape(tuple(1 if i in gone else n for i, n in enumerate(shape)))
+
+    def _axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes over which is reduced, not negative."""
+        axes = range(ndim) if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
+        return tuple(a % ndim for a in axes)
 
 
 class Sum(_Reduction):
@@ -60,8 +70,10 @@ class Mean(Sum):
 class Max(_Reduction):
     """y = max of x over the axes;  dx = dy where x is the maximum, shared equally among ties (PyTorch's amax)."""
 
+    method = "max"
+
     def forward(self, x: Array) -> Array:
-        y = evaluate(partial(self._reduced, method="max"), x)
+        y = evaluate(partial(self._reduced, method=self.method), x)
         self.save(x, y)
         return y
 
@@ -71,6 +83,160 @@ class Max(_Reduction):
     def _shared(self, dy: Array, x: Array, y: Array) -> Array:
         hit = (x == self._spread(y, x.shape)).astype(x.dtype)
         return hit * (self._spread(dy, x.shape) / hit.sum(self.axis, keepdims=True))
+
+
+class Min(Max):
+    """y = min of x over the axes;  dx = dy where x is the minimum, shared equally among ties (PyTorch's amin)."""
+
+    method = "min"
+
+
+class Var(_Reduction):
+    """y = sum (x - mean)^2 / (n - correction) over the axes (n values each);  dx = dy 2 (x - mean) / (n - correction)."""
+
+    def __init__(self, axis: Axis, keepdims: bool, correction: float) -> None:
+        super().__init__(axis, keepdims)
+        self.correction = correction
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return evaluate(self._variance, x)
+
+    def backward(self, dy: Array) -> Array:
+        return evaluate(self._gradient, dy, *self.saved)
+
+    def _variance(self, x: Array) -> Array:
+        deviation = self._deviation(x)
+        total = (deviation * deviation).sum(self.axis, keepdims=self.keepdims)
+        return (total / _divisor(x.size // (total.size or 1) - self.correction, x)).astype(x.dtype)
+
+    def _deviation(self, x: Array) -> Array:
+        """x - mean, of half precision in float32."""
+        wide = x.astype("float32") if x.itemsize < 4 else x
+        return wide - wide.mean(self.axis, keepdims=True)
+
+    def _gradient(self, dy: Array, x: Array) -> Array:
+        divisor = _divisor(x.size // (dy.size or 1) - self.correction, x)
+        return (self._spread(dy, x.shape) * self._deviation(x) * (2 / divisor)).astype(x.dtype)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 4 * inputs[0].size
+
+
+def _total(x: Array) -> Any:
+    """The dtype of sums and products of x: integers and booleans give int64, as in PyTorch."""
+    return x.dtype if x.dtype.kind == "f" else "int64"
+
+
+def _divisor(degrees: float, x: Array) -> Array:
+    """n - correction as an array, so that 0 gives NaN and infinity, as in PyTorch, and no error."""
+    return array_module(x).asarray(degrees if degrees > 0 else 0, "float32" if x.itemsize < 4 else x.dtype)
+
+
+class Std(Var):
+    """y = sqrt(var x);  dx = dy (x - mean) / ((n - correction) y), 0 where y = 0."""
+
+    def forward(self, x: Array) -> Array:
+        y = evaluate(self._root, x)
+        self.save(x, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return evaluate(self._root_gradient, dy, *self.saved)
+
+    def _root(self, x: Array) -> Array:
+        return array_module(x).sqrt(self._variance(x))
+
+    def _root_gradient(self, dy: Array, x: Array, y: Array) -> Array:
+        xp = array_module(x)
+        return self._gradient(dy / (2 * xp.where(y == 0, xp.asarray(math.inf, y.dtype), y)), x)
+
+
+class Prod(_Reduction):
+    """y = product of x over the axes;  dx_i = dy times the product of all others, so that zeros do no harm."""
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return evaluate(self._product, x)
+
+    def backward(self, dy: Array) -> Array:
+        return evaluate(self._gradient, dy, *self.saved)
+
+    def _product(self, x: Array) -> Array:
+        return x.prod(self.axis, keepdims=self.keepdims, dtype=_total(x))
+
+    def _gradient(self, dy: Array, x: Array) -> Array:
+        if not x.size:
+            return x.copy()
+        xp, axes = array_module(x), self._axes(x.ndim)
+        last = tuple(range(x.ndim - len(axes), x.ndim))
+        moved = xp.moveaxis(x, axes, last)
+        rows = moved.reshape(-1, math.prod(moved.shape[x.ndim - len(axes) :]))  # (kept values, multiplied values)
+        ones = xp.ones((len(rows), 1), x.dtype)
+        before = xp.cumprod(xp.concatenate([ones, rows[:, :-1]], 1), 1)
+        after = xp.cumprod(xp.concatenate([ones, rows[:, :0:-1]], 1), 1)[:, ::-1]
+        return self._spread(dy, x.shape) * xp.moveaxis((before * after).reshape(moved.shape), last, axes)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return inputs[0].size
+
+
+class LogSumExp(_Reduction):
+    """y = log sum e^x over the axes, without overflow;  dx = dy e^(x - y)."""
+
+    def forward(self, x: Array) -> Array:
+        y = evaluate(self._value, x)
+        self.save(x, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return evaluate(self._gradient, dy, *self.saved)
+
+    def _value(self, x: Array) -> Array:
+        xp = array_module(x)
+        wide = x.astype("float32") if x.itemsize < 4 else x
+        zero = xp.zeros((), wide.dtype)
+        top = wide.max(self.axis, keepdims=True) if x.size else zero
+        top = xp.where(xp.isinf(top), zero, top)
+        with np.errstate(divide="ignore"):  # log 0 = -inf is the value
+            total = xp.log(xp.exp(wide - top).sum(self.axis, keepdims=True)) + top
+        return (total if self.keepdims else total.squeeze(self._axes(x.ndim))).astype(x.dtype)
+
+    def _gradient(self, dy: Array, x: Array, y: Array) -> Array:
+        return self._spread(dy, x.shape) * array_module(x).exp(x - self._spread(y, x.shape))
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 4 * inputs[0].size
+
+
+class CumSum(Function):
+    """y_i = x_0 + ... + x_i along an axis;  dx_i = dy_i + ... + dy_n."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        return evaluate(self._sums, x)
+
+    def backward(self, dy: Array) -> Array:
+        return evaluate(self._sums_from_behind, dy)
+
+    def _sums(self, x: Array) -> Array:
+        return x.cumsum(self.axis, dtype=_total(x))
+
+    def _sums_from_behind(self, dy: Array) -> Array:
+        xp = array_module(dy)
+        return xp.flip(xp.flip(dy, self.axis).cumsum(self.axis), self.axis)
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return inputs[0].size
+
+
+def _floating(name: str, x: Tensor) -> Tensor:
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: x is {x.dtype}, expected floating point")
+    return x
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -86,3 +252,36 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (None: all); ties share the gradient."""
     return Max(axis, keepdims)(x)
+
+
+def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Minimum over `axis` (None: all); ties share the gradient."""
+    return Min(axis, keepdims)(x)
+
+
+def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+    """Variance over `axis` (None: all): sum (x - mean)^2 / (n - correction).
+
+    correction is 1, as in PyTorch: the unbiased estimate, NumPy's ddof=1 (NumPy's own default is 0). NaN for a single value.
+    """
+    return Var(axis, keepdims, correction)(_floating("var", x))
+
+
+def std(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+    """Standard deviation over `axis` (None: all), the square root of `var`; where it is 0 the gradient is 0, as in PyTorch."""
+    return Std(axis, keepdims, correction)(_floating("std", x))
+
+
+def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Product over `axis` (None: all); right where factors are 0, too."""
+    return Prod(axis, keepdims)(x)
+
+
+def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log sum e^x over `axis` (None: all), without overflow; -inf where all values are."""
+    return LogSumExp(axis, keepdims)(real(x))
+
+
+def cumsum(x: Tensor, axis: int) -> Tensor:
+    """Sums along `axis` up to each value, itself included."""
+    return CumSum(along("cumsum", axis, x.ndim))(x)

@@ -195,3 +195,27 @@ def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     if sum(sizes) != x.shape[-1] or min(sizes, default=0) < 1:
         raise ValueError(f"split: got sizes {tuple(sizes)}, expected positive numbers that add up to {x.shape[-1]} for x {x.shape}")
     return Split(tuple(sizes))(x)
+
+
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """The tensors, all of one shape, side by side along a new axis."""
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("stack: got no tensors, expected at least one")
+    first = tensors[0].shape
+    for k, t in enumerate(tensors):
+        if t.shape != first:
+            raise ValueError(f"stack: tensor {k} has shape {t.shape}, expected {first} as tensor 0 has")
+    if not -len(first) - 1 <= axis <= len(first):
+        raise IndexError(f"stack: axis is {axis}, expected {-len(first) - 1} to {len(first)} for tensors {first}")
+    place = axis % (len(first) + 1)
+    return concat([reshape(t, (*first[:place], 1, *first[place:])) for t in tensors], place)
+
+
+def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """x backwards along `axis` (None: along all), a view."""
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if any(not -x.ndim <= a < x.ndim for a in axes) or len({a % max(x.ndim, 1) for a in axes}) < len(axes):
+        raise ValueError(f"flip: axis is {axis}, expected different numbers from {-x.ndim} to {x.ndim - 1} for x {x.shape}")
+    backwards = {a % x.ndim for a in axes}
+    return getitem(x, tuple(slice(None, None, -1 if a in backwards else None) for a in range(x.ndim)))

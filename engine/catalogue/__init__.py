@@ -4,7 +4,7 @@
     built = entry.make(seed=0, stride=2, padding=1)
     gradcheck(built.target, *built.tensors(), input_names=built.names)
 
-makers.py: input arrays.   entry.py: Entry and Built.   operators.py, losses.py, blocks.py: the lists.
+makers.py: input arrays.   entry.py: Entry and Built.   operators.py, array_operators.py, losses.py, blocks.py: the lists.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ __all__ = ["KINDS", "Built", "Entry", "catalogue", "find"]
 @functools.cache
 def catalogue() -> dict[str, Entry]:
     """All entries by name, operators first."""
+    from engine.catalogue.array_operators import ARRAY_OPERATORS
     from engine.catalogue.blocks import entries
     from engine.catalogue.losses import LOSSES
     from engine.catalogue.operators import OPERATORS
 
-    return {entry.name: entry for entry in (*OPERATORS, *LOSSES, *entries())}
+    return {entry.name: entry for entry in (*OPERATORS, *ARRAY_OPERATORS, *LOSSES, *entries())}
 
 
 def find(name: str) -> Entry:

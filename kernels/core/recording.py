@@ -60,7 +60,7 @@ class _Call(NamedTuple):
     results: tuple[np.ndarray, ...]
 
     def again(self) -> None:
-        for was, now in zip(self.results, _arrays(self.call(*self.args, **self.kwargs)), strict=True):
+        for was, now in zip(self.results, _arrays(_boxed(self.call(*self.args, **self.kwargs))), strict=True):
             if now is not was:
                 np.copyto(was, now)
 
@@ -70,6 +70,14 @@ def _arrays(result: Any) -> tuple[np.ndarray, ...]:
     if isinstance(result, (tuple, list)):
         return tuple(array for part in result for array in _arrays(part))
     return (result,) if isinstance(result, np.ndarray) else ()
+
+
+def _boxed(result: Any) -> Any:
+    """An operator's result with NumPy's scalars, which expressions of single numbers give, as arrays: memory that another run can write to."""
+    if isinstance(result, (tuple, list)):
+        parts = [_boxed(part) for part in result]
+        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
+    return np.asarray(result) if isinstance(result, np.generic) else result
 
 
 class Recording:
@@ -115,6 +123,7 @@ class Recording:
         result = call(*args, **kwargs)
         if computed_outside():
             self.drop(first)
+            result = _boxed(result)
             self._calls.append(_Call(first, call, args, kwargs, _arrays(result)))
         return result
 

@@ -1,0 +1,47 @@
+"""Convolution along one axis: the 2-D convolution of an image that is one row high."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autograd.ops.conv import conv2d
+from autograd.ops.shape import reshape
+from autograd.tensor import Tensor
+
+
+def conv1d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: Any = 0, dilation: int = 1, groups: int = 1
+) -> Tensor:
+    """1-D cross-correlation, as PyTorch's conv1d, channels last: a `conv2d` of one row.
+
+    input (N, L, C), weight (R, C/groups, K), bias (K,) -> (N, P, K), P = floor((L + before + after - dilation (R - 1) - 1) / stride) + 1.
+    padding: an int, (before, after), 'same' (stride 1) or 'valid'. Raises ValueError where conv2d does, and for other numbers of axes.
+    """
+    for name, array, axes in (("input", input, "(N, L, C)"), ("weight", weight, "(R, C/groups, K)")):
+        if array.ndim != 3:
+            raise ValueError(f"conv1d: {name} has shape {array.shape}, expected 3 axes {axes}")
+    if isinstance(padding, (tuple, list)):
+        if len(padding) not in (1, 2):
+            raise ValueError(f"conv1d: padding is {padding!r}, expected an int, (before, after), 'same' or 'valid'")
+        padding = ((0, 0), (padding[0], padding[-1]))
+    elif isinstance(padding, int):
+        padding = (0, padding)
+    n, length, c = input.shape
+    y = conv2d(
+        reshape(input, (n, 1, length, c)),
+        reshape(weight, (1, *weight.shape)),
+        bias,
+        (1, _one("stride", stride)),
+        padding,
+        (1, _one("dilation", dilation)),
+        groups,
+    )
+    return reshape(y, (n, y.shape[2], y.shape[3]))
+
+
+def _one(name: str, value: Any) -> int:
+    """A number, or the one in a tuple, as PyTorch takes them."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if len(values) != 1:
+        raise ValueError(f"conv1d: {name} is {value!r}, expected one int")
+    return values[0]
