@@ -29,7 +29,7 @@ def _ours(width: int) -> Callable[[], Any]:
     from layers import UNet
 
     net = UNet(width=width, seed=0)
-    optimizer = AdamW(net)
+    optimizer = AdamW(net, clip=1.0, average=0.999)
     rng = np.random.default_rng(0)
     for p in net.parameters():
         p.grad = Tensor(ours(rng.standard_normal(p.shape).astype(np.float32)))

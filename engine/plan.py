@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
-from itertools import chain
-from operator import attrgetter, is_
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from autograd import Tensor, inference
 from autograd.modes import modes
+from engine.state import State
 from kernels.core import memory
 from kernels.core.device import CPU, Array, device_of
 from kernels.core.dispatch import is_plain
@@ -30,25 +27,6 @@ from layers import Module
 
 class PlanError(RuntimeError):
     """A network that cannot be planned, or is not the one that was."""
-
-
-class State:
-    """All that a network is: its modules' attributes, its Tensors' arrays and, if wanted, their versions: how often they were written to."""
-
-    def __init__(self, net: Module, versions: bool = True) -> None:
-        modules, self._versions = list(net.modules()), versions
-        self._dicts = [vars(m) for m in modules]
-        self._lists = [v for d in self._dicts for v in d.values() if isinstance(v, list)]
-        self.tensors = [t for _, t in net.named_tensors()]
-        self._was = list(self._all())
-
-    def _all(self) -> Iterator[Any]:
-        attributes, versions = map(dict.values, self._dicts), self.tensors if self._versions else []
-        return chain(*attributes, *self._lists, map(attrgetter("data"), self.tensors), map(attrgetter("version"), versions), [State])
-
-    def unchanged(self) -> bool:
-        """Whether everything is what it was, by identity."""
-        return all(map(is_, self._all(), self._was))
 
 
 class Plan:

@@ -21,7 +21,7 @@ import numpy as np
 from autograd import Tensor, random
 from autograd.modes import modes
 from engine.passes import Passes, Terms
-from engine.plan import State
+from engine.state import State
 from kernels.core import memory
 from kernels.core.device import Array
 from kernels.core.dispatch import is_plain

@@ -25,12 +25,13 @@ from engine.config import Config, ConfigError, to_toml
 from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
 from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
 from engine.metrics import Scores, bootstrap, scores
-from engine.optimizer import AdamW, cosine_schedule
+from engine.optimizer import AdamW
 from engine.passes import GraphPasses, Passes
 from engine.pictures import choose_rows, draw_curves, draw_predictions
 from engine.progress import Reporter
 from engine.recorded import RecordedPasses
 from engine.scaling import LossScale
+from engine.schedules import cosine_schedule
 from engine.warm import warm
 from kernels.core import device
 from kernels.core.module import device_limits
@@ -88,7 +89,7 @@ class Run:
         reporter.note("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in zip(CLASSES, self.weights, strict=True)))
         self.loss = make_loss(config, self.weights)
         clip = config.clip or math.inf
-        self.optimizer = AdamW(self.net, config.weight_decay, clip=clip, average=config.average)
+        self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
         recorded = RecordedPasses(passes) if self.choice.name == device.CPU else passes
         self.passes = GraphPasses(passes) if config.cuda_graph else recorded

@@ -107,6 +107,7 @@ class ConvNorm(Module):
     """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be several maps, as if concatenated.
 
     zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv 1706.02677)
+    Whether the batch's statistics are used is the norm's affair: `block.norm.eval()` freezes them in a network that trains.
     """
 
     def __init__(
@@ -125,9 +126,11 @@ class ConvNorm(Module):
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
         conv, norm = self.conv, self.norm
-        if isinstance(x, (list, tuple)) and len(x) > 2 and not self.training and (is_recording() or norm.activation != "relu"):
+        if conv.bias is not None:
+            return norm(conv(x if isinstance(x, Tensor) or len(x) <= 2 else ops.concat(x)), residual)
+        if isinstance(x, (list, tuple)) and len(x) > 2 and not norm.training and (is_recording() or norm.activation != "relu"):
             x = ops.concat(x)
-        if self.training:
+        if norm.training:
             vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
             settings = norm.momentum, norm.eps, residual, norm.activation, conv.stride, conv.padding, conv.dilation, conv.groups
             return ops.conv2d_batch_norm(x, conv.weight, *vectors, *settings)

@@ -266,6 +266,20 @@ def adamw(rng) -> Any:
 
 
 @check
+def sgd(rng) -> Any:
+    """Two chunks and a rest: momentum and Nesterov's, with the moving average."""
+    out = []
+    for nesterov in (False, True):
+        vectors = [array(rng, 1, 2 * 65_536 + 21)[0] for _ in range(5)]
+        vectors[3] = np.abs(vectors[3][: -(-len(vectors[0]) // optimizer.LINE)])
+        settings = {"learning_rate": 0.1, "momentum": 0.9, "dampening": 0.2, "nesterov": nesterov, "clip": 0.7, "average_decay": 0.95}
+        agree(optimizer.sgd_step, *vectors, inplace=(0, 2, 4), **settings)
+        optimizer.sgd_step(*vectors, **settings)
+        out.append(vectors)
+    return out
+
+
+@check
 def gathering(rng) -> Any:
     """More gradients than a launch takes; long ones, one with its axes swapped, one missing."""
     parts = [array(rng, 3, 41, 7 * k + 1) for k in range(34)] + [array(rng, 2, 90, 210).swapaxes(1, 2), None]

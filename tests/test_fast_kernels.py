@@ -319,6 +319,17 @@ def test_adamw(n, step, averaged, seed) -> None:
     agree(optimizer.squared_norm, g)
 
 
+@settings(max_examples=10, **FEW)
+@given(st.integers(1, 5000), st.booleans(), st.booleans(), st.booleans(), SEEDS)
+@example(65_536 + 1, True, True, True, 0)
+def test_sgd(n, momentum, nesterov, averaged, seed) -> None:
+    rng = np.random.default_rng(seed)
+    p, g, buffer, decay, average = (array(rng, 1, n)[0] for _ in range(5))
+    options = {"learning_rate": 0.1, "momentum": 0.9, "dampening": 0.2, "nesterov": nesterov, "clip": 0.7, "average_decay": 0.95}
+    vectors = p, g, buffer if momentum else None, np.abs(decay[: -(-n // optimizer.LINE)]), average if averaged else None
+    agree(optimizer.sgd_step, *vectors, inplace=[k for k in (0, 2, 4) if vectors[k] is not None], **options)
+
+
 @settings(max_examples=20, **FEW)
 @given(st.lists(st.tuples(st.lists(st.integers(0, 40), min_size=0, max_size=4), st.sampled_from([None, "C", "F", "swap"])), max_size=80), SEEDS)
 @example([([3, 3, 128, 40], "C"), ([40, 300], "F"), ([2, 2, 130, 150], "swap"), ([50_001], None), ([], "C")], 0)

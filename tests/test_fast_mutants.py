@@ -297,6 +297,10 @@ MUTANTS = [
         "step(p, g, m, v, decay, average, at, min(_CHUNK - 1, n - at)",
         "adamw",
     ),
+    Mutant(
+        "SGD: Nesterov's step without the fresh gradient", "optimizer/cpu.py", "code.fma(kept_momentum, speed, d)", "kept_momentum * speed", "sgd"
+    ),
+    Mutant("SGD: the buffer is not kept", "optimizer/cpu.py", "code.store(speed, buffer, i, rest)", "code.store(d, buffer, i, rest)", "sgd"),
     Mutant("gathering: rows and columns swapped", "optimizer/cpu.py", "begin + i * down + j * across", "begin + j * down + i * across", "gathering"),
     Mutant("dropout: words in the wrong order", "pointwise/dropout.py", "interleaved(w0, w2)", "interleaved(w2, w0)", "activations"),
     Mutant("dropout: tail four elements short", "pointwise/dropout.py", "count = n - at if rest", "count = n - at - 4 if rest", "activations"),

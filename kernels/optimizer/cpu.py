@@ -1,4 +1,4 @@
-"""AdamW, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 20 read, 16 written."""
+"""AdamW, SGD, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 20 read, 16 written."""
 
 from __future__ import annotations
 
@@ -60,8 +60,14 @@ def squared_norm(g: np.ndarray) -> Any:
     return out.sum()
 
 
+def _decay_at(code: Code, decay: Pointer, i: Int) -> Any:
+    """The weight decay of the line of parameters that begins at i, in all lanes."""
+    return code.broadcast(decay, code.shifted(i, _LINE_BITS))
+
+
 # Constants of a step, in the order in which the program reads them.
 _CONSTANTS = 8
+_SGD_CONSTANTS = 5
 
 
 @lru_cache(maxsize=2)
@@ -78,7 +84,7 @@ def _step_kernel(averaged: bool) -> Kernel:
             mean, square, weight = code.load(m, i, rest), code.load(v, i, rest), code.load(p, i, rest)
             mean = code.fma(first, gradient - mean, mean)
             square = code.fma(second, gradient * gradient - square, square)
-            weight = weight - learning_rate * code.broadcast(decay, code.shifted(i, _LINE_BITS)) * weight
+            weight = weight - learning_rate * _decay_at(code, decay, i) * weight
             weight = weight - rate * mean / (code.sqrt(square) * root + eps)
             for value, place in ((mean, m), (square, v), (weight, p)):
                 code.store(value, place, i, rest)
@@ -120,6 +126,61 @@ def adamw_step(
     rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
     constants = np.array([clip, 1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay], np.float32)
     parallel(_step_kernel(average is not None), -(-p.size // _CHUNK), *vectors, constants, p.size)
+    return None
+
+
+@lru_cache(maxsize=8)
+def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
+    @program("pppppiip")
+    def step(code: Code, p: Pointer, g: Pointer, buffer: Pointer, decay: Pointer, average: Pointer, at: Int, length: Int, constants: Pointer) -> None:
+        clip, kept_momentum, fresh, learning_rate, kept = (code.broadcast(constants, k) for k in range(_SGD_CONSTANTS))
+
+        def body(i: Int, rest: Any) -> None:
+            i = at + i
+            weight = code.load(p, i, rest)
+            d = code.fma(_decay_at(code, decay, i), weight, code.load(g, i, rest) * clip)
+            if momentum:
+                speed = code.fma(kept_momentum, code.load(buffer, i, rest), fresh * d)
+                code.store(speed, buffer, i, rest)
+                d = code.fma(kept_momentum, speed, d) if nesterov else speed
+            weight = weight - learning_rate * d
+            code.store(weight, p, i, rest)
+            if averaged:
+                old = code.load(average, i, rest)
+                code.store(code.fma(kept, weight - old, old), average, i, rest)
+
+        over_run(code, length, body)
+
+    @cpu_kernel("ppppppi", "momentum" * momentum + "nesterov" * nesterov + "averaged" * averaged)
+    def sgd_step(start, stop, scratch, p, g, buffer, decay, average, constants, n):  # type: ignore[no-untyped-def]
+        for chunk in range(start, stop):
+            at = chunk * _CHUNK
+            step(p, g, buffer, decay, average, at, min(_CHUNK, n - at), constants)
+
+    return sgd_step
+
+
+def sgd_step(
+    p: np.ndarray,
+    g: np.ndarray,
+    buffer: np.ndarray | None,
+    decay: np.ndarray,
+    average: np.ndarray | None,
+    *,
+    learning_rate: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    clip: Any,
+    average_decay: float,
+) -> Any:
+    """As kernels.optimizer.reference.sgd_step."""
+    vectors = (p, g, p if buffer is None else buffer, decay, p if average is None else average)
+    if decay.size != -(-p.size // LINE) or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors) or not p.size:
+        return NotImplemented
+    constants = np.array([clip, momentum, 1 - dampening, learning_rate, 1 - average_decay], np.float32)
+    kernel = _sgd_kernel(buffer is not None, buffer is not None and nesterov, average is not None)
+    parallel(kernel, -(-p.size // _CHUNK), *vectors, constants, p.size)
     return None
 
 

@@ -1,4 +1,4 @@
-"""AdamW with gradient clipping and a moving average of the weights, over flat vectors.
+"""AdamW and SGD with gradient clipping and a moving average of the weights, over flat vectors.
 
 Source: Loshchilov & Hutter, arXiv 1711.05101; clipping by global norm, Pascanu et al., arXiv 1211.5063.
 Bytes per parameter, ideally: 5 reads, 4 writes of float32 with the average, in one pass (plus 1 read for the norm).
@@ -64,5 +64,36 @@ def adamw_step(
     mhat, vhat = m / (1 - beta1**step), v / (1 - beta2**step)
     p *= 1 - learning_rate * decay
     p -= learning_rate * mhat / (xp.sqrt(vhat) + eps)
+    if average is not None:
+        average += (1 - average_decay) * (p - average)
+
+
+def sgd_step(
+    p: Array,
+    g: Array,
+    buffer: Array | None,
+    decay: Array,
+    average: Array | None,
+    *,
+    learning_rate: float,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    clip: Any,
+    average_decay: float,
+) -> None:
+    """One step of stochastic gradient descent, in place on p, buffer and `average`; all (P,), decay and clip as in `adamw_step`.
+
+    d = clip g + decay p    without a buffer: p <- p - lr d
+    buffer <- momentum buffer + (1 - dampening) d    p <- p - lr (d + momentum buffer if nesterov, else buffer)
+    average <- a average + (1 - a) p
+    """
+    xp = array_module(p)
+    d = g * clip + xp.repeat(decay, LINE)[: p.size] * p
+    if buffer is not None:
+        buffer *= momentum
+        buffer += (1 - dampening) * d
+        d = d + momentum * buffer if nesterov else buffer
+    p -= learning_rate * d
     if average is not None:
         average += (1 - average_decay) * (p - average)

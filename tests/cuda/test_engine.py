@@ -37,7 +37,7 @@ def tiles() -> Tiles:
 def trajectory(tiles: Tiles, name: str, dtype: type) -> np.ndarray:
     """Losses of four steps of a small network, as Run._step makes them, in any type."""
     net = UNet(width=4, seed=0, dropout=0.0).to(name, dtype)
-    optimizer, loss, rng = AdamW(net, clip=0.1), CombinedLoss((0, 0.3, 0.4, 0.4, 2.9), background="mask"), np.random.default_rng(1)
+    optimizer, loss, rng = AdamW(net, clip=0.1, average=0.999), CombinedLoss((0, 0.3, 0.4, 0.4, 2.9), background="mask"), np.random.default_rng(1)
     images, masks = (device.to_device(a, name) for a in (tiles.images, tiles.masks))
     normalise, augment, losses = Normalisation.of(tiles.images), Augmentation(), []
     net.train()

@@ -129,7 +129,7 @@ def test_a_step_of_the_engine_copies_nothing_to_the_host() -> None:
         rng = np.random.default_rng(0)
         for p in layer.parameters():
             p.data[...] = (np if device == "cpu" else cupy).asarray(rng.standard_normal(p.shape).astype("f4"))
-        optimizer = AdamW(layer, clip=0.5)
+        optimizer = AdamW(layer, clip=0.5, average=0.999)
         gradients = [[rng.standard_normal(p.shape).astype("f4") for p in layer.parameters()] for _ in range(4)]
         if device == "cuda":
             gradients = [[cupy.asarray(g) for g in some] for some in gradients]

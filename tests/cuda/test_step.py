@@ -45,7 +45,7 @@ class Trained:
         for _, t in self.net.named_tensors():
             if t.ndim == 4:
                 t.data[...] = device.to_device((rng.standard_normal(t.shape) * (2 / t.size * t.shape[3]) ** 0.5).astype(np.float32), where)
-        self.optimizer = AdamW(self.net)
+        self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
         self.loss = SegmentationLoss({"cross_entropy": 1.0}, None)
         passes = Passes(self.net, self.loss, self.optimizer, where)
         self.passes = GraphPasses(passes) if graph else passes

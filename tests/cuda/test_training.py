@@ -47,7 +47,7 @@ def losses(name: str, folder, dtype: type = np.float32) -> tuple[list[dict[str, 
     run = training.Run(replace(CONFIG, device=name), folder, PlainReporter(CLASSES, io.StringIO()))
     if dtype is np.float64:
         run.net.to(dtype=dtype)
-        run.optimizer = AdamW(run.net, CONFIG.weight_decay, clip=CONFIG.clip, average=CONFIG.average)
+        run.optimizer = AdamW(run.net, weight_decay=CONFIG.weight_decay, clip=CONFIG.clip, average=CONFIG.average)
         run.passes = Passes(run.net, run.loss, run.optimizer, name)
         run.normalisation = Exact(run.normalisation.mean, run.normalisation.std)
     steps, step = [], run._step
@@ -148,7 +148,7 @@ def test_hot_operators_of_a_training_step_are_ours(monkeypatch: pytest.MonkeyPat
     """One step of the full network: per operator who served it, in how many launches; and our share of the arithmetic."""
     device.choose("cuda")
     net, loss = UNet(width=4, dropout=0.1, seed=0), CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9))
-    optimizer = AdamW(net)
+    optimizer = AdamW(net, clip=1.0, average=0.999)
     rng = np.random.default_rng(0)
     x = device.to_device(rng.standard_normal((2, 64, 128, 1)).astype(np.float32), "cuda")
     labels = device.to_device(rng.integers(0, 5, (2, 64, 128)), "cuda")
