@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config import Config, ConfigError, from_dict
 from engine.inference import Normalisation
+from kernels.core.device import Array, array_module
 from layers import UNet
 
 _FORMAT = "areograd-1"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or of another program; the message says which."""
+    """A checkpoint is missing, damaged, not finite or of another program; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,22 @@ def build_network(config: Config) -> UNet:
     )
 
 
+def not_finite(state: Mapping[str, Array]) -> str | None:
+    """The first tensor that holds a NaN or an infinity, and how many, in words; None where there is none."""
+    for name, values in state.items():
+        count = values.size - int(array_module(values).isfinite(values).sum())
+        if count:
+            return f"{name} has {count} of {values.size} values that are NaN or infinite"
+    return None
+
+
 def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any]) -> None:
-    """Write weights, buffers and metadata; the file appears whole or not at all."""
+    """Write weights, buffers and metadata; the file appears whole or not at all. CheckpointError for weights that are not finite."""
     from safetensors.numpy import save_file
 
+    state = net.state_dict()
+    if bad := not_finite(state):
+        raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
     metadata = {
         "format": _FORMAT,
         "config": json.dumps(asdict(config)),
@@ -58,7 +72,7 @@ def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normal
         "record": json.dumps(record),
     }
     part = path.with_name(path.name + ".part")
-    save_file(net.state_dict(), part, metadata)
+    save_file(state, part, metadata)
     os.replace(part, path)
 
 
@@ -76,6 +90,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
     if metadata.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint {path}: its format is {metadata.get('format')!r}, expected {_FORMAT!r}")
+    if bad := not_finite(state):
+        raise CheckpointError(f"checkpoint {path}: {bad}")
     try:
         config = from_dict(json.loads(metadata["config"]), "its config")
         normalisation = Normalisation(**json.loads(metadata["normalisation"]))

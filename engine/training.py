@@ -20,7 +20,7 @@ import numpy as np
 from autograd import random as tape_random
 from engine.augmentation import Augmentation
 from engine.batches import rare_tiles, stratified_batches
-from engine.checkpoint import build_network, save_checkpoint
+from engine.checkpoint import build_network, not_finite, save_checkpoint
 from engine.config import Config, ConfigError, to_toml
 from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
 from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
@@ -102,6 +102,7 @@ class Run:
         self.best: dict[str, Any] | None = None
         self.started = time.monotonic()
         self.trained_images, self.training_seconds = 0, 0.0
+        self.norm = 0.0  # of the last step's gradient
 
     def train(self) -> dict[str, Any]:
         """Train, validating after every epoch; Ctrl-C ends the run cleanly. Returns what summary.json holds."""
@@ -141,8 +142,9 @@ class Run:
             step = (epoch - 1) * len(batches) + k - 1
             rate = cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
             terms = self._step(index, augment, rate)
-            if not math.isfinite(terms["loss"]):
-                raise TrainingError(f"the loss became {terms['loss']} in epoch {epoch}, step {k} (learning rate {rate:.2g}); try a smaller one")
+            for name, value in (("loss", terms["loss"]), ("gradient norm", self.norm)):
+                if not math.isfinite(value):
+                    raise TrainingError(f"the {name} became {value} in epoch {epoch}, step {k} (learning rate {rate:.2g}); try a smaller one")
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(index)
             self.trained_images += len(index)
@@ -164,12 +166,18 @@ class Run:
         terms = self.passes(self.normalisation(images), masks, scale)
         norm = self.optimizer.step(rate, scale, gathered=True)
         if self.scale is not None and norm is not None:
-            self.scale.update(norm)
-        return dict(zip(terms, device.fetch(list(terms.values())), strict=True))
+            self.norm = norm if self.scale.update(norm) or scale == 1 else 0.0  # a step that was skipped has done no harm
+            return dict(zip(terms, device.fetch(list(terms.values())), strict=True))
+        # In one dtype with the terms, so that all come by one copy. A norm beyond 2^64, infinite then, has diverged as well.
+        *values, squared = device.fetch([*terms.values(), self.optimizer.squared.astype(terms["loss"].dtype)])
+        self.norm = math.sqrt(squared) if squared >= 0 else math.nan
+        return dict(zip(terms, values, strict=True))
 
     def _validate(self, epoch: int, means: dict[str, float], rate: float, speed: float = 0.0) -> None:
         config = self.config
         with self.optimizer.averaged():
+            if bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()}):
+                raise TrainingError(f"the weights are not finite after epoch {epoch} ({bad}); try a smaller learning rate")
             self.per_image = evaluate_confusion(self.net, *self.held_out, self.normalisation, config.background)
             result = scores(self.per_image.sum(0))
             row = {

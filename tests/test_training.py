@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.checkpoint import CheckpointError, load_checkpoint
+from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from engine.config import Config, ConfigError, from_dict, preset, read_toml, to_toml
 from engine.data import CLASSES
 from engine.inference import Normalisation, labels_of, predict_logits
@@ -138,6 +138,84 @@ def test_a_loss_that_is_not_finite_stops_with_a_clear_line(tmp_path, monkeypatch
     monkeypatch.setattr(run, "_step", lambda *a: {"loss": float("nan")})
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step 1"):
         run.train()
+
+
+def test_a_gradient_that_is_not_finite_stops_with_a_clear_line(tmp_path, monkeypatch) -> None:
+    run = Run(Config(**SMALL), tmp_path, PlainReporter(CLASSES, io.StringIO()))
+    passes = run.passes
+
+    def poisoned(*arguments: object) -> object:
+        terms = passes(*arguments)
+        run.optimizer.gradient[0] = np.nan
+        return terms
+
+    monkeypatch.setattr(run, "passes", poisoned)
+    with pytest.raises(TrainingError, match=r"the gradient norm became nan in epoch 1, step 1"):
+        run.train()
+    assert not (tmp_path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, average) -> None:
+    run = Run(Config(**SMALL, average=average), tmp_path, PlainReporter(CLASSES, io.StringIO()))
+    step, name = run._step, "head.weight"
+    assert name in dict(run.net.named_tensors())
+    saved, steps = {}, [0, 0]  # of the two epochs
+
+    def poisoned(*arguments: object) -> object:
+        terms = step(*arguments)
+        steps[len(run.rows)] += 1
+        if steps[1] == steps[0]:  # after the last one no loss and no gradient can show it
+            saved.update({path: path.read_bytes() for path in tmp_path.glob("*.safetensors")})
+            if average:
+                run.optimizer.average[3] = np.nan
+            else:
+                dict(run.net.named_tensors())[name].data[..., 0] = np.inf
+        return terms
+
+    monkeypatch.setattr(run, "_step", poisoned)
+    with pytest.raises(TrainingError, match=r"the weights are not finite after epoch 2 \(.* has \d+ of \d+ values"):
+        run.train()
+    assert {path.name for path in saved} == {"best.safetensors", "last.safetensors"}
+    for path, content in saved.items():
+        assert path.read_bytes() == content
+        load_checkpoint(path)
+    run.net.load_state_dict({k: np.full_like(v, np.nan) if k == name else v for k, v in run.net.state_dict().items()})
+    with pytest.raises(CheckpointError, match=rf"bad.safetensors: not written, for {name} has \d+ of \d+ values that are NaN or infinite"):
+        save_checkpoint(tmp_path / "bad.safetensors", run.net, run.config, run.normalisation, {})
+    assert not list(tmp_path.glob("bad*"))
+
+
+def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkeypatch, capsys) -> None:
+    """One weight is NaN: no ReLU, pooling or norm on the way to the loss may turn it into a number."""
+    from engine import train, training
+
+    def diverged(config: Config) -> object:
+        net = training_build(config)
+        net.parameters()[0].data.reshape(-1)[0] = np.nan
+        return net
+
+    training_build = training.build_network
+    monkeypatch.setattr(training, "build_network", diverged)
+    assert train.run(train.parse([*FLAGS, "--out", str(tmp_path / "run")])) == 1
+    assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().out
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(run_folder, tmp_path) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(run_folder / "best.safetensors", "numpy") as file:
+        metadata, state = file.metadata(), {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
+    name = sorted(state)[3]
+    state[name].reshape(-1)[0] = np.nan
+    save_file(state, tmp_path / "nan.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=rf"nan.safetensors: {name} has 1 of {state[name].size} values that are NaN or infinite"):
+        load_checkpoint(tmp_path / "nan.safetensors")
+    result = command("engine.evaluate", tmp_path / "nan.safetensors")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[0].startswith("error: checkpoint")
 
 
 def test_evaluate(run_folder) -> None:

@@ -136,6 +136,18 @@ class Log(Function):
         return dy / self.saved[0]
 
 
+class Sqrt(Function):
+    """y = sqrt x;  dx = dy / (2 y)."""
+
+    def forward(self, x: Array) -> Array:
+        y = array_module(x).sqrt(x)
+        self.save(y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        return dy / (2 * self.saved[0])
+
+
 def add(x: Any, y: Any) -> Tensor:
     """x + y with broadcasting."""
     return Add()(*_pair(x, y))
@@ -180,7 +192,7 @@ def log(x: Tensor) -> Tensor:
 
 def sqrt(x: Tensor) -> Tensor:
     """The square root."""
-    return Power(0.5)(x)
+    return Sqrt()(x)
 
 
 def where(condition: Any, x: Any, y: Any) -> Tensor:

@@ -19,7 +19,7 @@ _CHEAP = 9  # multiply-adds for a value of z up to which it is made again in bac
 class ConvBatchNorm(Function):
     """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of this very z.
 
-    With g = dy [y > 0] (or dy, without ReLU) and M values per channel:
+    With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel:
         dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat dweight) / M)
     and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or made again where few numbers go into each of its values.
     """

@@ -12,7 +12,7 @@ from kernels.core.device import Array, array_module
 class BatchNorm(Function):
     """y = act(xhat weight + bias + residual), xhat = (x - mean) / sqrt(var + eps), per channel over N, H, W.
 
-    With g = dy [y > 0] (or dy, without ReLU) and M values per channel, in training:
+    With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel, in training:
         dbias = sum g    dweight = sum g xhat    dx = weight / sqrt(var + eps) (g - (dbias + xhat dweight) / M)    dresidual = g
     In evaluation mean and var are constants: dx = weight / sqrt(var + eps) g.
     """

@@ -17,7 +17,7 @@ class _Activation(Function):
 
 
 class ReLU(_Activation):
-    """y = max(x, 0);  dx = dy [y > 0]. Saves y, which the next operator keeps anyway."""
+    """y = max(x, 0);  dx = 0 where y <= 0, else dy (a NaN passes it). Saves y, which the next operator keeps anyway."""
 
     def forward(self, x: Array) -> Array:
         y = kernels.relu_forward(x)

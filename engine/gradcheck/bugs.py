@@ -198,7 +198,7 @@ MISPRINTS = [
         "leaky_relu",
         {"values": "kink"},
     ),
-    Misprint("relu-mask", "the ReLU's mask lets everything through", _POINT + "relu_backward", "y > 0", "y >= 0", "relu"),
+    Misprint("relu-mask", "the ReLU's mask lets everything through", _POINT + "relu_backward", "y <= 0", "y < 0", "relu"),
     Misprint(
         "no-mean",
         "batch norm: the mean's share is missing",

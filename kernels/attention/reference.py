@@ -30,10 +30,10 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     xp = array_module(q)
     s = attention_scores(q, k, mask, scale)
     top = s.max(-1, keepdims=True)
-    top = xp.where(xp.isfinite(top), top, xp.zeros((), s.dtype))
+    top = xp.where(top == -xp.inf, xp.zeros((), s.dtype), top)
     e = xp.exp(s - top)
     total = e.sum(-1, keepdims=True)
-    some = total > 0
+    some = total != 0
     total = xp.where(some, total, xp.ones((), s.dtype))
     return (e / total) @ v, xp.where(some, top + xp.log(total), xp.asarray(xp.inf, s.dtype))[..., 0]
 

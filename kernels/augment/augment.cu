@@ -34,7 +34,8 @@ __device__ __forceinline__ T moved(const T* image, const unsigned char* mask, co
 
 // clip(contrast value + addition, 0, 1)^gamma
 template <class T> __device__ __forceinline__ T photometric(T value, T contrast, T addition, T gamma) {
-  value = min(max(contrast * value + addition, T(0)), T(1));
+  value = contrast * value + addition;
+  value = value < 0 ? T(0) : value > 1 ? T(1) : value;  // not-a-number passes
   return gamma == 1 ? value : pow(value, gamma);
 }
 

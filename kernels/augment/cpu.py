@@ -95,10 +95,10 @@ def _augment_tile(
             rows = []
             for line in (image, image + down.step * w):
                 rows.append(code.gather(line, place) * (1 - fx) + code.gather(line + across.step, place) * fx)
-            value = code.minimum(code.maximum(gain * (rows[0] * (1 - fy) + rows[1] * fy) + addition, 0), 1)
+            value = code.minimum(code.maximum(0, gain * (rows[0] * (1 - fy) + rows[1] * fy) + addition), 1)  # NaN stays
             result = code.variable(value)
             with code.when(curved):
-                result.set(code.select(value > 0, code.exp(power * code.log(code.maximum(value, 1e-30))), 0))
+                result.set(code.select(value.not_at_most(0), code.exp(power * code.log(value)), 0))
             code.store(result.get(), out, first + y * w + x, rest)
 
             xn, yn = wide.floor(u + 0.5), wide.floor(v + 0.5)

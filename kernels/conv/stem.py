@@ -103,7 +103,7 @@ def _forward_tile(code: Code, form: _Form, arrays: tuple[Pointer, ...], wide: In
             for t, j in pairs:
                 total[t] = [code.fma(value, factor, so_far) for factor, so_far in zip(factors[j], total[t], strict=True)]
     if form.relu:
-        total = [[code.maximum(0, value) for value in line] for line in total]
+        total = [[code.relu(value) for value in line] for line in total]
     for line, places in zip(total, outputs, strict=True):
         for v, at in places:
             code.store(line[v], y, at, rests[v])

@@ -231,7 +231,7 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, asks: 
         elif finishes:
             with code.when(finish.has(RELU)):
                 for i, j in places:
-                    products[i][j].set(code.maximum(0, products[i][j].get()))
+                    products[i][j].set(code.relu(products[i][j].get()))
         for i, j in places:
             code.store(products[i][j].get(), c + c0 + row[i] * c_row, j * lanes, c_counts[j])
 

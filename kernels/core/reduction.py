@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
 
 from kernels.core.device import Array, array_module
 
 _RUN = 128
+
+
+def wide_type(dtype: Any) -> np.dtype:
+    """The type to compute and add in: float32 for float16, which has 11 bits and ends at 65,504; any other its own."""
+    return np.result_type(dtype, np.float32) if np.dtype(dtype).kind == "f" else np.dtype(dtype)
 
 
 def sum_pixels(x: Array) -> Array:

@@ -12,14 +12,14 @@ A program is a Python function that runs once, while its caller is being compile
     def caller(x, y): axpy(x, y, np.float32(2), x.size)
 
 Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, and are addressed as flat memory; offsets count elements.
-Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop.
-What is not done here: no bounds checks, no choice of registers (LLVM's).
+Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop. Nothing checks bounds; registers are LLVM's choice.
 
 The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD names another one that it has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -74,13 +74,7 @@ class Code:
 
     def splat(self, value: Any) -> Vec:
         """A float argument of the program, in all lanes."""
-        if isinstance(value, (float, int)):
-            return self.vec(value)
-        if self.lanes == 1:
-            return Vec(self, self.builder.insert_element(ir.Constant(self.vector_type, ir.Undefined), value, ir.IntType(32)(0)))
-        first = self.builder.insert_element(ir.Constant(self.vector_type, ir.Undefined), value, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return Vec(self, self.builder.shuffle_vector(first, ir.Constant(self.vector_type, ir.Undefined), zeros))
+        return self.vec(value) if isinstance(value, (float, int)) else Vec(self, self._in_all_lanes(value, self.element))
 
     # memory
 
@@ -193,25 +187,25 @@ class Code:
         return Vec(self, self.builder.call(self._declared(f"{name}.{self.suffix}", kind), [self.vec(v).value for v in (a, b, c)]))
 
     def exp(self, x: Any) -> Vec:
-        """e^x to 2 units in the last place; 0 below -87.3, at most e^88.3.
+        """e^x to 2 units in the last place; 0 below -87, inf from e^x = 2^128 on, NaN of NaN.
 
-        x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r^7 (the next term is below 6e-9), 2^n by the exponent's bits.
+        x = n ln 2 + r with |r| <= ln 2 / 2; 2 e^r by its series to r^7 (the next term is below 6e-9), 2^(n - 1) by the exponent's bits:
+        all zero for n = -126, so that the result is 0. Two factors reach beyond 2^127, and overflow where the result does.
         """
-        small = self.maximum(-87.3, self.minimum(x, 88.3))  # in this order NaN stays NaN
+        small = self.maximum(-87.3, self.minimum(x, 89))  # in this order NaN stays NaN
         n = self._unary("llvm.rint", small * 1.4426950408889634)
         r = self.fma(n, -0.693359375, small)  # ln 2 in two parts: the first has few bits, so n times it is exact
         r = self.fma(n, 2.1219444005469057e-4, r)
-        total = self.vec(1 / 5040)
+        total = self.vec(2 / 5040)
         for k in (720, 120, 24, 6, 2, 1, 1):
-            total = self.fma(total, r, 1 / k)
+            total = self.fma(total, r, 2 / k)
         integers = ir.VectorType(ir.IntType(32), self.lanes)
-        power = self.builder.add(self.builder.fptosi(n.value, integers), ir.Constant(integers, [127] * self.lanes))
+        power = self.builder.add(self.builder.fptosi(n.value, integers), ir.Constant(integers, [126] * self.lanes))
         power = self.builder.shl(power, ir.Constant(integers, [23] * self.lanes))
-        result = total * Vec(self, self.builder.bitcast(power, self.vector_type))
-        return self.select(self.vec(-87.3) > x, 0, result)
+        return total * Vec(self, self.builder.bitcast(power, self.vector_type))
 
     def log(self, x: Vec) -> Vec:
-        """The natural logarithm of normal positive numbers, to 3 units in the last place.
+        """The natural logarithm to 3 units in the last place; -inf of 0 (and of what is too small to be a normal number), inf of inf, else NaN.
 
         x = 2^e m with m in [2/3, 4/3); log m = 2 artanh f, f = (m - 1) / (m + 1), by its series to f^9 (|f| <= 0.2).
         """
@@ -230,7 +224,8 @@ class Code:
         for k in (7, 5, 3, 1):
             total = self.fma(total, square, 1 / k)
         e = Vec(self, self.builder.sitofp(exponent, self.vector_type))
-        return self.fma(e, 0.6931471805599453, 2 * f * total)
+        result = self.select(self.vec(math.inf) > x, self.fma(e, 0.6931471805599453, 2 * f * total), x)  # inf and NaN are their own
+        return self.select(self.vec(0) > x, math.nan, self.select(self.vec(2.0**-126) > x, -math.inf, result))
 
     def sigmoid(self, x: Vec) -> Vec:
         """1 / (1 + e^-x)."""
@@ -267,7 +262,7 @@ class Code:
         return out
 
     def largest(self, x: Vec) -> Vec:
-        """The largest of all lanes, in all lanes."""
+        """The largest of all lanes, in all lanes; a NaN may get lost."""
         return self._folded(x, self.maximum)
 
     def _folded(self, x: Vec, join: Callable[[Vec, Vec], Vec]) -> Vec:
@@ -297,14 +292,22 @@ class Code:
         return self._unary("llvm.sqrt", x)
 
     def maximum(self, a: Any, b: Any) -> Vec:
-        """a where a > b, else b."""
+        """a where a > b, else b: a NaN in b stays, one in a gives b. On x86 that is what the instruction does."""
         a, b = self.vec(a), self.vec(b)
         return self.select(a > b, a, b)
 
     def minimum(self, a: Any, b: Any) -> Vec:
-        """b where a > b, else a."""
+        """b where a > b, else a: a NaN in a stays, one in b gives a."""
         a, b = self.vec(a), self.vec(b)
         return self.select(a > b, b, a)
+
+    def relu(self, x: Vec) -> Vec:
+        """max(x, 0); NaN stays NaN, as in PyTorch. One instruction."""
+        return self.maximum(0, x)
+
+    def relu_open(self, y: Vec) -> ir.Value:
+        """Where a ReLU of argument or result y passes the gradient: not y <= 0, so that a NaN passes it, as in PyTorch."""
+        return y.not_at_most(0)
 
     def select(self, mask: ir.Value, a: Any, b: Any) -> Vec:
         """a where the mask is set, else b."""
@@ -316,10 +319,7 @@ class Code:
 
     def spread(self, condition: ir.Value) -> ir.Value:
         """A condition as a mask: the same in all lanes."""
-        kind = ir.VectorType(_BIT, self.lanes)
-        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), condition, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros) if self.lanes > 1 else first
+        return self._in_all_lanes(condition, _BIT)
 
     def first(self, mask: ir.Value) -> ir.Value:
         """A mask's first lane as a condition."""
@@ -400,11 +400,14 @@ class Code:
 
     def _first(self, count: Int) -> ir.Value:
         """The mask whose first `count` lanes are set."""
-        kind = ir.VectorType(_INT, self.lanes)
-        lanes = ir.Constant(kind, list(range(self.lanes)))
-        value = self.builder.insert_element(ir.Constant(kind, ir.Undefined), self.int(count).value, ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(_INT, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_signed("<", lanes, self._in_all_lanes(self.int(count).value, _INT))
+
+    def _in_all_lanes(self, value: ir.Value, element: ir.Type) -> ir.Value:
+        kind = ir.VectorType(element, self.lanes)
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.icmp_signed("<", lanes, self.builder.shuffle_vector(value, ir.Constant(kind, ir.Undefined), zeros))
+        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros) if self.lanes > 1 else first
 
     def _vector_address(self, p: Pointer, offset: Any) -> ir.Value:
         return self.builder.bitcast((p + offset).value, self.vector_type.as_pointer())

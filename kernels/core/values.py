@@ -134,7 +134,12 @@ class Vec:
         return self * -1.0
 
     def __gt__(self, other: Any) -> ir.Value:
+        """Where it is greater; false where either is NaN."""
         return self.code.builder.fcmp_ordered(">", self.value, self.code.vec(other).value)
+
+    def not_at_most(self, other: Any) -> ir.Value:
+        """Where it is greater, or either is NaN."""
+        return self.code.builder.fcmp_unordered(">", self.value, self.code.vec(other).value)
 
     def equals(self, other: Any) -> ir.Value:
         """Where the two are equal (== keeps its meaning for Python objects)."""

@@ -8,6 +8,7 @@ Lovasz sorts all pixels and is left to the reference, as are different backgroun
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -68,12 +69,17 @@ class _Pixels:
         """The label's value; 0 on invalid pixels."""
         return self._summed([self.code.select(h, v, 0) for h, v in zip(self.hit, values, strict=True)])
 
+    def times_log(self, s: Vec, logp: Vec) -> Vec:
+        """s log p, 0 where s = 0 and p = 0."""
+        none = self.code.both(s.equals(0), logp.equals(-math.inf))
+        return self.code.select(none, 0, s * logp)
+
     def focal_weight(self, gamma: float | None) -> Vec:
         """w_y (1 - p_y)^gamma."""
         code = self.code
         if gamma == 2.0:
             return self.wy * self.miss * self.miss
-        power = code.exp(self.constant(_GAMMA) * code.log(code.maximum(self.miss, 1e-37)))
+        power = code.exp(self.constant(_GAMMA) * code.log(code.maximum(1e-37, self.miss)))  # in this order NaN stays
         return self.wy * code.select(code.both(self.miss.equals(0), self.constant(_GAMMA) > 0), 0, power)
 
     def margin(self) -> tuple[Vec, list[Vec], Vec, list[Vec], list[Vec]]:
@@ -83,9 +89,9 @@ class _Pixels:
         for h, z in zip(self.hit, self.z, strict=True):
             worst = code.maximum(code.select(h, -3e38, z), worst)
         wrong = [code.select(h, 0, code.exp(n * (z - worst))) for h, z in zip(self.hit, self.z, strict=True)]
-        total = self._summed(wrong)
+        total = self._summed(wrong)  # the largest is 1, or all are 0: then g = 0, and so is r
         g = code.exp(worst - self.top + code.log(total) / n) / self.sum
-        r = [v / total for v in wrong]
+        r = [v / code.maximum(1, total) for v in wrong]
         shrink = code.exp(n * (worst - self.top))
         right = code.select(self.valid, code.exp(n * (self.zy - self.top)), 0)
         powers = [code.select(h, right, v * shrink) for h, v in zip(self.hit, wrong, strict=True)]
@@ -106,14 +112,17 @@ class _Pixels:
 
 @inline()
 def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
-    """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is invalid."""
+    """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is invalid.
+
+    A pixel that does not count has zeros for logits, so that no NaN of its own counts either.
+    """
     wide = classes + first
     for i in range(count):
         at = (first_pixel + i) * wide + first
-        for c in range(classes):
-            planes[c * _BLOCK + i] = z[at + c]
         label = labels[first_pixel + i]
         valid = label >= first and label != ignore
+        for c in range(classes):
+            planes[c * _BLOCK + i] = z[at + c] if valid else np.float32(0)
         planes[classes * _BLOCK + i] = np.float32(label - first) if valid else np.float32(0)
         planes[(classes + 1) * _BLOCK + i] = np.float32(1) if valid else np.float32(0)
     for i in range(count, _BLOCK):
@@ -142,14 +151,14 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             more(_COUNT, px.m)
             more(_LABEL_WEIGHT, px.wy)
             if focal:
-                more(_FOCAL, code.select(px.valid, px.focal_weight(gamma) * px.log_py, 0))
+                more(_FOCAL, code.select(px.valid, px.times_log(px.focal_weight(gamma), px.log_py), 0))
             if margin:
                 g, _, fp, _, _ = px.margin()
                 more(_FALSE_NEGATIVE, px.wy * (g - px.py))
                 more(_FALSE_POSITIVE, fp)
             if entropy:
                 for target, logp in zip(*px.entropy(), strict=True):
-                    more(_ENTROPY, target * logp)
+                    more(_ENTROPY, px.times_log(target, logp))
             if region:
                 for c in range(classes):
                     more(_FIRST_CLASS + c, code.select(px.hit[c], px.p[c], 0))
@@ -192,7 +201,7 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             hits = [code.select(h, code.vec(1), 0) for h in px.hit]
             dz = [code.vec(0)] * classes
             if focal:
-                k = code.select(px.miss > 1e-30, -px.log_py / code.maximum(px.miss, 1e-30), 1)
+                k = code.select(px.miss > 1e-30, code.minimum(-px.log_py, 1e30) / code.maximum(1e-30, px.miss), 1)  # p k -> 0 as p -> 0
                 scale = px.constant(_C_FOCAL) * px.focal_weight(gamma) * code.fma(px.constant(_GAMMA) * px.py, k, 1)
                 dz = [code.fma(scale, p - t, d) for d, p, t in zip(dz, px.p, hits, strict=True)]
             if margin:

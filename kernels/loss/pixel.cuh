@@ -60,6 +60,9 @@ template <class T, int CLASSES> struct Pixel {
     log_py = others < right ? -log1p(others / right) : zy - top - log(sum);
   }
 
+  // s log p, 0 where s = 0 and p = 0
+  static __device__ __forceinline__ T times_log(T s, T log_p) { return s == 0 && log_p == minus_infinity() ? T(0) : s * log_p; }
+
   // w_y (1 - p_y)^gamma
   __device__ __forceinline__ T focal_weight(const Settings<T>& s) const { return wy * (s.gamma == 2 ? miss * miss : pow(miss, s.gamma)); }
 
@@ -70,6 +73,7 @@ template <class T, int CLASSES> struct Pixel {
 #pragma unroll UNROLL
     for (int c = 1; c < n; ++c)
       if (c != y) worst = max(worst, z[c]);
+    if (worst == minus_infinity()) worst = top;  // every wrong class has probability 0: g = 0, and so is r
     T total = 0;
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) total += r[c] = c == y ? T(0) : exp(s.power * (z[c] - worst));
@@ -79,7 +83,7 @@ template <class T, int CLASSES> struct Pixel {
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) {
       q[c] = (c == y ? right : r[c] * shrink) / everything;
-      r[c] /= total;
+      r[c] /= total == 0 ? T(1) : total;
       if (c != y) fp += s.weights[c] * q[c];
     }
   }
@@ -87,11 +91,11 @@ template <class T, int CLASSES> struct Pixel {
   // sum_c s_c log p_c with the smoothed targets s = w ((1 - e) t + e / n)
   __device__ __forceinline__ T entropy(const Settings<T>& s) const {
     const int n = count();
-    T total = (1 - s.smoothing) * wy * log_py;
+    T total = times_log((1 - s.smoothing) * wy, log_py);
     if (s.smoothing > 0) {
       const T shift = top + log(sum), share = s.smoothing / n;
 #pragma unroll UNROLL
-      for (int c = 0; c < n; ++c) total += share * s.weights[c] * (z[c] - shift);
+      for (int c = 0; c < n; ++c) total += times_log(share * s.weights[c], z[c] - shift);
     }
     return total;
   }
@@ -100,7 +104,7 @@ template <class T, int CLASSES> struct Pixel {
   __device__ __forceinline__ void measure(const Settings<T>& s, T* sums) const {
     if (y < 0) return;
     const int n = count();
-    if (s.terms & FOCAL) sums[0] += focal_weight(s) * log_py;
+    if (s.terms & FOCAL) sums[0] += times_log(focal_weight(s), log_py);
     if (s.terms & MARGIN) {
       T g, fp, r[MOST], q[MOST];
       margin(s, g, fp, r, q);
@@ -124,7 +128,7 @@ template <class T, int CLASSES> struct Pixel {
     for (int c = 0; c < n; ++c) d[c] = 0;
     if (y >= 0) {
       if (s.terms & FOCAL) {
-        const T k = miss > T(1e-30) ? -log_py / miss : T(1), scale = state[0] * focal_weight(s) * (1 + s.gamma * py * k);
+        const T k = miss > T(1e-30) && log_py != minus_infinity() ? -log_py / miss : T(1), scale = state[0] * focal_weight(s) * (1 + s.gamma * py * k);
 #pragma unroll UNROLL
         for (int c = 0; c < n; ++c) d[c] += scale * (c == y ? -miss : p[c]);
       }
@@ -158,7 +162,7 @@ template <class T, int CLASSES> struct Pixel {
       }
     }
 #pragma unroll UNROLL
-    for (int c = 0; c < n; ++c) dz[c] = factor * d[c];
+    for (int c = 0; c < n; ++c) dz[c] = y < 0 ? T(0) : factor * d[c];
   }
 
   // dvalue/dp_c of the region terms

@@ -8,6 +8,9 @@ rule through the softmax is then
     dz = p (dp - <p, dp>)                                                                                       (*)
 
 Every term function returns (parts, value, dz): named numbers for the log, the value, and dvalue/dz of shape (M, C).
+
+Pixels that do not count (m_i = 0) do so nowhere: whatever their logits hold, they stand for zeros. A logit of -inf is the limit: a class of
+probability 0. Hence 0 log 0 = 0: -inf costs where it is the label's, or where smoothing asks for it. float16 is computed in float32.
 Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import wide_type
 from kernels.loss.spec import LossSpec
 from kernels.pointwise.reference import log_softmax_forward, softmax_forward
 
@@ -47,11 +51,12 @@ def pixels_of(logits: Array, labels: Array, spec: LossSpec, term: str) -> Pixels
     xp = array_module(logits)
     first = 1 if spec.background_of(term) == "mask" else 0
     classes = logits.shape[-1]
-    z = logits.reshape(-1, classes)[:, first:]
+    z = logits.reshape(-1, classes)[:, first:].astype(wide_type(logits.dtype))
     y = labels.reshape(-1, 1)
     m = y >= first
     if spec.ignore_index is not None:
         m = m & (y != spec.ignore_index)
+    z = xp.where(m, z, xp.zeros((), z.dtype))
     t = (y == xp.arange(first, classes)) & m
     w = xp.ones(classes, z.dtype) if spec.class_weights is None else xp.asarray(spec.class_weights, z.dtype)
     return Pixels(z, t.astype(z.dtype), m.astype(z.dtype), w[first:])
@@ -67,7 +72,7 @@ def cross_entropy(pixels: Pixels, spec: LossSpec) -> Term:
     s = w * ((1 - e) * t + e / z.shape[1] * m)
     norm = _at_least_tiny(pixels.label_weight.sum())
     dz = (array_module(z).exp(logp) * s.sum(1, keepdims=True) - s) / norm
-    return {}, -(s * logp).sum() / norm, dz
+    return {}, -_times_log(s, logp).sum() / norm, dz
 
 
 def focal(pixels: Pixels, spec: LossSpec) -> Term:
@@ -79,12 +84,12 @@ def focal(pixels: Pixels, spec: LossSpec) -> Term:
     xp = array_module(pixels.z)
     z, t, m, _ = pixels
     logp = log_softmax_forward(z, 1)
-    log_py = (t * logp).sum(1, keepdims=True)
+    log_py = _times_log(t, logp).sum(1, keepdims=True)
     miss = -xp.expm1(log_py)
-    k = xp.where(miss > 0, -log_py / xp.where(miss > 0, miss, 1), 1)
+    k = xp.where((miss > 0) & (log_py > -xp.inf), -log_py / xp.where(miss > 0, miss, 1), 1)  # p k -> 0 as p -> 0
     weight = pixels.label_weight * miss**spec.gamma
     dz = weight * (1 + spec.gamma * xp.exp(log_py) * k) * (xp.exp(logp) * m - t) / pixels.count
-    return {}, -(weight * log_py).sum() / pixels.count, dz
+    return {}, -_times_log(weight, log_py).sum() / pixels.count, dz
 
 
 def margin(pixels: Pixels, spec: LossSpec) -> Term:
@@ -102,13 +107,15 @@ def margin(pixels: Pixels, spec: LossSpec) -> Term:
     z, t, m, w = pixels
     n, b = spec.power, spec.false_positive
     z = z - z.max(1, keepdims=True)
-    logp = log_softmax_forward(z, 1)
-    p, q = xp.exp(logp), softmax_forward(n * z, 1)
+    total = xp.exp(z).sum(1, keepdims=True)
+    p, q = xp.exp(z) / total, softmax_forward(n * z, 1)
     wrong = xp.where(t > 0, xp.asarray(-xp.inf, z.dtype), n * z)
     top = wrong.max(1, keepdims=True)
-    log_wrong = top + xp.log(xp.exp(wrong - top).sum(1, keepdims=True))
-    r = xp.exp(wrong - log_wrong)
-    g = xp.exp(log_wrong / n + (logp - z)[:, :1])  # logp - z = -L in every column
+    top = xp.where(top == -xp.inf, 0, top)  # every wrong class has probability 0: g = 0, and so is r
+    powers = xp.exp(wrong - top)
+    some = powers.sum(1, keepdims=True)  # the largest power is 1
+    r = powers / some.clip(1, None)
+    g = xp.where(some == 0, 0, xp.exp((top + xp.log(some.clip(1, None))) / n) / total)
     py = (t * p).sum(1, keepdims=True)
     other = w * (m - t)
     fn, fp = pixels.label_weight * (g - py), (other * q).sum(1, keepdims=True)
@@ -184,6 +191,12 @@ def _region_gradient(pixels: Pixels, a: Array, b: Array) -> Array:
     return p * (dp - (p * dp).sum(1, keepdims=True))
 
 
+def _times_log(s: Array, logp: Array) -> Array:
+    """s log p, 0 where s = 0 and p = 0."""
+    xp = array_module(logp)
+    return s * xp.where((s == 0) & (logp == -xp.inf), 0, logp)
+
+
 def _at_least_tiny(x: Array) -> Array:
     """A denominator that may be 0 only when its numerator is 0 too."""
     return x.clip(1e-30, None)
@@ -197,21 +210,26 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, P
 
     Third: what backward should be given back, in a form of the implementation's own (here: None).
     """
-    value, parts = logits.dtype.type(0), {}
+    value: Array | float = 0.0
+    parts: Parts = {}
     for name, coefficient in spec.terms:
         inner, term, _ = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
         parts[name] = term
         parts.update({f"{name}_{key}": part for key, part in inner.items()})
         value = value + coefficient * term
-    return array_module(logits).asarray(value, logits.dtype), parts, None
+    xp = array_module(logits)
+    return xp.asarray(value, logits.dtype), {name: xp.asarray(part, logits.dtype) for name, part in parts.items()}, None
 
 
 def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Array:
     """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
     if state is not None:
         raise ValueError("loss_backward: the state comes from another implementation; run forward and backward under the same use_kernels")
-    d = array_module(logits).zeros((labels.size, logits.shape[-1]), logits.dtype)
+    xp = array_module(logits)
+    d = xp.zeros((labels.size, logits.shape[-1]), wide_type(logits.dtype))
+    dy = xp.asarray(dy, d.dtype)
     for name, coefficient in spec.terms:
-        _, _, dz = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
-        d[:, d.shape[1] - dz.shape[1] :] += (dy * coefficient) * dz
-    return d.reshape(logits.shape)
+        pixels = pixels_of(logits, labels, spec, name)
+        _, _, dz = _FUNCTIONS[name](pixels, spec)
+        d[:, d.shape[1] - dz.shape[1] :] += xp.where(pixels.m > 0, (dy * coefficient) * dz, xp.zeros((), d.dtype))
+    return d.reshape(logits.shape).astype(logits.dtype)

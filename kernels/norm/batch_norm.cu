@@ -108,7 +108,7 @@ template <class T> __global__ void batch_norm_moments_finish(const T* shift, con
   __syncthreads();
   if (threadIdx.y || channel >= channels) return;
   for (int k = 1; k < 8; ++k) mine = merged(mine, room[k][threadIdx.x]);
-  mean[channel] = double(shift[channel]) + mine.mean, variance[channel] = max(mine.m2, 0.0) / rows;
+  mean[channel] = double(shift[channel]) + mine.mean, variance[channel] = (mine.m2 < 0 ? 0.0 : mine.m2) / rows;
 }
 
 // running += momentum (value - running), with the unbiased variance; thread per channel.
@@ -137,7 +137,7 @@ template <class T> __global__ void batch_norm_forward_plain(
     const int c = blockIdx.x, i = row * channels + c;
     T value = normalised(x[i], T(mean[c]), T(weight[c] * inverse[c]), bias[c]);
     if (residual) value += residual[i];
-    if (mask) mask[i] = value > 0;
+    if (mask) mask[i] = !(value <= 0);
     y[i] = relu && value <= 0 ? T(0) : value;
   }
 }
@@ -159,7 +159,7 @@ template <class T, int V> __global__ void batch_norm_forward(
     if (residual) other = load_pack<T, V>(residual + i);
     for (int v = 0; v < V; ++v) {
       const T value = normalised(pack.v[v], m[v], scale[v], b[v]) + other.v[v];
-      open.v[v] = value > 0;
+      open.v[v] = !(value <= 0);
       pack.v[v] = relu && value <= 0 ? T(0) : value;  // not-a-number passes
     }
     store_pack<T, V>(y + i, pack);
@@ -181,7 +181,7 @@ __device__ __forceinline__ Pack<T, V> open_gradient(
     for (int v = 0; v < V; ++v) g.v[v] = open.v[v] ? g.v[v] : T(0);
   }
   if (relu == COMPUTED)
-    for (int v = 0; v < V; ++v) g.v[v] = normalised(x.v[v], mean[v], scale[v], bias[v]) > 0 ? g.v[v] : T(0);
+    for (int v = 0; v < V; ++v) g.v[v] = normalised(x.v[v], mean[v], scale[v], bias[v]) <= 0 ? T(0) : g.v[v];
   return g;
 }
 

@@ -134,8 +134,8 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
                 code.prefetch(other, i + _AHEAD)
                 value = value + code.load(other, i, rest)
             if relu and residual:
-                code.store_mask(value > 0, mask, i)
-            code.store(code.maximum(value, 0) if relu else value, y, i, rest)
+                code.store_mask(code.relu_open(value), mask, i)
+            code.store(code.relu(value) if relu else value, y, i, rest)
 
         over_periods(code, start, stop, period, body)
 
@@ -193,7 +193,7 @@ def open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any
     code.prefetch(x, i + _AHEAD)
     if relu == "none":
         return g
-    is_open = code.load_mask(mask, i) if relu == "stored" else _normalised(code, x, i, j, rest, tables, period) > 0
+    is_open = code.load_mask(mask, i) if relu == "stored" else code.relu_open(_normalised(code, x, i, j, rest, tables, period))
     return code.select(is_open, g, 0)
 
 

@@ -34,14 +34,14 @@ def batch_norm_forward(
 ) -> tuple[Array, Array | None]:
     """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'.
 
-    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: y > 0, or None).
+    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: whether not y <= 0, or None).
     """
     y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias
     if residual is not None:
         y = y + residual
     if activation is None:
         return y, None
-    return y.clip(0, None), y > 0
+    return y.clip(0, None), ~(y <= 0)
 
 
 def batch_norm_backward(

@@ -82,7 +82,7 @@ class Rows:
         out = []
         for mean, offset, square, g, product in zip(means, *map(self._means, (offsets, squares, gs, products)), strict=True):
             # The mean was rounded: `offset`, the mean of x - mean, is what it lacks. A row far from zero then loses nothing.
-            inverse = 1 / math.sqrt(math.maximum(square - offset * offset, 0) + self.eps)
+            inverse = 1 / math.sqrt(math.maximum(0, square - offset * offset) + self.eps)
             out.append(Row(mean, inverse, -offset * inverse, g, (product - offset * g) * inverse))
         return out
 

@@ -34,7 +34,7 @@ def _moments_kernel() -> Kernel:
                     square += d * d
                 second = square / pixels - (total / pixels) ** 2
                 first += total / pixels
-            mean[c], variance[c] = first, max(second, 0.0)
+            mean[c], variance[c] = first, 0.0 if second < 0 else second
 
     return batch_norm_moments
 

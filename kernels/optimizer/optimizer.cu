@@ -94,10 +94,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) squares_finish(const doubl
   if (threadIdx.x == 0) *total = sum;
 }
 
-// factor = min(1, largest / sqrt(squared)); 1 where the norm is 0. One thread.
+// factor = min(1, largest / sqrt(squared)); 1 where the norm is 0, not-a-number where it is. One thread.
 template <class T> __global__ void clip(const double* __restrict__ squared, T* __restrict__ factor, double largest) {
   const double norm = sqrt(*squared);
-  *factor = norm > 0 ? min(1.0, largest / norm) : 1.0;
+  *factor = norm == 0 || largest / norm > 1 ? 1.0 : largest / norm;
 }
 
 // -- many tensors into one vector -----------------------------------------------------------------------------------------------

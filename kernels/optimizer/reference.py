@@ -20,10 +20,10 @@ def squared_norm(g: Array) -> Array:
 
 
 def clip_factor(squared: Array, largest: float, dtype: Any) -> Array:
-    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0: what `adamw_step` takes as clip."""
+    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0, NaN where it is NaN: what `adamw_step` takes as clip."""
     xp = array_module(squared)
     norm = xp.sqrt(squared)
-    factor = xp.where(norm > 0, xp.minimum(1, largest / xp.where(norm > 0, norm, 1)), 1)
+    factor = xp.where(norm == 0, 1, xp.minimum(1, largest / xp.where(norm == 0, 1, norm)))
     return xp.asarray(factor, dtype)
 
 

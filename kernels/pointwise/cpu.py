@@ -46,9 +46,9 @@ def _phi(code: Code, x: Vec) -> Vec:
 
 
 _BODIES: dict[str, Body] = {
-    "relu_forward": lambda code, x: code.maximum(x, 0),
-    "add_relu_forward": lambda code, x, other: code.maximum(x + other, 0),
-    "relu_backward": lambda code, dy, y: code.select(y > 0, dy, 0),
+    "relu_forward": lambda code, x: code.relu(x),
+    "add_relu_forward": lambda code, x, other: code.relu(x + other),
+    "relu_backward": lambda code, dy, y: code.select(code.relu_open(y), dy, 0),
     "sigmoid_forward": lambda code, x: code.sigmoid(x),
     "sigmoid_backward": lambda code, dy, y: dy * y * (1 - y),
     "tanh_forward": lambda code, x: _tanh(code, x),
@@ -112,7 +112,7 @@ def add_relu_forward(x: np.ndarray, other: np.ndarray) -> Any:
 
 
 def relu_backward(dy: np.ndarray, y: np.ndarray) -> Any:
-    """dx = dy [y > 0]."""
+    """dx = 0 where y <= 0, else dy."""
     return _mapped("relu_backward", dy, y)
 
 

@@ -11,7 +11,7 @@
 // One struct per activation: y = forward(x, slope), dx = backward(dy, a, slope), where a is what reference.py says: the input x or the output y.
 struct Relu {
   template <class T> static __device__ T forward(T x, T) { return x <= 0 ? T(0) : x; }  // not-a-number passes
-  template <class T> static __device__ T backward(T dy, T y, T) { return y > 0 ? dy : T(0); }
+  template <class T> static __device__ T backward(T dy, T y, T) { return y <= 0 ? T(0) : dy; }
 };
 struct LeakyRelu {
   template <class T> static __device__ T forward(T x, T slope) { return x > 0 ? x : slope * x; }

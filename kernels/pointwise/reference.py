@@ -20,16 +20,17 @@ def erf(x: Array) -> Array:
 
     erf(x) = 2 x / sqrt(pi) exp(-x^2) sum_n (2 x^2)^n / (1 3 5 ... (2n + 1)),   |x| <= 6;  +-1 beyond, exact in float64.
     """
+    xp, sign = array_module(x), array_module(x).sign(x)
     x = x.clip(-6, 6)
-    term = total = array_module(x).ones_like(x)
+    term = total = xp.ones_like(x)
     for n in range(1, 130):
         term = term * (2 * x * x) / (2 * n + 1)
         total = total + term
-    return 2 / math.sqrt(math.pi) * x * array_module(x).exp(-x * x) * total
+    return xp.where(xp.abs(x) < 6, 2 / math.sqrt(math.pi) * x * xp.exp(-x * x) * total, sign)
 
 
 def relu_forward(x: Array) -> Array:
-    """y = max(x, 0)."""
+    """y = max(x, 0); NaN stays NaN."""
     return x.clip(0, None)
 
 
@@ -39,9 +40,9 @@ def add_relu_forward(x: Array, other: Array) -> Array:
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    """dx = dy [y > 0]: at x = 0 the gradient is 0, as in PyTorch."""
+    """dx = 0 where y <= 0, else dy: at x = 0 the gradient is 0, and a NaN passes it, as in PyTorch."""
     xp = array_module(dy)
-    return xp.where(y > 0, dy, xp.zeros((), dy.dtype))
+    return xp.where(y <= 0, xp.zeros((), dy.dtype), dy)
 
 
 def leaky_relu_forward(x: Array, slope: float) -> Array:

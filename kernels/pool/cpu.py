@@ -44,7 +44,7 @@ def _make_whole(r: int, s: int, places: bool) -> Any:
                     best, where = _take(code, best, where, values[t], t)
                 code.store_bytes(where, offset, y0 + c, rest)
             else:
-                best = reduce(lambda a, b: code.maximum(b, a), values)  # an instruction each, which may lose what is not a number
+                best = reduce(lambda a, b: code.maximum(b, a), values)  # an instruction each, which loses a NaN
                 best = code.select(reduce(code.either, [v.is_nan() for v in values]), math.nan, best)
             code.store(best, y, y0 + c, rest)
 

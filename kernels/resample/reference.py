@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import wide_type
 
 Matrix = np.ndarray
 
@@ -21,8 +22,9 @@ def resample2d_forward(x: Array, a: Array, b: Array) -> Array:
     xp = array_module(x)
     n, h, w, c = x.shape
     # (P, H) @ (N, H, W*C) -> (N, P, W*C); then (Q, W) @ (N, P, W, C) -> (N, P, Q, C)
-    rows = _product(xp.asarray(a, x.dtype), x.reshape(n, h, w * c)).reshape(n, a.shape[0], w, c)
-    return _product(xp.asarray(b, x.dtype), rows)
+    wide = wide_type(x.dtype)
+    rows = _product(xp.asarray(a, wide), x.astype(wide, copy=False).reshape(n, h, w * c)).reshape(n, a.shape[0], w, c)
+    return _product(xp.asarray(b, wide), rows).astype(x.dtype, copy=False)
 
 
 def _product(a: Array, x: Array) -> Array:
