@@ -70,7 +70,7 @@ def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], fl
 
     net = UNet(width=width, dropout=0.0, seed=0)
     optimizer = AdamW(net, clip=1.0, average=0.999)
-    plain = Passes(net, CombinedLoss(WEIGHTS), optimizer, "cpu" if device() == "cpu" else "cuda")
+    plain = Passes(net, CombinedLoss(WEIGHTS, background="mask"), optimizer, "cpu" if device() == "cpu" else "cuda")
     passes = RecordedPasses(plain) if device() == "cpu" else plain
     next_batch = _our_batches(batch, augmented)
 

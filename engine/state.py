@@ -16,7 +16,9 @@ class State:
     def __init__(self, net: Module, versions: bool = True) -> None:
         modules, self._versions = list(net.modules()), versions
         self._dicts = [vars(m) for m in modules]
-        self._lists = [v for d in self._dicts for v in d.values() if isinstance(v, list)]
+        within = [container for m in modules for container in m.containers()]
+        self._dicts += [c for c in within if isinstance(c, dict)]
+        self._lists = [c for c in within if isinstance(c, list)]
         self.tensors = [t for _, t in net.named_tensors()]
         self._was = list(self._all())
 

@@ -3,10 +3,13 @@
 from layers.aspp import MiniASPP
 from layers.attention import MultiHeadSelfAttention, PolarizedSelfAttention
 from layers.bottleneck import AttentionAndStrips
+from layers.containers import ModuleDict, ModuleList
 from layers.conv import Conv2d, ConvNorm, ConvTranspose2d
+from layers.conv1d import Conv1d
 from layers.gate import AttentionGate
 from layers.inception import InceptionBlock
 from layers.initialisers import seeded
+from layers.linear import Embedding, Flatten, Linear
 from layers.loss import (
     CombinedLoss,
     CrossEntropyLoss,
@@ -17,11 +20,12 @@ from layers.loss import (
     MarginLoss,
     SegmentationLoss,
 )
-from layers.module import Buffer, Identity, Module, Parameter, Sequential
-from layers.norm import BatchNorm2d, LayerNorm
-from layers.pointwise import GELU, Dropout, ReLU
-from layers.pool import MaxPool2d
+from layers.module import Buffer, Identity, LoadReport, Module, Parameter, Sequential
+from layers.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RMSNorm
+from layers.pointwise import GELU, Dropout, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from layers.pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from layers.pyramid import FeaturePyramidAttention, FeaturePyramidPooling
+from layers.regression import BCEWithLogitsLoss, L1Loss, MSELoss, SmoothL1Loss
 from layers.residual import PreActivationBlock, ResidualBlock
 from layers.strip import MixedPooling, StripPooling, StripPyramidPooling
 from layers.summary import Size, measure
@@ -29,11 +33,15 @@ from layers.unet import DecoderStage, UNet, encoder_stage
 
 __all__ = [
     "GELU",
+    "AdaptiveAvgPool2d",
     "AttentionAndStrips",
     "AttentionGate",
+    "AvgPool2d",
+    "BCEWithLogitsLoss",
     "BatchNorm2d",
     "Buffer",
     "CombinedLoss",
+    "Conv1d",
     "Conv2d",
     "ConvNorm",
     "ConvTranspose2d",
@@ -41,30 +49,47 @@ __all__ = [
     "DecoderStage",
     "DiceLoss",
     "Dropout",
+    "Embedding",
     "FeaturePyramidAttention",
     "FeaturePyramidPooling",
+    "Flatten",
     "FocalLoss",
+    "GroupNorm",
     "Identity",
     "InceptionBlock",
+    "InstanceNorm2d",
     "IoULoss",
+    "L1Loss",
     "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LoadReport",
     "LovaszLoss",
+    "MSELoss",
     "MarginLoss",
     "MaxPool2d",
     "MiniASPP",
     "MixedPooling",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "MultiHeadSelfAttention",
     "Parameter",
     "PolarizedSelfAttention",
     "PreActivationBlock",
+    "RMSNorm",
     "ReLU",
     "ResidualBlock",
     "SegmentationLoss",
     "Sequential",
+    "SiLU",
+    "Sigmoid",
     "Size",
+    "SmoothL1Loss",
+    "Softplus",
     "StripPooling",
     "StripPyramidPooling",
+    "Tanh",
     "UNet",
     "encoder_stage",
     "measure",

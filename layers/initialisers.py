@@ -29,6 +29,11 @@ def normal(shape: tuple[int, ...], std: float) -> np.ndarray:
     return (_generator.standard_normal(shape) * std).astype(np.float32)
 
 
+def uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:
+    """float32, uniform from -bound to bound."""
+    return _generator.uniform(-bound, bound, shape).astype(np.float32)
+
+
 def he_normal(shape: tuple[int, ...], fan_in: int) -> np.ndarray:
     """float32 from N(0, 2 / fan_in): keeps the variance through ReLU layers.  (He et al., arXiv 1502.01852)"""
     return normal(shape, math.sqrt(2 / fan_in))

@@ -12,7 +12,8 @@ from layers.module import Module
 class SegmentationLoss(Module):
     """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W); see kernels.loss.LossSpec for the settings.
 
-    background: 'mask' (default here: class 0 means "unlabelled", it is not learnt) or 'train', for all terms or one per term.
+    background: 'train' (the default: class 0 is a class like any other) or 'mask' (class 0 means "unlabelled": it is not learnt, and its logit
+    counts nowhere), for all terms or one per term.
     """
 
     def __init__(
@@ -20,7 +21,7 @@ class SegmentationLoss(Module):
         terms: Mapping[str, float],
         weight: Sequence[float] | None = None,
         ignore_index: int | None = None,
-        background: str | Mapping[str, str] = "mask",
+        background: str | Mapping[str, str] = "train",
         **settings: Any,
     ) -> None:
         self.spec = ops.make_spec(terms, weight, ignore_index, background, **settings)
@@ -36,7 +37,7 @@ class _SingleTerm(SegmentationLoss):
 
     term = ""
 
-    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "mask", **settings: Any) -> None:
+    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train", **settings: Any) -> None:
         super().__init__({self.term: 1.0}, weight, ignore_index, background, **settings)
 
 
@@ -83,7 +84,7 @@ class CombinedLoss(SegmentationLoss):
         self,
         weight: Sequence[float] | None = None,
         ignore_index: int | None = None,
-        background: str | Mapping[str, str] = "mask",
+        background: str | Mapping[str, str] = "train",
         terms: Mapping[str, float] | None = None,
         **settings: Any,
     ) -> None:

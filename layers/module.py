@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from autograd import Tensor, no_grad
 from kernels.core.device import default, module_of, to_device, to_numpy
 
 M = TypeVar("M", bound="Module")
+T = TypeVar("T", bound=Tensor)
 
 
 class Parameter(Tensor):
@@ -32,9 +34,31 @@ class Buffer(Tensor):
         super().__init__(module_of(default()).asarray(array))
 
 
+class LoadReport(NamedTuple):
+    """What load_state_dict found: the names that were loaded, those missing from the state, those that the module does not have, and those whose
+    shape is another, with the state's shape and the module's.
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    misfits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded"]
+        misfits = [f"{name} {found} for {expected}" for name, (found, expected) in self.misfits.items()]
+        for what, names in (("missing", self.missing), ("unknown", self.unexpected), ("of another shape", misfits)):
+            if names:
+                parts.append(f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+        return "; ".join(parts)
+
+
 class Module:
-    """Base of all layers: call it to run `forward`. Parameters, buffers and modules are found among the attributes, in the order
-    of their assignment; lists of modules count too.
+    """Base of all layers: call it to run `forward`.
+
+    Parameters, Buffers and modules are found among the attributes, in the order of their assignment, and in lists, tuples and dicts there, however
+    deep; their dotted names are the path, such as "heads.left.0.weight". What is shared counts once, under its first name. In other places (a set,
+    a generator, an object that is no Module) they are not found, and a Tensor that is neither a Parameter nor a Buffer is no part of the state.
     """
 
     training = True
@@ -49,61 +73,151 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the modules directly inside."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, (list, tuple)):
-                yield from ((f"{name}.{k}", item) for k, item in enumerate(value) if isinstance(item, Module))
+        return ((name, value) for name, value in _found(vars(self)) if isinstance(value, Module))
+
+    def containers(self) -> Iterator[list[Any] | dict[Any, Any]]:
+        """The lists and dicts among the attributes, and those in them, however deep: with `vars`, all that may hold what is inside."""
+        seen: set[int] = set()
+        queue = [value for value in vars(self).values() if isinstance(value, (list, tuple, dict))]
+        while queue:
+            value = queue.pop(0)
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            queue += [v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, (list, tuple, dict))]
+            if not isinstance(value, tuple):
+                yield value
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(dotted name, module) of this module, whose name is empty, and of all inside it; each once."""
+        seen: set[int] = set()
+        return ((name, module) for name, module in self._paths(prefix, seen))
+
+    def _paths(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Module]]:
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        yield prefix, self
+        for name, child in self.children():
+            yield from child._paths(f"{prefix}.{name}" if prefix else name, seen)
 
     def modules(self) -> Iterator[Module]:
-        """This module and all inside it."""
-        yield self
-        for _, child in self.children():
-            yield from child.modules()
+        """This module and all inside it, each once."""
+        return (module for _, module in self.named_modules())
 
-    def named_tensors(self, kind: type[Tensor] = Tensor, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`)."""
-        for name, value in vars(self).items():
-            if isinstance(value, (Parameter, Buffer)) and isinstance(value, kind):
+    def apply(self: M, function: Callable[[Module], Any]) -> M:
+        """Call function(module) for all modules inside, then for this one; returns this one."""
+        for module in reversed(list(self.modules())):
+            function(module)
+        return self
+
+    def named_tensors(self, kind: type[T] = Tensor, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, T]]:  # type: ignore[assignment]
+        """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`): each once, or, if `shared`, under all its names."""
+        return ((name, t) for name, t in self._tensors(prefix, None if shared else set(), []) if isinstance(t, kind))
+
+    def _tensors(self, prefix: str, seen: set[int] | None, path: list[Module]) -> Iterator[tuple[str, Any]]:
+        """The Tensors of this module, then of those inside. seen: what has been met, if each is wanted once. path: the modules around this one."""
+        if any(module is self for module in path) or (seen is not None and id(self) in seen):
+            return
+        found = list(_found(vars(self)))
+        for name, value in found:
+            if not isinstance(value, Module) and (seen is None or id(value) not in seen):
                 yield prefix + name, value
-        for name, child in self.children():
-            yield from child.named_tensors(kind, f"{prefix}{name}.")
+                if seen is not None:
+                    seen.add(id(value))
+        if seen is not None:
+            seen.add(id(self))
+        for name, value in found:
+            if isinstance(value, Module):
+                yield from value._tensors(f"{prefix}{name}.", seen, [*path, self])
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, Parameter) of all parameters inside."""
-        return self.named_tensors(Parameter)  # type: ignore[return-value]
+        """(dotted name, Parameter) of all parameters inside, each once."""
+        return self.named_tensors(Parameter)
 
     def parameters(self) -> list[Parameter]:
-        """All parameters inside."""
+        """All parameters inside, each once."""
         return [p for _, p in self.named_parameters()]
 
     def parameter_count(self) -> int:
         """How many numbers are trained."""
         return sum(p.size for p in self.parameters())
 
+    def freeze(self, *patterns: str) -> list[str]:
+        """Stop training the parameters whose dotted names match a pattern, such as "encoder.*" or "*.bias"; their gradients are forgotten.
+
+        Returns the names. ValueError when a pattern matches none. An optimizer leaves frozen parameters as they are.
+        """
+        return self._require(patterns, "freeze", False)
+
+    def unfreeze(self, *patterns: str) -> list[str]:
+        """Train the parameters whose dotted names match a pattern again. Returns the names; ValueError when a pattern matches none."""
+        return self._require(patterns, "unfreeze", True)
+
+    def _require(self, patterns: tuple[str, ...], what: str, trained: bool) -> list[str]:
+        known = dict(self.named_tensors(Parameter, shared=True))
+        for pattern in patterns:
+            if not fnmatch.filter(known, pattern):
+                first = ", ".join(dict.fromkeys(name.split(".")[0] for name in known))
+                raise ValueError(f"{what}: no parameter matches {pattern!r}; the names begin with {first or 'nothing: there are none'}")
+        names = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        for name in names:
+            known[name].requires_grad = trained
+            known[name].grad = None
+        return names
+
+    # -- what it looks like -------------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of the module's line in its repr; by default the shapes of its own parameters."""
+        own = [f"{name} {value.shape}" for name, value in _found(vars(self)) if isinstance(value, Parameter)]
+        return ", ".join(own)
+
+    def __repr__(self) -> str:
+        return "\n".join(self._lines("", []))
+
+    def _lines(self, name: str, path: list[Module]) -> list[str]:
+        """The tree below this module, a line per module, indented by depth."""
+        count = self.parameter_count()
+        size = f"  {count:,} parameter{'s' * (count != 1)}" if count else ""
+        line = "  " * len(path) + (f"{name}: " if name else "") + f"{type(self).__name__}({self.extra_repr()}){size}"
+        if any(module is self for module in path):
+            return ["  " * len(path) + f"{name}: {type(self).__name__}, which is around"]
+        return [line, *(text for inner, child in self.children() for text in child._lines(inner, [*path, self]))]
+
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by dotted name, as NumPy arrays."""
-        return {name: to_numpy(t.data).copy() for name, t in self.named_tensors()}
+        """Copies of all parameters and buffers by dotted name, as NumPy arrays; what is shared stands there under all its names.
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Overwrite parameters and buffers; ValueError naming what is missing, left over or of another shape (then nothing is changed)."""
-        own = dict(self.named_tensors())
-        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or extra:
-            lists = [
-                f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                for what, names in (("missing", missing), ("unknown", extra))
-                if names
-            ]
-            raise ValueError(f"load_state_dict: {len(missing) + len(extra)} names do not fit: {'; '.join(lists)}")
-        for name, tensor in own.items():
-            if tuple(state[name].shape) != tensor.shape:
-                raise ValueError(f"load_state_dict: {name} has shape {tuple(state[name].shape)}, expected {tensor.shape}")
+        ValueError where two have the same name, as those at the keys 1 and "1" of a dict.
+        """
+        state: dict[str, np.ndarray] = {}
+        for name, t in self.named_tensors(shared=True):
+            if name in state:
+                raise ValueError(f"state_dict: two parameters or buffers have the name {name}")
+            state[name] = to_numpy(t.data).copy()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
+        """Overwrite parameters and buffers by the arrays (or Tensors) of the same names.
+
+        strict: ValueError naming what is missing, left over or of another shape; then nothing is changed. Otherwise what fits is loaded, and the
+        report says what did not.
+        """
+        own = dict(self.named_tensors(shared=True))
+        shapes = {name: tuple(state[name].shape) for name in own if name in state}
+        misfits = {name: (shape, own[name].shape) for name, shape in shapes.items() if shape != own[name].shape}
+        loaded = [name for name in shapes if name not in misfits]
+        report = LoadReport(loaded, sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys()), misfits)
+        if strict:
+            _refuse(report)
         with no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(to_device(np.asarray(state[name], tensor.dtype), tensor.device))
+            for name in loaded:
+                value = state[name].data if isinstance(state[name], Tensor) else state[name]
+                array = to_numpy(value) if isinstance(state[name], Tensor) else np.asarray(value)
+                own[name].copy_(to_device(array.astype(own[name].dtype, copy=False), own[name].device))
+        return report
 
     def to(self: M, device: str | None = None, dtype: Any = None) -> M:
         """Move all parameters and buffers to a device and / or a float dtype, in place; gradients are dropped."""
@@ -130,8 +244,31 @@ class Module:
             parameter.zero_grad()
 
 
+def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, value) of the Parameters, Buffers and modules in a dict, list or tuple, and in those in it; around: those that it is in."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (Parameter, Buffer, Module)):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, (list, tuple, dict)) and not any(value is outer for outer in around):
+            yield from _found(value, f"{prefix}{key}.", (*around, value))
+
+
+def _refuse(report: LoadReport) -> None:
+    """ValueError unless everything fitted."""
+    names = len(report.missing) + len(report.unexpected)
+    if names:
+        lists = [
+            f"{what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for what, names in (("missing", report.missing), ("unknown", report.unexpected))
+            if names
+        ]
+        raise ValueError(f"load_state_dict: {names} names do not fit: {'; '.join(lists)}")
+    for name, (found, expected) in report.misfits.items():
+        raise ValueError(f"load_state_dict: {name} has shape {found}, expected {expected}")
+
+
 class Sequential(Module):
-    """Modules one after another."""
+    """Modules one after another. len, indices, slices and append are those of a list."""
 
     def __init__(self, *modules: Module) -> None:
         self.steps = list(modules)
@@ -140,6 +277,30 @@ class Sequential(Module):
         for step in self.steps:
             x = step(x)
         return x
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.steps)
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """A module, or for a slice a Sequential of them."""
+        return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.steps[index] = module
+
+    def append(self, module: Module) -> Sequential:
+        """One more at the end; returns this module."""
+        self.steps.append(module)
+        return self
 
 
 class Identity(Module):

@@ -38,3 +38,54 @@ class LayerNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.size}"
+
+
+class GroupNorm(Module):
+    """ops.group_norm over groups of channels and all pixels, with gain and offset if `affine`: x (N, ..., C) -> (N, ..., C)."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
+        if num_groups < 1 or num_channels % num_groups:
+            raise ValueError(f"GroupNorm: num_groups is {num_groups}, expected a divisor of the {num_channels} channels")
+        self.weight = Parameter(np.ones(num_channels, np.float32), decay=False) if affine else None
+        self.bias = Parameter(np.zeros(num_channels, np.float32), decay=False) if affine else None
+        self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}"
+
+
+class InstanceNorm2d(Module):
+    """ops.instance_norm of every channel of every image, with gain and offset if `affine` (by default not, as PyTorch's); no running statistics."""
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
+        self.weight = Parameter(np.ones(num_features, np.float32), decay=False) if affine else None
+        self.bias = Parameter(np.zeros(num_features, np.float32), decay=False) if affine else None
+        self.num_features, self.eps = num_features, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(f"InstanceNorm2d: x has shape {x.shape}, expected {self.num_features} channels")
+        return ops.instance_norm(x, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}"
+
+
+class RMSNorm(Module):
+    """ops.rms_norm over the last axis with a gain. eps: None means the machine epsilon of the input's dtype."""
+
+    def __init__(self, channels: int, eps: float | None = None) -> None:
+        self.weight = Parameter(np.ones(channels, np.float32), decay=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.size}"

@@ -37,7 +37,7 @@ def train(seed: int, steps: int) -> tuple[list[float], np.ndarray]:
     images, masks = tiles(rng, 12)
     tape_random.seed(seed)
     net = UNet(width=4, bottleneck="none", encoder="residual", seed=seed)
-    loss_of, optimizer = SegmentationLoss(TERMS), AdamW(net, clip=1.0, average=0.9)
+    loss_of, optimizer = SegmentationLoss(TERMS, background="mask"), AdamW(net, clip=1.0, average=0.9)
     net.train()
     losses = []
     for _ in range(steps):

@@ -97,7 +97,7 @@ def test_clipping_adamw_and_average_follow_ours_for_20_steps() -> None:
 
     net = network(np.float64)
     x, labels = batch(np.float64)
-    loss_of, optimizer, rng = CombinedLoss(WEIGHTS), AdamW(net, clip=0.1, average=0.999), np.random.default_rng(2)
+    loss_of, optimizer, rng = CombinedLoss(WEIGHTS, background="mask"), AdamW(net, clip=0.1, average=0.999), np.random.default_rng(2)
     with jax.enable_x64(True):
         weights, running, adamw = jax_twin.parts(network(np.float64))
         state, weight = adamw.start(weights, running), np.array(WEIGHTS)

@@ -29,7 +29,7 @@ def test_whole_network_gradients(loss) -> None:
     """Width 4, image, every parameter, in training mode, through the loss."""
     net = prepared(layers.UNet(width=4, dropout=0.0, seed=0))
     labels = np.random.default_rng(0).integers(0, 5, (2, 16, 24))
-    criterion = loss((0, 1, 2, 1, 3))
+    criterion = loss((0, 1, 2, 1, 3), background="mask")
     x = image(2, 16, 24, 1)
     assert_gradients(lambda x: criterion(net(x), labels), x, parameters=net.parameters(), name="UNet")
 
@@ -177,8 +177,8 @@ def test_losses_report_their_terms_separately() -> None:
     ):
         assert cls((0, 1, 1, 1, 5))(logits, labels).item() == pytest.approx(terms[name])
     for cls in (layers.CrossEntropyLoss, layers.LovaszLoss):
-        assert np.isfinite(cls((0, 1, 1, 1, 5), background="train")(logits, labels).item())
-    value, parts = ops.combined_loss(logits, labels, (0, 1, 1, 1, 5), background="mask", return_terms=True)
+        assert np.isfinite(cls((0, 1, 1, 1, 5))(logits, labels).item())
+    value, parts = ops.combined_loss(logits, labels, (0, 1, 1, 1, 5), return_terms=True)
     assert value.item() == total
     assert set(parts) == set(terms)
 
@@ -190,9 +190,9 @@ def test_masked_background_ignores_the_background_logit() -> None:
     other[..., 0] += 10
     other[labels == 0] = 7
     for term in ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz"):
-        loss = layers.SegmentationLoss({term: 1.0})
+        loss = layers.SegmentationLoss({term: 1.0}, background="mask")
         assert loss(Tensor(logits), labels).item() == loss(Tensor(other), labels).item()
-        literal = layers.SegmentationLoss({term: 1.0}, background="train")
+        literal = layers.SegmentationLoss({term: 1.0})
         assert literal(Tensor(logits), labels).item() != literal(Tensor(other), labels).item()
 
 

@@ -34,7 +34,7 @@ class Training:
                 p.add_(np.abs(rng.normal(0, 0.1, p.shape)).astype(np.float32))
         tape_random.seed(5)
         self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
-        plain = Passes(self.net, CombinedLoss(WEIGHTS), self.optimizer, "cpu")
+        plain = Passes(self.net, CombinedLoss(WEIGHTS, background="mask"), self.optimizer, "cpu")
         self.passes = RecordedPasses(plain) if recorded else plain
 
     def step(self, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:

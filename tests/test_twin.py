@@ -74,7 +74,7 @@ def test_optimiser_schedule_and_average_follow_pytorch_for_20_steps(pair) -> Non
     ours = AdamW(net, weight_decay=0.05, clip=1.0, average=0.999)
     theirs = twin.optimizer(other, 0.05)
     average = twin.Average(other)
-    loss = CombinedLoss(WEIGHTS)
+    loss = CombinedLoss(WEIGHTS, background="mask")
     weight = torch.tensor(WEIGHTS, dtype=torch.float64)
     total, warmup = 20, 4
     schedule = torch.optim.lr_scheduler.LambdaLR(

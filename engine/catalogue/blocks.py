@@ -35,6 +35,11 @@ BLOCKS: dict[str, tuple[Callable[[], layers.Module], list[Shape]]] = {
     "ConvNorm residual": (lambda: layers.ConvNorm(4, 5, 3), [(2, 5, 6, 4), (2, 5, 6, 5)]),
     "BatchNorm2d": (lambda: layers.BatchNorm2d(4), [(2, 5, 6, 4)]),
     "LayerNorm": (lambda: layers.LayerNorm(4), [(2, 5, 6, 4)]),
+    "GroupNorm": (lambda: layers.GroupNorm(2, 6), [(2, 3, 4, 6)]),
+    "InstanceNorm2d": (lambda: layers.InstanceNorm2d(4, affine=True), [(2, 3, 4, 4)]),
+    "RMSNorm": (lambda: layers.RMSNorm(4), [(2, 5, 4)]),
+    "Linear": (lambda: layers.Linear(4, 3), [(2, 5, 4)]),
+    "Conv1d": (lambda: layers.Conv1d(4, 6, 3, stride=2, padding=1, groups=2), [(2, 9, 4)]),
     "ResidualBlock": (lambda: layers.ResidualBlock(4, 4), [(2, 5, 6, 4)]),
     "ResidualBlock wider": (lambda: layers.ResidualBlock(3, 6), [(2, 5, 6, 3)]),
     "PreActivationBlock": (lambda: layers.PreActivationBlock(3, 6), [(2, 5, 6, 3)]),
@@ -84,7 +89,7 @@ def network(rng: np.random.Generator, *, shape: Shape = (2, 16, 24, 1), width: i
     terms = {"lovasz": 1.0} if loss == "lovasz" else None if loss == "combined" else {loss: 1.0}
     settings.setdefault("dropout", 0.0)
     net = prepared(layers.UNet(width=width, in_channels=shape[-1], seed=int(rng.integers(2**31)), **settings))
-    criterion = layers.CombinedLoss((0, 1, 2, 1, 3), terms=terms)
+    criterion = layers.CombinedLoss((0, 1, 2, 1, 3), background="mask", terms=terms)
     y = labels(*shape[:-1])(rng)
 
     def fn(x: Any) -> Any:

@@ -46,7 +46,7 @@ class Trained:
             if t.ndim == 4:
                 t.data[...] = device.to_device((rng.standard_normal(t.shape) * (2 / t.size * t.shape[3]) ** 0.5).astype(np.float32), where)
         self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
-        self.loss = SegmentationLoss({"cross_entropy": 1.0}, None)
+        self.loss = SegmentationLoss({"cross_entropy": 1.0}, None, background="mask")
         passes = Passes(self.net, self.loss, self.optimizer, where)
         self.passes = GraphPasses(passes) if graph else passes
 

@@ -147,7 +147,7 @@ def tabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Row]]:
 def test_hot_operators_of_a_training_step_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of the full network: per operator who served it, in how many launches; and our share of the arithmetic."""
     device.choose("cuda")
-    net, loss = UNet(width=4, dropout=0.1, seed=0), CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9))
+    net, loss = UNet(width=4, dropout=0.1, seed=0), CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9), background="mask")
     optimizer = AdamW(net, clip=1.0, average=0.999)
     rng = np.random.default_rng(0)
     x = device.to_device(rng.standard_normal((2, 64, 128, 1)).astype(np.float32), "cuda")
