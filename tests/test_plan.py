@@ -17,7 +17,7 @@ from engine.plan import Plan, PlanError
 from kernels.core import memory
 from kernels.core import threads as team
 from kernels.core.dispatch import use_kernels
-from layers import Module, UNet
+from layers import Module, Parameter, UNet
 from layers.conv import Conv2d
 
 rng = np.random.default_rng(7)
@@ -266,3 +266,32 @@ def test_bad_input(small: Module) -> None:
         Plan(small, images().astype(np.float64))
     with pytest.raises(PlanError, match="training mode"):
         Plan(small.train(), images())
+
+
+def test_a_plan_sees_every_nesting() -> None:
+    """A module, a parameter or a setting in a dict, or in a list within one, makes the network another."""
+
+    class Net(Module):
+        def __init__(self) -> None:
+            self.parts = {"body": [(Conv2d(1, 4, 3, padding=1),)], "shift": [Parameter(np.zeros(4, np.float32))]}
+            self.settings = {"scale": [1.0]}
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.parts["body"][0][0](x) * self.settings["scale"][0] + self.parts["shift"][0]
+
+    net = Net().eval()
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 1), np.float32)
+    plan = Plan(net, x)
+    assert plan.current
+    for change in (
+        lambda: net.settings["scale"].__setitem__(0, 2.0),
+        lambda: net.parts["body"].__setitem__(0, (Conv2d(1, 4, 3, padding=1),)),
+        lambda: net.parts["shift"][0].fill_(1.0),
+        lambda: net.parts["body"][0][0].weight.mul_(0.5),
+    ):
+        with no_grad():
+            change()
+        assert not plan.current
+        plan = Plan(net, x)
+        with inference():
+            assert (plan(x) == net(Tensor(x)).data).all()
