@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from autograd.convert import array_from, is_array
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
@@ -38,16 +39,16 @@ class Made:
 
 
 class Function:
-    """Base of all operators; see the module's text."""
+    """Base of all operators; see the module's text. A subclass may do without an `__init__`, and without calling this one's, which does nothing."""
 
-    def __init__(self) -> None:
-        self.needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
-        self.parents: tuple[Tensor | Made | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
-        self.room: tuple[Array | None, ...] = ()
-        self.spare: tuple[bool, ...] = ()
-        self.released = False
-        self._saved: tuple[Array | None, ...] = ()
-        self._guards: list[tuple[int, str, list[int], int]] = []  # saved index, what it is, version counter, version then
+    needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
+    parents: tuple[Tensor | Made | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
+    room: tuple[Array | None, ...] = ()
+    spare: tuple[bool, ...] = ()
+    released = False
+    _called = False
+    _saved: tuple[Array | None, ...] = ()
+    _guards: tuple[tuple[int, str, list[int], int], ...] = ()  # saved index, what it is, version counter, version then
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
 
@@ -86,12 +87,18 @@ class Function:
     # -- recording ----------------------------------------------------------------------------------------------------
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run forward on the inputs (Tensors, arrays, or None) and record it. Returns a Tensor or a tuple of Tensors."""
-        arrays = tuple(x.data if isinstance(x, Tensor) else x for x in inputs)
+        """Run forward on the inputs (Tensors, arrays, or None) and record it. Returns a Tensor or a tuple of Tensors.
+
+        RuntimeError on a second call: an instance holds what backward needs of one.
+        """
+        if self._called:
+            raise RuntimeError(f"{self.name}: this instance was called before, and holds what backward needs of one call; create one for each call")
+        self._called = True
+        arrays = tuple(x.data if isinstance(x, Tensor) else _native(x) for x in inputs)
         self.needs = tuple(modes.recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
         result = self.forward(*arrays)
         outputs = result if isinstance(result, tuple) else (result,)
-        tensors = tuple(Tensor(out) for out in outputs)
+        tensors = tuple(Tensor(out) if isinstance(out, np.ndarray) else self._output(out) for out in outputs)
         _share_versions(inputs, tensors)
         if modes.anomaly:
             for out in outputs:
@@ -104,6 +111,11 @@ class Function:
             observer(self, arrays, outputs)
         return tensors if isinstance(result, tuple) else tensors[0]
 
+    def _output(self, out: Any) -> Tensor:
+        if isinstance(out, np.generic) or is_array(out):
+            return Tensor(out)
+        raise TypeError(f"{self.name}: forward gave a {type(out).__name__}, expected an array or a tuple of arrays")
+
     def _record(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
         self.sequence = next(_sequence)
         self.parents = tuple(_parent(x) if need else None for x, need in zip(inputs, self.needs, strict=True))
@@ -115,7 +127,7 @@ class Function:
                 raise RuntimeError(f"{self.name}: input {k} {x.shape} was made within inference() and cannot be saved for backward")
         for k, tensor in enumerate(tensors):
             if tensor.dtype.kind == "f":
-                tensor.requires_grad, tensor.creator, tensor.index = True, self, k
+                tensor._requires_grad, tensor.creator, tensor.index = True, self, k
         self._guard(inputs, tensors)
 
     def _guard(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
@@ -123,14 +135,17 @@ class Function:
         known = [(f"input {k}", x) for k, x in enumerate(inputs) if isinstance(x, Tensor)]
         known += [(f"output {k}", t) for k, t in enumerate(tensors)]
         owners = {id(root(t.data)): (what, t._version) for what, t in known}
-        for position, array in enumerate(self._saved):
-            owner = owners.get(id(root(array))) if array is not None else None
-            if owner is not None:
-                self._guards.append((position, owner[0], owner[1], owner[1][0]))
+        saved = ((position, owners.get(id(root(array)))) for position, array in enumerate(self._saved) if array is not None)
+        self._guards = tuple((position, owner[0], owner[1], owner[1][0]) for position, owner in saved if owner is not None)
 
     def release(self) -> None:
         """Drop saved arrays and parents: the tape behind is freed."""
-        self.released, self._saved, self._guards, self.parents = True, (), [], ()
+        self.released, self._saved, self._guards, self.parents = True, (), (), ()
+
+
+def _native(x: Any) -> Any:
+    """An input that is no Tensor: arrays in the machine's byte order, all else (None, a setting) as it is."""
+    return array_from(x) if isinstance(x, np.ndarray) else x
 
 
 def _parent(x: Tensor) -> Tensor | Made:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
+import numpy as np
+
+from autograd.convert import is_array
 from autograd.function import Function, Made, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
@@ -67,26 +70,32 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         slots = pending.pop(function)
         dys = _filled(function, slots)
         function.spare = tuple(slot is not None and slot.owned for slot in slots)
-        borrowed = {id(root(a)) for a in (*dys, *function.saved) if a is not None}
+        held = (a for a in vars(function).values() if isinstance(a, np.ndarray))
+        borrowed = {id(root(a)) for a in (*dys, *function.saved, *held) if a is not None}
         given = [dy for dy, spare in zip(dys, function.spare, strict=True) if spare]
         function.room = tuple(_room(parent, pending, leaves) for parent in function.parents)
         grads = function.backward(*dys)
-        grads = grads if isinstance(grads, tuple) else (grads,)
+        grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
         if len(grads) != len(function.parents):
             raise RuntimeError(f"{function.name}: backward gave {len(grads)} gradients for {len(function.parents)} inputs")
         roots = [id(root(grad)) for grad in grads]
         for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
             if parent is not None and (grad is None or grad is not function.room[k]):
-                _check(function, k, parent, grad)
+                grad = _checked(function, k, parent, grad)
                 # Ours to add to when no one else holds that memory: not a saved array, not another gradient, not dy (unless that was ours).
                 ours = roots[k] not in borrowed or any(grad is dy for dy in given)
-                deliver(parent, grad, ours and roots.count(roots[k]) == 1)
-        del slots, dys, given, grads, grad
+                deliver(parent, grad, ours and roots.count(roots[k]) == 1 and _is_whole(grad))
+        del slots, dys, given, grads, grad, held
         function.room, function.spare = (), ()
         if not retain_graph:
             function.release()
     for tensor, total in leaves.values():
         _accumulate_leaf(tensor, total)
+
+
+def _is_whole(array: Array) -> bool:
+    """Whether each entry has memory of its own that may be written to, unlike those of an array that was broadcast."""
+    return (array.flags.c_contiguous or 0 not in array.strides) and (not isinstance(array, np.ndarray) or array.flags.writeable)
 
 
 def _room(parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]) -> Array | None:
@@ -125,21 +134,34 @@ def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
     ]
 
 
-def _check(function: Function, k: int, parent: Tensor | Made, grad: Array | None) -> None:
-    if grad is None:
-        raise RuntimeError(f"{function.name}: backward gave no gradient for input {k}, which needs one")
+def _checked(function: Function, k: int, parent: Tensor | Made, grad: Any) -> Array:
+    """The gradient as an array, so that it can be added to in place: NumPy gives a scalar where an expression of arrays has no axes."""
+    if not isinstance(grad, np.ndarray):
+        if grad is None:
+            raise RuntimeError(f"{function.name}: backward gave no gradient for input {k}, which needs one")
+        if isinstance(grad, np.generic):
+            grad = np.asarray(grad)
+        elif not is_array(grad):
+            raise RuntimeError(f"{function.name}: backward gave a {type(grad).__name__} for input {k}, expected an array")
     if grad.shape != parent.shape:
         raise RuntimeError(f"{function.name}: the gradient of input {k} has shape {grad.shape}, the input {parent.shape}")
     if grad.dtype != parent.dtype:
         raise RuntimeError(f"{function.name}: the gradient of input {k} is {grad.dtype}, the input {parent.dtype}")
     if modes.anomaly:
         check_finite(grad, f"{function.name}: gradient of input {k}", function.input_shapes, function.created_at)
+    return grad
 
 
 def _accumulate_leaf(tensor: Tensor, total: _Sum) -> None:
     """Add to `.grad`. A borrowed array is copied: a leaf's gradient is its own."""
     if tensor.grad is None:
         tensor.grad = Tensor(total.array if total.owned else duplicate(total.array))
-    else:
-        tensor.grad.data += total.array
-        tensor.grad.touch()
+        return
+    held = tensor.grad.data
+    if held.shape != total.array.shape or held.dtype != total.array.dtype:
+        raise RuntimeError(
+            f"backward: the gradient of a leaf is {total.array.dtype} {total.array.shape}, but its .grad still holds {held.dtype} {held.shape}; "
+            f"set .grad to None"
+        )
+    held += total.array
+    tensor.grad.touch()

@@ -2,70 +2,133 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autograd.convert import array_from, is_array, same_kind
+from autograd.methods import Methods
 from autograd.modes import modes
-from kernels.core.device import Array, array_module, default, device_of, module_of, to_device, to_numpy
+from kernels.core.device import Array, array_module, device_of, to_numpy
 
 if TYPE_CHECKING:
     from autograd.function import Function
 
 FLOATS = ("float16", "float32", "float64")
+_SHORT = 200  # elements that repr shows in full
 
 
-class Tensor:
+class Tensor(Methods):
     """A NumPy or CuPy array with a gradient.
 
-    array: an array (kept, not copied), or anything NumPy can make one of; Python floats become float32.
-    `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual arithmetic works on Tensors.
+    array: an array (kept, not copied), an array of another library (shared through DLPack where that can be), or numbers
+    that NumPy can make an array of; Python floats become float32. Big-endian arrays are copied into the machine's byte
+    order. TypeError for anything else.
+
+    `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual signs and methods work on
+    Tensors, and `autograd.promotion` states the dtype of their results. `==` and the like compare values and give boolean
+    Tensors; Tensors are hashed by identity.
+
+    NumPy's functions take a Tensor that requires no gradient for an array (`np.asarray`, `np.mean`, `plt.plot`). For one
+    that does they raise RuntimeError, as with PyTorch, since the gradient would be lost: write `tensor.detach()`. NumPy's
+    ufuncs that have an operator here (`array * tensor`, `np.exp`) give Tensors, with gradients.
     """
 
-    __slots__ = ("__weakref__", "_version", "creator", "data", "grad", "index", "inference", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_grad", "_requires_grad", "_version", "creator", "index", "inference")
     __array_priority__ = 1000  # so that `array * tensor` asks the Tensor
 
     def __init__(self, array: Any, requires_grad: bool = False) -> None:
-        if isinstance(array, Tensor):
-            array = array.data
-        if isinstance(array, np.generic):
-            array = np.asarray(array)
-        elif not hasattr(array, "__array__"):
-            array = module_of(default()).asarray(array)
-            if array.dtype == np.float64:
-                array = array.astype(np.float32)
-        if requires_grad and array.dtype.name not in FLOATS:
-            raise TypeError(f"Tensor: only floating point can require gradients, got {array.dtype}")
-        self.data: Array = array
-        self.requires_grad = requires_grad
-        self.grad: Tensor | None = None
+        self._data: Array = array._data if isinstance(array, Tensor) else array_from(array)
+        if requires_grad:
+            _check_float(self._data, "Tensor")
+        self._requires_grad = requires_grad
+        self._grad: Tensor | None = None
         self.creator: Function | None = None  # the operator that made it, when it is on the tape
         self.index = 0  # which of the creator's outputs it is
         self.inference = modes.inference
         self._version = [0]  # one counter per storage, shared by views
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Array:
+        """The array. An array of this device, or a Tensor, may be assigned. As in PyTorch it may have another shape and dtype
+        (a floating one where gradients are required); it takes the old array's place, and `.grad` stays as it is.
+        """
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            value = value._data
+        if isinstance(value, np.generic):
+            value = np.asarray(value)
+        if not is_array(value) or not same_kind(value, self.device):
+            kind = "CuPy" if self.device == "cuda" else "NumPy"
+            raise TypeError(f"Tensor.data: got {_described(value)}, expected a {kind} array or a Tensor on {self.device}")
+        value = array_from(value, "Tensor.data")
+        if self._requires_grad:
+            _check_float(value, "Tensor.data")
+        self._data = value
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward has left here, or None. A Tensor or array may be assigned that fits this Tensor's
+        shape, dtype and device.
+        """
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is None:
+            self._grad = None
+            return
+        gradient = value if isinstance(value, Tensor) else Tensor(value) if is_array(value) else None
+        if gradient is None:
+            raise TypeError(f"Tensor.grad: got {_described(value)}, expected a Tensor, an array or None")
+        if gradient.shape != self.shape:
+            raise ValueError(f"Tensor.grad: got shape {gradient.shape}, the Tensor has {self.shape}")
+        if gradient.dtype != self.dtype:
+            raise TypeError(f"Tensor.grad: got {gradient.dtype}, the Tensor is {self.dtype}")
+        if gradient.device != self.device:
+            raise ValueError(f"Tensor.grad: got an array on {gradient.device}, the Tensor is on {self.device}")
+        self._grad = gradient
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operators record what they make of this Tensor. It may be set for leaves of a floating dtype."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if self.creator is not None and not value:
+            raise RuntimeError(f"requires_grad: this Tensor was made by {type(self.creator).__name__}, and only leaves can change; use detach()")
+        if value:
+            _check_float(self._data, "requires_grad")
+        self._requires_grad = bool(value)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self._data.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return self.data.dtype
+        return self._data.dtype
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim
+        return self._data.ndim
 
     @property
     def size(self) -> int:
-        return self.data.size
+        return self._data.size
 
     @property
     def device(self) -> str:
         """'cpu' or 'cuda'."""
-        return device_of(self.data)
+        return device_of(self._data)
 
     @property
     def is_leaf(self) -> bool:
@@ -77,37 +140,111 @@ class Tensor:
         """How often the storage was changed in place."""
         return self._version[0]
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __repr__(self) -> str:
-        made = f", made by {type(self.creator).__name__}" if self.creator else ", requires_grad" if self.requires_grad else ""
-        return f"Tensor({self.data!r}{made})"
-
-    def __bool__(self) -> bool:
-        return bool(self.data)
-
     # -- ways out -----------------------------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA."""
-        return to_numpy(self.data)
+        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA. Any Tensor may take this way, gradient or not."""
+        return to_numpy(self._data)
 
     def item(self) -> float:
         """The single value as a Python number."""
-        return self.data.item()
+        return self._data.item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self._data.tolist()
 
     def detach(self) -> Tensor:
         """The same storage, off the tape."""
-        view = Tensor(self.data)
+        view = Tensor(self)
         view._version = self._version
         return view
 
-    def to(self, device: str) -> Tensor:
-        """A leaf with the values on 'cpu' or 'cuda' (this one, if they are there and it is a leaf)."""
-        if device == self.device and self.is_leaf:
-            return self
-        return Tensor(to_device(self.data, device), self.requires_grad)
+    def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
+        """The values on 'cpu' or 'cuda' and in a dtype; this very Tensor, if nothing changes. The gradient finds its way back."""
+        from autograd.promotion import cast, moved
+
+        there = self if device is None else moved(self, device)
+        return there if dtype is None else cast(there, dtype)
+
+    def _plain(self, name: str) -> Array:
+        """The array for a function that knows no gradients."""
+        if self._requires_grad:
+            raise RuntimeError(f"{name}: this Tensor {self.shape} requires gradients, which {name} would lose; use tensor.detach()")
+        return self._data
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self._plain("NumPy")
+        if device_of(array) == "cuda":
+            raise TypeError("NumPy: this Tensor is on cuda; use tensor.numpy()")
+        return np.array(array, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
+        from autograd.numpy_protocol import apply_ufunc
+
+        return apply_ufunc(ufunc, method, inputs, settings)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, settings: Any) -> Any:
+        from autograd.numpy_protocol import apply_function
+
+        return apply_function(function, args, settings)
+
+    def __dlpack__(self, **settings: Any) -> Any:
+        return self._plain("DLPack").__dlpack__(**settings)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._data.__dlpack_device__()
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a Tensor without axes")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        made = f", made by {type(self.creator).__name__}" if self.creator else ", requires_grad" if self.requires_grad else ""
+        flat = self.ndim > 4 and self.size > _SHORT  # many short axes: each would be shown in full
+        with np.printoptions(threshold=_SHORT, edgeitems=3 if flat or self.ndim < 3 else 1):
+            values = f"{self._data.reshape(-1)!r}.reshape{self.shape}" if flat else repr(self._data)
+        return f"Tensor({values}{made})"
+
+    def __format__(self, spec: str) -> str:
+        if spec and self.ndim:
+            raise TypeError(f"format: a Tensor of shape {self.shape} has no format {spec!r}; only one without axes is formatted as a number")
+        return format(self.item(), spec) if not self.ndim else str(self)
+
+    def __bool__(self) -> bool:
+        return bool(self._single("bool"))
+
+    def __float__(self) -> float:
+        return float(self._single("float"))
+
+    def __int__(self) -> int:
+        return int(self._single("int"))
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "biu":
+            raise TypeError(f"index: only an integer Tensor can be an index, got {self.dtype}")
+        return int(self._single("index"))
+
+    def _single(self, name: str) -> Any:
+        if self.size != 1:
+            hint = "; use (...).data.any() or .all()" if name == "bool" else ""
+            raise ValueError(f"{name}: a Tensor of shape {self.shape} is no single number{hint}")
+        return self._data.item()
+
+    # -- copies: storage is shared by copy.copy, and doubled by copy.deepcopy and pickle ------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.creator is not None:
+            raise RuntimeError(f"copy or pickle: this Tensor was made by {type(self.creator).__name__}, whose tape cannot be copied; use detach()")
+        names = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())} - {"__weakref__", "creator"}
+        state = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return {**state, **getattr(self, "__dict__", {})}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.creator = None
+        for name, value in state.items():
+            setattr(self, name, value)
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 
@@ -122,128 +259,137 @@ class Tensor:
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
-        self.grad = None
+        self._grad = None
 
     def touch(self) -> None:
         """Say that `.data` was written to from outside, so that a backward pass that needs the old values raises."""
         self._version[0] += 1
 
-    # -- changes in place ---------------------------------------------------------------------------------------------
+    # -- changes in place: under no_grad, or where no gradient is required --------------------------------------------
 
-    def _written(self, name: str) -> Tensor:
-        if modes.recording and self.requires_grad:
-            raise RuntimeError(f"{name}: this Tensor {self.shape} requires gradients and would be changed in place; do it within no_grad()")
+    def _check_change(self, name: str, values: Any = None) -> None:
+        """RuntimeError where the tape would have to record a change."""
+        if not modes.recording:
+            return
+        if self._requires_grad:
+            raise RuntimeError(
+                f"{name}: this Tensor {self.shape} requires gradients and would be changed in place, which is not recorded; "
+                f"make a new Tensor (x = x + y), or do it within no_grad()"
+            )
+        if isinstance(values, Tensor) and values._requires_grad:
+            raise RuntimeError(
+                f"{name}: the values {values.shape} require gradients, and a change in place is not recorded; "
+                f"make a new Tensor (x = x + y), or use values.detach()"
+            )
+
+    def _written(self, name: str, values: Any = None) -> Array:
+        """The array, to be written to: its version moves on."""
+        self._check_change(name, values)
         self.touch()
+        return self._data
+
+    def _changed(self, name: str, rule: Callable[..., Any], values: Any) -> Tensor:
+        """self = rule(self, values) in place, in the dtype of autograd.promotion; TypeError where this Tensor's dtype cannot hold it."""
+        from autograd.promotion import promoted
+
+        self._check_change(name, values)
+        mine, other = promoted(self, values, floating=rule is operator.itruediv)
+        other = as_array(other)
+        if _RANK.get(mine.dtype.kind, 2) > _RANK.get(self.dtype.kind, 2):
+            raise TypeError(f"{name}: the result is {mine.dtype}, which this Tensor of {self.dtype} cannot hold; make a new Tensor")
+        if rule is not operator.imatmul and not _fits(other.shape, self.shape):
+            raise ValueError(f"{name}: values of shape {other.shape} do not fit into this Tensor of shape {self.shape}")
+        self.touch()
+        if mine is self and rule is not operator.imatmul:
+            rule(self._data, other)
+        else:
+            self._data[...] = rule(mine.data.copy(), other)
         return self
 
     def copy_(self, values: Any) -> Tensor:
         """Overwrite the values (broadcast to this shape)."""
-        self._written("copy_").data[...] = _plain(values, self)
+        self._written("copy_", values)[...] = as_array(values, self._data)
         return self
 
     def fill_(self, value: float) -> Tensor:
         """Overwrite all values with one number."""
         return self.copy_(value)
 
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._written("__setitem__", values)[plain_index(index)] = as_array(values, self._data)
+
     def add_(self, values: Any) -> Tensor:
         """self += values."""
-        target = self._written("add_").data
-        target += _plain(values, self)
-        return self
+        return self._changed("add_", operator.iadd, values)
 
     def mul_(self, values: Any) -> Tensor:
         """self *= values."""
-        target = self._written("mul_").data
-        target *= _plain(values, self)
-        return self
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._written("__setitem__").data[index] = _plain(values, self)
+        return self._changed("mul_", operator.imul, values)
 
     def __iadd__(self, values: Any) -> Tensor:
-        return self.add_(values)
+        return self._changed("+=", operator.iadd, values)
+
+    def __isub__(self, values: Any) -> Tensor:
+        return self._changed("-=", operator.isub, values)
 
     def __imul__(self, values: Any) -> Tensor:
-        return self.mul_(values)
+        return self._changed("*=", operator.imul, values)
 
-    # -- arithmetic: thin names for autograd.ops ----------------------------------------------------------------------
+    def __itruediv__(self, values: Any) -> Tensor:
+        return self._changed("/=", operator.itruediv, values)
 
-    def __add__(self, other: Any) -> Tensor:
-        return _ops().add(self, other)
+    def __ifloordiv__(self, values: Any) -> Tensor:
+        return self._changed("//=", operator.ifloordiv, values)
 
-    __radd__ = __add__
+    def __imod__(self, values: Any) -> Tensor:
+        return self._changed("%=", operator.imod, values)
 
-    def __mul__(self, other: Any) -> Tensor:
-        return _ops().mul(self, other)
+    def __ipow__(self, values: Any) -> Tensor:
+        return self._changed("**=", operator.ipow, values)
 
-    __rmul__ = __mul__
+    def __imatmul__(self, values: Any) -> Tensor:
+        return self._changed("@=", operator.imatmul, values)
 
-    def __sub__(self, other: Any) -> Tensor:
-        return _ops().sub(self, other)
+    def __iand__(self, values: Any) -> Tensor:
+        return self._changed("&=", operator.iand, values)
 
-    def __rsub__(self, other: Any) -> Tensor:
-        return _ops().sub(other, self)
+    def __ior__(self, values: Any) -> Tensor:
+        return self._changed("|=", operator.ior, values)
 
-    def __truediv__(self, other: Any) -> Tensor:
-        return _ops().div(self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _ops().div(other, self)
-
-    def __pow__(self, exponent: float) -> Tensor:
-        return _ops().power(self, exponent)
-
-    def __neg__(self) -> Tensor:
-        return _ops().neg(self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _ops().matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _ops().matmul(other, self)
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return _ops().getitem(self, index)
-
-    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Sum over `axis` (None: all)."""
-        return _ops().sum(self, axis, keepdims)
-
-    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Mean over `axis` (None: all)."""
-        return _ops().mean(self, axis, keepdims)
-
-    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
-        """Maximum over `axis` (None: all)."""
-        return _ops().max(self, axis, keepdims)
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same values in another shape."""
-        return _ops().reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape)
-
-    def transpose(self, *axes: int) -> Tensor:
-        """Axes in another order (none given: reversed)."""
-        return _ops().transpose(self, axes or None)
+    def __ixor__(self, values: Any) -> Tensor:
+        return self._changed("^=", operator.ixor, values)
 
 
-def _ops() -> Any:
-    from autograd import ops
-
-    return ops
+_RANK = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # categories of dtypes; bfloat16, of kind V, is a floating one
 
 
-def _plain(values: Any, like: Tensor) -> Any:
-    if isinstance(values, Tensor):
-        values = values.data
-    return array_module(like.data).asarray(values) if hasattr(values, "__array__") else values
+def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` can be broadcast to `into`."""
+    return len(shape) <= len(into) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(into), strict=False))
+
+
+def _check_float(array: Array, name: str) -> None:
+    if array.dtype.name not in FLOATS and array.dtype.kind != "c":  # complex: gradcheck's second opinion
+        raise TypeError(f"{name}: only floating point can require gradients, got {array.dtype}")
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__name__}".replace("a builtins.", "")
 
 
 def as_array(values: Any, like: Array | None = None) -> Array:
-    """The array of a Tensor, or `values` as an array (of `like`'s module and, for Python numbers, its dtype)."""
+    """The array of a Tensor, or `values` as an array (of `like`'s module and, for what is no array yet, its dtype)."""
     if isinstance(values, Tensor):
-        return values.data
-    if hasattr(values, "__array__") and hasattr(values, "strides"):
-        return values
+        return values._data
+    if is_array(values):
+        return array_from(values)
     if like is None:
-        return Tensor(values).data
-    return array_module(like).asarray(values, like.dtype)
+        return array_from(values)
+    return array_module(like).asarray(values if isinstance(values, (bool, int, float)) else array_from(values), like.dtype)
+
+
+def plain_index(index: Any) -> Any:
+    """An index with arrays in place of Tensors."""
+    if isinstance(index, tuple):
+        return tuple(as_array(part) if isinstance(part, Tensor) else part for part in index)
+    return as_array(index) if isinstance(index, Tensor) else index

@@ -223,7 +223,7 @@ class Module:
         """Move all parameters and buffers to a device and / or a float dtype, in place; gradients are dropped."""
         for _, tensor in self.named_tensors():
             array = tensor.data if dtype is None else tensor.data.astype(dtype)
-            tensor.data = array if device is None else to_device(array, device)
+            tensor._data = array if device is None else to_device(array, device)  # not .data, which holds to its device
             tensor.grad = None
             tensor.touch()
         return self

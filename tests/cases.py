@@ -75,12 +75,13 @@ CASES = [
     Case("sub", ops.sub, forms.sub, [s(N(2, 1, 4), N(3, 1))]),
     Case("mul", ops.mul, forms.mul, [s(N(2, 1, 4), N(3, 1)), s(N(4), N(2, 4))]),
     Case("div", ops.div, forms.div, [s(N(2, 1, 4), positive(3, 1))]),
+    Case("remainder", ops.remainder, forms.remainder, [s(constant(np.array([1.3, -2.6, 4.1])), constant(np.array([[0.9], [-1.7]])))]),
     Case("neg", ops.neg, forms.neg, [s(N(2, 3))]),
     Case(
         "power",
         ops.power,
         forms.power,
-        [s(positive(2, 3), exponent=2.5), s(N(4), exponent=3)],
+        [s(positive(2, 3), exponent=2.5), s(N(4), exponent=3), s(positive(2, 1, 4), N(3, 1), note="of a Tensor")],
         [Bad([N(2)], TypeError, "Python number", {"exponent": "2"})],
     ),
     Case("exp", ops.exp, forms.exp, [s(N(2, 3))]),
@@ -104,6 +105,18 @@ CASES = [
         [Bad([N(3, 4), N(5, 2)], ValueError, r"\(3, 4\) and \(5, 2\) do not fit \(4 against 5\)")],
     ),
     Case("reshape", ops.reshape, forms.reshape, [s(N(2, 3, 4), shape=(4, -1))]),
+    Case(
+        "flatten",
+        ops.flatten,
+        forms.flatten,
+        [s(N(2, 3, 4)), s(N(2, 3, 4, 1), start_dim=1, end_dim=2), s(N(2, 3, 4), start_dim=-2), s(N())],
+        [
+            Bad([N(2, 3)], ValueError, r"start_dim 1 comes after end_dim 0 for x \(2, 3\)", {"start_dim": 1, "end_dim": 0}),
+            Bad([N(2, 3)], IndexError, "axis 2 is out of range for 2 axes", {"start_dim": 2}),
+        ],
+    ),
+    Case("squeeze", ops.squeeze, forms.squeeze, [s(N(1, 3, 1)), s(N(1, 3, 1), axis=-1), s(N(1, 3, 1), axis=1), s(N(1, 3, 1), axis=(0, 1))]),
+    Case("unsqueeze", ops.unsqueeze, forms.unsqueeze, [s(N(2, 3), axis=1), s(N(2, 3), axis=-1), s(N(), axis=0)]),
     Case("transpose", ops.transpose, forms.transpose, [s(N(2, 3, 4), axes=(2, 0, 1)), s(N(2, 3))]),
     Case("broadcast_to", ops.broadcast_to, forms.broadcast_to, [s(N(2, 1, 3), shape=(4, 2, 5, 3))]),
     Case(

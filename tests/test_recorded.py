@@ -171,7 +171,7 @@ def test_a_parameter_in_memory_that_was_given_back_is_noticed() -> None:
         training.step(*batch)
     step, weight = training.passes.step, training.net.head.weight
     shape, number = weight.shape, id(weight.data)
-    weight.data = None
+    weight._data = None
     others = [np.zeros(shape, np.float32) for _ in range(1000)]
     weight.data = next((a for a in others if id(a) == number), others[0])
     assert not step.current

@@ -43,6 +43,10 @@ def div(x: Any, y: Any) -> Any:
     return x / y
 
 
+def remainder(x: Any, y: Any) -> Any:
+    return x % y
+
+
 def neg(x: Any) -> Any:
     return -x
 
@@ -85,6 +89,18 @@ def matmul(x: Any, y: Any) -> Any:
 
 def reshape(x: Any, shape: Any) -> Any:
     return x.reshape(shape)
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    return x.flatten(start_dim, end_dim)
+
+
+def squeeze(x: Any, axis: Any = None) -> Any:
+    return x.squeeze() if axis is None else x.squeeze(axis)
+
+
+def unsqueeze(x: Any, axis: int) -> Any:
+    return x.unsqueeze(axis)
 
 
 def transpose(x: Any, axes: Any = None) -> Any:

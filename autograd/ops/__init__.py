@@ -1,7 +1,19 @@
 """All operators, under the field's names. Layout NHWC; semantics are PyTorch's wherever it has the operator."""
 
-from autograd.ops.arithmetic import add, div, exp, log, mul, neg, power, sqrt, sub, where
+from autograd.ops.arithmetic import add, div, exp, floor_divide, log, mul, neg, power, remainder, sqrt, sub, where
 from autograd.ops.attention import polarized_channel, polarized_spatial, scaled_dot_product_attention
+from autograd.ops.comparison import (
+    bitwise_and,
+    bitwise_not,
+    bitwise_or,
+    bitwise_xor,
+    equal,
+    greater,
+    greater_equal,
+    less,
+    less_equal,
+    not_equal,
+)
 from autograd.ops.conv import conv2d, conv2d_relu, conv_transpose2d
 from autograd.ops.conv1d import conv1d
 from autograd.ops.conv_norm import conv2d_batch_norm
@@ -29,8 +41,9 @@ from autograd.ops.pool import max_pool2d
 from autograd.ops.reduction import cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from autograd.ops.regression import binary_cross_entropy_with_logits, l1_loss, mse_loss, smooth_l1_loss
 from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_bilinear, resize_nearest, strip_pool2d
-from autograd.ops.shape import broadcast_to, concat, flip, getitem, pad, reshape, split, stack, transpose
+from autograd.ops.shape import broadcast_to, concat, flatten, flip, getitem, pad, reshape, split, squeeze, stack, transpose, unsqueeze
 from autograd.ops.sorting import argmax, argmin, argsort, sort, topk
+from autograd.promotion import cast
 
 __all__ = [
     "REPORT_TERMS",
@@ -44,8 +57,13 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "bitwise_and",
+    "bitwise_not",
+    "bitwise_or",
+    "bitwise_xor",
     "blend",
     "broadcast_to",
+    "cast",
     "clip",
     "combined_loss",
     "concat",
@@ -62,20 +80,27 @@ __all__ = [
     "dropout",
     "einsum",
     "embedding",
+    "equal",
     "erf",
     "exp",
+    "flatten",
     "flip",
+    "floor_divide",
     "focal_loss",
     "gate",
     "gather",
     "gelu",
     "getitem",
+    "greater",
+    "greater_equal",
     "group_norm",
     "instance_norm",
     "iou_loss",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
+    "less",
+    "less_equal",
     "linear",
     "log",
     "log_softmax",
@@ -93,12 +118,14 @@ __all__ = [
     "mse_loss",
     "mul",
     "neg",
+    "not_equal",
     "pad",
     "polarized_channel",
     "polarized_spatial",
     "power",
     "prod",
     "relu",
+    "remainder",
     "reshape",
     "resize_bilinear",
     "resize_nearest",
@@ -115,6 +142,7 @@ __all__ = [
     "sort",
     "split",
     "sqrt",
+    "squeeze",
     "stack",
     "std",
     "strip_pool2d",
@@ -124,6 +152,7 @@ __all__ = [
     "tanh",
     "topk",
     "transpose",
+    "unsqueeze",
     "var",
     "where",
 ]

@@ -1,20 +1,21 @@
-"""Broadcasting arithmetic, `where`, and elementary functions. Each forward is one array expression, so it needs no kernel."""
+"""Broadcasting arithmetic, `where`, and elementary functions. Each forward is one array expression, so it needs no kernel.
+
+Operands are Tensors, arrays and numbers; `autograd.promotion` says in which dtype they meet.
+"""
 
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from autograd.function import Function, unbroadcast
+from autograd.promotion import promoted, real
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module
 from kernels.shape import added, evaluate
-
-
-def _pair(x: Any, y: Any) -> tuple[Any, Any]:
-    """Two operands; a Python number takes the other operand's dtype."""
-    like = as_array(x if isinstance(x, Tensor) or hasattr(x, "__array__") else y)
-    return (x if isinstance(x, Tensor) else as_array(x, like)), (y if isinstance(y, Tensor) else as_array(y, like))
 
 
 class _Binary(Function):
@@ -80,6 +81,23 @@ class Div(_Binary):
         return self._reduced(lambda: evaluate(operator.truediv, dz, y), lambda: evaluate(_quotient_gradient, dz, x, y))
 
 
+class Remainder(_Binary):
+    """z = x - y floor(x / y), which has the sign of y;  dx = dz, dy = -dz floor(x / y)."""
+
+    def forward(self, x: Array, y: Array) -> Array:
+        self.shapes = x.shape, y.shape
+        self.save(x, y)
+        return evaluate(operator.mod, x, y)
+
+    def backward(self, dz: Array) -> tuple[Array | None, ...]:
+        x, y = self.saved
+        return self._reduced(lambda: dz, lambda: evaluate(_remainder_gradient, dz, x, y))
+
+
+def _remainder_gradient(dz: Array, x: Array, y: Array) -> Array:
+    return -dz * (x // y)
+
+
 class Where(_Binary):
     """z = x where condition, else y;  dx = dz where condition, dy = dz elsewhere."""
 
@@ -89,16 +107,19 @@ class Where(_Binary):
 
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
-        return array_module(x).where(self.condition, x, y)
+        return evaluate(_chosen, self.condition, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
-        xp = array_module(dz)
-        zero = xp.zeros((), dz.dtype)
-        return self._reduced(lambda: xp.where(self.condition, dz, zero), lambda: xp.where(self.condition, zero, dz))
+        zero = array_module(dz).zeros((), dz.dtype)
+        return self._reduced(lambda: evaluate(_chosen, self.condition, dz, zero), lambda: evaluate(_chosen, self.condition, zero, dz))
+
+
+def _chosen(condition: Array, x: Array, y: Array) -> Array:
+    return array_module(condition, x, y).where(condition, x, y)
 
 
 class Power(Function):
-    """y = x^n for a number n;  dx = n x^(n-1) dy."""
+    """y = x^n for a number n;  dx = n x^(n-1) dy, which is 0 for n = 0 whatever x."""
 
     def __init__(self, exponent: float) -> None:
         super().__init__()
@@ -106,23 +127,58 @@ class Power(Function):
 
     def forward(self, x: Array) -> Array:
         self.save(x)
-        return x**self.exponent
+        return evaluate(partial(_raised, exponent=self.exponent), x)
 
     def backward(self, dy: Array) -> Array:
-        (x,) = self.saved
-        return dy * (self.exponent * x ** (self.exponent - 1))
+        return evaluate(partial(_power_gradient, exponent=self.exponent), dy, *self.saved)
+
+
+def _raised(x: Array, exponent: float) -> Array:
+    return x**exponent
+
+
+def _power_gradient(dy: Array, x: Array, exponent: float) -> Array:
+    return dy * (exponent * x ** (exponent - 1)) if exponent else array_module(dy).zeros_like(dy)
+
+
+class PowerOf(_Binary):
+    """z = x^y;  dx = dz y x^(y-1), which is 0 where y = 0;  dy = dz z log x, which is 0 where x = 0 and y >= 0.
+
+    Over a negative x the gradient of y is NaN, as PyTorch's.
+    """
+
+    def forward(self, x: Array, y: Array) -> Array:
+        self.shapes = x.shape, y.shape
+        z = evaluate(operator.pow, x, y)
+        self.save(x, y, z)
+        return z
+
+    def backward(self, dz: Array) -> tuple[Array | None, ...]:
+        x, y, z = self.saved
+        return self._reduced(lambda: evaluate(_base_gradient, dz, x, y), lambda: evaluate(_exponent_gradient, dz, x, y, z))
+
+
+def _base_gradient(dz: Array, x: Array, y: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return array_module(dz).where(y == 0, dz.dtype.type(0), dz * (y * x ** (y - 1)))
+
+
+def _exponent_gradient(dz: Array, x: Array, y: Array, z: Array) -> Array:
+    xp = array_module(dz)
+    with np.errstate(all="ignore"):
+        return xp.where((x == 0) & (y >= 0), dz.dtype.type(0), dz * (z * xp.log(x)))
 
 
 class Exp(Function):
     """y = e^x;  dx = dy y."""
 
     def forward(self, x: Array) -> Array:
-        y = array_module(x).exp(x)
+        y = evaluate(array_module(x).exp, x)
         self.save(y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        return dy * self.saved[0]
+        return evaluate(operator.mul, dy, *self.saved)
 
 
 class Log(Function):
@@ -130,71 +186,110 @@ class Log(Function):
 
     def forward(self, x: Array) -> Array:
         self.save(x)
-        return array_module(x).log(x)
+        return evaluate(array_module(x).log, x)
 
     def backward(self, dy: Array) -> Array:
-        return dy / self.saved[0]
+        return evaluate(operator.truediv, dy, *self.saved)
 
 
 class Sqrt(Function):
     """y = sqrt x;  dx = dy / (2 y)."""
 
     def forward(self, x: Array) -> Array:
-        y = array_module(x).sqrt(x)
+        y = evaluate(array_module(x).sqrt, x)
         self.save(y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        return dy / (2 * self.saved[0])
+        return evaluate(_root_gradient, dy, *self.saved)
+
+
+def _root_gradient(dy: Array, y: Array) -> Array:
+    return dy / (2 * y)
 
 
 def add(x: Any, y: Any) -> Tensor:
     """x + y with broadcasting."""
-    return Add()(*_pair(x, y))
+    return Add()(*promoted(x, y))
 
 
 def sub(x: Any, y: Any) -> Tensor:
-    """x - y with broadcasting."""
-    return Sub()(*_pair(x, y))
+    """x - y with broadcasting. Raises TypeError where x or y is a mask, as PyTorch does: `1 - mask` is written `~mask`."""
+    for operand in (x, y):
+        if operand.dtype.kind == "b" if isinstance(operand, Tensor) else isinstance(operand, (bool, np.bool_)):
+            raise TypeError("sub: an operand is boolean; the complement of a mask is ~mask, and the difference of two mask ^ other")
+    return Sub()(*promoted(x, y))
 
 
 def mul(x: Any, y: Any) -> Tensor:
     """x * y with broadcasting."""
-    return Mul()(*_pair(x, y))
+    return Mul()(*promoted(x, y))
 
 
 def div(x: Any, y: Any) -> Tensor:
-    """x / y with broadcasting."""
-    return Div()(*_pair(x, y))
+    """x / y with broadcasting; of integers and booleans in float32."""
+    return Div()(*promoted(x, y, floating=True))
+
+
+def floor_divide(x: Any, y: Any) -> Tensor:
+    """The largest whole number up to x / y, with broadcasting. It has no gradient: it is constant but for its jumps."""
+    a, b = _numbers("floor_divide", x, y)
+    return Tensor(evaluate(operator.floordiv, as_array(a), as_array(b)))
+
+
+def remainder(x: Any, y: Any) -> Tensor:
+    """x - y floor(x / y) with broadcasting: the sign is y's, as in Python."""
+    return Remainder()(*_numbers("remainder", x, y))
 
 
 def neg(x: Tensor) -> Tensor:
-    """-x."""
+    """-x. Raises TypeError for a boolean x: see bitwise_not."""
+    if x.dtype.kind == "b":
+        raise TypeError("neg: x is boolean and has no negative; ~x is its complement")
     return mul(x, -1)
 
 
-def power(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent for a Python number."""
-    if isinstance(exponent, Tensor) or not isinstance(exponent, (int, float)):
-        raise TypeError(f"power: the exponent is {type(exponent).__name__}, expected a Python number")
-    return Power(exponent)(x)
+def power(x: Any, exponent: Any) -> Tensor:
+    """x ** exponent with broadcasting, for Tensors, arrays and numbers.
+
+    Gradients as PyTorch's: that of a base of 0 to the power 0 is 0, and so is that of an exponent over a base of 0; over a negative base it is NaN.
+    Raises ValueError where integers are raised to negative integers.
+    """
+    if isinstance(exponent, (str, bytes)) or exponent is None:
+        raise TypeError(f"power: the exponent is {type(exponent).__name__}, expected a Tensor, an array or a Python number")
+    if isinstance(x, Tensor) and isinstance(exponent, (int, float)):
+        base, _ = _numbers("power", x, exponent)
+        if base.dtype.kind not in "iu" or exponent >= 0:
+            return Power(exponent if isinstance(exponent, int) else float(exponent))(base)  # np.float64 would give float64
+    return PowerOf()(*_numbers("power", x, exponent))
 
 
 def exp(x: Tensor) -> Tensor:
-    """e ** x."""
-    return Exp()(x)
+    """e ** x; of integers and booleans in float32, as the functions below."""
+    return Exp()(real(x))
 
 
 def log(x: Tensor) -> Tensor:
     """The natural logarithm."""
-    return Log()(x)
+    return Log()(real(x))
 
 
 def sqrt(x: Tensor) -> Tensor:
     """The square root."""
-    return Sqrt()(x)
+    return Sqrt()(real(x))
 
 
 def where(condition: Any, x: Any, y: Any) -> Tensor:
-    """x where condition (a boolean array), else y; all broadcast. The condition gets no gradient."""
-    return Where(as_array(condition))(*_pair(x, y))
+    """x where condition (a boolean Tensor or array), else y; all broadcast. The condition gets no gradient."""
+    chosen = as_array(condition)
+    if chosen.dtype.kind != "b":
+        raise TypeError(f"where: the condition is {chosen.dtype}, expected booleans")
+    return Where(chosen)(*promoted(x, y))
+
+
+def _numbers(name: str, x: Any, y: Any) -> tuple[Any, Any]:
+    """Two operands in their common dtype, which must not be boolean."""
+    x, y = promoted(x, y)
+    if as_array(x).dtype.kind == "b":
+        raise TypeError(f"{name}: both operands are boolean; for masks there are &, |, ^ and ~")
+    return x, y

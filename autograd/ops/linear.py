@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 from autograd.function import Function, unbroadcast
+from autograd.promotion import promoted
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array
 from kernels.shape import evaluate
@@ -35,12 +36,13 @@ class MatMul(Function):
 
 
 def matmul(x: Any, y: Any) -> Tensor:
-    """x @ y with NumPy's rules."""
+    """x @ y with NumPy's rules for shapes, in the dtype of autograd.promotion."""
+    x, y = promoted(x, y)
     a, b = as_array(x), as_array(y)
     inner = b.shape[0] if b.ndim == 1 else b.shape[-2] if b.ndim else None
     if not a.ndim or not b.ndim or a.shape[-1] != inner:
         raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit ({a.shape[-1] if a.ndim else 'a number'} against {inner})")
-    return MatMul()(x if isinstance(x, Tensor) else a, y if isinstance(y, Tensor) else b)
+    return MatMul()(x, y)
 
 
 class Linear(Function):

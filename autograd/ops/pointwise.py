@@ -1,9 +1,10 @@
-"""Activations, softmax and dropout."""
+"""Activations, softmax and dropout. Those of integers and booleans compute in float32, but for ReLU, which keeps integers."""
 
 from __future__ import annotations
 
 from autograd import random
 from autograd.function import Function
+from autograd.promotion import promoted, real
 from autograd.tensor import Tensor
 from kernels import pointwise as kernels
 from kernels.core.device import Array
@@ -166,42 +167,42 @@ def add_relu(x: Tensor, other: Tensor) -> Tensor:
     """max(x + other, 0) in one pass, for equal shapes: the end of a residual block."""
     if x.shape != other.shape:
         raise ValueError(f"add_relu: x has shape {x.shape} but the other map has {other.shape}")
-    return AddReLU()(x, other)
+    return AddReLU()(*promoted(x, other))
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     """x where x > 0, else negative_slope * x."""
-    return LeakyReLU(negative_slope)(x)
+    return LeakyReLU(negative_slope)(real(x))
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e^-x), without overflow."""
-    return Sigmoid()(x)
+    return Sigmoid()(real(x))
 
 
 def tanh(x: Tensor) -> Tensor:
     """The hyperbolic tangent."""
-    return Tanh()(x)
+    return Tanh()(real(x))
 
 
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x)."""
-    return SiLU()(x)
+    return SiLU()(real(x))
 
 
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), Phi the normal distribution function (the exact form, not the tanh approximation)."""
-    return GELU()(x)
+    return GELU()(real(x))
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """e^x / sum e^x along `axis`."""
-    return Softmax(axis)(x)
+    return Softmax(axis)(real(x))
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, accurate for large differences."""
-    return LogSoftmax(axis)(x)
+    return LogSoftmax(axis)(real(x))
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -211,4 +212,4 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p is {p}, expected 0 <= p < 1")
-    return Dropout(p, random.stream.next())(x) if training and p > 0 else x
+    return Dropout(p, random.stream.next())(real(x)) if training and p > 0 else x

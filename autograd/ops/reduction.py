@@ -11,7 +11,7 @@ import numpy as np
 
 from autograd.checks import along
 from autograd.function import Function
-from autograd.promotion import real
+from autograd.promotion import cast, real
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
@@ -240,13 +240,13 @@ def _floating(name: str, x: Tensor) -> Tensor:
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Sum over `axis` (None: all)."""
-    return Sum(axis, keepdims)(x)
+    """Sum over `axis` (None: all); of integers and booleans in int64."""
+    return Sum(axis, keepdims)(cast(x, np.int64) if x.dtype.kind in "biu" else x)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Mean over `axis` (None: all)."""
-    return Mean(axis, keepdims)(x)
+    """Mean over `axis` (None: all); of integers and booleans in float32."""
+    return Mean(axis, keepdims)(real(x))
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

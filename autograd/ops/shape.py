@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from autograd.function import Function, unbroadcast
-from autograd.tensor import Tensor, as_array
+from autograd.promotion import promoted
+from autograd.tensor import Tensor, plain_index
 from kernels import shape as kernels
 from kernels.core.device import Array, array_module
 
@@ -154,6 +156,36 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return Reshape(tuple(shape))(x)
 
 
+def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """x with the axes start_dim .. end_dim as one, as torch.flatten; a single number becomes a vector of one."""
+    if not x.ndim:
+        return reshape(x, (1,))
+    start, end = _axis("flatten", start_dim, x.ndim), _axis("flatten", end_dim, x.ndim)
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} for x {x.shape}")
+    return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+
+
+def squeeze(x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
+    """x without its axes of length 1; axis: without these alone, as far as they have length 1 (as torch.squeeze)."""
+    given = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    named = {_axis("squeeze", a, x.ndim) for a in given}
+    return reshape(x, tuple(n for k, n in enumerate(x.shape) if n != 1 or k not in named))
+
+
+def unsqueeze(x: Tensor, axis: int) -> Tensor:
+    """x with a new axis of length 1 at `axis`, as torch.unsqueeze."""
+    at = _axis("unsqueeze", axis, x.ndim + 1)
+    return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
+
+
+def _axis(name: str, axis: int, count: int) -> int:
+    """An axis counted from the first one."""
+    if not -count <= axis < count:
+        raise IndexError(f"{name}: axis {axis} is out of range for {count} axes")
+    return axis % count
+
+
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Axes in another order; None reverses them."""
     return Transpose(tuple(reversed(range(x.ndim))) if axes is None else tuple(axes))(x)
@@ -165,10 +197,8 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer or boolean arrays."""
-    parts = index if isinstance(index, tuple) else (index,)
-    plain = tuple(as_array(p) if isinstance(p, Tensor) else p for p in parts)
-    return GetItem(plain if isinstance(index, tuple) else plain[0])(x)
+    """x[index]: slices, integers, integer or boolean arrays and Tensors."""
+    return GetItem(plain_index(index))(x)
 
 
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
@@ -178,11 +208,12 @@ def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Ten
     return Pad(tuple((int(a), int(b)) for a, b in widths), value)(x)
 
 
-def concat(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
-    """The tensors one behind the other along `axis`; all other sizes must agree."""
+def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
+    """The tensors one behind the other along `axis`, in the dtype of autograd.promotion; all other sizes must agree."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concat: got no tensors, expected at least one")
+    tensors = promoted(*tensors)
     first = tensors[0].shape
     for k, t in enumerate(tensors):
         if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != axis % len(first)):

@@ -11,6 +11,7 @@ import numpy as np
 
 from autograd import Tensor, observe
 from engine.command import UsageError
+from kernels.core.device import to_device
 
 KINDS = ("operator", "block", "loss", "network")
 
@@ -31,7 +32,7 @@ class Built:
 
     def tensors(self, dtype: Any = np.float64, device: str = "cpu") -> list[Tensor]:
         """The arrays as Tensors that require gradients."""
-        return [Tensor(array.astype(dtype), requires_grad=True).to(device) for array in self.arrays]
+        return [Tensor(to_device(array.astype(dtype), device), requires_grad=True) for array in self.arrays]
 
     @property
     def parameters(self) -> list[Tensor]:

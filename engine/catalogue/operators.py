@@ -38,6 +38,13 @@ def binary(op: Callable[..., Any], other: str = "normal", shapes: tuple[Any, Any
     return build
 
 
+def remainder(rng: Rng, *, shape: tuple[int, ...] = (2, 3, 4)) -> Built:
+    """Quotients at least 0.2 away from whole numbers, where the remainder jumps."""
+    y = away(shape[-1])(rng)
+    x = (rng.integers(-3, 3, shape) + rng.uniform(0.2, 0.8, shape)) * y
+    return Built(lambda x, y: ops.remainder(x, y), [x, y], ["x", "y"])
+
+
 def pad_widths(rng: Rng, *, shape: tuple[int, ...] = (2, 3, 4), value: float = 2.5) -> Built:
     """pad with 0, 1, 2, ... before and one fewer behind, axis by axis."""
     widths = [(k, max(0, k - 1) + 1) for k in range(len(shape))]
@@ -248,6 +255,7 @@ OPERATORS = [
     _entry("sub", binary(ops.sub)),
     _entry("mul", binary(ops.mul)),
     _entry("div", binary(ops.div, "positive")),
+    _entry("remainder", remainder),
     _entry("neg", unary(ops.neg)),
     _entry("power", unary(ops.power, "positive", exponent=2.5), {}, {"exponent": 3, "values": "normal"}),
     _entry("exp", unary(ops.exp)),
@@ -265,6 +273,9 @@ OPERATORS = [
         {"shape": (4,), "other_shape": (2, 4, 3)},
     ),
     _entry("reshape", unary(lambda x: ops.reshape(x, (-1,)), shape=(2, 3, 4))),
+    _entry("flatten", unary(ops.flatten, shape=(2, 3, 4), start_dim=1)),
+    _entry("squeeze", unary(ops.squeeze, shape=(1, 3, 1, 2)), {}, {"axis": 2}),
+    _entry("unsqueeze", unary(ops.unsqueeze, axis=1)),
     _entry("transpose", unary(ops.transpose, shape=(2, 3, 4), axes=(2, 0, 1))),
     _entry("broadcast_to", unary(lambda x: ops.broadcast_to(x, (4, *x.shape[:-1], 5, x.shape[-1])), shape=(3,))),
     _entry("getitem", unary(lambda x: ops.getitem(x, ([0, 2, 2], slice(None, None, 2))), shape=(4, 5))),

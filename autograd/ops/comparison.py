@@ -1,0 +1,95 @@
+"""Comparisons and logic, element by element: boolean Tensors without a gradient. The operands meet as `autograd.promotion` says."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from autograd.promotion import cast, promoted
+from autograd.tensor import Tensor, as_array
+from kernels.shape import evaluate
+
+
+def _evaluated(rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
+    a, b = promoted(x, y)
+    return Tensor(evaluate(rule, as_array(a), as_array(b)))
+
+
+def _compared(rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
+    return _evaluated(rule, _widened(x, y), _widened(y, x))
+
+
+def _widened(x: Any, y: Any) -> Any:
+    """x, in a wider dtype where it holds integers and y is an integer beyond their range: 300 is equal to no uint8, but would wrap to 44."""
+    if type(y) is not int or not isinstance(x, Tensor) or x.dtype.kind not in "iu":
+        return x
+    info, widest = np.iinfo(x.dtype), np.iinfo(np.int64)
+    if info.min <= y <= info.max:
+        return x
+    return cast(x, np.int64 if widest.min <= y <= widest.max and info.max <= widest.max else np.float64)
+
+
+def equal(x: Any, y: Any) -> Tensor:
+    """x == y with broadcasting."""
+    return _compared(operator.eq, x, y)
+
+
+def not_equal(x: Any, y: Any) -> Tensor:
+    """x != y with broadcasting."""
+    return _compared(operator.ne, x, y)
+
+
+def less(x: Any, y: Any) -> Tensor:
+    """x < y with broadcasting."""
+    return _compared(operator.lt, x, y)
+
+
+def less_equal(x: Any, y: Any) -> Tensor:
+    """x <= y with broadcasting."""
+    return _compared(operator.le, x, y)
+
+
+def greater(x: Any, y: Any) -> Tensor:
+    """x > y with broadcasting."""
+    return _compared(operator.gt, x, y)
+
+
+def greater_equal(x: Any, y: Any) -> Tensor:
+    """x >= y with broadcasting."""
+    return _compared(operator.ge, x, y)
+
+
+def bitwise_and(x: Any, y: Any) -> Tensor:
+    """x & y with broadcasting: logical on booleans, bit by bit on integers."""
+    return _logical("bitwise_and", operator.and_, x, y)
+
+
+def bitwise_or(x: Any, y: Any) -> Tensor:
+    """x | y with broadcasting."""
+    return _logical("bitwise_or", operator.or_, x, y)
+
+
+def bitwise_xor(x: Any, y: Any) -> Tensor:
+    """x ^ y with broadcasting."""
+    return _logical("bitwise_xor", operator.xor, x, y)
+
+
+def bitwise_not(x: Tensor) -> Tensor:
+    """~x: the complement of a mask, or of an integer's bits."""
+    _check_bits("bitwise_not", x)
+    return Tensor(evaluate(operator.invert, x.data))
+
+
+def _logical(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
+    for operand in (x, y):
+        _check_bits(name, operand)
+    return _evaluated(rule, x, y)
+
+
+def _check_bits(name: str, x: Any) -> None:
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    if dtype.kind not in "biu":
+        raise TypeError(f"{name}: got {dtype}, expected booleans or integers")
