@@ -12,8 +12,10 @@ from kernels.core.device import Array
 from kernels.core.geometry import pair
 from kernels.core.prepared import read_only
 from layers.initialisers import equal_taps, he_normal
-from layers.module import Module, Parameter
+from layers.module import Module, Parameter, changed
 from layers.norm import BatchNorm2d
+
+_DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 class Kept:
@@ -33,13 +35,12 @@ class Kept:
         return self._made
 
 
-def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> Sequence[Tensor | None]:
+def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> tuple[Tensor, Tensor | None]:
     """The filter and bias themselves where gradients are recorded, else copies that cannot change (see Kept)."""
     if is_recording():
         return weight, bias
-    if bias is None:
-        return (*kept([weight], lambda *arrays: arrays), None)
-    return kept([weight, bias], lambda *arrays: arrays)
+    made = kept([weight] if bias is None else [weight, bias], lambda *arrays: arrays)
+    return made[0], None if bias is None else made[1]
 
 
 class Conv2d(Module):
@@ -68,6 +69,11 @@ class Conv2d(Module):
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         weight, bias = _unchanging(self.weight, self.bias, self._kept)
         return ops.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        r, s, c, k = self.weight.shape
+        others = changed(self, **_DEFAULTS)
+        return ", ".join([f"{c * self.groups}, {k}, kernel_size={r if r == s else (r, s)}", *others, *(["bias=False"] if self.bias is None else [])])
 
 
 class ConvTranspose2d(Module):
@@ -102,6 +108,11 @@ class ConvTranspose2d(Module):
         weight, bias = _unchanging(self.weight, self.bias, self._kept)
         return ops.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
+    def extra_repr(self) -> str:
+        r, s, c, k = self.weight.shape
+        others = changed(self, **_DEFAULTS, output_padding=0)
+        return ", ".join([f"{c}, {k * self.groups}, kernel_size={r if r == s else (r, s)}", *others, *(["bias=False"] if self.bias is None else [])])
+
 
 class ConvNorm(Module):
     """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be several maps, as if concatenated.
@@ -132,16 +143,16 @@ class ConvNorm(Module):
             x = ops.concat(x)
         if norm.training:
             vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
-            settings = norm.momentum, norm.eps, residual, norm.activation, conv.stride, conv.padding, conv.dilation, conv.groups
-            return ops.conv2d_batch_norm(x, conv.weight, *vectors, *settings)
+            window = conv.stride, conv.padding, conv.dilation, conv.groups
+            return ops.conv2d_batch_norm(x, conv.weight, *vectors, norm.momentum, norm.eps, residual, norm.activation, *window)
         if is_recording():
             return norm(conv(x), residual)
         sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
         weight, bias = self._folded(sources, self._fold)
-        settings = conv.stride, conv.padding, conv.dilation, conv.groups
+        window = conv.stride, conv.padding, conv.dilation, conv.groups
         if norm.activation == "relu":
-            return ops.conv2d_relu(x, weight, bias, *settings, residual)
-        y = ops.conv2d(x, weight, bias, *settings)
+            return ops.conv2d_relu(x, weight, bias, *window, residual)
+        y = ops.conv2d(x, weight, bias, *window)
         return y if residual is None else y + residual
 
     def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from autograd import Tensor, ops
 from layers.initialisers import he_normal
-from layers.module import Module, Parameter
+from layers.module import Module, Parameter, changed
 
 
 class Conv1d(Module):
@@ -37,6 +37,5 @@ class Conv1d(Module):
 
     def extra_repr(self) -> str:
         size, channels, filters = self.weight.shape
-        settings = {"stride": (self.stride, 1), "padding": (self.padding, 0), "dilation": (self.dilation, 1), "groups": (self.groups, 1)}
-        others = [f"{name}={value}" for name, (value, default) in settings.items() if value != default]
+        others = changed(self, stride=1, padding=0, dilation=1, groups=1)
         return ", ".join([f"{channels * self.groups}, {filters}, kernel_size={size}", *others, *(["bias=False"] if self.bias is None else [])])

@@ -36,7 +36,8 @@ class AttentionGate(Module):
         self.theta = ConvNorm(encoder_channels, inner, 1)
         self.phi = ConvNorm(decoder_channels, inner, 1, activation=None)
         self.psi = Conv2d(inner, encoder_channels if kind == "attnC" else 1, 1)
-        self.psi.bias.data[...] = np.float32(2)
+        if self.psi.bias is not None:
+            self.psi.bias.data[...] = np.float32(2)
 
     def forward(self, e: Tensor, d: Tensor) -> Tensor:
         if e.shape[:3] != d.shape[:3]:

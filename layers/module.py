@@ -111,7 +111,13 @@ class Module:
             function(module)
         return self
 
-    def named_tensors(self, kind: type[T] = Tensor, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, T]]:  # type: ignore[assignment]
+    @overload
+    def named_tensors(self, *, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, Tensor]]: ...
+
+    @overload
+    def named_tensors(self, kind: type[T], prefix: str = "", shared: bool = False) -> Iterator[tuple[str, T]]: ...
+
+    def named_tensors(self, kind: Any = Tensor, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, Any]]:
         """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`): each once, or, if `shared`, under all its names."""
         return ((name, t) for name, t in self._tensors(prefix, None if shared else set(), []) if isinstance(t, kind))
 
@@ -251,6 +257,11 @@ def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Itera
             yield f"{prefix}{key}", value
         elif isinstance(value, (list, tuple, dict)) and not any(value is outer for outer in around):
             yield from _found(value, f"{prefix}{key}.", (*around, value))
+
+
+def changed(module: Module, **defaults: Any) -> list[str]:
+    """ "name=value" of the module's attributes that are not what they are by default, for its repr."""
+    return [f"{name}={getattr(module, name)!r}" for name, default in defaults.items() if getattr(module, name) != default]
 
 
 def _refuse(report: LoadReport) -> None:

@@ -23,9 +23,11 @@ class BatchNorm2d(Module):
         self.momentum, self.eps, self.activation = momentum, eps, activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        running = self.running_mean, self.running_var
-        settings = self.training, self.momentum, self.eps, residual, self.activation
-        return ops.batch_norm(x, self.weight, self.bias, *running, *settings)
+        vectors = self.weight, self.bias, self.running_mean, self.running_var
+        return ops.batch_norm(x, *vectors, self.training, self.momentum, self.eps, residual, self.activation)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.size}" + (f", activation={self.activation!r}" if self.activation else "")
 
 
 class LayerNorm(Module):
