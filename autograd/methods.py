@@ -189,6 +189,45 @@ class Methods:
         """Maximum over `axis` (None: all)."""
         return _ops().max(self, axis, keepdims)
 
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Minimum over `axis` (None: all)."""
+        return _ops().min(self, axis, keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Product over `axis` (None: all)."""
+        return _ops().prod(self, axis, keepdims)
+
+    def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+        """Variance over `axis` (None: all), with n - correction in the denominator: 1, as in PyTorch (NumPy's ddof is 0)."""
+        return _ops().var(self, axis, keepdims, correction)
+
+    def std(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
+        """Standard deviation over `axis` (None: all): the square root of `var`."""
+        return _ops().std(self, axis, keepdims, correction)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """The number of the first largest value along `axis` (None: of all), without gradient."""
+        return _ops().argmax(self, axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """The number of the first smallest value along `axis` (None: of all), without gradient."""
+        return _ops().argmin(self, axis, keepdims)
+
+    def cumsum(self, axis: int) -> Tensor:
+        """Sums along `axis` up to each value."""
+        return _ops().cumsum(self, axis)
+
+    def abs(self) -> Tensor:
+        """|x|, value by value."""
+        return _ops().abs(self)
+
+    def __abs__(self) -> Tensor:
+        return _ops().abs(self)
+
+    def clip(self, min: float | None = None, max: float | None = None) -> Tensor:
+        """The values limited to [min, max]."""
+        return _ops().clip(self, min, max)
+
 
 def _is_no_number(other: Any) -> bool:
     """Whether == has nothing to compare values with, so that Python's rule, identity, holds."""

@@ -229,3 +229,16 @@ def test_single_numbers_are_written_again_by_a_recording() -> None:
     x.data[...] = 2
     recording.run(recording.start, recording.place)
     assert y.item() == 8
+
+
+METHODS = {
+    "abs": {}, "clip": {"min": -0.5}, "min": {"axis": 1}, "var": {"axis": 0}, "std": {"correction": 0}, "prod": {"axis": -1, "keepdims": True},
+    "argmax": {"axis": 1}, "argmin": {}, "cumsum": {"axis": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_the_operators(name: str) -> None:
+    x = Tensor(np.random.default_rng(0).standard_normal((3, 4)))
+    assert (getattr(x, name)(**METHODS[name]).numpy() == getattr(ops, name)(x, **METHODS[name]).numpy()).all()
+    assert (abs(x).numpy() == np.abs(x.numpy())).all()
