@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, ConfigError, from_dict
-from engine.inference import Normalisation
-from kernels.core.device import Array, array_module
-from layers import UNet
+import numpy as np
 
-_FORMAT = "areograd-1"
+from engine.config import Config, ConfigError, from_dict
+from engine.files import write_bytes
+from engine.inference import Normalisation
+from kernels.core.device import Array, array_module, to_numpy
+from layers import Module, UNet
+
+_FORMAT = "areograd-2"
+_KEY = "areograd"
 
 
 class CheckpointError(ValueError):
@@ -59,44 +62,80 @@ def not_finite(state: Mapping[str, Array]) -> str | None:
 
 
 def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any]) -> None:
-    """Write weights, buffers and metadata; the file appears whole or not at all. CheckpointError for weights that are not finite."""
-    from safetensors.numpy import save_file
+    """Write weights, buffers and metadata durably; the file appears whole or not at all, and equal networks give equal bytes.
+
+    CheckpointError for weights that are not finite.
+    """
+    from safetensors.numpy import save
 
     state = net.state_dict()
     if bad := not_finite(state):
         raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
-    metadata = {
-        "format": _FORMAT,
-        "config": json.dumps(asdict(config)),
-        "normalisation": json.dumps(asdict(normalisation)),
-        "record": json.dumps(record),
-    }
-    part = path.with_name(path.name + ".part")
-    save_file(state, part, metadata)
-    os.replace(part, path)
+    about = {"format": _FORMAT, "config": asdict(config), "normalisation": asdict(normalisation), "record": record}
+    # One key, because the order of several would be that of a hash table, and change from process to process.
+    write_bytes(path, save(state, {_KEY: json.dumps(about, sort_keys=True)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file written by `save_checkpoint`. CheckpointError with one line when that fails."""
+    metadata, state = read_arrays(path)
+    try:
+        about = _about(metadata)
+        if about.get("format") != _FORMAT:
+            raise CheckpointError(f"checkpoint {path}: its format is {about.get('format')!r}, expected {_FORMAT!r}")
+        if bad := not_finite(state):
+            raise CheckpointError(f"checkpoint {path}: {bad}")
+        config = from_dict(about["config"], "its config")
+        normalisation = Normalisation(**about["normalisation"])
+        net = build_network(config)
+        net.load_state_dict(state)
+    except CheckpointError:
+        raise
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
+    return Checkpoint(net.eval(), config, normalisation, about.get("record", {}))
+
+
+def _about(metadata: dict[str, str]) -> dict[str, Any]:
+    """What is written about a network: one JSON object, or, in files of the first form, one per key."""
+    if metadata.get("format") == "areograd-1":
+        return {"format": _FORMAT} | {name: json.loads(metadata[name]) for name in ("config", "normalisation", "record") if name in metadata}
+    return json.loads(metadata[_KEY]) if _KEY in metadata else metadata
+
+
+def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and arrays of any safetensors file; CheckpointError when it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: no such file")
     try:
         with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"checkpoint {path}: its format is {metadata.get('format')!r}, expected {_FORMAT!r}")
-    if bad := not_finite(state):
-        raise CheckpointError(f"checkpoint {path}: {bad}")
-    try:
-        config = from_dict(json.loads(metadata["config"]), "its config")
-        normalisation = Normalisation(**json.loads(metadata["normalisation"]))
-        net = build_network(config)
-        net.load_state_dict(state)
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path}: {error}") from None
-    return Checkpoint(net.eval(), config, normalisation, json.loads(metadata.get("record", "{}")))
+
+
+def take_weights(net: Module, path: Path) -> str:
+    """Overwrite those parameters and buffers that a checkpoint has in the same shape; returns one line on what was taken and what was not.
+
+    CheckpointError when nothing fits.
+    """
+    _, given = read_arrays(path)
+    own = dict(net.named_tensors())
+    fitting = {name for name in own.keys() & given.keys() if own[name].shape == given[name].shape and given[name].dtype.kind == "f"}
+    lists = {
+        "not in the file": own.keys() - given.keys(),
+        "of another shape": (own.keys() & given.keys()) - fitting,
+        "not in the network": given.keys() - own.keys(),
+    }
+    rest = "".join(f"; {len(names)} {what} ({_some(names)})" for what, names in lists.items() if names)
+    if not fitting:
+        raise CheckpointError(f"--from {path}: none of the network's {len(own)} arrays can be taken from it{rest}")
+    net.load_state_dict({name: given[name] if name in fitting else to_numpy(t.data) for name, t in own.items()})
+    return f"weights from {path}: {len(fitting)} of {len(own)} arrays taken{rest}"
+
+
+def _some(names: Collection[str]) -> str:
+    first = sorted(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -1,15 +1,18 @@
-"""What all command lines share: errors are one line and exit code 2, Ctrl-C is quiet."""
+"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
 from engine.data import DataError
+from engine.files import OutputError
+from engine.run_folder import FolderError
+from engine.run_state import StateError
+from engine.signals import Terminated, terminated_by_exception
 from kernels.core.device import DeviceError
 
 
@@ -17,16 +20,19 @@ class UsageError(ValueError):
     """The command line asks for something that cannot be; the message names the argument."""
 
 
-EXPECTED = (UsageError, ConfigError, DataError, CheckpointError, DeviceError)
+EXPECTED = (UsageError, ConfigError, DataError, CheckpointError, DeviceError, FolderError, StateError, OutputError)
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C."""
+    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM."""
     try:
-        code = main()
+        with terminated_by_exception():
+            code = main()
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except Terminated:
+        code = 143
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of our output has gone; that is its right
@@ -43,14 +49,3 @@ def use_threads(count: int) -> None:
         from kernels.core.threads import set_threads
 
         set_threads(count)
-
-
-def make_folder(path: Path, argument: str = "--out") -> None:
-    """Create a folder and make sure that it can be written to; UsageError otherwise."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"{argument} {path}: cannot write there ({error.strerror})") from None

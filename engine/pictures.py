@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from engine.files import write_bytes
 
 COLOURS = ("#3b3b3b", "#c9a36a", "#8fb3c9", "#e8d9a0", "#d1495b")  # background, soil, bedrock, sand, big rock
 _ERROR = "#ff2ec4"
@@ -20,6 +23,14 @@ def pyplot() -> Any:
     import matplotlib.pyplot as plt
 
     return plt
+
+
+def _save(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG file that appears whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    _pyplot().close(figure)
+    write_bytes(path, content.getvalue())
 
 
 def rgb(labels: np.ndarray) -> np.ndarray:
@@ -59,8 +70,7 @@ def draw_predictions(path: Path, images: np.ndarray, masks: np.ndarray, labels: 
     handles.append(Patch(color=_ERROR, label="error"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+    _save(figure, path, 80)
 
 
 def choose_rows(masks: np.ndarray, count: int = 12) -> np.ndarray:
@@ -103,5 +113,4 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[st
         axis.legend(fontsize=8)
     for axis in axes[1:]:
         axis.set_ylim(0, 1)
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+    _save(figure, path, 90)

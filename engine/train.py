@@ -1,24 +1,26 @@
 """Train the Mars-terrain segmentation network:  python -m engine.train [--preset tiny|small|report] [--data ...] [--out DIR] ...
 
 Tiles in, a run folder out: config.toml, metrics.jsonl (a line per epoch), summary.json, best.safetensors and last.safetensors,
-curves.png, predictions.png. Without options it trains the smallest preset on built-in data in a few minutes.
+curves.png, predictions.png, and the run's two last states, from which --resume goes on (docs/reliability.md). Without options it trains the
+smallest preset on built-in data in a few minutes. Exit codes: 0 finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from engine.command import UsageError, make_folder, run_command, use_threads
+from engine.command import UsageError, run_command, use_threads
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
-
-SETTINGS_FILE = "config.toml"
+from engine.run_folder import CHOICES, LAST, SETTINGS, FolderError, RunFolder, holds_run, holds_state, next_folder
+from engine.run_state import RunState, StateError, difference, load_state
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Arguments:
       python -m engine.train                                  built-in tiles, a few minutes
       python -m engine.train --preset small --data FILE.npz   real tiles, the middle network
       python -m engine.train --config runs/tiny-1/config.toml --seed 1 --out runs/again
+      python -m engine.train --resume runs/tiny-1             go on with a run that was stopped or killed
+
+    The first Ctrl-C (or SIGTERM) saves the run's state and ends with code 130 (143); a second one ends at once.
     """
 
     settings: Annotated[Config, tyro.conf.arg(name="")]
@@ -37,17 +42,27 @@ class Arguments:
     config: Path | None = None
     """Take the settings from a config.toml; options given here win."""
     overwrite: bool = False
-    """Allow --out to be a folder that already holds a run."""
+    """Remove the results of the run that --out already holds, and train there anew."""
+    resume: Path | None = None
+    """Go on with the run in this folder, bit for bit as if it had never stopped. It keeps its own settings."""
+    allow_changes: bool = False
+    """With --resume: go on although versions, sources, device or tiles have changed; then no longer bit for bit."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="CHECKPOINT")] = None
+    """Start a new run from the weights of a checkpoint, as far as they fit; one line says what was taken."""
+    save_every: float = 10.0
+    """Minutes between two saved states within an epoch; 0 saves only after each epoch."""
     threads: int = 0
     """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def parse(arguments: list[str] | None = None) -> Arguments:
-    """The command line as Arguments: defaults from --config, else from --preset, and what is given explicitly wins."""
+    """The command line as Arguments: defaults from --resume, else from --config, else from --preset, and what is given explicitly wins."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    chosen_preset, path = _peek(arguments, "--preset"), _peek(arguments, "--config")
+    chosen_preset, path, resumed = (_peek(arguments, name) for name in ("--preset", "--config", "--resume"))
     base = preset("tiny")
-    if path is not None:
+    if resumed is not None:
+        base = _state(Path(resumed)).config
+    elif path is not None:
         base = read_toml(Path(path))
     elif chosen_preset in PRESETS:
         base = preset(chosen_preset)
@@ -70,56 +85,102 @@ def _peek(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def choose_out(arguments: Arguments) -> Path:
-    """The run folder: as given (not one that holds a run, unless --overwrite), or the next free runs/PRESET-N."""
+def _state(folder: Path) -> RunState:
+    """The state that a run goes on from; StateError with one line when there is none, or settings that differ from those in config.toml."""
+    if not holds_state(folder):
+        hint = f"; --from {folder / LAST} starts a new run from its weights" if (folder / LAST).exists() else ""
+        raise StateError(f"--resume {folder}: holds no state of a run{hint}")
+    try:
+        state = load_state(folder)
+    except StateError as error:
+        raise StateError(f"--resume {error}") from None
+    if (folder / SETTINGS).exists() and (differs := difference(read_toml(folder / SETTINGS), state.config)):
+        raise StateError(f"--resume {folder}: in its {SETTINGS} {differs}; a run goes on with the settings that it was started with")
+    return state
+
+
+def _check(arguments: Arguments) -> None:
+    """UsageError when options contradict each other."""
+    if not (math.isfinite(arguments.save_every) and arguments.save_every >= 0):
+        raise UsageError(f"--save-every: got {arguments.save_every}, expected minutes, or 0 (only after each epoch)")
+    if arguments.resume is None:
+        if arguments.allow_changes:
+            raise UsageError("--allow-changes: goes with --resume only")
+        return
+    for name, given in (("out", arguments.out), ("config", arguments.config), ("from", arguments.start), ("overwrite", arguments.overwrite)):
+        if given:
+            raise UsageError(f"--resume {arguments.resume}: goes on in that folder with the run's own settings, so leave out --{name}")
+
+
+def claim(arguments: Arguments) -> RunFolder:
+    """The run folder, not yet entered: as given, or the next free runs/PRESET-N."""
+    if arguments.resume is not None:
+        return RunFolder(arguments.resume, "--resume")
     if arguments.out is None:
-        number = 1
-        while (out := Path("runs") / f"{arguments.settings.preset}-{number}").exists():
-            number += 1
-    else:
-        out = arguments.out
-        if (out / SETTINGS_FILE).exists() and not arguments.overwrite:
-            raise UsageError(f"--out {out}: already holds a run; give another folder, or --overwrite")
-    return out
+        return RunFolder(next_folder(Path("runs"), arguments.settings.preset), new=True)
+    return RunFolder(arguments.out)
 
 
-def report_summary(summary: dict[str, Any], out: Path) -> str:
-    """The last lines of a run: the scores, then which file is what."""
-    low, high = summary["val_miou_fg_interval"]
-    per_class = ", ".join(f"{name} {'absent' if summary['iou'][name] is None else format(summary['iou'][name], '.3f')}" for name in CLASSES[1:])
-    return (
-        f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by source image), "
-        f"keras {summary['val_miou_keras']:.4f}; {per_class}\n"
-        f"model    {out / 'best.safetensors'}  (epoch {summary['best_epoch']})\n"
-        f"metrics  {out / 'summary.json'}, {out / 'metrics.jsonl'}\n"
-        f"pictures {out / 'predictions.png'}, {out / 'curves.png'}"
-    )
+def _take_choices(config: Path) -> None:
+    """Choose convolution algorithms as the run did that these settings are from, if it timed them."""
+    path = config.parent / CHOICES
+    if config.name == SETTINGS and path.exists():
+        from kernels.conv import choice
+
+        try:
+            choice.use(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            raise UsageError(f"--config {config}: {CHOICES} beside it cannot be used ({error})") from None
+
+
+def _check_free(out: Path) -> None:
+    """FolderError when a run is there; one that can go on is told apart."""
+    if not holds_run(out):
+        return
+    hint = ""
+    if holds_state(out):
+        try:
+            epochs = load_state(out).progress["epoch"]
+            hint = f" ({epochs} epochs done; --resume {out} goes on with it)"
+        except (StateError, KeyError):
+            pass
+    raise FolderError(f"--out {out}: already holds a run{hint}; give another folder, or --overwrite")
 
 
 def run(arguments: Arguments) -> int:
     """Train as the Arguments say; returns the exit code."""
     from engine.passes import CaptureError
     from engine.progress import make_reporter
+    from engine.reporting import summary_lines
     from engine.training import Run, TrainingError
 
+    _check(arguments)
     use_threads(arguments.threads)
-    out = choose_out(arguments)
-    existed = out.exists()
-    make_folder(out)
-    reporter = make_reporter(CLASSES)
-    try:
-        summary = Run(dataclasses.replace(arguments.settings), out, reporter).train()
-    except (TrainingError, CaptureError) as error:
-        reporter.note(f"error: {error}")
-        return 1
-    except Exception:
-        if not existed and not any(out.iterdir()):
-            out.rmdir()  # nothing was written: leave no empty folder behind
-        raise
-    finally:
-        reporter.close()
-    print(report_summary(summary, out))
-    return 0
+    if arguments.config is not None:
+        _take_choices(arguments.config)
+    with claim(arguments) as folder:
+        state, out = None, folder.path
+        if arguments.resume is not None:
+            state = _state(out)
+            if differs := difference(arguments.settings, state.config):
+                raise UsageError(f"--resume {out}: {differs}; a run keeps the settings that it was started with")
+        elif not arguments.overwrite:
+            _check_free(out)
+        reporter = make_reporter(CLASSES)
+        try:
+            job = Run(arguments.settings, out, reporter, state, arguments.start, arguments.save_every, arguments.allow_changes)
+            summary = job.train()
+        except (TrainingError, CaptureError) as error:
+            reporter.note(f"error: {error}")
+            return 1
+        finally:
+            reporter.close()
+        if summary is not None:
+            print(summary_lines(summary, out))
+        if not job.stop.signal:
+            return 0
+        print(f"resume   python -m engine.train --resume {out}")
+        return 128 + job.stop.signal
 
 
 def main() -> None:

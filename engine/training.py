@@ -7,11 +7,10 @@ and the traffic of element-wise operators do not shrink.
 
 from __future__ import annotations
 
-import json
 import math
-import os
+import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,34 @@ import numpy as np
 from autograd import random as tape_random
 from engine.augmentation import Augmentation
 from engine.batches import rare_tiles, stratified_batches
-from engine.checkpoint import build_network, not_finite, save_checkpoint
+from engine.checkpoint import build_network, not_finite, save_checkpoint, take_weights
 from engine.config import Config, ConfigError, to_toml
 from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
-from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
+from engine.files import write_json, write_text
+from engine.inference import Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
 from engine.optimizer import AdamW
 from engine.passes import GraphPasses, Passes
-from engine.pictures import choose_rows, draw_curves, draw_predictions
 from engine.progress import Reporter
 from engine.recorded import RecordedPasses
+from engine.reporting import draw, write_rows, write_summary
+from engine.run_folder import BEST, CHOICES, LAST, SETTINGS, clear
+from engine.run_state import (
+    RunState,
+    StateError,
+    changes,
+    generator_state,
+    optimizer_state,
+    restore_optimizer,
+    save_state,
+    set_generator_state,
+    surroundings,
+)
 from engine.scaling import LossScale
 from engine.schedules import cosine_schedule
+from engine.signals import Stop, requests
 from engine.warm import warm
+from kernels.conv import choice as algorithms
 from kernels.core import device
 from kernels.core.module import device_limits
 from kernels.core.precision import use_precision
@@ -64,18 +78,52 @@ def prepare(source: str, tiles: int, val_fraction: float, seed: int) -> Prepared
     return Prepared(cleaned.tiles[parts.train], cleaned.tiles[parts.val], data.test, notes)
 
 
-class Run:
-    """One training run. `train()` does it all and returns the summary; the folder is complete whenever it returns."""
+@dataclass
+class _Here:
+    """Where a run is within an epoch: steps done, their images, seconds and sums of losses; the generator's state before the epoch's batches."""
 
-    def __init__(self, config: Config, out: Path, reporter: Reporter) -> None:
-        self.config, self.out, self.report = config, out, reporter
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    generator: dict[str, Any] | None = None
+
+    @property
+    def speed(self) -> float:
+        """Images per second."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+class Run:
+    """One training run. `train()` does it all and returns what summary.json holds.
+
+    state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the break, to the bit.
+    StateError when anything that decides the bits has changed, unless allow_changes.
+    start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one per epoch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        reporter: Reporter,
+        state: RunState | None = None,
+        start: Path | None = None,
+        save_every: float = 10.0,
+        allow_changes: bool = False,
+    ) -> None:
+        self.config, self.out, self.report, self.save_every = config, out, reporter, save_every
         self.choice = device.choose(None if config.device == "auto" else config.device)
         reporter.note(str(self.choice))
         _check_device(config, self.choice)
         self.scale = LossScale() if config.precision == "float16" else None
         self.data = prepare(config.data, config.tiles, config.val_fraction, config.seed)
-        for note in self.data.notes:
+        self.notes = list(self.data.notes)
+        for note in self.notes:
             reporter.note(note)
+        self.surroundings = surroundings(self.choice, self.data.train, self.data.val)
+        if state is not None:
+            self._compare(state, allow_changes)
         self.normalisation = Normalisation.of(self.data.train.images)
         self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background != "mask")
         # uint8, copied to the device once; batches are cut out and augmented there
@@ -83,7 +131,26 @@ class Run:
             tuple(device.to_device(a, self.choice.name) for a in (part.images, part.masks)) for part in (self.data.train, self.data.val)
         )
         tape_random.seed(config.seed)
+        self._build(start)
+        self.rng = np.random.Generator(np.random.Philox(config.seed))
+        self.rare = rare_tiles(self.data.train.masks)
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.stop, self.serial, self.begun = Stop(), 0, state is not None
+        self.epoch, self.here = 0, _Here()
+        self.started = self.saved = time.monotonic()
+        self.trained_images, self.training_seconds = 0, 0.0
+        self.norm = 0.0  # of the last step's gradient
+        if state is not None:
+            self._restore(state)
+
+    def _build(self, start: Path | None) -> None:
+        """The network, and what computes with it."""
+        config, reporter = self.config, self.report
         self.net = build_network(config)
+        if start is not None:
+            self.notes.append(take_weights(self.net, start))
+            reporter.note(self.notes[-1])
         self.size = measure(self.net, (1, *self.data.train.images.shape[1:], 1))
         reporter.note(f"network: {self.size}")
         reporter.note("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in zip(CLASSES, self.weights, strict=True)))
@@ -96,66 +163,142 @@ class Run:
         self.augmentation = make_augmentation(config)
         if self.choice.name == device.CPU:
             warm([config], reporter.compiling)
-        self.rng = np.random.Generator(np.random.Philox(config.seed))
-        self.rare = rare_tiles(self.data.train.masks)
-        self.rows: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
-        self.started = time.monotonic()
-        self.trained_images, self.training_seconds = 0, 0.0
-        self.norm = 0.0  # of the last step's gradient
 
-    def train(self) -> dict[str, Any]:
-        """Train, validating after every epoch; Ctrl-C ends the run cleanly. Returns what summary.json holds."""
+    def train(self) -> dict[str, Any] | None:
+        """Train, validating after every epoch. Returns what summary.json holds; None when no epoch was finished.
+
+        The first Ctrl-C or SIGTERM is obeyed after the current step: the state is saved, `stop.signal` is its number, and SIGINT gets the pictures
+        of what there is. A second one ends the process at once.
+        """
         with use_precision(self.config.precision):
-            return self._train()
+            with requests() as self.stop:
+                self._train()
+            return self._finish()
 
-    def _train(self) -> dict[str, Any]:
-        config, interrupted = self.config, False
-        write_text(self.out / "config.toml", to_toml(config))
-        (self.out / "metrics.jsonl").write_text("")
-        try:
-            for epoch in range(1, config.epochs + 1):
-                self._epoch(epoch)
-                if config.patience and self.best and epoch - self.best["epoch"] >= config.patience:
-                    self.report.note(f"stopped early: no better val mIoU for {config.patience} epochs")
-                    break
-        except KeyboardInterrupt:
-            interrupted = True
-            self.report.note("interrupted: writing what there is")
-            if not self.rows:
-                self._validate(0, {}, 0.0)
-        return self._finish(interrupted)
+    def _train(self) -> None:
+        clear(self.out, everything=not self.begun)
+        if not self.begun:
+            self._save()
+        elif not self.ended:
+            self.report.note(f"resumed in epoch {self.epoch + 1}, after step {self.here.steps}")
+        write_text(self.out / SETTINGS, to_toml(self.config))
+        write_rows(self.out, self.rows)
+        while not self.ended and not self.stop.signal:
+            self._epoch(self.epoch + 1)
+            self._save()
+        if self.stop.signal:
+            self.report.note(f"interrupted by {self.stop.name}: the state is saved")
+        elif self.epoch < self.config.epochs:
+            self.report.note(f"stopped early: no better val mIoU for {self.config.patience} epochs")
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or the last `patience` of them brought nothing better."""
+        stale = self.best is not None and 0 < self.config.patience <= self.epoch - self.best["epoch"]
+        return self.epoch >= self.config.epochs or stale
+
+    # -- states -------------------------------------------------------------------------------------------------------
+
+    def _compare(self, state: RunState, allow_changes: bool) -> None:
+        """StateError when the run would not go on bit for bit; a note when it may do so."""
+        changed = changes(self.surroundings, state.surroundings)
+        if changed and not allow_changes:
+            raise StateError(f"--resume {self.out}: {'; '.join(changed)}: the run would not go on bit for bit (--allow-changes lets it go on)")
+        if changed:
+            self.notes.append(f"resumed with changes, so no longer bit for bit: {'; '.join(changed)}")
+            self.report.note(self.notes[-1])
+
+    def _save(self) -> None:
+        """Write all that the run needs to go on from here."""
+        arrays = {f"net.{name}": array for name, array in self.net.state_dict().items()}
+        optimizer, steps = optimizer_state(self.optimizer)
+        arrays |= {f"optimizer.{name}": array for name, array in optimizer.items()}
+        progress = {
+            "optimizer_steps": steps,
+            "tape_random": list(tape_random.state()),
+            "generator": generator_state(self.rng),
+            "loss_scale": None if self.scale is None else [self.scale.value, self.scale.good, self.scale.skipped],
+            "epoch": self.epoch,
+            "ended": self.ended,
+            "here": asdict(self.here),
+            "rows": self.rows,
+            "best": self.best,
+            "notes": self.notes,
+            "choices": algorithms.chosen(),
+            "seconds": time.monotonic() - self.started,
+            "trained_images": self.trained_images,
+            "training_seconds": self.training_seconds,
+        }
+        save_state(self.out, RunState(self.config, self.surroundings, progress, arrays, self.serial))
+        self.serial, self.saved = self.serial + 1, time.monotonic()
+
+    def _restore(self, state: RunState) -> None:
+        """Be where the run was when it saved the state."""
+        progress = state.progress
+        parts: dict[str, dict[str, np.ndarray]] = {"net": {}, "optimizer": {}}
+        for name, array in state.arrays.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = array
+        algorithms.use(progress["choices"])
+        self.net.load_state_dict(parts["net"])
+        restore_optimizer(self.optimizer, parts["optimizer"], progress["optimizer_steps"])
+        tape_random.set_state(progress["tape_random"])
+        set_generator_state(self.rng, progress["generator"])
+        if self.scale is not None:
+            self.scale.value, self.scale.good, self.scale.skipped = progress["loss_scale"]
+        self.epoch, self.here, self.serial = progress["epoch"], _Here(**progress["here"]), state.serial + 1
+        self.rows, self.best = progress["rows"], progress["best"]
+        self.notes = progress["notes"] + [note for note in self.notes if note not in progress["notes"]]
+        self.started -= progress["seconds"]
+        self.trained_images, self.training_seconds = progress["trained_images"], progress["training_seconds"]
 
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
+    def _batches(self) -> list[np.ndarray]:
+        """The batches of the current epoch; in a resumed one they are drawn once more, and the generator is put back."""
+        after = None
+        if self.here.generator is None:
+            self.here.generator = generator_state(self.rng)
+        else:
+            after = generator_state(self.rng)
+            set_generator_state(self.rng, self.here.generator)
+        batches = list(stratified_batches(len(self.data.train), self.rare, self.config.batch, self.config.rare_share, self.rng))
+        if after is not None:
+            set_generator_state(self.rng, after)
+        return batches
+
     def _epoch(self, epoch: int) -> None:
-        config, train = self.config, self.data.train
-        batches = list(stratified_batches(len(train), self.rare, config.batch, config.rare_share, self.rng))
+        """Train for an epoch, or for the rest of one, and validate. Returns early when a stop was asked for."""
+        config, here, batches = self.config, self.here, self._batches()
         augment = self.augmentation
         if epoch > config.epochs * (1 - config.flips_only):
             augment = augment.flips_only()
         total = len(batches) * config.epochs
-        sums: dict[str, float] = {}
         self.net.train()
-        start = time.monotonic()
-        for k, index in enumerate(batches, 1):
-            step = (epoch - 1) * len(batches) + k - 1
-            rate = cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
+        rate = self._rate((epoch - 1) * len(batches) + here.steps - 1, total)
+        for k in range(here.steps, len(batches)):
+            start, step, index = time.monotonic(), (epoch - 1) * len(batches) + k, batches[k]
+            rate = self._rate(step, total)
             terms = self._step(index, augment, rate)
             for name, value in (("loss", terms["loss"]), ("gradient norm", self.norm)):
                 if not math.isfinite(value):
-                    raise TrainingError(f"the {name} became {value} in epoch {epoch}, step {k} (learning rate {rate:.2g}); try a smaller one")
+                    raise TrainingError(f"the {name} became {value} in epoch {epoch}, step {k + 1} (learning rate {rate:.2g}); try a smaller one")
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * len(index)
-            self.trained_images += len(index)
-            elapsed = time.monotonic() - start
-            speed = sum(len(b) for b in batches[:k]) / elapsed
-            remaining = (self.training_seconds + elapsed) / (step + 1) * (total - step - 1)
-            self.report.step(epoch, config.epochs, k, len(batches), terms, speed, remaining)
-        seconds = time.monotonic() - start
-        self.training_seconds += seconds
-        count = sum(len(b) for b in batches)
-        self._validate(epoch, {name: value / count for name, value in sums.items()}, rate, count / seconds)
+                here.sums[name] = here.sums.get(name, 0.0) + value * len(index)
+            here.steps, here.images, here.seconds = k + 1, here.images + len(index), here.seconds + time.monotonic() - start
+            remaining = (self.training_seconds + here.seconds) / (step + 1) * (total - step - 1)
+            self.report.step(epoch, config.epochs, k + 1, len(batches), terms, here.speed, remaining)
+            if self.stop.signal:
+                return
+            if self.save_every and time.monotonic() - self.saved >= 60 * self.save_every:
+                self._save()
+        self.trained_images, self.training_seconds = self.trained_images + here.images, self.training_seconds + here.seconds
+        self._validate(epoch, {name: value / here.images for name, value in here.sums.items()}, rate, here.speed)
+        self.epoch, self.here = epoch, _Here()
+
+    def _rate(self, step: int, total: int) -> float:
+        config = self.config
+        return cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
 
     def _step(self, index: np.ndarray, augment: Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
@@ -193,13 +336,15 @@ class Run:
             if self.scale is not None:
                 row |= {"loss_scale": self.scale.value, "skipped_steps": self.scale.skipped}
             self.rows.append(row)
+            record = self._record(epoch, result)
             best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
             if best:
-                self.best = self._record(epoch, result)
-                save_checkpoint(self.out / "best.safetensors", self.net, config, self.normalisation, self.best)
-            save_checkpoint(self.out / "last.safetensors", self.net, config, self.normalisation, self._record(epoch, result))
-        with open(self.out / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(_finite(row)) + "\n")
+                self.best = record
+                save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record)
+            save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record)
+        write_rows(self.out, self.rows)
+        if algorithms.chosen():
+            write_json(self.out / CHOICES, algorithms.chosen())
         self.report.epoch(row, config.epochs, time.monotonic() - self.started, best)
 
     def _record(self, epoch: int, result: Scores) -> dict[str, Any]:
@@ -216,31 +361,23 @@ class Run:
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, interrupted: bool) -> dict[str, Any]:
-        from engine.checkpoint import load_checkpoint
-
-        best = load_checkpoint(self.out / "best.safetensors")
-        val = self.data.val
-        rows = choose_rows(val.masks)
-        labels = labels_of(predict_logits(best.net, val.images[rows], self.normalisation), self.config.background)
-        title = f"validation tiles, epoch {best.record['epoch']}: mIoU {best.record['val_miou_fg']:.3f} (fg)"
-        draw_predictions(self.out / "predictions.png", val.images[rows], val.masks[rows], labels, CLASSES, title)
-        draw_curves(self.out / "curves.png", self.rows, CLASSES)
-        summary = {
-            **{k: best.record[k] for k in ("val_miou_fg", "val_miou_keras", "val_miou_fg_interval", "iou", "accuracy")},
-            "best_epoch": best.record["epoch"],
-            "epochs": self.rows[-1]["epoch"],
-            "interrupted": interrupted,
+    def _finish(self) -> dict[str, Any] | None:
+        """Write the summary, then draw the pictures: whoever interrupts the drawing has the summary already."""
+        if self.best is None:
+            return None
+        facts = {
             "seconds": time.monotonic() - self.started,
             "images_per_second": self.trained_images / self.training_seconds if self.training_seconds else 0.0,
             "parameters": self.size.parameters,
             "flops_per_image": self.size.flops,
             "train_tiles": len(self.data.train),
-            "val_tiles": len(val),
+            "val_tiles": len(self.data.val),
             "device": str(self.choice),
-            "notes": self.data.notes,
+            "notes": self.notes,
         }
-        write_text(self.out / "summary.json", json.dumps(_finite(summary), indent=2) + "\n")
+        summary = write_summary(self.out, self.best, self.rows, not self.ended, facts)
+        if self.stop.signal != signal.SIGTERM:  # whoever terminates a run wants it to end soon
+            draw(self.out, self.config, self.data.val, self.rows)
         return summary
 
 
@@ -285,19 +422,3 @@ def _check_device(config: Config, choice: device.Choice) -> None:
             raise ConfigError(f"cuda_graph: needs CUDA, but the device is the {choice.name} ({choice.reason})")
     elif config.precision != "float32" and (capability := device_limits()[2]) < 80:
         raise ConfigError(f"precision: got {config.precision!r}, expected 'float32' below compute capability 8.0 (this device has {capability / 10})")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: None instead."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

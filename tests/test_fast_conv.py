@@ -358,7 +358,7 @@ def test_winograd_is_used_only_where_stated(monkeypatch, mode, window, groups, w
 def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -> None:
     """With timing off the choice is the cost model's alone: the cheapest algorithm; direct where nothing else can serve."""
     monkeypatch.setattr(choice, "mode", lambda: "auto")
-    monkeypatch.setenv("AREOGRAD_TUNE", "0")
+    monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
     for window in (Window((3, 3), (1, 1), SAME), Window((3, 3), (2, 2), SAME), Window((5, 5), (1, 1), ((2, 2), (2, 2))), Window((1, 1))):
         for c, k in ((1, 32), (64, 64), (256, 256)):
             cost = choice.costs(4, (32, 64), c, k, window, 1)
@@ -373,7 +373,7 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(choice, "mode", lambda: "auto")
     monkeypatch.setattr(choice, "store", lambda: Store(tmp_path))
     monkeypatch.setattr(choice, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
-    monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
+    monkeypatch.setenv("AREOGRAD_TUNE", "1")
     for memory in ("_chosen", "_known"):
         monkeypatch.setattr(choice, memory, {})
     took = {"direct": 5, "winograd4": 1}

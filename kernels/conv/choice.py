@@ -1,7 +1,9 @@
-"""Which algorithm serves a convolution: a small cost model, corrected where it is close by timing the candidates once.
+"""Which algorithm serves a convolution: what a small cost model says, or, where asked for, what was fastest of those that it finds close.
 
 AREOGRAD_CONV = auto (default) | direct | winograd4 | winograd2 | exact.  `exact` never uses Winograd; a forced algorithm that cannot serve a
-layer gives way to `direct`. AREOGRAD_TUNE=0 switches the timing off. Timings are kept on disk, so that later runs choose the same.
+layer gives way to `direct`.  The algorithms round differently, so a choice by timing would make the bits of a trained network depend on the
+machine's mood: the model, a pure function of the layer, decides alone.  AREOGRAD_TUNE=1 times the candidates once; timings are kept on disk, so
+that later runs choose the same, and a run folder keeps those that its run used (`chosen`, `use`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -53,8 +55,30 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
     return out
 
 
+def timed() -> bool:
+    """Whether timing was asked for; ValueError for an AREOGRAD_TUNE other than 0 and 1."""
+    asked = os.environ.get("AREOGRAD_TUNE", "").strip() or "0"
+    if asked not in ("0", "1"):
+        raise ValueError(f"AREOGRAD_TUNE: got {asked!r}, expected 0 (the cost model decides) or 1 (close candidates are timed)")
+    return asked == "1"
+
+
 _chosen: dict[str, str] = {}  # by layer as text, as on disk: what timing decided
 _known: dict[tuple[Any, ...], str] = {}  # by layer: what `choose` answered
+
+
+def chosen() -> dict[str, str]:
+    """What timing has decided so far, by layer: empty unless it was asked for."""
+    return dict(_chosen)
+
+
+def use(choices: Mapping[str, str]) -> None:
+    """Choose as another run did; ValueError for the name of an algorithm that there is not."""
+    for layer, name in choices.items():
+        if name not in ALGORITHMS:
+            raise ValueError(f"algorithm of {layer!r}: got {name!r}, expected one of {', '.join(ALGORITHMS)}")
+    _chosen.update(choices)
+    _known.clear()
 
 
 def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any] | None = None) -> str:
@@ -78,11 +102,11 @@ def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, wind
         return asked if asked in cost else "direct"
     order = sorted(cost, key=cost.__getitem__)
     close = [name for name in order if cost[name] < _CLOSE * cost[order[0]]]
-    if len(close) == 1 or run is None or os.environ.get("AREOGRAD_TUNE", "1") == "0":
-        return order[0]
     key = f"{kind} {images} {size} {c} {k} {window} {target().name}"
+    if len(close) == 1 or run is None or not (timed() or key in _chosen):
+        return order[0]
     if key not in _chosen:
-        _chosen.update(_remembered())
+        _chosen.update({**_remembered(), **_chosen})
     if key not in _chosen:
         if is_listing():  # any of them may be chosen
             for name in close:

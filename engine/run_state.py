@@ -1,0 +1,202 @@
+"""All that a run needs to go on where it was, in one file, so that it goes on bit for bit.
+
+A run folder keeps the two last states. A new one replaces the older of the two, whole or not at all (engine/files.py), so that at every moment
+there is a good one. Each holds a digest of its content; a damaged state is passed over in favour of the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import Config, from_dict
+from engine.data import Tiles
+from engine.files import write_bytes
+from engine.optimizer import AdamW
+from engine.run_folder import STATES
+from kernels.core import device
+
+_FORMAT = "areograd-state-1"
+_KEY = "areograd"
+_PACKAGES = ("kernels", "autograd", "layers", "engine")
+
+
+class StateError(ValueError):
+    """A run cannot be resumed; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run between two steps.
+
+    config: its settings.  surroundings: what else decides its bits, by name (see `surroundings`).  progress: numbers and lists, as JSON holds
+    them.  arrays: weights, running statistics, the optimiser's vectors.  serial: which state of the run it is, counted from 0.
+    """
+
+    config: Config
+    surroundings: dict[str, str]
+    progress: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    serial: int = 0
+
+
+def save_state(folder: Path, state: RunState) -> None:
+    """Write a state in place of the older of the folder's two."""
+    from safetensors.numpy import save
+
+    head = {
+        "format": _FORMAT,
+        "serial": state.serial,
+        "config": asdict(state.config),
+        "surroundings": state.surroundings,
+        "progress": state.progress,
+    }
+    text = json.dumps(head, sort_keys=True)
+    # One key, because the order of several would be that of a hash table, and change from process to process.
+    content = save(state.arrays, {_KEY: json.dumps({"head": text, "digest": _digest(text, state.arrays)}, sort_keys=True)})
+    write_bytes(folder / STATES[state.serial % len(STATES)], content)
+
+
+def load_state(folder: Path) -> RunState:
+    """The newest state in a run folder that is not damaged; StateError when there is none."""
+    states, problems = [], []
+    for name in STATES:
+        if (folder / name).exists():
+            try:
+                states.append(_read(folder / name))
+            except StateError as error:
+                problems.append(str(error))
+    if states:
+        return max(states, key=lambda state: state.serial)
+    raise StateError("; ".join(problems) if problems else f"{folder}: holds no state of a run")
+
+
+def _read(path: Path) -> RunState:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        outer = json.loads(metadata[_KEY])
+        if outer["digest"] != _digest(outer["head"], arrays):
+            raise StateError(f"{path}: is damaged (its content does not fit its digest)")
+        head = json.loads(outer["head"])
+        if head["format"] != _FORMAT:
+            raise StateError(f"{path}: its format is {head['format']!r}, expected {_FORMAT!r}")
+        return RunState(from_dict(head["config"], str(path)), head["surroundings"], head["progress"], arrays, head["serial"])
+    except StateError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, MemoryError) as error:
+        raise StateError(f"{path}: is no readable state of a run ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+
+
+def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(head.encode(), digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+# -- what decides a run's bits beside its settings ------------------------------------------------------------------------------------------
+
+
+def surroundings(choice: device.Choice, *parts: Tiles) -> dict[str, str]:
+    """What else than the settings decides the bits of a run: versions, device, switches, and the tiles themselves."""
+    found = {"areograd": f"{_version('areograd')}, sources {_source_digest()}"}
+    found |= {name: _version(name) for name in ("numpy", "numba", "llvmlite")}
+    found["device"] = choice.name
+    if choice.name == device.CUDA:
+        import cupy
+
+        found |= {"cupy": cupy.__version__, "gpu": choice.reason.partition(": ")[2]}
+    else:
+        from kernels.core.simd import target
+
+        found["vector unit"] = target().name
+    for name, default in (("AREOGRAD_CONV", "auto"), ("AREOGRAD_KERNELS", "fast"), ("AREOGRAD_TUNE", "0")):
+        found[name] = os.environ.get(name, "").strip().lower() or default
+    digest = hashlib.blake2b(digest_size=16)
+    for tiles in parts:
+        for array in (tiles.images, tiles.labels()):
+            digest.update(f"{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return {**found, "tiles": digest.hexdigest()}
+
+
+def difference(config: Config, other: Config) -> str | None:
+    """The first setting that differs, as 'epochs is 3, but the run has 2'; None when all are equal."""
+    for field in fields(Config):
+        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        if mine != theirs:
+            return f"{field.name} is {mine!r}, but the run has {theirs!r}"
+    return None
+
+
+def changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
+    """What has changed in a run's surroundings: 'numpy is 2.3.0, but was 2.2.1'."""
+    names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
+    return ["the tiles differ" if n == "tiles" else f"{n} is {now.get(n, 'absent')}, but was {then.get(n, 'absent')}" for n in names]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    """Eight letters that change with any line of the packages that compute (a version number does not, between two releases)."""
+    root, digest = Path(__file__).resolve().parent.parent, hashlib.blake2b(digest_size=4)
+    for path in sorted(p for package in _PACKAGES for p in (root / package).rglob("*") if p.suffix in (".py", ".cu", ".cuh")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# -- generators -------------------------------------------------------------------------------------------------------------------------------
+
+
+def generator_state(rng: np.random.Generator) -> dict[str, Any]:
+    """The state of a NumPy generator (Philox) as JSON can hold it."""
+    return json.loads(json.dumps(rng.bit_generator.state, default=lambda value: value.tolist()))
+
+
+def set_generator_state(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    """Put a generator where `generator_state` found it."""
+
+    def arrays(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: arrays(v) for k, v in value.items()}
+        return np.array(value, np.uint64) if isinstance(value, list) else value
+
+    rng.bit_generator.state = arrays(state)
+
+
+# -- the optimiser ----------------------------------------------------------------------------------------------------------------------------
+
+
+def optimizer_state(optimizer: AdamW) -> tuple[dict[str, np.ndarray], int]:
+    """Moments and averages as NumPy arrays by name, and the number of steps."""
+    vectors = {"m": optimizer.m, "v": optimizer.v, "average": optimizer.average, "average_buffers": optimizer.average_buffers}
+    return {name: device.to_numpy(vector).copy() for name, vector in vectors.items() if vector is not None}, optimizer.steps
+
+
+def restore_optimizer(optimizer: AdamW, vectors: Mapping[str, np.ndarray], steps: int) -> None:
+    """Put moments, averages and the number of steps back."""
+    for name, values in vectors.items():
+        target = getattr(optimizer, name)
+        target[...] = device.to_device(values, device.device_of(target))
+    optimizer.steps = steps
