@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from engine.checkpoint import CheckpointError
 from engine.config import ConfigError
@@ -49,3 +50,14 @@ def use_threads(count: int) -> None:
         from kernels.core.threads import set_threads
 
         set_threads(count)
+
+
+def make_folder(path: Path, argument: str = "--out") -> None:
+    """Create a folder and make sure that it can be written to; UsageError otherwise."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot write there ({error.strerror})") from None

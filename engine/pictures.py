@@ -29,7 +29,7 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
     """Write a figure as a PNG file that appears whole or not at all."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
-    _pyplot().close(figure)
+    pyplot().close(figure)
     write_bytes(path, content.getvalue())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,3 +17,23 @@ def by_the_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = threads.threads()
     yield
     threads.set_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a few small tiles of noise."""
+    from tiny_runs import write_tiles
+
+    path = tmp_path_factory.mktemp("data") / "tiles.npz"
+    write_tiles(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs that nobody disturbed."""
+    from tiny_runs import flags, run
+
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(flags(tiles, out)) == 0
+    return out

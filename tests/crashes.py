@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
+from tiny_runs import NETWORK, write_tiles  # noqa: E402
 
 import engine.files  # noqa: E402
 from engine import train, training  # noqa: E402
@@ -36,15 +36,7 @@ from engine.reporting import WALL_CLOCK, read_rows  # noqa: E402
 from engine.run_folder import CURVES, PREDICTIONS, STATES, holds_state  # noqa: E402
 from engine.run_state import load_state  # noqa: E402
 
-NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain"]  # dropout and batch norm are in it
 SETTINGS = ["--epochs=3", "--batch=8", *NETWORK, "--threads=1", "--save-every=0.00001"]
-
-
-def write_tiles(path: Path) -> None:
-    """A few small tiles of noise in the original form."""
-    rng = np.random.default_rng(0)
-    tiles = np.stack([rng.integers(0, 256, (30, 16, 24)), rng.integers(0, 5, (30, 16, 24))], 1).astype(np.uint8)
-    np.savez(path, training_set=tiles, train_group=np.array([f"image {k // 2}" for k in range(30)]))
 
 
 class Disk:

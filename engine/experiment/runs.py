@@ -20,6 +20,7 @@ import numpy as np
 from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
+from engine.run_folder import holds_state
 
 _CHECKPOINTS = ("best", "last")
 
@@ -71,7 +72,9 @@ def train(run: Run, threads: int = 0, say: Callable[[str], None] = print) -> Non
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = run.folder.with_name(run.folder.name + ".toml")
     settings.write_text(to_toml(run.config), encoding="utf-8")
-    command = [sys.executable, "-m", "engine.train", "--config", str(settings), "--out", str(run.folder), "--threads", str(threads)]
+    begun = holds_state(run.folder)
+    place = ["--resume", str(run.folder)] if begun else ["--config", str(settings), "--out", str(run.folder)]
+    command = [sys.executable, "-m", "engine.train", *place, "--threads", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
     line = ""
     try:
