@@ -21,12 +21,12 @@ import numpy as np
 from engine.config import Config, from_dict
 from engine.data import Tiles
 from engine.files import write_bytes
-from engine.optimizer import AdamW
 from engine.run_folder import STATES
 from kernels.core import device
 
 _FORMAT = "areograd-state-1"
 _KEY = "areograd"
+_ARRAY = "an array"  # in place of an array, its name
 _PACKAGES = ("kernels", "autograd", "layers", "engine")
 
 
@@ -185,18 +185,25 @@ def set_generator_state(rng: np.random.Generator, state: dict[str, Any]) -> None
     rng.bit_generator.state = arrays(state)
 
 
-# -- the optimiser ----------------------------------------------------------------------------------------------------------------------------
+# -- nested states ----------------------------------------------------------------------------------------------------------------------------
 
 
-def optimizer_state(optimizer: AdamW) -> tuple[dict[str, np.ndarray], int]:
-    """Moments and averages as NumPy arrays by name, and the number of steps."""
-    vectors = {"m": optimizer.m, "v": optimizer.v, "average": optimizer.average, "average_buffers": optimizer.average_buffers}
-    return {name: device.to_numpy(vector).copy() for name, vector in vectors.items() if vector is not None}, optimizer.steps
+def take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Move the arrays of a nested state to `arrays`, under dotted names; returns the rest, as JSON can hold it."""
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {_ARRAY: name}
+    if isinstance(value, dict):
+        return {str(k): take_apart(v, f"{name}.{k}", arrays) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [take_apart(v, f"{name}.{k}", arrays) for k, v in enumerate(value)]
+    return value
 
 
-def restore_optimizer(optimizer: AdamW, vectors: Mapping[str, np.ndarray], steps: int) -> None:
-    """Put moments, averages and the number of steps back."""
-    for name, values in vectors.items():
-        target = getattr(optimizer, name)
-        target[...] = device.to_device(values, device.device_of(target))
-    optimizer.steps = steps
+def put_together(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The nested state that `take_apart` took apart. Keys that are numbers, which JSON writes as text, are numbers again."""
+    if isinstance(value, dict):
+        if _ARRAY in value:
+            return arrays[value[_ARRAY]]
+        return {int(k) if k.isdigit() else k: put_together(v, arrays) for k, v in value.items()}
+    return [put_together(v, arrays) for v in value] if isinstance(value, list) else value

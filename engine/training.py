@@ -36,11 +36,11 @@ from engine.run_state import (
     StateError,
     changes,
     generator_state,
-    optimizer_state,
-    restore_optimizer,
+    put_together,
     save_state,
     set_generator_state,
     surroundings,
+    take_apart,
 )
 from engine.scaling import LossScale
 from engine.schedules import cosine_schedule
@@ -142,7 +142,10 @@ class Run:
         self.trained_images, self.training_seconds = 0, 0.0
         self.norm = 0.0  # of the last step's gradient
         if state is not None:
-            self._restore(state)
+            try:
+                self._restore(state)
+            except (KeyError, TypeError, ValueError) as error:  # after changes that were allowed
+                raise StateError(f"--resume {out}: its state does not fit this version ({error})") from None
 
     def _build(self, start: Path | None) -> None:
         """The network, and what computes with it."""
@@ -210,11 +213,10 @@ class Run:
 
     def _save(self) -> None:
         """Write all that the run needs to go on from here."""
-        arrays = {f"net.{name}": array for name, array in self.net.state_dict().items()}
-        optimizer, steps = optimizer_state(self.optimizer)
-        arrays |= {f"optimizer.{name}": array for name, array in optimizer.items()}
+        arrays: dict[str, np.ndarray] = {}
         progress = {
-            "optimizer_steps": steps,
+            "net": take_apart(self.net.state_dict(), "net", arrays),
+            "optimizer": take_apart(self.optimizer.state_dict(), "optimizer", arrays),
             "tape_random": list(tape_random.state()),
             "generator": generator_state(self.rng),
             "loss_scale": None if self.scale is None else [self.scale.value, self.scale.good, self.scale.skipped],
@@ -235,13 +237,9 @@ class Run:
     def _restore(self, state: RunState) -> None:
         """Be where the run was when it saved the state."""
         progress = state.progress
-        parts: dict[str, dict[str, np.ndarray]] = {"net": {}, "optimizer": {}}
-        for name, array in state.arrays.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = array
         algorithms.use(progress["choices"])
-        self.net.load_state_dict(parts["net"])
-        restore_optimizer(self.optimizer, parts["optimizer"], progress["optimizer_steps"])
+        self.net.load_state_dict(put_together(progress["net"], state.arrays))
+        self.optimizer.load_state_dict(put_together(progress["optimizer"], state.arrays))
         tape_random.set_state(progress["tape_random"])
         set_generator_state(self.rng, progress["generator"])
         if self.scale is not None:
