@@ -13,7 +13,7 @@ import numpy as np
 from engine.config import Config, ConfigError, from_dict
 from engine.files import write_bytes
 from engine.inference import Normalisation
-from kernels.core.device import Array, array_module, to_numpy
+from kernels.core.device import Array, array_module
 from layers import Module, UNet
 
 _FORMAT = "areograd-2"
@@ -122,18 +122,16 @@ def take_weights(net: Module, path: Path) -> str:
     CheckpointError when nothing fits.
     """
     _, given = read_arrays(path)
-    own = dict(net.named_tensors())
-    fitting = {name for name in own.keys() & given.keys() if own[name].shape == given[name].shape and given[name].dtype.kind == "f"}
-    lists = {
-        "not in the file": own.keys() - given.keys(),
-        "of another shape": (own.keys() & given.keys()) - fitting,
-        "not in the network": given.keys() - own.keys(),
-    }
+    try:
+        report = net.load_state_dict(given, strict=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"--from {path}: {error}") from None
+    whole = len(report.loaded) + len(report.missing) + len(report.misfits)
+    lists = {"not in the file": report.missing, "of another shape": report.misfits, "not in the network": report.unexpected}
     rest = "".join(f"; {len(names)} {what} ({_some(names)})" for what, names in lists.items() if names)
-    if not fitting:
-        raise CheckpointError(f"--from {path}: none of the network's {len(own)} arrays can be taken from it{rest}")
-    net.load_state_dict({name: given[name] if name in fitting else to_numpy(t.data) for name, t in own.items()})
-    return f"weights from {path}: {len(fitting)} of {len(own)} arrays taken{rest}"
+    if not report.loaded:
+        raise CheckpointError(f"--from {path}: none of the network's {whole} arrays can be taken from it{rest}")
+    return f"weights from {path}: {len(report.loaded)} of {whole} arrays taken{rest}"
 
 
 def _some(names: Collection[str]) -> str:
