@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, ConfigError, from_dict
+from engine.errors import InputError
 from engine.files import write_bytes
 from engine.inference import Normalisation
 from kernels.core.device import Array, array_module
@@ -20,7 +21,7 @@ _FORMAT = "areograd-2"
 _KEY = "areograd"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint is missing, damaged, not finite or of another program; the message says which."""
 
 

@@ -1,45 +1,99 @@
-"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143."""
+"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143; output that nobody
+can take stops nothing. `--debug`, which every command takes, shows the whole traceback of an error, with its cause.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from engine.checkpoint import CheckpointError
-from engine.config import ConfigError
-from engine.data import DataError
+from engine.errors import InputError, printable, reason
 from engine.files import OutputError
-from engine.run_folder import FolderError
-from engine.run_state import StateError
 from engine.signals import Terminated, terminated_by_exception
 from kernels.core.device import DeviceError
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
     """The command line asks for something that cannot be; the message names the argument."""
 
 
-EXPECTED = (UsageError, ConfigError, DataError, CheckpointError, DeviceError, FolderError, StateError, OutputError)
+EXPECTED = (InputError, OutputError, DeviceError)
+_ENVIRONMENT = re.compile(r"AREOGRAD_[A-Z]+: ")  # how kernels/ names an environment variable that holds nonsense
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM."""
+    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM.
+
+    Where the output was lost, other than to a reader who has gone, a line says so and 0 becomes 1.
+    """
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    lost = _use_robust_streams()
     try:
         with terminated_by_exception():
             code = main()
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
     except Terminated:
         code = 143
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # the reader of our output has gone; that is its right
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        if debug:
+            traceback.print_exc()
+        text = "not enough memory" if isinstance(error, MemoryError) and not str(error) else str(error)
+        print(f"error: {printable(text)}", file=sys.stderr)
+        code = 2
+    for error in lost():
+        print(f"error: the output could not be written ({reason(error)})", file=sys.stderr)
+        code = code or 1
     sys.exit(code)
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, (*EXPECTED, MemoryError)) or (isinstance(error, ValueError) and bool(_ENVIRONMENT.match(str(error))))
+
+
+class _Stream(io.FileIO):
+    """A standard stream that swallows what nobody takes: a pipe whose reader has gone, a full disk."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+def _use_robust_streams() -> Callable[[], list[OSError]]:
+    """Make stdout and stderr take any text and outlive their readers. Returns what tells the errors of stdout other than a closed pipe."""
+    stdout: _Stream | None = None
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before we started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+        elif stream is getattr(sys, f"__{name}__"):  # not one that a test or a notebook has put there
+            raw = _Stream(number, "w", closefd=False)
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=number == 2 or stream.isatty())
+            stream.flush()
+            setattr(sys, name, text)
+            stdout = raw if number == 1 else stdout
+
+    def lost() -> list[OSError]:
+        sys.stdout.flush()
+        return [stdout.error] if stdout is not None and stdout.error is not None and stdout.error.errno != errno.EPIPE else []
+
+    return lost
 
 
 def use_threads(count: int) -> None:
@@ -47,9 +101,10 @@ def use_threads(count: int) -> None:
     if count < 0:
         raise UsageError(f"--threads: got {count}, expected the number of threads, or 0 (one per core)")
     if count:
+        from kernels.core.cores import capped
         from kernels.core.threads import set_threads
 
-        set_threads(count)
+        set_threads(capped(count, "--threads"))
 
 
 def make_folder(path: Path, argument: str = "--out") -> None:

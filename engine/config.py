@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.errors import InputError, quoted, read_bytes, reading
+
 PRESETS = ("tiny", "small", "report")
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A setting is unknown or out of range; the message names it, what came and what was expected."""
 
 
@@ -134,7 +136,7 @@ class Config:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{name}: got {value}, expected {low:g} to {high:g}")
+                raise ConfigError(f"{name}: got {quoted(value)}, expected {low:g} to {high:g}")
         if self.width % 4:
             raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
         if self.cuda_graph and self.dropout:
@@ -149,6 +151,8 @@ class Config:
 
 
 _INF = math.inf
+MOST_TOML = 1 << 16  # bytes; a config.toml takes some thousand,
+_MOST_LINE = 5000  # of a line: the parser's time grows with the square of the dots in a name
 _SHARES = ("dropout", "label_smoothing", "rare_share", "flip_horizontal", "flip_vertical", "affine", "photometric", "flips_only", "warmup")
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0.0, 1.0)),
@@ -180,35 +184,41 @@ _PRESET_CHANGES: dict[str, dict[str, Any]] = {
 def preset(name: str) -> Config:
     """The settings of a preset; ConfigError for an unknown name."""
     if name not in PRESETS:
-        raise ConfigError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+        raise ConfigError(f"preset: got {quoted(name)}, expected one of {', '.join(PRESETS)}")
     return Config(preset=name, **_PRESET_CHANGES[name])  # type: ignore[arg-type]
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> Config:
     """A Config from a flat dictionary; what it leaves out comes from its preset. ConfigError for unknown names or bad values."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: got {quoted(values)}, expected settings by name")
     known = {field.name for field in dataclasses.fields(Config)}
-    unknown = sorted(values.keys() - known)
+    unknown = sorted(values.keys() - known, key=str)
     if unknown:
-        raise ConfigError(f"{source}: unknown setting {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
-    base = preset(values.get("preset", "tiny"))
+        raise ConfigError(f"{source}: unknown setting {quoted(unknown[0])}, expected one of {', '.join(sorted(known))}")
     whole = {f.name for f in dataclasses.fields(Config) if f.type == "float"}
-    values = {k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v for k, v in values.items()}
-    try:
-        return dataclasses.replace(base, **values)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    with reading(ConfigError, f"{source}: cannot be used"):
+        base = preset(values.get("preset", "tiny"))
+        values = {k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v for k, v in values.items()}
+        try:
+            return dataclasses.replace(base, **values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
 
 
 def read_toml(path: Path) -> Config:
     """Read a config.toml. ConfigError with one line when it is missing, no TOML, or holds unknown or bad settings."""
-    try:
-        with open(path, "rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: no valid TOML: {error}") from None
-    return from_dict(values, f"--config {path}")
+    with reading(ConfigError, f"--config {path}: cannot be read"):
+        text = read_bytes(path, MOST_TOML)
+    return from_dict(parse_toml(text, f"--config {path}"), f"--config {path}")
+
+
+def parse_toml(text: bytes, source: str) -> dict[str, Any]:
+    """A TOML file's values. ConfigError with one line."""
+    with reading(ConfigError, f"{source}: no valid TOML:"):
+        if max(map(len, text.splitlines()), default=0) > _MOST_LINE:
+            raise ValueError(f"a line of more than {_MOST_LINE} bytes")
+        return tomllib.loads(text.decode("utf-8"))
 
 
 def to_toml(config: Config) -> str:
@@ -222,11 +232,11 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     text = str(annotation)
     if text.startswith("Literal"):
         choices = [part.strip(" '\"") for part in text[len("Literal[") : -1].split(",")]
-        if value not in choices:
-            raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}")
+        if not isinstance(value, str) or value not in choices:
+            raise ConfigError(f"{name}: got {quoted(value)}, expected one of {', '.join(choices)}")
         return
     expected = {"int": int, "float": (int, float), "str": str, "bool": bool}[text]
     if not isinstance(value, expected) or (isinstance(value, bool) and text != "bool"):
-        raise ConfigError(f"{name}: got {value!r}, expected {'a number' if text == 'float' else text}")
+        raise ConfigError(f"{name}: got {quoted(value)}, expected {'a number' if text == 'float' else text}")
     if text == "float" and not math.isfinite(value):
-        raise ConfigError(f"{name}: got {value}, expected a finite number")
+        raise ConfigError(f"{name}: got {quoted(value)}, expected a finite number")

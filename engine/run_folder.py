@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from engine.errors import InputError
 from engine.files import PART, remove, sync_folder
 
 SETTINGS, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
@@ -22,7 +23,7 @@ _LOCK = ".lock"
 _ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS, CHOICES)  # in the order of their removal
 
 
-class FolderError(ValueError):
+class FolderError(InputError):
     """A folder cannot be a run's; the message names it and says why."""
 
 

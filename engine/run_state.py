@@ -20,6 +20,7 @@ import numpy as np
 
 from engine.config import Config, from_dict
 from engine.data import Tiles
+from engine.errors import InputError
 from engine.files import write_bytes
 from engine.run_folder import STATES
 from kernels.core import device
@@ -30,7 +31,7 @@ _ARRAY = "an array"  # in place of an array, its name
 _PACKAGES = ("kernels", "autograd", "layers", "engine")
 
 
-class StateError(ValueError):
+class StateError(InputError):
     """A run cannot be resumed; the message is one line that says why."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import selectors
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 
 from engine.config import Config, from_dict
 from kernels.core.compile import registry, store
+from kernels.core.cores import usable_cores
 
 Report = Callable[[int, int, str], None]
 
@@ -68,7 +68,7 @@ def warm(configs: Sequence[Config], report: Report) -> int:
         return 0
     if store().why_not_writable():
         return _in_memory(names, report)
-    count = min(len(names), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    count = min(len(names), usable_cores())
     settings, work, done = json.dumps([asdict(config) for config in configs]), _Work(names), 0
     workers = [_Worker(settings) for _ in range(count)]
     try:

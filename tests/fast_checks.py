@@ -313,7 +313,7 @@ def arrays_of(name: str) -> list[np.ndarray]:
 if __name__ == "__main__":
     team = threads.current_team()
     team.reserve(1 << 20)
-    team.scratch.fill(np.nan)  # a kernel that reads what it has not written must not pass because there happen to be zeros
+    team.scratch.array.fill(np.nan)  # a kernel that reads what it has not written must not pass because there happen to be zeros
     for given in sys.argv[1:]:
         name, _, step = given.partition("/")
         conv_checks.STEPS = (step,) if step else ALL

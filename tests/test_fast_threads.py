@@ -15,6 +15,7 @@ from numba.core.caching import NullCache
 
 from kernels.core import threads
 from kernels.core.compile import cpu_kernel
+from kernels.core.cores import usable_cores
 from kernels.core.threads import parallel, set_threads
 
 
@@ -126,7 +127,7 @@ def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
     team = threads.current_team()
     with pytest.raises(MemoryError):
         parallel(count_chunks, 5, np.zeros(9, np.int64), np.zeros(9, np.float32), 16, 1, 0.5, scratch=10**16)
-    assert team.scratch.shape[1] >= team.floats
+    assert team.scratch.array.shape[1] >= team.scratch.floats
     job(9, 40_000)
 
 
@@ -155,11 +156,14 @@ def test_the_knob_and_its_mistakes() -> None:
     with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
         set_threads(0)
     show = "from kernels.core.threads import threads; print(threads())"
-    for value, answer in (("3", "3"), ("", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))):
+    for value, answer in (("1", "1"), ("", str(usable_cores())), (str(usable_cores() + 1), str(usable_cores())), ("100000", str(usable_cores()))):
         result = subprocess.run(
             [sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": value}, check=False
         )
         assert result.stdout.strip() == answer, result.stderr
+        warning = f"AREOGRAD_THREADS: got {value}, but this process may use {answer} core"
+        assert (warning in result.stderr) == (value not in ("", answer))
+        assert result.stderr.count("\n") <= 1
     result = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": "two"}, check=False)
     assert "ValueError: AREOGRAD_THREADS: got 'two', expected a positive number" in result.stderr
 

@@ -8,25 +8,23 @@ of one line that says where, what came, and what was expected: the command line 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.errors import InputError, reading
+
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
 ROCK = CLASSES.index("big rock")
 
 _POOLINGS = 3
-_KEYS = ("training_set", "test_set", "train_group", "test_group", "test_labels")
 _CHUNK = 256  # tiles converted at a time: the float64 file is large, its temporaries need not be
-_READ_ERRORS = (OSError, EOFError, ValueError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Bad data or a bad request for data. The message is one line: where, what came, what was expected."""
 
 
@@ -113,16 +111,21 @@ def load(source: str | Path, seed: int = 0, count: int = 2000) -> DataSet:
         from engine.data.synthetic import synthetic
 
         return synthetic(count, test=max(1, count // 10), seed=seed)
-    path = Path(source)
-    if path.is_dir():
+    path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of PNG pairs"
+    with reading(DataError, f"{source}: cannot be read"):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except FileNotFoundError:
+            raise DataError(f"{source}: no such file or folder; {expected}") from None
+    if is_folder:
         from engine.data.folder import load_folder
 
         return _finished(path.resolve().name, load_folder(path), None)
-    if not path.exists():
-        raise DataError(f"{source}: no such file or folder; expected 'synthetic', an .npz file or a folder of PNG pairs")
     if path.suffix.lower() != ".npz":
-        raise DataError(f"{source}: got a file named *{path.suffix}, expected 'synthetic', an .npz file or a folder of PNG pairs")
-    return _finished(path.stem, *_load_npz(path))
+        raise DataError(f"{source}: got a file named *{path.suffix}, {expected}")
+    from engine.data.npz import load_npz
+
+    return _finished(path.stem, *load_npz(path))
 
 
 def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
@@ -150,42 +153,70 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def grey_levels(array: np.ndarray, where: str) -> np.ndarray:
-    """Any real (N, H, W) as uint8 grey levels, rounded to the nearest. DataError naming `where` for NaN, inf or levels outside 0..255."""
-    out = np.empty(array.shape, np.uint8)
+class _Converted:
+    """uint8 (N, H, W), made of any real dtype a few tiles at a time. DataError naming `where` for another dtype."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
+        if dtype.kind not in "uif" or dtype.itemsize > 8:
+            raise DataError(f"{where}: got dtype {dtype}, expected uint8, float32 or float64")
+        self.where = where
+        self.out = np.empty(shape, np.uint8)
+
+
+class GreyLevels(_Converted):
+    """Grey levels, rounded to the nearest. `put` raises DataError for NaN, inf or levels outside 0..255."""
+
     largest, fractional = 0.0, False
-    for rows, part in _chunks(array, where):
-        _reject(~np.isfinite(part) | (part < 0) | (part > 255), rows, part, where, "grey levels 0..255")
+
+    def put(self, rows: slice, part: np.ndarray) -> None:
+        """The tiles `rows` from their values."""
+        _reject(~np.isfinite(part) | (part < 0) | (part > 255), rows, part, self.where, "grey levels 0..255")
         rounded = np.rint(part)
-        fractional = fractional or bool((rounded != part).any())
-        largest = max(largest, float(part.max(initial=0)))
-        out[rows] = rounded
-    if fractional and largest <= 1:  # rounding would leave black and white
-        raise DataError(f"{where}: got fractional levels of at most {largest:.4g}, expected grey levels 0..255 (scale by 255)")
-    return out
+        self.fractional = self.fractional or bool((rounded != part).any())
+        self.largest = max(self.largest, float(part.max(initial=0)))
+        self.out[rows] = rounded
+
+    def finished(self) -> np.ndarray:
+        """The levels; DataError where rounding has left black and white."""
+        if self.fractional and self.largest <= 1:
+            raise DataError(f"{self.where}: got fractional levels of at most {self.largest:.4g}, expected grey levels 0..255 (scale by 255)")
+        return self.out
+
+
+class Labels(_Converted):
+    """Labels. `put` raises DataError for anything but whole numbers 0..4."""
+
+    def put(self, rows: slice, part: np.ndarray) -> None:
+        """The tiles `rows` from their values."""
+        last = len(CLASSES) - 1
+        valid = np.isfinite(part) & (part >= 0) & (part <= last) & (np.rint(part) == part)
+        _reject(~valid, rows, part, self.where, f"whole labels 0..{last}")
+        self.out[rows] = part
+
+    def finished(self) -> np.ndarray:
+        """The labels."""
+        return self.out
+
+
+def grey_levels(array: np.ndarray, where: str) -> np.ndarray:
+    """Any real (N, H, W) as uint8 grey levels, as `GreyLevels` makes them."""
+    return _convert(GreyLevels(array.shape, array.dtype, where), array)
 
 
 def label_values(array: np.ndarray, where: str) -> np.ndarray:
-    """Any real (N, H, W) as uint8 labels. DataError naming `where` for anything but whole numbers 0..4."""
-    out = np.empty(array.shape, np.uint8)
-    last = len(CLASSES) - 1
-    for rows, part in _chunks(array, where):
-        valid = np.isfinite(part) & (part >= 0) & (part <= last) & (np.rint(part) == part)
-        _reject(~valid, rows, part, where, f"whole labels 0..{last}")
-        out[rows] = part
-    return out
+    """Any real (N, H, W) as uint8 labels, as `Labels` makes them."""
+    return _convert(Labels(array.shape, array.dtype, where), array)
+
+
+def _convert(result: GreyLevels | Labels, array: np.ndarray) -> np.ndarray:
+    for start in range(0, len(array), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(array)))
+        result.put(rows, array[rows])
+    return result.finished()
 
 
 def _described(array: np.ndarray) -> str:
     return f"{array.dtype} {array.shape}"
-
-
-def _chunks(array: np.ndarray, where: str) -> Iterator[tuple[slice, np.ndarray]]:
-    if array.dtype.kind not in "uif":
-        raise DataError(f"{where}: got dtype {array.dtype}, expected uint8, float32 or float64")
-    for start in range(0, len(array), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        yield rows, array[rows]
 
 
 def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected: str) -> None:
@@ -193,76 +224,6 @@ def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected
     if bad.any():
         tile, y, x = (int(i) for i in np.argwhere(bad)[0])
         raise DataError(f"{where}: got {part[tile, y, x]:.6g} in tile {rows.start + tile} at row {y}, column {x}, expected {expected}")
-
-
-def _load_npz(path: Path) -> tuple[Tiles, Tiles | None]:
-    with _archive(path) as archive:
-        unknown = [key for key in archive.files if key not in _KEYS]
-        if unknown:  # a misspelt train_group, ignored, would be a leak between training and validation
-            raise DataError(f"{path}: unknown key '{unknown[0]}', expected only {', '.join(_KEYS)}")
-        if "training_set" not in archive.files:
-            raise DataError(f"{path}: no key 'training_set', found {', '.join(archive.files) or 'no key at all'}")
-        where = f"{path}: training_set"
-        pairs = _member(archive, path, "training_set", "(N, 2, H, W)", 4)
-        if pairs.shape[1] != 2:
-            raise DataError(f"{where}: got shape {pairs.shape}, expected (N, 2, H, W), an image and a mask per sample")
-        images, masks = grey_levels(pairs[:, 0], f"{where} images"), label_values(pairs[:, 1], f"{where} masks")
-        del pairs  # a third of a gigabyte in the homework file
-        return Tiles(images, masks, _groups(archive, path, "train_group", len(images))), _npz_test(archive, path)
-
-
-def _npz_test(archive: Any, path: Path) -> Tiles | None:
-    if "test_set" not in archive.files:
-        orphan = next((key for key in ("test_labels", "test_group") if key in archive.files), None)
-        if orphan:
-            raise DataError(f"{path}: got '{orphan}' without 'test_set'")
-        return None
-    images = grey_levels(_member(archive, path, "test_set", "(M, H, W)", 3), f"{path}: test_set")
-    masks = None
-    if "test_labels" in archive.files:
-        labels = _member(archive, path, "test_labels", "(M, H, W)", 3)
-        if labels.shape != images.shape:
-            raise DataError(f"{path}: test_labels: got shape {labels.shape}, expected {images.shape} like test_set")
-        masks = label_values(labels, f"{path}: test_labels")
-    return Tiles(images, masks, _groups(archive, path, "test_group", len(images)))
-
-
-def _archive(path: Path) -> Any:
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except _READ_ERRORS as error:
-        raise DataError(f"{path}: not a readable .npz file, is it whole? ({_first_line(error)})") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path}: got a single array of shape {archive.shape}, expected an .npz file with the key 'training_set'")
-    return archive
-
-
-def _member(archive: Any, path: Path, key: str, shape: str, axes: int) -> np.ndarray:
-    """One array of the file, read now: a truncated file is found at the key that is damaged."""
-    try:
-        array = archive[key]
-    except _READ_ERRORS as error:
-        raise DataError(f"{path}: {key}: cannot be read, is the file whole? ({_first_line(error)})") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: {key}: got raw bytes, expected a NumPy array {shape}")
-    if array.ndim != axes:
-        raise DataError(f"{path}: {key}: got {array.ndim} axes {array.shape}, expected {axes}: {shape}")
-    return array
-
-
-def _groups(archive: Any, path: Path, key: str, count: int) -> np.ndarray | None:
-    if key not in archive.files:
-        return None
-    groups = _member(archive, path, key, "(N,)", 1)
-    if groups.dtype.kind != "U":
-        raise DataError(f"{path}: {key}: got dtype {groups.dtype}, expected strings")
-    if len(groups) != count:
-        raise DataError(f"{path}: {key}: got {len(groups)} names, expected {count}, one per tile")
-    return groups
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _finished(name: str, train: Tiles, test: Tiles | None) -> DataSet:

@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, ConfigError, from_dict
+from engine.config import MOST_TOML, Config, ConfigError, from_dict, parse_toml
+from engine.errors import quoted, read_bytes, reading, reason
 
 FOLDER = Path(__file__).parent / "grids"
 _SEPARATOR = ", "
@@ -69,13 +69,12 @@ def read_grid(source: str) -> Grid:
     """A grid of the package by name, or a TOML file. ConfigError with one line when it is missing or malformed."""
     path = FOLDER / f"{source}.toml" if source in names() else Path(source)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"grid {source!r}: {reason}; expected a TOML file or one of {', '.join(names())}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"grid {path}: no valid TOML: {error}") from None
-    return _grid(values, path)
+        text = read_bytes(path, MOST_TOML)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"grid {quoted(source)}: {reason(error)}; expected a TOML file or one of {', '.join(names())}") from error
+    values = parse_toml(text, f"grid {path}")
+    with reading(ConfigError, f"grid {path}: cannot be used"):
+        return _grid(values, path)
 
 
 def _grid(values: dict[str, Any], path: Path) -> Grid:

@@ -37,6 +37,7 @@ from numba.core import caching, ccallback, compiler, serialize
 from numba.extending import intrinsic
 
 from kernels.core import simd
+from kernels.core.deferral import deferring
 from kernels.core.parts import Part, linked_first
 from kernels.core.store import Store, note
 
@@ -57,6 +58,8 @@ _NOT_COMPILED = (
     "memory.py",
     "reduction.py",
     "store.py",
+    "cores.py",
+    "deferral.py",
 )
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
@@ -119,9 +122,10 @@ class _Cache(caching.NullCache):
 
 
 def cached(dispatcher: Any, function: Any, name: str) -> None:
-    """Give a numba dispatcher or C function our cache instead of numba's."""
+    """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles."""
     _rename(function, name)
     dispatcher._cache = _Cache(name)
+    dispatcher.compile = deferring(dispatcher.compile)
 
 
 def _rename(function: Any, name: str) -> None:

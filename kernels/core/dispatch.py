@@ -31,8 +31,6 @@ class _State(threading.local):
 
     def __init__(self) -> None:
         self.backend = os.environ.get("AREOGRAD_KERNELS", "fast").strip().lower() or "fast"
-        if self.backend not in BACKENDS:
-            raise ValueError(f"AREOGRAD_KERNELS: got {self.backend!r}, expected one of {', '.join(BACKENDS)}")
         self.logs: list[list[Served]] = []
         self.recorder: Callable[..., Any] | None = None
         self.draws: list[tuple[Any, int]] | None = None  # while recording: numbers that launches read, and the offset in the random stream they hold
@@ -129,6 +127,8 @@ class Operator:
             if fast is not None:
                 result = fast(*args, **kwargs)
         if result is NotImplemented:
+            if _state.backend not in BACKENDS:  # an error of the first call, not of an import
+                raise ValueError(f"AREOGRAD_KERNELS: got {_state.backend!r}, expected one of {', '.join(BACKENDS)}")
             result, by = self.reference(*args, **kwargs), "reference"
             _state.outside = True
         if _state.logs:

@@ -22,25 +22,28 @@ import numpy as np
 from kernels.core import memory, threads
 from kernels.core.dispatch import computed_outside, recorded_by
 from kernels.core.random import words_of
-from kernels.core.threads import address_of, call, compiled, current_team, lead, load, publish
+from kernels.core.threads import BUSY, address_of, call, compiled, current_team, give_back, load, perform, take
 
 _FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
 
 
 @compiled
-def _replay(control, table, at, stop, helpers, scratch):  # type: ignore[no-untyped-def]
-    """Do the launches at .. stop. Returns early, with the number of a launch that has been put up only, when helpers have to be woken for it."""
+def _replay(control, table, at, stop, helpers, awake, scratch, stride):  # type: ignore[no-untyped-def]
+    """Do the launches at .. stop. Returns what `take` returns, with nothing done unless that is 0. control = 0: without the team."""
+    obstacle = take(control, scratch, stride, helpers, awake) if control else 0
+    if obstacle:
+        return obstacle
     while at < stop:
         launch = table + 8 * _FIELDS * at
         address, chunks, words = load(launch), load(launch + 8), load(launch + 16)
-        if helpers < 0 or chunks == 1:
+        if helpers == 0 or chunks == 1:
             call(address, 0, chunks, scratch, words)
         else:
-            if publish(control, address, words, chunks, helpers):
-                return at
-            lead(control, chunks)
+            perform(control, address, words, chunks)
         at += 1
-    return at
+    if control:
+        give_back(control)
+    return 0
 
 
 class Place(NamedTuple):
@@ -164,17 +167,11 @@ class Recording:
     def replay(self, first: int, stop: int) -> None:
         """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be recorded afterwards."""
         table, team = address_of(self._table), current_team()
-        if not team.busy.acquire(blocking=False):  # another thread's job: do it alone
+        room = team.scratch if self._scratch <= team.scratch.floats else team.reserve(self._scratch)
+        obstacle = _replay(team.control, table, first, stop, team.size - 1, 0, room.address, room.stride)
+        if obstacle > 0:
+            team.wake()
+            obstacle = _replay(team.control, table, first, stop, team.size - 1, 1, room.address, room.stride)
+        if obstacle == BUSY:  # another thread's job: do it alone
             own = np.empty(self._scratch + 16, np.float32)
-            _replay(0, table, first, stop, -1, address_of(own))
-            return
-        try:
-            if self._scratch > team.floats:
-                team.reserve(self._scratch)
-            helpers = team.size - 1 if team.size > 1 else -1
-            while (first := _replay(team.control, table, first, stop, helpers, team.own_scratch)) < stop:
-                team.wake()
-                lead(team.control, int(self._table[first, 1]))
-                first += 1
-        finally:
-            team.busy.release()
+            _replay(0, table, first, stop, 0, 1, address_of(own), 0)

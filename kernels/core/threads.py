@@ -10,16 +10,20 @@ How a job is handed over. Helpers sit in native code, without the interpreter's 
 The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left does that chunk. The
 caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and with them its cache, from layer to layer.
 The caller returns when the count of finished chunks is complete. That takes about a microsecond; waking a thread would take fifty. A helper that has
-waited in vain for about a millisecond goes to sleep in the interpreter and says so; the next caller wakes it.
+waited in vain for about a millisecond goes to sleep in the interpreter and says so; the next caller wakes it, and only then puts its job up.
+
+Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. A job is therefore put up, done and taken down within
+one native call: an exception finds either no job, or one that is finished, and never a taken lock.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -30,10 +34,12 @@ from threadpoolctl import threadpool_limits
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cached, drop_bitcode, listed
+from kernels.core.cores import capped, usable_cores
 from kernels.core.dispatch import by_numpy
 
-# Words of the control block, a cache line apart.
-_NEXT, _FINISHED, _ADDRESS, _WORDS, _MEMBERS = 0, 8, 16, 24, 32  # from _MEMBERS on, per member: its scratch address, whether it watches
+# Words of the control block, a cache line apart. From _MEMBERS on, per member: its scratch address, whether it watches.
+_NEXT, _FINISHED, _ADDRESS, _WORDS, _BUSY, _MEMBERS = 0, 8, 16, 24, 32, 40
+BUSY = -1  # what a launch returns where another thread's job is being done
 _LINE = 8
 _COUNT = (1 << 20) - 1
 _PATIENCE = 60_000  # looks before a helper goes to sleep
@@ -104,9 +110,16 @@ def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
     builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), arguments)
 
 
+def _emit_take(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
+    """Whether a word was 0; it is 1 afterwards."""
+    result = builder.cmpxchg(_place(builder, values[0]), _I64(0), _I64(1), "seq_cst", "seq_cst")
+    return builder.zext(builder.extract_value(result, 1), _I64)
+
+
 load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
 _store = _native(2, _emit_store)
 _add = _native(2, lambda b, v: b.atomic_rmw("add", _place(b, v[0]), v[1], "seq_cst"))
+_take = _native(1, _emit_take)
 call = _native(5, _emit_call)
 _pause = _native(1, _emit_pause)
 
@@ -161,21 +174,35 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def publish(control, address, words, chunks, helpers):  # type: ignore[no-untyped-def]
-    """Put a job up; returns how many helpers have to be woken."""
+def take(control, scratch, stride, helpers, awake):  # type: ignore[no-untyped-def]
+    """Make the team this caller's. 0: it is; BUSY: it is another thread's; else how many helpers sleep, and it is not (unless `awake`: they have
+    been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each helper's."""
+    if not _take(control + 8 * _BUSY):
+        return BUSY
+    asleep = 0
+    for member in range(1, helpers + 1):
+        asleep += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
+    if asleep and not awake:
+        give_back(control)
+        return asleep
+    for member in range(helpers + 1):
+        _store(control + 8 * (_MEMBERS + 2 * _LINE * member), scratch + stride * member)
+    return 0
+
+
+@compiled
+def give_back(control):  # type: ignore[no-untyped-def]
+    """Let other threads have the team."""
+    _store(control + 8 * _BUSY, 0)
+
+
+@compiled
+def perform(control, address, words, chunks):  # type: ignore[no-untyped-def]
+    """Put a job up, work at it, and wait for the chunks that helpers took."""
     _store(control + 8 * _FINISHED, 0)
     _store(control + 8 * _ADDRESS, address)
     _store(control + 8 * _WORDS, words)
     _store(control + 8 * _NEXT, chunks << 40)
-    asleep = 0
-    for member in range(1, helpers + 1):
-        asleep += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
-    return asleep
-
-
-@compiled
-def lead(control, chunks):  # type: ignore[no-untyped-def]
-    """The caller's part: work, then wait for the chunks that others took."""
     _work(control, 0)
     while load(control + 8 * _FINISHED) < chunks:
         _pause(0)
@@ -186,31 +213,34 @@ def address_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-# -- launching: one native call that writes the arguments down, puts the job up and works at it ----------------------------------------
+# -- launching: one native call that takes the team, writes the arguments down, puts the job up, works at it and gives the team back -----
 
 MOST_ARGUMENTS = 40
 _launchers: dict[tuple[str, ...], Any] = {}
 
 
 def launcher(kernel: Kernel) -> Any:
-    """launch(control, words, address, chunks, helpers, own scratch, *arguments) for the kernel's types of arguments, compiled on first use.
+    """launch(control, words, address, chunks, helpers, awake, scratch, stride, *arguments) for the kernel's argument types, compiled on first use.
 
-    It returns how many helpers have to be woken; 0 when all is done. helpers < 0: do it alone, without the control block.
+    It returns 0 when all is done, else what `take` returns, and nothing is done. helpers = 0: the caller does it alone; control = 0: without
+    the team.
     """
     letters = tuple("g" if letter[0] == "g" else letter for letter in kernel.letters)
     if letters not in _launchers:
         names = [f"a{k}" for k in range(len(letters))]
-        lines = [f"def launch(control, words, address, chunks, helpers, scratch, {', '.join(names)}):"]
+        lines = [f"def launch(control, words, address, chunks, helpers, awake, scratch, stride, {', '.join(names)}):"]
+        lines += ["    obstacle = _take_team(control, scratch, stride, helpers, awake) if control else 0"]
+        lines += ["    if obstacle:", "        return obstacle"]
         for k, (name, letter) in enumerate(zip(names, letters, strict=True)):
             write = {"i": f"_store(words + {8 * k}, {name})", "f": f"_store_float(words + {8 * k}, {name})"}
             lines.append("    " + write.get(letter, f"_store_address(words + {8 * k}, {name})"))
         lines += ["    return _start(control, words, address, chunks, helpers, scratch)"]
         scope: dict[str, Any] = {"_store_float": _store_float, "_store_address": _store_address}
-        scope |= {"_store": _store, "_start": _start, "__name__": __name__}
+        scope |= {"_store": _store, "_take_team": take, "_start": _start, "__name__": __name__}
         exec("\n".join(lines), scope)
         dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
         cached(dispatcher, scope["launch"], "launch " + "".join(letters))
-        dispatcher.compile((types.int64,) * 6 + kernel.argument_types)
+        dispatcher.compile((types.int64,) * 8 + kernel.argument_types)
         dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
         for compiled in dispatcher.overloads.values():
             drop_bitcode(compiled.library)  # type: ignore[attr-defined]
@@ -220,13 +250,22 @@ def launcher(kernel: Kernel) -> Any:
 
 @compiled
 def _start(control, words, address, chunks, helpers, scratch):  # type: ignore[no-untyped-def]
-    if helpers < 0:
+    if helpers:
+        perform(control, address, words, chunks)
+    else:
         call(address, 0, chunks, scratch, words)
-        return 0
-    asleep = publish(control, address, words, chunks, helpers)
-    if not asleep:
-        lead(control, chunks)
-    return asleep
+    if control:
+        give_back(control)
+    return 0
+
+
+class Scratch(NamedTuple):
+    """Memory that every member of a team has for itself: an array (members, floats), its address, a member's bytes, a member's floats."""
+
+    array: np.ndarray
+    address: int
+    stride: int
+    floats: int
 
 
 class _Team:
@@ -237,8 +276,7 @@ class _Team:
         raw = np.zeros(_MEMBERS + 2 * _LINE * size + _LINE, np.int64)
         self.block = raw[-(address_of(raw) // 8) % _LINE :]
         self.control = address_of(self.block)
-        self.busy = threading.Lock()
-        self.words = np.empty(MOST_ARGUMENTS, np.int64)
+        self.words = np.empty(MOST_ARGUMENTS, np.int64)  # of whoever has the team
         self.words_address = address_of(self.words)
         self.reserve(16)
         if size > 1:
@@ -251,14 +289,12 @@ class _Team:
         while waker.get():
             _watch(self.control, member, _PATIENCE)
 
-    def reserve(self, floats: int) -> None:
-        """Give every member that much scratch memory."""
+    def reserve(self, floats: int) -> Scratch:
+        """Give every member that much scratch memory. A launch that still runs keeps what it was given."""
         floats += -floats % 1024 + 16  # rows a cache line off a power of two
-        self.scratch = memory.pool.empty((self.size, floats))  # in huge pages; may fail: what is there already stays true
-        self.floats = floats
-        self.own_scratch = address_of(self.scratch[0])
-        for member in range(self.size):
-            self.block[_MEMBERS + 2 * _LINE * member] = address_of(self.scratch[member])
+        array = memory.pool.empty((self.size, floats))  # in huge pages; may fail: what is there already stays true
+        self.scratch = Scratch(array, address_of(array), array.strides[0], floats)
+        return self.scratch
 
     def wake(self) -> None:
         """Wake the helpers that sleep."""
@@ -279,10 +315,10 @@ _process = 0
 def _default() -> int:
     asked = os.environ.get("AREOGRAD_THREADS", "").strip()
     if not asked:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not asked.isdigit() or int(asked) < 1:
+        return usable_cores()
+    if not re.fullmatch("[0-9]{1,9}", asked) or int(asked) < 1:
         raise ValueError(f"AREOGRAD_THREADS: got {asked!r}, expected a positive number")
-    return int(asked)
+    return capped(int(asked), "AREOGRAD_THREADS")
 
 
 def threads() -> int:
@@ -291,17 +327,18 @@ def threads() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Use `count` threads from now on. ValueError below 1."""
+    """Use `count` threads from now on, also more than there are cores (then slower than few). ValueError below 1."""
     global _team, _process
     if count < 1:
         raise ValueError(f"threads: got {count}, expected at least 1")
-    if _team is not None and _process == os.getpid():
-        if _team.size == count:
-            return
-        _team.close()
+    before = _team if _process == os.getpid() else None
+    if before is not None and before.size == count:
+        return
     # BLAS threads spin for milliseconds after a product; one core's worth of them halves the speed of everything here.
     threadpool_limits(1, user_api="blas")
-    _team, _process = _Team(count), os.getpid()
+    _team, _process = _Team(count), os.getpid()  # then the old one ends: an interrupt in between leaves a team that works
+    if before is not None:
+        before.close()
 
 
 def current_team() -> _Team:
@@ -345,20 +382,22 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     if launch is None:
         launch = kernel.launcher = launcher(kernel)
     team = current_team()
-    if not team.busy.acquire(blocking=False):  # called from within another thread's job
-        own, words = np.empty(scratch + 16, np.float32), np.empty(MOST_ARGUMENTS, np.int64)
-        launch(0, address_of(words), address, chunks, -1, address_of(own), *arguments)
-        if recorder.tell:
-            recorder.tell(address, chunks, scratch, words, arguments)
-        return
-    try:
-        if scratch > team.floats:
-            team.reserve(scratch)
-        helpers = team.size - 1 if chunks > 1 and team.size > 1 else -1
-        if launch(team.control, team.words_address, address, chunks, helpers, team.own_scratch, *arguments):
-            team.wake()
-            lead(team.control, chunks)
-        if recorder.tell:
-            recorder.tell(address, chunks, scratch, team.words, arguments)
-    finally:
-        team.busy.release()
+    room = team.scratch if scratch <= team.scratch.floats else team.reserve(scratch)
+    helpers = team.size - 1 if chunks > 1 else 0
+    words, place = (team.words, team.words_address) if recorder.tell is None else own_words()
+    obstacle = launch(team.control, place, address, chunks, helpers, 0, room.address, room.stride, *arguments)
+    if obstacle > 0:
+        team.wake()
+        obstacle = launch(team.control, place, address, chunks, helpers, 1, room.address, room.stride, *arguments)
+    if obstacle == BUSY:  # called from within another thread's job
+        own = np.empty(scratch + 16, np.float32)
+        words, place = own_words()
+        launch(0, place, address, chunks, 0, 1, address_of(own), 0, *arguments)
+    if recorder.tell:
+        recorder.tell(address, chunks, scratch, words, arguments)
+
+
+def own_words() -> tuple[np.ndarray, int]:
+    """Room for a launch's arguments that no other launch writes to, and its address."""
+    words = np.empty(MOST_ARGUMENTS, np.int64)
+    return words, address_of(words)

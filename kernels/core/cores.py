@@ -1,0 +1,65 @@
+"""How many processors this process may use: its affinity mask and its control groups' CPU quotas say so, not the machine's size."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from pathlib import Path
+
+_GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """The cores that threads of this process can run on at a time, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, quota(_GROUPS, _MINE))))
+
+
+def capped(count: int, source: str) -> int:
+    """`count`, or all usable cores with a warning where that is more: threads that wait for each other's core are slower than one."""
+    most = usable_cores()
+    if count <= most:
+        return count
+    text = f"{source}: got {count}, but this process may use {most} {'core' if most == 1 else 'cores'}: using {most}"
+    warnings.warn_explicit(text, RuntimeWarning, "areograd", 1)
+    return most
+
+
+def quota(groups: Path, mine: Path) -> float:
+    """Cores' worth of time that control groups leave to this process (inf: no limit), the least of its group's and of those around it."""
+    try:
+        lines = [line.split(":", 2) for line in mine.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    least = math.inf
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            roots = [groups, groups / "unified"]
+        elif "cpu" in controllers.split(","):
+            roots = [groups / controllers, groups / "cpu"]
+        else:
+            continue
+        for root in roots:
+            inner = root / path.strip("/")
+            for folder in (inner, *inner.parents):
+                least = min(least, _limit(folder))
+                if folder == root:
+                    break
+    return least
+
+
+def _limit(folder: Path) -> float:
+    """One group's limit: `cpu.max` of version 2, or `cpu.cfs_quota_us` of version 1."""
+    try:
+        text = (folder / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            text = [(folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
+        except OSError:
+            return math.inf
+    try:
+        time, period = float(text[0]), float(text[1])
+    except (ValueError, IndexError):  # "max"
+        return math.inf
+    return time / period if time > 0 and period > 0 else math.inf
