@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kernels.core.held import holding
+
 
 class _Modes(threading.local):
     recording = True
@@ -42,9 +44,20 @@ def enable_grad() -> Any:
     return _set(recording=True, inference=False)
 
 
-def inference() -> Any:
-    """`no_grad`, and stricter: results may never enter a recorded computation later, so operators may fuse or reuse freely."""
-    return _set(recording=False, inference=True)
+@contextmanager
+def inference() -> Iterator[None]:
+    """`no_grad`, and stricter: results may never enter a recorded computation later, so operators may fuse or reuse freely.
+
+    What layers make of their weights (packed, folded) is kept within the block, and for later blocks if the weights are the same then.
+    The weights' arrays are read-only until the outermost block ends, so that NumPy raises on `p.data -= 1` (see kernels/core/held.py).
+    """
+    with holding(), _set(recording=False, inference=True):
+        yield
+
+
+def is_inference() -> bool:
+    """Whether this is inside `inference()`."""
+    return modes.inference
 
 
 def anomaly_mode(enabled: bool = True) -> Any:

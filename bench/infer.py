@@ -25,8 +25,11 @@ def cases() -> list[Case]:
 
 
 def _ours(batch: int) -> Callable[[], Any]:
+    from autograd import inference
     from engine import plan
     from layers import UNet
+
+    inference().__enter__()  # all runs of the process in one block, as a server or an evaluation has them
 
     net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
     return partial(plan.Plan(net, x) if device() == "cpu" else partial(plan.run, net), x)

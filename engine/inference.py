@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autograd import inference
 from engine import plan
 from engine.metrics import confusion_per_image
 from kernels import metric as kernels
@@ -40,7 +41,8 @@ def predict_logits(net: Module, images: np.ndarray, normalisation: Normalisation
 
     flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without resampling).
     """
-    return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips)])
+    with inference():  # weights hold still from the first batch to the last
+        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips)])
 
 
 def _batches(net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool) -> Iterator[tuple[slice, Array]]:
@@ -76,7 +78,8 @@ def evaluate_confusion(
 ) -> np.ndarray:
     """int64 (N, 5, 5): the confusion matrix of every tile. Only the counts leave the network's device, once."""
     parts = []
-    for rows, logits in _batches(net, images, normalisation, batch, flips):
-        truth = to_device(masks[rows], device_of(logits))
-        parts.append(confusion_per_image(truth, labels_of(logits, background), logits.shape[-1]))
+    with inference():
+        for rows, logits in _batches(net, images, normalisation, batch, flips):
+            truth = to_device(masks[rows], device_of(logits))
+            parts.append(confusion_per_image(truth, labels_of(logits, background), logits.shape[-1]))
     return to_numpy(array_module(parts[0]).concatenate(parts))

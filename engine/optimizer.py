@@ -136,7 +136,7 @@ class Optimizer:
     def gather(self) -> None:
         """Copy all gradients into one vector."""
         self._look_for_new()
-        self._follow()
+        self.follow()
         self.present = tuple([t.grad is not None for t in self.flat.tensors])
         self.flat.gather_gradients(self.gradient)
 
@@ -148,7 +148,7 @@ class Optimizer:
                 self._new += [name for name, p in module.named_parameters() if id(p) not in known and p.requires_grad]
                 self._states[k] = State(module, versions=False)
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Take over what was put in the place of the parameters' arrays; the state follows to another dtype or device."""
         if self.flat.follow():
             vector = self.flat.vector
@@ -171,7 +171,7 @@ class Optimizer:
         returned. gathered: `gather` was called.
         """
         if gathered:
-            self._follow()
+            self.follow()
         else:
             self.gather()
         if self._new:
@@ -238,7 +238,7 @@ class Optimizer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within the block the module holds the averaged weights and statistics (the plain ones when no average is kept)."""
-        self._follow()
+        self.follow()
         pairs = [(self.flat, self.average), (self.buffers, self.average_buffers)]
         live = [(flat, average, flat.vector.copy()) for flat, average in pairs if flat is not None and average is not None]
         for flat, average, _ in live:
@@ -259,7 +259,7 @@ class Optimizer:
         {"state": {k: {"step": n, "started": with momentum, vector: array, ...}}, "param_groups": [{"lr": ..., "params": [k, ...]}, ...],
         "steps": n}, where k counts the parameters of all groups; with an average also "average" in every state, and "average_buffers".
         """
-        self._follow()
+        self.follow()
         names = [*self.vectors, *(["average"] if self.average is not None else [])]
         arrays = {name: [to_numpy(a).copy() for a in self.flat.views(getattr(self, name))] for name in names}
         state = {
@@ -277,7 +277,7 @@ class Optimizer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave. ValueError, with nothing changed, when it is that of another optimizer."""
-        self._follow()
+        self.follow()
         name, groups = type(self).__name__, state["param_groups"]
         counts = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
         if counts[0] != counts[1]:

@@ -3,7 +3,8 @@
 A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one call. What it asks
 of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own pool, and no cuBLAS,
 which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not fit is told in one
-line. The optimizer stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen.
+line. Before every launch the network is compared with what was recorded (engine/state.py); where it has changed, steps run as they are and
+are recorded anew. The optimizer stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from autograd import Tensor
-from engine.optimizer import AdamW
+from engine.optimizer import Optimizer
+from engine.state import State
 from kernels.core.device import Array, array_module, to_device
+from kernels.core.precision import precision
 from layers import Module, SegmentationLoss
 
 Terms = dict[str, Array]
@@ -33,7 +36,7 @@ class Passes:
     x (N, H, W, 1) float32 and labels (N, H, W) are NumPy arrays (they are moved to `device`) or are there already.
     """
 
-    def __init__(self, net: Module, loss: SegmentationLoss, optimizer: AdamW, device: str) -> None:
+    def __init__(self, net: Module, loss: SegmentationLoss, optimizer: Optimizer, device: str) -> None:
         self.net, self.loss, self.optimizer, self.device = net, loss, optimizer, device
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
@@ -57,7 +60,9 @@ class GraphPasses:
         self.recorded: dict[tuple, _Recorded] = {}
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
-        key = x.shape, labels.shape, labels.dtype
+        key = x.shape, labels.shape, x.dtype, labels.dtype, precision()
+        if any(not step.current for step in self.recorded.values()):
+            self.recorded.clear()
         if key not in self.recorded:
             self.recorded[key] = _Recorded(self.passes, x, labels)
         return self.recorded[key](x, labels, 1.0 if scale is None else scale, self.warm)
@@ -71,9 +76,16 @@ class _Recorded:
         # A blocking stream: what is launched on the default stream before and after keeps its place in the order.
         self.stream, self.pool = self.cupy.cuda.Stream(), self.cupy.cuda.MemoryPool()
         self.calls, self.graph, self.terms = 0, None, {}
+        self.state: State | None = None
         with self._place():
             self.x, self.labels = self.cupy.empty(x.shape, x.dtype), self.cupy.empty(labels.shape, labels.dtype)
             self.seed = self.cupy.empty((), x.dtype)
+
+    @property
+    def current(self) -> bool:
+        """Whether the network is what was recorded (or nothing was)."""
+        passes = self.passes
+        return self.state is None or (passes.net is self.net and passes.optimizer.gradient is self.gradient and self.state.unchanged())
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -94,6 +106,7 @@ class _Recorded:
                 if self.graph is None:
                     self._record()
                 self.graph.launch(self.stream)
+                self.passes.optimizer.present = self.present
         self.calls += 1
         return self.terms
 
@@ -118,6 +131,8 @@ class _Recorded:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CaptureError(f"cuda_graph: the step cannot be recorded ({reason}); run without --cuda-graph") from error
         self.graph = self.stream.end_capture()
+        self.net, self.state = self.passes.net, State(self.passes.net, versions=False)
+        self.gradient, self.present = self.passes.optimizer.gradient, self.passes.optimizer.present
 
 
 @contextmanager

@@ -5,7 +5,9 @@ writes down the launches (kernels/core/recording.py), and from then on copies im
 
 What keeps it right. The recorded run sees noise; then the plan must give the ordinary path's logits of real images to the bit: whatever
 computes outside of operators would be stale and show up there. A plan notices when anything in the network is another than it was
-(weights, statistics, settings, modules) and does not run then.
+(weights, statistics, settings, modules) and does not run then. Writes by NumPy cannot be observed: within an `inference()` block arrays
+are read-only, and a plan's first run in a block compares all weights with what they were (kernels/core/held.py). Who runs a plan often
+does so within one block.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from engine.state import State
 from kernels.core import memory
 from kernels.core.device import CPU, Array, device_of
 from kernels.core.dispatch import is_plain
+from kernels.core.held import Block, current
 from layers import Module
 
 
@@ -47,7 +50,8 @@ class Plan:
             raise PlanError(f"plan: images are {images.dtype}, expected float32")
         with inference():
             expected = net(Tensor(images)).data  # compiles, chooses algorithms and folds, too
-        self._lock, self._recording, self._state = threading.Lock(), Recording(), State(net)
+            self._lock, self._recording, self._state = threading.Lock(), Recording(), State(net)
+            self._numbers = self._held(current())
         self._x = np.random.default_rng(0).standard_normal(images.shape, np.float32)
         with inference(), self._recording.operators():
             self._y = net(Tensor(self._x)).data
@@ -57,13 +61,25 @@ class Plan:
     @property
     def current(self) -> bool:
         """Whether nothing in the network has changed since it was planned."""
-        return self._state.unchanged()
+        if not self._state.unchanged():
+            return False
+        with inference():
+            block = current()
+            if block is not None and id(self) not in block.entries:
+                if self._held(block) != self._numbers:
+                    return False
+                block.entries[id(self)] = self
+        return True
+
+    def _held(self, block: Block | None) -> list[int]:
+        """The numbers of all contents, with everything held until the block ends."""
+        return [] if block is None else [block.number(t.data, t.version) for t in self._state.tensors]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Logits (N, H, W, classes), an array of the caller's own. ValueError for another shape or dtype; PlanError when the network has changed."""
         if images.shape != self._x.shape or images.dtype != np.float32:
             raise ValueError(f"plan: images are {images.dtype} {images.shape}, the plan is for float32 {self._x.shape}")
-        with self._lock:
+        with inference(), self._lock:
             if not self.current:
                 raise PlanError("plan: the network has changed since it was planned")
             np.copyto(self._x, images)
@@ -86,13 +102,13 @@ def run(net: Module, x: Array) -> Array:
 
     On the CPU by a plan, as soon as images of one shape have come often enough; with the same bits. A network that cannot be planned runs as always.
     """
-    plan = _plan_for(net, x)
-    if plan:
-        try:
-            return plan(x)
-        except PlanError:  # changed by another thread just now
-            pass
     with inference():
+        plan = _plan_for(net, x)
+        if plan:
+            try:
+                return plan(x)
+            except PlanError:  # changed by another thread just now
+                pass
         return net(Tensor(x)).data
 
 

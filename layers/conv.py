@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
 
 from autograd import Tensor, is_recording, ops
+from autograd.modes import is_inference
 from kernels.core.device import Array
 from kernels.core.geometry import pair
+from kernels.core.held import current
 from kernels.core.prepared import read_only
 from layers.initialisers import equal_taps, he_normal
 from layers.module import Module, Parameter, changed
@@ -19,25 +22,33 @@ _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 class Kept:
-    """What a layer makes of its Tensors for inference, made again when one of them has another array or was written to."""
+    """What a layer makes of its Tensors for inference: kept within `inference()` while their contents are the same, else made at every call."""
+
+    is_cache = True  # nothing that a network is
 
     def __init__(self) -> None:
-        self._state: list[tuple[Any, int]] = []
-        self._made: tuple[Tensor, ...] = ()
+        self._made: tuple[Any, tuple[Tensor, ...]] = None, ()
 
-    def __call__(self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]]) -> tuple[Tensor, ...]:
-        """The Tensors of make(*arrays of the sources); NumPy arrays are made read-only, so that kernels keep what they make of them."""
-        state = self._state
-        if len(state) != len(sources) or any(t.data is not data or t.version != version for t, (data, version) in zip(sources, state, strict=True)):
-            self._state = [(t.data, t.version) for t in sources]
-            made = make(*(t.data for t in sources))
-            self._made = tuple(Tensor(read_only(a) if isinstance(a, np.ndarray) else a) for a in made)
-        return self._made
+    def __call__(self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]], *settings: Any) -> tuple[Tensor, ...]:
+        """The Tensors of make(*arrays of the sources, *settings). Those that are kept are read-only: kernels keep what they make of them."""
+        block = current() if is_inference() else None
+        if block is None:
+            return tuple(map(Tensor, make(*(t.data for t in sources), *settings)))
+        entry = block.entries.get(id(self))
+        now = [*settings, *(t.version for t in sources), *(t.data for t in sources)]
+        if entry is None or len(now) != len(entry[1]) or not all(map(is_, now, entry[1])):
+            key = settings, tuple([block.number(t.data, t.version) for t in sources])
+            known, made = self._made
+            if known != key:
+                made = tuple([Tensor(read_only(a) if isinstance(a, np.ndarray) else a) for a in make(*(t.data for t in sources), *settings)])
+                self._made = key, made
+            entry = block.entries[id(self)] = self, now, made
+        return entry[2]
 
 
 def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> tuple[Tensor, Tensor | None]:
-    """The filter and bias themselves where gradients are recorded, else copies that cannot change (see Kept)."""
-    if is_recording():
+    """Copies of the filter and bias that cannot change within `inference()` (see Kept), else the Tensors themselves."""
+    if not is_inference():
         return weight, bias
     made = kept([weight] if bias is None else [weight, bias], lambda *arrays: arrays)
     return made[0], None if bias is None else made[1]
@@ -148,14 +159,14 @@ class ConvNorm(Module):
         if is_recording():
             return norm(conv(x), residual)
         sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
-        weight, bias = self._folded(sources, self._fold)
+        weight, bias = self._folded(sources, self._fold, norm.eps)
         window = conv.stride, conv.padding, conv.dilation, conv.groups
         if norm.activation == "relu":
             return ops.conv2d_relu(x, weight, bias, *window, residual)
         y = ops.conv2d(x, weight, bias, *window)
         return y if residual is None else y + residual
 
-    def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array) -> tuple[Array, Array]:
+    def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
         """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps)."""
-        scale = gain * (var + self.norm.eps) ** -0.5
+        scale = gain * (var + eps) ** -0.5
         return weight * scale, bias - mean * scale

@@ -280,7 +280,7 @@ def test_folded_network_gives_the_same_logits() -> None:
 
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monkeypatch) -> None:
-    """Read-only filters are prepared once, writeable ones at every call; a new filter is never taken for an old one."""
+    """Copies by `read_only` are prepared once, all others at every call (a flag may be taken back); a new filter is never taken for an old one."""
     from kernels.core import prepared
 
     monkeypatch.setattr(choice, "mode", lambda: mode)
@@ -300,9 +300,14 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
     assert not prepared._made
     w *= 2
     assert right(w)
+    w.setflags(write=False)
+    assert right(w)
+    w.setflags(write=True)
+    w *= 2
+    w.setflags(write=False)
+    assert right(w)
     for _ in range(5):  # the same memory again, most likely
-        fixed = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
-        fixed.setflags(write=False)
+        fixed = prepared.read_only(rng.standard_normal((3, 3, 16, 16)).astype(np.float32))
         assert right(fixed)
         assert np.array_equal(convolve(fixed), convolve(fixed))
         assert len(prepared._made) == 1

@@ -6,7 +6,8 @@ from autograd.checks import check_batch_norm
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import norm as kernels
-from kernels.core.device import Array, array_module
+from kernels.core.device import Array
+from kernels.shape import evaluate
 
 
 class BatchNorm(Function):
@@ -79,9 +80,12 @@ def batch_norm(
         running_mean.touch()
         running_var.touch()
     else:
-        xp = array_module(x.data)
-        mean, variance = running_mean.data.astype(xp.float64), running_var.data.astype(xp.float64)
+        mean, variance = evaluate(_widened, running_mean.data), evaluate(_widened, running_var.data)
     return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)
+
+
+def _widened(a: Array) -> Array:
+    return a.astype("float64")
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

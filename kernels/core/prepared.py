@@ -1,6 +1,6 @@
 """What is made of a filter or bias before it is used (panels, transforms), kept for those that cannot change.
 
-Training makes it anew in every step. Inference uses the same filters again and again: arrays that own their memory and are read-only.
+Training makes it anew in every step. Inference uses the same filters again and again: copies made by `read_only`, which nobody else has.
 """
 
 from __future__ import annotations
@@ -11,28 +11,27 @@ from typing import Any
 
 import numpy as np
 
-_made: dict[int, dict[Hashable, Any]] = {}  # by the array that owns the memory
+_made: dict[int, dict[Hashable, Any]] = {}  # by the array that `read_only` gave
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
     """A copy that cannot change: what is made of it is kept."""
     array = array.copy()
     array.setflags(write=False)
+    _made[id(array)] = {}
+    weakref.finalize(array, _made.pop, id(array), None)
     return array
 
 
 def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
-    """make(), remembered under `key` as long as the read-only memory of w lives; where w may change it is made at every call.
+    """make(), remembered under `key` as long as w's memory lives, if `read_only` gave it; any other memory may change: made at every call.
 
     filter: what is made is a filter too, whose panels are to be kept.
     """
-    owner = w if w.base is None else w.base
-    if not isinstance(owner, np.ndarray) or owner.flags.writeable or not owner.flags.owndata:
+    known = _made.get(id(w if w.base is None else w.base))
+    if known is None:
         return make()
-    if id(owner) not in _made:
-        _made[id(owner)] = {}
-        weakref.finalize(owner, _made.pop, id(owner), None)
-    known, whole = _made[id(owner)], (key, w.__array_interface__["data"][0], w.shape, w.strides)
+    whole = key, w.__array_interface__["data"][0], w.shape, w.strides
     if whole not in known:
         known[whole] = read_only(make()) if filter else make()
     return known[whole]

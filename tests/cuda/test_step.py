@@ -154,3 +154,16 @@ def test_a_step_that_looks_at_a_value_cannot_be_recorded(cp, monkeypatch) -> Non
         with pytest.raises(CaptureError, match=r"^cuda_graph: the step cannot be recorded \(.*\); run without --cuda-graph$"):
             run.step(*batch)
         assert cp.arange(3).sum().get() == 3, "the device goes on working"
+
+
+def test_a_graph_follows_changes_of_the_network(cp, monkeypatch) -> None:
+    """An activation taken away, a filter frozen, a norm frozen: the bits of steps without a graph."""
+    eager, graph = Trained("cuda", monkeypatch), Trained("cuda", monkeypatch, graph=True)
+    changes = {4: lambda net: setattr(net.steps[0].norm, "activation", None), 8: lambda net: setattr(net.steps[2].weight, "requires_grad", False)}
+    with use_precision("tf32"):
+        for k, batch in enumerate(data(12, FEW)):
+            for run in (eager, graph):
+                changes.get(k, lambda net: None)(run.net)
+            assert graph.step(*batch) == eager.step(*batch), f"step {k}"
+            assert (eager.optimizer.flat.vector.get() == graph.optimizer.flat.vector.get()).all(), f"step {k}"
+    assert graph.passes.recorded

@@ -1,0 +1,129 @@
+"""Arrays that hold still: within a block, what is made of filters (packed, folded, captured) may be kept, because nobody can write to them.
+
+    with holding():                                     # autograd.inference() does this
+        number = current().number(array)                # array is read-only from here to the end of the block: NumPy raises on a write
+                                                        # equal numbers: the same contents, also in another block
+
+Outside of a block writes to an array cannot be seen, so what is kept is compared once, with a copy, when the next block first asks for it.
+A block belongs to its thread; blocks within it are part of it. An array is writeable again when the last block that holds it ends.
+CuPy arrays cannot be made read-only: in every block they get a new number, and a write within the block is seen only if it goes through
+a Tensor (`add_`, `copy_`, `touch`). Views that were made before the block stay writeable: nobody may write through them within it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from kernels.core.device import Array
+
+_lock = threading.RLock()
+_numbers = itertools.count(1)
+_known: dict[int, _Contents] = {}  # by the id of the array, for as long as it lives
+_waiting: list[np.ndarray] = []  # to be writeable again as soon as what they are views of is
+
+
+class _Contents:
+    """What is known of an array: a copy of its contents, their number, how many blocks hold it, and whether it was writeable before."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.copy, self.number, self.holders, self.writeable = array.copy(), next(_numbers), 0, True
+        weakref.finalize(array, _known.pop, id(array), None)
+
+    def compare(self, array: np.ndarray) -> None:
+        if array.shape != self.copy.shape or array.dtype != self.copy.dtype or not _same_bits(array, self.copy):
+            self.copy, self.number = array.copy(), next(_numbers)
+
+
+class Block:
+    """The outermost block of a thread. entries: what those who keep something note for the rest of the block, by their ids."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Any] = {}
+        self._held: dict[int, np.ndarray] = {}
+        self._asked: dict[int, tuple[Array, int, int]] = {}
+
+    def number(self, array: Array, version: int = 0) -> int:
+        """Hold the array until the block ends. The number tells its contents from others; version: when it changes, they are looked at again."""
+        asked = self._asked.get(id(array))
+        if asked is not None and asked[1] == version:
+            return asked[2]
+        number = self._look(array) if isinstance(array, np.ndarray) else next(_numbers)
+        self._asked[id(array)] = array, version, number
+        return number
+
+    def _look(self, array: np.ndarray) -> int:
+        with _lock:
+            contents = _known.get(id(array))
+            if contents is None:
+                contents = _known[id(array)] = _Contents(array)
+            if id(array) not in self._held:
+                self._held[id(array)] = array
+                if not contents.holders:
+                    contents.writeable = array.flags.writeable or any(a is array for a in _waiting)
+                    array.setflags(write=False)
+                contents.holders += 1
+            contents.compare(array)
+            return contents.number
+
+    def end(self) -> None:
+        """Let go of everything."""
+        with _lock:
+            for array in self._held.values():
+                contents = _known[id(array)]
+                contents.holders -= 1
+                if not contents.holders and contents.writeable:
+                    _waiting.append(array)
+            for _ in range(2):  # owners of memory first, then what is a view of it
+                _waiting[:] = [a for a in _waiting if not _free(a)]
+        self._held.clear()
+
+
+def _free(array: np.ndarray) -> bool:
+    """Make an array writeable unless somebody holds it; whether this is done with."""
+    if _known[id(array)].holders:
+        return True
+    try:
+        array.setflags(write=True)
+    except ValueError:  # it is a view of an array that is held
+        return False
+    return True
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype.kind == "f" and a.flags.c_contiguous:
+        a, b = (x.reshape(-1).view(f"u{x.itemsize}") for x in (a, b))
+        return bool((a == b).all())
+    return a.tobytes() == b.tobytes()
+
+
+class _Current(threading.local):
+    block: Block | None = None
+
+
+_current = _Current()
+
+
+def current() -> Block | None:
+    """This thread's block, if there is one."""
+    return _current.block
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """A block (see above). Within another one of the same thread it does nothing of its own."""
+    if _current.block is not None:
+        yield
+        return
+    _current.block = block = Block()
+    try:
+        yield
+    finally:
+        _current.block = None
+        block.end()
