@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import Config, ConfigError, from_dict
-from engine.errors import InputError
+from engine.config import Config, from_dict
+from engine.errors import InputError, check_regular, quoted, reading, reason
 from engine.files import write_bytes
 from engine.inference import Normalisation
 from kernels.core.device import Array, array_module
@@ -19,6 +20,7 @@ from layers import Module, UNet
 
 _FORMAT = "areograd-2"
 _KEY = "areograd"
+LEAST = 1900  # numbers in the smallest network for each square of its width
 
 
 class CheckpointError(InputError):
@@ -83,38 +85,55 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         about = _about(metadata)
         if about.get("format") != _FORMAT:
-            raise CheckpointError(f"checkpoint {path}: its format is {about.get('format')!r}, expected {_FORMAT!r}")
+            raise ValueError(f"its format is {quoted(about.get('format'))}, expected {_FORMAT!r}")
         if bad := not_finite(state):
-            raise CheckpointError(f"checkpoint {path}: {bad}")
-        config = from_dict(about["config"], "its config")
-        normalisation = Normalisation(**about["normalisation"])
+            raise ValueError(bad)
+        config, record = from_dict(about["config"], "its config"), about.get("record", {})
+        if not isinstance(record, dict):
+            raise TypeError(f"its record is {quoted(record)}, expected an object")
+        size = sum(array.size for array in state.values())
+        if size < LEAST * config.width**2:  # before memory is taken for the network
+            raise ValueError(f"its config says width {config.width}, but its arrays hold {size} numbers only")
+        normalisation = _normalisation(about["normalisation"])
         net = build_network(config)
         net.load_state_dict(state)
-    except CheckpointError:
-        raise
-    except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {path}: {error}") from None
-    return Checkpoint(net.eval(), config, normalisation, about.get("record", {}))
+    except Exception as error:  # the edge at which a file of any content becomes a message
+        raise CheckpointError(f"checkpoint {path}: {f'no {error}' if isinstance(error, KeyError) else reason(error)}") from error
+    return Checkpoint(net.eval(), config, normalisation, record)
+
+
+def _normalisation(values: Any) -> Normalisation:
+    """ValueError or TypeError for anything but two numbers that one can compute with."""
+    given = Normalisation(**values)
+    for name, value in asdict(given).items():
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e6:
+            raise ValueError(f"its normalisation has {name} {quoted(value)}, expected a number")
+    if given.std <= 0:
+        raise ValueError(f"its normalisation has std {quoted(given.std)}, expected more than 0")
+    return given
 
 
 def _about(metadata: dict[str, str]) -> dict[str, Any]:
     """What is written about a network: one JSON object, or, in files of the first form, one per key."""
     if metadata.get("format") == "areograd-1":
         return {"format": _FORMAT} | {name: json.loads(metadata[name]) for name in ("config", "normalisation", "record") if name in metadata}
-    return json.loads(metadata[_KEY]) if _KEY in metadata else metadata
+    about = json.loads(metadata[_KEY]) if _KEY in metadata else metadata
+    if not isinstance(about, dict):
+        raise TypeError(f"its metadata is {quoted(about)}, expected an object")
+    return about
 
 
 def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and arrays of any safetensors file; CheckpointError when it cannot be read."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file")
-    try:
+    with reading(CheckpointError, f"checkpoint {path}: not a readable safetensors file"):
+        try:
+            check_regular(path)
+        except FileNotFoundError:
+            raise CheckpointError(f"checkpoint {path}: no such file") from None
         with safe_open(path, "numpy") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint {path}: not a readable safetensors file ({error})") from None
 
 
 def take_weights(net: Module, path: Path) -> str:

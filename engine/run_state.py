@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.config import Config, from_dict
 from engine.data import Tiles
-from engine.errors import InputError
+from engine.errors import InputError, reason
 from engine.files import write_bytes
 from engine.run_folder import STATES
 from kernels.core import device
@@ -82,7 +82,7 @@ def load_state(folder: Path) -> RunState:
 
 
 def _read(path: Path) -> RunState:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, "numpy") as file:
@@ -97,8 +97,8 @@ def _read(path: Path) -> RunState:
         return RunState(from_dict(head["config"], str(path)), head["surroundings"], head["progress"], arrays, head["serial"])
     except StateError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, MemoryError) as error:
-        raise StateError(f"{path}: is no readable state of a run ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+    except Exception as error:
+        raise StateError(f"{path}: is no readable state of a run ({reason(error)})") from error
 
 
 def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.checkpoint import LEAST, CheckpointError, build_network, load_checkpoint, save_checkpoint
 from engine.config import Config, ConfigError, from_dict, read_toml
 from engine.data import DataError, load, npz
 from engine.errors import InputError, printable, quoted, reading
+from engine.inference import Normalisation
 
 ROOT = Path(__file__).resolve().parent.parent
+BOTTLENECKS = ["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"]
+ENCODERS = ["residual+inception", "residual", "plain"]
 ENVIRONMENT = ["KERNELS", "THREADS", "SIMD", "PRECISION", "DEVICE", "CONV", "TUNE"]
 
 
@@ -248,3 +253,61 @@ def test_messages_are_one_line_whatever_they_quote() -> None:
     with pytest.raises(InputError, match=r"^file \(what happened\\t here\)$") as error, reading(InputError, "file"):
         raise RuntimeError("what happened\t here\nand there")
     assert isinstance(error.value.__cause__, RuntimeError)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------------------------------
+
+
+def checkpoint(path: Path, **changes: object) -> Path:
+    """A small network's file with other metadata."""
+    config = Config(width=4, bottleneck="none", encoder="plain", skips="plain")
+    save_checkpoint(path, build_network(config), config, Normalisation(0.5, 0.25), {"epoch": 1})
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    about = json.loads(header["__metadata__"]["areograd"])
+    about = changes.pop("whole") if "whole" in changes else about | changes
+    header["__metadata__"]["areograd"] = about if isinstance(about, str) else json.dumps(about)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + size :])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"whole": "[]"}, "its metadata is \\[\\], expected an object"),
+        ({"whole": "[" * 5000}, "recursion"),
+        ({"whole": "{"}, "Expecting property name"),
+        ({"record": 3}, "its record is 3, expected an object"),
+        ({"config": None}, "its config: got None"),
+        ({"config": {"width": 1024}}, "width 1024, but its arrays hold 31[0-9]{3} numbers only"),
+        ({"normalisation": {"mean": 0.5, "std": 0}}, "std 0, expected more than 0"),
+        ({"normalisation": {"mean": float("nan"), "std": 1}}, "mean nan, expected a number"),
+        ({"normalisation": {"mean": "x", "std": 1}}, "mean 'x', expected a number"),
+        ({"normalisation": {"mean": 0.5}}, "missing 1 required"),
+        ({"normalisation": []}, "mapping"),
+        ({"format": {"a": 1}}, "its format is "),
+    ],
+)
+def test_checkpoints_that_are_none(changes: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"^checkpoint .*: .*{words}") as error:
+        load_checkpoint(checkpoint(tmp_path / "c.safetensors", **changes))
+    assert str(error.value).isprintable()
+    assert load_checkpoint(checkpoint(tmp_path / "c.safetensors")).record == {"epoch": 1}
+
+
+def test_a_width_is_believed_only_of_enough_numbers() -> None:
+    """The bound holds for every kind of network: none is smaller."""
+    for width in (4, 8, 16):
+        config = Config(width=width, bottleneck="none", encoder="plain", skips="plain")
+        assert sum(array.size for array in build_network(config).state_dict().values()) >= LEAST * config.width**2
+    leanest = [build_network(Config(width=4, bottleneck=b, encoder=e, skips=s)) for b in BOTTLENECKS for e in ENCODERS for s in ("gated", "plain")]
+    assert min(sum(array.size for array in net.state_dict().values()) for net in leanest) >= LEAST * 16
+
+
+def test_paths_of_checkpoints(tmp_path: Path) -> None:
+    long, zero = tmp_path / ("x" * 300), Path("/dev/zero")
+    for path, words in ((tmp_path, "not an ordinary file"), (long, "too long"), (tmp_path / "none", "no such file"), (zero, "ordinary")):
+        with pytest.raises(CheckpointError, match=words):
+            load_checkpoint(path)

@@ -1,9 +1,9 @@
 """Every reader on inputs that nobody should write:  python -m tests.fuzz.readers --inputs 1000000 [--reader npz] [--seed 0]
 
 Real files are mutated (bits, lengths, places swapped, numbers replaced by extreme ones; PNG chunks, archive members and headers with their
-checksums set right again), and files are made from grammars. A reader may return, or raise an InputError or CheckpointError of one printable
-line. Anything else is a fault: another exception, a crash, more than SECONDS for an input, more than MEMORY, or a file written. Inputs are run in
-processes of a block each, with the limits set; a block that dies is run again input by input. `tests/test_fuzz.py` runs a slice.
+checksums set right again), and files are made from grammars. A reader may return, or raise an InputError of one printable line. Anything else is
+a fault: another exception, a crash, more than SECONDS for an input, more than MEMORY, or a file written. Inputs are run in processes of a block
+each, with the limits set; a block that dies is run again input by input. `tests/test_fuzz.py` runs a slice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoint import CheckpointError
 from engine.errors import InputError, printable
 from tests.fuzz.inputs import READERS, Reader
 
@@ -46,7 +45,7 @@ def check(reader: Reader, draw: random.Random, folder: Path) -> str:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         reader.read(path)
-    except (InputError, CheckpointError) as error:
+    except InputError as error:
         text = printable(str(error)) if reader.name == "command" else str(error)  # paths of its own are as long as they are
         if len(text) > 1000 or not text.isprintable():
             return f"message of {len(text)} characters: {text[:200]!r}"
