@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from engine.data.tiles import DataError, Tiles, label_values
+from engine.errors import check_regular, quoted, read_bytes, reading
 
 _MASK = "_mask"
+_MOST_BYTES = 1 << 26  # of a groups.csv
 
 
 def load_folder(path: Path) -> Tiles:
@@ -85,22 +87,23 @@ def _pixels(file: Path, modes: tuple[str, ...]) -> np.ndarray:
 
 def _groups(file: Path, names: list[str]) -> np.ndarray | None:
     """The group of each name, '' for names the file does not list; None without a file."""
-    if not file.exists():
-        return None
     known = dict.fromkeys(names, "")
     seen: set[str] = set()
-    try:
-        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read as CSV ({error})") from error
+    with reading(DataError, f"{file}: cannot be read as CSV"):
+        try:
+            check_regular(file)
+        except FileNotFoundError:
+            return None
+        rows = list(csv.reader(read_bytes(file, _MOST_BYTES).decode("utf-8-sig").splitlines()))
     if not rows or rows[0] != ["name", "group"]:
-        raise DataError(f"{file}: got the header '{','.join(rows[0]) if rows else ''}', expected 'name,group'")
+        raise DataError(f"{file}: got the header {quoted(','.join(rows[0]) if rows else '')}, expected 'name,group'")
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != 2:
             raise DataError(f"{file}: line {line} has {len(row)} columns, expected 2: name,group")
         name, group = row
         if name not in known or name in seen:
-            raise DataError(f"{file}: line {line} names '{name}', {'for the second time' if name in seen else 'but no image has that name'}")
+            again = "for the second time" if name in seen else "but no image has that name"
+            raise DataError(f"{file}: line {line} names {quoted(name)}, {again}")
         seen.add(name)
         known[name] = group
     return np.array([known[name] for name in names], dtype=np.str_)
