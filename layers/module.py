@@ -119,23 +119,28 @@ class Module:
 
     def named_tensors(self, kind: Any = Tensor, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, Any]]:
         """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`): each once, or, if `shared`, under all its names."""
-        return ((name, t) for name, t in self._tensors(prefix, None if shared else set(), []) if isinstance(t, kind))
+        found: list[tuple[str, Any]] = []
+        self._collect(found, kind, prefix, None if shared else set(), [])
+        return iter(found)
 
-    def _tensors(self, prefix: str, seen: set[int] | None, path: list[Module]) -> Iterator[tuple[str, Any]]:
+    def _collect(self, to: list[tuple[str, Any]], kind: Any, prefix: str, seen: set[int] | None, path: list[Module]) -> None:
         """The Tensors of this module, then of those inside. seen: what has been met, if each is wanted once. path: the modules around this one."""
-        if any(module is self for module in path) or (seen is not None and id(self) in seen):
+        if id(self) in seen if seen is not None else any(module is self for module in path):
             return
-        found = list(_found(vars(self)))
-        for name, value in found:
-            if not isinstance(value, Module) and (seen is None or id(value) not in seen):
-                yield prefix + name, value
-                if seen is not None:
-                    seen.add(id(value))
         if seen is not None:
             seen.add(id(self))
-        for name, value in found:
+        inner = []
+        for name, value in _found(vars(self)):
             if isinstance(value, Module):
-                yield from value._tensors(f"{prefix}{name}.", seen, [*path, self])
+                inner.append((name, value))
+            elif seen is None or id(value) not in seen:
+                if isinstance(value, kind):
+                    to.append((prefix + name, value))
+                if seen is not None:
+                    seen.add(id(value))
+        around = [*path, self]
+        for name, value in inner:
+            value._collect(to, kind, f"{prefix}{name}.", seen, around)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(dotted name, Parameter) of all parameters inside, each once."""

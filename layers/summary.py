@@ -32,9 +32,9 @@ def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     def count(function: Any, inputs: Any, outputs: Any) -> None:
         counts[function.name] = counts.get(function.name, 0) + int(function.flops(inputs, outputs))
 
-    first = net.parameters()[0]
+    first = next((t for _, t in net.named_tensors()), None)
     was_training = net.training
-    x = Tensor(np.zeros(shape, first.dtype)).to(first.device)
+    x = Tensor(np.zeros(shape, np.float32)) if first is None else Tensor(np.zeros(shape, first.dtype)).to(first.device)
     try:
         with no_grad(), observe(count), listing(), np.errstate(all="ignore"):  # shapes decide; nothing need be computed
             net.eval()(x)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -260,3 +262,14 @@ def test_the_losses_learn_class_0_unless_told_otherwise() -> None:
         cls()(z, labels).backward()
         assert np.abs(z.grad.data[labels == 0]).max() > 0, cls.__name__
     assert ops.cross_entropy(Tensor(logits), labels).item() == mine
+
+
+def test_the_page_about_python_runs_and_lists_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["accuracy"].item() > 0.3
+    assert "1 loaded; 7 missing" in capsys.readouterr().out
+    missing = [name for name in ops.__all__ if callable(getattr(ops, name)) and f"`{name}`" not in page]
+    assert not missing
