@@ -48,6 +48,8 @@ TRANSPOSED = [
     s(N(1, 5, 4, 3), N(3, 2, 3, 4), N(4), stride=(1, 3), padding=(1, 0), output_padding=(0, 2), dilation=(2, 1), note="mixed"),
     s(N(2, 4, 3, 6), N(3, 3, 6, 2), N(6), stride=2, padding=1, groups=3, note="groups"),
     s(N(2, 3, 3, 4), N(1, 1, 4, 3), constant(None), note="1x1 no bias"),
+    s(N(2, 4, 5, 3), N(2, 3, 3, 4), N(4), dilation=(2, 4), output_padding=(1, 3), note="padded by more than a stride"),
+    s(N(2, 3, 4, 4), N(2, 2, 4, 1), N(4), stride=2, dilation=3, padding=1, output_padding=2, groups=4, note="depthwise, padded by a stride"),
 ]
 BN = [N(2, 4, 5, 3), positive(3), N(3), N(3), positive(3)]
 POLARIZED_CHANNEL = [N(2, 12, 6), N(6), N(6, 3), N(3), N(3, 6), N(6), positive(6), N(6)]
@@ -345,6 +347,10 @@ CASES = [
         [
             Bad([N(2, 3, 5, 4), N(2, 3, 7, 5), N(2, 3, 7, 6)], ValueError, "do not fit"),
             Bad([N(2, 3, 5, 4), N(2, 3, 7, 4), N(2, 3, 7, 6)], ValueError, r"mask has shape \(5, 6\)", {"mask": np.ones((5, 6), bool)}),
+            *(
+                Bad([N(2, 3, 5, 4)] * 3, TypeError, f"the mask is {kind}, expected bool .* or float", {"mask": np.ones((5, 5), kind)})
+                for kind in ("int64", "uint8", "complex64")
+            ),
         ],
     ),
     Case(

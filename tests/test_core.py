@@ -68,7 +68,7 @@ def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
     def doubled(x):
         return "reference", x * 2
 
-    kernel = operator(doubled, cpu="fast_room")
+    kernel = operator(doubled, "x (*S)", cpu="fast_room")
     try:
         with kernel_log() as log:
             assert kernel(np.ones(2, np.float32))[0] == "fast"
@@ -88,7 +88,7 @@ def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
 
 def test_nested_kernel_logs_end_each_on_its_own() -> None:
     """Two logs with equal entries are still two logs."""
-    twice = operator(lambda x: 2 * x)
+    twice = operator(lambda x: 2 * x, "x (*S)")
     with kernel_log() as outer:
         with kernel_log() as inner:
             twice(np.ones(1))

@@ -75,14 +75,20 @@ class PolarizedSpatial(Function):
 def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None) -> Tensor:
     """softmax(scale q k^T + mask) v: q (N, heads, T, d), k (N, heads, T', d), v (N, heads, T', e) -> (N, heads, T, e).
 
-    mask broadcasts to (N, heads, T, T'): boolean keeps where True, float is added; it gets no gradient. scale defaults to 1 / sqrt(d).
+    mask broadcasts to (N, heads, T, T'): boolean keeps where True, float (of any width) is added; it gets no gradient.
+    scale defaults to 1 / sqrt(d). Raises TypeError for a mask that is neither boolean nor float and for q, k, v of different dtypes,
+    ValueError where shapes do not fit.
     """
     name = "scaled_dot_product_attention"
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected 4 axes (N, heads, T, d) each")
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape} do not fit (N, heads, T, d), (N, heads, T', d), (N, heads, T', e)")
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"{name}: q is {q.dtype}, k is {k.dtype} and v is {v.dtype}, expected one dtype")
     array = None if mask is None else to_device(as_array(mask), q.device)
+    if array is not None and array.dtype.kind not in "bf":
+        raise TypeError(f"{name}: the mask is {array.dtype}, expected bool (True: keep) or float (added to the scores)")
     full = (*q.shape[:3], k.shape[2])
     if array is not None and (array.ndim > 4 or any(m not in (1, f) for m, f in zip(array.shape[::-1], full[::-1], strict=False))):
         raise ValueError(f"{name}: the mask has shape {array.shape}, which does not broadcast to {full}")
@@ -96,7 +102,17 @@ def polarized_channel(
 ) -> Tensor:
     """Channel branch of polarized self-attention: x (N, L, C), wq (C,), wv (C, h), bv (h,), wz (h, C), bz, gain, offset (C,) -> (N, L, C)."""
     c, h = x.shape[-1], wv.shape[-1]
-    _check("polarized_channel", x, wq=(wq, (c,)), wv=(wv, (c, h)), bv=(bv, (h,)), wz=(wz, (h, c)), bz=(bz, (c,)), gain=(gain, (c,)))
+    _check(
+        "polarized_channel",
+        x,
+        wq=(wq, (c,)),
+        wv=(wv, (c, h)),
+        bv=(bv, (h,)),
+        wz=(wz, (h, c)),
+        bz=(bz, (c,)),
+        gain=(gain, (c,)),
+        offset=(offset, (c,)),
+    )
     return PolarizedChannel(eps)(x, wq, wv, bv, wz, bz, gain, offset)
 
 
@@ -113,3 +129,5 @@ def _check(name: str, x: Tensor, **parameters: tuple[Tensor, tuple[int, ...]]) -
     for key, (tensor, shape) in parameters.items():
         if tensor.shape != shape:
             raise ValueError(f"{name}: {key} has shape {tensor.shape}, expected {shape} for x {x.shape}")
+        if tensor.dtype != x.dtype:
+            raise TypeError(f"{name}: {key} is {tensor.dtype} but x is {x.dtype}")

@@ -79,9 +79,13 @@ class ConvTranspose2d(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
-        dx = kernels.conv_transpose2d_backward_data(dy, w, self.window, self.groups) if self.needs[0] else None
-        dw = kernels.conv_transpose2d_backward_filter(x, dy, self.window, self.groups) if self.needs[1] else None
         db = kernels.backward_bias(dy) if self.needs[2] else None
+        # An output padding of a stride or more makes room for windows that belong to no pixel of x: what only they would see is cut away.
+        window, part = self.window.first_outputs(self.size, x.shape[1:3])
+        if part != self.size:
+            dy = dy[:, : part[0], : part[1]]
+        dx = kernels.conv_transpose2d_backward_data(dy, w, window, self.groups) if self.needs[0] else None
+        dw = kernels.conv_transpose2d_backward_filter(x, dy, window, self.groups) if self.needs[1] else None
         return dx, dw, db
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:

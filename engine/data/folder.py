@@ -1,13 +1,15 @@
 """A folder of PNG pairs as tiles.
 
-Two layouts: `images/NAME.png` with `masks/NAME.png`, or `NAME.png` with `NAME_mask.png` side by side. Images are grey (mode L, or
-RGB with equal channels); masks are label images with values 0..4 (mode L, or P, where the palette index is the label). An optional
-`groups.csv` with the columns `name,group` gives the source image of each tile.
+Two layouts: `images/NAME.png` with `masks/NAME.png`, or `NAME.png` with `NAME_mask.png` side by side. Images are grey, of up to 8 bits (or
+RGB with equal channels), and their darkest and brightest levels become 0 and 255. Masks are label images with values 0..4, grey of any depth
+or with a palette: the number that is stored for a pixel is its label. An optional `groups.csv` with the columns `name,group` gives the source
+image of each tile.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,12 @@ from engine.data.tiles import DataError, Tiles, label_values
 from engine.errors import check_regular, quoted, read_bytes, reading
 
 _MASK = "_mask"
+<<<<<<< HEAD
 _MOST_BYTES = 1 << 26  # of a groups.csv
+=======
+_IMAGES, _MASKS = ("L", "1", "RGB"), ("L", "1", "P", "I;16")  # Pillow's modes
+_DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
+>>>>>>> 7c3f249 (Every operator compares its arrays' shapes and types before any kernel runs; transposed convolutions of every output padding; norms' vectors in any form; masks of any PNG depth)
 
 
 def load_folder(path: Path) -> Tiles:
@@ -30,8 +37,8 @@ def load_folder(path: Path) -> Tiles:
     names = sorted(images)
     groups = _groups(path / "groups.csv", names)
     return Tiles(
-        _stacked([images[name] for name in names], ("L", "RGB")),
-        label_values(_stacked([masks[name] for name in names], ("L", "P")), f"{path}: masks, sorted by name"),
+        _stacked([images[name] for name in names], _levels),
+        label_values(_stacked([masks[name] for name in names], _labels), f"{path}: masks, sorted by name"),
         groups,
     )
 
@@ -50,39 +57,65 @@ def _pairs(path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _pngs(folder: Path) -> dict[str, Path]:
-    return {file.stem: file for file in folder.glob("*") if file.suffix.lower() == ".png" and file.is_file()}
+    """PNG files by name; DataError where two of them have one name."""
+    files: dict[str, Path] = {}
+    for file in sorted(folder.glob("*")):
+        if file.suffix.lower() == ".png" and file.is_file():
+            if file.stem in files:
+                raise DataError(f"{file}: got the name '{file.stem}' twice, here and in {files[file.stem].name}; expected one file of each name")
+            files[file.stem] = file
+    return files
 
 
-def _stacked(files: list[Path], modes: tuple[str, ...]) -> np.ndarray:
-    """uint8 (N, H, W); every file must have the size of the first."""
-    first = _pixels(files[0], modes)
-    out = np.empty((len(files), *first.shape), np.uint8)
+def _stacked(files: list[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """(N, H, W) of the first file's dtype, or of a wider one that another has; every file must have the size of the first."""
+    first = read(files[0])
+    out = np.empty((len(files), *first.shape), first.dtype)
     for i, file in enumerate(files):
-        pixels = first if i == 0 else _pixels(file, modes)
+        pixels = first if i == 0 else read(file)
         if pixels.shape != first.shape:
             raise DataError(f"{file}: got {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {first.shape[0]} x {first.shape[1]} like {files[0]}")
+        if not np.can_cast(pixels.dtype, out.dtype):
+            out = out.astype(pixels.dtype)
         out[i] = pixels
     return out
 
 
-def _pixels(file: Path, modes: tuple[str, ...]) -> np.ndarray:
-    """uint8 (H, W): levels of a grey image, equal channels of a colour image, indices of a palette image."""
+def _levels(file: Path) -> np.ndarray:
+    """uint8 (H, W): the levels 0..255 of a grey image, or of equal channels of a colour image."""
+    mode, pixels, _ = _decoded(file, _IMAGES)
+    if mode == "RGB":
+        if (pixels != pixels[..., :1]).any():
+            raise DataError(f"{file}: got a colour image, expected a grey one")
+        return pixels[..., 0]
+    return pixels * np.uint8(255) if mode == "1" else pixels
+
+
+def _labels(file: Path) -> np.ndarray:
+    """uint8 or uint16 (H, W): the numbers stored in a grey image, or the indices of a palette image."""
+    mode, pixels, depth = _decoded(file, _MASKS)
+    if mode == "1":
+        return pixels.astype(np.uint8)
+    # Pillow scales grey levels of 2 and 4 bits to 0..255.
+    return pixels // (255 // (2**depth - 1)) if mode == "L" and depth < 8 else pixels
+
+
+def _decoded(file: Path, modes: tuple[str, ...]) -> tuple[str, np.ndarray, int]:
+    """(Pillow's mode, pixels, bits per sample in the file)."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            mode, pixels = image.mode, np.asarray(image)
+            mode, pixels, is_png = image.mode, np.asarray(image), image.format == "PNG"
+        with file.open("rb") as stream:
+            depth = stream.read(_DEPTH + 1)[_DEPTH] if is_png else 8
     except UnidentifiedImageError as error:
         raise DataError(f"{file}: not an image, expected a PNG") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read as a PNG ({error})") from error
     if mode not in modes:
-        raise DataError(f"{file}: got an image of mode {mode}, expected {' or '.join(modes)}")
-    if mode == "RGB":
-        if (pixels != pixels[..., :1]).any():
-            raise DataError(f"{file}: got a colour image, expected a grey one")
-        pixels = pixels[..., 0]
-    return pixels
+        raise DataError(f"{file}: got an image of mode {mode}, expected {', '.join(modes[:-1])} or {modes[-1]}")
+    return mode, pixels, depth
 
 
 def _groups(file: Path, names: list[str]) -> np.ndarray | None:

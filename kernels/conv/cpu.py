@@ -13,7 +13,7 @@ from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
 from kernels.core.threads import contiguous
 from kernels.norm import vectors
-from kernels.norm.cpu import batch_norm_forward, gradient_rows, pixel_sums
+from kernels.norm.cpu import batch_norm_forward, gradient_rows, is_own, pixel_sums
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
@@ -25,6 +25,11 @@ def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
     if any(a is not None and (a.dtype != np.float32 or not a.size) for a in arrays):
         return None
     return [a if a is None else contiguous(a) for a in arrays]
+
+
+def _takes(total: np.ndarray) -> bool:
+    """Whether kernels can add to an array."""
+    return total.flags.c_contiguous and total.dtype == np.float32
 
 
 def _channels(maps: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -72,8 +77,8 @@ def conv2d_norm_forward(
 ) -> Any:
     """As kernels.conv.reference.conv2d_norm_forward: sums of z and z^2 are taken while z is in registers."""
     maps, running = _contiguous(*(x if isinstance(x, tuple) else (x,))), (running_mean, running_var)
-    vectors_fit = _contiguous(w, weight, bias, residual, *running) and all(r.flags.c_contiguous for r in running)
-    if maps is None or not vectors_fit or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
+    fits = _contiguous(w, residual, *running) and all(r.flags.c_contiguous for r in running)
+    if maps is None or not fits or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
         return in_turn.conv2d_norm_forward(x, w, weight, bias, *running, momentum, eps, residual, activation, window, groups)
     z, sums = _forward(maps, w, None, window, groups, False, True)
     mean, variance = vectors.moments(sums, z)
@@ -131,7 +136,7 @@ def conv2d_backward_data(
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
     given = _contiguous(dy)
-    if given is None or _contiguous(w) is None or any(total is not None and not total.flags.c_contiguous for total in into):
+    if given is None or _contiguous(w) is None or not all(total is None or _takes(total) for total in into):
         return NotImplemented
     dy = given[0]
     n, c = dy.shape[0], w.shape[2] * groups
@@ -222,7 +227,7 @@ def conv2d_norm_backward(
         return in_turn.conv2d_norm_backward(dy, x, w, z, *norm, with_residual, window, groups, into, overwrite)
 
     given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
-    if given is None or into is None:
+    if given is None or into is None or _contiguous(w) is None:
         return turn()
     *maps, g, z = given
     plan = _norm_plan(maps, z, mask, window, groups)
@@ -231,7 +236,7 @@ def conv2d_norm_backward(
     kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
     dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
     masked, opened = g if kept is None else kept, activation is not None and not with_residual  # with a residual g itself is wanted
-    adds = [t is not None and t.flags.c_contiguous for t in into]
+    adds = [t is not None and _takes(t) for t in into]
     if plan.most == 2 and not all(adds):
         adds = [False] * len(maps)
     dxs = [t if more else memory.empty(m.shape, np.float32) for m, t, more in zip(maps, into, adds, strict=True)]
@@ -244,7 +249,7 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
     """How both gradients of a layer and its norm are taken in one pass; None: in turn."""
     dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
-    if not dense or cropped or (mask is not None and mask.dtype != np.uint8):
+    if not dense or cropped or not is_own(mask, z):
         return None
     channels, (n, p, q, k) = _channels(maps), z.shape
     if window == Window((1, 1)):

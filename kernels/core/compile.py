@@ -54,6 +54,7 @@ _NOT_COMPILED = (
     "module.py",
     "device.py",
     "dispatch.py",
+    "shapes.py",
     "random.py",
     "memory.py",
     "reduction.py",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kernels.core.device import Array, array_module
@@ -29,9 +31,9 @@ def ready(array: Array) -> Array:
     return array if is_ready(array) else array_module(array).array(array, order="C", copy=True)
 
 
-def compact(array: Array) -> Array:
-    """The array, or a copy of it, such that it is contiguous: enough for vectors that are read value by value (views into a flat buffer, say)."""
-    return array if array.flags.c_contiguous else array.copy()
+def compact(array: Array, dtype: Any = None) -> Array:
+    """The array, or a copy of it, such that it is contiguous (and of `dtype`, if given): enough for vectors that are read value by value."""
+    return array if array.flags.c_contiguous and dtype in (None, array.dtype) else array_module(array).array(array, dtype, order="C")
 
 
 def variant(name: str, kind: str, channels: int) -> str:

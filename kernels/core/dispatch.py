@@ -2,11 +2,11 @@
 
 A family declares its public kernels once:
 
-    conv2d_forward = operator(reference.conv2d_forward, cpu="kernels.conv.cpu", cuda="kernels.conv.cuda")
+    conv2d_forward = operator(reference.conv2d_forward, "x (N, H, W, C); ...", cpu="kernels.conv.cpu", cuda="kernels.conv.cuda")
 
-A call looks at the device of its array arguments, imports that device's module on first use, and takes the function of
-the same name from it. A fast implementation that does not serve some arguments (a dtype, a size) returns
-`NotImplemented`; the call then goes to the reference, which serves everything.
+A call compares its arrays with what the operator says of their shapes (kernels/core/shapes.py), looks at the device of its array arguments,
+imports that device's module on first use, and takes the function of the same name from it. A fast implementation that does not serve some
+arguments (a dtype, a size) returns `NotImplemented`; the call then goes to the reference, which serves everything.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.core.device import CPU, device_of
+from kernels.core.shapes import Shapes
 
 BACKENDS = ("fast", "reference")
 
@@ -94,12 +95,18 @@ class Operator:
     """A kernel name that dispatches on the device of its arguments. Call it like the reference function."""
 
     reference: Callable[..., Any]
+    line: str
     modules: dict[str, str] = field(default_factory=dict)
     _loaded: dict[str, Callable[..., Any] | None] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.reference.__name__
+
+    @functools.cached_property
+    def shapes(self) -> Shapes:
+        """What the operator's arrays look like."""
+        return Shapes(self.reference, self.line)
 
     def implementation(self, device: str) -> Callable[..., Any] | None:
         """The fast implementation for `device`, imported on first use; None when there is none."""
@@ -109,14 +116,21 @@ class Operator:
         return self._loaded[device]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.call if not self.line or self.shapes.fit(*args, **kwargs) else self.call_swapped
         recorder = _state.recorder
         if recorder is None:
-            return self.call(*args, **kwargs)
+            return call(*args, **kwargs)
         _state.recorder = None
         try:
-            return recorder(self.call, args, kwargs)
+            return recorder(call, args, kwargs)
         finally:
             _state.recorder = recorder
+
+    def call_swapped(self, *args: Any, **kwargs: Any) -> Any:
+        """The same where an array's bytes have the other order: for copies that have the processor's."""
+        by_numpy()
+        args, kwargs = self.shapes.native(args, kwargs)
+        return self.call(*args, **kwargs)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """The implementation's result for these arguments."""
@@ -143,9 +157,9 @@ def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
     return [a for given in arguments for a in (given if isinstance(given, (list, tuple)) else (given,)) if hasattr(a, "__array__")]
 
 
-def operator(reference: Callable[..., Any], **modules: str) -> Operator:
-    """Declare a public kernel: its reference, and per device the module that may hold a faster one of the same name."""
-    made = Operator(reference, modules)
+def operator(reference: Callable[..., Any], shapes: str, **modules: str) -> Operator:
+    """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a faster one of the same name."""
+    made = Operator(reference, shapes, modules)
     functools.update_wrapper(made, reference)
     registry[made.name] = made
     return made

@@ -6,6 +6,7 @@ All sizes are (height, width) in pixels. A `Window` is canonical: every kernel g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Pair = tuple[int, int]
@@ -52,6 +53,14 @@ class Window:
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
     dilation: Pair = (1, 1)
 
+    def __hash__(self) -> int:
+        """Taken once: windows are the keys of much that is looked up at every call."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kernel, self.stride, self.padding, self.dilation))
+
     @classmethod
     def of(cls, name: str, kernel: Any, stride: Any = 1, padding: Any = 0, dilation: Any = 1) -> Window:
         """Normalise user arguments; errors start with `name`, the operator."""
@@ -91,6 +100,20 @@ class Window:
                 out -= 1
             padding.append((pad[0], max(pad[1], (out - 1) * s + e - n - pad[0])))
         return Window(self.kernel, self.stride, (padding[0], padding[1]), self.dilation)
+
+    def first_outputs(self, size: Pair, out: Pair) -> tuple[Window, Pair]:
+        """The window and the part of an input of `size` that give the first `out` outputs only.
+
+        Outputs beyond `out` cost a stride each: of the bottom / right padding first, then of the input.
+        """
+        if self.output_size(size) == out:
+            return self, size
+        padding, part = [], []
+        for n, pad, e, s, wanted in zip(size, self.padding, self.extent, self.stride, out, strict=True):
+            extra = max(0, n + sum(pad) - e - (wanted * s - 1))
+            padding.append((pad[0], max(0, pad[1] - extra)))
+            part.append(n - max(0, extra - pad[1]))
+        return Window(self.kernel, self.stride, (padding[0], padding[1]), self.dilation), (part[0], part[1])
 
     def input_size(self, size: Pair, output_padding: Pair = (0, 0)) -> Pair:
         """The size whose windows give `size`: (P - 1) stride - padding + extent + output_padding (transposed convolution)."""

@@ -357,11 +357,11 @@ class _Recorder(threading.local):
 recorder = _Recorder()
 
 
-def contiguous(array: Any) -> Any:
-    """The array itself if it is C-contiguous, else a copy."""
-    if not array.flags.c_contiguous:
+def contiguous(array: Any, dtype: Any = None) -> Any:
+    """The array itself if kernels can take it: C-contiguous and, where a dtype is given, of that one; else a copy that is."""
+    if not array.flags.c_contiguous or (dtype is not None and array.dtype != dtype):
         by_numpy()
-        array = np.ascontiguousarray(array)
+        array = np.ascontiguousarray(array, dtype)
     return array
 
 

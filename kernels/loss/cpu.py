@@ -327,7 +327,7 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
 def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: LossSpec, state: np.ndarray | None) -> Any:
     """As kernels.loss.reference.loss_backward."""
     plan = _Plan(logits, labels, spec)
-    if state is None or not plan.served:
+    if state is None or not plan.served or state.shape != plan.constants.shape:
         return NotImplemented
     by_numpy()
     constants = state.copy()

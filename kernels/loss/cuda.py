@@ -130,7 +130,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
 def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Any:
     """As kernels.loss.reference.loss_backward."""
     plan = _Plan(logits, labels, spec)
-    if state is None or not plan.served:
+    if state is None or not plan.served or state.shape != (4 + 2 * plan.most,):
         return NotImplemented
     xp = module_of("cuda")
     z, y = _aligned(logits), xp.ascontiguousarray(labels)

@@ -4,14 +4,16 @@ from kernels.core.dispatch import operator
 from kernels.core.reduction import sum_pixels as _sum_pixels
 from kernels.norm import reference
 
+_BATCH = "x (*S, C); weight (C); bias (C); mean (C); inverse (C)"
+_RUNNING = "running_mean! (C); running_var! (C); mean (C); variance (C)"
 _FAST = {"cpu": "kernels.norm.cpu", "cuda": "kernels.norm.cuda"}
 _LAYER = {"cpu": "kernels.norm.layer_cpu", "cuda": "kernels.norm.cuda"}
 
-sum_pixels = operator(_sum_pixels, **_FAST)
-batch_norm_statistics = operator(reference.batch_norm_statistics, **_FAST)
-batch_norm_running = operator(reference.batch_norm_running, **_FAST)
-batch_norm_inverse = operator(reference.batch_norm_inverse, **_FAST)
-batch_norm_forward = operator(reference.batch_norm_forward, **_FAST)
-batch_norm_backward = operator(reference.batch_norm_backward, **_FAST)
-layer_norm_forward = operator(reference.layer_norm_forward, **_LAYER)
-layer_norm_backward = operator(reference.layer_norm_backward, **_LAYER)
+sum_pixels = operator(_sum_pixels, "x (*S, C)", **_FAST)
+batch_norm_statistics = operator(reference.batch_norm_statistics, "x (*S, C)", **_FAST)
+batch_norm_running = operator(reference.batch_norm_running, _RUNNING, **_FAST)
+batch_norm_inverse = operator(reference.batch_norm_inverse, "variance (*S)", **_FAST)
+batch_norm_forward = operator(reference.batch_norm_forward, f"{_BATCH}; residual? (*S, C)", **_FAST)
+batch_norm_backward = operator(reference.batch_norm_backward, f"{_BATCH}; dy (*S, C)", **_FAST)
+layer_norm_forward = operator(reference.layer_norm_forward, "x (*S, C); weight (C); bias (C)", **_LAYER)
+layer_norm_backward = operator(reference.layer_norm_backward, "x (*S, C); weight (C); dy (*S, C)", **_LAYER)

@@ -167,7 +167,7 @@ def batch_norm_forward(
     activation: str | None = None,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_forward; the mask is bits where there is a residual, else None (computed again)."""
-    if x.dtype != np.float32 or not x.size:
+    if not x.size or any(a is not None and a.dtype != np.float32 for a in (x, residual)):
         return NotImplemented
     x = contiguous(x)
     period = period_of(x.shape[-1])
@@ -282,7 +282,7 @@ def batch_norm_backward(
     overwrite: bool = False,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes."""
-    if x.dtype != np.float32 or not x.size or (mask is not None and mask.dtype != np.uint8):
+    if any(a.dtype != np.float32 or not a.size for a in (dy, x)) or not is_own(mask, x):
         return NotImplemented
     dy, x = contiguous(dy), contiguous(x)
     dweight, dbias, rows = gradient_rows(dy, x, mask, weight, bias, mean, inverse, activation, training)
@@ -297,6 +297,11 @@ def batch_norm_backward(
     parallel(kernel, chunks, *maps, x.size, period, channels, per, scratch=5 * period)
     gradient = (dresidual if copied else dy) if with_residual else None
     return dx, dweight, dbias, gradient
+
+
+def is_own(mask: np.ndarray | None, x: np.ndarray) -> bool:
+    """Whether a mask is what `batch_norm_forward` gives for a map like x."""
+    return mask is None or (mask.dtype == np.uint8 and mask.shape == (mask_bytes(x.size),))
 
 
 def _relu(activation: str | None, mask: np.ndarray | None) -> str:
@@ -339,4 +344,4 @@ def batch_norm_running(running_mean: np.ndarray, running_var: np.ndarray, mean: 
 
 def batch_norm_inverse(variance: np.ndarray, eps: float) -> Any:
     """As kernels.norm.reference.batch_norm_inverse."""
-    return vectors.inverse(contiguous(variance), eps) if variance.dtype == np.float64 else NotImplemented
+    return vectors.inverse(variance, eps) if variance.dtype == np.float64 and variance.size else NotImplemented

@@ -117,7 +117,7 @@ def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, var
     if kind is None or not (running_mean.flags.c_contiguous and running_var.flags.c_contiguous):
         return NotImplemented
     channels = len(mean)
-    settings = np.float64(momentum), np.float64(rows / (rows - 1))
+    settings, (mean, variance) = (np.float64(momentum), np.float64(rows / (rows - 1))), (compact(v, np.float64) for v in (mean, variance))
     BATCH.run(vector_launch(f"batch_norm_running<{kind}>", channels), running_mean, running_var, mean, variance, *settings, channels)
     return None
 
@@ -152,7 +152,7 @@ def batch_norm_forward(
     rows, other = x.size // channels, None if residual is None else ready(residual)
     y = xp.empty(x.shape, x.dtype)
     mask = xp.empty(x.shape, np.uint8) if relu and residual is not None else None
-    arrays = x, *map(compact, (weight, bias, mean, inverse)), other, y, mask
+    arrays = x, *map(compact, (weight, bias)), *(compact(v, np.float64) for v in (mean, inverse)), other, y, mask
     if plain:
         BATCH.run(plain_launch(f"batch_norm_forward_plain<{kind}>", channels), *arrays, rows, channels, relu)
     else:
@@ -177,11 +177,11 @@ def batch_norm_backward(
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain: by the learner's kernel."""
     kind = type_of(dy, x, weight, bias)
-    if kind is None or (mask is not None and mask.dtype != np.uint8):
+    if kind is None or (mask is not None and (mask.dtype != np.uint8 or mask.shape != x.shape)):
         return NotImplemented
     dy, x, channels, xp = ready(dy), ready(x), x.shape[-1], array_module(x)
     relu = 0 if activation is None else 1 if mask is None else 2
-    arrays = dy, x, mask, *map(compact, (weight, bias, mean, inverse))
+    arrays = dy, x, mask, *map(compact, (weight, bias)), *(compact(v, np.float64) for v in (mean, inverse))
     rows, dweight, dbias = x.size // channels, xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
     dx, dresidual = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype) if with_residual and relu else None
     if plain:

@@ -34,9 +34,11 @@ def batch_norm_forward(
 ) -> tuple[Array, Array | None]:
     """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'.
 
+    y has x's dtype; the vectors may be of any float type.
+
     Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: whether not y <= 0, or None).
     """
-    y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias
+    y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias.astype(x.dtype, copy=False)
     if residual is not None:
         y = y + residual
     if activation is None:
@@ -57,7 +59,8 @@ def batch_norm_backward(
     with_residual: bool,
     overwrite: bool = False,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """(dx, dweight, dbias, dresidual); mask: what forward returned.  overwrite: dx may be written over dy (it isn't, here).
+    """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy; mask: what forward returned.  overwrite: dx may be written
+    over dy (it isn't, here).
 
     g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
     dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
@@ -75,7 +78,7 @@ def batch_norm_backward(
         dx = scale * (g - ((dbias / rows).astype(x.dtype) + xhat * (dweight / rows).astype(x.dtype)))
     else:
         dx = scale * g
-    return dx, dweight.astype(x.dtype), dbias.astype(x.dtype), g if with_residual else None
+    return dx, dweight.astype(weight.dtype), dbias.astype(bias.dtype), g if with_residual else None
 
 
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Array:

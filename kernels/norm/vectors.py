@@ -8,7 +8,7 @@ import numpy as np
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.threads import parallel
+from kernels.core.threads import contiguous, parallel
 
 _TOGETHER = 16  # channels that one thread settles: a cache line
 _FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
@@ -60,7 +60,8 @@ def _running_kernel() -> Kernel:
 
 
 def running(running_mean: np.ndarray, running_var: np.ndarray, mean: np.ndarray, variance: np.ndarray, rows: int, momentum: float) -> None:
-    """As kernels.norm.reference.batch_norm_running, of contiguous float32 vectors."""
+    """As kernels.norm.reference.batch_norm_running, of contiguous float32 running statistics."""
+    mean, variance = contiguous(mean, np.float64), contiguous(variance, np.float64)
     parallel(_running_kernel(), 1, running_mean, running_var, mean, variance, momentum, rows, len(mean))
 
 
@@ -81,8 +82,8 @@ def _float64(value: float) -> np.ndarray:
 
 def inverse(variance: np.ndarray, eps: float) -> np.ndarray:
     """As kernels.norm.reference.batch_norm_inverse."""
-    out = memory.empty(variance.shape, np.float64)
-    parallel(_inverse_kernel(), 1, variance, out, _float64(eps), variance.size)
+    variance, out = contiguous(variance, np.float64), memory.empty(variance.shape, np.float64)
+    parallel(_inverse_kernel(), 1, variance.reshape(-1), out.reshape(-1), _float64(eps), variance.size)
     return out
 
 
@@ -96,10 +97,15 @@ def _rows_kernel() -> Kernel:
     return batch_norm_rows
 
 
+def _operands(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A norm's vectors as kernels take them; they may come in any layout and of any float type."""
+    return contiguous(weight, np.float32), contiguous(bias, np.float32), contiguous(mean, np.float64), contiguous(inverse, np.float64)
+
+
 def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """mean, scale = weight inverse and bias, one behind the other: (3 C,) float32."""
     out = memory.empty((3 * len(weight),), np.float32)
-    parallel(_rows_kernel(), 1, weight, bias, mean, inverse, out, len(weight))
+    parallel(_rows_kernel(), 1, *_operands(weight, bias, mean, inverse), out, len(weight))
     return out
 
 
@@ -147,9 +153,12 @@ def gradient_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dweight, dbias, rows) from the sums (chunks, 2, C) of g and g (x - mean); count: values per channel, 0 where mean and inverse are constants.
 
+    dweight and dbias have the types of weight and bias.
+
     rows (5 C,) float32: mean, scale, bias, slope, constant, such that dx = scale g + slope (x - mean) + constant.
     """
     channels = len(weight)
     dweight, dbias, out = (memory.empty((n * channels,), np.float32) for n in (1, 1, 5))
-    parallel(_gradient_kernel(), 1, sums.reshape(-1), weight, bias, dweight, dbias, out, mean, inverse, len(sums), channels, count)
-    return dweight, dbias, out
+    gain, offset, mean, inverse = _operands(weight, bias, mean, inverse)
+    parallel(_gradient_kernel(), 1, sums.reshape(-1), gain, offset, dweight, dbias, out, mean, inverse, len(sums), channels, count)
+    return contiguous(dweight, weight.dtype), contiguous(dbias, bias.dtype), out

@@ -235,7 +235,12 @@ def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
 
 def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None) -> Any:
     """As kernels.pool.reference.max_pool2d_backward."""
-    if dy.dtype != np.float32 or offset.dtype != np.uint8 or not dy.size or (into is not None and not into.flags.c_contiguous):
+    if (
+        dy.dtype != np.float32
+        or offset.dtype != np.uint8
+        or not dy.size
+        or (into is not None and not (into.flags.c_contiguous and into.dtype == dy.dtype))
+    ):
         return NotImplemented
     dy, offset = contiguous(dy), contiguous(offset)
     n, p, q, c = dy.shape

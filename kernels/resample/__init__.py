@@ -8,5 +8,5 @@ __all__ = ["adaptive_matrix", "average_matrix", "bilinear_matrix", "nearest_matr
 
 _FAST = {"cpu": "kernels.resample.cpu", "cuda": "kernels.resample.cuda"}
 
-resample2d_forward = operator(reference.resample2d_forward, **_FAST)
-resample2d_backward = operator(reference.resample2d_backward, **_FAST)
+resample2d_forward = operator(reference.resample2d_forward, "x (N, H, W, C); a (P, H); b (Q, W)", **_FAST)
+resample2d_backward = operator(reference.resample2d_backward, "dy (N, P, Q, C); a (P, H); b (Q, W)", **_FAST)

@@ -11,7 +11,7 @@ import numpy as np
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import add, copy, copy_rows
-from kernels.core.threads import parallel
+from kernels.core.threads import flat, parallel
 
 _SMALL = 16_384  # floats; below, NumPy is as fast
 _CHUNK = 65_536
@@ -57,9 +57,9 @@ def _memory(x: np.ndarray) -> np.ndarray | None:
 
 def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
     """Whether it could be done."""
-    flat = [_memory(m) for m in (*maps, wide)]
-    found = [m for m in flat if m is not None]
-    if len(found) < len(flat):
+    lie = [_memory(m) for m in (*maps, wide)]
+    found = [m for m in lie if m is not None]
+    if len(found) < len(lie):
         return False
     sizes, width = [m.shape[-1] for m in maps], wide.shape[-1]
     rows = wide.size // width
@@ -133,5 +133,5 @@ def added(a: np.ndarray, b: np.ndarray) -> Any:
     if a.shape != b.shape or not _large([a, b]):
         return NotImplemented
     y = memory.empty(a.shape, np.float32)
-    parallel(_sum_kernel(), -(-a.size // _CHUNK), a.reshape(-1), b.reshape(-1), y.reshape(-1), a.size)
+    parallel(_sum_kernel(), -(-a.size // _CHUNK), *flat(a, b, y), a.size)
     return y

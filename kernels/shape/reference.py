@@ -29,7 +29,7 @@ def accumulate(total: Array, more: Array) -> None:
 
 
 def added(a: Array, b: Array) -> Array:
-    """a + b, of one shape."""
+    """a + b."""
     return a + b
 
 
