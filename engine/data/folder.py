@@ -18,12 +18,9 @@ from engine.data.tiles import DataError, Tiles, label_values
 from engine.errors import check_regular, quoted, read_bytes, reading
 
 _MASK = "_mask"
-<<<<<<< HEAD
 _MOST_BYTES = 1 << 26  # of a groups.csv
-=======
 _IMAGES, _MASKS = ("L", "1", "RGB"), ("L", "1", "P", "I;16")  # Pillow's modes
 _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
->>>>>>> 7c3f249 (Every operator compares its arrays' shapes and types before any kernel runs; transposed convolutions of every output padding; norms' vectors in any form; masks of any PNG depth)
 
 
 def load_folder(path: Path) -> Tiles:
