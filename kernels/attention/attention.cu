@@ -40,9 +40,9 @@ attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* 
   for (int c = threadIdx.x; c < n.e; c += PLAIN) {
     T total = 0;
     for (int j = 0; j < n.keys; ++j) total += p[j] * v[(first + j) * n.e + c];
-    o[row * n.e + c] = sum > 0 ? total / sum : T(0);
+    o[row * n.e + c] = sum == 0 ? T(0) : total / sum;
   }
-  if (threadIdx.x == 0) lse[row] = sum > 0 ? top + log(sum) : infinity<T>();
+  if (threadIdx.x == 0) lse[row] = sum == 0 ? infinity<T>() : top + log(sum);
 }
 
 // delta_i = <do_i, o_i>: a warp per row.

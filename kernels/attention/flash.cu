@@ -157,8 +157,8 @@ attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __rest
   }
   T factor[R];
   for (int r = 0; r < R; ++r) {
-    factor[r] = sum[r] > 0 ? 1 / sum[r] : T(0);
-    if (tx == 0 && start + ty + SIDE * r < n.queries) lse[row + ty + SIDE * r] = sum[r] > 0 ? top[r] + log(sum[r]) : infinity<T>();
+    factor[r] = sum[r] == 0 ? T(0) : 1 / sum[r];
+    if (tx == 0 && start + ty + SIDE * r < n.queries) lse[row + ty + SIDE * r] = sum[r] == 0 ? infinity<T>() : top[r] + log(sum[r]);
   }
   store_rows<T, D>(o + row * n.e, out, factor, n.queries - start, n.e, n.runs, ty, tx);
 }

@@ -70,7 +70,7 @@ def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: I
         before = code.load(t, top0 + i)
         top, more = code.variable(before), code.variable(0.0)
         with code.loop(0, keys) as j:
-            top.set(code.maximum(code.load(t, s0 + j * _ROW + i), top.get()))
+            top.set(code.maximum(code.load(t, s0 + j * _ROW + i), top.get()))  # a NaN is lost here, and kept in p
         shift = code.select(top.get().equals(float("-inf")), 0, top.get())  # nothing to keep yet: e^(-inf - 0) = 0
         with code.loop(0, keys) as j:
             p = code.exp(code.load(t, s0 + j * _ROW + i) - shift)
@@ -89,7 +89,7 @@ def finish(code: Code, t: Pointer, top0: Int, out0: Int, features: Int, span: In
     """O^T = O^T / l, and m becomes L = m + log l (inf where no key was kept)."""
     with code.loop(0, span, code.lanes) as i:
         total = code.load(t, top0 + _ROW + i)
-        some = total > 0
+        some = total.not_at_most(0)  # NaN passes
         share = code.select(some, 1 / total, 0)
         code.store(code.select(some, code.load(t, top0 + i) + code.log(total), float("inf")), t, top0 + i)
         with code.loop(0, features) as c:
