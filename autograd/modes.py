@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any
 
 from kernels.core.held import holding
@@ -17,31 +17,40 @@ class _Modes(threading.local):
 
     def __init__(self) -> None:
         self.observers: list[Callable[..., None]] = []
+        self.writers: list[Callable[..., None]] = []  # called with each Tensor that is about to be changed in place
 
 
 modes = _Modes()
 
 
-@contextmanager
-def _set(**values: Any) -> Iterator[None]:
-    before = {name: getattr(modes, name) for name in values}
-    for name, value in values.items():
-        setattr(modes, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+class _Set(ContextDecorator):
+    """Sets modes of this thread within a block, or within the calls of a function that it decorates; may be entered again and again."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+        self.before: list[dict[str, Any]] = []  # one for each block that has been entered
+
+    def __enter__(self) -> None:
+        self.before.append({name: getattr(modes, name) for name in self.values})
+        for name, value in self.values.items():
             setattr(modes, name, value)
+
+    def __exit__(self, *error: object) -> None:
+        for name, value in self.before.pop().items():
+            setattr(modes, name, value)
+
+    def _recreate_cm(self) -> _Set:  # a decorated function may run in several threads at once
+        return _Set(**self.values)
 
 
 def no_grad() -> Any:
     """Within the block nothing is recorded: results do not require gradients."""
-    return _set(recording=False)
+    return _Set(recording=False)
 
 
 def enable_grad() -> Any:
     """Within the block recording is on again (inside `no_grad`)."""
-    return _set(recording=True, inference=False)
+    return _Set(recording=True, inference=False)
 
 
 @contextmanager
@@ -51,7 +60,7 @@ def inference() -> Iterator[None]:
     What layers make of their weights (packed, folded) is kept within the block, and for later blocks if the weights are the same then.
     The weights' arrays are read-only until the outermost block ends, so that NumPy raises on `p.data -= 1` (see kernels/core/held.py).
     """
-    with holding(), _set(recording=False, inference=True):
+    with holding(), _Set(recording=False, inference=True):
         yield
 
 
@@ -65,7 +74,7 @@ def anomaly_mode(enabled: bool = True) -> Any:
 
     The message names the operator, its shapes, the first bad index, and for gradients the line that created the operator.
     """
-    return _set(anomaly=enabled)
+    return _Set(anomaly=enabled)
 
 
 def is_recording() -> bool:

@@ -117,7 +117,7 @@ def _seed(result: Tensor, gradient: Any) -> Array:
         if result.size != 1:
             raise ValueError(f"backward: the result has shape {result.shape}; pass a gradient of that shape (only a single number has a default)")
         return xp.ones(result.shape, result.dtype)
-    array = gradient.data if isinstance(gradient, Tensor) else xp.asarray(gradient, result.dtype)
+    array = xp.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, result.dtype)
     if array.shape != result.shape:
         raise ValueError(f"backward: the gradient has shape {array.shape} but the result has shape {result.shape}")
     return array

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from autograd.convert import array_from, is_array, same_kind
 from autograd.methods import Methods
 from autograd.modes import modes
 from kernels.core.device import Array, array_module, device_of, to_numpy
+from kernels.shape import evaluate, overwrite
 
 if TYPE_CHECKING:
     from autograd.function import Function
@@ -265,6 +267,16 @@ class Tensor(Methods):
         """Say that `.data` was written to from outside, so that a backward pass that needs the old values raises."""
         self._version[0] += 1
 
+    def will_change(self) -> None:
+        """Say that `.data` is about to be written to: `touch`, and `checkpoint` keeps the old values for its second run.
+
+        An operator that updates a state, such as running statistics, calls this first; the methods and signs that change
+        a Tensor in place do so themselves.
+        """
+        for tell in modes.writers:
+            tell(self)
+        self._version[0] += 1
+
     # -- changes in place: under no_grad, or where no gradient is required --------------------------------------------
 
     def _check_change(self, name: str, values: Any = None) -> None:
@@ -285,7 +297,7 @@ class Tensor(Methods):
     def _written(self, name: str, values: Any = None) -> Array:
         """The array, to be written to: its version moves on."""
         self._check_change(name, values)
-        self.touch()
+        self.will_change()
         return self._data
 
     def _changed(self, name: str, rule: Callable[..., Any], values: Any) -> Tensor:
@@ -299,16 +311,16 @@ class Tensor(Methods):
             raise TypeError(f"{name}: the result is {mine.dtype}, which this Tensor of {self.dtype} cannot hold; make a new Tensor")
         if rule is not operator.imatmul and not _fits(other.shape, self.shape):
             raise ValueError(f"{name}: values of shape {other.shape} do not fit into this Tensor of shape {self.shape}")
-        self.touch()
+        self.will_change()
         if mine is self and rule is not operator.imatmul:
-            rule(self._data, other)
+            evaluate(rule, self._data, other)
         else:
-            self._data[...] = rule(mine.data.copy(), other)
+            overwrite(self._data, evaluate(_PLAIN.get(rule, rule), mine.data, other))
         return self
 
     def copy_(self, values: Any) -> Tensor:
         """Overwrite the values (broadcast to this shape)."""
-        self._written("copy_", values)[...] = as_array(values, self._data)
+        overwrite(self._written("copy_", values), as_array(values, self._data))
         return self
 
     def fill_(self, value: float) -> Tensor:
@@ -316,7 +328,7 @@ class Tensor(Methods):
         return self.copy_(value)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        self._written("__setitem__", values)[plain_index(index)] = as_array(values, self._data)
+        evaluate(partial(_assigned, index=plain_index(index)), self._written("__setitem__", values), as_array(values, self._data))
 
     def add_(self, values: Any) -> Tensor:
         """self += values."""
@@ -360,7 +372,16 @@ class Tensor(Methods):
         return self._changed("^=", operator.ixor, values)
 
 
+_NAMES = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
 _RANK = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # categories of dtypes; bfloat16, of kind V, is a floating one
+
+
+_PLAIN: dict[Any, Callable[..., Any]] = {getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name) for name in _NAMES}
+
+
+def _assigned(array: Array, values: Array, index: Any) -> Array:
+    array[index] = values
+    return array
 
 
 def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:

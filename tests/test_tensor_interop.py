@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,3 +253,8 @@ def test_python_keeps_sums_and_lists_of_tensors() -> None:
     assert max(Tensor(1.0), Tensor(2.0)).item() == 2.0
     assert sorted([Tensor(2.0), Tensor(1.0)])[0].item() == 1.0
     assert ops.add(1, 2).item() == 3
+
+
+def test_the_code_of_the_documentation_runs() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "tensor.md").read_text()
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.S)), {})

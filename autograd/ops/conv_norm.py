@@ -30,9 +30,9 @@ class ConvBatchNorm(Function):
 
     def forward(self, w: Array, weight: Array, bias: Array, residual: Array | None, *maps: Array) -> Array:
         settings = *(r.data for r in self.running), self.momentum, self.eps, residual, self.activation, self.window, self.groups
-        y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(maps if len(maps) > 1 else maps[0], w, weight, bias, *settings)
         for running in self.running:
-            running.touch()
+            running.will_change()
+        y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(maps if len(maps) > 1 else maps[0], w, weight, bias, *settings)
         cheap = w.size // w.shape[3] <= _CHEAP  # the first layer, depthwise ones
         self.save(w, weight, bias, None if cheap else z, mask, *maps)
         return y

@@ -76,9 +76,9 @@ def batch_norm(
     check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
     if training:
         mean, variance = kernels.batch_norm_statistics(x.data)
+        running_mean.will_change()
+        running_var.will_change()
         kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, x.size // x.shape[-1], momentum)
-        running_mean.touch()
-        running_var.touch()
     else:
         mean, variance = evaluate(_widened, running_mean.data), evaluate(_widened, running_var.data)
     return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)

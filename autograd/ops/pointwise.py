@@ -124,7 +124,7 @@ class Softmax(_Activation):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = kernels.softmax_forward(x, self.axis)
+        y = kernels.softmax_forward(x, self.axis) if x.size else x.copy()
         self.save(y)
         return y
 
@@ -136,7 +136,7 @@ class LogSoftmax(Softmax):
     """y = x - log sum e^x;  dx = dy - e^y sum(dy)."""
 
     def forward(self, x: Array) -> Array:
-        y = kernels.log_softmax_forward(x, self.axis)
+        y = kernels.log_softmax_forward(x, self.axis) if x.size else x.copy()
         self.save(y)
         return y
 

@@ -22,7 +22,7 @@ Axis = int | tuple[int, ...] | None
 class _Reduction(Function):
     def __init__(self, axis: Axis, keepdims: bool) -> None:
         super().__init__()
-        self.axis, self.keepdims = axis, keepdims
+        self.axis, self.keepdims = tuple(axis) if isinstance(axis, list) else axis, keepdims
 
     def _reduced(self, x: Array, method: str) -> Array:
         return getattr(x, method)(self.axis, keepdims=self.keepdims)
@@ -64,7 +64,7 @@ class Mean(Sum):
 
     def backward(self, dy: Array) -> Array:
         count = math.prod(self.shape) // (dy.size or 1)
-        return super().backward(evaluate(partial(operator.mul, 1 / count), dy))
+        return super().backward(evaluate(partial(operator.mul, 1 / count if count else math.nan), dy))  # of no values: NaN
 
 
 class Max(_Reduction):

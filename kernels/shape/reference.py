@@ -28,6 +28,11 @@ def accumulate(total: Array, more: Array) -> None:
     total += more
 
 
+def overwrite(target: Array, values: Array) -> None:
+    """target = values, in place."""
+    target[...] = values
+
+
 def added(a: Array, b: Array) -> Array:
     """a + b."""
     return a + b
