@@ -82,4 +82,7 @@ def evaluate_confusion(
         for rows, logits in _batches(net, images, normalisation, batch, flips):
             truth = to_device(masks[rows], device_of(logits))
             parts.append(confusion_per_image(truth, labels_of(logits, background), logits.shape[-1]))
-    return to_numpy(array_module(parts[0]).concatenate(parts))
+    counts = to_numpy(array_module(parts[0]).concatenate(parts))
+    if missing := masks.size - int(counts.sum()):
+        raise ValueError(f"evaluate_confusion: {missing} of {masks.size} labels are not among the classes 0 to {counts.shape[-1] - 1}")
+    return counts

@@ -105,3 +105,25 @@ def test_bootstrap_interval_contains_the_score_and_respects_groups() -> None:
     narrow = np.subtract(*bootstrap(copies)[::-1])
     assert wide == pytest.approx(high - low, rel=0.2)
     assert narrow < 0.5 * wide
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 255])
+@pytest.mark.parametrize("which", ["truth", "prediction"])
+def test_labels_outside_the_classes_are_an_error_and_no_count(which: str, bad: int) -> None:
+    """Added to another class's or image's count before, or read as the end of the table."""
+    arrays = {"truth": np.ones((2, 3, 4), np.int64), "prediction": np.ones((2, 3, 4), np.int64)}
+    arrays[which][0, 1, 2] = bad
+    for function in (confusion_matrix, confusion_per_image):
+        with pytest.raises(ValueError, match=rf"{function.__name__}: {which} ranges from .*, expected 0 to 4"):
+            function(*arrays.values())
+        with pytest.raises(TypeError, match=rf"{function.__name__}: {which} is float64, expected an integer array"):
+            function(*{**arrays, which: np.ones((2, 3, 4))}.values())
+
+
+def test_statistics_of_float16_are_summed_in_float32() -> None:
+    """A hundred rows of 1,000 do not fit float16; the squares of deviations of 300 do not either."""
+    from kernels.norm import batch_norm_statistics
+
+    x = np.resize(np.array([700, 1300], np.float16), (512, 3, 2)).transpose(0, 2, 1)[..., :1]
+    mean, variance = batch_norm_statistics(np.ascontiguousarray(x))
+    np.testing.assert_allclose((mean[0], variance[0]), (1000, 90_000), rtol=1e-6)

@@ -25,7 +25,7 @@ def sum_pixels(x: Array) -> Array:
     """
     xp = array_module(x)
     rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
-    x = x.reshape(rows, channels)
+    x = x.reshape(rows, channels).astype(wide_type(x.dtype), copy=False)
     if not rows:
         return xp.zeros(channels, xp.float64)
     whole = rows // _RUN * _RUN

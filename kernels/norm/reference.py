@@ -8,12 +8,12 @@ Source: Ioffe & Szegedy, arXiv 1502.03167; Ba, Kiros & Hinton, arXiv 1607.06450.
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
-from kernels.core.reduction import sum_pixels
+from kernels.core.reduction import sum_pixels, wide_type
 
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance per channel, float64, in two passes: x (..., C) -> (C,), (C,)."""
-    rows = x.size // x.shape[-1]
+    rows, x = x.size // x.shape[-1], x.astype(wide_type(x.dtype), copy=False)
     mean = sum_pixels(x) / rows
     return mean, sum_pixels((x - mean.astype(x.dtype)) ** 2) / rows
 
