@@ -4,6 +4,7 @@ can take stops nothing. `--debug`, which every command takes, shows the whole tr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -12,12 +13,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from engine.errors import InputError, printable, reason
+from engine.errors import InputError, printable, reading, reason
 from engine.files import OutputError
 from engine.signals import Terminated, terminated_by_exception
 from kernels.core.device import DeviceError
+
+_Kind = TypeVar("_Kind")
 
 
 class UsageError(InputError):
@@ -84,7 +87,8 @@ def _use_robust_streams() -> Callable[[], list[OSError]]:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
         elif stream is getattr(sys, f"__{name}__"):  # not one that a test or a notebook has put there
             raw = _Stream(number, "w", closefd=False)
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=number == 2 or stream.isatty())
+            by_lines = number == 2 or stream.line_buffering or stream.write_through
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=by_lines)
             stream.flush()
             setattr(sys, name, text)
             stdout = raw if number == 1 else stdout
@@ -94,6 +98,22 @@ def _use_robust_streams() -> Callable[[], list[OSError]]:
         return [stdout.error] if stdout is not None and stdout.error is not None and stdout.error.errno != errno.EPIPE else []
 
     return lost
+
+
+def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
+    """The command line as a `kind`, a dataclass. UsageError in one line for what tyro would explain in a box of many."""
+    import tyro
+
+    with contextlib.redirect_stderr(io.StringIO()) as box:
+        try:
+            with reading(UsageError, "the command line cannot be read"):
+                return tyro.cli(kind, prog=prog, use_underscores=False, **options)
+        except SystemExit as end:
+            if end.code != 2:
+                raise
+    lines = [line.strip("│ \n") for line in box.getvalue().splitlines() if line[:1] == "│"]
+    rule = next((k for k, line in enumerate(lines) if line[:1] == "─"), len(lines))
+    raise UsageError(f"{' '.join(lines[:rule]) or 'the command line cannot be read'} (--help lists the options)")
 
 
 def use_threads(count: int) -> None:

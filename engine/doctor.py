@@ -9,9 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import tyro
-
-from engine.command import UsageError, run_command
+from engine.command import UsageError, parsed, run_command
 from engine.config import PRESETS, preset
 
 
@@ -73,7 +71,7 @@ def run(arguments: Arguments) -> int:
 
 def main() -> None:
     """The command line."""
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.doctor", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m engine.doctor")))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from engine.command import UsageError, run_command, use_threads
+from engine.command import UsageError, parsed, run_command, use_threads
 from engine.data import CLASSES, DataError, Tiles
 
 
@@ -104,7 +104,7 @@ def run(arguments: Arguments) -> int:
 
 def main() -> None:
     """The command line."""
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.evaluate", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m engine.evaluate")))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from engine.command import UsageError, run_command, use_threads
+from engine.command import UsageError, parsed, run_command, use_threads
 from engine.run_folder import BEST, METRICS, SETTINGS, RunFolder
 
 
@@ -77,7 +77,7 @@ def run(arguments: Arguments) -> int:
 
 def main() -> None:
     """The command line."""
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.report", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m engine.report")))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from engine.command import UsageError, run_command, use_threads
+from engine.command import UsageError, parsed, run_command, use_threads
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
 from engine.run_folder import CHOICES, LAST, SETTINGS, FolderError, RunFolder, holds_run, holds_state, next_folder
@@ -59,6 +59,9 @@ def parse(arguments: list[str] | None = None) -> Arguments:
     """The command line as Arguments: defaults from --resume, else from --config, else from --preset, and what is given explicitly wins."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     chosen_preset, path, resumed = (_peek(arguments, name) for name in ("--preset", "--config", "--resume"))
+    for name in ("--out", "--data", "--config", "--resume", "--from"):
+        if _peek(arguments, name) == "":
+            raise UsageError(f"{name}: got an empty name")
     base = preset("tiny")
     if resumed is not None:
         base = _state(Path(resumed)).config
@@ -66,13 +69,7 @@ def parse(arguments: list[str] | None = None) -> Arguments:
         base = read_toml(Path(path))
     elif chosen_preset in PRESETS:
         base = preset(chosen_preset)
-    return tyro.cli(
-        Arguments,
-        prog="python -m engine.train",
-        args=arguments,
-        default=Arguments(base),
-        use_underscores=False,
-    )
+    return parsed(Arguments, "python -m engine.train", args=arguments, default=Arguments(base))
 
 
 def _peek(arguments: list[str], name: str) -> str | None:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from engine.checkpoint import LEAST, CheckpointError, build_network, load_checkpoint, save_checkpoint
+from engine.command import UsageError
 from engine.config import Config, ConfigError, from_dict, read_toml
 from engine.data import DataError, load, npz
 from engine.errors import InputError, printable, quoted, reading
 from engine.inference import Normalisation
+from engine.train import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 BOTTLENECKS = ["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"]
@@ -109,6 +111,27 @@ def test_ascii_terminals(tmp_path: Path) -> None:
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     refused(command("engine.train", "--config", "Größe", environment=environment), "No such file")
     assert command("engine.train", "--help", environment=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs", "x"], "Error parsing --epochs: invalid literal"),
+        (["--epochs", "9" * 5000], "--epochs"),
+        (["--nosuch", "3"], "Unrecognized options: --nosuch, 3"),
+        (["--preset", "foo"], "invalid choice 'foo' for argument '--preset'. Expected one of ('tiny', 'small', 'report')"),
+        (["--data"], "Missing value for argument '--data'"),
+        (["--out", ""], "--out: got an empty name"),
+        (["--batch", "0"], "batch: got 0, expected 2 to 100000"),
+        (["--learning-rate", "1e999"], "learning_rate: got inf, expected a finite number"),
+        (["[bold]", "[/x]"], "Unrecognized options"),
+    ],
+)
+def test_command_lines(arguments: list[str], words: str) -> None:
+    with pytest.raises(UsageError if "got" not in words or "empty" in words else ConfigError) as error:
+        parse(arguments)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # --- readers -------------------------------------------------------------------------------------------------------------------------------

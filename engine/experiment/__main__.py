@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from engine.command import UsageError, make_folder, run_command
+from engine.command import UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
 from engine.experiment.runs import Run, RunError, conflict, measure, runs_of, train
 from engine.experiment.table import write_results
@@ -92,7 +92,7 @@ def _train_missing(grid: Grid, runs: list[Run], threads: int, out: Path) -> None
 
 def main() -> None:
     """The command line."""
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m engine.experiment", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m engine.experiment")))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from engine.command import UsageError, run_command, use_threads
+from engine.command import UsageError, parsed, run_command, use_threads
 from engine.gradcheck.settings import split_arguments
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     hints = typing.get_type_hints(Arguments)
     known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)} | {"--help": False}
     own, settings = split_arguments(argv, known)
-    arguments = tyro.cli(Arguments, args=own, prog="python -m engine.gradcheck", use_underscores=False)
+    arguments = parsed(Arguments, "python -m engine.gradcheck", args=own)
     from engine.gradcheck.bugs import BUGS
 
     if arguments.break_ == "list":
