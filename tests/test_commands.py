@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.checkpoint import LEAST, CheckpointError, build_network, load_checkpoint, save_checkpoint
 from engine.command import UsageError
@@ -334,3 +336,53 @@ def test_paths_of_checkpoints(tmp_path: Path) -> None:
     for path, words in ((tmp_path, "not an ordinary file"), (long, "too long"), (tmp_path / "none", "no such file"), (zero, "ordinary")):
         with pytest.raises(CheckpointError, match=words):
             load_checkpoint(path)
+
+
+# --- images --------------------------------------------------------------------------------------------------------------------------------
+
+
+def image_pair(folder: Path, content: bytes) -> Path:
+    """A folder with one pair, whose image has this content."""
+    folder.mkdir()
+    (folder / "a.png").write_bytes(content)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a_mask.png")
+    return folder
+
+
+def encoded(form: str, size: tuple[int, int] = (8, 8)) -> bytes:
+    Image.new("L", size, 3).save(file := io.BytesIO(), form)
+    return file.getvalue()
+
+
+def test_images_are_told_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EPS of any name would start Ghostscript; it is no image here, nor are rarer formats."""
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(subprocess, "check_call", None)
+    for form in ("EPS", "BMP", "GIF", "PCX"):
+        with pytest.raises(DataError, match=r"a\.png: not an image, or none of PNG, JPEG, TIFF, WebP and PGM"):
+            load(image_pair(tmp_path / form, encoded(form)))
+    for form in ("PNG", "TIFF", "PPM"):
+        assert (load(image_pair(tmp_path / form, encoded(form))).train.images == 3).all()
+
+
+def test_images_that_want_much(tmp_path: Path) -> None:
+    """A megabyte of compressed zeros; the size is in its header."""
+    bomb = bytearray(encoded("PNG"))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match=r"60000 x 60000 pixels, expected at most 67108864|cannot be read as a PNG"):
+        load(image_pair(tmp_path / "a", bytes(bomb)))
+    bomb[16:24] = (9000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match="9000 x 9000 pixels, expected at most 67108864 in all"):
+        load(image_pair(tmp_path / "b", bytes(bomb)))
+
+
+def test_many_images_that_want_much(tmp_path: Path) -> None:
+    """Each is allowed, together they are not."""
+    content = encoded("PNG", (8192, 8192))
+    for k in range(3):
+        for name in (f"{k}.png", f"{k}_mask.png"):
+            (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="got 3 images of 67108864 pixels, expected at most 134217728 in all"):
+        load(tmp_path)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.data.images import open_image
+from engine.data.npz import DENSEST, MOST_PIXELS
 from engine.data.tiles import DataError, Tiles, label_values
 from engine.errors import check_regular, quoted, read_bytes, reading
 
@@ -67,6 +69,9 @@ def _pngs(folder: Path) -> dict[str, Path]:
 def _stacked(files: list[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
     """(N, H, W) of the first file's dtype, or of a wider one that another has; every file must have the size of the first."""
     first = read(files[0])
+    most = max(MOST_PIXELS, DENSEST * sum(file.stat().st_size for file in files))  # before memory is taken for all
+    if len(files) * first.size > most:
+        raise DataError(f"{files[0].parent}: got {len(files)} images of {first.size} pixels, expected at most {most} in all in files of this size")
     out = np.empty((len(files), *first.shape), first.dtype)
     for i, file in enumerate(files):
         pixels = first if i == 0 else read(file)
@@ -99,19 +104,13 @@ def _labels(file: Path) -> np.ndarray:
 
 def _decoded(file: Path, modes: tuple[str, ...]) -> tuple[str, np.ndarray, int]:
     """(Pillow's mode, pixels, bits per sample in the file)."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            mode, pixels, is_png = image.mode, np.asarray(image), image.format == "PNG"
+    with open_image(file) as image:
+        mode = image.mode
+        if mode not in modes:
+            raise DataError(f"{file}: got an image of mode {mode}, expected {', '.join(modes[:-1])} or {modes[-1]}")
+        pixels, is_png = np.asarray(image), image.format == "PNG"
         with file.open("rb") as stream:
             depth = stream.read(_DEPTH + 1)[_DEPTH] if is_png else 8
-    except UnidentifiedImageError as error:
-        raise DataError(f"{file}: not an image, expected a PNG") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be read as a PNG ({error})") from error
-    if mode not in modes:
-        raise DataError(f"{file}: got an image of mode {mode}, expected {', '.join(modes[:-1])} or {modes[-1]}")
     return mode, pixels, depth
 
 

@@ -29,7 +29,7 @@ def open_image(path: Path) -> Iterator[Any]:
         try:
             image = Image.open(path, formats=FORMATS)
         except UnidentifiedImageError:
-            raise DataError(f"{path}: not an image, expected PNG, JPEG, TIFF, WebP or PGM") from None
+            raise DataError(f"{path}: not an image, or none of PNG, JPEG, TIFF, WebP and PGM") from None
         with image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all")

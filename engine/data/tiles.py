@@ -120,7 +120,8 @@ def load(source: str | Path, seed: int = 0, count: int = 2000) -> DataSet:
     if is_folder:
         from engine.data.folder import load_folder
 
-        return _finished(path.resolve().name, load_folder(path), None)
+        with reading(DataError, f"{source}: cannot be read"):
+            return _finished(path.resolve().name, load_folder(path), None)
     if path.suffix.lower() != ".npz":
         raise DataError(f"{source}: got a file named *{path.suffix}, {expected}")
     from engine.data.npz import load_npz
