@@ -82,7 +82,7 @@ class Optimizer:
         self.present: tuple[bool, ...] = ()  # which parameters the gradients of the last `gather` were of
         self._runs_of: tuple[bool, ...] | None = None
         self._runs: list[_Run] = []
-        self._new: list[str] = []  # names of parameters that came after the optimizer
+        self._new: dict[int, list[str]] = {}  # by module: names of parameters that came after the optimizer
         self._states = [State(m, versions=False) for m in self._modules]
         self._squared: Array | None = None  # squared norm of the last gradient, where the parameters are
         self.scale = 1.0  # of that gradient
@@ -145,7 +145,7 @@ class Optimizer:
         for k, module in enumerate(self._modules):
             if not self._states[k].unchanged():
                 known = set(map(id, self.flat.tensors))
-                self._new += [name for name, p in module.named_parameters() if id(p) not in known and p.requires_grad]
+                self._new[k] = [name for name, p in module.named_parameters() if id(p) not in known and p.requires_grad]
                 self._states[k] = State(module, versions=False)
 
     def follow(self) -> None:
@@ -174,8 +174,8 @@ class Optimizer:
             self.follow()
         else:
             self.gather()
-        if self._new:
-            listed = f"{', '.join(self._new[:3])}{' ...' if len(self._new) > 3 else ''}"
+        if new := [name for names in self._new.values() for name in names]:
+            listed = f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}"
             raise RuntimeError(f"{type(self).__name__}: the module has other parameters than before ({listed}); make a new optimizer")
         self._squared, self.scale = None, scale or 1.0
         norm = None if scale is None else self.norm

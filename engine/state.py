@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from operator import attrgetter, is_
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class State:
     """
 
     def __init__(self, net: Module, versions: bool = True, read: Reads | None = None) -> None:
-        self.net, self._versions, self._read = net, versions, read
+        self._net, self._versions, self._read = ref(net), versions, read  # a plan must not keep its network alive
         self._look()
         self._values = self._described()
 
@@ -88,9 +89,9 @@ class State:
         self._slots: list[tuple[Any, str]] = []
         self.tensors: list[Tensor] = []
         self._arrays: list[np.ndarray] = []
-        self._seen: dict[int, Any] = {}
+        seen: dict[int, Any] = {}
         for root in self._roots():
-            self._visit(root)
+            self._visit(root, seen)
         self._copies = [a.copy() for a in self._arrays]
         names = {(type(m), name) for m, some in (self._read or {}).values() for name in some if name not in vars(m)}
         fixed = [(c, name) for c, name in names if getattr(c, name, None) is getattr(c, name, None)]
@@ -98,12 +99,13 @@ class State:
         self._was = list(self._all())
 
     def _roots(self) -> list[Module]:
-        return [self.net, *(m for m, _ in (self._read or {}).values())]
+        net = self._net()
+        return [*([] if net is None else [net]), *(m for m, _ in (self._read or {}).values())]
 
-    def _visit(self, value: Any) -> None:
-        if isinstance(value, (*_VALUES, *_OPAQUE)) or id(value) in self._seen:
+    def _visit(self, value: Any, seen: dict[int, Any]) -> None:
+        if isinstance(value, (*_VALUES, *_OPAQUE)) or id(value) in seen:
             return
-        self._seen[id(value)] = value
+        seen[id(value)] = value
         inner: list[Any] = []
         if isinstance(value, Tensor):
             self.tensors.append(value)
@@ -124,7 +126,7 @@ class State:
                 self._dicts.append(vars(value))
                 inner += vars(value).values()
         for item in inner:
-            self._visit(item)
+            self._visit(item, seen)
 
     def _all(self) -> Iterator[Any]:
         tensors = self.tensors

@@ -320,7 +320,7 @@ def main() -> int:
         except Exception as error:
             failed.append(seed)
             print(f"seed {seed}: {type(error).__name__}: {str(error).strip()[:300]}", flush=True)
-        if (seed + 1 - args.first) % 250 == 0:
+        if (seed + 1 - args.first) % 50 == 0:
             print(f"{seed + 1 - args.first} programs, {len(failed)} failed, {time.monotonic() - start:.0f} s", flush=True)
     print(
         f"{args.programs} programs from seed {args.first}: {len(failed)} failed {failed[:20]}; "

@@ -252,6 +252,19 @@ def test_other_parameters_than_before_are_named(change: Any, message: str) -> No
     assert re.match(message, f"{type(error.value).__name__}: {error.value}")
 
 
+def test_a_module_that_is_put_back_trains_on() -> None:
+    net = Net()
+    optimizer, own = SGD(net, lr=0.1), net.used
+    trained(net, optimizer)
+    net.used = Conv2d(2, 3, 1)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"\(used.weight, used.bias\); make a new optimizer"):
+            trained(net, optimizer)
+    net.used, before = own, own.weight.data.copy()
+    trained(net, optimizer)
+    assert not np.array_equal(own.weight.data, before)
+
+
 def test_a_shared_module_is_stepped_once() -> None:
     layer = Conv2d(2, 2, 1)
     net = Sequential(layer, layer)

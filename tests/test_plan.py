@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -299,3 +301,14 @@ def test_a_plan_sees_every_nesting() -> None:
         plan = Plan(net, x)
         with inference():
             assert (plan(x) == net(Tensor(x)).data).all()
+
+
+def test_a_network_with_plans_is_not_kept_alive() -> None:
+    net = lively(UNet(width=8, seed=1))
+    for _ in range(plan._PAYS + 2):
+        plan.run(net, images())
+    assert isinstance(plan._plans[net][1, 16, 24, 1], Plan)
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
