@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autograd import random
 from autograd.function import Function
 from autograd.promotion import promoted, real
@@ -114,6 +116,13 @@ class GELU(_Activation):
         return kernels.gelu_backward(dy, *self.saved)
 
 
+def _along(kernel: Callable[..., Array], *arrays: Array, axis: int) -> Array:
+    """kernel(*arrays, axis), also of nothing, and of a single number, which has the axes 0 and -1 as in PyTorch."""
+    if not arrays[0].size:
+        return arrays[0].copy()
+    return kernel(*arrays, axis) if arrays[0].ndim else kernel(*(a.reshape(1) for a in arrays), axis).reshape(())
+
+
 class Softmax(_Activation):
     """y = e^x / sum e^x;  dx = y (dy - sum(dy y))."""
 
@@ -124,24 +133,24 @@ class Softmax(_Activation):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = kernels.softmax_forward(x, self.axis) if x.size else x.copy()
+        y = _along(kernels.softmax_forward, x, axis=self.axis)
         self.save(y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        return kernels.softmax_backward(dy, *self.saved, self.axis)
+        return _along(kernels.softmax_backward, dy, *self.saved, axis=self.axis)
 
 
 class LogSoftmax(Softmax):
     """y = x - log sum e^x;  dx = dy - e^y sum(dy)."""
 
     def forward(self, x: Array) -> Array:
-        y = kernels.log_softmax_forward(x, self.axis) if x.size else x.copy()
+        y = _along(kernels.log_softmax_forward, x, axis=self.axis)
         self.save(y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        return kernels.log_softmax_backward(dy, *self.saved, self.axis)
+        return _along(kernels.log_softmax_backward, dy, *self.saved, axis=self.axis)
 
 
 class Dropout(_Activation):
