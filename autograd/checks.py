@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.exceptions import AxisError
+
 from autograd.tensor import Tensor
 from kernels.core.geometry import Window
 
@@ -40,7 +43,7 @@ def checked_conv2d(
     if x[3] != w[2] * groups:
         expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
         raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
-    check_bias("conv2d", bias, w[3])
+    check_bias("conv2d", bias, w[3], weight.dtype)
     window.checked_output_size("conv2d", (x[1], x[2]))
     return window, maps
 
@@ -49,6 +52,8 @@ def checked_window(name: str, x: Tensor, w: Tensor, stride: Any, padding: Any, d
     """The window of a filter (R, S, ...) over x (N, H, W, C)."""
     if x.ndim != 4:
         raise ValueError(f"{name}: x has shape {x.shape}, expected 4 axes (N, H, W, C)")
+    if not (x.shape[1] and x.shape[2]):
+        raise ValueError(f"{name}: x has shape {x.shape}, expected at least one row and one column")
     if w.ndim != 4:
         raise ValueError(f"{name}: the filter has shape {w.shape}, expected 4 axes (R, S, C, K)")
     if x.dtype != w.dtype:
@@ -85,8 +90,10 @@ def check_groups(name: str, groups: int, c: int, k: int) -> None:
         raise ValueError(f"{name}: groups = {groups} must divide the {c} input and the {k} output channels")
 
 
-def check_bias(name: str, bias: Tensor | None, k: int) -> None:
-    """ValueError unless a bias has k values."""
+def check_bias(name: str, bias: Tensor | None, k: int, dtype: np.dtype) -> None:
+    """ValueError unless a bias has k values, TypeError unless they are of the filter's dtype."""
+    if bias is not None and bias.dtype != dtype:
+        raise TypeError(f"{name}: the bias is {bias.dtype} but the filter is {dtype}")
     if bias is not None and bias.shape != (k,):
         raise ValueError(f"{name}: the bias has shape {bias.shape}, expected ({k},)")
 
@@ -103,6 +110,8 @@ def check_batch_norm(
 ) -> None:
     """ValueError unless all this fits a map of `shape`."""
     channels = shape[-1:]
+    if channels in ((), (0,)):
+        raise ValueError(f"batch_norm: x has shape {shape}, expected a last axis with at least one channel")
     vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     for name, vector in vectors.items():
         if vector.shape != channels:
@@ -116,7 +125,20 @@ def check_batch_norm(
 
 
 def along(name: str, axis: int, ndim: int) -> int:
-    """The axis counted from the front; IndexError if there is none."""
-    if not -ndim <= axis < ndim:
-        raise IndexError(f"{name}: axis is {axis}, expected {-ndim} to {ndim - 1} for {ndim} axes")
-    return axis % ndim
+    """The axis counted from the front; AxisError if there is none. A single number counts as one axis, as in PyTorch."""
+    count = max(ndim, 1)
+    if not hasattr(axis, "__index__"):
+        raise TypeError(f"{name}: axis is {axis!r}, expected an int")
+    if not -count <= axis < count:
+        raise AxisError(f"{name}: axis is {axis}, expected {-count} to {count - 1} for {ndim} axes")
+    return axis % count
+
+
+def over(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:
+    """The axes counted from the front, None for all; AxisError for one that is not there, ValueError for one that is named twice."""
+    if axis is None:
+        return None
+    axes = tuple(along(name, a, ndim) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{name}: axis is {axis}, expected different axes")
+    return axes if ndim else ()

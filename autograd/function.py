@@ -96,7 +96,11 @@ class Function:
         self._called = True
         arrays = tuple(x.data if isinstance(x, Tensor) else _native(x) for x in inputs)
         self.needs = tuple(modes.recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        result = self.forward(*arrays)
+        try:
+            result = self.forward(*arrays)
+        except Exception as error:
+            error.add_note(f"{self.name}: called with {', '.join(_described(a) for a in arrays)}")
+            raise
         outputs = result if isinstance(result, tuple) else (result,)
         tensors = tuple(Tensor(out) if isinstance(out, np.ndarray) else self._output(out) for out in outputs)
         _share_versions(inputs, tensors)
@@ -141,6 +145,10 @@ class Function:
     def release(self) -> None:
         """Drop saved arrays and parents: the tape behind is freed."""
         self.released, self._saved, self._guards, self.parents = True, (), (), ()
+
+
+def _described(x: Any) -> str:
+    return f"{x.dtype} {x.shape}" if hasattr(x, "shape") else type(x).__name__
 
 
 def _native(x: Any) -> Any:

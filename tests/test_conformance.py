@@ -17,8 +17,19 @@ from conformance.operands import LAYOUTS, laid_out
 from conformance.search import attempt, case_seed, shrink
 from conformance.table import Row, table
 
-CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "60"))  # per operator
-OPEN: set[str] = set(table())  # rows with findings that are being mended
+CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "40"))  # per operator
+OPEN = {
+    "batch_norm",
+    "conv2d_batch_norm",
+    "scaled_dot_product_attention",
+    "conv2d",
+    "conv2d_relu",
+    "conv_transpose2d",
+    "conv1d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "BatchNorm2d",
+}
 ROWS = [pytest.param(row, marks=pytest.mark.skip(reason="open findings") if name in OPEN else ()) for name, row in table().items()]
 
 

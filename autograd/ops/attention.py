@@ -86,6 +86,8 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = No
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape} do not fit (N, heads, T, d), (N, heads, T', d), (N, heads, T', e)")
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"{name}: q is {q.dtype}, k is {k.dtype} and v is {v.dtype}, expected one dtype")
+    if not (k.shape[2] and q.shape[3] and v.shape[3]):
+        raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected at least one key, and vectors of at least one entry")
     array = None if mask is None else to_device(as_array(mask), q.device)
     if array is not None and array.dtype.kind not in "bf":
         raise TypeError(f"{name}: the mask is {array.dtype}, expected bool (True: keep) or float (added to the scores)")

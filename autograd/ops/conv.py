@@ -167,7 +167,7 @@ def conv_transpose2d(
     check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
     if x[3] != w[2]:
         raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
-    check_bias("conv_transpose2d", bias, w[3] * groups)
+    check_bias("conv_transpose2d", bias, w[3] * groups, weight.dtype)
     size = window.input_size((x[1], x[2]), extra)
     if min(size) < 1:
         raise ValueError(f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}")

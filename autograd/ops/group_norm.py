@@ -12,6 +12,7 @@ from autograd.ops.norm import layer_norm
 from autograd.ops.shape import reshape, transpose
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import halves_in_float32
 from kernels.shape import evaluate
 
 
@@ -60,12 +61,12 @@ class RMSNorm(Function):
 
     def forward(self, x: Array, w: Array | None) -> Array:
         self.save(x, w)
-        return evaluate(self._value, x, *self._weight)
+        return evaluate(halves_in_float32(self._value), x, *self._weight)
 
     def backward(self, dy: Array) -> tuple[Array | None, Array | None]:
         x, w = self.saved
-        dx = evaluate(self._of_input, dy, x, *self._weight) if self.needs[0] else None
-        return dx, unbroadcast(evaluate(self._of_weight, dy, x), w.shape) if self.needs[1] else None
+        dx = evaluate(halves_in_float32(self._of_input), dy, x, *self._weight) if self.needs[0] else None
+        return dx, unbroadcast(evaluate(halves_in_float32(self._of_weight), dy, x), w.shape) if self.needs[1] else None
 
     @property
     def _weight(self) -> tuple[Array, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -74,7 +75,8 @@ def _sum_of_product(x: Array, w: Array, b: Array) -> Array:
 
 
 def _weight_gradient(dy: Array, x: Array) -> Array:
-    return dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    rows = math.prod(x.shape[:-1])  # not -1, which an empty array cannot tell
+    return dy.reshape(rows, dy.shape[-1]).T @ x.reshape(rows, x.shape[-1])
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autograd import random
+from autograd.checks import along
 from autograd.function import Function
 from autograd.promotion import promoted, real
 from autograd.tensor import Tensor
@@ -206,12 +207,12 @@ def gelu(x: Tensor) -> Tensor:
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """e^x / sum e^x along `axis`."""
-    return Softmax(axis)(real(x))
+    return Softmax(along("softmax", axis, x.ndim))(real(x))
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """log(softmax(x)) along `axis`, accurate for large differences."""
-    return LogSoftmax(axis)(real(x))
+    return LogSoftmax(along("log_softmax", axis, x.ndim))(real(x))
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from autograd.checks import along
+from autograd.checks import along, over
 from autograd.function import Function
 from autograd.promotion import cast, real
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
 
-Axis = int | tuple[int, ...] | None
+Axis = int | Sequence[int] | None
+Axes = tuple[int, ...] | None
 
 
 class _Reduction(Function):
-    def __init__(self, axis: Axis, keepdims: bool) -> None:
+    """axis: numbers from 0 to ndim - 1, or None for all."""
+
+    def __init__(self, axis: Axes, keepdims: bool) -> None:
         super().__init__()
-        self.axis, self.keepdims = tuple(axis) if isinstance(axis, list) else axis, keepdims
+        self.axis, self.keepdims = axis, keepdims
 
     def _reduced(self, x: Array, method: str) -> Array:
         return getattr(x, method)(self.axis, keepdims=self.keepdims)
@@ -31,14 +35,11 @@ class _Reduction(Function):
         """dy with its reduced axes back as length 1, ready to broadcast against `shape`."""
         if self.axis is None or self.keepdims:
             return dy.reshape((1,) * len(shape)) if self.axis is None else dy
-        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        gone = {a % len(shape) for a in axes}
-        return dy.reshape(tuple(1 if i in gone else n for i, n in enumerate(shape)))
+        return dy.reshape(tuple(1 if i in self.axis else n for i, n in enumerate(shape)))
 
     def _axes(self, ndim: int) -> tuple[int, ...]:
-        """The axes over which is reduced, not negative."""
-        axes = range(ndim) if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        return tuple(a % ndim for a in axes)
+        """The axes over which is reduced."""
+        return tuple(range(ndim)) if self.axis is None else self.axis
 
 
 class Sum(_Reduction):
@@ -94,25 +95,29 @@ class Min(Max):
 class Var(_Reduction):
     """y = sum (x - mean)^2 / (n - correction) over the axes (n values each);  dx = dy 2 (x - mean) / (n - correction)."""
 
-    def __init__(self, axis: Axis, keepdims: bool, correction: float) -> None:
+    def __init__(self, axis: Axes, keepdims: bool, correction: float) -> None:
         super().__init__(axis, keepdims)
         self.correction = correction
 
     def forward(self, x: Array) -> Array:
         self.save(x)
-        return evaluate(self._variance, x)
+        return evaluate(self._value, x)
 
     def backward(self, dy: Array) -> Array:
         return evaluate(self._gradient, dy, *self.saved)
 
+    def _value(self, x: Array) -> Array:
+        return self._variance(x).astype(x.dtype)
+
     def _variance(self, x: Array) -> Array:
         deviation = self._deviation(x)
         total = (deviation * deviation).sum(self.axis, keepdims=self.keepdims)
-        return (total / _divisor(x.size // (total.size or 1) - self.correction, x)).astype(x.dtype)
+        degrees = x.size // (total.size or 1) - self.correction
+        return array_module(x).asarray(total / _divisor(degrees if degrees > 0 else 0, x))
 
     def _deviation(self, x: Array) -> Array:
-        """x - mean, of half precision in float32."""
-        wide = x.astype("float32") if x.itemsize < 4 else x
+        """x - mean in float64: squares of small float32 numbers would underflow."""
+        wide = x.astype("float64")
         return wide - wide.mean(self.axis, keepdims=True)
 
     def _gradient(self, dy: Array, x: Array) -> Array:
@@ -130,7 +135,7 @@ def _total(x: Array) -> Any:
 
 def _divisor(degrees: float, x: Array) -> Array:
     """n - correction as an array, so that 0 gives NaN and infinity, as in PyTorch, and no error."""
-    return array_module(x).asarray(degrees if degrees > 0 else 0, "float32" if x.itemsize < 4 else x.dtype)
+    return array_module(x).asarray(degrees, "float64")
 
 
 class Std(Var):
@@ -145,11 +150,11 @@ class Std(Var):
         return evaluate(self._root_gradient, dy, *self.saved)
 
     def _root(self, x: Array) -> Array:
-        return array_module(x).sqrt(self._variance(x))
+        return array_module(x).sqrt(self._variance(x)).astype(x.dtype)
 
     def _root_gradient(self, dy: Array, x: Array, y: Array) -> Array:
         xp = array_module(x)
-        return self._gradient(dy / (2 * xp.where(y == 0, xp.asarray(math.inf, y.dtype), y)), x)
+        return self._gradient(dy / (2 * xp.where(y == 0, math.inf, y.astype("float64"))), x)
 
 
 class Prod(_Reduction):
@@ -223,11 +228,11 @@ class CumSum(Function):
         return evaluate(self._sums_from_behind, dy)
 
     def _sums(self, x: Array) -> Array:
-        return x.cumsum(self.axis, dtype=_total(x))
+        return x.cumsum(self.axis, dtype=_total(x)).reshape(x.shape)
 
     def _sums_from_behind(self, dy: Array) -> Array:
         xp = array_module(dy)
-        return xp.flip(xp.flip(dy, self.axis).cumsum(self.axis), self.axis)
+        return xp.flip(xp.flip(dy, self.axis).cumsum(self.axis), self.axis) if dy.ndim else dy.copy()
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return inputs[0].size
@@ -241,22 +246,22 @@ def _floating(name: str, x: Tensor) -> Tensor:
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Sum over `axis` (None: all); of integers and booleans in int64."""
-    return Sum(axis, keepdims)(cast(x, np.int64) if x.dtype.kind in "biu" else x)
+    return Sum(over("sum", axis, x.ndim), keepdims)(cast(x, np.int64) if x.dtype.kind in "biu" else x)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Mean over `axis` (None: all); of integers and booleans in float32."""
-    return Mean(axis, keepdims)(real(x))
+    return Mean(over("mean", axis, x.ndim), keepdims)(real(x))
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (None: all); ties share the gradient."""
-    return Max(axis, keepdims)(x)
+    return Max(over("max", axis, x.ndim), keepdims)(x)
 
 
 def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Minimum over `axis` (None: all); ties share the gradient."""
-    return Min(axis, keepdims)(x)
+    return Min(over("min", axis, x.ndim), keepdims)(x)
 
 
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
@@ -264,22 +269,22 @@ def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float 
 
     correction is 1, as in PyTorch: the unbiased estimate, NumPy's ddof=1 (NumPy's own default is 0). NaN for a single value.
     """
-    return Var(axis, keepdims, correction)(_floating("var", x))
+    return Var(over("var", axis, x.ndim), keepdims, correction)(_floating("var", x))
 
 
 def std(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
     """Standard deviation over `axis` (None: all), the square root of `var`; where it is 0 the gradient is 0, as in PyTorch."""
-    return Std(axis, keepdims, correction)(_floating("std", x))
+    return Std(over("std", axis, x.ndim), keepdims, correction)(_floating("std", x))
 
 
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Product over `axis` (None: all); right where factors are 0, too."""
-    return Prod(axis, keepdims)(x)
+    return Prod(over("prod", axis, x.ndim), keepdims)(x)
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log sum e^x over `axis` (None: all), without overflow; -inf where all values are."""
-    return LogSumExp(axis, keepdims)(real(x))
+    return LogSumExp(over("logsumexp", axis, x.ndim), keepdims)(real(x))
 
 
 def cumsum(x: Tensor, axis: int) -> Tensor:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from autograd.checks import along, over
 from autograd.function import Function, unbroadcast
 from autograd.promotion import promoted
 from autograd.tensor import Tensor, plain_index
@@ -106,7 +109,10 @@ class Pad(Function):
         self.widths, self.value = widths, value
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).pad(x, self.widths, constant_values=self.value)
+        return kernels.evaluate(self._padded, x)
+
+    def _padded(self, x: Array) -> Array:
+        return array_module(x).pad(x, self.widths, constant_values=self.value) if x.ndim else x.copy()
 
     def backward(self, dy: Array) -> Array:
         return dy[tuple(slice(a, n - b) for (a, b), n in zip(self.widths, dy.shape, strict=True))]
@@ -205,7 +211,17 @@ def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Ten
     """A border of `value`: widths has one (before, after) per axis."""
     if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
         raise ValueError(f"pad: got widths {widths!r}, expected {x.ndim} pairs (before, after) of non-negative ints for x {x.shape}")
+    if x.dtype.kind in "biu" and not _holds(x.dtype, value):
+        raise ValueError(f"pad: value is {value}, which {x.dtype} does not hold")
     return Pad(tuple((int(a), int(b)) for a, b in widths), value)(x)
+
+
+def _holds(dtype: np.dtype, value: float) -> bool:
+    """Whether an integer dtype has room for a value, its fraction cut off."""
+    if dtype.kind == "b":
+        return True
+    bounds = np.iinfo(dtype)
+    return math.isfinite(value) and bounds.min <= int(value) <= bounds.max
 
 
 def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
@@ -215,16 +231,17 @@ def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
         raise ValueError("concat: got no tensors, expected at least one")
     tensors = promoted(*tensors)
     first = tensors[0].shape
+    place = along("concat", axis, len(first))
     for k, t in enumerate(tensors):
-        if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != axis % len(first)):
+        if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != place):
             raise ValueError(f"concat: tensor {k} has shape {t.shape}, which does not fit {first} along axis {axis}")
     return Concat(axis)(*tensors)
 
 
 def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """x (..., C) cut along its last axis into groups of `sizes` channels, whose sum must be C."""
-    if sum(sizes) != x.shape[-1] or min(sizes, default=0) < 1:
-        raise ValueError(f"split: got sizes {tuple(sizes)}, expected positive numbers that add up to {x.shape[-1]} for x {x.shape}")
+    if not x.ndim or sum(sizes) != x.shape[-1] or min(sizes, default=-1) < 0:
+        raise ValueError(f"split: got sizes {tuple(sizes)}, expected numbers that add up to {x.shape[-1] if x.ndim else 0} for x {x.shape}")
     return Split(tuple(sizes))(x)
 
 
@@ -245,8 +262,5 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """x backwards along `axis` (None: along all), a view."""
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    if any(not -x.ndim <= a < x.ndim for a in axes) or len({a % max(x.ndim, 1) for a in axes}) < len(axes):
-        raise ValueError(f"flip: axis is {axis}, expected different numbers from {-x.ndim} to {x.ndim - 1} for x {x.shape}")
-    backwards = {a % x.ndim for a in axes}
+    backwards = over("flip", tuple(range(x.ndim)) if axis is None else axis, x.ndim) or ()
     return getitem(x, tuple(slice(None, None, -1 if a in backwards else None) for a in range(x.ndim)))

@@ -9,6 +9,7 @@ Source: Vaswani et al., arXiv 1706.03762; Liu et al., arXiv 2107.00782.
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import wide_type
 from kernels.norm.reference import layer_norm_backward, layer_norm_forward
 from kernels.pointwise.reference import sigmoid, softmax_backward, softmax_forward
 
@@ -25,9 +26,10 @@ def attention_scores(q: Array, k: Array, mask: Array | None, scale: float) -> Ar
 def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: float) -> tuple[Array, Array]:
     """(O, L): O = P V with P = softmax(S); L (N, heads, T) = log sum exp S, so that P = exp(S - L).
 
-    A row with nothing to keep has P = 0 and L = inf.
+    A row with nothing to keep has P = 0 and L = inf. float16 is computed in float32, and L stays so.
     """
     xp = array_module(q)
+    dtype, (q, k, v) = q.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (q, k, v))
     s = attention_scores(q, k, mask, scale)
     top = s.max(-1, keepdims=True)
     top = xp.where(top == -xp.inf, xp.zeros((), s.dtype), top)
@@ -35,7 +37,7 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     total = e.sum(-1, keepdims=True)
     some = total != 0
     total = xp.where(some, total, xp.ones((), s.dtype))
-    return (e / total) @ v, xp.where(some, top + xp.log(total), xp.asarray(xp.inf, s.dtype))[..., 0]
+    return ((e / total) @ v).astype(dtype, copy=False), xp.where(some, top + xp.log(total), xp.asarray(xp.inf, s.dtype))[..., 0]
 
 
 def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float) -> tuple[Array, Array, Array]:
@@ -43,9 +45,11 @@ def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: A
 
     dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
     """
+    dtype, (do, q, k, v, o) = q.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (do, q, k, v, o))
     p = array_module(q).exp(attention_scores(q, k, mask, scale) - lse[..., None])
     ds = scale * p * (do @ v.swapaxes(-1, -2) - (do * o).sum(-1, keepdims=True))
-    return ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do
+    gradients = ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do
+    return tuple(g.astype(dtype, copy=False) for g in gradients)  # type: ignore[return-value]
 
 
 def polarized_channel_forward(x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,31 @@ _RUN = 128
 def wide_type(dtype: Any) -> np.dtype:
     """The type to compute and add in: float32 for float16, which has 11 bits and ends at 65,504; any other its own."""
     return np.result_type(dtype, np.float32) if np.dtype(dtype).kind == "f" else np.dtype(dtype)
+
+
+def halves_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of a reference with its float16 arrays in float32, and what it then gives in float32 as float16 again."""
+
+    @functools.wraps(rule)
+    def widened(*args: Any, **settings: Any) -> Any:
+        if not any(_is_half(a) for a in (*args, *settings.values())):
+            return rule(*args, **settings)
+        made = rule(*(_widened(a) for a in args), **{key: _widened(a) for key, a in settings.items()})
+        return tuple(_halved(a) for a in made) if isinstance(made, tuple) else _halved(made)
+
+    return widened
+
+
+def _is_half(a: Any) -> bool:
+    return getattr(a, "dtype", None) == np.float16
+
+
+def _widened(a: Any) -> Any:
+    return a.astype(np.float32) if _is_half(a) else a
+
+
+def _halved(a: Any) -> Any:
+    return a.astype(np.float16) if getattr(a, "dtype", None) == np.float32 else a
 
 
 def sum_pixels(x: Array) -> Array:

@@ -8,7 +8,7 @@ Source: Ioffe & Szegedy, arXiv 1502.03167; Ba, Kiros & Hinton, arXiv 1607.06450.
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
-from kernels.core.reduction import sum_pixels, wide_type
+from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
 
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
@@ -21,7 +21,7 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
 def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float) -> None:
     """running += momentum (value - running) in place, the value of the variance being the unbiased one: variance rows / (rows - 1)."""
     for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
-        running += momentum * (value.astype(running.dtype) - running)
+        running[...] = running + momentum * (value.astype(wide_type(running.dtype)) - running)
 
 
 def batch_norm_inverse(variance: Array, eps: float) -> Array:
@@ -81,11 +81,13 @@ def batch_norm_backward(
     return dx, dweight.astype(weight.dtype), dbias.astype(bias.dtype), g if with_residual else None
 
 
+@halves_in_float32
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """y = xhat weight + bias, xhat = (x - mean) / sqrt(var + eps), over the last axis."""
     return _xhat(x, eps)[0] * weight + bias
 
 
+@halves_in_float32
 def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> tuple[Array, Array, Array]:
     """(dx, dweight, dbias): with g = dy weight, dx = inverse (g - mean(g) - xhat mean(g xhat))."""
     xhat, inverse = _xhat(x, eps)

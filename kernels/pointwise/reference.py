@@ -6,6 +6,7 @@ import math
 
 from kernels.core import random
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import halves_in_float32
 
 
 def sigmoid(x: Array) -> Array:
@@ -55,11 +56,13 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float) -> Array:
     return array_module(dy).where(x > 0, dy, slope * dy)
 
 
+@halves_in_float32
 def sigmoid_forward(x: Array) -> Array:
     """y = 1 / (1 + e^-x)."""
     return sigmoid(x)
 
 
+@halves_in_float32
 def sigmoid_backward(dy: Array, y: Array) -> Array:
     """dx = dy y (1 - y)."""
     return dy * y * (1 - y)
@@ -70,51 +73,64 @@ def tanh_forward(x: Array) -> Array:
     return array_module(x).tanh(x)
 
 
+@halves_in_float32
 def tanh_backward(dy: Array, y: Array) -> Array:
     """dx = dy (1 - y^2)."""
     return dy * (1 - y * y)
 
 
+@halves_in_float32
 def silu_forward(x: Array) -> Array:
     """y = x sigmoid(x).  (Elfwing et al., arXiv 1702.03118)"""
     return x * sigmoid(x)
 
 
+@halves_in_float32
 def silu_backward(dy: Array, x: Array) -> Array:
     """dx = dy s (1 + x (1 - s)), s = sigmoid(x)."""
     s = sigmoid(x)
     return dy * s * (1 + x * (1 - s))
 
 
+@halves_in_float32
 def gelu_forward(x: Array) -> Array:
     """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2.  (Hendrycks & Gimpel, arXiv 1606.08415)"""
     return x * (0.5 + 0.5 * erf(x * math.sqrt(0.5)))
 
 
+@halves_in_float32
 def gelu_backward(dy: Array, x: Array) -> Array:
     """dx = dy (Phi(x) + x phi(x)), phi the normal density."""
     density = array_module(x).exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
     return dy * (0.5 + 0.5 * erf(x * math.sqrt(0.5)) + x * density)
 
 
+@halves_in_float32
 def softmax_forward(x: Array, axis: int) -> Array:
     """y = e^(x - max) / sum e^(x - max) along `axis`."""
+    if not x.size:
+        return x.copy()
     e = array_module(x).exp(x - x.max(axis, keepdims=True))
     return e / e.sum(axis, keepdims=True)
 
 
+@halves_in_float32
 def softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """dx = y (dy - sum(dy y))."""
     return y * (dy - (dy * y).sum(axis, keepdims=True))
 
 
+@halves_in_float32
 def log_softmax_forward(x: Array, axis: int) -> Array:
     """y = x - max - log sum e^(x - max) along `axis`."""
     xp = array_module(x)
+    if not x.size:
+        return x.copy()
     x = x - x.max(axis, keepdims=True)
     return x - xp.log(xp.exp(x).sum(axis, keepdims=True))
 
 
+@halves_in_float32
 def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
     """dx = dy - e^y sum(dy)."""
     return dy - array_module(y).exp(y) * dy.sum(axis, keepdims=True)

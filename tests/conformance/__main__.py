@@ -43,6 +43,7 @@ def _show(name: str, tally: dict) -> None:
     others = {k: v for k, v in tally["compared"].items() if k not in ("values", "errors")}
     print(f"{name:32} {tally['tried']:7} cases {tally['compared'].get('values', 0):7} values {tally['compared'].get('errors', 0):6} errors", end="")
     print(f" {sum(tally['findings'].values()):5} findings" + "".join(f"; {v} {k}" for k, v in others.items()))
+    sys.stdout.flush()
     for what, texts in tally["examples"].items():
         for k, text in enumerate(texts):
             print(f"    [{tally['findings'][what]} x {what}]" if k == 0 else "    ", text)
@@ -81,14 +82,14 @@ def main() -> int:
         if saved["seed"] != args.seed:
             raise SystemExit(f"{args.out} holds a run with seed {saved['seed']}, not {args.seed}")
         totals |= {n: saved["rows"][n] for n in names if n in saved["rows"]}
-    jobs = [(n, args.seed, k, min(k + CHUNK, each)) for k in range(0, each, CHUNK) for n in names if k >= totals[n]["tried"]]
+    jobs = [(n, args.seed, k, min(k + CHUNK, each)) for n in names for k in range(totals[n]["tried"], each, CHUNK)]
     begun, before = time.perf_counter(), sum(t["tried"] for t in totals.values())
     for name, part in _parts(jobs, args.jobs):
         _add(totals[name], part)
         if args.out:
             args.out.write_text(json.dumps({"seed": args.seed, "rows": totals}, indent=1))
-    for name in names:
-        _show(name, totals[name])
+        if totals[name]["tried"] >= each:
+            _show(name, totals[name])
     tried, findings = sum(t["tried"] for t in totals.values()), sum(sum(t["findings"].values()) for t in totals.values())
     seconds = time.perf_counter() - begun
     print(f"{tried} cases, {findings} findings; {(tried - before) / max(seconds, 1e-9):.0f} cases a second in this run")

@@ -12,15 +12,17 @@ from autograd import ops
 
 from .choices import Choices
 from .operands import NUMBERS, Case, Operand, array, broadcastable, case, dtype, number, other_dtype, palette, shape, tensor
-from .table import Row
+from .table import Difference, Row
 
 F = torch.nn.functional
 
 
 def _as_seen(x: Operand, y: Operand) -> None:
-    """A plain array that meets a floating Tensor takes the Tensor's dtype."""
+    """A plain array without axes is a number; one with axes takes the dtype of a floating Tensor."""
     for plain, other in ((x, y), (y, x)):
-        if plain.form == "array" and other.form == "tensor" and other.values.dtype.kind == "f":
+        if plain.form == "array" and plain.values.ndim == 0:
+            plain.values, plain.form = plain.values.item(), "scalar"
+        elif plain.form == "array" and other.form == "tensor" and other.values.dtype.kind == "f":
             plain.values = plain.values.astype(other.values.dtype)
 
 
@@ -70,12 +72,6 @@ def _add_relu(d: Choices) -> Case:
     return case(d, [tensor(d, dims, name), tensor(d, dims, other_dtype(d, name))])
 
 
-def _add_relu_torch(x: Any, other: Any) -> Any:
-    if x.dtype != other.dtype:
-        raise RuntimeError("expected equal dtypes")
-    return F.relu(x + other)
-
-
 def _gate(d: Choices) -> Case:
     name, dims = dtype(d), (*shape(d, 0, 3), 1 + d.integer(0, 4))
     z = dims if d.chance(30) else (*dims[:-1], 1)
@@ -86,6 +82,7 @@ def _blend(d: Choices) -> Case:
     made = _gate(d)
     x, z = made.operands
     made.operands = [x, tensor(d, x.values.shape, x.values.dtype.name), z]
+    made.special_cotangent = False  # dy x - dy other or dy (x - other): with an infinite dy these are not the same
     return made
 
 
@@ -93,8 +90,35 @@ def _torch_blend(x: Any, other: Any, z: Any) -> Any:
     return z.sigmoid() * x + (1 - z.sigmoid()) * other
 
 
+def _out_of_range(c: Case) -> bool:
+    """Whether a number does not fit the dtype of the Tensor that it meets."""
+    numbers = [o.values for o in c.operands if not isinstance(o.values, np.ndarray)] + [v for v in c.settings.values() if isinstance(v, (int, float))]
+    kinds = [o.values.dtype for o in c.operands if isinstance(o.values, np.ndarray) and o.values.dtype.kind in "iuf"]
+    return any(_outside(n, k) for n in numbers for k in kinds)
+
+
+def _outside(n: Any, kind: np.dtype) -> bool:
+    if kind.kind == "f":
+        return bool(np.isfinite(n)) and abs(n) > np.finfo(kind).max
+    return isinstance(n, int) and not np.iinfo(kind).min <= n <= np.iinfo(kind).max
+
+
+RANGE = Difference(
+    "a number that the dtype of the Tensor it meets does not hold",
+    "integers are refused and floats become infinite; PyTorch wraps integers in some operators and refuses floats in others",
+    "any",
+    _out_of_range,
+)
+MINUS_TRUE = Difference(
+    "subtracting True or False",
+    "they count as 1 and 0, as in Python; PyTorch refuses",
+    "allow",
+    lambda c: any(isinstance(o.values, bool) or getattr(o.values, "dtype", np.dtype(int)).kind == "b" for o in c.operands),
+)
+
+
 def _pair(name: str, mine: Callable[..., Any], other: Callable[..., Any], **settings: Any) -> Row:
-    return Row(name, two_operands, mine, other, "element", **settings)
+    return Row(name, two_operands, mine, other, "element", differences=(RANGE, *settings.pop("differences", ())), **settings)
 
 
 def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
@@ -103,22 +127,22 @@ def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case
 
 ROWS = [
     _pair("add", ops.add, torch.add, words=("add",)),
-    _pair("sub", ops.sub, lambda x, y: x - y),
+    _pair("sub", ops.sub, lambda x, y: x - y, differences=(MINUS_TRUE,)),
     _pair("mul", ops.mul, lambda x, y: x * y),
     _pair("div", ops.div, lambda x, y: x / y),
-    Row("where", _where, ops.where, torch.where, "element"),
+    Row("where", _where, ops.where, torch.where, "element", differences=(RANGE,)),
     _single("neg", torch.neg, words=("neg", "mul")),
-    _single("power", lambda x, exponent: x**exponent, _power),
+    _single("power", lambda x, exponent: x**exponent, _power, differences=(RANGE,)),
     _single("exp", torch.exp),
     _single("log", torch.log),
     _single("sqrt", torch.sqrt),
     _single("relu", F.relu, smooth=False),
     _single("leaky_relu", F.leaky_relu, _leaky, smooth=False),
-    _single("add_relu", _add_relu_torch, _add_relu, smooth=False),
+    _single("add_relu", lambda x, other: F.relu(x + other), _add_relu, smooth=False),
     _single("sigmoid", torch.sigmoid),
     _single("tanh", torch.tanh),
     _single("silu", F.silu),
-    _single("gelu", F.gelu),
+    _single("gelu", F.gelu, cancels=True),
     Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),
     Row("blend", _blend, ops.blend, _torch_blend),
 ]

@@ -11,7 +11,7 @@ from autograd import ops
 
 from .choices import Choices
 from .operands import INTEGERS, Case, Operand, case, dtype, laid_out, palette, shape, tensor
-from .table import Row
+from .table import Difference, Row
 
 F = torch.nn.functional
 
@@ -39,10 +39,28 @@ def _cross_entropy(d: Choices) -> Case:
 
 def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_smoothing: float) -> Any:
     w = None if weight is None else torch.tensor(weight, dtype=x.dtype)
-    flat = x.reshape(-1, x.shape[-1])
-    return F.cross_entropy(flat, t.reshape(-1), w, ignore_index=-(1 << 40) if ignore_index is None else ignore_index, label_smoothing=label_smoothing)
+    flat, t = x.reshape(-1, x.shape[-1]), t.reshape(-1)
+    kept = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
+    return F.cross_entropy(flat[kept], t[kept], w, ignore_index=-(1 << 40), label_smoothing=label_smoothing)
+
+
+def _weighs_nothing(c: Case) -> bool:
+    """Whether no pixel counts: there is none, all are ignored, or all have a class of weight 0."""
+    t, s = c.operands[1].values, c.settings
+    kept = t if s["ignore_index"] is None else t[t != s["ignore_index"]]
+    if s["weight"] is None or not kept.size or kept.min() < 0 or kept.max() >= len(s["weight"]):
+        return not kept.size
+    return not np.asarray(s["weight"])[kept].any()
+
+
+NOTHING = Difference(
+    "the cross-entropy of no pixels",
+    "it is 0, so that a tile without labels does not end a training run; PyTorch's is NaN",
+    "other",
+    _weighs_nothing,
+)
 
 
 ROWS = [
-    Row("cross_entropy", _cross_entropy, ops.cross_entropy, _torch_cross_entropy),
+    Row("cross_entropy", _cross_entropy, ops.cross_entropy, _torch_cross_entropy, differences=(NOTHING,)),
 ]

@@ -10,8 +10,8 @@ import torch
 from autograd import Tensor, ops
 
 from .choices import Choices
-from .operands import Case, array, broadcastable, case, dtype, length, other_dtype, palette, shape, tensor
-from .table import Row
+from .operands import Case, array, broadcastable, case, dtype, finite_cotangent, length, other_dtype, palette, shape, tensor
+from .table import Difference, Row
 from .windows import conv2d, conv_arguments
 
 F = torch.nn.functional
@@ -92,9 +92,36 @@ def _torch_attention(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
+SHORT_MASK = Difference(
+    "an attention mask with less than two axes",
+    "it broadcasts as all arrays do; PyTorch raises",
+    "allow",
+    lambda c: c.operands[3] is not None and c.operands[3].values.ndim < 2,
+)
+NO_KEYS = Difference(
+    "attention over no keys, or of vectors without entries",
+    "there is nothing to attend to; PyTorch gives 0 or NaN",
+    "refuse",
+    lambda c: 0 in c.operands[1].values.shape[2:] or 0 in c.operands[2].values.shape[2:],
+)
+
 ROWS = [
-    Row("batch_norm", _batch_norm, _our_batch_norm, torch_batch_norm),
-    Row("conv2d_batch_norm", _conv_batch_norm, _our_conv_batch_norm, _torch_conv_batch_norm, words=("conv2d", "batch_norm")),
-    Row("layer_norm", _layer_norm, ops.layer_norm, lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps)),
-    Row("scaled_dot_product_attention", _attention, ops.scaled_dot_product_attention, _torch_attention),
+    Row("batch_norm", finite_cotangent(_batch_norm), _our_batch_norm, torch_batch_norm, cancels=True),
+    Row(
+        "conv2d_batch_norm",
+        finite_cotangent(_conv_batch_norm),
+        _our_conv_batch_norm,
+        _torch_conv_batch_norm,
+        cancels=True,
+        words=("conv2d", "batch_norm"),
+    ),
+    Row("layer_norm", finite_cotangent(_layer_norm), ops.layer_norm, lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps), cancels=True),
+    Row(
+        "scaled_dot_product_attention",
+        finite_cotangent(_attention),
+        ops.scaled_dot_product_attention,
+        _torch_attention,
+        cancels=True,
+        differences=(NO_KEYS, SHORT_MASK),
+    ),
 ]

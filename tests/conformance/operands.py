@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,17 @@ class Case:
 def case(d: Choices, operands: Sequence[Operand | None], **settings: Any) -> Case:
     """A case with what all rows draw alike."""
     return Case(list(operands), settings, d.integer(0, 999), "reference" if d.chance(12) else "fast", d.chance(3))
+
+
+def finite_cotangent(draw: Callable[[Choices], Case]) -> Callable[[Choices], Case]:
+    """Of an infinite cotangent these gradients are differences of infinities, whose terms depend on the order of operations."""
+
+    def drawn(d: Choices) -> Case:
+        made = draw(d)
+        made.special_cotangent = False
+        return made
+
+    return drawn
 
 
 def shape(d: Choices, low: int = 0, high: int = 4, size: int = 5) -> tuple[int, ...]:

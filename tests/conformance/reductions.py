@@ -21,6 +21,20 @@ NO_AXES = Difference(
 )
 
 
+INTEGER_SOFTMAX = Difference(
+    "softmax of integers",
+    "in float32, as all functions that give fractions; PyTorch refuses",
+    "other",
+    lambda c: c.operands[0].values.dtype.kind != "f",
+)
+INTEGER_MEAN = Difference(
+    "mean of integers and booleans",
+    "in float32, so that an accuracy is (a == b).mean(); PyTorch refuses",
+    "allow",
+    lambda c: c.operands[0].values.dtype.kind != "f",
+)
+
+
 def axis(d: Choices, ndim: int, many: bool = True) -> Any:
     """An axis, several, none, or, rarely, one that x lacks or one given twice."""
     if d.chance(4):
@@ -52,18 +66,20 @@ def along(d: Choices) -> Case:
     return case(d, [x], axis=axis(d, x.values.ndim, many=False))
 
 
-def _all_or(method: str) -> Callable[..., Any]:
-    def call(x: Any, axis: Any, keepdims: bool) -> Any:
+def all_or(method: str) -> Callable[..., Any]:
+    """PyTorch's method with axis None as all axes."""
+
+    def call(x: Any, axis: Any, keepdims: bool, **settings: Any) -> Any:
         axis = tuple(range(x.ndim)) if axis is None else axis
-        return getattr(x, method)(axis, keepdim=keepdims)
+        return getattr(x, method)(axis, keepdim=keepdims, **settings)
 
     return call
 
 
 ROWS = [
-    Row("sum", reduced(), ops.sum, _all_or("sum"), differences=(NO_AXES,)),
-    Row("mean", reduced(), ops.mean, _all_or("mean"), differences=(NO_AXES,)),
-    Row("max", reduced(), ops.max, _all_or("amax"), "element", smooth=False, differences=(NO_AXES,)),
-    Row("softmax", along, ops.softmax, lambda x, axis: torch.softmax(x, axis)),
-    Row("log_softmax", along, ops.log_softmax, lambda x, axis: torch.log_softmax(x, axis)),
+    Row("sum", reduced(), ops.sum, all_or("sum"), differences=(NO_AXES,)),
+    Row("mean", reduced(), ops.mean, all_or("mean"), differences=(NO_AXES, INTEGER_MEAN)),
+    Row("max", reduced(), ops.max, all_or("amax"), "element", smooth=False, differences=(NO_AXES,)),
+    Row("softmax", along, ops.softmax, lambda x, axis: torch.softmax(x, axis), differences=(INTEGER_SOFTMAX,)),
+    Row("log_softmax", along, ops.log_softmax, lambda x, axis: torch.log_softmax(x, axis), differences=(INTEGER_SOFTMAX,)),
 ]

@@ -19,9 +19,27 @@ BACKWARDS = Difference(
     "allow",
     lambda c: any(isinstance(i, slice) and (i.step or 1) < 0 for i in c.settings["index"]),
 )
+APART = Difference(
+    "an integer and an array with a slice between them",
+    "the array's axis comes first, as in NumPy; PyTorch takes the integer first and leaves the axis in its place",
+    "other",
+    lambda c: _apart(c.settings["index"]),
+)
+MIXED = Difference(
+    "matrix products of different dtypes",
+    "they promote as sums and products do; PyTorch refuses",
+    "allow",
+    lambda c: c.operands[0].values.dtype != c.operands[1].values.dtype,
+)
 CROPS = Difference(
     "pad with negative widths", "cutting off is what indexing is for", "refuse", lambda c: any(min(w) < 0 for w in c.settings["widths"])
 )
+
+
+def _apart(index: tuple[Any, ...]) -> bool:
+    """Whether integers and arrays stand in more than one group, and both occur."""
+    kinds = "".join("i" if isinstance(i, int) else "a" if isinstance(i, np.ndarray) else "s" for i in index)
+    return "i" in kinds and "a" in kinds and len(kinds.strip("s").replace("s", " ").split()) > 1
 
 
 def _any(d: Choices, low: int = 0) -> Any:
@@ -89,7 +107,7 @@ def _index(d: Choices, n: int, long: int) -> Any:
 def _getitem(d: Choices) -> Case:
     x = _any(d)
     if d.chance(5):
-        mask = np.random.default_rng(d.integer(0, 99)).random(x.values.shape) < 0.5
+        mask = np.asarray(np.random.default_rng(d.integer(0, 99)).random(x.values.shape) < 0.5)
         return case(d, [x], index=(mask,))
     long, parts = d.integer(0, 4), []
     left = list(x.values.shape)
@@ -159,9 +177,9 @@ ROWS = [
     Row("reshape", _reshape, ops.reshape, lambda x, shape: x.reshape(tuple(shape)), "element"),
     Row("transpose", _transpose, ops.transpose, _torch_transpose, "element"),
     Row("broadcast_to", _broadcast_to, ops.broadcast_to, _torch_broadcast_to),
-    Row("getitem", _getitem, lambda x, index: ops.getitem(x, index), _torch_getitem, words=("getitem", "index"), differences=(BACKWARDS,)),
+    Row("getitem", _getitem, lambda x, index: ops.getitem(x, index), _torch_getitem, words=("getitem", "index"), differences=(BACKWARDS, APART)),
     Row("pad", _pad, ops.pad, _torch_pad, "element", differences=(CROPS,)),
     Row("concat", _concat, lambda *xs, axis: ops.concat(xs, axis), lambda *xs, axis: torch.cat(xs, axis), "element"),
     Row("split", _split, ops.split, lambda x, sizes: x.split(list(sizes), -1), "element"),
-    Row("matmul", _matmul, ops.matmul, torch.matmul),
+    Row("matmul", _matmul, ops.matmul, torch.matmul, differences=(MIXED,)),
 ]

@@ -15,8 +15,8 @@ from .operands import Case
 class Difference:
     """A deliberate difference from PyTorch: what it is, why, and in which cases.
 
-    ours: what we do there: 'refuse' (raise a clear error), 'allow' (give a value where PyTorch raises), 'value' (the same
-    value with another gradient, which is not compared), or 'other' (another value, not compared).
+    ours: what we do there. 'refuse': raise a clear error; 'may refuse': raise, or give PyTorch's value; 'allow': give a value where PyTorch
+    raises; 'value': the same value with another gradient, which is not compared; 'other': another value; 'any': refuse or give another value.
     """
 
     what: str
@@ -31,7 +31,8 @@ class Row:
 
     draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the settings.
     scale: 'element' where every value stands alone, 'largest' where values are sums.  smooth: whether a small change of the inputs is a small
-    change of the results, so that it may serve as a yardstick for rounding.  words: an error names one of them.
+    change of the results, so that it may serve as a yardstick for rounding.  cancels: numbers as large as the inputs cancel on the way, so that a
+    few roundings of the largest input are allowed.  words: an error names one of them.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     theirs: Callable[..., Any]
     scale: str = "largest"
     smooth: bool = True
+    cancels: bool = False
     words: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
 
@@ -47,9 +49,9 @@ class Row:
 @functools.cache
 def table() -> dict[str, Row]:
     """All rows by name."""
-    from . import arithmetic, losses, modules, norms, reductions, shapes, windows
+    from . import arithmetic, functions, losses, modules, norms, reductions, shapes, windows
 
-    rows = [row for module in (arithmetic, reductions, shapes, windows, norms, losses, modules) for row in module.ROWS]
+    rows = [row for module in (arithmetic, reductions, functions, shapes, windows, norms, losses, modules) for row in module.ROWS]
     made = {row.name: row for row in rows}
     if len(made) != len(rows):
         raise ValueError("conformance: two rows have one name")

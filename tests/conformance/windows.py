@@ -201,6 +201,18 @@ INTEGER_MEAN = Difference(
     "refuse",
     lambda c: c.operands[0].values.dtype.kind != "f",
 )
+NO_PIXELS = Difference(
+    "convolving an image without rows or columns",
+    "there is nothing to convolve; PyTorch raises too, but for an empty batch",
+    "refuse",
+    lambda c: c.operands[0].values.ndim == 4 and 0 in c.operands[0].values.shape[1:3],
+)
+EMPTY_BATCH = Difference(
+    "settings that do not fit, with an empty batch",
+    "we check them all the same; PyTorch does not",
+    "may refuse",
+    lambda c: 0 in c.operands[0].values.shape,
+)
 NO_WEIGHT = Difference(
     "resizing NaN or infinity",
     "a neighbour of weight 0 counts nothing; PyTorch multiplies it by 0, which gives NaN",
@@ -208,9 +220,9 @@ NO_WEIGHT = Difference(
     lambda c: bool((~np.isfinite(c.operands[0].values)).any()) or c.special_cotangent,
 )
 ROWS = [
-    Row("conv2d", _conv, ops.conv2d, conv2d),
-    Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",)),
-    Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d),
+    Row("conv2d", _conv, ops.conv2d, conv2d, differences=(NO_PIXELS, EMPTY_BATCH)),
+    Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",), differences=(NO_PIXELS, EMPTY_BATCH)),
+    Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d, differences=(NO_PIXELS, EMPTY_BATCH)),
     Row("max_pool2d", _max_pool, ops.max_pool2d, _inside(F.max_pool2d), smooth=False, differences=(MANY_NANS,)),
     Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d), differences=(INTEGER_MEAN,)),
     Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d), differences=(EMPTY_MEAN, INTEGER_MEAN)),
