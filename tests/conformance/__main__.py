@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="results as JSON; a run that finds its file there goes on where it ended")
     parser.add_argument("--case", default="", help="show and check a single case: NAME:NUMBER")
+    parser.add_argument("--differences", action="store_true", help="print the documented differences from PyTorch, and stop")
     return parser.parse_args()
 
 
@@ -57,10 +58,24 @@ def _parts(jobs: list[Job], processes: int) -> Iterator[tuple[str, dict[str, Any
         yield from pool.map(work, jobs)
 
 
+def differences() -> list[str]:
+    """A line of Markdown for every documented difference: what, in which operators, and why."""
+    from .table import table
+
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in table().values():
+        for d in row.differences:
+            where.setdefault((d.what, d.why), []).append(f"`{row.name}`")
+    return [f"- {what} ({', '.join(names)}): {why}." for (what, why), names in where.items()]
+
+
 def main() -> int:
     """Run, print per operator, save; 1 when there are findings."""
     args = _arguments()
     os.environ.setdefault("AREOGRAD_TUNE", "0")  # algorithms by the cost model: the same in every run
+    if args.differences:
+        print("\n".join(differences()))
+        return 0
     if args.case:
         from .choices import Choices
         from .search import attempt, case_seed
