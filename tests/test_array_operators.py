@@ -41,6 +41,7 @@ SPECIAL: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], tuple[Any, .
     "var of one": (ops.var, torch.var, ([3.0],)),
     "std of one": (ops.std, torch.std, ([3.0],)),
     "std of equals": (ops.std, torch.std, ([3.0, 3.0],)),
+    "std of equals, of an infinite gradient": (lambda x: ops.std(x) * INF, lambda x: x.std() * INF, ([3.0, 3.0],)),
     "std of one, biased": (lambda x: ops.std(x, correction=0), lambda x: x.std(correction=0), ([3.0],)),
     "prod one zero": (ops.prod, torch.prod, ([0.0, 2, 3],)),
     "prod two zeros": (ops.prod, torch.prod, ([0.0, 0, 3],)),

@@ -153,8 +153,8 @@ class Std(Var):
         return array_module(x).sqrt(self._variance(x)).astype(x.dtype)
 
     def _root_gradient(self, dy: Array, x: Array, y: Array) -> Array:
-        xp = array_module(x)
-        return self._gradient(dy / (2 * xp.where(y == 0, math.inf, y.astype("float64"))), x)
+        xp, wide = array_module(x), y.astype("float64")
+        return self._gradient(xp.where(y == 0, 0, dy / (2 * xp.where(y == 0, 1, wide))), x)  # 0 whatever dy, as in PyTorch
 
 
 class Prod(_Reduction):

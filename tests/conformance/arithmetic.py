@@ -140,7 +140,7 @@ ROWS = [
     _single("leaky_relu", F.leaky_relu, _leaky, smooth=False),
     _single("add_relu", lambda x, other: F.relu(x + other), _add_relu, smooth=False),
     _single("sigmoid", torch.sigmoid),
-    _single("tanh", torch.tanh),
+    _single("tanh", torch.tanh, cancels=True),  # 1 - y^2
     _single("silu", F.silu),
     _single("gelu", F.gelu, cancels=True),
     Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),

@@ -318,7 +318,7 @@ ONE_DTYPE = Difference(
 
 ROWS = [
     _single("abs", torch.abs, smooth=False),
-    _single("clip", torch.clamp, _clip, smooth=False),
+    _single("clip", torch.clamp, _clip, smooth=False, differences=(RANGE,)),
     _single("sin", torch.sin),
     _single("cos", torch.cos),
     _single("erf", torch.erf),
