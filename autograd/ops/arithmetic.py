@@ -87,11 +87,20 @@ class Remainder(_Binary):
     def forward(self, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
         self.save(x, y)
-        return evaluate(operator.mod, x, y)
+        return evaluate(_remainder, x, y)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved
         return self._reduced(lambda: dz, lambda: evaluate(_remainder_gradient, dz, x, y))
+
+
+def _remainder(x: Array, y: Array) -> Array:
+    """By fmod, which is exact: CuPy's x % y is x - y floor(x / y) in the dtype, off by the rounding of its terms."""
+    xp = array_module(x, y)
+    if xp is np or x.dtype.kind != "f":
+        return x % y
+    rest = xp.fmod(x, y)
+    return xp.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)
 
 
 def _remainder_gradient(dz: Array, x: Array, y: Array) -> Array:
