@@ -76,7 +76,7 @@ def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normal
         raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
     about = {"format": _FORMAT, "config": asdict(config), "normalisation": asdict(normalisation), "record": record}
     # One key, because the order of several would be that of a hash table, and change from process to process.
-    write_bytes(path, save(state, {_KEY: json.dumps(about, sort_keys=True)}))
+    write_bytes(path, save(state, {_KEY: json.dumps(about)}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

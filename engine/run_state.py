@@ -61,9 +61,9 @@ def save_state(folder: Path, state: RunState) -> None:
         "surroundings": state.surroundings,
         "progress": state.progress,
     }
-    text = json.dumps(head, sort_keys=True)
+    text = json.dumps(head)  # unsorted: the rows of metrics.jsonl keep the order of their keys
     # One key, because the order of several would be that of a hash table, and change from process to process.
-    content = save(state.arrays, {_KEY: json.dumps({"head": text, "digest": _digest(text, state.arrays)}, sort_keys=True)})
+    content = save(state.arrays, {_KEY: json.dumps({"head": text, "digest": _digest(text, state.arrays)})})
     write_bytes(folder / STATES[state.serial % len(STATES)], content)
 
 
