@@ -275,7 +275,7 @@ class Tensor(Methods):
         """
         for tell in modes.writers:
             tell(self)
-        self._version[0] += 1
+        self.touch()
 
     # -- changes in place: under no_grad, or where no gradient is required --------------------------------------------
 

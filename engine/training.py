@@ -212,7 +212,9 @@ class Run:
             self.report.note(self.notes[-1])
 
     def _save(self) -> None:
-        """Write all that the run needs to go on from here."""
+        """Write all that the run needs to go on from here. TrainingError for weights that training has made infinite or NaN."""
+        if self.serial and (bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()})):
+            raise TrainingError(f"the weights are not finite ({bad}); try a smaller learning rate")
         arrays: dict[str, np.ndarray] = {}
         progress = {
             "net": take_apart(self.net.state_dict(), "net", arrays),

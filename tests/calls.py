@@ -220,6 +220,7 @@ def maps(a: _Maker) -> list[Call]:
         Call(shape.accumulate, "", {"total": a(*wide.shape), "more": wide}, ("total",)),
         Call(shape.added, "", {"a": a(*wide.shape), "b": wide}),
         Call(shape.duplicate, "", {"a": x}),
+        Call(shape.overwrite, "", {"target": a(*wide.shape), "values": wide}, ("target",)),
         Call(shape.sum_to, "", {"dy": x, "shape": (9, 1)}),
     ]
 

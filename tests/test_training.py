@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -147,10 +148,11 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, aver
     monkeypatch.setattr(run, "_step", poisoned)
     with pytest.raises(TrainingError, match=r"the weights are not finite after epoch 2 \(.* has \d+ of \d+ values"):
         run.train()
-    assert {path.name for path in saved} == {"best.safetensors", "last.safetensors"}
+    assert {path.name for path in saved} == {"best.safetensors", "last.safetensors", "state-0.safetensors", "state-1.safetensors"}
     for path, content in saved.items():
         assert path.read_bytes() == content
-        load_checkpoint(path)
+    for name_of_file in ("best.safetensors", "last.safetensors"):
+        load_checkpoint(tmp_path / name_of_file)
     run.net.load_state_dict({k: np.full_like(v, np.nan) if k == name else v for k, v in run.net.state_dict().items()})
     with pytest.raises(CheckpointError, match=rf"bad.safetensors: not written, for {name} has \d+ of \d+ values that are NaN or infinite"):
         save_checkpoint(tmp_path / "bad.safetensors", run.net, run.config, run.normalisation, {})
@@ -170,7 +172,7 @@ def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkey
     monkeypatch.setattr(training, "build_network", diverged)
     assert train.run(train.parse([*FLAGS, "--out", str(tmp_path / "run")])) == 1
     assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().out
-    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == ["state-0.safetensors"]  # what the run began with
 
 
 def test_a_checkpoint_that_is_not_finite_is_refused(run_folder, tmp_path) -> None:
@@ -325,16 +327,19 @@ def test_bad_arguments_give_one_line_and_code_2(tmp_path, arguments: list[str], 
 def test_threads_are_as_many_as_asked_for(tmp_path) -> None:
     """The weights do not depend on them."""
     from engine.train import parse, run
+    from kernels.core.cores import usable_cores
     from kernels.core.threads import set_threads, threads
 
     before, seen = threads(), []
     try:
         for count in (1, 3):
-            assert run(parse([f"--out={tmp_path / str(count)}", f"--threads={count}", *FLAGS])) == 0
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # three may be more than there are cores
+                assert run(parse([f"--out={tmp_path / str(count)}", f"--threads={count}", *FLAGS])) == 0
             seen.append(threads())
     finally:
         set_threads(before)
-    assert seen == [1, 3]
+    assert seen == [1, min(3, usable_cores())]
     one, three = (load_checkpoint(tmp_path / name / "best.safetensors").net.state_dict() for name in ("1", "3"))
     assert one.keys() == three.keys()
     assert all((one[key] == three[key]).all() for key in one)

@@ -12,7 +12,7 @@ import numpy as np
 from autograd.gradcheck.probe import ROUNDING, Probe
 from autograd.tensor import Tensor
 from kernels.core.device import array_module
-from kernels.core.dispatch import use_kernels
+from kernels.core.dispatch import definitions
 
 COMPLEX_STEP = 1e-30  # its square vanishes beside 1, so the imaginary part is the derivative, with no truncation and no subtraction
 
@@ -160,7 +160,7 @@ def complex_step(probe: Probe, numeric: float, allowance: float) -> Iterator[Fac
     Source: Squire & Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Review 40(1), 1998.
     """
     try:
-        with warnings.catch_warnings(), use_kernels("reference"):
+        with warnings.catch_warnings(), definitions():
             warnings.simplefilter("error")
             imaginary = [np.imag(d) for d in probe.differences(1j * COMPLEX_STEP)]  # type: ignore[arg-type]
     except Exception:  # code that does not know complex numbers fails in many ways; each only means that this opinion is not to be had
