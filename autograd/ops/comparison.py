@@ -13,13 +13,17 @@ from autograd.tensor import Tensor, as_array
 from kernels.shape import evaluate
 
 
-def _evaluated(rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
-    a, b = promoted(x, y)
-    return Tensor(evaluate(rule, as_array(a), as_array(b)))
+def _evaluated(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
+    a, b = (as_array(operand) for operand in promoted(x, y))
+    try:
+        return Tensor(evaluate(rule, a, b))
+    except ValueError as error:  # shapes that do not broadcast
+        error.add_note(f"{name}: called with shapes {a.shape} and {b.shape}")
+        raise
 
 
-def _compared(rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
-    return _evaluated(rule, _widened(x, y), _widened(y, x))
+def _compared(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
+    return _evaluated(name, rule, _widened(x, y), _widened(y, x))
 
 
 def _widened(x: Any, y: Any) -> Any:
@@ -34,32 +38,32 @@ def _widened(x: Any, y: Any) -> Any:
 
 def equal(x: Any, y: Any) -> Tensor:
     """x == y with broadcasting."""
-    return _compared(operator.eq, x, y)
+    return _compared("equal", operator.eq, x, y)
 
 
 def not_equal(x: Any, y: Any) -> Tensor:
     """x != y with broadcasting."""
-    return _compared(operator.ne, x, y)
+    return _compared("not_equal", operator.ne, x, y)
 
 
 def less(x: Any, y: Any) -> Tensor:
     """x < y with broadcasting."""
-    return _compared(operator.lt, x, y)
+    return _compared("less", operator.lt, x, y)
 
 
 def less_equal(x: Any, y: Any) -> Tensor:
     """x <= y with broadcasting."""
-    return _compared(operator.le, x, y)
+    return _compared("less_equal", operator.le, x, y)
 
 
 def greater(x: Any, y: Any) -> Tensor:
     """x > y with broadcasting."""
-    return _compared(operator.gt, x, y)
+    return _compared("greater", operator.gt, x, y)
 
 
 def greater_equal(x: Any, y: Any) -> Tensor:
     """x >= y with broadcasting."""
-    return _compared(operator.ge, x, y)
+    return _compared("greater_equal", operator.ge, x, y)
 
 
 def bitwise_and(x: Any, y: Any) -> Tensor:
@@ -86,7 +90,7 @@ def bitwise_not(x: Tensor) -> Tensor:
 def _logical(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
     for operand in (x, y):
         _check_bits(name, operand)
-    return _evaluated(rule, x, y)
+    return _evaluated(name, rule, x, y)
 
 
 def _check_bits(name: str, x: Any) -> None:

@@ -6,6 +6,7 @@ written for dx. The ReLU's mask is computed again from x; only with a residual i
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -116,6 +117,8 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     rows = x.size // x.shape[-1]
     sample = x.reshape(rows, -1)[:: max(1, rows // 8)][:8]
     shift = sample.sum(0) * np.float32(1 / len(sample))
+    if not math.isfinite(shift.sum()):  # infinities and NaN are for the sums to meet, and of huge samples the sum overflows
+        shift = np.where(np.isfinite(shift), shift, np.float32(0))
     mean, square = pixel_sums(x, shift).sum(0) / rows
     return mean + shift, np.maximum(square - mean * mean, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,19 @@ def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case
     return Row(name, draw or one_operand(), getattr(ops, name), other, "element", **settings)
 
 
+def _dropout(d: Choices) -> Case:
+    p, training = d.pick(((0.0, True), (0.5, False), (0.0, False), (1.0, True), (-0.1, True), (1.5, False)))
+    return case(d, [tensor(d, shape(d), dtype(d), palette(d, 30))], p=p, training=training)
+
+
+ALL_DROPPED = Difference(
+    "dropout with p=1",
+    "nothing would be left to learn from, so that it is a mistake; PyTorch gives 0",
+    "refuse",
+    lambda c: c.settings["p"] == 1,
+)
+COMPARISONS = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"}
+
 ROWS = [
     _pair("add", ops.add, torch.add, words=("add",)),
     _pair("sub", ops.sub, lambda x, y: x - y, differences=(MINUS_TRUE,)),
@@ -145,4 +159,6 @@ ROWS = [
     _single("gelu", F.gelu, cancels=True),
     Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),
     Row("blend", _blend, ops.blend, _torch_blend),
+    *(_pair(name, getattr(ops, name), getattr(operator, method)) for name, method in COMPARISONS.items()),
+    _single("dropout", F.dropout, _dropout, differences=(ALL_DROPPED,)),
 ]

@@ -21,6 +21,13 @@ def image(*rows: Any) -> np.ndarray:
     return np.array(rows, np.float32)[None, :, :, None]
 
 
+def held(*values: Any) -> Operand:
+    """A float32 array without a gradient."""
+    return Operand(f(*values), f(*values), "array", False)
+
+
+RUNNING = held(0.5, -0.5), held(1, 2)
+TRAINING: dict[str, Any] = {"training": True, "momentum": 0.1, "eps": 1e-5, "activation": None}
 FOUND: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("max_pool2d", [image([2])], {"kernel_size": 2, "ceil_mode": True}),
     ("max_pool2d", [image([2, 1], [0, 3])], {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
@@ -33,6 +40,9 @@ FOUND: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("resize_nearest", [image([2, INF, 4], [1, 2, NAN]).astype(np.float64)], {"size": (2, 5)}),
     ("resize_nearest", [np.zeros((1, 2, 0, 1), np.float32)], {"size": 3}),
     ("resize_bilinear", [np.zeros((1, 2, 0, 1), np.float32)], {"size": 3, "align_corners": True}),
+    ("batch_norm", [f([INF, -INF], [INF, INF]), f(2, 1), f(2, 1), *RUNNING, None], TRAINING),
+    ("batch_norm", [f(*[[1e38, 1]] * 7, [1e38, 2]), f(2, 1), f(2, 1), *RUNNING, None], TRAINING),
+    ("greater", [f([1, 2]), f(1, 2, 3)], {}),
 ]
 
 

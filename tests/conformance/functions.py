@@ -15,7 +15,7 @@ from .choices import Choices
 from .operands import INTEGERS, Case, Operand, broadcastable, case, dtype, finite_cotangent, laid_out, length, other_dtype, palette, shape, tensor
 from .reductions import NO_AXES, all_or, axis, reduced
 from .table import Difference, Row
-from .windows import conv_arguments
+from .windows import CONVOLUTIONS, conv_arguments
 
 F = torch.nn.functional
 BOUNDS = (None, -1, 0, 2, -0.5, 1.5, float("nan"), float("inf"), -float("inf"), 1)
@@ -355,7 +355,7 @@ ROWS = [
         differences=(ONE_DTYPE,),
     ),
     Row("linear", _linear, ops.linear, F.linear),
-    Row("conv1d", _conv1d, ops.conv1d, _torch_conv1d, words=("conv1d", "conv2d")),
+    Row("conv1d", _conv1d, ops.conv1d, _torch_conv1d, words=("conv1d", "conv2d"), differences=CONVOLUTIONS),
     Row(
         "group_norm",
         finite_cotangent(_group_norm),

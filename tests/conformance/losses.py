@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from autograd import ops
 
 from .choices import Choices
-from .operands import INTEGERS, Case, Operand, case, dtype, laid_out, palette, shape, tensor
+from .operands import INTEGERS, PALETTES, Case, Operand, case, dtype, laid_out, palette, shape, tensor
 from .table import Difference, Row
 
 F = torch.nn.functional
@@ -44,6 +45,50 @@ def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_s
     return F.cross_entropy(flat[kept], t[kept], w, ignore_index=-(1 << 40), label_smoothing=label_smoothing)
 
 
+def _segmentation(**settings: Sequence[Any]) -> Callable[[Choices], Case]:
+    """Logits and labels of losses that PyTorch has not: finite logits, since a composition is no authority on others."""
+
+    def draw(d: Choices) -> Case:
+        dims, classes = shape(d, 0, 3), d.integer(2, 6)
+        ignore = d.pick((None, None, 0, 1, 255, -100))
+        x = tensor(d, (*dims, classes), dtype(d), d.pick(PALETTES[:3]))
+        weight = None if d.chance(60) else tuple(d.pick((0.5, 1.0, 2.0, 0.0, 3.0)) for _ in range(classes + d.chance(3)))
+        drawn = {key: d.pick(options) for key, options in settings.items()}
+        return case(d, [x, labels(d, dims, classes, ignore)], weight=weight, ignore_index=ignore, **drawn)
+
+    return draw
+
+
+def _pixels(x: Any, t: Any, weight: Any, ignore_index: Any) -> tuple[Any, Any, Any]:
+    """Logits (M, C), labels (M,) as one-hot rows, class weights (C,); only what counts."""
+    flat, t, classes = x.reshape(-1, x.shape[-1]), t.reshape(-1), x.shape[-1]
+    if weight is not None and len(weight) != classes:
+        raise ValueError("one weight for each class")
+    kept = torch.ones_like(t, dtype=torch.bool) if ignore_index is None else t != ignore_index
+    w = torch.ones(classes, dtype=x.dtype) if weight is None else torch.tensor(weight, dtype=x.dtype)
+    return flat[kept], F.one_hot(t[kept], classes).to(x.dtype), w
+
+
+def _torch_focal(x: Any, t: Any, weight: Any, ignore_index: Any, gamma: float) -> Any:
+    z, t, w = _pixels(x, t, weight, ignore_index)
+    logp = (F.log_softmax(z, 1) * t).sum(1)
+    return (-(t @ w) * (-torch.expm1(logp)) ** gamma * logp).mean()
+
+
+def _torch_region(factor: int) -> Callable[..., Any]:
+    """1 - the mean over classes of the Dice coefficient (factor 2), or of the intersection over union (factor 1)."""
+
+    def call(x: Any, t: Any, weight: Any, ignore_index: Any, smooth: float, absent: str) -> Any:
+        z, t, w = _pixels(x, t, weight, ignore_index)
+        p, truth = z.softmax(1), t.sum(0)
+        w = w * (truth > 0) if absent == "present" else w
+        both = (p * t).sum(0)
+        size = p.sum(0) + truth - (2 - factor) * both
+        return 1 - (w * (factor * both + smooth) / (size + smooth)).sum() / w.sum()
+
+    return call
+
+
 def _weighs_nothing(c: Case) -> bool:
     """Whether no pixel counts: there is none, all are ignored, or all have a class of weight 0."""
     t, s = c.operands[1].values, c.settings
@@ -54,13 +99,16 @@ def _weighs_nothing(c: Case) -> bool:
 
 
 NOTHING = Difference(
-    "the cross-entropy of no pixels",
+    "a loss of no pixels, or of such as weigh nothing",
     "it is 0, so that a tile without labels does not end a training run; PyTorch's is NaN",
     "other",
     _weighs_nothing,
 )
-
+_region = _segmentation(smooth=(1.0, 0.1, 10.0), absent=("present", "all"))
 
 ROWS = [
     Row("cross_entropy", _cross_entropy, ops.cross_entropy, _torch_cross_entropy, differences=(NOTHING,)),
+    Row("focal_loss", _segmentation(gamma=(2.0, 0.0, 1.0, 0.5, 3.0, 5.0)), ops.focal_loss, _torch_focal, differences=(NOTHING,)),
+    Row("dice_loss", _region, ops.dice_loss, _torch_region(2), cancels=True, differences=(NOTHING,)),
+    Row("iou_loss", _region, ops.iou_loss, _torch_region(1), cancels=True, differences=(NOTHING,)),
 ]

@@ -8,15 +8,20 @@ import numpy as np
 import torch
 
 import layers
-from autograd import Tensor, no_grad
+from autograd import Tensor, no_grad, ops
 
 from .choices import Choices
-from .operands import Case, case, dtype, length, palette, shape, tensor
+from .functions import ROWS as FUNCTIONS
+from .functions import _linear as linear_case
+from .norms import ROWS as NORMS
+from .operands import Case, case, dtype, finite_cotangent, length, palette, shape, tensor
 from .table import Row
+from .windows import CONVOLUTIONS, EMPTY_RESULT, conv2d, conv_arguments, conv_transpose2d
 from .windows import _transposed as transposed_case
-from .windows import conv2d, conv_arguments, conv_transpose2d
 
 F = torch.nn.functional
+LAYER_NORM = next(row for row in NORMS if row.name == "layer_norm")
+GROUP_NORM = next(row for row in FUNCTIONS if row.name == "group_norm")
 
 
 def _conv(d: Choices) -> Case:
@@ -82,8 +87,71 @@ def _torch_batch_norm(x: Any, w: Any, b: Any, steps: int, momentum: float, eps: 
     return *outputs, last, m.running_mean.clone(), m.running_var.clone()
 
 
+def _with(m: Any, x: Any, w: Any, b: Any) -> Any:
+    m.weight, m.bias = w, b
+    return _run(m, x, w, b)
+
+
+def _our_linear(x: Any, w: Any, b: Any) -> Any:
+    return _with(layers.Linear(1, 1), x, w, b)
+
+
+def _our_layer_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
+    return _with(layers.LayerNorm(1, eps), x, w, b)
+
+
+def _our_group_norm(x: Any, w: Any, b: Any, num_groups: int, eps: float) -> Any:
+    return _with(layers.GroupNorm(num_groups, num_groups, eps), x, w, b)
+
+
+def _our_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
+    return _with(layers.InstanceNorm2d(x.shape[-1], eps), x, w, b)
+
+
+def _instance_norm(d: Choices) -> Case:
+    name, c = dtype(d, 0, 6), length(d)
+    vectors = [None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6)) for _ in range(2)]
+    return case(d, [tensor(d, (length(d, 3), *shape(d, 1, 2), c), name, palette(d, 10)), *vectors], eps=d.pick((1e-5, 1e-2)))
+
+
+def _torch_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
+    return F.instance_norm(x.movedim(-1, 1), weight=w, bias=b, eps=eps).movedim(1, -1)
+
+
+def _of(draw: Any) -> Any:
+    """A row's cases, in a third of them without gradients."""
+    return lambda d: _inference(d, draw(d))
+
+
 ROWS = [
-    Row("Conv2d", _conv, _our_conv, conv2d),
-    Row("ConvTranspose2d", _transposed, _our_transposed, conv_transpose2d, words=("ConvTranspose2d", "conv_transpose2d")),
+    Row("Conv2d", _conv, _our_conv, conv2d, differences=CONVOLUTIONS),
+    Row(
+        "ConvTranspose2d",
+        _transposed,
+        _our_transposed,
+        conv_transpose2d,
+        words=("ConvTranspose2d", "conv_transpose2d"),
+        differences=(*CONVOLUTIONS, EMPTY_RESULT),
+    ),
     Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",)),
+    Row("Linear", _of(linear_case), _our_linear, F.linear),
+    Row("LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=True),
+    Row(
+        "GroupNorm",
+        _of(GROUP_NORM.draw),
+        _our_group_norm,
+        GROUP_NORM.theirs,
+        words=GROUP_NORM.words,
+        differences=GROUP_NORM.differences,
+        cancels=True,
+    ),
+    Row("instance_norm", finite_cotangent(_instance_norm), ops.instance_norm, _torch_instance_norm, cancels=True),
+    Row(
+        "InstanceNorm2d",
+        _of(finite_cotangent(_instance_norm)),
+        _our_instance_norm,
+        _torch_instance_norm,
+        words=("instance_norm", "InstanceNorm2d"),
+        cancels=True,
+    ),
 ]

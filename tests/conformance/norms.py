@@ -12,7 +12,7 @@ from autograd import Tensor, ops
 from .choices import Choices
 from .operands import Case, array, broadcastable, case, dtype, finite_cotangent, length, other_dtype, palette, shape, tensor
 from .table import Difference, Row
-from .windows import conv2d, conv_arguments
+from .windows import MAPS, conv2d, conv_arguments
 
 F = torch.nn.functional
 
@@ -92,11 +92,41 @@ def _torch_attention(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
+OTHER_VECTORS = Difference(
+    "batch norm with a gain or offset of another floating dtype",
+    "they are converted to that of x; PyTorch takes float32 for float16 only",
+    "allow",
+    lambda c: len({o.values.dtype for o in c.operands if o is not None}) > 1,
+)
+NO_STATISTICS = Difference(
+    "batch norm in training over no values",
+    "there are no statistics to take; PyTorch makes the running ones NaN",
+    "refuse",
+    lambda c: c.settings["training"] and 0 in c.operands[0].values.shape[:-1],
+)
+INFINITE_GAIN = Difference(
+    "the gradient of batch norm with an infinite input or gain",
+    "it is a difference of infinities; what is NaN there depends on the order of the terms",
+    "value",
+    lambda c: any(o is not None and np.isinf(o.values).any() for o in c.operands),
+)
 SHORT_MASK = Difference(
     "an attention mask with less than two axes",
     "it broadcasts as all arrays do; PyTorch raises",
     "allow",
     lambda c: c.operands[3] is not None and c.operands[3].values.ndim < 2,
+)
+DOUBLE_MASK = Difference(
+    "a float mask of another dtype than the query",
+    "it is converted, since float64 is NumPy's default; PyTorch refuses",
+    "allow",
+    lambda c: c.operands[3] is not None and c.operands[3].values.dtype.kind == "f" and c.operands[3].values.dtype != c.operands[0].values.dtype,
+)
+MASKED_SCORES = Difference(
+    "NaN or infinity among masked scores of attention",
+    "what a boolean mask leaves out counts nowhere, whatever it holds; PyTorch adds -inf to it",
+    "other",
+    lambda c: c.operands[3] is not None and c.operands[3].values.dtype == bool and not all(np.isfinite(o.values).all() for o in c.operands[:2]),
 )
 NO_KEYS = Difference(
     "attention over no keys, or of vectors without entries",
@@ -105,8 +135,16 @@ NO_KEYS = Difference(
     lambda c: 0 in c.operands[1].values.shape[2:] or 0 in c.operands[2].values.shape[2:],
 )
 
+NORMS = NO_STATISTICS, OTHER_VECTORS, INFINITE_GAIN
 ROWS = [
-    Row("batch_norm", finite_cotangent(_batch_norm), _our_batch_norm, torch_batch_norm, cancels=True),
+    Row(
+        "batch_norm",
+        finite_cotangent(_batch_norm),
+        _our_batch_norm,
+        torch_batch_norm,
+        cancels=True,
+        differences=(NO_STATISTICS, OTHER_VECTORS, INFINITE_GAIN),
+    ),
     Row(
         "conv2d_batch_norm",
         finite_cotangent(_conv_batch_norm),
@@ -114,6 +152,7 @@ ROWS = [
         _torch_conv_batch_norm,
         cancels=True,
         words=("conv2d", "batch_norm"),
+        differences=(*MAPS, OTHER_VECTORS, INFINITE_GAIN),
     ),
     Row("layer_norm", finite_cotangent(_layer_norm), ops.layer_norm, lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps), cancels=True),
     Row(
@@ -122,6 +161,6 @@ ROWS = [
         ops.scaled_dot_product_attention,
         _torch_attention,
         cancels=True,
-        differences=(NO_KEYS, SHORT_MASK),
+        differences=(NO_KEYS, DOUBLE_MASK, MASKED_SCORES, SHORT_MASK),
     ),
 ]

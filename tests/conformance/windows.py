@@ -178,6 +178,13 @@ def _torch_nearest(x: Any, size: Any) -> Any:
     return nhwc(F.interpolate(nchw(x), size, mode="nearest"))
 
 
+def _transposed_size(c: Case) -> tuple[int, ...]:
+    """(P, Q) of a transposed convolution."""
+    x, w = (o.values.shape for o in c.operands[:2])
+    s, d, p, e = (as_pair(c.settings[key]) for key in ("stride", "dilation", "padding", "output_padding"))
+    return tuple((x[k + 1] - 1) * s[k] - 2 * p[k] + d[k] * (w[k] - 1) + 1 + e[k] for k in range(2) if len(x) == 4)
+
+
 def _sizes(c: Case) -> tuple[Any, ...]:
     size = c.settings.get("output_size")
     return tuple(size) if isinstance(size, (tuple, list)) else (size,)
@@ -203,9 +210,9 @@ INTEGER_MEAN = Difference(
 )
 NO_PIXELS = Difference(
     "convolving an image without rows or columns",
-    "there is nothing to convolve; PyTorch raises too, but for an empty batch",
+    "there is nothing to convolve; PyTorch raises too, but for an empty batch, or where padding makes room for the filter",
     "refuse",
-    lambda c: c.operands[0].values.ndim == 4 and 0 in c.operands[0].values.shape[1:3],
+    lambda c: 0 in c.operands[0].values.shape[1:-1],
 )
 EMPTY_BATCH = Difference(
     "settings that do not fit, with an empty batch",
@@ -213,6 +220,26 @@ EMPTY_BATCH = Difference(
     "may refuse",
     lambda c: 0 in c.operands[0].values.shape,
 )
+INTEGER_MAPS = Difference(
+    "convolving integers and booleans",
+    "convolutions are of floats; PyTorch has integers in some convolutions",
+    "refuse",
+    lambda c: any(o.values.dtype.kind != "f" for o in c.operands[:2]),
+)
+EMPTY_RESULT = Difference(
+    "a transposed convolution whose padding leaves no rows or columns",
+    "there is no such image; PyTorch gives one where the size is just 0",
+    "refuse",
+    lambda c: 0 in _transposed_size(c),
+)
+OTHER_BIAS = Difference(
+    "convolving with a bias of another dtype than the filter's",
+    "one dtype is asked for; PyTorch takes others with padding 'same' of one axis",
+    "refuse",
+    lambda c: c.operands[2] is not None and c.operands[2].values.dtype != c.operands[1].values.dtype,
+)
+MAPS = NO_PIXELS, EMPTY_BATCH, INTEGER_MAPS
+CONVOLUTIONS = *MAPS, OTHER_BIAS
 NO_WEIGHT = Difference(
     "resizing NaN or infinity",
     "a neighbour of weight 0 counts nothing; PyTorch multiplies it by 0, which gives NaN",
@@ -220,9 +247,9 @@ NO_WEIGHT = Difference(
     lambda c: bool((~np.isfinite(c.operands[0].values)).any()) or c.special_cotangent,
 )
 ROWS = [
-    Row("conv2d", _conv, ops.conv2d, conv2d, differences=(NO_PIXELS, EMPTY_BATCH)),
-    Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",), differences=(NO_PIXELS, EMPTY_BATCH)),
-    Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d, differences=(NO_PIXELS, EMPTY_BATCH)),
+    Row("conv2d", _conv, ops.conv2d, conv2d, differences=CONVOLUTIONS),
+    Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",), differences=CONVOLUTIONS),
+    Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d, differences=(*CONVOLUTIONS, EMPTY_RESULT)),
     Row("max_pool2d", _max_pool, ops.max_pool2d, _inside(F.max_pool2d), smooth=False, differences=(MANY_NANS,)),
     Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d), differences=(INTEGER_MEAN,)),
     Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d), differences=(EMPTY_MEAN, INTEGER_MEAN)),
