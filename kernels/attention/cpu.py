@@ -253,5 +253,5 @@ def _over_images(rows: np.ndarray, pair1: tuple[int, ...], pair2: tuple[int, ...
     one, two, sums = (memory.empty(shape, np.float32) for shape in (pair1[2:], pair2[2:], (width - first,)))
     chunks = -(-pair1[3] // lanes) - (-pair2[3] // lanes) - (-(width - first) // _SUMS)
     pairs = [np.array(pair, np.int64) for pair in (pair1, pair2)]
-    parallel(_parameters_kernel(), chunks, *flat(rows, one, two, sums), *pairs, n, width, first)
+    parallel(_parameters_kernel(), chunks, *flat(rows, one, two, sums), *pairs, n, width, first, scratch=lanes)
     return one, two, sums

@@ -1,0 +1,85 @@
+"""Checks of the fast CPU kernels with all memory ending at inaccessible pages, or starting behind them; planted mistakes are found so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import walls
+from test_fast_mutants import ROOT, WIDTH, Mutant, copied
+
+HERE = Path(__file__).resolve().parent
+# One check of every family of kernels; `python tests/walls.py SIDE` runs all.
+SOME = [
+    "conv_direct",
+    "conv_transpose",
+    "conv_winograd2",
+    "conv_depthwise",
+    "norm_gradients_pointwise",
+    "max_pool",
+    "batch_norm",
+    "layer_norm",
+    "loss_terms",
+    "gates",
+    "softmaxes",
+    "polarized_attention",
+    "activations",
+    "resampling",
+    "channels",
+    "sgd",
+    "gathering",
+    "augmentation",
+]
+# Right numbers, from memory that is not theirs.
+MUTANTS = [
+    (
+        "end",
+        Mutant(
+            "a tail is read as a whole vector",
+            "pointwise/softmax.py",
+            "code.exp(code.load(x, x0 + i, rest) -",
+            "code.exp(code.load(x, x0 + i) -",
+            "softmaxes",
+        ),
+    ),
+    (
+        "start",
+        Mutant(
+            "numbers before the first are read",
+            "pointwise/softmax.py",
+            "variable(0.0)\n\n        def add",
+            "variable(0 * code.load(dy, d0 - 1))\n\n        def add",
+            "softmaxes",
+        ),
+    ),
+    ("end", Mutant("less scratch memory than is used", "gate/cpu.py", "channels, scratch=_BLOCK)", "channels, scratch=_BLOCK - 1)", "gates")),
+]
+
+
+def run(side: str, *checks: str, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """The checks, in a process of their own that may be killed."""
+    command = [sys.executable, str(HERE / "walls.py"), side, *checks]
+    env = {**os.environ, "AREOGRAD_TUNE": "0", "AREOGRAD_THREADS": "1", "PYTHONPATH": str(root), **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd=root, env=env, check=False)
+
+
+@pytest.mark.parametrize("side", walls.SIDES)
+def test_no_kernel_touches_what_is_beyond_its_arrays(side: str) -> None:
+    result = run(side, *SOME)
+    assert result.returncode == 0, f"{(result.stdout.split() or ['the start'])[-1]}, arrays at their {side}: {result.stderr[-2000:]}"
+    assert result.stdout.split() == [*SOME, "passed"]
+
+
+@pytest.mark.parametrize(("side", "mutant"), MUTANTS, ids=lambda value: getattr(value, "name", value))
+def test_a_planted_access_is_killed(side: str, mutant: Mutant, tmp_path) -> None:
+    root = copied(tmp_path)
+    path = root / "kernels" / mutant.file
+    source = path.read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} places like {mutant.old!r}"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    result = run(side, mutant.check, root=root, AREOGRAD_CACHE=str(root / "cache"), **WIDTH)
+    assert result.returncode < 0, f"{mutant.check} passes with the mistake:\n{result.stderr[-2000:]}"
+    assert result.stdout.split() == [mutant.check]
