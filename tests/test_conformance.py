@@ -23,6 +23,8 @@ OPEN = {  # findings, or too few cases tried so far
     "conv_transpose2d",
     "ConvTranspose2d",
     "batch_norm",
+    "conv2d_batch_norm",
+    "BatchNorm2d",
     "scaled_dot_product_attention",
     "LayerNorm",
     "instance_norm",
