@@ -32,7 +32,7 @@ REAL = ROOT.parent / "shared" / "data" / "mars_ai4mars_64x128.npz"
 @posix
 def test_killed_anywhere_a_run_ends_with_the_same_bits() -> None:
     """A slice of tests/crashes.py: kills at file operations, power cuts, kills at random moments. docs/reliability.md has the long run's figures."""
-    command = [sys.executable, str(ROOT / "tests" / "crashes.py"), "--kills=3", "--every=45", "--seed=1"]
+    command = [sys.executable, str(ROOT / "tests" / "crashes.py"), "--kills=3", "--every=27", "--seed=1"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout)
