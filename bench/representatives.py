@@ -27,7 +27,7 @@ N, H, W, C, ODD = 2, 8, 16, 32, 33
 
 def on_device(array: np.ndarray) -> Any:
     """A copy on the device."""
-    return to_device(np.ascontiguousarray(array), "cuda")
+    return to_device(np.array(array, order="C"), "cuda")
 
 
 def normal(dtype: str, *dims: int, seed: int = 0) -> Any:

@@ -139,7 +139,7 @@ MUTANTS = [
     Mutant("the result is not rescaled", FLASH, "out[r][c] *= shrink;", ";", ANY, _odd),
     Mutant("the sum is not rescaled", FLASH, "sum[r] = shrink * sum[r] +", "sum[r] = sum[r] +", ANY, _odd),
     Mutant("keys beyond the last count", FLASH, "s[r][c] = i < n.queries && j < n.keys ?", "s[r][c] = i < n.queries ?", ANY, _odd),
-    Mutant("an empty row divides by 0", FLASH, "sum[r] > 0 ? 1 / sum[r] : T(0)", "1 / sum[r]", ANY, _masked),
+    Mutant("an empty row divides by 0", FLASH, "sum[r] == 0 ? T(0) : 1 / sum[r]", "1 / sum[r]", ANY, _masked),
     Mutant(
         "the mask's axes are swapped",
         FLASH,
