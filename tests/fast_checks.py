@@ -7,6 +7,7 @@ Convolutions may be restricted to one of forward, data and filter.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any
 
@@ -303,6 +304,48 @@ def augmentation(rng) -> Any:
         settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
         out += [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0, 255)]
     return out
+
+
+def kinds(result: Any) -> list[np.ndarray]:
+    """Per array: 0 for a number, 1 for NaN, 2 for inf, 3 for -inf, 4 for zero: what a ReLU makes of a gradient that it does not pass."""
+    return [np.select([np.isnan(a), a == np.inf, a == -np.inf, a == 0], [1, 2, 3, 4], 0) for a in flat(result)]
+
+
+@check
+def special_values(rng) -> Any:
+    """NaN and infinity come out where the reference has them; those of pixels that do not count, nowhere."""
+    x, dy = array(rng, 2, 3, 7, 21), array(rng, 2, 3, 7, 21)
+    x[0, 0, 0, 1], x[0, 1, 2, 20], x[1, 2, 3, 5], dy[0, 0, 0, 1] = np.nan, np.inf, -np.inf, 2
+    table = [array(rng, 1, 21)[0], array(rng, 1, 21)[0], np.zeros(21), np.ones(21)]
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (pointwise.relu_forward, (x,)),
+        (pointwise.relu_backward, (dy, x)),
+        (pointwise.add_relu_forward, (x, dy)),
+        (pointwise.sigmoid_forward, (x,)),
+        (pointwise.log_softmax_forward, (x, -1)),
+        (norm.batch_norm_forward, (x, *table, dy, "relu")),
+        (norm.batch_norm_backward, (dy, x, None, *table, False, "relu", False)),
+    ]
+    out = []
+    with np.errstate(all="ignore"):
+        for operator, args in calls:
+            got, given = operator(*args), list(args)
+            if operator is norm.batch_norm_backward:  # the mask is of the implementation's own form
+                given[2] = norm.batch_norm_forward.reference(x, *table, None, "relu")[1]
+            want = operator.reference(*given)
+            got, want = (r[0] if operator is norm.batch_norm_forward else r for r in (got, want))
+            for k, (a, b) in enumerate(zip(kinds(got), kinds(want), strict=True)):
+                np.testing.assert_array_equal(a, b, err_msg=f"{operator.name}, result {k}")
+                out.append(a)
+    z, labels = array(rng, 3, 5, 5), rng.integers(1, 5, (3, 5))
+    labels[1, 1] = SPEC.ignore_index
+    z[1, 1] = np.nan
+    spec = dataclasses.replace(SPEC, class_weights=None)
+    value, _, state = loss.loss_forward(z, labels, spec)
+    dz = loss.loss_backward(np.float32(1), z, labels, spec, state)
+    assert np.isfinite(value), "the value of an ignored pixel counts"
+    assert np.isfinite(dz).all(), "the gradient of an ignored pixel counts"
+    return [*out, value, dz]
 
 
 def arrays_of(name: str) -> list[np.ndarray]:

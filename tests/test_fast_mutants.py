@@ -31,6 +31,10 @@ class Mutant:
 
 _DOT = "dot_product_attention"
 MUTANTS = [
+    Mutant("a ReLU loses NaN", "core/simd.py", "return self.maximum(0, x)", "return self.maximum(x, 0)", "special_values"),
+    Mutant("NaN closes a ReLU's gradient", "core/simd.py", "return y.not_at_most(0)", "return y > 0", "special_values"),
+    Mutant("the logarithm of NaN is a number", "core/simd.py", "self.vec(math.inf) > x, self.fma", "self.vec(1) > 0, self.fma", "special_values"),
+    Mutant("loss: logits of a pixel that is ignored", "loss/cpu.py", "z[at + c] if valid else np.float32(0)", "z[at + c]", "special_values"),
     Mutant("tail one float short", "core/runs.py", "body(whole, length - whole)", "body(whole, length - whole - 1)", "gates"),
     Mutant("sum of lanes without the last step", "core/simd.py", "while width > 1:", "while width > 2:", "gates"),
     Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
