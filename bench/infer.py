@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.harness import Case
 from bench.shapes import LAYOUTS, array, device, ours
 
 WIDTH = 32
+_block = ExitStack()
 
 
 def cases() -> list[Case]:
@@ -29,7 +31,7 @@ def _ours(batch: int) -> Callable[[], Any]:
     from engine import plan
     from layers import UNet
 
-    inference().__enter__()  # all runs of the process in one block, as a server or an evaluation has them
+    _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
 
     net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
     return partial(plan.Plan(net, x) if device() == "cpu" else partial(plan.run, net), x)

@@ -35,9 +35,9 @@ def normal(dtype: str, *dims: int, seed: int = 0) -> Any:
     return on_device(np.random.default_rng(seed).standard_normal(dims).astype(dtype))
 
 
-def maps(dtype: str, channels: int = C, scale: int = 1, seed: int = 0) -> Any:
-    """(N, H, W, channels), `scale` times as high and wide."""
-    return normal(dtype, N, H * scale, W * scale, channels, seed=seed)
+def maps(dtype: str, channels: int | None = None, scale: int = 1, seed: int = 0) -> Any:
+    """(N, H, W, channels, by default C), `scale` times as high and wide."""
+    return normal(dtype, N, H * scale, W * scale, channels or C, seed=seed)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from numba.core.caching import NullCache
 from kernels.core import threads
 from kernels.core.compile import cpu_kernel
 from kernels.core.cores import usable_cores
-from kernels.core.threads import parallel, set_threads
+from kernels.core.recording import Recording
+from kernels.core.threads import load, parallel, set_threads
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,34 @@ def test_helpers_fall_asleep_and_wake() -> None:
     for pause in (0, 0.02, 0.001, 0.05, 0.003):
         threading.Event().wait(pause)
         job(64, 1024, 20)
+
+
+@cpu_kernel("li")
+def sleeping(start, stop, scratch, block, word):  # type: ignore[no-untyped-def]
+    """Ends when a word of the team's control block is 0: a helper has fallen asleep."""
+    while load(block[0] + 8 * word):
+        pass
+
+
+sleeping.callback._cache = NullCache()
+
+
+def test_a_helper_that_falls_asleep_between_replayed_launches_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_threads(2)
+    team, counts, marks = threads.current_team(), np.zeros(8, np.int64), np.zeros(8, np.float32)
+    block, word = np.array([team.control]), threads._MEMBERS + 3 * threads._LINE
+    recording = Recording()
+    with recording.active():
+        parallel(count_chunks, 8, counts, marks, 16, 1, 0.5, scratch=16)
+        parallel(sleeping, 1, block, word)
+        parallel(count_chunks, 8, counts, marks, 16, 1, 0.5, scratch=16)
+    wake, woken = team.wake, []
+    monkeypatch.setattr(team, "wake", lambda: woken.append(counts[0]) or wake())
+    for done in (2, 4, 6):
+        woken.clear()
+        recording.replay(0, len(recording))
+        assert done + 1 in woken, "nobody woke the helper before the second job"
+        np.testing.assert_array_equal(counts, done + 2)
 
 
 def test_scratch_grows_and_belongs_to_one_thread() -> None:

@@ -61,6 +61,7 @@ _NOT_COMPILED = (
     "store.py",
     "cores.py",
     "deferral.py",
+    "held.py",
 )
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)

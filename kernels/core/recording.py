@@ -22,28 +22,31 @@ import numpy as np
 from kernels.core import memory, threads
 from kernels.core.dispatch import computed_outside, recorded_by
 from kernels.core.random import words_of
-from kernels.core.threads import BUSY, address_of, call, compiled, current_team, give_back, load, perform, take
+from kernels.core.threads import BUSY, address_of, asleep, call, compiled, current_team, give_back, load, perform, take
 
 _FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
 
 
 @compiled
-def _replay(control, table, at, stop, helpers, awake, scratch, stride):  # type: ignore[no-untyped-def]
-    """Do the launches at .. stop. Returns what `take` returns, with nothing done unless that is 0. control = 0: without the team."""
-    obstacle = take(control, scratch, stride, helpers, awake) if control else 0
-    if obstacle:
-        return obstacle
+def _replay(control, table, at, stop, helpers, woken, scratch, stride):  # type: ignore[no-untyped-def]
+    """Do the launches at .. stop and return `stop`, or BUSY with nothing done, or the number of the launch before which helpers have to be woken:
+    between two launches that keep them busy they may fall asleep. woken: they have just been. control = 0: without the team."""
+    if control and take(control, scratch, stride, helpers, 1):
+        return BUSY
     while at < stop:
         launch = table + 8 * _FIELDS * at
         address, chunks, words = load(launch), load(launch + 8), load(launch + 16)
         if helpers == 0 or chunks == 1:
             call(address, 0, chunks, scratch, words)
         else:
+            if not woken and asleep(control, helpers):
+                break
             perform(control, address, words, chunks)
+            woken = 0
         at += 1
     if control:
         give_back(control)
-    return 0
+    return at
 
 
 class Place(NamedTuple):
@@ -168,10 +171,12 @@ class Recording:
         """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be recorded afterwards."""
         table, team = address_of(self._table), current_team()
         room = team.scratch if self._scratch <= team.scratch.floats else team.reserve(self._scratch)
-        obstacle = _replay(team.control, table, first, stop, team.size - 1, 0, room.address, room.stride)
-        if obstacle > 0:
-            team.wake()
-            obstacle = _replay(team.control, table, first, stop, team.size - 1, 1, room.address, room.stride)
-        if obstacle == BUSY:  # another thread's job: do it alone
-            own = np.empty(self._scratch + 16, np.float32)
-            _replay(0, table, first, stop, 0, 1, address_of(own), 0)
+        helpers, woken = team.size - 1, 0
+        while first < stop:
+            reached = _replay(team.control, table, first, stop, helpers, woken, room.address, room.stride)
+            if reached == BUSY:  # another thread's job: do it alone
+                own = np.empty(self._scratch + 16, np.float32)
+                reached = _replay(0, table, first, stop, 0, 1, address_of(own), 0)
+            elif reached < stop:
+                team.wake()
+            first, woken = reached, 1

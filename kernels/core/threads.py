@@ -161,7 +161,8 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
     looks = 0
     while True:
         if _left(load(control + 8 * _NEXT)) > 0:
-            _store(awake, 1)
+            if looks > patience:
+                _store(awake, 1)
             _work(control, member)
             looks = 0
             continue
@@ -174,17 +175,24 @@ def _watch(control, member, patience):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def asleep(control, helpers):  # type: ignore[no-untyped-def]
+    """How many helpers have to be woken."""
+    count = 0
+    for member in range(1, helpers + 1):
+        count += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
+    return count
+
+
+@compiled
 def take(control, scratch, stride, helpers, awake):  # type: ignore[no-untyped-def]
     """Make the team this caller's. 0: it is; BUSY: it is another thread's; else how many helpers sleep, and it is not (unless `awake`: they have
     been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each helper's."""
     if not _take(control + 8 * _BUSY):
         return BUSY
-    asleep = 0
-    for member in range(1, helpers + 1):
-        asleep += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
-    if asleep and not awake:
+    sleeping = 0 if awake else asleep(control, helpers)
+    if sleeping:
         give_back(control)
-        return asleep
+        return sleeping
     for member in range(helpers + 1):
         _store(control + 8 * (_MEMBERS + 2 * _LINE * member), scratch + stride * member)
     return 0
@@ -299,7 +307,7 @@ class _Team:
     def wake(self) -> None:
         """Wake the helpers that sleep."""
         for member, waker in enumerate(self.wakers, 1):
-            if not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
+            if waker.empty() and not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
                 waker.put(True)
 
     def close(self) -> None:
