@@ -13,6 +13,7 @@ from autograd.convert import array_from, is_array, same_kind
 from autograd.methods import Methods
 from autograd.modes import modes
 from kernels.core.device import Array, array_module, device_of, to_numpy
+from kernels.core.labels import check_places
 from kernels.shape import evaluate, overwrite
 
 if TYPE_CHECKING:
@@ -328,7 +329,9 @@ class Tensor(Methods):
         return self.copy_(value)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        evaluate(partial(_assigned, index=plain_index(index)), self._written("__setitem__", values), as_array(values, self._data))
+        places = plain_index(index)
+        check_places("setitem", places, self.shape)
+        evaluate(partial(_assigned, index=places), self._written("__setitem__", values), as_array(values, self._data))
 
     def add_(self, values: Any) -> Tensor:
         """self += values."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.data.tiles import check_masks
 from kernels import augment as kernels
-from kernels.core.device import Array, device_of, to_device
+from kernels.core.device import CPU, Array, device_of, to_device
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ class Augmentation:
     def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """images (N, H, W) float32 in [0, 1], masks (N, H, W) uint8 -> augmented images and masks, on the device of the images.
 
+        Raises DataError for labels that are no classes; on CUDA it does not look at them, which would stop the stream: the loss does.
         What is drawn comes from `rng` on the host, so that every device sees the same tiles.
         """
         n, h, w = images.shape
+        if device_of(masks) == CPU:
+            check_masks("augmentation", masks)
         matrices = self.draw_matrices(n, (h, w), rng)
         on = rng.random(n) < self.photometric
         contrast = np.where(on, _log_uniform(rng, self.contrast, n), 1).astype(np.float32)

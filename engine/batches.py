@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kernels.core.labels import check_labels
+
 RARE = 0.1  # a class is rare when fewer than this share of the tiles contain it
 
 
 def rare_tiles(masks: np.ndarray, classes: int = 5) -> np.ndarray:
-    """Indices of the tiles (N, H, W) that contain a rare foreground class."""
+    """Indices of the tiles (N, H, W) that contain a rare foreground class. ValueError for labels that are not 0..classes-1."""
+    check_labels("rare_tiles", "masks", masks, classes)
     presence = np.stack([(masks == c).any((1, 2)) for c in range(1, classes)], 1)  # (N, classes - 1)
     share = presence.mean(0)
     return np.flatnonzero(presence[:, (share > 0) & (share < RARE)].any(1))
@@ -19,7 +22,9 @@ def rare_tiles(masks: np.ndarray, classes: int = 5) -> np.ndarray:
 def stratified_batches(count: int, rare: np.ndarray, batch: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Index arrays of one epoch: `count` tiles in batches; `share` of each batch (at least one) is drawn from `rare`, the rest from a
     permutation of all. Without rare tiles, or with share 0, this is a plain shuffle. The last batch may be smaller, but not below 2.
+    ValueError for indices in `rare` that are no tiles.
     """
+    check_labels("stratified_batches", "rare", rare, count)
     special = min(batch - 1, max(1, round(share * batch))) if len(rare) and share > 0 else 0
     order = rng.permutation(count)
     queue = np.concatenate([rng.permutation(rare) for _ in range(1 + special * count // (batch * len(rare)) + 1)]) if special else order[:0]

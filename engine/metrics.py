@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels import metric as kernels
-from kernels.core.device import CPU, Array, device_of
+from kernels.core.device import Array
+from kernels.core.labels import check_labels
 
 _EPS = 1e-7  # Keras's epsilon, in both of its divisions
 
@@ -23,30 +24,20 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5
     """int64 (classes, classes): [t, p] counts pixels of truth t predicted as p. Integer arrays of equal shape, values 0..classes-1."""
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_matrix: truth has shape {truth.shape} but prediction has {prediction.shape}")
-    check_labels("confusion_matrix", classes, truth=truth, prediction=prediction)
+    check_labels("confusion_matrix", "truth", truth, classes)
+    check_labels("confusion_matrix", "prediction", prediction, classes)
     index = truth.astype(np.int64).ravel() * classes + prediction.ravel()
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
 
 
 def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Array:
-    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays, on their device."""
+    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays, on their device.
+
+    Raises ValueError for values that are not 0..classes-1, on CUDA when the counts are copied to the host (kernels/core/labels.py).
+    """
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_per_image: truth has shape {truth.shape} but prediction has {prediction.shape}")
-    check_labels("confusion_per_image", classes, truth=truth, prediction=prediction)
     return kernels.confusion_per_image(truth, prediction, classes)
-
-
-def check_labels(name: str, classes: int, **arrays: Array) -> None:
-    """TypeError for labels that are no integers, ValueError for one outside 0..classes-1.
-
-    On CUDA the values are not looked at, which would stop the stream: the kernel counts no such pixel, and who copies the counts to the host
-    sees that some are missing (`evaluate_confusion`).
-    """
-    for key, labels in arrays.items():
-        if labels.dtype.kind not in "iu":
-            raise TypeError(f"{name}: {key} is {labels.dtype}, expected an integer array")
-        if device_of(labels) == CPU and labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise ValueError(f"{name}: {key} ranges from {int(labels.min())} to {int(labels.max())}, expected 0 to {classes - 1}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.files import write_bytes
+from kernels.core.labels import check_labels
 
 COLOURS = ("#3b3b3b", "#c9a36a", "#8fb3c9", "#e8d9a0", "#d1495b")  # background, soil, bedrock, sand, big rock
 _ERROR = "#ff2ec4"
@@ -34,7 +35,8 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
 
 
 def rgb(labels: np.ndarray) -> np.ndarray:
-    """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours."""
+    """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours. ValueError for labels without a colour."""
+    check_labels("rgb", "labels", labels, len(COLOURS))
     palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], np.uint8)
     return palette[labels]
 
@@ -75,6 +77,7 @@ def draw_predictions(path: Path, images: np.ndarray, masks: np.ndarray, labels: 
 
 def choose_rows(masks: np.ndarray, count: int = 12) -> np.ndarray:
     """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly spread ones."""
+    check_labels("choose_rows", "masks", masks, len(COLOURS))
     shares = np.stack([(masks == c).mean((1, 2)) for c in range(1, 5)], 1)  # (N, 4)
     rock = [int(i) for i in np.argsort(-shares[:, 3], kind="stable")[: count // 3] if shares[i, 3] > 0]
     mixed = [int(i) for i in np.argsort(-np.sort(shares, 1)[:, -2], kind="stable")]

@@ -158,8 +158,8 @@ INDICES = [
         forms.take,
         [s(N(4, 5), INDEX, axis=0), s(N(2, 4, 5), INDEX, axis=-2), s(N(2, 3), INDEX, note="flat")],
         [
-            Bad([N(3, 2), INDEX], IndexError, "take: the index ranges from 0 to 3, expected 0 to 2", {"axis": 0}),
-            Bad([N(3, 2), constant(np.array([-1]))], IndexError, "ranges from -1 to -1"),
+            Bad([N(3, 2), INDEX], IndexError, r"take: index holds 3 at \(.*\), expected 0 to 2", {"axis": 0}),
+            Bad([N(3, 2), constant(np.array([-1]))], IndexError, r"take: index holds -1 at \(0,\), expected 0 to 2"),
             Bad([N(3, 2), N(2)], TypeError, "the index is float64, expected integers"),
         ],
     ),
@@ -169,7 +169,7 @@ INDICES = [
         forms.gather,
         [s(N(4, 3), INDEX, axis=0), s(N(3, 4), INDEX, axis=1), s(N(4, 5, 6), labels(7, 2, 3, classes=4), axis=-3)],
         [
-            Bad([N(3, 3), INDEX], IndexError, "gather: the index ranges from 0 to 3, expected 0 to 2", {"axis": 0}),
+            Bad([N(3, 3), INDEX], IndexError, r"gather: index holds 3 at \(.*\), expected 0 to 2", {"axis": 0}),
             Bad([N(2, 4), INDEX], ValueError, r"index has shape \(3, 2\), which does not fit x \(2, 4\) along axis 1", {"axis": 1}),
             Bad([N(4, 4), constant(np.zeros((2, 2)))], TypeError, "float64", {"axis": 1}),
             Bad([N(4, 4), INDEX], IndexError, "axis is 2, expected -2 to 1", {"axis": 2}),
@@ -181,7 +181,7 @@ INDICES = [
         forms.scatter_add,
         [s(N(4, 3), INDEX, N(3, 2), axis=0), s(N(3, 4), INDEX, N(5, 3), axis=1, note="longer source")],
         [
-            Bad([N(3, 3), INDEX, N(3, 2)], IndexError, "scatter_add: the index ranges from 0 to 3", {"axis": 0}),
+            Bad([N(3, 3), INDEX, N(3, 2)], IndexError, r"scatter_add: index holds 3 at", {"axis": 0}),
             Bad([N(4, 3), INDEX, N(2, 2)], ValueError, r"does not fit src \(2, 2\)", {"axis": 0}),
         ],
     ),
@@ -191,7 +191,7 @@ INDICES = [
         forms.embedding,
         [s(INDEX, N(4, 3)), s(INDEX, N(5, 2), padding_idx=-1), s(constant(np.array(2)), N(4, 3), note="one")],
         [
-            Bad([INDEX, N(3, 2)], IndexError, "embedding: the index ranges from 0 to 3, expected 0 to 2"),
+            Bad([INDEX, N(3, 2)], IndexError, r"embedding: index holds 3 at \(.*\), expected 0 to 2"),
             Bad([INDEX, N(4)], ValueError, "expected 2 axes"),
             Bad([INDEX, N(4, 2)], ValueError, "padding_idx is 4, expected -4 to 3", {"padding_idx": 4}),
             Bad([N(3), N(4, 2)], TypeError, "float64"),

@@ -11,6 +11,7 @@ from autograd.function import Function
 from autograd.ops.shape import reshape
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module, to_device
+from kernels.core.labels import check_labels
 from kernels.shape import evaluate
 
 
@@ -30,7 +31,7 @@ class Take(Function):
         return evaluate(self._added, dy, *self.saved), None
 
     def _taken(self, x: Array, index: Array) -> Array:
-        check_index(self.name.lower(), index, x.shape[self.axis])
+        check_labels(self.name.lower(), "index", index, x.shape[self.axis], error=IndexError)
         return array_module(x).take(x, index, self.axis)
 
     def _added(self, dy: Array, index: Array) -> Array:
@@ -75,7 +76,7 @@ class Gather(_Along):
         return evaluate(self._added, dy, *self.saved), None
 
     def _picked(self, x: Array, index: Array) -> Array:
-        check_index("gather", index, x.shape[self.axis])
+        check_labels("gather", "index", index, x.shape[self.axis], error=IndexError)
         return x[places(index, self.axis)]
 
     def _added(self, dy: Array, index: Array) -> Array:
@@ -97,7 +98,7 @@ class ScatterAdd(_Along):
         return dy if self.needs[0] else None, None, evaluate(self._picked, dy, *self.saved) if self.needs[2] else None
 
     def _added(self, x: Array, index: Array, src: Array) -> Array:
-        check_index("scatter_add", index, x.shape[self.axis])
+        check_labels("scatter_add", "index", index, x.shape[self.axis], error=IndexError)
         y = x.copy()
         array_module(x).add.at(y, places(index, self.axis), src[tuple(map(slice, index.shape))])
         return y
@@ -114,15 +115,6 @@ def places(index: Array, axis: int) -> tuple[Array, ...]:
     grid = [xp.arange(n).reshape([-1 if k == a else 1 for k in range(index.ndim)]) for a, n in enumerate(index.shape)]
     grid[axis] = index
     return tuple(grid)
-
-
-def check_index(name: str, index: Array, size: int) -> None:
-    """IndexError unless all of index is from 0 to size - 1."""
-    if not index.size:
-        return
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= size:
-        raise IndexError(f"{name}: the index ranges from {low} to {high}, expected 0 to {size - 1}")
 
 
 def integers(name: str, index: Any, like: Tensor) -> Any:

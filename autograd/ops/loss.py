@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
-from kernels.core.device import CPU, Array, device_of, to_device, to_numpy
+from kernels.core.device import Array, to_device, to_numpy
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
@@ -41,7 +43,8 @@ class Loss(Function):
 def segmentation_loss(logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss") -> tuple[Tensor, dict[str, Array]]:
     """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by name.
 
-    Raises ValueError naming the numbers when shapes, labels or settings do not fit.
+    Raises ValueError naming the numbers when shapes, labels or settings do not fit. Labels that are no classes (nor the ignored one) are found by the
+    kernel, on the CPU at once, on CUDA when a value is next copied to the host (kernels/core/labels.py).
     """
     array = to_device(as_array(labels), logits.device)
     _check(name, logits, array, spec)
@@ -187,11 +190,9 @@ def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
     for key, low, high in (("gamma", 0, 100), ("smooth", 0, math.inf), ("label_smoothing", 0, 1), ("power", 1, 100), ("false_positive", 0, 1)):
         if not low <= getattr(spec, key) <= high:
             raise ValueError(f"{name}: {key} is {getattr(spec, key)}, expected {low} to {high}")
+    if spec.ignore_index is not None and not (isinstance(spec.ignore_index, (int, np.integer)) and abs(spec.ignore_index) < 2**63):
+        raise TypeError(f"{name}: ignore_index is {spec.ignore_index!r}, expected None or an integer of 64 bits")
     if spec.margin_reduction not in ("mean", "sum", "weighted"):
         raise ValueError(f"{name}: reduction is {spec.margin_reduction!r}, expected 'mean', 'sum' or 'weighted'")
     if spec.absent not in ("present", "all"):
         raise ValueError(f"{name}: absent is {spec.absent!r}, expected 'present' or 'all'")
-    if device_of(labels) == CPU and labels.size:  # on CUDA this would stop the stream: labels are checked where they are loaded
-        kept = labels if spec.ignore_index is None else labels[labels != spec.ignore_index]
-        if kept.size and (int(kept.min()) < 0 or int(kept.max()) >= classes):
-            raise ValueError(f"{name}: labels range from {int(kept.min())} to {int(kept.max())}, expected 0 to {classes - 1}")

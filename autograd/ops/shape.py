@@ -15,6 +15,7 @@ from autograd.promotion import promoted
 from autograd.tensor import Tensor, plain_index
 from kernels import shape as kernels
 from kernels.core.device import Array, array_module
+from kernels.core.labels import check_places
 
 
 class Reshape(Function):
@@ -203,8 +204,10 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer or boolean arrays and Tensors."""
-    return GetItem(plain_index(index))(x)
+    """x[index]: slices, integers, integer or boolean arrays and Tensors. IndexError for integers that are no places along their axis."""
+    places = plain_index(index)
+    check_places("getitem", places, x.shape)
+    return GetItem(places)(x)
 
 
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import InputError, reading
+from kernels.core.labels import check_labels
 
 CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
 ROCK = CLASSES.index("big rock")
@@ -35,7 +36,7 @@ class Tiles:
     images: uint8 (N, H, W), grey levels 0..255.
     masks: uint8 (N, H, W), labels 0..4 in the order of `CLASSES`, or None where nobody labelled.
     groups: str (N,), the source image of each tile, '' where unknown; or None where no tile's source is known.
-    Raises DataError when the arrays do not fit together.
+    Raises DataError when the arrays do not fit together, and for other labels.
     """
 
     images: np.ndarray
@@ -47,6 +48,8 @@ class Tiles:
             raise DataError(f"images: got {_described(self.images)}, expected uint8 (N, H, W)")
         if self.masks is not None and (self.masks.shape != self.images.shape or self.masks.dtype != np.uint8):
             raise DataError(f"masks: got {_described(self.masks)}, expected uint8 {self.images.shape} like the images")
+        if self.masks is not None:
+            check_masks("masks", self.masks)
         if self.groups is not None and (self.groups.shape != (len(self),) or self.groups.dtype.kind != "U"):
             raise DataError(f"groups: got {_described(self.groups)}, expected str ({len(self)},), one per image")
 
@@ -92,8 +95,14 @@ class DataSet:
     notes: tuple[str, ...] = ()
 
 
+def check_masks(name: str, masks: np.ndarray) -> None:
+    """DataError unless all labels are 0..4, TypeError unless they are integers."""
+    check_labels(name, "masks", masks, len(CLASSES), error=DataError)
+
+
 def pixel_counts(masks: np.ndarray) -> np.ndarray:
-    """Pixels of each class in each mask. masks: labels 0..4 (N, H, W) -> int64 (N, 5)."""
+    """Pixels of each class in each mask. masks: labels 0..4 (N, H, W) -> int64 (N, 5). Raises DataError for other labels."""
+    check_masks("pixel_counts", masks)
     return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(len(CLASSES))], axis=1).astype(np.int64)
 
 

@@ -10,6 +10,7 @@ from llvmlite import ir
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.labels import check_held
 from kernels.core.runs import over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import parallel
@@ -129,6 +130,8 @@ def augment_batch(
     n, h, w = images.shape
     if images.dtype != np.float32 or masks.dtype != np.uint8 or not images.size or h * w >= 2**31:
         return NotImplemented
+    if outside is not None:
+        check_held("augment_batch", "outside", outside, masks.dtype)
     out, labels = memory.empty(images.shape, np.float32), memory.empty(masks.shape, np.uint8)
     flat = np.ascontiguousarray(images).reshape(-1), np.ascontiguousarray(masks).reshape(-1)
     maps = np.ascontiguousarray(matrices, np.float64).reshape(-1)

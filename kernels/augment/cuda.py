@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.device import Array, module_of
+from kernels.core.labels import check_held
 from kernels.core.module import Launch, Module, blocks
 
 MODULE = Module("augment/augment.cu", ("augment_plain<float>", "augment<float>", "augment<double>"))
@@ -28,6 +29,8 @@ def augment_batch(images: Array, masks: Array, matrices: Array, contrast: Array,
     """As kernels.augment.reference.augment_batch; the settings may still be on the host."""
     if images.dtype.name not in _TYPES or masks.dtype != np.uint8 or images.size >= 2**31 or len(images) > 65535:
         return NotImplemented
+    if outside is not None:
+        check_held("augment_batch", "outside", outside, masks.dtype)
     xp, kind = module_of("cuda"), _TYPES[images.dtype.name]
     n, h, w = images.shape
     settings = (xp.ascontiguousarray(xp.asarray(value, images.dtype)) for value in (contrast, brightness, gamma))

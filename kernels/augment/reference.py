@@ -8,6 +8,7 @@ mirrored as well where outside is None.
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
+from kernels.core.labels import check_held
 
 
 def mirror(i: Array, n: int) -> Array:
@@ -24,7 +25,7 @@ def augment_batch(
     """images (N, H, W) float in [0, 1], masks (N, H, W) integer, matrices (N, 2, 3): source (x, y) = M [x_out, y_out, 1], in pixels.
 
     Per image: value <- clip(contrast (value - mean) + mean + brightness, 0, 1)^gamma, mean over the tile before the gather.
-    Returns images and masks of the same shapes and dtypes.
+    Returns images and masks of the same shapes and dtypes. Labels are moved, whatever they are; ValueError where their dtype does not hold `outside`.
     """
     xp = array_module(images)
     n, h, w = images.shape
@@ -48,6 +49,7 @@ def augment_batch(
     xn, yn = xp.floor(x + 0.5).astype(xp.int64), xp.floor(y + 0.5).astype(xp.int64)
     mask = masks[batch, mirror(yn, h), mirror(xn, w)]
     if outside is not None:
+        check_held("augment_batch", "outside", outside, masks.dtype)
         inside = (xn >= 0) & (xn < w) & (yn >= 0) & (yn < h)
         mask = xp.where(inside, mask, xp.asarray(outside, masks.dtype))
     return image.astype(images.dtype).reshape(n, h, w), mask.reshape(n, h, w)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ class Choice:
 
 
 _chosen: Choice | None = None
+watchers: list[Callable[[], None]] = []  # called after every copy from the device: what kernels have noted for the host may raise here
 
 
 def choose(name: str | None = None) -> Choice:
@@ -108,18 +110,25 @@ def device_of(*arrays: Array) -> str:
 
 def to_numpy(array: Array) -> np.ndarray:
     """The array as a NumPy array (copied from the device if it is there)."""
-    return array.get() if device_of(array) == CUDA else np.asarray(array)
+    return _copied(array) if device_of(array) == CUDA else np.asarray(array)
+
+
+def _copied(array: Array) -> np.ndarray:
+    host = array.get()
+    for watcher in watchers:
+        watcher()
+    return host
 
 
 def fetch(scalars: list[Array]) -> list[float]:
     """0-d arrays of one dtype as Python floats; from CUDA by a single small copy."""
     if device_of(*scalars) == CPU:
         return [float(value) for value in scalars]
-    return module_of(CUDA).stack(scalars).get().tolist()
+    return _copied(module_of(CUDA).stack(scalars)).tolist()
 
 
 def to_device(array: Array, device: str) -> Array:
     """The array on `device`: unchanged when it is there already."""
     if device_of(array) == device:
         return array
-    return array.get() if device == CPU else module_of(CUDA).asarray(array)
+    return _copied(array) if device == CPU else module_of(CUDA).asarray(array)

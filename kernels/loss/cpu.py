@@ -18,6 +18,7 @@ from numba import carray
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel, inline
 from kernels.core.dispatch import by_numpy
+from kernels.core.labels import NO_LABEL, check_labels
 from kernels.core.simd import Code, Pointer, Vec, program, target
 from kernels.core.threads import parallel
 from kernels.loss.spec import LossSpec
@@ -114,13 +115,15 @@ class _Pixels:
 def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
     """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is invalid.
 
-    A pixel that does not count has zeros for logits, so that no NaN of its own counts either.
+    A pixel that does not count has zeros for logits, so that no NaN of its own counts either. Returns how many labels are no classes.
     """
-    wide = classes + first
+    wide, wrong = classes + first, 0
     for i in range(count):
         at = (first_pixel + i) * wide + first
         label = labels[first_pixel + i]
-        valid = label >= first and label != ignore
+        known = label != ignore
+        wrong += (known or ignore == NO_LABEL) and (label < 0 or label >= wide)
+        valid = label >= first and known
         for c in range(classes):
             planes[c * _BLOCK + i] = z[at + c] if valid else np.float32(0)
         planes[classes * _BLOCK + i] = np.float32(label - first) if valid else np.float32(0)
@@ -128,6 +131,7 @@ def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):
     for i in range(count, _BLOCK):
         for c in range(classes + 2):
             planes[c * _BLOCK + i] = np.float32(0)
+    return wrong
 
 
 Terms = tuple[bool, bool, bool, bool]  # focal, margin, region, cross-entropy
@@ -173,13 +177,13 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
     def loss_forward(start, stop, scratch, z, labels, constants, out, pixels, first, ignore):  # type: ignore[no-untyped-def]
         planes = carray(scratch, (classes + 2) * _BLOCK + numbers * lanes)
         logits, truth = carray(z, pixels * (classes + first)), carray(labels, pixels)
-        totals = carray(out, stop * numbers)
+        totals = carray(out, stop * (numbers + 1))
         sums = planes[(classes + 2) * _BLOCK :]
         for chunk in range(start, stop):
-            mine = totals[chunk * numbers : (chunk + 1) * numbers]
+            mine = totals[chunk * (numbers + 1) : (chunk + 1) * (numbers + 1)]
             mine[:] = 0.0
             for at in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, pixels), _BLOCK):
-                _load_planes(logits, truth, planes, at, min(_BLOCK, pixels - at), classes, first, ignore)
+                mine[numbers] += _load_planes(logits, truth, planes, at, min(_BLOCK, pixels - at), classes, first, ignore)
                 sums[:] = np.float32(0)
                 measure(planes, constants, sums)
                 for k in range(numbers):
@@ -222,14 +226,15 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             for c in range(classes):
                 code.store(code.select(px.valid, dz[c], 0), planes, i + c * _BLOCK)
 
-    @cpu_kernel("plppiii", f"{classes} {terms} {gamma}")
-    def loss_backward(start, stop, scratch, z, labels, constants, dz, pixels, first, ignore):  # type: ignore[no-untyped-def]
+    @cpu_kernel("plppdiii", f"{classes} {terms} {gamma}")
+    def loss_backward(start, stop, scratch, z, labels, constants, dz, wrong, pixels, first, ignore):  # type: ignore[no-untyped-def]
         planes, wide = carray(scratch, (classes + 2) * _BLOCK), classes + first
         logits, truth, out = carray(z, pixels * wide), carray(labels, pixels), carray(dz, pixels * wide)
+        counts = carray(wrong, stop)
         for chunk in range(start, stop):
             for at in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, pixels), _BLOCK):
                 count = min(_BLOCK, pixels - at)
-                _load_planes(logits, truth, planes, at, count, classes, first, ignore)
+                counts[chunk] += _load_planes(logits, truth, planes, at, count, classes, first, ignore)
                 differentiate(planes, constants)
                 for i in range(count):
                     for c in range(first):
@@ -264,7 +269,7 @@ class _Plan:
         self.gamma = 2.0 if spec.gamma == 2.0 else None
         weights = np.ones(logits.shape[-1]) if spec.class_weights is None else np.array(spec.class_weights)
         self.weights = weights[self.first :]
-        self.ignore = -(2**40) if spec.ignore_index is None else spec.ignore_index
+        self.ignore = NO_LABEL if spec.ignore_index is None else spec.ignore_index
         self.constants = np.zeros(_WEIGHTS + 3 * self.classes, np.float32)
         self.constants[:3] = spec.gamma, spec.power, spec.label_smoothing
         self.constants[_WEIGHTS : _WEIGHTS + self.classes] = self.weights
@@ -285,11 +290,14 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
         return NotImplemented
     by_numpy()
     numbers = _FIRST_CLASS + 3 * plan.classes
-    out = np.empty((plan.chunks, numbers))
+    out = np.empty((plan.chunks, numbers + 1))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
     arguments = (np.ascontiguousarray(logits).reshape(-1), truth, plan.constants, out.reshape(-1), plan.pixels, plan.first, plan.ignore)
     parallel(_forward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
-    parts = _settle(plan, spec, out.sum(0))
+    sums = out.sum(0)
+    if sums[-1]:
+        check_labels("loss_forward", "labels", labels, logits.shape[-1], spec.ignore_index)
+    parts = _settle(plan, spec, sums[:-1])
     value = sum(coefficient * parts[name] for name, coefficient in spec.terms)
     single = {name: np.asarray(part, np.float32) for name, part in parts.items()}
     return np.asarray(value, np.float32), single, plan.constants
@@ -335,6 +343,9 @@ def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: 
     constants[_WEIGHTS + plan.classes :] *= dy
     dz = memory.empty(logits.shape, np.float32)
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
-    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, constants, dz.reshape(-1), plan.pixels, plan.first, plan.ignore)
+    wrong = np.zeros(plan.chunks)
+    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, constants, dz.reshape(-1), wrong, plan.pixels, plan.first, plan.ignore)
     parallel(_backward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
+    if wrong.any():
+        check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)
     return dz

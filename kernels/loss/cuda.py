@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.device import Array, module_of
+from kernels.core.labels import NO_LABEL, reported
 from kernels.core.module import Launch, Module, blocks
 from kernels.loss.spec import LossSpec
 
@@ -79,17 +80,19 @@ class _Plan:
             self.settings = _settings(spec, logits.dtype.name, self.classes, self.wide)
             self.bytes = labels.dtype.itemsize * (-1 if labels.dtype.kind == "i" else 1)
 
-    def shape_arguments(self) -> tuple[int, ...]:
-        """What the plain kernels are told and the others know."""
-        return (self.pixels, self.bytes) if fast(self.kind, self.wide, self.first) else (self.pixels, self.wide, self.bytes)
+    def arguments(self, name: str, labels: Array, spec: LossSpec) -> tuple[Any, ...]:
+        """The last ones of a pass: sizes (the plain kernels are told what the others know), where wrong labels are noted, settings."""
+        sizes = (self.pixels, self.bytes) if fast(self.kind, self.wide, self.first) else (self.pixels, self.wide, self.bytes)
+        return *sizes, reported(name, "labels", labels, self.wide, spec.ignore_index), self.settings
 
 
 @lru_cache(maxsize=64)
 def _settings(spec: LossSpec, dtype: str, classes: int, wide: int) -> Any:
     """loss/pixel.cuh's Settings<T> of a spec."""
     scalars = ("gamma", "power", "smoothing", "smooth", "share")
-    integers = ("terms", "reduction", "present", "ignore", "classes")
-    fields = [(name, dtype) for name in scalars] + [("coefficient", dtype, 5), ("weights", dtype, MOST_CLASSES)] + [(name, "i4") for name in integers]
+    integers = ("terms", "reduction", "present", "classes")
+    fields = [(name, dtype) for name in scalars] + [("coefficient", dtype, 5), ("weights", dtype, MOST_CLASSES)]
+    fields += [(name, "i4") for name in integers] + [("ignore", "i8")]
     s = np.zeros((), np.dtype(fields, align=True))
     for name, value in zip(scalars, (spec.gamma, spec.power, spec.label_smoothing, spec.smooth, spec.false_positive), strict=True):
         s[name] = value
@@ -99,7 +102,7 @@ def _settings(spec: LossSpec, dtype: str, classes: int, wide: int) -> Any:
     s["terms"] = sum(1 << k for k, name in enumerate(_NUMBERS) if name in coefficients)
     s["reduction"] = ("mean", "sum", "weighted").index(spec.margin_reduction)
     s["present"], s["classes"] = spec.absent == "present", classes
-    s["ignore"] = -(2**31) if spec.ignore_index is None else spec.ignore_index
+    s["ignore"] = NO_LABEL if spec.ignore_index is None else spec.ignore_index
     return s[()]
 
 
@@ -119,7 +122,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
     launch = sums_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     parts = launch.grid[0]
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
-    MODULES[plan.kind].run(launch, z, y, partial, *plan.shape_arguments(), plan.settings)
+    MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, spec))
     out, state = xp.empty(8, z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
     MODULES[plan.kind].run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
     wanted = {name for name, _ in spec.terms}
@@ -136,5 +139,5 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     z, y = _aligned(logits), xp.ascontiguousarray(labels)
     dz = xp.empty(z.shape, z.dtype)
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
-    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.shape_arguments(), plan.settings)
+    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, spec))
     return dz

@@ -19,13 +19,16 @@ template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 7 : 3;
 template <class T>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int wide, int bytes,
-                const __grid_constant__ Settings<T> s) {
+                unsigned long long* note, const __grid_constant__ Settings<T> s) {
   __shared__ double room[WARPS];
   constexpr int NUMBERS = PER_CLASS + 3 * MOST_CLASSES;
   const int first = wide - s.classes;
   T sums[NUMBERS] = {};
-  for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS)
-    Pixel<T, 0>(s, logits + (size_t)i * wide + first, s.classes, label_at(labels, i, bytes), first).measure(s, sums);
+  for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS) {
+    const long long label = label_at(labels, i, bytes);
+    check_label(note, label, wide, s.ignore, i);
+    Pixel<T, 0>(s, logits + (size_t)i * wide + first, s.classes, label, first).measure(s, sums);
+  }
   for (int k = 0; k < NUMBERS; ++k) {
     const double total = block_sum<double>(sums[k], room);
     if (threadIdx.x == 0) partial[k * gridDim.x + blockIdx.x] = total;
@@ -35,12 +38,14 @@ loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, d
 template <class T>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-                    T* __restrict__ dz, int pixels, int wide, int bytes, const __grid_constant__ Settings<T> s) {
+                    T* __restrict__ dz, int pixels, int wide, int bytes, unsigned long long* note, const __grid_constant__ Settings<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x, first = wide - s.classes;
   if (i >= pixels) return;
   const size_t at = (size_t)i * wide;
+  const long long label = label_at(labels, i, bytes);
+  check_label(note, label, wide, s.ignore, i);
   for (int c = 0; c < first; ++c) dz[at + c] = 0;
-  Pixel<T, 0>(s, logits + at + first, s.classes, label_at(labels, i, bytes), first).differentiate(s, state, *dy, dz + at + first);
+  Pixel<T, 0>(s, logits + at + first, s.classes, label, first).differentiate(s, state, *dy, dz + at + first);
 }
 
 // -- fast -----------------------------------------------------------------------------------------------------------------------
@@ -82,7 +87,7 @@ template <class T, int WIDE> struct Stage {
 template <class T, int WIDE, int FIRST>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int bytes,
-          const __grid_constant__ Settings<T> s) {
+          unsigned long long* note, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST, NUMBERS = PER_CLASS + 3 * CLASSES;
   static_assert(NUMBERS <= WARP, "a lane keeps one number");
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
@@ -94,8 +99,11 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
     Stage<T, WIDE>::load(tile, logits + (size_t)start * WIDE, count);
     __syncthreads();
     T sums[NUMBERS] = {};
-    for (int i = threadIdx.x; i < count; i += THREADS)
-      Pixel<T, CLASSES>(s, tile + i * Stage<T, WIDE>::ODD + FIRST, CLASSES, label_at(labels, start + i, bytes), FIRST).measure(s, sums);
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+      const long long label = label_at(labels, start + i, bytes);
+      check_label(note, label, WIDE, s.ignore, start + i);
+      Pixel<T, CLASSES>(s, tile + i * Stage<T, WIDE>::ODD + FIRST, CLASSES, label, FIRST).measure(s, sums);
+    }
 #pragma unroll
     for (int k = 0; k < NUMBERS; ++k) {
       const T total = warp_sum(sums[k]);  // pairwise in T over the warp, from there on in float64
@@ -115,7 +123,7 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
 template <class T, int WIDE, int FIRST>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T>)
 loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-              T* __restrict__ dz, int pixels, int bytes, const __grid_constant__ Settings<T> s) {
+              T* __restrict__ dz, int pixels, int bytes, unsigned long long* note, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST;
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
   const int start = blockIdx.x * TILE, count = min(TILE, pixels - start);
@@ -124,7 +132,9 @@ loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void
   const T factor = *dy;
   for (int i = threadIdx.x; i < count; i += THREADS) {
     T* mine = tile + i * Stage<T, WIDE>::ODD;
-    const Pixel<T, CLASSES> pixel(s, mine + FIRST, CLASSES, label_at(labels, start + i, bytes), FIRST);
+    const long long label = label_at(labels, start + i, bytes);
+    check_label(note, label, WIDE, s.ignore, start + i);
+    const Pixel<T, CLASSES> pixel(s, mine + FIRST, CLASSES, label, FIRST);
     for (int c = 0; c < FIRST; ++c) mine[c] = 0;
     pixel.differentiate(s, state, factor, mine + FIRST);
   }

@@ -2,6 +2,7 @@
 // 1 - p_y is the sum of the other probabilities, log p_y = -log1p(others / e_y), and the margin's fifth powers are scaled by the strongest wrong class.
 #pragma once
 #include "core/device.cuh"
+#include "core/labels.cuh"
 
 constexpr int MOST_CLASSES = 16;
 constexpr int FOCAL = 1, MARGIN = 2, DICE = 4, IOU = 8, ENTROPY = 16;  // bits of Settings::terms
@@ -12,7 +13,8 @@ template <class T> struct Settings {
   T gamma, power, smoothing, smooth, share;
   T coefficient[5];  // of focal, margin, Dice, IoU, cross-entropy
   T weights[MOST_CLASSES];
-  int terms, reduction, present, ignore, classes;  // reduction: 0 mean, 1 sum, 2 weighted
+  int terms, reduction, present, classes;  // reduction: 0 mean, 1 sum, 2 weighted
+  long long ignore;
 };
 
 // Labels are read in the integer type they have: `bytes` of it, negative for a signed one.

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from kernels.core.device import Array, array_module
+from kernels.core.labels import check_labels
 from kernels.core.reduction import wide_type
 from kernels.loss.spec import LossSpec
 from kernels.pointwise.reference import log_softmax_forward, softmax_forward
@@ -209,7 +210,9 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, P
     """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array; and every term's own value by name.
 
     Third: what backward should be given back, in a form of the implementation's own (here: None).
+    Raises ValueError for labels that are no classes, unless they are the ignored one (on CUDA later: kernels/core/labels.py).
     """
+    check_labels("loss_forward", "labels", labels, logits.shape[-1], spec.ignore_index)
     value: Array | float = 0.0
     parts: Parts = {}
     for name, coefficient in spec.terms:
@@ -225,6 +228,7 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
     if state is not None:
         raise ValueError("loss_backward: the state comes from another implementation; run forward and backward under the same use_kernels")
+    check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)
     xp = array_module(logits)
     d = xp.zeros((labels.size, logits.shape[-1]), wide_type(logits.dtype))
     dy = xp.asarray(dy, d.dtype)

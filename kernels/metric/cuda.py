@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.device import Array, module_of
+from kernels.core.labels import reported
 from kernels.core.module import Launch, Module, blocks
 
 MODULE = Module("metric/metric.cu", ("predicted_labels<float>", "predicted_labels<double>", "confusion_plain", "confusion"))
@@ -47,5 +48,6 @@ def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Any:
         return NotImplemented
     xp, pixels = module_of("cuda"), truth.size // n
     counts = xp.zeros((n, classes, classes), np.int64)
-    MODULE.run(confusion_launch(n, pixels, classes), xp.ascontiguousarray(truth), xp.ascontiguousarray(prediction), counts, pixels, classes)
+    notes = (reported("confusion_per_image", key, labels, classes) for key, labels in (("truth", truth), ("prediction", prediction)))
+    MODULE.run(confusion_launch(n, pixels, classes), xp.ascontiguousarray(truth), xp.ascontiguousarray(prediction), counts, pixels, classes, *notes)
     return counts

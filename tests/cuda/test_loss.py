@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
+from kernels.core.device import fetch, to_numpy
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.core.module import launch_log
 from kernels.loss import LossSpec, cuda, loss_backward, loss_forward, reference
@@ -129,6 +130,24 @@ def test_what_is_not_served_falls_back() -> None:
     with kernel_log() as served:
         loss_forward(cupy.asarray(wide), cupy.zeros(2, int), LossSpec(EVERY))
     assert served[0].by == "reference"
+
+
+@pytest.mark.parametrize("classes", [5, 7])
+@pytest.mark.parametrize("bad", [-3, 9, 2**40])
+def test_labels_out_of_range_are_reported_by_the_next_copy(classes: int, bad: int) -> None:
+    """Of the fast and of the plain kernels, forward and backward; never an ignored pixel."""
+    logits, labels = made((2, 9, 31), classes, 8, kind="int64")
+    right, shown = cupy.asarray(labels), {2**40: "2147483647 or more"}.get(bad, bad)
+    labels[1, 2, 30], labels[1, 8, 0] = bad, 77
+    z, y, spec = cupy.asarray(logits.astype("f4")), cupy.asarray(labels), LossSpec(EVERY, ignore_index=-100)
+    message = rf"labels holds {shown} at \(1, 2, 30\), expected 0 to {classes - 1}, or -100 to ignore"
+    value, _, state = loss_forward(z, y, spec)
+    with pytest.raises(ValueError, match="loss_forward: " + message):
+        fetch([value])
+    assert np.isfinite(fetch([loss_forward(z, right, spec)[0]])).all()
+    dz = loss_backward(cupy.ones((), "f4"), z, y, spec, state)
+    with pytest.raises(ValueError, match="loss_backward: " + message):
+        to_numpy(dz)
 
 
 def test_launch_geometry() -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from bounds import ANY, Mutant, assert_caught, clean, trace_only
 
+from kernels.core.device import to_numpy
 from kernels.core.dispatch import kernel_log
+from kernels.core.labels import reported
 from kernels.core.module import launch_log
 from kernels.metric import confusion_per_image, cuda, predicted_labels, reference
 
@@ -51,10 +53,26 @@ def test_not_a_number_is_the_largest_as_in_numpy() -> None:
     assert (predicted_labels(cupy.asarray(logits), 0).get() == logits.argmax(-1)).all()
 
 
-def test_labels_out_of_range_are_not_counted_and_others_fall_back() -> None:
-    truth, guess = np.array([[0, 1, 255, 2]], "u1"), np.array([[0, 9, 1, 2]], "u1")
-    counts = confusion_per_image(cupy.asarray(truth), cupy.asarray(guess), 3).get()
-    assert (counts[0] == np.diag([1, 0, 1])).all()
+def plain_confusion(truth: cupy.ndarray, guess: cupy.ndarray, classes: int) -> cupy.ndarray:
+    counts, pixels = cupy.zeros((len(truth), classes, classes), np.int64), truth.size // len(truth)
+    notes = (reported("plain", key, labels, classes) for key, labels in (("truth", truth), ("prediction", guess)))
+    cuda.MODULE.run(cuda.plain_launch(len(truth), pixels), truth, guess, counts, pixels, classes, *notes)
+    return counts
+
+
+@pytest.mark.parametrize("wrong", ["truth", "prediction"])
+def test_labels_out_of_range_are_reported_by_the_copy_of_the_counts(wrong: str) -> None:
+    labels = {"truth": np.zeros((2, 3, 4), "u1"), "prediction": np.ones((2, 3, 4), "u1")}
+    labels[wrong][1, 1, 2:] = 9, 200
+    for launch in (confusion_per_image, plain_confusion):
+        counts = launch(cupy.asarray(labels["truth"]), cupy.asarray(labels["prediction"]), 3)
+        with pytest.raises(ValueError, match=rf"{wrong} holds 9 at \(1, 1, 2\), expected 0 to 2"):
+            to_numpy(counts)
+        assert to_numpy(counts).sum() == 22  # reported once
+
+
+def test_labels_of_other_types_fall_back() -> None:
+    truth = np.array([[0, 1, 255, 2]], "u1")
     with kernel_log() as served:
         wide = confusion_per_image(cupy.asarray(truth[:, :2].astype("i8")), cupy.asarray(truth[:, :2].astype("i8")), 3)
     assert served[0].by == "reference"
@@ -64,9 +82,8 @@ def test_labels_out_of_range_are_not_counted_and_others_fall_back() -> None:
 def test_the_plain_kernel_gives_the_same() -> None:
     rng = np.random.default_rng(0)
     truth, guess = (cupy.asarray(rng.integers(0, 5, (3, 301)).astype("u1")) for _ in range(2))
-    counts = cupy.zeros((3, 5, 5), np.int64)
     with clean():
-        cuda.MODULE.run(cuda.plain_launch(3, 301), truth, guess, counts, 301, 5)
+        counts = plain_confusion(truth, guess, 5)
     assert (counts.get() == reference.confusion_per_image(truth.get(), guess.get(), 5)).all()
 
 
