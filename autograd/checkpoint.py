@@ -1,7 +1,7 @@
 """Trade time for memory: run a part and forget its tape, and run it again when its gradient is needed.
 
 The second run must see what the first one saw, and change nothing that the first one has changed. Random numbers are
-replayed. States that the part updates (running statistics, counters: every Tensor that it changes in place) are noted in
+replayed. States that the part updates (running statistics, counters: every Tensor that it changes in place) are recorded in
 the first run with their old values. The second run starts from these, and afterwards each state gets back what it held.
 """
 
@@ -37,34 +37,34 @@ class _States:
     """The Tensors that a run has changed in place, and their values before."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[weakref.ref[Tensor], Array]] = []  # a Tensor of the run's own is gone by the end of it
+        self.recorded: list[tuple[weakref.ref[Tensor], Array]] = []  # a Tensor of the run's own is gone by the end of it
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Within the block, changes of this thread are noted."""
+    def recording(self) -> Iterator[None]:
+        """Within the block, changes of this thread are recorded."""
         known: set[int] = set()
         alive: list[Tensor] = []  # so that no id is used twice
 
-        def note(tensor: Tensor) -> None:
+        def record(tensor: Tensor) -> None:
             if id(tensor) not in known:
                 known.add(id(tensor))
                 alive.append(tensor)
-                self.noted.append((weakref.ref(tensor), duplicate(tensor.data)))
+                self.recorded.append((weakref.ref(tensor), duplicate(tensor.data)))
 
-        modes.writers.append(note)
+        modes.writers.append(record)
         try:
             yield
         finally:
-            modes.writers[:] = [other for other in modes.writers if other is not note]
+            modes.writers[:] = [other for other in modes.writers if other is not record]
             alive.clear()
-            self.noted = [(ref, values) for ref, values in self.noted if ref() is not None]
+            self.recorded = [(ref, values) for ref, values in self.recorded if ref() is not None]
 
     @contextmanager
     def as_before(self) -> Iterator[None]:
         """Within the block the states have the values from before the run; afterwards, those that they have now."""
-        states = [(state, before) for ref, before in self.noted if (state := ref()) is not None and state.shape == before.shape]
+        states = [(state, before) for ref, before in self.recorded if (state := ref()) is not None and state.shape == before.shape]
         now = [(state, duplicate(state.data), state.version) for state, _ in states]
-        for state, before in reversed(states):  # of two that share memory the first was noted with the oldest values
+        for state, before in reversed(states):  # of two that share memory the first was recorded with the oldest values
             overwrite(state.data, before)
         try:
             yield
@@ -89,7 +89,7 @@ class Checkpoint(Function):
         self.state, self.states = random.state(), _States()
         self.save(*arrays)
         leaves = self._leaves(arrays[:-1])
-        with self.states.noting():
+        with self.states.recording():
             result = self.fn(*leaves)  # in the mode of the second run, so that it takes the same ways; its tape goes with the result
         for k, x in enumerate(leaves):
             if x is not None and x.version:

@@ -355,7 +355,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam as torch.optim.Adam: weight_decay is added to the gradient (L2).
+    """Adam as torch.optim.Adam: weight_decay (None: 0) is added to the gradient (L2).
 
     g <- clip g + weight_decay p    m <- b1 m + (1 - b1) g    v <- b2 v + (1 - b2) g^2    p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
@@ -367,6 +367,7 @@ class Adam(Optimizer):
     v: Array
     gradient: Array
     decoupled = False  # whether the decay stays out of the moments
+    usual_decay = 0.0
 
     def __init__(
         self,
@@ -374,12 +375,13 @@ class Adam(Optimizer):
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float | None = None,
         *,
         clip: float = math.inf,
         average: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, clip, average)
+        decay = self.usual_decay if weight_decay is None else weight_decay
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": decay}, clip, average)
 
     def _update(self, run: _Run, group: Mapping[str, Any], count: int, rate: float, clip: Any, kept: float) -> None:
         weights, gradient, decay = self.flat.vector[run.part], self.gradient[run.part], self.decay[run.lines]
@@ -404,25 +406,13 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW as torch.optim.AdamW: p <- p - lr weight_decay p first, then Adam's step without decay.
+    """AdamW as torch.optim.AdamW: p <- p - lr weight_decay p first (weight_decay None: 0.01), then Adam's step without decay.
 
     See Optimizer for params, clip and average.  (Loshchilov & Hutter, arXiv 1711.05101)
     """
 
     decoupled = True
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        *,
-        clip: float = math.inf,
-        average: float = 0.0,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, clip=clip, average=average)
+    usual_decay = 1e-2
 
 
 def _several(params: Any) -> Iterable[Any]:

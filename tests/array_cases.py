@@ -159,7 +159,7 @@ INDICES = [
         [s(N(4, 5), INDEX, axis=0), s(N(2, 4, 5), INDEX, axis=-2), s(N(2, 3), INDEX, note="flat")],
         [
             Bad([N(3, 2), INDEX], IndexError, r"take: index holds 3 at \(.*\), expected 0 to 2", {"axis": 0}),
-            Bad([N(3, 2), constant(np.array([-1]))], IndexError, r"take: index holds -1 at \(0,\), expected 0 to 2"),
+            Bad([N(3, 2), constant(np.array([-1]))], IndexError, r"take: index holds -1 at \(0,\), expected 0 to 5"),
             Bad([N(3, 2), N(2)], TypeError, "the index is float64, expected integers"),
         ],
     ),

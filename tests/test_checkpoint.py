@@ -134,7 +134,7 @@ def test_what_the_part_makes_and_changes_itself_is_not_kept() -> None:
 
     x = Tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
     y = checkpoint(part, x)
-    assert y.creator.states.noted == []
+    assert y.creator.states.recorded == []
     y.sum().backward()
     assert x.grad.data.tolist() == [5, 2, 3]
 
@@ -167,7 +167,7 @@ def test_what_cannot_run_again_is_named() -> None:
         checkpoint(lambda x: x.data * 2, x)
 
 
-def test_the_notes_of_one_thread_are_its_own() -> None:
+def test_the_records_of_one_thread_are_its_own() -> None:
     state, done = Tensor(np.ones(1)), []
 
     def part(x: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def test_the_notes_of_one_thread_are_its_own() -> None:
         return x * 2
 
     y = checkpoint(part, Tensor(np.ones(1), requires_grad=True))
-    assert y.creator.states.noted == []
+    assert y.creator.states.recorded == []
     assert state.item() == 2
 
 
