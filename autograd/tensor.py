@@ -310,18 +310,30 @@ class Tensor(Methods):
         other = as_array(other)
         if _RANK.get(mine.dtype.kind, 2) > _RANK.get(self.dtype.kind, 2):
             raise TypeError(f"{name}: the result is {mine.dtype}, which this Tensor of {self.dtype} cannot hold; make a new Tensor")
-        if rule is not operator.imatmul and not _fits(other.shape, self.shape):
-            raise ValueError(f"{name}: values of shape {other.shape} do not fit into this Tensor of shape {self.shape}")
+        if mine.dtype == bool and rule in _OF_NUMBERS:
+            raise TypeError(f"{name}: not for booleans; a mask is changed by &=, |= and ^=")
+        if rule is operator.ipow and mine.dtype.kind in "iu" and bool((other < 0).any()):
+            raise ValueError(f"{name}: negative powers of integers are fractions, which this Tensor of {self.dtype} cannot hold")
+        if rule is not operator.imatmul:
+            _check_fits(name, other.shape, self.shape)
         self.will_change()
         if mine is self and rule is not operator.imatmul:
             evaluate(rule, self._data, other)
         else:
-            overwrite(self._data, evaluate(_PLAIN.get(rule, rule), mine.data, other))
+            made = evaluate(_PLAIN.get(rule, rule), mine.data, other)
+            _check_fits(name, made.shape, self.shape)
+            overwrite(self._data, made)
         return self
 
     def copy_(self, values: Any) -> Tensor:
-        """Overwrite the values (broadcast to this shape)."""
-        overwrite(self._written("copy_", values), as_array(values, self._data))
+        """Overwrite the values (broadcast to this shape). ValueError for a shape, or a number, that does not fit."""
+        self._check_change("copy_", values)
+        try:
+            array = as_array(values, self._data)
+        except (OverflowError, ValueError):
+            raise ValueError(f"copy_: {values!r} does not fit into a Tensor of {self.dtype}") from None
+        _check_fits("copy_", array.shape, self.shape)
+        overwrite(self._written("copy_", values), array)
         return self
 
     def fill_(self, value: float) -> Tensor:
@@ -379,6 +391,7 @@ _NAMES = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "a
 _RANK = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # categories of dtypes; bfloat16, of kind V, is a floating one
 
 
+_OF_NUMBERS = (operator.isub, operator.ifloordiv, operator.imod, operator.ipow)  # NumPy has them not for booleans
 _PLAIN: dict[Any, Callable[..., Any]] = {getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name) for name in _NAMES}
 
 
@@ -390,6 +403,11 @@ def _assigned(array: Array, values: Array, index: Any) -> Array:
 def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
     """Whether an array of `shape` can be broadcast to `into`."""
     return len(shape) <= len(into) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(into), strict=False))
+
+
+def _check_fits(name: str, shape: tuple[int, ...], into: tuple[int, ...]) -> None:
+    if not _fits(shape, into):
+        raise ValueError(f"{name}: values of shape {shape} do not fit into this Tensor of shape {into}")
 
 
 def _check_float(array: Array, name: str) -> None:

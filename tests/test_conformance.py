@@ -18,25 +18,10 @@ from conformance.search import attempt, case_seed, shrink
 from conformance.table import Row, table
 
 CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "40"))  # per operator
-OPEN = {  # findings, or too few cases tried so far
-    "conv1d",
-    "conv_transpose2d",
-    "ConvTranspose2d",
-    "batch_norm",
-    "conv2d_batch_norm",
-    "BatchNorm2d",
-    "scaled_dot_product_attention",
-    "LayerNorm",
-    "instance_norm",
-    "InstanceNorm2d",
-    "focal_loss",
-    "dice_loss",
-    "iou_loss",
-}
-ROWS = [pytest.param(row, marks=pytest.mark.skip(reason="open findings") if name in OPEN else ()) for name, row in table().items()]
+ROWS = [pytest.param(row, id=name) for name, row in table().items()]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=list(table()))
+@pytest.mark.parametrize("row", ROWS)
 @settings(max_examples=CASES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 @given(data=st.data())
 def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> None:

@@ -94,8 +94,8 @@ MUTANTS = [
     Mutant(
         "last maximum wins",
         "kernels.pool.reference:max_pool2d_forward",
-        "offset = cols.argmax(3)",
-        "offset = r * s - 1 - cols[:, :, :, ::-1].argmax(3)",
+        "offset = rank.argmax(3)",
+        "offset = r * s - 1 - rank[:, :, :, ::-1].argmax(3)",
         lambda: test_parity.test_first_maximum_wins_as_in_pytorch(),
         True,
     ),

@@ -29,7 +29,10 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
     """Normalisation of every channel of every image over its pixels: x (N, ..., C), weight and bias (C,) or None -> (N, ..., C).
 
     PyTorch's instance_norm without running statistics, channels last: group norm with a group per channel.  (Ulyanov et al., arXiv 1607.08022)
+    Raises ValueError when the vectors do not fit, or for images of one pixel.
     """
+    if x.ndim > 1 and math.prod(x.shape[1:-1]) == 1:
+        raise ValueError(f"instance_norm: x {x.shape} has 1 pixel, expected at least 2")
     return _grouped("instance_norm", x, x.shape[-1] if x.ndim else 0, weight, bias, eps)
 
 
@@ -41,7 +44,7 @@ def _grouped(name: str, x: Tensor, groups: int, weight: Tensor | None, bias: Ten
         raise ValueError(f"{name}: num_groups is {groups}, expected a divisor of the {c} channels of x {x.shape}")
     _check_vectors(name, x, weight, bias)
     width = c // groups
-    if n and pixels * width < 2:
+    if x.size and pixels * width < 2:
         raise ValueError(f"{name}: a group of x {x.shape} has {pixels * width} values, expected at least 2")
     # (N, P, G, C/G) -> (N, G, P C/G): the values of a group as a row
     rows = reshape(transpose(reshape(x, (n, pixels, groups, width)), (0, 2, 1, 3)), (n, groups, pixels * width))

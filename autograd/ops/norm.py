@@ -89,8 +89,14 @@ def _widened(a: Array) -> Array:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Layer normalisation over the last axis: x (..., C), weight and bias (C,)."""
+    """Layer normalisation over the last axis: x (..., C), weight and bias (C,).
+
+    ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and x is float16).
+    """
+    expected = weight.dtype if (x.dtype, weight.dtype) == ("float16", "float32") else x.dtype
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector.shape != x.shape[-1:]:
             raise ValueError(f"layer_norm: {name} has shape {vector.shape}, expected {x.shape[-1:]} for x {x.shape}")
+        if vector.dtype != expected:
+            raise TypeError(f"layer_norm: {name} is {vector.dtype}, expected {expected} for x of {x.dtype}")
     return LayerNorm(eps)(x, weight, bias)

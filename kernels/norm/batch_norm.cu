@@ -111,13 +111,13 @@ template <class T> __global__ void batch_norm_moments_finish(const T* shift, con
   mean[channel] = double(shift[channel]) + mine.mean, variance[channel] = (mine.m2 < 0 ? 0.0 : mine.m2) / rows;
 }
 
-// running += momentum (value - running), with the unbiased variance; thread per channel.
+// running = (1 - momentum) running + momentum value, with the unbiased variance; thread per channel.
 template <class T>
 __global__ void batch_norm_running(T* running_mean, T* running_var, const double* mean, const double* variance, double momentum, double unbias, int channels) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= channels) return;
-  running_mean[c] += T(momentum) * (T(mean[c]) - running_mean[c]);
-  running_var[c] += T(momentum) * (T(variance[c] * unbias) - running_var[c]);
+  running_mean[c] = T(1 - momentum) * running_mean[c] + T(momentum) * T(mean[c]);
+  running_var[c] = T(1 - momentum) * running_var[c] + T(momentum) * T(variance[c] * unbias);
 }
 
 extern "C" __global__ void batch_norm_inverse(const double* variance, double* inverse, double eps, int channels) {

@@ -19,9 +19,13 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
 
 
 def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float) -> None:
-    """running += momentum (value - running) in place, the value of the variance being the unbiased one: variance rows / (rows - 1)."""
+    """running = (1 - momentum) running + momentum value in place, the value of the variance being the unbiased one: variance rows / (rows - 1).
+
+    running + momentum (value - running) would make NaN of two infinities of one sign.
+    """
     for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
-        running[...] = running + momentum * (value.astype(wide_type(running.dtype)) - running)
+        wide = wide_type(running.dtype)
+        running[...] = (1 - momentum) * running.astype(wide, copy=False) + momentum * value.astype(wide)
 
 
 def batch_norm_inverse(variance: Array, eps: float) -> Array:

@@ -53,8 +53,8 @@ def _running_kernel() -> Kernel:
     @cpu_kernel("ppddfii")
     def batch_norm_running(start, stop, _scratch, running_mean, running_var, mean, variance, momentum, rows, channels):  # type: ignore[no-untyped-def]
         for c in range(channels):
-            running_mean[c] += momentum * (np.float32(mean[c]) - running_mean[c])
-            running_var[c] += momentum * (np.float32(variance[c] * (rows / (rows - 1))) - running_var[c])
+            running_mean[c] = (1 - momentum) * running_mean[c] + momentum * np.float32(mean[c])
+            running_var[c] = (1 - momentum) * running_var[c] + momentum * np.float32(variance[c] * (rows / (rows - 1)))
 
     return batch_norm_running
 

@@ -13,9 +13,9 @@ struct Geometry {
   int h, w, channels, p, q, r, s, stride_h, stride_w, dilation_h, dilation_w, top, left;
 };
 
-// The larger of best and value and whose it is: the first in scan order, and the first that is not a number (NumPy's rule).
+// The larger of best and value and whose it is: the first in scan order, or the last NaN (PyTorch's rules). where < 0: no value yet.
 template <class T> __device__ __forceinline__ void take(T& best, int& where, T value, int tap) {
-  if (value > best || (value != value && best == best)) best = value, where = tap;
+  if (where < 0 || value > best || value != value) best = value, where = tap;
 }
 
 template <class T, int V, int R, int S>
@@ -26,8 +26,8 @@ __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, u
   const int i0 = row * g.stride_h - g.top, j0 = column * g.stride_w - g.left;
   Pack<T, V> best;
   Pack<unsigned char, V> where;
-  int taps[V] = {};
-  for (int v = 0; v < V; ++v) best.v[v] = minus_infinity();
+  int taps[V];
+  for (int v = 0; v < V; ++v) best.v[v] = minus_infinity(), taps[v] = -1;
   const int rows = R ? R : g.r, columns = S ? S : g.s;
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
@@ -41,7 +41,7 @@ __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, u
     }
   }
   const int to = (blockIdx.x * g.q + column) * g.channels + channel;
-  for (int v = 0; v < V; ++v) where.v[v] = taps[v];
+  for (int v = 0; v < V; ++v) where.v[v] = max(taps[v], 0);  // a window that lies outside x altogether has tap 0
   store_pack<T, V>(y + to, best);
   store_pack<unsigned char, V>(offset + to, where);
 }

@@ -10,7 +10,8 @@ from kernels.core.geometry import Pair, Window
 def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[Array, Array | None]:
     """y[n,p,q,c] = max over the window; outside x counts as -inf.  x (N, H, W, C) -> y (N, P, Q, C), offset (N, P, Q, C).
 
-    `offset` is r * S + s of the first maximum in scan order (PyTorch's rule for ties), uint8 for windows of up to 256 taps.
+    `offset` is r * S + s of the first maximum in scan order that lies inside x, or of the last NaN (PyTorch's rules), uint8 for windows of up to
+    256 taps.
     Without `places` it may be None: nobody is going to ask where the maximum was.
     """
     xp = array_module(x)
@@ -18,7 +19,9 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[A
     cols = patches(x, window, lowest)
     n, p, q, r, s, c = cols.shape
     cols = cols.reshape(n, p, q, r * s, c)
-    offset = cols.argmax(3)
+    inside = patches(xp.ones((1, *x.shape[1:3], 1), bool), window, False).reshape(1, p, q, r * s, 1)
+    rank = xp.where(cols == cols, (cols == cols.max(3, keepdims=True)) & inside, 1 + xp.arange(1, r * s + 1)[:, None])
+    offset = rank.argmax(3)
     y = xp.take_along_axis(cols, offset[:, :, :, None], 3)[:, :, :, 0]
     return y, offset.astype(xp.uint8 if r * s <= 256 else xp.int32)
 

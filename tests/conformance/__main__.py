@@ -1,4 +1,4 @@
-"""Long runs:  python -m tests.conformance --calls 200000 --seed 0 [--only conv2d,max_pool2d] [--jobs 1] [--out FILE.json] [--case conv2d:17]"""
+"""Long runs:  python -m tests.conformance --calls 200000 --seed 0 [--only conv2d,max_pool2d] [--out FILE.json [--summary]] [--case conv2d:17]"""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="results as JSON; a run that finds its file there goes on where it ended")
     parser.add_argument("--case", default="", help="show and check a single case: NAME:NUMBER")
+    parser.add_argument("--summary", action="store_true", help="print the results of --out as a table of Markdown, and stop")
     parser.add_argument("--differences", action="store_true", help="print the documented differences from PyTorch, and stop")
     return parser.parse_args()
 
@@ -69,12 +70,30 @@ def differences() -> list[str]:
     return [f"- {what} ({', '.join(names)}): {why}." for (what, why), names in where.items()]
 
 
+def summary(saved: dict[str, Any]) -> list[str]:
+    """A saved run as a table of Markdown: how many calls of each operator gave values, errors on both sides, documented differences, findings."""
+    lines = ["| operator | calls | values | errors | differences | findings |", "|---|--:|--:|--:|--:|--:|"]
+    sums = [0] * 5
+    for name, row in saved["rows"].items():
+        values, errors = (row["compared"].get(key, 0) for key in ("values", "errors"))
+        counts = [row["tried"], values, errors, sum(row["compared"].values()) - values - errors, sum(row["findings"].values())]
+        lines.append(f"| `{name}` | " + " | ".join(map(str, counts)) + " |")
+        sums = [a + b for a, b in zip(sums, counts, strict=True)]
+    return [*lines, "| all | " + " | ".join(map(str, sums)) + " |", "", f"Seed {saved['seed']}."]
+
+
 def main() -> int:
     """Run, print per operator, save; 1 when there are findings."""
     args = _arguments()
     os.environ.setdefault("AREOGRAD_TUNE", "0")  # algorithms by the cost model: the same in every run
     if args.differences:
         print("\n".join(differences()))
+        return 0
+    if args.summary:
+        if args.out is None or not args.out.exists():
+            print(f"conformance: --summary needs the results of a run: --out is {args.out}", file=sys.stderr)
+            return 2
+        print("\n".join(summary(json.loads(args.out.read_text()))))
         return 0
     if args.case:
         from .choices import Choices

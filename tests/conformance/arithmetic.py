@@ -18,7 +18,7 @@ from .table import Difference, Row
 F = torch.nn.functional
 
 
-def _as_seen(x: Operand, y: Operand) -> None:
+def as_seen(x: Operand, y: Operand) -> None:
     """A plain array without axes is a number; one with axes takes the dtype of a floating Tensor."""
     for plain, other in ((x, y), (y, x)):
         if plain.form == "array" and plain.values.ndim == 0:
@@ -37,7 +37,7 @@ def two_operands(d: Choices) -> Case:
         y = tensor(d, broadcastable(d, dims), dtype(d, integers=30) if d.chance(15) else name)
     elif which < 8:
         y = array(d, broadcastable(d, dims), dtype(d, integers=30))
-        _as_seen(x, y)
+        as_seen(x, y)
     else:
         y = number(d)
     return case(d, (y, x) if d.chance(40) else (x, y))

@@ -11,7 +11,7 @@ import torch
 from autograd import ops
 
 from .choices import Choices
-from .operands import INTEGERS, PALETTES, Case, Operand, case, dtype, laid_out, palette, shape, tensor
+from .operands import INTEGERS, PALETTES, Case, Operand, case, dtype, finite_cotangent, laid_out, palette, shape, tensor
 from .table import Difference, Row
 
 F = torch.nn.functional
@@ -46,7 +46,7 @@ def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_s
 
 
 def _segmentation(**settings: Sequence[Any]) -> Callable[[Choices], Case]:
-    """Logits and labels of losses that PyTorch has not: finite logits, since a composition is no authority on others."""
+    """Logits and labels of losses that PyTorch has not: finite logits and cotangents, since a composition is no authority on others."""
 
     def draw(d: Choices) -> Case:
         dims, classes = shape(d, 0, 3), d.integer(2, 6)
@@ -56,7 +56,7 @@ def _segmentation(**settings: Sequence[Any]) -> Callable[[Choices], Case]:
         drawn = {key: d.pick(options) for key, options in settings.items()}
         return case(d, [x, labels(d, dims, classes, ignore)], weight=weight, ignore_index=ignore, **drawn)
 
-    return draw
+    return finite_cotangent(draw)
 
 
 def _pixels(x: Any, t: Any, weight: Any, ignore_index: Any) -> tuple[Any, Any, Any]:

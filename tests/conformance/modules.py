@@ -13,14 +13,17 @@ from autograd import Tensor, no_grad, ops
 from .choices import Choices
 from .functions import ROWS as FUNCTIONS
 from .functions import _linear as linear_case
+from .norms import INFINITE_GAIN, UNDERFLOW
 from .norms import ROWS as NORMS
 from .operands import Case, case, dtype, finite_cotangent, length, palette, shape, tensor
-from .table import Row
-from .windows import CONVOLUTIONS, EMPTY_RESULT, conv2d, conv_arguments, conv_transpose2d
+from .table import Difference, Row
+from .windows import CONVOLUTIONS, conv2d, conv_arguments, conv_transpose2d, winograd_bound
+from .windows import ROWS as WINDOWS
 from .windows import _transposed as transposed_case
 
 F = torch.nn.functional
 LAYER_NORM = next(row for row in NORMS if row.name == "layer_norm")
+TRANSPOSED = next(row for row in WINDOWS if row.name == "conv_transpose2d")
 GROUP_NORM = next(row for row in FUNCTIONS if row.name == "group_norm")
 
 
@@ -115,7 +118,11 @@ def _instance_norm(d: Choices) -> Case:
 
 
 def _torch_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
-    return F.instance_norm(x.movedim(-1, 1), weight=w, bias=b, eps=eps).movedim(1, -1)
+    """PyTorch's, whose backward is wrong for a cotangent that is not contiguous."""
+    y = F.instance_norm(x.movedim(-1, 1), weight=w, bias=b, eps=eps)
+    if y.requires_grad:
+        y.register_hook(lambda dy: dy.contiguous())
+    return y.movedim(1, -1)
 
 
 def _of(draw: Any) -> Any:
@@ -123,19 +130,29 @@ def _of(draw: Any) -> Any:
     return lambda d: _inference(d, draw(d))
 
 
+NO_IMAGES = Difference(
+    "instance norm of nothing",
+    "an x without channels and vectors that do not fit are refused, and an empty batch gives an empty result; PyTorch checks neither, and its index"
+    " into the batch raises",
+    "any",
+    lambda c: 0 in c.operands[0].values.shape,
+)
 ROWS = [
-    Row("Conv2d", _conv, _our_conv, conv2d, differences=CONVOLUTIONS),
+    Row("Conv2d", _conv, _our_conv, conv2d, differences=CONVOLUTIONS, bound=winograd_bound),
     Row(
         "ConvTranspose2d",
         _transposed,
         _our_transposed,
         conv_transpose2d,
         words=("ConvTranspose2d", "conv_transpose2d"),
-        differences=(*CONVOLUTIONS, EMPTY_RESULT),
+        differences=TRANSPOSED.differences,
+        bound=winograd_bound,
     ),
-    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",)),
+    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",), differences=(INFINITE_GAIN, UNDERFLOW)),
     Row("Linear", _of(linear_case), _our_linear, F.linear),
-    Row("LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=True),
+    Row(
+        "LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=True, differences=LAYER_NORM.differences
+    ),
     Row(
         "GroupNorm",
         _of(GROUP_NORM.draw),
@@ -145,7 +162,14 @@ ROWS = [
         differences=GROUP_NORM.differences,
         cancels=True,
     ),
-    Row("instance_norm", finite_cotangent(_instance_norm), ops.instance_norm, _torch_instance_norm, cancels=True),
+    Row(
+        "instance_norm",
+        finite_cotangent(_instance_norm),
+        ops.instance_norm,
+        _torch_instance_norm,
+        cancels=True,
+        differences=(NO_IMAGES, INFINITE_GAIN),
+    ),
     Row(
         "InstanceNorm2d",
         _of(finite_cotangent(_instance_norm)),
@@ -153,5 +177,6 @@ ROWS = [
         _torch_instance_norm,
         words=("instance_norm", "InstanceNorm2d"),
         cancels=True,
+        differences=(NO_IMAGES, INFINITE_GAIN),
     ),
 ]

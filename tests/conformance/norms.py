@@ -12,7 +12,7 @@ from autograd import Tensor, ops
 from .choices import Choices
 from .operands import Case, array, broadcastable, case, dtype, finite_cotangent, length, other_dtype, palette, shape, tensor
 from .table import Difference, Row
-from .windows import MAPS, conv2d, conv_arguments
+from .windows import MAPS, NOT_FINITE, conv2d, conv_arguments
 
 F = torch.nn.functional
 
@@ -92,6 +92,39 @@ def _torch_attention(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
+def _gain_is_infinite(c: Case) -> bool:
+    """Whether a gain is: the operand behind x, and behind the filter if there is one."""
+    gain = c.operands[2 if "stride" in c.settings else 1]
+    return gain is not None and bool(np.isinf(gain.values).any())
+
+
+def _slope_underflows(x: np.ndarray, gain: np.ndarray) -> bool:
+    if gain.shape != x.shape[-1:] or not x.size or x.dtype == np.float64:
+        return False
+    with np.errstate(all="ignore"):
+        slope = np.abs(gain.astype(np.float64)) / x.reshape(-1, x.shape[-1]).astype(np.float64).var(0)
+    return bool(((slope > 0) & (slope < np.finfo(np.float32).smallest_normal)).any())
+
+
+def _scores(c: Case) -> np.ndarray:
+    """scale q k^T, and a float mask, in float32."""
+    q, k, mask = (None if o is None else o.values for o in (*c.operands[:2], c.operands[3]))
+    scale = q.shape[-1] ** -0.5 if c.settings["scale"] is None else c.settings["scale"]
+    with np.errstate(all="ignore"):
+        s = np.float32(scale) * (q.astype(np.float32) @ k.swapaxes(-1, -2).astype(np.float32))
+        return s + mask if mask is not None and mask.dtype != bool and _fits(mask, s) else s
+
+
+def _kept(c: Case) -> np.ndarray:
+    """Which scores a boolean mask keeps."""
+    mask, s = c.operands[3], _scores(c)
+    return np.broadcast_to(mask.values if mask is not None and mask.values.dtype == bool and _fits(mask.values, s) else True, s.shape)
+
+
+def _fits(mask: np.ndarray, s: np.ndarray) -> bool:
+    return mask.ndim <= 4 and all(m in (1, n) for m, n in zip(mask.shape[::-1], s.shape[::-1], strict=False))
+
+
 OTHER_VECTORS = Difference(
     "batch norm with a gain or offset of another floating dtype",
     "they are converted to that of x; PyTorch takes float32 for float16 only",
@@ -105,10 +138,29 @@ NO_STATISTICS = Difference(
     lambda c: c.settings["training"] and 0 in c.operands[0].values.shape[:-1],
 )
 INFINITE_GAIN = Difference(
-    "the gradient of batch norm with an infinite input or gain",
-    "it is a difference of infinities; what is NaN there depends on the order of the terms",
+    "norms with an infinite gain",
+    "gain times normalised value, so that it is infinite; PyTorch's CPU kernels compute x a + (b - mean a), NaN, and differ in the order of the"
+    " gradient's terms, among which infinities cancel",
+    "infinite",
+    lambda c: c.settings.get("activation") is None and _gain_is_infinite(c),
+)
+INFINITE_GAIN_RELU = Difference(
+    "batch norm with an infinite gain, and a ReLU",
+    "which is closed for our -infinity and open for PyTorch's NaN",
+    "other",
+    lambda c: c.settings.get("activation") is not None and _gain_is_infinite(c),
+)
+UNCHECKED = Difference(
+    "arrays that do not fit, with an x or q without values",
+    "they are checked all the same; PyTorch does not",
+    "may refuse",
+    lambda c: 0 in c.operands[0].values.shape,
+)
+UNDERFLOW = Difference(
+    "the gradient of batch norm where gain / variance lies below the smallest normal number",
+    "it is the slope by which x enters the gradient; PyTorch scales x first",
     "value",
-    lambda c: any(o is not None and np.isinf(o.values).any() for o in c.operands),
+    lambda c: _slope_underflows(*(c.operands[k].values for k in (0, 1))),
 )
 SHORT_MASK = Difference(
     "an attention mask with less than two axes",
@@ -123,10 +175,16 @@ DOUBLE_MASK = Difference(
     lambda c: c.operands[3] is not None and c.operands[3].values.dtype.kind == "f" and c.operands[3].values.dtype != c.operands[0].values.dtype,
 )
 MASKED_SCORES = Difference(
-    "NaN or infinity among masked scores of attention",
-    "what a boolean mask leaves out counts nowhere, whatever it holds; PyTorch adds -inf to it",
+    "a score of NaN or +infinity that a boolean mask leaves out",
+    "what is left out counts nowhere, whatever it is; PyTorch adds -inf to it, which gives NaN",
     "other",
-    lambda c: c.operands[3] is not None and c.operands[3].values.dtype == bool and not all(np.isfinite(o.values).all() for o in c.operands[:2]),
+    lambda c: c.operands[3] is not None and c.operands[3].values.dtype == bool and bool((~_kept(c) & ~(_scores(c) < np.inf)).any()),
+)
+ONLY_NAN = Difference(
+    "attention of a query to which every key scores NaN or -infinity",
+    "NaN, as elsewhere; PyTorch gives 0 for fewer keys than a vector register holds",
+    "other",
+    lambda c: bool((np.isnan(_scores(c)) & _kept(c)).any()) and not bool((_kept(c) & (_scores(c) > -np.inf)).any(-1).all()),
 )
 NO_KEYS = Difference(
     "attention over no keys, or of vectors without entries",
@@ -135,7 +193,6 @@ NO_KEYS = Difference(
     lambda c: 0 in c.operands[1].values.shape[2:] or 0 in c.operands[2].values.shape[2:],
 )
 
-NORMS = NO_STATISTICS, OTHER_VECTORS, INFINITE_GAIN
 ROWS = [
     Row(
         "batch_norm",
@@ -143,7 +200,7 @@ ROWS = [
         _our_batch_norm,
         torch_batch_norm,
         cancels=True,
-        differences=(NO_STATISTICS, OTHER_VECTORS, INFINITE_GAIN),
+        differences=(NO_STATISTICS, OTHER_VECTORS, UNCHECKED, INFINITE_GAIN, INFINITE_GAIN_RELU, UNDERFLOW),
     ),
     Row(
         "conv2d_batch_norm",
@@ -152,15 +209,22 @@ ROWS = [
         _torch_conv_batch_norm,
         cancels=True,
         words=("conv2d", "batch_norm"),
-        differences=(*MAPS, OTHER_VECTORS, INFINITE_GAIN),
+        differences=(*MAPS, OTHER_VECTORS, INFINITE_GAIN, INFINITE_GAIN_RELU, NOT_FINITE),
     ),
-    Row("layer_norm", finite_cotangent(_layer_norm), ops.layer_norm, lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps), cancels=True),
+    Row(
+        "layer_norm",
+        finite_cotangent(_layer_norm),
+        ops.layer_norm,
+        lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps),
+        cancels=True,
+        differences=(INFINITE_GAIN,),
+    ),
     Row(
         "scaled_dot_product_attention",
         finite_cotangent(_attention),
         ops.scaled_dot_product_attention,
         _torch_attention,
         cancels=True,
-        differences=(NO_KEYS, DOUBLE_MASK, MASKED_SCORES, SHORT_MASK),
+        differences=(NO_KEYS, UNCHECKED, DOUBLE_MASK, SHORT_MASK, MASKED_SCORES, ONLY_NAN),
     ),
 ]

@@ -17,6 +17,8 @@ class Difference:
 
     ours: what we do there. 'refuse': raise a clear error; 'may refuse': raise, or give PyTorch's value; 'allow': give a value where PyTorch
     raises; 'value': the same value with another gradient, which is not compared; 'other': another value; 'any': refuse or give another value.
+    'more': NaN or an infinity at further places, nowhere a number in their place; 'infinite': anything where PyTorch has NaN or an infinity.
+    The other numbers are compared.
     """
 
     what: str
@@ -32,7 +34,8 @@ class Row:
     draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the settings.
     scale: 'element' where every value stands alone, 'largest' where values are sums.  smooth: whether a small change of the inputs is a small
     change of the results, so that it may serve as a yardstick for rounding.  cancels: numbers as large as the inputs cancel on the way, so that a
-    few roundings of the largest input are allowed.  words: an error names one of them.
+    few roundings of the largest input are allowed.  bound: the error that an algorithm states as its own, relative to the largest value.
+    words: an error names one of them.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Row:
     scale: str = "largest"
     smooth: bool = True
     cancels: bool = False
+    bound: Callable[[Case], float] = lambda _: 0.0
     words: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()
 
@@ -49,9 +53,9 @@ class Row:
 @functools.cache
 def table() -> dict[str, Row]:
     """All rows by name."""
-    from . import arithmetic, functions, losses, modules, norms, reductions, shapes, windows
+    from . import arithmetic, functions, in_place, losses, modules, norms, reductions, shapes, windows
 
-    rows = [row for module in (arithmetic, reductions, functions, shapes, windows, norms, losses, modules) for row in module.ROWS]
+    rows = [row for module in (arithmetic, in_place, reductions, functions, shapes, windows, norms, losses, modules) for row in module.ROWS]
     made = {row.name: row for row in rows}
     if len(made) != len(rows):
         raise ValueError("conformance: two rows have one name")

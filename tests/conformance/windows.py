@@ -145,6 +145,17 @@ def _avg_pool(d: Choices) -> Case:
     return case(d, [x], count_include_pad=d.chance(50), **settings)
 
 
+def _torch_max_pool(x: Any, **settings: Any) -> Any:
+    """PyTorch's; where windows hold nothing but padding, its backward writes outside of its array, and the gradient is taken by hand."""
+    x = nchw(x)
+    real = F.max_pool2d(torch.zeros(1, 1, *x.shape[2:]), **settings) == 0
+    if bool(real.all()):
+        return nhwc(F.max_pool2d(x, **settings))
+    y, place = F.max_pool2d(x.detach(), return_indices=True, **settings)
+    taken = x.flatten(2).gather(2, (place * real).flatten(2)).reshape(y.shape)
+    return nhwc(torch.where(real, taken, y))
+
+
 def _inside(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, **settings: nhwc(f(nchw(x), **settings))
 
@@ -190,12 +201,6 @@ def _sizes(c: Case) -> tuple[Any, ...]:
     return tuple(size) if isinstance(size, (tuple, list)) else (size,)
 
 
-MANY_NANS = Difference(
-    "max pooling over several NaN in a window",
-    "the gradient goes to the first NaN, as to the first maximum; PyTorch gives it to the last",
-    "value",
-    lambda c: np.isnan(c.operands[0].values).sum() > 1,
-)
 EMPTY_MEAN = Difference(
     "adaptive pooling of or to an empty map",
     "there is nothing to average; PyTorch gives NaN for output_size 1, raises for others, and in backward for output_size 0",
@@ -238,19 +243,49 @@ OTHER_BIAS = Difference(
     "refuse",
     lambda c: c.operands[2] is not None and c.operands[2].values.dtype != c.operands[1].values.dtype,
 )
+NOT_FINITE = Difference(
+    "convolving with NaN or infinity",
+    "padding counts as zeros, of which such a weight makes NaN, in gradients too, and a tile of Winograd's shares its sums; PyTorch leaves"
+    " padding out of gradients",
+    "more",
+    lambda c: c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands[:2]),
+)
 MAPS = NO_PIXELS, EMPTY_BATCH, INTEGER_MAPS
-CONVOLUTIONS = *MAPS, OTHER_BIAS
+CONVOLUTIONS = *MAPS, OTHER_BIAS, NOT_FINITE
 NO_WEIGHT = Difference(
     "resizing NaN or infinity",
     "a neighbour of weight 0 counts nothing; PyTorch multiplies it by 0, which gives NaN",
     "other",
     lambda c: bool((~np.isfinite(c.operands[0].values)).any()) or c.special_cotangent,
 )
+
+
+def winograd_bound(c: Case) -> float:
+    """Winograd's stated largest error, where it may serve: filters of 3x3 and 5x5, with stride 1, in float32."""
+    w = c.operands[1].values
+    return 2e-5 if w.dtype == np.float32 and w.shape[:2] in ((3, 3), (5, 5)) and as_pair(c.settings["stride"]) == (1, 1) else 0.0
+
+
 ROWS = [
-    Row("conv2d", _conv, ops.conv2d, conv2d, differences=CONVOLUTIONS),
-    Row("conv2d_relu", _conv_relu, _our_conv_relu, lambda *a, **k: conv2d(*a, **k).relu(), words=("conv2d",), differences=CONVOLUTIONS),
-    Row("conv_transpose2d", _transposed, ops.conv_transpose2d, conv_transpose2d, differences=(*CONVOLUTIONS, EMPTY_RESULT)),
-    Row("max_pool2d", _max_pool, ops.max_pool2d, _inside(F.max_pool2d), smooth=False, differences=(MANY_NANS,)),
+    Row("conv2d", _conv, ops.conv2d, conv2d, differences=CONVOLUTIONS, bound=winograd_bound),
+    Row(
+        "conv2d_relu",
+        _conv_relu,
+        _our_conv_relu,
+        lambda *a, **k: conv2d(*a, **k).relu(),
+        words=("conv2d",),
+        differences=CONVOLUTIONS,
+        bound=winograd_bound,
+    ),
+    Row(
+        "conv_transpose2d",
+        _transposed,
+        ops.conv_transpose2d,
+        conv_transpose2d,
+        differences=(*MAPS, OTHER_BIAS, EMPTY_RESULT, NOT_FINITE),
+        bound=winograd_bound,
+    ),
+    Row("max_pool2d", _max_pool, ops.max_pool2d, _torch_max_pool, smooth=False),
     Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d), differences=(INTEGER_MEAN,)),
     Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d), differences=(EMPTY_MEAN, INTEGER_MEAN)),
     Row(

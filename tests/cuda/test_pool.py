@@ -31,9 +31,11 @@ def samples() -> list[tuple[tuple[int, ...], Window]]:
 
 
 def values(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Small whole numbers: many ties, and one value that is not a number."""
-    x = np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
-    x.reshape(-1)[x.size // 2] = np.nan
+    """Small whole numbers: many ties, several NaN, and a corner of -inf."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-3, 4, shape).astype(np.float64)
+    x[:, :2, :2] = -np.inf
+    x[rng.random(shape) < 0.1] = np.nan
     return x
 
 
@@ -87,10 +89,11 @@ def test_spread_and_gather_agree(cp: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_window_without_a_finite_value(cp: Any) -> None:
-    """All -inf, with padding: the reference's offset is tap 0, outside the map, and its gradient is lost there; ours too."""
+    """All -inf, with padding: the gradient goes to the first pixel of the map, not to the padding."""
     x, window = np.full((1, 3, 3, 4), -np.inf, np.float32), WINDOWS[1]
     y, offset = cuda.max_pool2d_forward(cp.asarray(x), window)
     same((y, offset), reference.max_pool2d_forward(x, window))
+    assert offset.get()[0, :, :, 0].tolist() == [[4, 3, 3], [1, 0, 0], [1, 0, 0]]
 
 
 def test_what_is_not_served(cp: Any) -> None:
@@ -152,7 +155,9 @@ _UNROLLED = ("max_pool2d_forward<float, 1, 3, 3>", "max_pool2d_gather<float, 1>"
 _TILES = ("max_pool2d_forward<float, 1, 2, 2>", "max_pool2d_spread<float, 1>")
 MUTANTS = [
     Mutant("last maximum wins", "value > best ||", "value >= best ||", "fast", _OVERLAPPING, cuda, _GENERAL),
-    Mutant("not-a-number passes by", "value != value && best == best", "false", "fast", _OVERLAPPING, cuda, _GENERAL),
+    Mutant("not-a-number passes by", "value != value)", "false)", "fast", _OVERLAPPING, cuda, _GENERAL),
+    Mutant("first not-a-number wins", "value != value)", "value != value && best == best)", "fast", _OVERLAPPING, cuda, _GENERAL),
+    Mutant("minus infinity goes to the padding", "where < 0 || ", "", "fast", _OVERLAPPING, cuda, _GENERAL),
     Mutant("right edge not predicated", " || unsigned(j) >= unsigned(g.w)", "", "fast", _OVERLAPPING, cuda, _GENERAL),
     Mutant("a column too many", "if (at >= g.w * packs)", "if (at > g.w * packs)", "check", _OVERLAPPING, cuda, _GENERAL),
     Mutant("window beyond the last row", "i / g.stride_h >= g.p", "i / g.stride_h > g.p", "fast", _VALID, cuda, _UNROLLED),
