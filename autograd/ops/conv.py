@@ -106,7 +106,8 @@ def conv2d(
 
     input (N, H, W, C), weight (R, S, C/groups, K), bias (K,) -> (N, P, Q, K), P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1.
     input may be two Tensors (N, H, W, C1), (N, H, W, C2): the same as concat([a, b]), without the copy (groups 1 only).
-    padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'. float32 or float64.
+    padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'.
+    float16, float32 or float64; float16 is multiplied and added up in float32, and rounded once.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
     window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups)

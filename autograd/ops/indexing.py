@@ -12,6 +12,7 @@ from autograd.ops.shape import reshape
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module, to_device
 from kernels.core.labels import check_labels
+from kernels.core.reduction import halves_in_float32
 from kernels.shape import evaluate
 
 
@@ -28,7 +29,7 @@ class Take(Function):
         return evaluate(self._taken, x, index)
 
     def backward(self, dy: Array) -> tuple[Array, None]:
-        return evaluate(self._added, dy, *self.saved), None
+        return evaluate(halves_in_float32(self._added), dy, *self.saved), None
 
     def _taken(self, x: Array, index: Array) -> Array:
         check_labels(self.name.lower(), "index", index, x.shape[self.axis], error=IndexError)
@@ -73,7 +74,7 @@ class Gather(_Along):
         return evaluate(self._picked, x, index)
 
     def backward(self, dy: Array) -> tuple[Array, None]:
-        return evaluate(self._added, dy, *self.saved), None
+        return evaluate(halves_in_float32(self._added), dy, *self.saved), None
 
     def _picked(self, x: Array, index: Array) -> Array:
         check_labels("gather", "index", index, x.shape[self.axis], error=IndexError)
@@ -92,7 +93,7 @@ class ScatterAdd(_Along):
     def forward(self, x: Array, index: Array, src: Array) -> Array:
         self.source_shape = src.shape
         self.save(index)
-        return evaluate(self._added, x, index, src)
+        return evaluate(halves_in_float32(self._added), x, index, src)
 
     def backward(self, dy: Array) -> tuple[Array | None, None, Array | None]:
         return dy if self.needs[0] else None, None, evaluate(self._picked, dy, *self.saved) if self.needs[2] else None

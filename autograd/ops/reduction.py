@@ -15,6 +15,7 @@ from autograd.function import Function
 from autograd.promotion import cast, real
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.shape import evaluate
 
 Axis = int | Sequence[int] | None
@@ -29,7 +30,8 @@ class _Reduction(Function):
         self.axis, self.keepdims = axis, keepdims
 
     def _reduced(self, x: Array, method: str) -> Array:
-        return getattr(x, method)(self.axis, keepdims=self.keepdims)
+        wide = x.astype(wide_type(x.dtype), copy=False) if method in ("sum", "mean") else x
+        return getattr(wide, method)(self.axis, keepdims=self.keepdims).astype(x.dtype, copy=False)
 
     def _spread(self, dy: Array, shape: tuple[int, ...]) -> Array:
         """dy with its reduced axes back as length 1, ready to broadcast against `shape`."""
@@ -79,7 +81,7 @@ class Max(_Reduction):
         return y
 
     def backward(self, dy: Array) -> Array:
-        return evaluate(self._shared, dy, *self.saved)
+        return evaluate(halves_in_float32(self._shared), dy, *self.saved)
 
     def _shared(self, dy: Array, x: Array, y: Array) -> Array:
         hit = (x == self._spread(y, x.shape)).astype(x.dtype)
@@ -129,8 +131,8 @@ class Var(_Reduction):
 
 
 def _total(x: Array) -> Any:
-    """The dtype of sums and products of x: integers and booleans give int64, as in PyTorch."""
-    return x.dtype if x.dtype.kind == "f" else "int64"
+    """The dtype to add up and multiply in: of integers and booleans int64, which the result keeps, as in PyTorch."""
+    return wide_type(x.dtype) if x.dtype.kind == "f" else "int64"
 
 
 def _divisor(degrees: float, x: Array) -> Array:
@@ -165,10 +167,11 @@ class Prod(_Reduction):
         return evaluate(self._product, x)
 
     def backward(self, dy: Array) -> Array:
-        return evaluate(self._gradient, dy, *self.saved)
+        return evaluate(halves_in_float32(self._gradient), dy, *self.saved)
 
     def _product(self, x: Array) -> Array:
-        return x.prod(self.axis, keepdims=self.keepdims, dtype=_total(x))
+        product = x.prod(self.axis, keepdims=self.keepdims, dtype=_total(x))
+        return product.astype(x.dtype) if x.dtype.kind == "f" else product
 
     def _gradient(self, dy: Array, x: Array) -> Array:
         if not x.size:
@@ -191,24 +194,24 @@ class LogSumExp(_Reduction):
 
     def forward(self, x: Array) -> Array:
         y = evaluate(self._value, x)
-        self.save(x, y)
-        return y
+        self.save(x, y)  # in float32 where x is float16: its exponential needs all digits
+        return y if y.dtype == x.dtype else evaluate(lambda value: value.astype(x.dtype), y)
 
     def backward(self, dy: Array) -> Array:
         return evaluate(self._gradient, dy, *self.saved)
 
     def _value(self, x: Array) -> Array:
         xp = array_module(x)
-        wide = x.astype("float32") if x.itemsize < 4 else x
+        wide = x.astype(wide_type(x.dtype), copy=False)
         zero = xp.zeros((), wide.dtype)
         top = wide.max(self.axis, keepdims=True) if x.size else zero
         top = xp.where(xp.isinf(top), zero, top)
         with np.errstate(divide="ignore"):  # log 0 = -inf is the value
             total = xp.log(xp.exp(wide - top).sum(self.axis, keepdims=True)) + top
-        return (total if self.keepdims else total.squeeze(self._axes(x.ndim))).astype(x.dtype)
+        return (total if self.keepdims else total.squeeze(self._axes(x.ndim))).astype(wide.dtype, copy=False)
 
     def _gradient(self, dy: Array, x: Array, y: Array) -> Array:
-        return self._spread(dy, x.shape) * array_module(x).exp(x - self._spread(y, x.shape))
+        return (self._spread(dy, x.shape) * array_module(x).exp(x - self._spread(y, x.shape))).astype(x.dtype, copy=False)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 4 * inputs[0].size
@@ -225,10 +228,11 @@ class CumSum(Function):
         return evaluate(self._sums, x)
 
     def backward(self, dy: Array) -> Array:
-        return evaluate(self._sums_from_behind, dy)
+        return evaluate(halves_in_float32(self._sums_from_behind), dy)
 
     def _sums(self, x: Array) -> Array:
-        return x.cumsum(self.axis, dtype=_total(x)).reshape(x.shape)
+        sums = x.cumsum(self.axis, dtype=_total(x)).reshape(x.shape)
+        return sums.astype(x.dtype, copy=False) if x.dtype.kind == "f" else sums
 
     def _sums_from_behind(self, dy: Array) -> Array:
         xp = array_module(dy)

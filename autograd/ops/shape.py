@@ -16,6 +16,7 @@ from autograd.tensor import Tensor, plain_index
 from kernels import shape as kernels
 from kernels.core.device import Array, array_module
 from kernels.core.labels import check_places
+from kernels.core.reduction import halves_in_float32
 
 
 class Reshape(Function):
@@ -84,7 +85,7 @@ class GetItem(Function):
         return x[self.index] if self._basic else kernels.evaluate(lambda a: a[self.index], x)
 
     def backward(self, dy: Array) -> Array:
-        return kernels.evaluate(self._scattered, dy)
+        return kernels.evaluate(self._scattered if self._basic else halves_in_float32(self._scattered), dy)
 
     @property
     def _basic(self) -> bool:

@@ -9,7 +9,7 @@ Source: Vaswani et al., arXiv 1706.03762; Liu et al., arXiv 2107.00782.
 from __future__ import annotations
 
 from kernels.core.device import Array, array_module
-from kernels.core.reduction import wide_type
+from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.norm.reference import layer_norm_backward, layer_norm_forward
 from kernels.pointwise.reference import sigmoid, softmax_backward, softmax_forward
 
@@ -52,6 +52,7 @@ def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: A
     return tuple(g.astype(dtype, copy=False) for g in gradients)  # type: ignore[return-value]
 
 
+@halves_in_float32
 def polarized_channel_forward(x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float) -> Array:
     """Channel branch: y = x * s, one gate s[c] per image and channel.
 
@@ -71,6 +72,7 @@ def _channel_gates(
     return a, pooled, u, o, sigmoid(layer_norm_forward(o, gain, offset, eps))
 
 
+@halves_in_float32
 def polarized_channel_backward(
     dy: Array, x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float
 ) -> tuple[Array, ...]:
@@ -91,6 +93,7 @@ def polarized_channel_backward(
     return dx, dwq, pooled.T @ du, du.sum(0), u.T @ do, do.sum(0), dgain, doffset
 
 
+@halves_in_float32
 def polarized_spatial_forward(x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> Array:
     """Spatial branch: y = x * s, one gate s[l] per pixel.
 
@@ -106,6 +109,7 @@ def _pixel_gates(x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> tuple[
     return mean, b, c, sigmoid((x @ c[:, :, None])[:, :, 0] + (b @ bv)[:, None])
 
 
+@halves_in_float32
 def polarized_spatial_backward(dy: Array, x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> tuple[Array, ...]:
     """(dx, dwq, dbq, dwv, dbv):
 

@@ -8,7 +8,7 @@ Everything follows from one linear map and its transpose: `patches` reads the in
 
 Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
 Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy then); groups must be 1.
-A 1x1 convolution's forward takes more of them.
+A 1x1 convolution's forward takes more of them. float16 is computed and added up in float32, and rounded once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
-from kernels.core.reduction import sum_pixels
+from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
 from kernels.norm.reference import batch_norm_backward, batch_norm_forward, batch_norm_inverse, batch_norm_running, batch_norm_statistics
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
@@ -58,11 +58,11 @@ def unpatch(cols: Array, size: Pair, window: Window) -> Array:
     n, p, q, r, s, c = cols.shape
     (top, bottom), (left, right) = window.padding
     (sh, sw), (dh, dw) = window.stride, window.dilation
-    x = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), cols.dtype)
+    x = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), wide_type(cols.dtype))
     for i in range(r):
         for j in range(s):
             x[:, i * dh : i * dh + (p - 1) * sh + 1 : sh, j * dw : j * dw + (q - 1) * sw + 1 : sw] += cols[:, :, :, i, j]
-    return x[:, top : top + size[0], left : left + size[1]]
+    return x[:, top : top + size[0], left : left + size[1]].astype(cols.dtype, copy=False)
 
 
 def grouped_rows(cols: Array, groups: int) -> Array:
@@ -83,6 +83,7 @@ def grouped_pixels(y: Array, groups: int) -> Array:
     return y.reshape(n * p * q, groups, k // groups).transpose(1, 0, 2)
 
 
+@halves_in_float32
 def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Array:
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
 
@@ -149,16 +150,18 @@ def conv2d_backward_data(
     """
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
+    dtype, (dy, w) = dy.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w))  # not `into`, which is added to
     # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
-    dxs = split_channels(unpatch(cols, size, window), parts or (groups * c,))
+    dxs = split_channels(unpatch(cols, size, window).astype(dtype, copy=False), parts or (groups * c,))
     for dx, total in zip(dxs, into, strict=True):
         if total is not None:
             accumulate(total, dx)
     return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
 
 
+@halves_in_float32
 def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Array:
     """dw[r,s,c,k] = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,k] -> (R, S, C/G, K)."""
     x = whole(x)
@@ -201,6 +204,7 @@ def conv2d_norm_backward(
     return dw, dweight, dbias, dresidual, dxs
 
 
+@halves_in_float32
 def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int = 1) -> Array:
     """y = unpatch(x w^T) + b: x (N, P, Q, C), filter (R, S, C, K/groups), size (H, W) -> (N, H, W, K)."""
     (y,) = conv2d_backward_data(x, w.swapaxes(2, 3), size, window, groups)

@@ -33,10 +33,12 @@ def halves_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_half(a: Any) -> bool:
-    return getattr(a, "dtype", None) == np.float16
+    return any(map(_is_half, a)) if isinstance(a, tuple) else getattr(a, "dtype", None) == np.float16
 
 
 def _widened(a: Any) -> Any:
+    if isinstance(a, tuple) and _is_half(a):
+        return tuple(map(_widened, a))
     return a.astype(np.float32) if _is_half(a) else a
 
 

@@ -38,16 +38,17 @@ def batch_norm_forward(
 ) -> tuple[Array, Array | None]:
     """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'.
 
-    y has x's dtype; the vectors may be of any float type.
+    y has x's dtype (float16 is computed in float32 and rounded once); the vectors may be of any float type.
 
     Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: whether not y <= 0, or None).
     """
+    dtype, x = x.dtype, x.astype(wide_type(x.dtype), copy=False)
     y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias.astype(x.dtype, copy=False)
     if residual is not None:
         y = y + residual
     if activation is None:
-        return y, None
-    return y.clip(0, None), ~(y <= 0)
+        return y.astype(dtype, copy=False), None
+    return y.clip(0, None).astype(dtype, copy=False), ~(y <= 0)
 
 
 def batch_norm_backward(
@@ -74,6 +75,8 @@ def batch_norm_backward(
     if activation is not None and (mask is None or mask.shape != x.shape):
         raise ValueError("batch_norm_backward: the mask comes from another implementation; run forward and backward under the same use_kernels")
     g = dy if activation is None else xp.where(mask, dy, xp.zeros((), dy.dtype))
+    dtype, dresidual = x.dtype, g if with_residual else None
+    x, g = (a.astype(wide_type(a.dtype), copy=False) for a in (x, g))
     xhat = (x - mean.astype(x.dtype)) * inverse.astype(x.dtype)
     dbias, dweight = sum_pixels(g), sum_pixels(g * xhat)
     scale = (weight * inverse).astype(x.dtype)
@@ -82,7 +85,7 @@ def batch_norm_backward(
         dx = scale * (g - ((dbias / rows).astype(x.dtype) + xhat * (dweight / rows).astype(x.dtype)))
     else:
         dx = scale * g
-    return dx, dweight.astype(weight.dtype), dbias.astype(bias.dtype), g if with_residual else None
+    return dx.astype(dtype, copy=False), dweight.astype(weight.dtype), dbias.astype(bias.dtype), dresidual
 
 
 @halves_in_float32

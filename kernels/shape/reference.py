@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kernels.core.device import Array, array_module
+from kernels.core.reduction import halves_in_float32
 
 
 def concat_channels(xs: Sequence[Array]) -> Array:
@@ -49,6 +50,7 @@ def duplicate(a: Array) -> Array:
     return a.copy()
 
 
+@halves_in_float32
 def sum_to(dy: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting: the sum of dy over the axes along which an array of `shape` was repeated."""
     if dy.shape == shape:
