@@ -147,6 +147,10 @@ class Methods:
         """Axes in another order, given as integers, a tuple or a list (none given, or None: reversed)."""
         return _ops().transpose(self, None if axes in ((), (None,)) else _sequence(axes))
 
+    def swapaxes(self, axis0: int, axis1: int) -> Tensor:
+        """Two axes in each other's place."""
+        return _ops().swapaxes(self, axis0, axis1)
+
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """The axes start_dim .. end_dim as one."""
         return _ops().flatten(self, start_dim, end_dim)
@@ -224,8 +228,8 @@ class Methods:
     def __abs__(self) -> Tensor:
         return _ops().abs(self)
 
-    def clip(self, min: float | None = None, max: float | None = None) -> Tensor:
-        """The values limited to [min, max]."""
+    def clip(self, min: Any = None, max: Any = None) -> Tensor:
+        """The values limited to [min, max], numbers or Tensors."""
         return _ops().clip(self, min, max)
 
 

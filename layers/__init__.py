@@ -22,7 +22,7 @@ from layers.loss import (
 )
 from layers.module import Buffer, Identity, LoadReport, Module, Parameter, Sequential
 from layers.norm import BatchNorm2d, GroupNorm, InstanceNorm2d, LayerNorm, RMSNorm
-from layers.pointwise import GELU, Dropout, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
+from layers.pointwise import GELU, Dropout, Dropout2d, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from layers.pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
 from layers.pyramid import FeaturePyramidAttention, FeaturePyramidPooling
 from layers.regression import BCEWithLogitsLoss, L1Loss, MSELoss, SmoothL1Loss
@@ -49,6 +49,7 @@ __all__ = [
     "DecoderStage",
     "DiceLoss",
     "Dropout",
+    "Dropout2d",
     "Embedding",
     "FeaturePyramidAttention",
     "FeaturePyramidPooling",

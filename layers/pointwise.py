@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autograd import Tensor, ops
+from kernels.core.device import array_module
 from layers.module import Module
 
 
@@ -80,3 +81,19 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"{self.p}"
+
+
+class Dropout2d(Dropout):
+    """In training whole channels of an image are zero with probability p, and the others scaled by 1 / (1 - p); the identity in evaluation.
+
+    x (N, H, W, C) -> the same shape, as PyTorch's, channels last: ops.dropout of a one per image and channel, times x.
+    (Tompson et al., arXiv 1411.4280)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ValueError(f"Dropout2d: x has shape {x.shape}, expected (N, H, W, C)")
+        if not (self.training and self.p):
+            return x
+        ones = array_module(x.data).ones((len(x), 1, 1, x.shape[-1]), x.dtype)
+        return x * ops.dropout(Tensor(ones), self.p)

@@ -40,7 +40,19 @@ ELEMENTARY = [
             s(away(3, 5), max=0.1, note="max"),
             s(N(4), min=1.0, max=-1.0, note="crossed"),
         ],
-        [Bad([N(3)], ValueError, "neither min nor max"), Bad([N(3)], TypeError, "min is a ndarray", {"min": np.zeros(3)})],
+        [Bad([N(3)], ValueError, "neither min nor max"), Bad([N(3)], TypeError, "min is a str", {"min": "0"})],
+    ),
+    Case(
+        "clip between Tensors",
+        ops.clip,
+        forms.clip,
+        [
+            s(N(3, 5), constant(np.full((3, 1), -0.3)), N(5), note="broadcast, some crossed"),
+            s(N(3, 5), N(5), constant(None), note="min"),
+            s(N(5), constant(None), N(3, 1), note="max"),
+            s(N(3, 5), N(3, 1), max=0.4, note="a number"),
+        ],
+        [Bad([N(3), N(2)], ValueError, "broadcast")],
     ),
     Case("minimum", ops.minimum, forms.minimum, [s(N(2, 1, 4), N(3, 1)), s(N(4), N(2, 4))]),
     Case("maximum", ops.maximum, forms.maximum, [s(N(2, 1, 4), N(3, 1)), s(N(4), N(2, 4))]),
@@ -147,6 +159,22 @@ SHAPES = [
             Bad([N(2)], ValueError, "has k, which no operand has", {"equation": "i->k"}),
             Bad([N(2)], ValueError, "expected letters", {"equation": "1->1"}),
             Bad([N(2, 3)], ValueError, "is 3 there and 2 elsewhere", {"equation": "ii"}),
+        ],
+    ),
+    Case(
+        "einsum of lists",
+        forms.listed(ops.einsum),
+        forms.einsum_of_lists,
+        [
+            s(N(2, 3), N(3, 4), lists=[[0, 1], [1, 2], [0, 2]], note="product"),
+            s(N(2, 3), N(3, 4), lists=[[30, 2], [2, 7]], note="in the order of the numbers"),
+            s(N(4, 2, 3), N(3, 5), lists=[[..., 0, 1], [1, 51], [51, ..., 0]], note="ellipsis"),
+            s(N(3, 3), lists=[[5, 5], []], note="trace"),
+        ],
+        [
+            Bad([N(2, 3)], ValueError, r"the indices \[0, 52\] hold 52, expected 0 to 51", {"lists": [[0, 52], [0]]}),
+            Bad([N(2, 3)], ValueError, "which does not fit", {"lists": [[0], [0]]}),
+            Bad([N(2, 3)], TypeError, "got a float, expected a list of indices", {"lists": [1.5]}),
         ],
     ),
 ]

@@ -118,6 +118,13 @@ CASES = [
         ],
     ),
     Case("squeeze", ops.squeeze, forms.squeeze, [s(N(1, 3, 1)), s(N(1, 3, 1), axis=-1), s(N(1, 3, 1), axis=1), s(N(1, 3, 1), axis=(0, 1))]),
+    Case(
+        "swapaxes",
+        ops.swapaxes,
+        forms.swapaxes,
+        [s(N(2, 3, 4), axis0=0, axis1=-1), s(N(2, 3), axis0=1, axis1=1), s(N(), axis0=0, axis1=-1)],
+        [Bad([N(2, 3)], IndexError, "swapaxes: axis is 2, expected -2 to 1", {"axis0": 0, "axis1": 2})],
+    ),
     Case("unsqueeze", ops.unsqueeze, forms.unsqueeze, [s(N(2, 3), axis=1), s(N(2, 3), axis=-1), s(N(), axis=0)]),
     Case("transpose", ops.transpose, forms.transpose, [s(N(2, 3, 4), axes=(2, 0, 1)), s(N(2, 3))]),
     Case("broadcast_to", ops.broadcast_to, forms.broadcast_to, [s(N(2, 1, 3), shape=(4, 2, 5, 3))]),

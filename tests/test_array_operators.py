@@ -243,3 +243,20 @@ def test_methods_are_the_operators(name: str) -> None:
     x = Tensor(np.random.default_rng(0).standard_normal((3, 4)))
     assert (getattr(x, name)(**METHODS[name]).numpy() == getattr(ops, name)(x, **METHODS[name]).numpy()).all()
     assert (abs(x).numpy() == np.abs(x.numpy())).all()
+
+
+@pytest.mark.parametrize("given", [(True, True), (True, False), (False, True)])
+def test_clip_between_tensors_is_pytorchs_on_bounds_crossed_bounds_and_special_values(given: tuple[bool, bool]) -> None:
+    """Every triple of x, min and max from numbers that are equal, cross, are infinite or NaN: value and the three gradients."""
+    some = [NAN, INF, -INF, 0.0, 1.0, -1.0, 2.0]
+    columns = np.stack([a.ravel() for a in np.meshgrid(some, some, some)])
+    kept = [columns[0], *(c if is_given else None for c, is_given in zip(columns[1:], given, strict=True))]
+    ours = [None if c is None else Tensor(c.copy(), requires_grad=True) for c in kept]
+    theirs = [None if c is None else torch.tensor(c, requires_grad=True) for c in kept]
+    y, z, dy = ops.clip(*ours), torch.clamp(*theirs), np.arange(1.0, 1 + columns.shape[1])
+    y.backward(Tensor(dy))
+    z.backward(torch.tensor(dy))
+    np.testing.assert_array_equal(y.numpy(), z.detach().numpy())
+    for a, b in zip(ours, theirs, strict=True):
+        if a is not None:
+            np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())

@@ -200,3 +200,20 @@ def test_bottleneck_kinds() -> None:
     for kind in ("aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"):
         module = bottleneck(kind, 8, (4, 6))
         assert module(Tensor(np.ones((2, 4, 6, 8), np.float32))).shape == (2, 4, 6, 8)
+
+
+def test_dropout2d_drops_whole_channels_and_hands_the_same_mask_to_the_gradient() -> None:
+    x = Tensor(np.random.default_rng(0).standard_normal((40, 3, 5, 50)).astype(np.float32), requires_grad=True)
+    drop = layers.Dropout2d(0.3)
+    y = drop(x)
+    kept = (y.data != 0).all((1, 2))
+    assert (kept | (y.data == 0).all((1, 2))).all()
+    assert 0.65 < kept.mean() < 0.75
+    np.testing.assert_allclose(y.data, x.data * kept[:, None, None] / 0.7, rtol=1e-6)
+    y.sum().backward()
+    np.testing.assert_allclose(x.grad.data, np.broadcast_to(kept[:, None, None] / np.float32(0.7), x.shape), rtol=1e-6)
+    assert (drop(x).data != y.data).any(), "another mask for every call"
+    drop.eval()
+    assert drop(x) is x
+    with pytest.raises(ValueError, match=r"Dropout2d: x has shape \(3, 4\), expected \(N, H, W, C\)"):
+        drop(x[0, 0, :, :4][:3])

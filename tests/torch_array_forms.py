@@ -11,7 +11,10 @@ def abs(x: Any) -> Any:
     return x.abs()
 
 
-def clip(x: Any, **limits: Any) -> Any:
+def clip(x: Any, low: Any = None, high: Any = None, **limits: Any) -> Any:
+    limits = {"min": low, "max": high} | limits
+    if any(hasattr(bound, "shape") for bound in limits.values()):
+        limits = {key: _torch().as_tensor(bound, dtype=x.dtype) if isinstance(bound, float) else bound for key, bound in limits.items()}
     return x.clamp(**limits)
 
 
@@ -78,6 +81,15 @@ def flip(x: Any, axis: Any = None) -> Any:
 
 def einsum(*xs: Any, equation: str) -> Any:
     return _torch().einsum(equation, *xs)
+
+
+def listed(function: Any) -> Any:
+    """The function with a list behind each operand, and the last one behind all."""
+    return lambda *xs, lists: function(*(part for pair in zip(xs, lists, strict=False) for part in pair), *lists[len(xs) :])
+
+
+def einsum_of_lists(*xs: Any, lists: Any) -> Any:
+    return listed(_torch().einsum)(*xs, lists=lists)
 
 
 def take(x: Any, index: Any, axis: int | None = None) -> Any:

@@ -103,6 +103,10 @@ def unsqueeze(x: Any, axis: int) -> Any:
     return x.unsqueeze(axis)
 
 
+def swapaxes(x: Any, axis0: int, axis1: int) -> Any:
+    return x.swapaxes(axis0, axis1)
+
+
 def transpose(x: Any, axes: Any = None) -> Any:
     return x.permute(axes or tuple(reversed(range(x.ndim))))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
-from string import ascii_letters
+from string import ascii_letters, ascii_lowercase, ascii_uppercase
+from typing import Any
 
 from autograd.function import Function, unbroadcast
 from autograd.tensor import Tensor
@@ -76,17 +77,41 @@ def _sizes(terms: Sequence[str], operands: Sequence[Array]) -> dict[str, int]:
     return sizes
 
 
-def einsum(equation: str, *operands: Tensor) -> Tensor:
+def einsum(equation: str | Tensor, *operands: Any) -> Tensor:
     """The sum of products that an equation names, as NumPy's and PyTorch's einsum: einsum("bij,bjk->bik", x, y) is a batched matrix product.
 
     A letter per axis. Without "->" the result has the letters that occur once, in alphabetical order. "..." stands for axes that are broadcast;
     a letter twice in an operand is its diagonal; axes of length 1 are repeated. Any number of operands, floating point of one dtype.
+    In place of an equation each operand may be followed by the list of its indices, numbers from 0 to 51 or ..., and the last list is the result's:
+    einsum(x, [0, 1, 2], y, [0, 2, 3], [0, 1, 3]) is the same product.
     Raises ValueError for an equation that does not fit the operands, TypeError for unlike dtypes.
     """
+    if not isinstance(equation, str):
+        equation, operands = _written(equation, *operands)
     terms, out = _parsed(equation, [x.shape for x in operands])
     if len({x.dtype for x in operands}) > 1:
         raise TypeError(f"einsum: the operands are {', '.join(str(x.dtype) for x in operands)}, expected one dtype")
     return Einsum(terms, out)(*operands)
+
+
+def _written(*given: Any) -> tuple[str, tuple[Tensor, ...]]:
+    """The equation of operands that are followed by lists of indices, and the operands."""
+    operands, lists = given[: len(given) // 2 * 2 : 2], given[1::2]
+    if not lists or any(isinstance(x, (str, int, list, tuple)) for x in operands):
+        raise TypeError("einsum: expected an equation and its operands, or operands each of which is followed by a list of its indices")
+    terms = ",".join(map(_letters, lists))
+    return (f"{terms}->{_letters(given[-1])}" if len(given) % 2 else terms), operands
+
+
+def _letters(indices: Any) -> str:
+    """A list of indices as letters, capitals first: their order is that of the numbers."""
+    if not isinstance(indices, (list, tuple)):
+        raise TypeError(f"einsum: got a {type(indices).__name__}, expected a list of indices behind each operand")
+    names = ascii_uppercase + ascii_lowercase
+    for index in indices:
+        if index is not ... and not (isinstance(index, int) and 0 <= index < len(names)):
+            raise ValueError(f"einsum: the indices {list(indices)} hold {index!r}, expected 0 to {len(names) - 1} or ...")
+    return "".join("..." if index is ... else names[index] for index in indices)
 
 
 def _parsed(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:

@@ -72,6 +72,54 @@ class Clip(_Elementary):
         return xp.where(inside, dy, xp.zeros((), dy.dtype))
 
 
+class ClipBetween(Function):
+    """y = min(max(x, low), high) with broadcasting, NaN where one of them is;  dx = dy where low <= x <= high, dlow = dy where x < low < high,
+    dhigh = dy where x > high or low > high; 0 elsewhere, as PyTorch's clamp: on a bound the gradient is x's. low or high may be None.
+    """
+
+    def forward(self, x: Array, low: Array | None, high: Array | None) -> Array:
+        self.save(x, low, high)
+        self.given = low is not None, high is not None
+        return evaluate(self._value, *(a for a in (x, low, high) if a is not None))
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        arrays = self.saved
+        present = [a for a in arrays if a is not None]
+        rules = self._of_x, self._of_low, self._of_high
+        return tuple(
+            unbroadcast(evaluate(rule, dy, *present), array.shape) if need else None
+            for rule, array, need in zip(rules, arrays, self.needs, strict=True)
+        )
+
+    def _bounds(self, arrays: tuple[Array, ...]) -> tuple[Array | None, Array | None]:
+        return arrays[1] if self.given[0] else None, arrays[-1] if self.given[1] else None
+
+    def _value(self, *arrays: Array) -> Array:
+        xp, y, (low, high) = array_module(*arrays), arrays[0], self._bounds(arrays)
+        y = y if low is None else xp.maximum(y, low)
+        return y if high is None else xp.minimum(y, high)
+
+    def _of_x(self, dy: Array, *arrays: Array) -> Array:
+        x, (low, high) = arrays[0], self._bounds(arrays)
+        inside = True if low is None else x >= low
+        return self._where(inside if high is None else inside & (x <= high), dy)
+
+    def _of_low(self, dy: Array, *arrays: Array) -> Array:
+        x, (low, high) = arrays[0], self._bounds(arrays)
+        return self._where(x < low if high is None else (x < low) & (low < high), dy)
+
+    def _of_high(self, dy: Array, *arrays: Array) -> Array:
+        x, (low, high) = arrays[0], self._bounds(arrays)
+        return self._where(x > high if low is None else (x > high) | (low > high), dy)
+
+    def _where(self, reached: Array, dy: Array) -> Array:
+        xp = array_module(dy)
+        return xp.where(reached, dy, xp.zeros((), dy.dtype))
+
+    def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
+        return 2 * outputs[0].size
+
+
 class Sin(_Elementary):
     """y = sin x;  dx = dy cos x."""
 
@@ -183,18 +231,22 @@ def abs(x: Tensor) -> Tensor:
     return Abs()(x)
 
 
-def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """x limited to [min, max], as PyTorch's clamp: the gradient is 1 within the limits and on them, 0 outside. Where min > max all is max.
 
-    min, max: Python numbers, one of which may be None. ValueError if both are, TypeError for Tensors (see `minimum`, `maximum`).
+    min, max: Python numbers, Tensors or arrays that broadcast with x, one of which may be None. A Tensor's gradient is that of the values that it
+    replaced. ValueError if both are None, TypeError for anything else.
     """
     if min is None and max is None:
         raise ValueError("clip: got neither min nor max, expected at least one of them")
+    bounds = [bound for bound in (min, max) if bound is not None]
     for name, bound in (("min", min), ("max", max)):
-        if not (bound is None or isinstance(bound, (int, float))):
-            raise TypeError(f"clip: {name} is a {type(bound).__name__}, expected a Python number; use ops.minimum or ops.maximum for arrays")
-    fractional = isinstance(min, float) or isinstance(max, float)
-    return Clip(min, max)(real(x) if fractional else x)
+        if not (bound is None or isinstance(bound, (int, float)) or hasattr(bound, "dtype")):
+            raise TypeError(f"clip: {name} is a {type(bound).__name__}, expected a number, a Tensor or an array")
+    if all(isinstance(bound, (int, float)) for bound in bounds):
+        return Clip(min, max)(real(x) if any(isinstance(bound, float) for bound in bounds) else x)
+    whole = iter(promoted(x, *bounds))
+    return ClipBetween()(next(whole), *(None if bound is None else next(whole) for bound in (min, max)))
 
 
 def sin(x: Tensor) -> Tensor:

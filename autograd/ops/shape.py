@@ -199,6 +199,15 @@ def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     return Transpose(tuple(reversed(range(x.ndim))) if axes is None else tuple(axes))(x)
 
 
+def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
+    """x with two axes in each other's place."""
+    axes = list(range(x.ndim))
+    one, other = along("swapaxes", axis0, x.ndim), along("swapaxes", axis1, x.ndim)
+    if axes:
+        axes[one], axes[other] = axes[other], axes[one]
+    return transpose(x, tuple(axes))
+
+
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x repeated to `shape` by the broadcasting rules, without a copy."""
     return BroadcastTo(tuple(shape))(x)

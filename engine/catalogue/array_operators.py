@@ -27,6 +27,11 @@ def chosen(op: Callable[..., Any]) -> Callable[..., Built]:
     return build
 
 
+def between_bounds(rng: Rng, *, shape: Shape = (3, 5), low_shape: Shape = (3, 1), high_shape: Shape = (5,)) -> Built:
+    """clip between Tensors, some of which cross."""
+    return Built(ops.clip, [normal(*shape)(rng), normal(*low_shape)(rng), normal(*high_shape)(rng) + 0.5], ["x", "min", "max"])
+
+
 def einsum(rng: Rng, *, equation: str = "bij,bjk->bik", shape: Shape = (2, 3, 4), other_shape: Shape = (2, 4, 2)) -> Built:
     """Operands of two shapes; of as many as the equation names, the first two."""
     shapes = [shape, other_shape][: equation.count(",") + 1]
@@ -137,6 +142,7 @@ A = (2, 3, 4)
 ARRAY_OPERATORS: list[Entry] = [
     _entry("abs", unary(ops.abs, "away", kink="any"), kinks=({"values": "kink"},)),
     _entry("clip", unary(ops.clip, "distinct", min=-0.42, max=0.33), {}, {"min": None}),
+    _entry("clip between Tensors", between_bounds),
     _entry("minimum", chosen(ops.minimum), kinks=({"values": "kink"},)),
     _entry("maximum", chosen(ops.maximum), kinks=({"values": "kink"},)),
     _entry("sin", unary(ops.sin)),
@@ -150,6 +156,7 @@ ARRAY_OPERATORS: list[Entry] = [
     _entry("logsumexp", unary(ops.logsumexp, shape=A), {}, {"axis": (0, 2)}),
     _entry("cumsum", unary(ops.cumsum, shape=A, axis=1)),
     _entry("stack", stack, {}, {"axis": -1}),
+    _entry("swapaxes", unary(ops.swapaxes, shape=A, axis0=0, axis1=2)),
     _entry("flip", unary(ops.flip, shape=A), {}, {"axis": (0, -1)}),
     _entry(
         "einsum",

@@ -79,6 +79,13 @@ def _torch_transpose(x: Any, axes: Any) -> Any:
     return x.permute(tuple(reversed(range(x.ndim))) if axes is None else axes)
 
 
+def _swapaxes(d: Choices) -> Case:
+    x = _any(d)
+    n = max(x.values.ndim, 1)
+    one, other = (d.integer(-n, n - 1) + n * d.chance(3) for _ in range(2))
+    return case(d, [x], axis0=one, axis1=other)
+
+
 def _broadcast_to(d: Choices) -> Case:
     dims = shape(d)
     return case(d, [tensor(d, broadcastable(d, dims), dtype(d, 15))], shape=dims)
@@ -176,6 +183,7 @@ def _set(x: Tensor, y: Tensor, index: Any) -> Tensor:
 ROWS = [
     Row("reshape", _reshape, ops.reshape, lambda x, shape: x.reshape(tuple(shape)), "element"),
     Row("transpose", _transpose, ops.transpose, _torch_transpose, "element"),
+    Row("swapaxes", _swapaxes, ops.swapaxes, lambda x, axis0, axis1: x.swapaxes(axis0, axis1), "element"),
     Row("broadcast_to", _broadcast_to, ops.broadcast_to, _torch_broadcast_to),
     Row("getitem", _getitem, lambda x, index: ops.getitem(x, index), _torch_getitem, words=("getitem", "index"), differences=(BACKWARDS, APART)),
     Row("pad", _pad, ops.pad, _torch_pad, "element", differences=(CROPS,)),
