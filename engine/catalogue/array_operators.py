@@ -27,9 +27,11 @@ def chosen(op: Callable[..., Any]) -> Callable[..., Built]:
     return build
 
 
-def between_bounds(rng: Rng, *, shape: Shape = (3, 5), low_shape: Shape = (3, 1), high_shape: Shape = (5,)) -> Built:
-    """clip between Tensors, some of which cross."""
-    return Built(ops.clip, [normal(*shape)(rng), normal(*low_shape)(rng), normal(*high_shape)(rng) + 0.5], ["x", "min", "max"])
+def clipped(rng: Rng, *, shape: Shape = (3, 5), min: float | None = -0.42, max: float | None = 0.33, between: bool = False) -> Built:
+    """Between two numbers, or between Tensors (a row and a column), some of which cross."""
+    if between:
+        return Built(ops.clip, [normal(*shape)(rng), normal(shape[0], 1)(rng), normal(shape[1])(rng) + 0.5], ["x", "min", "max"])
+    return Built(lambda x: ops.clip(x, min, max), [MAKERS["distinct"](*shape)(rng)], ["x"])
 
 
 def einsum(rng: Rng, *, equation: str = "bij,bjk->bik", shape: Shape = (2, 3, 4), other_shape: Shape = (2, 4, 2)) -> Built:
@@ -141,8 +143,7 @@ def smallest(rng: Rng, *, shape: Shape = (3, 4), axis: int | None = -1, values: 
 A = (2, 3, 4)
 ARRAY_OPERATORS: list[Entry] = [
     _entry("abs", unary(ops.abs, "away", kink="any"), kinks=({"values": "kink"},)),
-    _entry("clip", unary(ops.clip, "distinct", min=-0.42, max=0.33), {}, {"min": None}),
-    _entry("clip between Tensors", between_bounds),
+    _entry("clip", clipped, {}, {"min": None}, {"between": True}),
     _entry("minimum", chosen(ops.minimum), kinks=({"values": "kink"},)),
     _entry("maximum", chosen(ops.maximum), kinks=({"values": "kink"},)),
     _entry("sin", unary(ops.sin)),
