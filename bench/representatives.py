@@ -160,7 +160,7 @@ def _resample(size: tuple[int, int], mean: bool, channels: int, dtype: str) -> N
     resample.resample2d_backward(y, a, b)
 
 
-TERMS = tuple((name, 1.0) for name in ("margin", "dice", "focal", "iou", "cross_entropy"))
+TERMS = tuple((name, 1.0) for name in ("margin", "dice", "focal", "iou", "cross_entropy", "focal_tversky", "mcc"))
 
 
 def _loss(background: str, classes: int, dtype: str) -> None:

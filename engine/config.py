@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import InputError, quoted, read_bytes, reading
+from kernels.loss.spec import TERMS
 
 PRESETS = ("tiny", "small", "report")
 
@@ -78,6 +79,18 @@ class Config:
     """Coefficient of the cross-entropy."""
     lovasz: float = 0.0
     """Coefficient of the Lovasz-softmax loss."""
+    tversky: float = 0.0
+    """Coefficient of the Tversky loss."""
+    focal_tversky: float = 0.0
+    """Coefficient of the focal Tversky loss."""
+    generalized_dice: float = 0.0
+    """Coefficient of the generalized Dice loss."""
+    mcc: float = 0.0
+    """Coefficient of the loss by Matthews' correlation."""
+    alpha: float = 0.3
+    """What false positives weigh in the Tversky losses."""
+    beta: float = 0.7
+    """What false negatives weigh in the Tversky losses."""
     gamma: float = 2.0
     """Focal exponent."""
     smooth: float = 1.0
@@ -142,12 +155,11 @@ class Config:
         if self.cuda_graph and self.dropout:
             raise ConfigError(f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)")
         if not any(self.loss_terms().values()):
-            raise ConfigError("loss: all coefficients are 0, expected at least one of margin, dice, focal, iou, cross_entropy, lovasz above 0")
+            raise ConfigError(f"loss: all coefficients are 0, expected at least one of {', '.join(TERMS)} above 0")
 
     def loss_terms(self) -> dict[str, float]:
         """The coefficients that are not 0, by term."""
-        names = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
+        return {name: getattr(self, name) for name in TERMS if getattr(self, name)}
 
 
 _INF = math.inf
@@ -156,7 +168,7 @@ _MOST_LINE = 5000  # of a line: the parser's time grows with the square of the d
 _SHARES = ("dropout", "label_smoothing", "rare_share", "flip_horizontal", "flip_vertical", "affine", "photometric", "flips_only", "warmup")
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0.0, 1.0)),
-    **dict.fromkeys(("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "smooth", "weight_decay", "clip", "patience"), (0.0, _INF)),
+    **dict.fromkeys((*TERMS, "smooth", "weight_decay", "clip", "patience"), (0.0, _INF)),
     **dict.fromkeys(("scale", "contrast", "gamma_range"), (1.0, 10.0)),
     "tiles": (20, 1e6),
     "epochs": (1, 1e6),
@@ -166,6 +178,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "val_fraction": (0.01, 0.9),
     "dropout": (0.0, 0.95),
     "gamma": (0.0, 20.0),
+    "alpha": (0.0, 100.0),
+    "beta": (0.0, 100.0),
     "learning_rate": (0.0, 10.0),
     "final_rate": (0.0, 10.0),
     "average": (0.0, 0.999999),

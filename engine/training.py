@@ -410,6 +410,8 @@ def make_loss(config: Config, weights: np.ndarray) -> SegmentationLoss:
         gamma=config.gamma,
         smooth=config.smooth,
         label_smoothing=config.label_smoothing,
+        alpha=config.alpha,
+        beta=config.beta,
     )
 
 

@@ -65,6 +65,30 @@ class IoULoss(_SingleTerm):
     term = "iou"
 
 
+class TverskyLoss(_SingleTerm):
+    """Weighted Tversky loss over the batch; alpha, beta, smooth and absent are settings.  (arXiv 1706.05721)"""
+
+    term = "tversky"
+
+
+class FocalTverskyLoss(_SingleTerm):
+    """Focal Tversky loss; alpha, beta, tversky_power, smooth and absent are settings.  (arXiv 1810.07842)"""
+
+    term = "focal_tversky"
+
+
+class GeneralizedDiceLoss(_SingleTerm):
+    """Generalized Dice loss; absent is a setting.  (arXiv 1707.03237)"""
+
+    term = "generalized_dice"
+
+
+class MCCLoss(_SingleTerm):
+    """1 - Matthews' correlation coefficient.  (arXiv 2010.13454)"""
+
+    term = "mcc"
+
+
 class LovaszLoss(_SingleTerm):
     """Lovasz-softmax.  (arXiv 1705.08790)"""
 

@@ -392,6 +392,16 @@ CASES = [
         "dice_loss", ops.dice_loss, forms.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]
     ),
     Case("iou_loss", ops.iou_loss, forms.iou, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
+    Case(
+        "tversky_loss",
+        ops.tversky_loss,
+        forms.tversky,
+        [*LOSS_SAMPLES, s(*Z, alpha=1.5, beta=0.2, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")],
+        [Bad(Z, ValueError, "alpha is -1", {"alpha": -1.0})],
+    ),
+    Case("focal_tversky_loss", ops.focal_tversky_loss, forms.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]),
+    Case("generalized_dice_loss", ops.generalized_dice_loss, forms.generalized_dice, [*LOSS_SAMPLES, s(*Z, absent="all")]),
+    Case("mcc_loss", ops.mcc_loss, forms.mcc, LOSS_SAMPLES),
     Case("lovasz_softmax", ops.lovasz_softmax, forms.lovasz, LOSS_SAMPLES),
     Case(
         "margin_loss",

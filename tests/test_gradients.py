@@ -9,6 +9,7 @@ import pytest
 from cases import SAMPLE_IDS, SAMPLES, Case, Sample
 
 from autograd import Tensor, assert_gradients, ops
+from kernels.loss import TERMS
 
 
 def tensors(sample: Sample, seed: int = 0, layout: str = "plain") -> list[Any]:
@@ -102,7 +103,7 @@ def test_only_wanted_gradients(case: Case, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("background", ["train", "mask"])
-@pytest.mark.parametrize("term", ["margin", "dice", "focal", "iou", "cross_entropy", "lovasz"])
+@pytest.mark.parametrize("term", TERMS)
 def test_loss_gradients_sum_to_zero_over_classes(term: str, background: str) -> None:
     """Adding a constant to all logits of a pixel changes no probability; ignored pixels get no gradient at all."""
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ import pytest
 import layers
 from autograd import Tensor, assert_gradients, ops
 from engine.catalogue.blocks import BLOCKS, prepared
+from kernels.loss import TERMS
 from layers.bottleneck import bottleneck
 
 
@@ -176,7 +177,8 @@ def test_losses_report_their_terms_separately() -> None:
         (layers.MarginLoss, "margin"),
     ):
         assert cls((0, 1, 1, 1, 5))(logits, labels).item() == pytest.approx(terms[name])
-    for cls in (layers.CrossEntropyLoss, layers.LovaszLoss):
+    others = (layers.TverskyLoss, layers.FocalTverskyLoss, layers.GeneralizedDiceLoss, layers.MCCLoss)
+    for cls in (layers.CrossEntropyLoss, layers.LovaszLoss, *others):
         assert np.isfinite(cls((0, 1, 1, 1, 5))(logits, labels).item())
     value, parts = ops.combined_loss(logits, labels, (0, 1, 1, 1, 5), return_terms=True)
     assert value.item() == total
@@ -189,7 +191,7 @@ def test_masked_background_ignores_the_background_logit() -> None:
     other = logits.copy()
     other[..., 0] += 10
     other[labels == 0] = 7
-    for term in ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz"):
+    for term in TERMS:
         loss = layers.SegmentationLoss({term: 1.0}, background="mask")
         assert loss(Tensor(logits), labels).item() == loss(Tensor(other), labels).item()
         literal = layers.SegmentationLoss({term: 1.0})

@@ -20,6 +20,7 @@ from cases import SAMPLES
 
 from engine.gradcheck.bugs import misprinted
 from kernels.core.dispatch import use_kernels
+from kernels.loss import TERMS
 
 try:
     import test_parity
@@ -62,7 +63,7 @@ def augmented(test: Callable, *arguments) -> Callable[[], None]:
 
 
 def every_term_keeps_out_of_the_background() -> None:
-    for term in ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz"):
+    for term in TERMS:
         test_gradients.test_loss_gradients_sum_to_zero_over_classes(term, "mask")
 
 
@@ -75,6 +76,7 @@ def barred_labels() -> None:
 
 
 CONV, LOSS, NORM, POINT = "kernels.conv.reference:", "kernels.loss.reference:", "kernels.norm.reference:", "kernels.pointwise.reference:"
+REGION = "kernels.loss.regions:"
 MUTANTS = [
     Mutant(
         "same padding on the wrong side",
@@ -164,8 +166,15 @@ MUTANTS = [
         parity("margin_loss"),
         True,
     ),
-    Mutant("Dice: factor 2 missing in the gradient", LOSS + "dice", "-2 * scale", "-scale", gradient("dice_loss")),
-    Mutant("IoU: union counts the intersection twice", LOSS + "iou", "union = union - intersection", "union = union", parity("iou_loss"), True),
+    Mutant("Dice: factor 2 missing in the gradient", REGION + "dice", "-2 * scale", "-scale", gradient("dice_loss")),
+    Mutant("IoU: union counts the intersection twice", REGION + "iou", "sums.truth - sums.hit", "sums.truth", parity("iou_loss"), True),
+    Mutant(
+        "Tversky: alpha and beta swapped", REGION + "_missed", "spec.beta * (sums.truth", "spec.alpha * (sums.truth", parity("tversky_loss"), True
+    ),
+    Mutant("Tversky: false positives missing in the gradient", REGION + "_missed", "spec.alpha * k / total", "0 * k", gradient("tversky_loss")),
+    Mutant("focal Tversky: outer derivative missing", REGION + "focal_tversky", "** (e - 1)", "** 0", gradient("focal_tversky_loss")),
+    Mutant("generalized Dice: size not squared", REGION + "generalized_dice", "** 2", "", parity("generalized_dice_loss"), True),
+    Mutant("MCC: the root's derivative missing", REGION + "mcc", "+ c * (1 - 2 * q) / (2 * spread)", "", gradient("mcc_loss")),
     Mutant("Lovasz: errors in ascending order", LOSS + "lovasz", "xp.argsort(-e", "xp.argsort(e", parity("lovasz_softmax"), True),
     Mutant("labels off by one", LOSS + "pixels_of", "xp.arange(first, classes)", "xp.arange(first, classes) - 1", parity("cross_entropy"), True),
     Mutant("background masked but still in the softmax", LOSS + "pixels_of", "[:, first:]", "", every_term_keeps_out_of_the_background),

@@ -17,6 +17,7 @@ from test_gradients import statistics
 
 from autograd import Tensor, ops
 from kernels.core.dispatch import use_kernels
+from kernels.loss import TERMS
 
 torch = pytest.importorskip("torch")
 
@@ -41,6 +42,7 @@ INDEFINITE = {
 # PyTorch divides the product by the factor: NaN, where the product of the others is a number.
 UNLIKE = {"prod"}
 LOSSES = {"cross_entropy", "focal_loss", "dice_loss", "iou_loss", "lovasz_softmax", "margin_loss", "combined_loss"}  # -inf: see the tests below
+LOSSES |= {"tversky_loss", "focal_tversky_loss", "generalized_dice_loss", "mcc_loss"}
 # PyTorch adds 0 times the neighbour where a sample falls on a pixel. Ours leaves out what has no weight: a NaN comes out at fewer places.
 FEWER = {"resize_bilinear"}
 # The fast data gradient pads with zeros, and 0 times the NaN of a filter is NaN; so is a masked score in a row that is NaN. Nothing is lost.
@@ -136,7 +138,6 @@ def test_special_values_come_out_where_pytorch_has_them(case: Case, sample: Samp
 # -- losses ---------------------------------------------------------------------------------------------------------------------
 
 
-TERMS = ("cross_entropy", "focal", "dice", "iou", "margin", "lovasz")
 OPERATORS = {
     "cross_entropy": ops.cross_entropy,
     "focal": ops.focal_loss,
@@ -144,6 +145,10 @@ OPERATORS = {
     "iou": ops.iou_loss,
     "margin": ops.margin_loss,
     "lovasz": ops.lovasz_softmax,
+    "tversky": ops.tversky_loss,
+    "focal_tversky": ops.focal_tversky_loss,
+    "generalized_dice": ops.generalized_dice_loss,
+    "mcc": ops.mcc_loss,
 }
 
 

@@ -319,6 +319,60 @@ def iou(
     return (w * (1 - (inter + smooth) / (total - inter + smooth))).sum()
 
 
+def _index(z: Any, t: Any, alpha: float, beta: float, smooth: float) -> Any:
+    """Tversky's index of every class."""
+    p = z.softmax(1)
+    tp, fp, fn = (p * t).sum(0), (p * (1 - t)).sum(0), ((1 - p) * t).sum(0)
+    return (tp + smooth) / (tp + alpha * fp + beta * fn + smooth)
+
+
+def focal_tversky(
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    power: float = 0.75,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Any:
+    z, t, w = _pixels(logits, labels, weight, ignore_index, background)
+    if absent == "present":
+        w = w * (t.sum(0) > 0)
+    return (w / w.sum() * (1 - _index(z, t, alpha, beta, smooth)) ** power).sum()
+
+
+def tversky(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, **settings: Any) -> Any:
+    return focal_tversky(logits, labels, weight, ignore_index, power=1, **settings)
+
+
+def generalized_dice(
+    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, absent: str = "present", background: str = "train"
+) -> Any:
+    z, t, w = _pixels(logits, labels, weight, ignore_index, background)
+    overlap = total = z.new_zeros(())
+    for p, truth, share in zip(z.softmax(1).T, t.T, w, strict=True):
+        if absent == "all" or truth.sum() > 0:
+            v = share / truth.sum().clip(1) ** 2
+            overlap, total = overlap + v * (p * truth).sum(), total + v * (p + truth).sum()
+    return 1 - 2 * overlap / total
+
+
+def mcc(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
+    """Pearson's correlation of probability and truth, class by class, from the four counts."""
+    z, t, w = _pixels(logits, labels, weight, ignore_index, background)
+    values, weights = [], []
+    for p, truth, share in zip(z.softmax(1).T, t.T, w, strict=True):
+        if 0 < truth.sum() < len(truth):
+            tp, fp, fn, tn = (p * truth).sum(), (p * (1 - truth)).sum(), ((1 - p) * truth).sum(), ((1 - p) * (1 - truth)).sum()
+            values.append((tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt())
+            weights.append(share)
+    torch = _torch()
+    return (torch.stack(weights) * (1 - torch.stack(values))).sum() / torch.stack(weights).sum()
+
+
 def lovasz(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
     torch = _torch()
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
@@ -357,7 +411,7 @@ def margin(
 
 
 def combined(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: Any = "train", terms: Any = None) -> Any:
-    functions = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "lovasz": lovasz, "cross_entropy": cross_entropy}
+    functions: Any = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "lovasz": lovasz, "cross_entropy": cross_entropy}
     total = 0
     for name, coefficient in (terms or {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}).items():
         policy = background.get(name, "train") if isinstance(background, Mapping) else background

@@ -15,6 +15,16 @@ from kernels.core.device import Array, to_device, to_numpy
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
+_RANGES = {  # of a LossSpec's numbers
+    "gamma": (0, 100),
+    "smooth": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "power": (1, 100),
+    "false_positive": (0, 1),
+    "alpha": (0, 100),
+    "beta": (0, 100),
+    "tversky_power": (0.1, 10),
+}
 
 
 class Loss(Function):
@@ -103,6 +113,63 @@ def iou_loss(
     return _single("iou", logits, labels, weight, ignore_index, background, smooth=smooth, absent=absent)
 
 
+def tversky_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), sums over the batch.  (arXiv 1706.05721)
+
+    alpha: what false positives weigh; beta: false negatives, above alpha for rare classes. alpha = beta = 1 is `iou_loss`.
+    """
+    return _single("tversky", logits, labels, weight, ignore_index, background, alpha=alpha, beta=beta, smooth=smooth, absent=absent)
+
+
+def focal_tversky_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    power: float = 0.75,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """The weighted mean over classes of (1 - Tversky index)^power: below 1, classes that are nearly right get more.  (arXiv 1810.07842)"""
+    settings = {"alpha": alpha, "beta": beta, "tversky_power": power, "smooth": smooth, "absent": absent}
+    return _single("focal_tversky", logits, labels, weight, ignore_index, background, **settings)
+
+
+def generalized_dice_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - 2 sum v I / sum v U, one ratio for all classes, which weigh v = weight / pixels^2.  (arXiv 1707.03237)"""
+    return _single("generalized_dice", logits, labels, weight, ignore_index, background, absent=absent)
+
+
+def mcc_loss(
+    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+) -> Tensor:
+    """1 - the weighted mean over classes of the correlation of probability and truth (Matthews).  (arXiv 2010.13454)
+
+    Unlike overlaps it counts true negatives, too. Classes that no pixel of the batch has, or every one, are left out.
+    """
+    return _single("mcc", logits, labels, weight, ignore_index, background)
+
+
 def lovasz_softmax(
     logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
 ) -> Tensor:
@@ -139,7 +206,7 @@ def combined_loss(
 ) -> Any:
     """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU, evaluated together.
 
-    terms: other coefficients by name (margin, dice, focal, iou, cross_entropy, lovasz). background: one policy, or one per term.
+    terms: other coefficients by name (see kernels.loss.TERMS). background: one policy, or one per term.
     settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every term's value.
     """
     spec = make_spec(terms or REPORT_TERMS, weight, ignore_index, background, **settings)
@@ -187,7 +254,7 @@ def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
         raise ValueError(f"{name}: got {len(weights)} class weights for {classes} classes")
     if weights is not None and not all(math.isfinite(w) and w >= 0 for w in weights):
         raise ValueError(f"{name}: class weights must be finite and not negative, got {weights}")
-    for key, low, high in (("gamma", 0, 100), ("smooth", 0, math.inf), ("label_smoothing", 0, 1), ("power", 1, 100), ("false_positive", 0, 1)):
+    for key, (low, high) in _RANGES.items():
         if not low <= getattr(spec, key) <= high:
             raise ValueError(f"{name}: {key} is {getattr(spec, key)}, expected {low} to {high}")
     if spec.ignore_index is not None and not (isinstance(spec.ignore_index, (int, np.integer)) and abs(spec.ignore_index) < 2**63):

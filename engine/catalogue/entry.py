@@ -115,8 +115,7 @@ def _term_formulas(name: str) -> list[tuple[str, str]]:
 
     term = {"lovasz_softmax": "lovasz", "combined_loss": ""}.get(name, name.removesuffix("_loss"))
     names = [term] if term else ["margin", "dice", "focal", "iou"]
-    found = [getattr(reference, n, None) for n in names]
-    return [(f.__name__, inspect.getdoc(f) or "") for f in found if f is not None and f.__name__ in reference._FUNCTIONS]
+    return [(n, inspect.getdoc(reference.FORMULAS[n]) or "") for n in names if n in reference.FORMULAS]
 
 
 def _short(value: Any) -> str:

@@ -21,6 +21,7 @@ from kernels.core.dispatch import by_numpy
 from kernels.core.labels import NO_LABEL, check_labels
 from kernels.core.simd import Code, Pointer, Vec, program, target
 from kernels.core.threads import parallel
+from kernels.loss.regions import REGIONS, Sums
 from kernels.loss.spec import LossSpec
 
 _BLOCK = 512  # pixels transposed at a time: a plane per class, in the L1 cache
@@ -265,7 +266,7 @@ class _Plan:
             and "lovasz" not in self.coefficients
         )
         names = self.coefficients
-        self.terms: Terms = ("focal" in names, "margin" in names, "dice" in names or "iou" in names, "cross_entropy" in names)
+        self.terms: Terms = ("focal" in names, "margin" in names, not names.keys().isdisjoint(REGIONS), "cross_entropy" in names)
         self.gamma = 2.0 if spec.gamma == 2.0 else None
         weights = np.ones(logits.shape[-1]) if spec.class_weights is None else np.array(spec.class_weights)
         self.weights = weights[self.first :]
@@ -309,8 +310,7 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
     count, label_weight = max(sums[_COUNT], 1.0), max(sums[_LABEL_WEIGHT], 1e-30)
     intersection, probability, truth = sums[_FIRST_CLASS:].reshape(3, n)
     a, b = plan.constants[_WEIGHTS + n : _WEIGHTS + 2 * n], plan.constants[_WEIGHTS + 2 * n :]
-    w = plan.weights * (truth > 0) if spec.absent == "present" else plan.weights
-    w = w / max(w.sum(), 1e-30)
+    regions = Sums(intersection, probability, truth, plan.weights, sums[_COUNT])
     for name, coefficient in spec.terms:
         if name == "focal":
             parts[name] = -sums[_FOCAL] / count
@@ -324,11 +324,10 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
             parts[name] = -sums[_ENTROPY] / label_weight
             plan.constants[_C_ENTROPY] = coefficient / label_weight
         else:
-            total = np.maximum(probability + truth - (intersection if name == "iou" else 0) + spec.smooth, 1e-30)
-            overlap = ((1 if name == "iou" else 2) * intersection + spec.smooth) / total
-            parts[name] = float((w * (1 - overlap)).sum())
-            a -= coefficient * w / total * (1 + overlap if name == "iou" else 2)
-            b += coefficient * w / total * overlap
+            value, by_hit, by_probability = REGIONS[name](regions, spec)
+            parts[name] = float(value)
+            a += coefficient * by_hit
+            b += coefficient * by_probability
     return parts
 
 

@@ -33,8 +33,9 @@ THREADS, TILE = 128, 512  # as in loss.cu
 MOST_PARTS = 2048  # blocks of pass 1
 MOST_CLASSES = 16
 _TYPES = {"float32": "float", "float64": "double"}
-_NUMBERS = ("focal", "margin", "dice", "iou", "cross_entropy")  # bits of the terms, order of the coefficients
-_PARTS = ("focal", "margin", "margin_false_negative", "margin_false_positive", "dice", "iou", "cross_entropy")  # order of `out` after the value
+# Bits of the terms, order of the coefficients.
+_NUMBERS = ("focal", "margin", "cross_entropy", "dice", "iou", "tversky", "focal_tversky", "generalized_dice", "mcc")
+_PARTS = (*_NUMBERS, "margin_false_negative", "margin_false_positive")  # order of `out` after the value
 
 
 def fast(kind: str, wide: int, first: int) -> bool:
@@ -89,12 +90,13 @@ class _Plan:
 @lru_cache(maxsize=64)
 def _settings(spec: LossSpec, dtype: str, classes: int, wide: int) -> Any:
     """loss/pixel.cuh's Settings<T> of a spec."""
-    scalars = ("gamma", "power", "smoothing", "smooth", "share")
+    scalars = ("gamma", "power", "smoothing", "smooth", "share", "alpha", "beta", "tversky_power")
     integers = ("terms", "reduction", "present", "classes")
-    fields = [(name, dtype) for name in scalars] + [("coefficient", dtype, 5), ("weights", dtype, MOST_CLASSES)]
+    fields = [(name, dtype) for name in scalars] + [("coefficient", dtype, len(_NUMBERS)), ("weights", dtype, MOST_CLASSES)]
     fields += [(name, "i4") for name in integers] + [("ignore", "i8")]
     s = np.zeros((), np.dtype(fields, align=True))
-    for name, value in zip(scalars, (spec.gamma, spec.power, spec.label_smoothing, spec.smooth, spec.false_positive), strict=True):
+    values = (spec.gamma, spec.power, spec.label_smoothing, spec.smooth, spec.false_positive, spec.alpha, spec.beta, spec.tversky_power)
+    for name, value in zip(scalars, values, strict=True):
         s[name] = value
     coefficients = dict(spec.terms)
     s["coefficient"] = [coefficients.get(name, 0.0) for name in _NUMBERS]
@@ -123,7 +125,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
     parts = launch.grid[0]
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
     MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, spec))
-    out, state = xp.empty(8, z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
+    out, state = xp.empty(1 + len(_PARTS), z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
     MODULES[plan.kind].run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
     wanted = {name for name, _ in spec.terms}
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}

@@ -144,13 +144,64 @@ loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void
 
 // -- between the passes ---------------------------------------------------------------------------------------------------------
 
-// One block. partial (numbers, parts) with `most` places per class. out: the value, then focal, margin, its f_n and f_p, Dice, IoU, cross-entropy.
+// A region term's value, and its derivatives by I_c and P_c, the sums of p t and of p; see kernels/loss/regions.py. T_c: sum of t.
+struct Region {
+  const double *hit, *probability, *truth;
+  double *by_hit, *by_probability;  // (classes), added to with the term's coefficient
+  const double tiny = 1e-30;
+
+  // 1 - (n I + smooth) / total for one class
+  __device__ double overlap(int c, double w, double coefficient, double n, double total, double smooth) {
+    const double both = max(total + smooth, tiny), share = (n * hit[c] + smooth) / both;
+    by_hit[c] -= coefficient * w / both * (n == 2 ? 2 : 1 + share);
+    by_probability[c] += coefficient * w / both * share;
+    return w * (1 - share);
+  }
+
+  // w (1 - K)^power
+  template <class T> __device__ double tversky(int c, double w, double coefficient, double power, const Settings<T>& s) {
+    const double a = s.alpha, b = s.beta, wrong = a * (probability[c] - hit[c]) + b * (truth[c] - hit[c]);
+    const double total = max(wrong + hit[c] + s.smooth, tiny), k = (hit[c] + s.smooth) / total, miss = max(wrong / total, 0.0);
+    const double slope = coefficient * w * (power == 1 ? 1 : power * pow(max(miss, 1e-6), power - 1)) / total;
+    by_hit[c] -= slope * (1 - (1 - a - b) * k);
+    by_probability[c] += slope * a * k;
+    return w * (power == 1 ? miss : pow(miss, power));
+  }
+
+  // 1 - G; w: the classes' shares
+  __device__ double generalized(int classes, const double* w, double coefficient) {
+    double total = tiny, both = tiny;
+    for (int c = 0; c < classes; ++c) {
+      const double size = max(truth[c], 1.0), v = w[c] / (size * size);
+      total += v * (probability[c] + truth[c]);
+      both += 2 * v * hit[c];
+    }
+    const double g = both / total;
+    for (int c = 0; c < classes; ++c) {
+      const double size = max(truth[c], 1.0), v = coefficient * w[c] / (size * size) / total;
+      by_hit[c] -= 2 * v;
+      by_probability[c] += v * g;
+    }
+    return 1 - g;
+  }
+
+  // W (1 - C) for one class that some, but not all of `count` pixels have
+  __device__ double matthews(int c, double w, double coefficient, double count) {
+    const double i = hit[c] / count, q = probability[c] / count, r = truth[c] / count, spread = max(q * (1 - q), 1e-12);
+    const double root = sqrt(spread * r * (1 - r)), correlation = (i - q * r) / root;
+    by_hit[c] -= coefficient * w / (count * root);
+    by_probability[c] += coefficient * w / count * (r / root + correlation * (1 - 2 * q) / (2 * spread));
+    return w * (1 - correlation);
+  }
+};
+
+// One block. partial (numbers, parts) with `most` places per class. out: the value, the TERMS terms, then the margin's f_n and f_p.
 // state: what Pixel::differentiate reads.
 template <class T>
 __global__ void __launch_bounds__(256, 2)
 loss_settle(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most,
             const __grid_constant__ Settings<T> s) {
-  __shared__ double sums[PER_CLASS + 3 * MOST_CLASSES];
+  __shared__ double sums[PER_CLASS + 3 * MOST_CLASSES], shares[3][MOST_CLASSES];
   const int lane = threadIdx.x % WARP, numbers = PER_CLASS + 3 * most;
   for (int k = threadIdx.x / WARP; k < numbers; k += blockDim.x / WARP) {
     double total = 0;
@@ -162,36 +213,41 @@ loss_settle(const double* __restrict__ partial, T* __restrict__ out, T* __restri
   if (threadIdx.x) return;
 
   const double *hit = sums + PER_CLASS, *probability = hit + most, *truth = probability + most, tiny = 1e-30;
-  double count = 0, label_weight = 0, weight = 0;
+  double valid = 0, label_weight = 0, weight = 0, some_weight = 0;
+  for (int c = 0; c < s.classes; ++c) valid += truth[c];
   for (int c = 0; c < s.classes; ++c) {
-    count += truth[c];
     label_weight += s.weights[c] * truth[c];
     if (!s.present || truth[c] > 0) weight += s.weights[c];
+    if (truth[c] > 0 && truth[c] < valid) some_weight += s.weights[c];
   }
-  count = max(count, 1.0), label_weight = max(label_weight, tiny), weight = max(weight, tiny);
-  const double norm = s.reduction == 0 ? count : s.reduction == 1 ? 1 : label_weight;
-  const double focal = -sums[0] / count, fn = sums[1] / norm, fp = sums[2] / norm, share = s.share, entropy = -sums[3] / label_weight;
-  const double margin = (1 - share) * fn + share * fp;
-  double dice = 0, iou = 0;
+  const double count = max(valid, 1.0);
+  label_weight = max(label_weight, tiny), weight = max(weight, tiny), some_weight = max(some_weight, tiny);
+  const double norm = s.reduction == 0 ? count : s.reduction == 1 ? 1 : label_weight, share = s.share;
+  const double fn = sums[1] / norm, fp = sums[2] / norm;
+  double terms[TERMS] = {-sums[0] / count, (1 - share) * fn + share * fp, -sums[3] / label_weight};
+
+  double *w = shares[0], *by_hit = shares[1], *by_probability = shares[2];
+  Region region{hit, probability, truth, by_hit, by_probability};
+  for (int c = 0; c < s.classes; ++c) w[c] = s.present && !(truth[c] > 0) ? 0.0 : s.weights[c] / weight, by_hit[c] = by_probability[c] = 0;
+  const T* k = s.coefficient;
   for (int c = 0; c < s.classes; ++c) {
-    const double w = s.present && !(truth[c] > 0) ? 0.0 : s.weights[c] / weight, area = probability[c] + truth[c] + s.smooth;
-    const double both = max(area, tiny), either = max(area - hit[c], tiny);
-    const double d = (2 * hit[c] + s.smooth) / both, j = (hit[c] + s.smooth) / either;
-    dice += w * (1 - d);
-    iou += w * (1 - j);
-    const double by_dice = s.coefficient[2] * w / both, by_iou = s.coefficient[3] * w / either;
-    state[PER_CLASS + c] = -2 * by_dice - (1 + j) * by_iou;
-    state[PER_CLASS + most + c] = d * by_dice + j * by_iou;
+    const double area = probability[c] + truth[c];
+    terms[3] += region.overlap(c, w[c], k[3], 2, area, s.smooth);
+    terms[4] += region.overlap(c, w[c], k[4], 1, area - hit[c], s.smooth);
+    terms[5] += region.tversky(c, w[c], k[5], 1, s);
+    terms[6] += region.tversky(c, w[c], k[6], s.tversky_power, s);
+    if (truth[c] > 0 && truth[c] < valid) terms[8] += region.matthews(c, s.weights[c] / some_weight, k[8], count);
   }
-  state[0] = s.coefficient[0] / count;
-  state[1] = s.coefficient[1] * (1 - share) / norm;
-  state[2] = s.coefficient[1] * share / norm;
-  state[3] = s.coefficient[4] / label_weight;
-  const double parts_of[7] = {focal, margin, fn, fp, dice, iou, entropy};
-  for (int k = 0; k < 7; ++k) out[1 + k] = parts_of[k];
-  const double terms[5] = {focal, margin, dice, iou, entropy};
+  terms[7] = region.generalized(s.classes, w, k[7]);
+  for (int c = 0; c < s.classes; ++c) state[PER_CLASS + c] = by_hit[c], state[PER_CLASS + most + c] = by_probability[c];
+  state[0] = k[0] / count;
+  state[1] = k[1] * (1 - share) / norm;
+  state[2] = k[1] * share / norm;
+  state[3] = k[2] / label_weight;
   double value = 0;
-  for (int k = 0; k < 5; ++k)
-    if (s.terms >> k & 1) value += s.coefficient[k] * terms[k];
-  out[0] = value;
+  for (int i = 0; i < TERMS; ++i) {
+    out[1 + i] = terms[i];
+    if (s.terms >> i & 1) value += k[i] * terms[i];
+  }
+  out[0] = value, out[1 + TERMS] = fn, out[2 + TERMS] = fp;
 }

@@ -5,13 +5,14 @@
 #include "core/labels.cuh"
 
 constexpr int MOST_CLASSES = 16;
-constexpr int FOCAL = 1, MARGIN = 2, DICE = 4, IOU = 8, ENTROPY = 16;  // bits of Settings::terms
+constexpr int FOCAL = 1, MARGIN = 2, ENTROPY = 4, REGIONS = ~7;  // bits of Settings::terms
+constexpr int TERMS = 9;  // focal, margin, cross-entropy; regions: Dice, IoU, Tversky, focal Tversky, generalized Dice, MCC
 constexpr int PER_CLASS = 4;  // sums: focal, false negative, false positive, entropy, then per class sum p t, sum p, sum t
 
 // A LossSpec, passed by value (kernels/loss/cuda.py fills it).
 template <class T> struct Settings {
-  T gamma, power, smoothing, smooth, share;
-  T coefficient[5];  // of focal, margin, Dice, IoU, cross-entropy
+  T gamma, power, smoothing, smooth, share, alpha, beta, tversky_power;
+  T coefficient[TERMS];
   T weights[MOST_CLASSES];
   int terms, reduction, present, classes;  // reduction: 0 mean, 1 sum, 2 weighted
   long long ignore;
@@ -155,7 +156,7 @@ template <class T, int CLASSES> struct Pixel {
           d[c] += state[3] * (p[c] * total - target);
         }
       }
-      if (s.terms & (DICE | IOU)) {
+      if (s.terms & REGIONS) {
         T mean = 0;
 #pragma unroll UNROLL
         for (int c = 0; c < n; ++c) mean += p[c] * slope(state, c);

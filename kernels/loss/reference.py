@@ -2,8 +2,8 @@
 
 Per pixel i: logits z_i, p_i = softmax(z_i), label y_i, one-hot t_i, validity m_i, class weights w_c.
 A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed form.
-Region (Dice, IoU, Lovasz): a function of sums over the whole batch, whose gradient to the probabilities is simple; the chain
-rule through the softmax is then
+Region (Dice, IoU, Tversky, MCC in kernels/loss/regions.py; Lovasz): a function of sums over the whole batch, whose gradient to the
+probabilities is simple; the chain rule through the softmax is then
 
     dz = p (dp - <p, dp>)                                                                                       (*)
 
@@ -16,11 +16,13 @@ Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from kernels.core.device import Array, array_module
 from kernels.core.labels import check_labels
 from kernels.core.reduction import wide_type
+from kernels.loss.regions import REGIONS, TINY, Sums
 from kernels.loss.spec import LossSpec
 from kernels.pointwise.reference import log_softmax_forward, softmax_forward
 
@@ -130,27 +132,14 @@ def margin(pixels: Pixels, spec: LossSpec) -> Term:
     return parts, value, ((1 - b) * dfn + b * dfp) / norm
 
 
-def dice(pixels: Pixels, spec: LossSpec) -> Term:
-    """sum_c w_c (1 - D_c) / sum w,  D_c = (2 I_c + s) / (U_c + s),  I = sum m p t, U = sum m (p + t).
-
-    dp = A t + B on valid pixels, A_c = -2 w_c / (W (U_c + s)), B_c = w_c D_c / (W (U_c + s)); then (*).
-    """
-    intersection, union, w, parts = _region_sums(pixels, spec)
-    d = (2 * intersection + spec.smooth) / _at_least_tiny(union + spec.smooth)
-    scale = w / _at_least_tiny(union + spec.smooth)
-    return parts, (w * (1 - d)).sum(), _region_gradient(pixels, -2 * scale, scale * d)
-
-
-def iou(pixels: Pixels, spec: LossSpec) -> Term:
-    """sum_c w_c (1 - J_c) / sum w,  J_c = (I_c + s) / (V_c + s),  V = U - I.
-
-    dp = A t + B, A_c = -w_c (1 + J_c) / (W (V_c + s)), B_c = w_c J_c / (W (V_c + s)); then (*).
-    """
-    intersection, union, w, parts = _region_sums(pixels, spec)
-    union = union - intersection
-    j = (intersection + spec.smooth) / _at_least_tiny(union + spec.smooth)
-    scale = w / _at_least_tiny(union + spec.smooth)
-    return parts, (w * (1 - j)).sum(), _region_gradient(pixels, -scale * (1 + j), scale * j)
+def region(name: str, pixels: Pixels, spec: LossSpec) -> Term:
+    """A term of kernels/loss/regions.py: value, A and B from the sums over valid pixels; dp = m (A t + B), then (*)."""
+    z, t, m, w = pixels
+    p = softmax_forward(z, 1)
+    sums = Sums((p * t).sum(0), (p * m).sum(0), t.sum(0), w, m.sum())
+    value, a, b = REGIONS[name](sums, spec)
+    dp = m * (a * t + b)
+    return {}, value, p * (dp - (p * dp).sum(1, keepdims=True))
 
 
 def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
@@ -177,21 +166,6 @@ def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
     return {}, (w * (e * d).sum(0)).sum(), p * (dp - (p * dp).sum(1, keepdims=True))
 
 
-def _region_sums(pixels: Pixels, spec: LossSpec) -> tuple[Array, Array, Array, Parts]:
-    z, t, m, w = pixels
-    p = softmax_forward(z, 1) * m
-    intersection, truth = (p * t).sum(0), t.sum(0)
-    if spec.absent == "present":
-        w = w * (truth > 0)
-    return intersection, p.sum(0) + truth, w / _at_least_tiny(w.sum()), {}
-
-
-def _region_gradient(pixels: Pixels, a: Array, b: Array) -> Array:
-    p = softmax_forward(pixels.z, 1)
-    dp = pixels.m * (a * pixels.t + b)
-    return p * (dp - (p * dp).sum(1, keepdims=True))
-
-
 def _times_log(s: Array, logp: Array) -> Array:
     """s log p, 0 where s = 0 and p = 0."""
     xp = array_module(logp)
@@ -200,10 +174,11 @@ def _times_log(s: Array, logp: Array) -> Array:
 
 def _at_least_tiny(x: Array) -> Array:
     """A denominator that may be 0 only when its numerator is 0 too."""
-    return x.clip(1e-30, None)
+    return x.clip(TINY, None)
 
 
-_FUNCTIONS = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "cross_entropy": cross_entropy, "lovasz": lovasz}
+_FUNCTIONS = {"margin": margin, "focal": focal, "cross_entropy": cross_entropy, "lovasz": lovasz} | {k: partial(region, k) for k in REGIONS}
+FORMULAS = _FUNCTIONS | REGIONS  # each with its docstring
 
 
 def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts, Array | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TERMS = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz")
+TERMS = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "tversky", "focal_tversky", "generalized_dice", "mcc")
 BACKGROUNDS = ("train", "mask")
 
 
@@ -16,12 +16,13 @@ class LossSpec:
     ignore_index: pixels with this label count nowhere.
     background: per term (or one for all), what class 0 is: 'train', an ordinary class; 'mask', not a class at all: its pixels
         count nowhere and its logit is not in the softmax, so it gets no gradient.
-    gamma: focal exponent.   smooth: added to numerator and denominator of Dice and IoU, in pixels.
+    gamma: focal exponent.   smooth: added to numerator and denominator of Dice, IoU and Tversky, in pixels.
+    alpha, beta: what false positives and false negatives weigh in the Tversky terms.   tversky_power: exponent of the focal one.
     label_smoothing: of the cross-entropy.   power: exponent of the margin's norms.
     false_positive: share of f_p in the margin loss, 1 - share is f_n's.
     margin_reduction: 'mean' over valid pixels, 'sum', or 'weighted' (divided by the sum of the labels' weights).
-    absent: what Dice, IoU do with a class that has no pixel in the batch: 'present' leaves it out, 'all' keeps it as a pure
-        false-positive penalty. Lovasz always leaves it out.
+    absent: what the region terms do with a class that has no pixel in the batch: 'present' leaves it out, 'all' keeps it as a pure
+        false-positive penalty. Lovasz and MCC always leave it out.
     """
 
     terms: tuple[tuple[str, float], ...]
@@ -35,6 +36,9 @@ class LossSpec:
     false_positive: float = 0.01
     margin_reduction: str = "mean"
     absent: str = "present"
+    alpha: float = 0.3
+    beta: float = 0.7
+    tversky_power: float = 0.75
 
     def background_of(self, term: str) -> str:
         """The background policy of one term."""

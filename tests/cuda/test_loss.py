@@ -13,6 +13,7 @@ from kernels.core.module import launch_log
 from kernels.loss import LossSpec, cuda, loss_backward, loss_forward, reference
 
 EVERY = (("margin", 0.4), ("dice", 0.2), ("focal", 0.3), ("iou", 0.1), ("cross_entropy", 0.5))
+EVERY = (*EVERY, ("tversky", 0.6), ("focal_tversky", 0.3), ("generalized_dice", 0.2), ("mcc", 0.7))
 WEIGHTS = (0.5, 1.0, 2.0, 0.7, 3.0, 1.5, 0.2)
 SHAPES = [((2, 19, 31), 5), ((1, 1, 1), 5), ((3, 7, 90), 4), ((2, 5, 3), 7), ((4, 33), 2)]
 VARIANTS = {
