@@ -2,8 +2,8 @@
 
 Real files are mutated (bits, lengths, places swapped, numbers replaced by extreme ones; PNG chunks, archive members and headers with their
 checksums set right again), and files are made from grammars. A reader may return, or raise an InputError of one printable line. Anything else is
-a fault: another exception, a crash, more than SECONDS for an input, more than MEMORY, or a file written. Inputs are run in processes of a block
-each, with the limits set; a block that dies is run again input by input. `tests/test_fuzz.py` runs a slice.
+a fault: another exception, a crash, more than SECONDS of computation for an input, more than MEMORY, or a file written. Inputs are
+run in processes of a block each, with the limits set; a block that dies is run again input by input. `tests/test_fuzz.py` runs a slice.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check(reader: Reader, draw: random.Random, folder: Path) -> str:
     """One input: '' when all is well, else what happened."""
     path = reader.write(draw, folder)
     before = {p: p.stat().st_size for p in folder.rglob("*") if not p.is_symlink()}
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    _timers(SECONDS)
     try:
         reader.read(path)
     except InputError as error:
@@ -58,10 +58,16 @@ def check(reader: Reader, draw: random.Random, folder: Path) -> str:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {str(error)[:100]} ({Path(last.filename).name}:{last.lineno})"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _timers(0)
     if {p: p.stat().st_size for p in folder.rglob("*") if not p.is_symlink()} != before:
         return "a file was written"
     return ""
+
+
+def _timers(seconds: float) -> None:
+    """Call `_alarm` after so many seconds of computation, or twelve times as many on the clock: on a busy machine an input waits, too."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
 
 
 def _limit(room: int) -> None:
@@ -73,6 +79,7 @@ def _limit(room: int) -> None:
 def run_block(reader: Reader, seed: int, numbers: range, tell: Callable[[str], None]) -> None:
     """Inputs of one block, in this process. Each is drawn from (seed, its number) alone."""
     signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     warnings.simplefilter("ignore")
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
