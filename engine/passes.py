@@ -44,7 +44,9 @@ class Passes:
         return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))
 
     def compute(self, x: Array, labels: Array, seed: Array | None) -> Terms:
-        """All of it on the device. seed: where backward starts from, 0-d (None: 1)."""
+        """All of it on the device. seed: where backward starts from, 0-d (None: 1). Parameters that the optimizer cannot follow are an error
+        before anything is computed: no running statistic moves then."""
+        self.optimizer.follow()
         loss = self.loss(self.net(Tensor(x)), labels)
         self.net.zero_grad()
         loss.backward(None if seed is None else Tensor(seed))

@@ -224,3 +224,18 @@ def test_arithmetic_is_called_again() -> None:
         warnings.simplefilter("ignore")  # operators without a kernel may make a recording impossible; they may not make it wrong
         got = run(training, some)
     same(got, run(Training(False, Sums()), some))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_that_the_optimizer_cannot_do_moves_no_statistic(recorded: bool) -> None:
+    """Found by a program of tests/stateful.py: an ordinary step's forward pass had run by the time the optimizer refused its parameters."""
+    training = Training(recorded)
+    x, labels = batches(1)[0]
+    training.step(x, labels)
+    first = training.net.parameters()[0]
+    first.data = first.data.astype(np.float64)
+    before = {name: t.data.copy() for name, t in training.net.named_tensors()}
+    for _ in range(3):
+        with pytest.raises(ValueError, match="expected one dtype"):
+            training.step(x, labels)
+    assert all(np.array_equal(t.data, before[name]) for name, t in training.net.named_tensors())
