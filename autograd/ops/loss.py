@@ -33,12 +33,15 @@ class Loss(Function):
     Afterwards `.parts` holds the value of every term.
     """
 
-    def __init__(self, spec: LossSpec, labels: Array) -> None:
+    def __init__(self, spec: LossSpec, labels: Array, caller: str = "loss") -> None:
         super().__init__()
-        self.spec, self.labels = spec, labels
+        self.spec, self.labels, self.caller = spec, labels, caller
 
     def forward(self, logits: Array) -> Array:
-        value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec)
+        try:
+            value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec)
+        except ValueError as error:  # a label that is no class: the kernel finds it, and names itself
+            raise ValueError(str(error).replace("loss_forward", self.caller, 1)) from None
         self.save(logits, state)
         return value
 
@@ -58,7 +61,7 @@ def segmentation_loss(logits: Tensor, labels: Any, spec: LossSpec, name: str = "
     """
     array = to_device(as_array(labels), logits.device)
     _check(name, logits, array, spec)
-    loss = Loss(spec, array)
+    loss = Loss(spec, array, name)
     return loss(logits), loss.parts
 
 
