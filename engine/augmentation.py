@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.data import MARS, Classes
 from engine.data.tiles import check_masks
 from kernels import augment as kernels
-from kernels.core.device import CPU, Array, device_of, to_device
+from kernels.core.device import CPU, Array, array_module, device_of, to_device
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Augmentation:
     rotate: largest angle in degrees.   scale: from 1 / scale to scale.   shift: largest translation as a share of the size.
     photometric: probability of contrast + brightness + gamma.   contrast: from 1 / contrast to contrast.   brightness: largest addition
     to grey levels in [0, 1].   gamma: from 1 / gamma to gamma.
-    outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.
+    outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.   classes: what labels mean.
     """
 
     flip_horizontal: float = 0.5
@@ -33,27 +34,33 @@ class Augmentation:
     brightness: float = 0.1
     gamma: float = 1.4
     outside: int | None = 0
+    classes: Classes = MARS
 
     def flips_only(self) -> Augmentation:
         """The same flips and nothing else: for the last epochs."""
-        return Augmentation(self.flip_horizontal, self.flip_vertical, affine=0, photometric=0, outside=self.outside)
+        return Augmentation(self.flip_horizontal, self.flip_vertical, affine=0, photometric=0, outside=self.outside, classes=self.classes)
 
     def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """images (N, H, W) float32 in [0, 1], masks (N, H, W) uint8 -> augmented images and masks, on the device of the images.
+        """images (N, H, W) or (N, H, W, C) float32 in [0, 1], masks (N, H, W) -> augmented images and masks, on the device of the images.
 
-        Raises DataError for labels that are no classes; on CUDA it does not look at them, which would stop the stream: the loss does.
+        The channels of an image are moved and recoloured alike. Raises DataError for labels that are no classes; on CUDA it does not look at them,
+        which would stop the stream: the loss does.
         What is drawn comes from `rng` on the host, so that every device sees the same tiles.
         """
-        n, h, w = images.shape
+        n, h, w = images.shape[:3]
         if device_of(masks) == CPU:
-            check_masks("augmentation", masks)
+            check_masks("augmentation", masks, self.classes)
         matrices = self.draw_matrices(n, (h, w), rng)
         on = rng.random(n) < self.photometric
         contrast = np.where(on, _log_uniform(rng, self.contrast, n), 1).astype(np.float32)
         brightness = np.where(on, rng.uniform(-self.brightness, self.brightness, n), 0).astype(np.float32)
         gamma = np.where(on, _log_uniform(rng, self.gamma, n), 1).astype(np.float32)
-        settings = (to_device(drawn, device_of(images)) for drawn in (matrices, contrast, brightness, gamma))
-        return kernels.augment_batch(images, masks, *settings, self.outside)
+        settings = [to_device(drawn, device_of(images)) for drawn in (matrices, contrast, brightness, gamma)]
+        if images.ndim == 3:
+            return kernels.augment_batch(images, masks, *settings, self.outside)
+        xp, channels = array_module(images), range(images.shape[3])
+        parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), masks, *settings, self.outside) for c in channels]
+        return xp.stack([part[0] for part in parts], -1), parts[0][1]
 
     def draw_matrices(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an (H, W) tile."""

@@ -6,17 +6,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from engine.data import MARS, Classes, pixel_counts
+from kernels.core.device import Array, array_module
 from kernels.core.labels import check_labels
 
 RARE = 0.1  # a class is rare when fewer than this share of the tiles contain it
 
 
-def rare_tiles(masks: np.ndarray, classes: int = 5) -> np.ndarray:
-    """Indices of the tiles (N, H, W) that contain a rare foreground class. ValueError for labels that are not 0..classes-1."""
-    check_labels("rare_tiles", "masks", masks, classes)
-    presence = np.stack([(masks == c).any((1, 2)) for c in range(1, classes)], 1)  # (N, classes - 1)
+def rare_tiles(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
+    """Indices of the tiles (N, H, W) that contain a rare class among those scored. DataError for labels that are no classes."""
+    presence = pixel_counts(masks, classes)[:, list(classes.scored)] > 0  # (N, scored classes)
     share = presence.mean(0)
     return np.flatnonzero(presence[:, (share > 0) & (share < RARE)].any(1))
+
+
+def crops(images: Array, masks: Array, crop: tuple[int, int], sizes: np.ndarray | None, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A random window of height and width `crop` of every tile (N, H, W, ...) and its mask; within its own size (N, 2), padding aside."""
+    (h, w), xp = crop, array_module(images)
+    extents = np.tile([images.shape[1:3]], (len(images), 1)) if sizes is None else sizes
+    room = np.maximum(extents - [[h, w]], 0) + 1
+    corners = rng.integers(0, room)  # (N, 2)
+    windows = [(i, slice(y, y + h), slice(x, x + w)) for i, (y, x) in enumerate(corners.tolist())]
+    return xp.stack([images[window] for window in windows]), xp.stack([masks[window] for window in windows])
 
 
 def stratified_batches(count: int, rare: np.ndarray, batch: int, share: float, rng: np.random.Generator) -> Iterator[np.ndarray]:

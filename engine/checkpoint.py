@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, from_dict
+from engine.data import MARS, Classes, DataError
+from engine.data.classes import from_dict as classes_from_dict
 from engine.errors import InputError, check_regular, quoted, reading, reason
 from engine.files import write_bytes
 from engine.inference import Normalisation
@@ -28,6 +30,25 @@ class CheckpointError(InputError):
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a network is built for: its classes, and the channels, the size (H, W) and the dtype of the images.
+
+    absent: labels that never occurred in its training.
+    """
+
+    classes: Classes = MARS
+    channels: int = 1
+    size: tuple[int, int] = (64, 128)
+    dtype: str = "uint8"
+    absent: tuple[int, ...] = ()
+
+    def check(self, channels: int, dtype: np.dtype, what: str) -> None:
+        """DataError for images that the network was not built for."""
+        if (channels, dtype.name) != (self.channels, self.dtype):
+            raise DataError(f"{what}: got {channels} channels of {dtype.name}, but the network was trained on {self.channels} of {self.dtype}")
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A loaded network (in evaluation mode) with its settings and what was recorded with it (epoch, scores)."""
 
@@ -35,11 +56,15 @@ class Checkpoint:
     config: Config
     normalisation: Normalisation
     record: dict[str, Any]
+    form: Form = Form()
 
 
-def build_network(config: Config) -> UNet:
-    """The network that a Config describes, with initial weights from its seed."""
+def build_network(config: Config, form: Form = Form()) -> UNet:
+    """The network that a Config describes for tiles of a form, with initial weights from its seed."""
     return UNet(
+        classes=form.classes.logits,
+        in_channels=form.channels,
+        size=form.size,
         width=config.width,
         bottleneck=config.bottleneck,
         skips=config.skips,
@@ -64,7 +89,7 @@ def not_finite(state: Mapping[str, Array]) -> str | None:
     return None
 
 
-def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any], form: Form = Form()) -> None:
     """Write weights, buffers and metadata durably; the file appears whole or not at all, and equal networks give equal bytes.
 
     CheckpointError for weights that are not finite.
@@ -74,7 +99,7 @@ def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normal
     state = net.state_dict()
     if bad := not_finite(state):
         raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
-    about = {"format": _FORMAT, "config": asdict(config), "normalisation": asdict(normalisation), "record": record}
+    about = {"format": _FORMAT, "config": asdict(config), "form": asdict(form), "normalisation": asdict(normalisation), "record": record}
     # One key, because the order of several would be that of a hash table, and change from process to process.
     write_bytes(path, save(state, {_KEY: json.dumps(about)}))
 
@@ -94,22 +119,49 @@ def load_checkpoint(path: Path) -> Checkpoint:
         size = sum(array.size for array in state.values())
         if size < LEAST * config.width**2:  # before memory is taken for the network
             raise ValueError(f"its config says width {config.width}, but its arrays hold {size} numbers only")
-        normalisation = _normalisation(about["normalisation"])
-        net = build_network(config)
+        form = form_from_dict(about["form"]) if "form" in about else Form()
+        normalisation = _normalisation(about["normalisation"], form.channels)
+        net = build_network(config, form)
         net.load_state_dict(state)
     except Exception as error:  # the edge at which a file of any content becomes a message
         raise CheckpointError(f"checkpoint {path}: {f'no {error}' if isinstance(error, KeyError) else reason(error)}") from error
-    return Checkpoint(net.eval(), config, normalisation, record)
+    return Checkpoint(net.eval(), config, normalisation, record, form)
 
 
-def _normalisation(values: Any) -> Normalisation:
-    """ValueError or TypeError for anything but two numbers that one can compute with."""
-    given = Normalisation(**values)
+def form_from_dict(values: Any) -> Form:
+    """ValueError or TypeError for anything but a form that a network can be built for."""
+    if not isinstance(values, dict):
+        raise TypeError(f"its form is {quoted(values)}, expected an object")
+    given = Form(**values | {"classes": classes_from_dict(values["classes"])} | {name: tuple(values[name]) for name in ("size", "absent")})
+    whole = (given.channels, *given.size, *given.absent)
+    if len(given.size) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in whole):
+        raise ValueError(f"its form has {quoted(whole)}, expected whole numbers")
+    if given.channels not in (1, 3) or not all(8 <= side <= 1 << 16 for side in given.size) or math.prod(given.size) > 1 << 24:
+        raise ValueError(f"its form has {given.channels} channels and the size {quoted(given.size)}, expected 1 or 3, and 8 to 65536")
+    if given.dtype not in ("uint8", "uint16", "float32") or not all(0 <= label < len(given.classes) for label in given.absent):
+        raise ValueError(f"its form has {quoted(given.dtype)} and {quoted(given.absent)}, expected a dtype of images, and labels")
+    return given
+
+
+def _normalisation(values: Any, channels: int = 1) -> Normalisation:
+    """ValueError or TypeError for anything but numbers that one can compute with."""
+    if not isinstance(values, dict):
+        raise TypeError(f"its normalisation is {quoted(values)}, expected a mapping")
+    given = Normalisation(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     for name, value in asdict(given).items():
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e6:
-            raise ValueError(f"its normalisation has {name} {quoted(value)}, expected a number")
-    if given.std <= 0:
+        several = isinstance(value, tuple) and name in ("mean", "std")
+        if several and len(value) != channels:
+            raise ValueError(f"its normalisation has {name} {quoted(value)}, expected {channels} numbers")
+        for number in value if several else (value,):
+            largest = 1e6 if name in ("mean", "std") else 1e30
+            if not isinstance(number, (int, float)) or not math.isfinite(number) or abs(number) > largest:
+                raise ValueError(f"its normalisation has {name} {quoted(number)}, expected a number")
+    if isinstance(given.mean, tuple) != isinstance(given.std, tuple) or isinstance(given.mean, tuple) != (channels > 1):
+        raise ValueError(f"its normalisation has mean {quoted(given.mean)} and std {quoted(given.std)} for {channels} channels")
+    if min(given.std if isinstance(given.std, tuple) else (given.std,)) <= 0:
         raise ValueError(f"its normalisation has std {quoted(given.std)}, expected more than 0")
+    if given.high <= given.low:
+        raise ValueError(f"its normalisation has low {given.low} and high {given.high}, expected a range")
     return given
 
 

@@ -26,7 +26,21 @@ class Config:
     preset: Literal["tiny", "small", "report"] = "tiny"
     """Where the defaults come from: tiny (width 8, minutes), small (width 16), report (width 32, the report's network)."""
     data: str = "synthetic"
-    """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of image / mask PNGs."""
+    """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of images and masks (docs/data.md)."""
+    masks: str = ""
+    """The folder of the masks, where --data is a folder of images only; pairs have one name."""
+    classes: str = "auto"
+    """What masks mean: 'mars' (five classes, 0 unlabelled), how many classes there are (1: binary, one logit; at most 256), or a file that names
+    them; 'auto' takes classes.toml beside the images, else 'mars'."""
+    ignore: str = ""
+    """Mask values that count nowhere, like 255 or 0,255, or 'none'; by default what the classes say (255 unless it is a class)."""
+    split: Literal["image", "tile", "folder"] = "image"
+    """What is held out together: tiles of one source image (where known), each tile alone (for comparison: it leaks), or folders."""
+    clean: Literal["auto", "remove", "report", "off"] = "auto"
+    """Samples that share one drawn mask: 'remove' or 'report' them; 'auto' removes them from .npz files and built-in tiles by the rule of the
+    original file (one mask on all of them), and reports them elsewhere."""
+    crop: tuple[int, int] = (0, 0)
+    """Height and width of random crops to train on, multiples of 8; evaluation is by overlapping tiles of that size. 0 0: whole images."""
     tiles: int = 2000
     """How many tiles 'synthetic' makes."""
     epochs: int = 12
@@ -152,6 +166,8 @@ class Config:
                 raise ConfigError(f"{name}: got {quoted(value)}, expected {low:g} to {high:g}")
         if self.width % 4:
             raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
+        if self.crop != (0, 0) and any(side < 8 or side > 8192 or side % 8 for side in self.crop):
+            raise ConfigError(f"crop: got {self.crop[0]} {self.crop[1]}, expected multiples of 8 from 8 to 8192, or 0 0 (whole images)")
         if self.cuda_graph and self.dropout:
             raise ConfigError(f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)")
         if not any(self.loss_terms().values()):
@@ -163,6 +179,7 @@ class Config:
 
 
 _INF = math.inf
+_PAIR = "tuple[int, int]"
 MOST_TOML = 1 << 16  # bytes; a config.toml takes some thousand,
 _MOST_LINE = 5000  # of a line: the parser's time grows with the square of the dots in a name
 _SHARES = ("dropout", "label_smoothing", "rare_share", "flip_horizontal", "flip_vertical", "affine", "photometric", "flips_only", "warmup")
@@ -211,8 +228,10 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
     if unknown:
         raise ConfigError(f"{source}: unknown setting {quoted(unknown[0])}, expected one of {', '.join(sorted(known))}")
     whole = {f.name for f in dataclasses.fields(Config) if f.type == "float"}
+    pairs = {f.name for f in dataclasses.fields(Config) if f.type == _PAIR}
     with reading(ConfigError, f"{source}: cannot be used"):
         base = preset(values.get("preset", "tiny"))
+        values = {k: tuple(v) if k in pairs and isinstance(v, list) else v for k, v in values.items()}
         values = {k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v for k, v in values.items()}
         try:
             return dataclasses.replace(base, **values)
@@ -248,6 +267,10 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
         choices = [part.strip(" '\"") for part in text[len("Literal[") : -1].split(",")]
         if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{name}: got {quoted(value)}, expected one of {', '.join(choices)}")
+        return
+    if text == _PAIR:
+        if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            raise ConfigError(f"{name}: got {quoted(value)}, expected two whole numbers")
         return
     expected = {"int": int, "float": (int, float), "str": str, "bool": bool}[text]
     if not isinstance(value, expected) or (isinstance(value, bool) and text != "bool"):

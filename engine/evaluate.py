@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
 from engine.command import UsageError, parsed, run_command, use_threads
-from engine.data import CLASSES, DataError, Tiles
+from engine.data import DataError, Tiles, sharing
+
+if TYPE_CHECKING:
+    from engine.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Measure a trained network on tiles: both readings of mean IoU, IoU per class, with confidence intervals."""
+    """Measure a trained network on tiles: both readings of mean IoU, IoU per class, with confidence intervals.
+
+    Where tiles of the test set are of source images that training saw, the score without them is told, too.
+    """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A best.safetensors or last.safetensors of a run."""
     data: str | None = None
-    """'synthetic', an .npz file or a folder; by default what the network was trained on."""
+    """'synthetic', an .npz file or a folder; by default what the network was trained on. Its masks are read by the network's classes."""
     split: Literal["val", "test", "all"] = "val"
-    """The held-out part (split as in training), the file's test set, or every cleaned training tile."""
+    """The held-out part (split as in training), the test set, or every cleaned training tile."""
     json: bool = False
     """Print one JSON object instead of a table."""
     batch: int = 32
@@ -39,9 +45,7 @@ class Arguments:
 def evaluate(arguments: Arguments) -> dict[str, Any]:
     """The scores as a dictionary; errors as one line each."""
     from engine.checkpoint import load_checkpoint
-    from engine.inference import evaluate_confusion
-    from engine.metrics import bootstrap, scores
-    from engine.training import prepare
+    from engine.preparation import check_scored, prepare
     from kernels.core import device
 
     if arguments.batch < 1:
@@ -49,27 +53,64 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint)
-    config = checkpoint.config
+    config, form = checkpoint.config, checkpoint.form
     source = arguments.data or config.data
-    data = prepare(source, config.tiles, config.val_fraction, config.seed)
+    data = prepare(config, None if source == config.data else source, form.classes)
     tiles = _choose(data, arguments.split, source)
+    form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
+    check_scored(tiles.labels(), form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
     checkpoint.net.to(choice.name)
-    per_image = evaluate_confusion(
-        checkpoint.net, tiles.images, tiles.masks, checkpoint.normalisation, config.background, arguments.batch, arguments.flips
-    )
-    result = scores(per_image.sum(0))
-    return {
+    per_image = _confusion(checkpoint, tiles, arguments)
+    figures = _figures(per_image, tiles, checkpoint)
+    result = {
         "checkpoint": str(arguments.checkpoint),
         "data": source,
         "split": arguments.split,
         "tiles": len(tiles),
+        **figures,
+        "interval_over": tiles.unit,
+        "notes": data.notes,
+    }
+    if arguments.split == "test" and tiles.sources_known:
+        shared = sharing(tiles, data.train)
+        result["tiles_sharing_a_source_image_with_training"] = int(shared.sum())
+        if shared.any() and not shared.all():
+            result["without_them"] = _figures(per_image[~shared], tiles[~shared], checkpoint)
+    return result
+
+
+def _confusion(checkpoint: Checkpoint, tiles: Tiles, arguments: Arguments) -> np.ndarray:
+    """int64 (N, C, C)."""
+    from engine.inference import evaluate_confusion
+
+    config, classes = checkpoint.config, checkpoint.form.classes
+    return evaluate_confusion(
+        checkpoint.net,
+        tiles.images,
+        tiles.labels(),
+        checkpoint.normalisation,
+        classes.background(config.background),
+        arguments.batch,
+        arguments.flips,
+        config.crop,
+        checkpoint.form.absent,
+        classes.ignored if (tiles.masks == classes.ignored).any() else None,
+    )
+
+
+def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The scores of some tiles."""
+    from engine.metrics import bootstrap, scores
+
+    classes, absent = checkpoint.form.classes, checkpoint.form.absent
+    result = scores(per_image.sum(0), classes, absent)
+    return {
         "miou_fg": result.miou_fg,
-        "miou_fg_interval": list(bootstrap(per_image, tiles.groups)),
+        "miou_fg_interval": list(bootstrap(per_image, tiles.units, classes=classes, absent=absent)),
         "miou_keras": result.miou_keras,
-        "iou": dict(zip(CLASSES[1:], result.iou, strict=True)),
+        "iou": dict(zip(classes.scored_names, result.iou, strict=True)),
         "accuracy": result.accuracy,
         "pixels": result.pixels,
-        "notes": data.notes,
     }
 
 
@@ -81,8 +122,11 @@ def _choose(data: Any, split: str, source: str) -> Tiles:
             raise DataError(f"--split test: {source} has no test set with labels")
         return data.test
     parts = (data.train, data.val)
-    groups = None if data.train.groups is None else np.concatenate([p.groups for p in parts])
-    return Tiles(np.concatenate([p.images for p in parts]), np.concatenate([p.masks for p in parts]), groups)
+    if data.train.size != data.val.size:
+        raise DataError(f"--split all: the tiles to train on and to validate are of {data.train.size} and {data.val.size}, expected one size")
+    arrays = [[getattr(part, name) for part in parts] for name in ("images", "masks", "groups", "sizes")]
+    joined = (None if any(a is None for a in some) else np.concatenate(some) for some in arrays)
+    return Tiles(*joined, classes=data.classes)
 
 
 def run(arguments: Arguments) -> int:
@@ -93,13 +137,23 @@ def run(arguments: Arguments) -> int:
         return 0
     for note in result["notes"]:
         print(note)
-    low, high = result["miou_fg_interval"]
     print(f"{result['split']}: {result['tiles']} tiles of {result['data']}, {result['pixels']} labelled pixels")
-    fg = f"fg {result['miou_fg']:.4f}  (95 % {low:.4f} to {high:.4f})"
-    print(f"  mean IoU  {fg}   keras {result['miou_keras']:.4f}   accuracy {result['accuracy']:.4f}")
-    for name, value in result["iou"].items():
-        print(f"  {name:>10}  {'absent' if value is None else f'{value:.4f}'}")
+    _print_figures(result, result["interval_over"])
+    shared = result.get("tiles_sharing_a_source_image_with_training")
+    if shared is not None:
+        print(f"{shared} of the {result['tiles']} tiles share a source image with training" + (", so that this leaks" if shared else ""))
+    if "without_them" in result:
+        print(f"without them: {result['tiles'] - shared} tiles, {result['without_them']['pixels']} labelled pixels")
+        _print_figures(result["without_them"], result["interval_over"])
     return 0
+
+
+def _print_figures(figures: dict[str, Any], over: str) -> None:
+    low, high = figures["miou_fg_interval"]
+    fg = f"fg {figures['miou_fg']:.4f}  (95 % {low:.4f} to {high:.4f}, drawn over {over}s)"
+    print(f"  mean IoU  {fg}   keras {figures['miou_keras']:.4f}   accuracy {figures['accuracy']:.4f}")
+    for name, value in figures["iou"].items():
+        print(f"  {name:>10}  {'absent' if value is None else f'{value:.4f}'}")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""From grey tiles to labels with a trained network."""
+"""From tiles to labels with a trained network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,51 +11,120 @@ from autograd import inference
 from engine import plan
 from engine.metrics import confusion_per_image
 from kernels import metric as kernels
-from kernels.core.device import Array, array_module, device_of, to_device, to_numpy
+from kernels.core.device import CPU, Array, array_module, device_of, to_device, to_numpy
+from kernels.core.labels import check_labels
 from layers import Module
+
+WHOLE = (0, 0)  # the setting `crop` of a network that sees whole images
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Grey levels are divided by 255 and standardised: (x / 255 - mean) / std, with the training set's mean and std."""
+    """Levels are brought to [0, 1], low to 0 and high to 1, and standardised: (x - mean) / std, with the training set's mean and std, per channel.
 
-    mean: float
-    std: float
+    mean, std: a number, or one per channel.   low, high: 0 and 255 for 8 bits; otherwise 0, or the lowest of floating point levels, and the
+    highest level of the training set.
+    """
+
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
+    low: float = 0.0
+    high: float = 255.0
 
     @classmethod
-    def of(cls, images: np.ndarray) -> Normalisation:
-        """From uint8 images (N, H, W), by their histogram: exact, and without a float copy."""
+    def of(cls, images: np.ndarray, sizes: np.ndarray | None = None) -> Normalisation:
+        """From images (N, H, W) or (N, H, W, C), of integers by their histogram: exact, and without a float copy. sizes: without padding."""
+        if images.ndim == 4:
+            parts = [cls.of(np.ascontiguousarray(images[..., c]), sizes) for c in range(images.shape[3])]
+            low, high = min(part.low for part in parts), max(part.high for part in parts)
+            pairs = [part._between(low, high) for part in parts]
+            return cls(tuple(mean for mean, _ in pairs), tuple(std for _, std in pairs), low, high)
+        if sizes is not None:
+            images = np.concatenate([image[:h, :w].ravel() for image, (h, w) in zip(images, sizes, strict=True)])
+        if images.dtype.kind == "f":
+            return cls._of_floats(images)
         counts = np.bincount(images.ravel(), minlength=256).astype(np.float64)
-        levels = np.arange(256) / 255
+        high = 255 if images.dtype == np.uint8 else max(int(images.max()), 1)
+        levels = np.arange(len(counts)) / high
         mean = (counts @ levels) / counts.sum()
-        return cls(float(mean), float(max(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()), 1e-6)))
+        return cls(float(mean), float(max(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()), 1e-6)), 0.0, float(high))
+
+    @classmethod
+    def _of_floats(cls, images: np.ndarray) -> Normalisation:
+        low, high = float(images.min()), float(images.max())
+        high = high if high > low else low + 1.0
+        mean, std = float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64))
+        return cls((mean - low) / (high - low), max(std / (high - low), 1e-6), low, high)
+
+    def _between(self, low: float, high: float) -> tuple[float, float]:
+        """(mean, std) of one channel on another scale."""
+        mean, std = float(self.mean), float(self.std)  # type: ignore[arg-type]
+        own, wanted = self.high - self.low, high - low
+        return (mean * own + self.low - low) / wanted, std * own / wanted
+
+    def unit(self, images: Array) -> Array:
+        """Levels as they are stored -> float32, from 0 to 1 in the training set."""
+        x = images.astype(np.float32)
+        if self.low:
+            x = x - np.float32(self.low)
+        return x * np.float32(1 / (self.high - self.low))
 
     def __call__(self, images: Array) -> Array:
-        """uint8 (N, H, W), or float32 in [0, 1], -> float32 (N, H, W, 1)."""
-        x = images.astype(np.float32) * np.float32(1 / 255) if images.dtype == np.uint8 else images
+        """Integer levels, or float32 in [0, 1], (N, H, W) or (N, H, W, C) -> float32 (N, H, W, 1) or (N, H, W, C)."""
+        x = self.unit(images) if images.dtype.kind == "u" else images
+        if isinstance(self.mean, tuple):
+            mean, scale = (to_device(np.asarray(v, np.float32), device_of(x)) for v in (self.mean, 1 / np.asarray(self.std)))
+            return (x - mean) * scale
         return ((x - np.float32(self.mean)) * np.float32(1 / self.std))[..., None]
 
 
-def predict_logits(net: Module, images: np.ndarray, normalisation: Normalisation, batch: int = 32, flips: bool = False) -> np.ndarray:
-    """Logits (N, H, W, classes) float32 of uint8 tiles (N, H, W), in evaluation mode.
+def predict_logits(
+    net: Module, images: np.ndarray, normalisation: Normalisation, batch: int = 32, flips: bool = False, crop: tuple[int, int] = WHOLE
+) -> np.ndarray:
+    """Logits (N, H, W, classes) float32 of tiles as they are stored, in evaluation mode.
 
     flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without resampling).
+    crop: average over overlapping windows of this height and width; (0, 0): whole tiles.
     """
     with inference():  # weights hold still from the first batch to the last
-        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips)])
+        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop)])
 
 
-def _batches(net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool) -> Iterator[tuple[slice, Array]]:
+def _batches(
+    net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool, crop: tuple[int, int] = WHOLE
+) -> Iterator[tuple[slice, Array]]:
     """(rows, their logits), batch by batch, on the network's device."""
     device = device_of(net.parameters()[0].data)
-    was_training = net.training
+    was_training, whole = net.training, crop == WHOLE or tuple(images.shape[1:3]) == crop
     net.eval()
     try:
-        for start in range(0, len(images), batch):
-            rows = slice(start, start + batch)
-            yield rows, _forward(net, normalisation(to_device(images[rows], device)), flips)
+        for start in range(0, len(images), batch if whole else 1):
+            rows = slice(start, start + (batch if whole else 1))
+            x = normalisation(normalisation.unit(to_device(images[rows], device)))
+            yield rows, _forward(net, x, flips) if whole else _by_windows(net, x, crop, batch, flips)
     finally:
         net.train(was_training)
+
+
+def _by_windows(net: Module, x: Array, crop: tuple[int, int], batch: int, flips: bool) -> Array:
+    """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that it is in."""
+    xp, (h, w) = array_module(x), crop
+    places = [(i, j) for i in starts(x.shape[1], h) for j in starts(x.shape[2], w)]
+    total, seen = None, xp.zeros((*x.shape[1:3], 1), np.float32)
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        for (i, j), logits in zip(some, _forward(net, xp.concatenate([x[:, i : i + h, j : j + w] for i, j in some]), flips), strict=True):
+            if total is None:
+                total = xp.zeros((*x.shape[1:3], logits.shape[-1]), np.float32)
+            total[i : i + h, j : j + w] += logits
+            seen[i : i + h, j : j + w] += 1
+    assert total is not None
+    return (total / seen)[None]
+
+
+def starts(length: int, window: int) -> list[int]:
+    """Where windows begin along an axis: every half window, the last at the end."""
+    return [*range(0, length - window, max(1, window // 2)), length - window]
 
 
 def _forward(net: Module, x: Array, flips: bool) -> Array:
@@ -67,22 +136,45 @@ def _forward(net: Module, x: Array, flips: bool) -> Array:
     return total / 4 if flips else total
 
 
-def labels_of(logits: Array, background: str = "mask") -> Array:
-    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask'."""
+def labels_of(logits: Array, background: str = "mask", absent: Sequence[int] = ()) -> Array:
+    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask', and the classes `absent` from training."""
     first = 1 if background == "mask" else 0
+    if absent:
+        logits = logits.copy()
+        logits[..., list(absent)] = -np.inf
     return kernels.predicted_labels(logits, first)
 
 
 def evaluate_confusion(
-    net: Module, images: Array, masks: Array, normalisation: Normalisation, background: str = "mask", batch: int = 32, flips: bool = False
+    net: Module,
+    images: Array,
+    masks: Array,
+    normalisation: Normalisation,
+    background: str = "mask",
+    batch: int = 32,
+    flips: bool = False,
+    crop: tuple[int, int] = WHOLE,
+    absent: Sequence[int] = (),
+    ignored: int | None = None,
 ) -> np.ndarray:
-    """int64 (N, 5, 5): the confusion matrix of every tile. Only the counts leave the network's device, once.
+    """int64 (N, C, C): the confusion matrix of every tile. Only the counts leave the network's device, once.
 
     Raises ValueError for labels that are no classes.
+    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  crop: see `predict_logits`.
     """
     parts = []
     with inference():
-        for rows, logits in _batches(net, images, normalisation, batch, flips):
-            truth = to_device(masks[rows], device_of(logits))
-            parts.append(confusion_per_image(truth, labels_of(logits, background), logits.shape[-1]))
-    return to_numpy(array_module(parts[0]).concatenate(parts))
+        for rows, logits in _batches(net, images, normalisation, batch, flips, crop):
+            truth, classes = to_device(masks[rows], device_of(logits)), logits.shape[-1]
+            labels = labels_of(logits, background, absent)
+            if ignored is None:
+                parts.append(confusion_per_image(truth, labels, classes))
+            else:  # counted in a row of its own
+                if device_of(truth) == CPU:
+                    check_labels("evaluate_confusion", "masks", truth, classes, ignored)
+                xp = array_module(truth)
+                known = xp.where(truth == ignored, xp.asarray(classes, truth.dtype), truth)
+                parts.append(confusion_per_image(known, labels, classes + 1))
+    counts = to_numpy(array_module(parts[0]).concatenate(parts))
+    classes = counts.shape[-1] - (ignored is not None)
+    return counts[:, :classes, :classes]

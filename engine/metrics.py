@@ -1,23 +1,27 @@
 """Mean intersection over union, in both readings, from one integer confusion matrix.
 
-    fg      mean over the foreground classes that occur in truth or prediction
+    fg      mean over the scored classes (engine/data/classes.py) that occur in truth or prediction: of the Mars tiles the foreground
     keras   Keras's MeanIoU with ignore_class=0: pixels whose TRUTH is 0 are dropped, but class 0 still enters the mean as soon as one
             foreground pixel is predicted as 0, with IoU 0: a single pixel costs a fifth of the score
 
-With class 0 barred from predictions both agree. Accumulate over a whole set; a mean of per-batch values is another, biased number.
+With class 0 barred from predictions both agree, as they do where no class is unlabelled; of a binary problem `fg` is the IoU of its
+class, `keras` the mean of the class's and the background's. Accumulate over a whole set; a mean of per-batch values is another, biased number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from engine.data.classes import Classes
 from kernels import metric as kernels
 from kernels.core.device import Array
 from kernels.core.labels import check_labels
 
 _EPS = 1e-7  # Keras's epsilon, in both of its divisions
+_WIDE = 32  # classes from which on a thousand drawn matrices are too many numbers
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5) -> np.ndarray:
@@ -42,8 +46,8 @@ def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Ar
 
 @dataclass(frozen=True)
 class Scores:
-    """miou_fg, miou_keras: the two readings.  iou: per class 1..C-1, None where a class is absent from truth and prediction.
-    accuracy: share of foreground pixels predicted right.  pixels: how many foreground pixels there were.
+    """miou_fg, miou_keras: the two readings.  iou: per scored class, None where one is absent from truth and prediction, or was from training.
+    accuracy: share of labelled pixels predicted right.  pixels: how many labelled pixels there were.
     """
 
     miou_fg: float
@@ -53,24 +57,39 @@ class Scores:
     pixels: int
 
 
-def scores(confusion: np.ndarray) -> Scores:
-    """Both readings of mean IoU from a confusion matrix over all classes; rows of truth 0 are ignored."""
+def scores(confusion: np.ndarray, classes: Classes | None = None, absent: Sequence[int] = ()) -> Scores:
+    """Both readings of mean IoU from a confusion matrix over all classes.
+
+    Rows of truth 0 are ignored where class 0 is unlabelled (also without `classes`). absent: labels that never occurred in training; pixels of them
+    are errors of what is predicted there, but their IoU, 0, is in no mean.
+    """
     counts = confusion.astype(np.int64).copy()
-    counts[0] = 0
+    if classes is None or classes.unlabelled == 0:
+        counts[0] = 0
+    first = 1 if classes is None else classes.scored[0]
     hit = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - hit
     valid = union > 0
+    valid[list(absent)] = False
     iou = hit / (union + _EPS)
     keras = iou[valid].sum() / (valid.sum() + _EPS)
-    foreground = valid[1:]
+    foreground = valid[first:]
     exact = np.divide(hit, union, out=np.zeros(len(hit)), where=valid)
-    fg = exact[1:][foreground].mean() if foreground.any() else 0.0
-    per_class = tuple(float(v) if ok else None for v, ok in zip(exact[1:], foreground, strict=True))
+    fg = exact[first:][foreground].mean() if foreground.any() else 0.0
+    per_class = tuple(float(v) if ok else None for v, ok in zip(exact[first:], foreground, strict=True))
     pixels = int(counts.sum())
     return Scores(float(fg), float(keras), per_class, float(hit.sum() / max(1, pixels)), pixels)
 
 
-def bootstrap(per_image: np.ndarray, groups: np.ndarray | None = None, draws: int = 1000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+def bootstrap(
+    per_image: np.ndarray,
+    groups: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    classes: Classes | None = None,
+    absent: Sequence[int] = (),
+) -> tuple[float, float]:
     """Confidence interval of miou_fg: per_image (N, C, C), resampled by group (source image) where groups (N,) are given.
 
     Percentile bootstrap over groups: tiles of one source image are not independent, so they are drawn together.
@@ -81,8 +100,27 @@ def bootstrap(per_image: np.ndarray, groups: np.ndarray | None = None, draws: in
         np.add.at(totals, index, per_image)
         per_image = totals
     rng = np.random.default_rng(seed)
-    n, classes = len(per_image), per_image.shape[1]
+    n, count = len(per_image), per_image.shape[1]
     picks = rng.multinomial(n, np.full(n, 1 / n), size=draws)
-    values = [scores(m.reshape(classes, classes)).miou_fg for m in picks @ per_image.reshape(n, -1)]
+    if count > _WIDE:
+        values = _of_sums(per_image, picks, classes, absent)
+    else:
+        values = [scores(m.reshape(count, count), classes, absent).miou_fg for m in picks @ per_image.reshape(n, -1)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _of_sums(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None, absent: Sequence[int]) -> list[float]:
+    """miou_fg of every draw, from what the IoU needs of a matrix: its diagonal and its sums."""
+    counts = per_image.copy()
+    if classes is None or classes.unlabelled == 0:
+        counts[:, 0] = 0
+    hit = np.diagonal(counts, axis1=1, axis2=2)
+    union = counts.sum(1) + counts.sum(2) - hit
+    first = 1 if classes is None else classes.scored[0]
+    values = []
+    for h, u in zip(picks @ hit, picks @ union, strict=True):
+        valid = u > 0
+        valid[:first] = valid[list(absent)] = False
+        values.append(float((h[valid] / u[valid]).mean()) if valid.any() else 0.0)
+    return values

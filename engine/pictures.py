@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from engine.data import MARS, Classes, pixel_counts
 from engine.files import write_bytes
 from kernels.core.labels import check_labels
 
-COLOURS = ("#3b3b3b", "#c9a36a", "#8fb3c9", "#e8d9a0", "#d1495b")  # background, soil, bedrock, sand, big rock
 _ERROR = "#ff2ec4"
+_IGNORED = "#3b3b3b"  # what counts nowhere
+_MOST_NAMED = 24  # classes in a legend
 
 
 def pyplot() -> Any:
@@ -34,53 +36,63 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
     write_bytes(path, content.getvalue())
 
 
-def rgb(labels: np.ndarray) -> np.ndarray:
+def rgb(labels: np.ndarray, classes: Classes = MARS) -> np.ndarray:
     """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours. ValueError for labels without a colour."""
-    check_labels("rgb", "labels", labels, len(COLOURS))
-    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], np.uint8)
-    return palette[labels]
+    check_labels("rgb", "labels", labels, len(classes), classes.allowed)
+    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (*classes.colours, _IGNORED)], np.uint8)
+    return palette[np.minimum(labels, len(classes))]
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
-    """A grey tile with its 1st..99th percentile stretched over 0..1, for the eye."""
+    """A tile with its 1st..99th percentile stretched over 0..1, for the eye."""
     low, high = np.percentile(image, (1, 99))
-    return np.clip((image - low) / max(high - low, 1), 0, 1)
+    return np.clip((image - low) / max(high - low, 1 if image.dtype.kind == "u" else 1e-6), 0, 1)
 
 
-def draw_predictions(path: Path, images: np.ndarray, masks: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str) -> None:
-    """A page of rows: image, truth, prediction, errors (foreground pixels predicted wrong). All (N, H, W); at most 12 rows are drawn."""
+def draw_predictions(
+    path: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], labels: Sequence[np.ndarray], classes: Classes, title: str
+) -> None:
+    """A page of rows: image (H, W) or (H, W, 3), truth, prediction, errors (labelled pixels predicted wrong); at most 12 rows are drawn."""
     plt = pyplot()
     from matplotlib.patches import Patch
 
     rows = min(12, len(images))
     figure, axes = plt.subplots(rows, 4, figsize=(12, 1.55 * rows + 1.0), squeeze=False, layout="constrained")
     for k in range(rows):
-        grey = stretch(images[k])
-        wrong = (masks[k] != 0) & (masks[k] != labels[k])
-        share = wrong.sum() / max(1, (masks[k] != 0).sum())
-        errors = np.repeat(grey[..., None] * 0.6, 3, 2)
+        picture = stretch(images[k])
+        labelled = masks[k] != classes.ignored
+        if classes.unlabelled == 0:
+            labelled &= masks[k] != 0
+        wrong = labelled & (masks[k] != labels[k])
+        share = wrong.sum() / max(1, labelled.sum())
+        errors = 0.6 * (picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2))
         errors[wrong] = [int(_ERROR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        for axis, picture in zip(axes[k], (grey, rgb(masks[k]), rgb(labels[k]), errors), strict=True):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for axis, shown in zip(axes[k], (picture, rgb(masks[k], classes), rgb(labels[k], classes), errors), strict=True):
+            axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
         axes[k, 3].set_ylabel(f"{share:.0%} wrong", fontsize=8)
         axes[k, 3].yaxis.set_label_position("right")
     for axis, name in zip(axes[0], ("image", "truth", "prediction", "errors"), strict=True):
         axis.set_title(name, fontsize=11)
-    handles = [Patch(color=c, label=n if k else "unlabelled") for k, (c, n) in enumerate(zip(COLOURS, classes, strict=True))]
+    names = ["unlabelled" if label == classes.unlabelled else name for label, name in enumerate(classes.names)]
+    there = np.unique(np.concatenate([np.unique(a) for some in (masks, labels) for a in some]))
+    named = range(len(names)) if len(names) <= _MOST_NAMED else [int(label) for label in there if label < len(names)][:_MOST_NAMED]
+    handles = [Patch(color=classes.colours[label], label=names[label]) for label in named]
+    if (there >= len(classes)).any():
+        handles.append(Patch(color=_IGNORED, label="ignored"))
     handles.append(Patch(color=_ERROR, label="error"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=9, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
     _save(figure, path, 80)
 
 
-def choose_rows(masks: np.ndarray, count: int = 12) -> np.ndarray:
+def choose_rows(masks: np.ndarray, count: int = 12, classes: Classes = MARS) -> np.ndarray:
     """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly spread ones."""
-    check_labels("choose_rows", "masks", masks, len(COLOURS))
-    shares = np.stack([(masks == c).mean((1, 2)) for c in range(1, 5)], 1)  # (N, 4)
-    rock = [int(i) for i in np.argsort(-shares[:, 3], kind="stable")[: count // 3] if shares[i, 3] > 0]
-    mixed = [int(i) for i in np.argsort(-np.sort(shares, 1)[:, -2], kind="stable")]
+    shares = pixel_counts(masks, classes)[:, list(classes.scored)] / masks[0].size  # (N, scored classes)
+    rare = shares[:, min(reversed(range(shares.shape[1])), key=lambda c: float(shares[:, c].sum()) or np.inf)]
+    rock = [int(i) for i in np.argsort(-rare, kind="stable")[: count // 3] if rare[i] > 0]
+    mixed = [int(i) for i in np.argsort(-np.sort(shares, 1)[:, -min(2, shares.shape[1])], kind="stable")]
     spread = [int(i) for i in np.linspace(0, len(masks) - 1, count)]
     picked: dict[int, None] = dict.fromkeys(rock)
     for source, until in ((mixed, 2 * count // 3), (spread, count), (mixed, count)):
@@ -91,7 +103,7 @@ def choose_rows(masks: np.ndarray, count: int = 12) -> np.ndarray:
     return np.array(list(picked))
 
 
-def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
+def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Classes) -> None:
     """Loss, mean IoU in both readings, IoU per class and learning rate over the epochs, from the rows of metrics.jsonl."""
     plt = pyplot()
     epochs = [r["epoch"] for r in rows]
@@ -106,9 +118,9 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Sequence[st
     rate.plot(epochs, [r["learning_rate"] for r in rows], color="0.75", lw=1)
     rate.set_ylabel("learning rate", color="0.6")
     axes[1].set_title("validation mean IoU")
-    for k, name in enumerate(classes[1:]):
+    for k, label in enumerate(classes.scored):
         values = [np.nan if r["iou"][k] is None else r["iou"][k] for r in rows]
-        axes[2].plot(epochs, values, color=COLOURS[k + 1], lw=2, label=name)
+        axes[2].plot(epochs, values, color=classes.colours[label], lw=2, label=classes.names[label] if k < _MOST_NAMED else None)
     axes[2].set_title("validation IoU per class")
     for axis in axes:
         axis.set_xlabel("epoch")

@@ -10,6 +10,9 @@ from typing import Any, Protocol, TextIO
 class Reporter(Protocol):
     """What training reports to."""
 
+    def name(self, scored: tuple[str, ...]) -> None:
+        """The names of the classes whose IoU a row holds."""
+
     def note(self, text: str) -> None:
         """A line worth keeping."""
 
@@ -26,6 +29,9 @@ class Reporter(Protocol):
         """Nothing more will be reported."""
 
 
+MOST_SHOWN = 8  # classes in a line or a row
+
+
 def clock(seconds: float) -> str:
     """75 -> '1:15', 3700 -> '1:01:40'."""
     whole = int(seconds + 0.5)
@@ -33,10 +39,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, classes: tuple[str, ...]) -> str:
+def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, scored: tuple[str, ...]) -> str:
     """One line for an epoch: losses, both readings of the metric, IoU per class, speed."""
     terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
-    per_class = " ".join(f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in zip(classes[1:], row["iou"], strict=True))
+    shown = [f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in zip(scored, row["iou"], strict=True)]
+    per_class = " ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])
     return (
         f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f} ({terms})  val mIoU fg {row['val_miou_fg']:.4f} "
         f"keras {row['val_miou_keras']:.4f} [{per_class}]  {row['images_per_second']:.0f} images/s  {clock(seconds)}{'  best' if best else ''}"
@@ -52,8 +59,11 @@ class PlainReporter:
     """One line per epoch, and one every `every` seconds within long epochs."""
 
     def __init__(self, classes: tuple[str, ...], stream: TextIO | None = None, every: float = 20.0) -> None:
-        self.classes, self.stream, self.every = classes, stream or sys.stdout, every
+        self.scored, self.stream, self.every = classes[1:], stream or sys.stdout, every
         self.last = time.monotonic()
+
+    def name(self, scored: tuple[str, ...]) -> None:
+        self.scored = scored
 
     def note(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -72,7 +82,7 @@ class PlainReporter:
 
     def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
         self.last = time.monotonic()
-        self.note(epoch_line(row, epochs, seconds, best, self.classes))
+        self.note(epoch_line(row, epochs, seconds, best, self.scored))
 
     def close(self) -> None:
         pass
@@ -85,13 +95,16 @@ class LiveReporter:
         from rich.console import Console
         from rich.live import Live
 
-        self.classes, self.shown = classes, shown
+        self.scored, self.shown = classes[1:], shown
         self.rows: list[tuple[dict[str, Any], bool]] = []
         self.now: tuple[int, int, int, int, dict[str, float], float, float] | None = None
         self.compiled: str | None = None
         self.console = Console()
         self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self._view)
         self.live.start()
+
+    def name(self, scored: tuple[str, ...]) -> None:
+        self.scored = scored
 
     def note(self, text: str) -> None:
         self.live.console.print(text, markup=False, highlight=False)
@@ -115,10 +128,10 @@ class LiveReporter:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("epoch", "loss", "mIoU fg", "keras", *self.classes[1:], "images/s"):
+        for name in ("epoch", "loss", "mIoU fg", "keras", *self.scored[:MOST_SHOWN], "images/s"):
             table.add_column(name, justify="right")
         for row, best in self.rows[-self.shown :]:
-            iou = ["-" if v is None else f"{v:.3f}" for v in row["iou"]]
+            iou = ["-" if v is None else f"{v:.3f}" for v in row["iou"][:MOST_SHOWN]]
             cells = [str(row["epoch"]), f"{row['train_loss']:.4f}", f"{row['val_miou_fg']:.4f}", f"{row['val_miou_keras']:.4f}", *iou]
             table.add_row(*cells, f"{row['images_per_second']:.0f}", style="bold green" if best else None)
         if self.now is None:

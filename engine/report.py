@@ -26,9 +26,9 @@ def report(folder: Path) -> dict[str, Any]:
     """Write summary and pictures; returns what summary.json holds. Errors are one line each."""
     from engine.checkpoint import load_checkpoint
     from engine.config import read_toml
+    from engine.preparation import prepare
     from engine.reporting import draw, read_rows, write_summary
     from engine.run_state import StateError, load_state
-    from engine.training import prepare
     from kernels.core import device
     from layers import measure
 
@@ -41,12 +41,12 @@ def report(folder: Path) -> dict[str, Any]:
     if not rows:
         raise UsageError(f"{folder}: no epoch of this run is finished, so there is nothing to report")
     best = load_checkpoint(folder / BEST)
-    data = prepare(config.data, config.tiles, config.val_fraction, config.seed)
+    data = prepare(config)
     try:
         progress = load_state(folder).progress
     except StateError:  # of a run before there were states
         progress = {}
-    size = measure(best.net, (1, *data.train.images.shape[1:], 1))
+    size = measure(best.net, (1, *best.form.size, best.form.channels))
     seconds, images = (progress.get(name) for name in ("training_seconds", "trained_images"))
     facts = {
         "seconds": progress.get("seconds"),
@@ -56,6 +56,7 @@ def report(folder: Path) -> dict[str, Any]:
         "train_tiles": len(data.train),
         "val_tiles": len(data.val),
         "device": str(choice),
+        "interval_over": data.val.unit,
         "notes": progress.get("notes", data.notes),
     }
     summary = write_summary(folder, best.record, rows, not progress.get("ended", rows[-1]["epoch"] >= config.epochs), facts)

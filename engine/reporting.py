@@ -10,10 +10,11 @@ from typing import Any
 
 from engine.checkpoint import load_checkpoint
 from engine.config import Config
-from engine.data import CLASSES, Tiles
+from engine.data import Tiles
 from engine.files import finite, write_json, write_text
 from engine.inference import labels_of, predict_logits
 from engine.pictures import choose_rows, draw_curves, draw_predictions
+from engine.progress import MOST_SHOWN
 from engine.run_folder import BEST, CURVES, METRICS, PREDICTIONS, SUMMARY
 
 WALL_CLOCK = ("images_per_second",)  # what differs between two runs of the same bits, in a row of metrics.jsonl
@@ -43,19 +44,24 @@ def write_summary(folder: Path, best: dict[str, Any], rows: Sequence[dict[str, A
 def draw(folder: Path, config: Config, val: Tiles, rows: Sequence[dict[str, Any]]) -> None:
     """Draw predictions.png with the best network, and curves.png."""
     best = load_checkpoint(folder / BEST)
-    shown = choose_rows(val.masks)
-    labels = labels_of(predict_logits(best.net, val.images[shown], best.normalisation), config.background)
+    classes = best.form.classes
+    shown = val[choose_rows(val.labels(), classes=classes)]
+    logits = predict_logits(best.net, shown.images, best.normalisation, crop=config.crop)
+    labels = labels_of(logits, classes.background(config.background), best.form.absent)
+    ends = [val.size] * len(shown) if shown.sizes is None else shown.sizes.tolist()
+    arrays = ([a[k, :h, :w] for k, (h, w) in enumerate(ends)] for a in (shown.images, shown.labels(), labels))
     title = f"validation tiles, epoch {best.record['epoch']}: mIoU {best.record['val_miou_fg']:.3f} (fg)"
-    draw_predictions(folder / PREDICTIONS, val.images[shown], val.masks[shown], labels, CLASSES, title)
-    draw_curves(folder / CURVES, rows, CLASSES)
+    draw_predictions(folder / PREDICTIONS, *arrays, classes, title)
+    draw_curves(folder / CURVES, rows, classes)
 
 
 def summary_lines(summary: dict[str, Any], folder: Path) -> str:
     """The last lines of a run: the scores, then which file is what."""
     low, high = summary["val_miou_fg_interval"]
-    per_class = ", ".join(f"{name} {'absent' if summary['iou'][name] is None else format(summary['iou'][name], '.3f')}" for name in CLASSES[1:])
+    shown = [f"{name} {'absent' if value is None else format(value, '.3f')}" for name, value in summary["iou"].items()]
+    per_class = ", ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])
     return (
-        f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by source image), "
+        f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by {summary.get('interval_over', 'source image')}), "
         f"keras {summary['val_miou_keras']:.4f}; {per_class}\n"
         f"model    {folder / BEST}  (epoch {summary['best_epoch']})\n"
         f"metrics  {folder / SUMMARY}, {folder / METRICS}\n"

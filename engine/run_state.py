@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, from_dict
-from engine.data import Tiles
+from engine.data import MARS, Classes, Tiles
 from engine.errors import InputError, reason
 from engine.files import write_bytes
 from engine.run_folder import STATES
@@ -113,7 +113,7 @@ def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:
 # -- what decides a run's bits beside its settings ------------------------------------------------------------------------------------------
 
 
-def surroundings(choice: device.Choice, *parts: Tiles) -> dict[str, str]:
+def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict[str, str]:
     """What else than the settings decides the bits of a run: versions, device, switches, and the tiles themselves."""
     found = {"areograd": f"{_version('areograd')}, sources {_source_digest()}"}
     found |= {name: _version(name) for name in ("numpy", "numba", "llvmlite")}
@@ -130,9 +130,11 @@ def surroundings(choice: device.Choice, *parts: Tiles) -> dict[str, str]:
         found[name] = os.environ.get(name, "").strip().lower() or default
     digest = hashlib.blake2b(digest_size=16)
     for tiles in parts:
-        for array in (tiles.images, tiles.labels()):
+        for array in (tiles.images, tiles.labels(), *([] if tiles.sizes is None else [tiles.sizes])):
             digest.update(f"{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if classes != MARS:
+        found["classes"] = hashlib.blake2b(repr(classes).encode(), digest_size=8).hexdigest()
     return {**found, "tiles": digest.hexdigest()}
 
 

@@ -25,11 +25,14 @@ from engine.run_state import RunState, StateError, difference, load_state
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train the Mars-terrain segmentation network.
+    """Train the segmentation network, on Mars terrain or on anyone's images.
 
     Examples:
       python -m engine.train                                  built-in tiles, a few minutes
       python -m engine.train --preset small --data FILE.npz   real tiles, the middle network
+      python -m engine.train --data PHOTOS --classes 1        images/ and masks/ of 0 and 255: one class, one logit
+      python -m engine.train --data PHOTOS --classes 21 --crop 256 256
+                                                              masks of 0 to 20, large images (docs/data.md)
       python -m engine.train --config runs/tiny-1/config.toml --seed 1 --out runs/again
       python -m engine.train --resume runs/tiny-1             go on with a run that was stopped or killed
 

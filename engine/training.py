@@ -18,15 +18,16 @@ import numpy as np
 
 from autograd import random as tape_random
 from engine.augmentation import Augmentation
-from engine.batches import rare_tiles, stratified_batches
-from engine.checkpoint import build_network, not_finite, save_checkpoint, take_weights
+from engine.batches import crops, rare_tiles, stratified_batches
+from engine.checkpoint import Form, build_network, not_finite, save_checkpoint, take_weights
 from engine.config import Config, ConfigError, to_toml
-from engine.data import CLASSES, DataError, Tiles, class_weights, clean, load, split
+from engine.data import MARS, Classes, class_weights
 from engine.files import write_json, write_text
-from engine.inference import Normalisation, evaluate_confusion
+from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
 from engine.optimizer import AdamW
 from engine.passes import GraphPasses, Passes
+from engine.preparation import Prepared, prepare
 from engine.progress import Reporter
 from engine.recorded import RecordedPasses
 from engine.reporting import draw, write_rows, write_summary
@@ -55,27 +56,6 @@ from layers import SegmentationLoss, measure
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Cleaned and split data. notes: what was done to it, a line each."""
-
-    train: Tiles
-    val: Tiles
-    test: Tiles | None
-    notes: list[str]
-
-
-def prepare(source: str, tiles: int, val_fraction: float, seed: int) -> Prepared:
-    """Load, clean and split; DataError with one line when the source is bad."""
-    data = load(source, seed=seed, count=tiles)
-    if data.train.masks is None:
-        raise DataError(f"--data {source}: its tiles have no masks")
-    cleaned = clean(data.train)
-    parts = split(cleaned.tiles, val_fraction, seed)
-    notes = [*data.notes, *cleaned.reasons, parts.note]
-    return Prepared(cleaned.tiles[parts.train], cleaned.tiles[parts.val], data.test, notes)
 
 
 @dataclass
@@ -117,15 +97,21 @@ class Run:
         reporter.note(str(self.choice))
         _check_device(config, self.choice)
         self.scale = LossScale() if config.precision == "float16" else None
-        self.data = prepare(config.data, config.tiles, config.val_fraction, config.seed)
+        self.data = prepare(config)
+        self.classes, train = self.data.classes, self.data.train
+        size = train.size if config.crop == WHOLE else config.crop
+        self.form = Form(self.classes, train.channels, size, train.images.dtype.name, self.data.absent)
+        reporter.name(self.classes.scored_names)
         self.notes = list(self.data.notes)
         for note in self.notes:
             reporter.note(note)
-        self.surroundings = surroundings(self.choice, self.data.train, self.data.val)
+        self.surroundings = surroundings(self.choice, self.data.classes, train, self.data.val)
         if state is not None:
             self._compare(state, allow_changes)
-        self.normalisation = Normalisation.of(self.data.train.images)
-        self.weights = class_weights(self.data.train.masks, config.class_weights, background=config.background != "mask")
+        self.normalisation = Normalisation.of(train.images, train.sizes)
+        weighs = self.classes.weighs_background(config.background)
+        self.weights = class_weights(train.labels(), config.class_weights, background=weighs, classes=self.classes)
+        self.ignored = _ignored(self.data)
         # uint8, copied to the device once; batches are cut out and augmented there
         self.tiles, self.held_out = (
             tuple(device.to_device(a, self.choice.name) for a in (part.images, part.masks)) for part in (self.data.train, self.data.val)
@@ -133,7 +119,7 @@ class Run:
         tape_random.seed(config.seed)
         self._build(start)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
-        self.rare = rare_tiles(self.data.train.masks)
+        self.rare = rare_tiles(train.labels(), self.classes)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop, self.serial, self.begun = Stop(), 0, state is not None
@@ -150,22 +136,23 @@ class Run:
     def _build(self, start: Path | None) -> None:
         """The network, and what computes with it."""
         config, reporter = self.config, self.report
-        self.net = build_network(config)
+        self.net = build_network(config, self.form)
         if start is not None:
             self.notes.append(take_weights(self.net, start))
             reporter.note(self.notes[-1])
-        self.size = measure(self.net, (1, *self.data.train.images.shape[1:], 1))
+        self.size = measure(self.net, (1, *self.form.size, self.form.channels))
         reporter.note(f"network: {self.size}")
-        reporter.note("class weights: " + ", ".join(f"{name} {w:.3g}" for name, w in zip(CLASSES, self.weights, strict=True)))
-        self.loss = make_loss(config, self.weights)
+        weights = [f"{name} {w:.3g}" for name, w in zip(self.classes.names, self.weights, strict=True)]
+        reporter.note("class weights: " + ", ".join(weights[:_SHOWN]) + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else ""))
+        self.loss = make_loss(config, self.weights, self.classes, self.ignored)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
         recorded = RecordedPasses(passes) if self.choice.name == device.CPU else passes
         self.passes = GraphPasses(passes) if config.cuda_graph else recorded
-        self.augmentation = make_augmentation(config)
+        self.augmentation = make_augmentation(config, self.classes)
         if self.choice.name == device.CPU:
-            warm([config], reporter.compiling)
+            warm([config], reporter.compiling, self.form)
 
     def train(self) -> dict[str, Any] | None:
         """Train, validating after every epoch. Returns what summary.json holds; None when no epoch was finished.
@@ -304,7 +291,11 @@ class Run:
         """One update from the tiles at `index`; returns the loss and its terms."""
         images, masks = self.tiles
         rows = device.to_device(index, self.choice.name)
-        images, masks = augment(images[rows].astype(np.float32) * np.float32(1 / 255), masks[rows], self.rng)
+        images, masks = images[rows], masks[rows]
+        if self.config.crop != WHOLE:
+            sizes = self.data.train.sizes
+            images, masks = crops(images, masks, self.config.crop, None if sizes is None else sizes[index], self.rng)
+        images, masks = augment(self.normalisation.unit(images), masks, self.rng)
         scale = None if self.scale is None else self.scale.value
         terms = self.passes(self.normalisation(images), masks, scale)
         norm = self.optimizer.step(rate, scale, gathered=True)
@@ -321,8 +312,16 @@ class Run:
         with self.optimizer.averaged():
             if bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()}):
                 raise TrainingError(f"the weights are not finite after epoch {epoch} ({bad}); try a smaller learning rate")
-            self.per_image = evaluate_confusion(self.net, *self.held_out, self.normalisation, config.background)
-            result = scores(self.per_image.sum(0))
+            self.per_image = evaluate_confusion(
+                self.net,
+                *self.held_out,
+                self.normalisation,
+                self.classes.background(config.background),
+                crop=config.crop,
+                absent=self.data.absent,
+                ignored=self.ignored,
+            )
+            result = scores(self.per_image.sum(0), self.classes, self.data.absent)
             row = {
                 "epoch": epoch,
                 "train_loss": means.get("loss", math.nan),
@@ -340,22 +339,21 @@ class Run:
             best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
             if best:
                 self.best = record
-                save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record)
-            save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record)
+                save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record, self.form)
+            save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record, self.form)
         write_rows(self.out, self.rows)
         if algorithms.chosen():
             write_json(self.out / CHOICES, algorithms.chosen())
         self.report.epoch(row, config.epochs, time.monotonic() - self.started, best)
 
     def _record(self, epoch: int, result: Scores) -> dict[str, Any]:
-        groups = self.data.val.groups
-        interval = bootstrap(self.per_image, groups)
+        interval = bootstrap(self.per_image, self.data.val.units, classes=self.classes, absent=self.data.absent)
         return {
             "epoch": epoch,
             "val_miou_fg": result.miou_fg,
             "val_miou_keras": result.miou_keras,
             "val_miou_fg_interval": list(interval),
-            "iou": dict(zip(CLASSES[1:], result.iou, strict=True)),
+            "iou": dict(zip(self.classes.scored_names, result.iou, strict=True)),
             "accuracy": result.accuracy,
         }
 
@@ -373,6 +371,7 @@ class Run:
             "train_tiles": len(self.data.train),
             "val_tiles": len(self.data.val),
             "device": str(self.choice),
+            "interval_over": self.data.val.unit,
             "notes": self.notes,
         }
         summary = write_summary(self.out, self.best, self.rows, not self.ended, facts)
@@ -381,8 +380,17 @@ class Run:
         return summary
 
 
-def make_augmentation(config: Config) -> Augmentation:
-    """The augmentation that the settings describe."""
+_SHOWN = 24  # classes whose weights are told
+
+
+def _ignored(data: Prepared) -> int | None:
+    """The label of pixels that count nowhere, where any tile has some."""
+    label = data.classes.ignored
+    return label if any((part.masks == label).any() for part in (data.train, data.val)) else None
+
+
+def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:
+    """The augmentation that the settings describe. What comes from outside a tile is unlabelled, or mirrored where that is no class."""
     return Augmentation(
         config.flip_horizontal,
         config.flip_vertical,
@@ -394,19 +402,22 @@ def make_augmentation(config: Config) -> Augmentation:
         config.contrast,
         config.brightness,
         config.gamma_range,
-        outside=0 if config.background == "mask" else None,
+        classes=classes,
+        outside=0 if classes.background(config.background) == "mask" else None,
     )
 
 
 _MIXED = {"iou": "mask", "margin": "mask"}  # every other term trains class 0
 
 
-def make_loss(config: Config, weights: np.ndarray) -> SegmentationLoss:
-    """The loss that the settings describe, with these class weights."""
+def make_loss(config: Config, weights: np.ndarray, classes: Classes = MARS, ignored: int | None = None) -> SegmentationLoss:
+    """The loss that the settings describe, with these class weights. ignored: the label of pixels that count nowhere."""
+    background = classes.background(config.background)
     return SegmentationLoss(
         config.loss_terms(),
         weights,
-        background=_MIXED if config.background == "mixed" else config.background,
+        ignored,
+        background=_MIXED if background == "mixed" else background,
         gamma=config.gamma,
         smooth=config.smooth,
         label_smoothing=config.label_smoothing,

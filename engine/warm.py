@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,23 +23,33 @@ from engine.config import Config, from_dict
 from kernels.core.compile import registry, store
 from kernels.core.cores import usable_cores
 
+if TYPE_CHECKING:
+    from engine.checkpoint import Form
+
 Report = Callable[[int, int, str], None]
 
 
-def needed(config: Config) -> list[Any]:
-    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked through, not computed."""
+def needed(config: Config, form: Form | None = None) -> list[Any]:
+    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked through, not computed.
+
+    form: of the tiles and the network; None: the Mars tiles'.
+    """
     from autograd import Tensor, no_grad, random
-    from engine.checkpoint import build_network
+    from engine.checkpoint import Form, build_network
     from engine.training import make_augmentation, make_loss
     from kernels import optimizer
     from kernels.core.compile import listing
 
-    net = build_network(config)
-    images, masks = np.zeros((config.batch, 64, 128), np.float32), np.zeros((config.batch, 64, 128), np.uint8)
+    form = Form() if form is None else form
+    classes, colour = form.classes, () if form.channels == 1 else (form.channels,)
+    size = form.size if config.bottleneck == "mhsa" else (64, 128)
+    net = build_network(config, form)
+    images, masks = np.zeros((config.batch, *size, *colour), np.float32), np.zeros((config.batch, *size), classes.dtype)
     vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
     with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):  # dropout draws, and the run is to draw the same
-        make_augmentation(config)(images, masks, np.random.default_rng(0))
-        make_loss(config, np.ones(5))(net(Tensor(images[..., None])), masks).backward()
+        make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
+        images = images.reshape(*images.shape[:3], form.channels)
+        make_loss(config, np.ones(len(classes)), classes)(net(Tensor(images)), masks).backward()
         parts, size = [p.grad.data for p in net.parameters()], max(p.size for p in net.parameters())
         optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
         optimizer.squared_norm(vector)
@@ -47,29 +57,30 @@ def needed(config: Config) -> list[Any]:
         g, m, v, average = (vector.copy() for _ in range(4))
         optimizer.adamw_step(vector, g, m, v, vector[:: optimizer.LINE].copy(), average, **adam)
         with no_grad():
-            net.eval()(Tensor(images[..., None]))
+            net.eval()(Tensor(images))
     return list(kernels)
 
 
-def missing(configs: Sequence[Config]) -> list[str]:
+def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
     """The names of those of `needed` that are not on disk, each once."""
-    kernels = {kernel.name: kernel for config in configs for kernel in needed(config)}
+    kernels = {kernel.name: kernel for config in configs for kernel in needed(config, form)}
     return [name for name, kernel in kernels.items() if not kernel.is_cached()]
 
 
-def warm(configs: Sequence[Config], report: Report) -> int:
+def warm(configs: Sequence[Config], report: Report, form: Form | None = None) -> int:
     """Compile what is missing for runs with these settings; returns how many kernels were compiled.
 
     Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to the run, which compiles
     them when it first needs them: a RuntimeWarning says so.
     """
-    names = missing(configs)
+    names = missing(configs) if form is None else missing(configs, form)
     if not names:
         return 0
     if store().why_not_writable():
         return _in_memory(names, report)
     count = min(len(names), usable_cores())
-    settings, work, done = json.dumps([asdict(config) for config in configs]), _Work(names), 0
+    settings = json.dumps([[asdict(config), None if form is None else asdict(form)] for config in configs])
+    work, done = _Work(names), 0
     workers = [_Worker(settings) for _ in range(count)]
     try:
         with selectors.DefaultSelector() as selector:
@@ -157,11 +168,14 @@ def main() -> None:
 
     gc.disable()  # a tenth of the time goes into looking for cycles, and the process ends when all is compiled
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
-        settings, known = [from_dict(values) for values in json.loads(sys.stdin.readline())], {}
+        from engine.checkpoint import form_from_dict
+
+        lines, known = json.loads(sys.stdin.readline()), {}
+        settings = [(from_dict(config), None if form is None else form_from_dict(form)) for config, form in lines]
         for line in sys.stdin:
             name = line.strip()
             while name not in known:
-                known |= {kernel.name: kernel for kernel in needed(settings.pop(0))}
+                known |= {kernel.name: kernel for kernel in needed(*settings.pop(0))}
             known[name].compile()
             launcher(known[name])
             print(name, flush=True)

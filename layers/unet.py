@@ -42,8 +42,9 @@ class DecoderStage(Module):
 
 
 class UNet(Module):
-    """Logits (N, H, W, classes) from grey images (N, H, W, in_channels); H and W multiples of 8.
+    """Logits (N, H, W, classes) from images (N, H, W, in_channels); H and W multiples of 8.
 
+    classes: with 1 the head gives one logit z of a binary problem; the result is (N, H, W, 2), 0 and z, whose softmax is z's sigmoid.
     width: channels of the first stage; stages have width, 2 width, 4 width channels and the bottleneck 8 width at 1/8 of the size.
     bottleneck: 'aspp+psa+spp', 'aspp+psa', 'psa', 'mhsa' or 'none'.   skips: 'gated' or 'plain'.
     encoder: 'residual+inception', 'residual' or 'plain'.   gate: 'attn1', 'attnC', 'blend' or 'gau'.
@@ -75,8 +76,8 @@ class UNet(Module):
             raise ValueError(f"UNet: width is {width}, expected a positive multiple of 4 (the inception block has four branches)")
         if skips not in SKIPS:
             raise ValueError(f"UNet: skips is {skips!r}, expected one of {', '.join(SKIPS)}")
-        if classes < 2:
-            raise ValueError(f"UNet: classes is {classes}, expected at least 2")
+        if classes < 1:
+            raise ValueError(f"UNet: classes is {classes}, expected at least 1")
         widths = [width, 2 * width, 4 * width]
         deep = 8 * width
         with seeded(seed):
@@ -102,4 +103,5 @@ class UNet(Module):
         x = self.dropout(self.bottleneck(self.middle(x)))
         for stage, skip in zip(self.decoders, reversed(skips), strict=True):
             x = stage(x, skip)
-        return self.head(x)
+        logits = self.head(x)
+        return ops.pad(logits, ((0, 0), (0, 0), (0, 0), (1, 0))) if logits.shape[-1] == 1 else logits

@@ -209,7 +209,9 @@ EXEMPT = {
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
     r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",
     r"engine\.pictures\.draw_predictions\(.*\)": "drawn by rgb",
-    r"kernels\.augment_batch\(masks\)": "moved, whatever they are",
+    r"kernels\.augment_batch\(masks\)|engine\.batches\.crops\(masks\)": "moved, whatever they are",
+    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\.(parts_of|Pair)))\(masks?\)": "the name of a folder or file",
+    r"engine\.preparation\.check_scored\(masks\)": "counted by pixel_counts",
 }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_data import assert_same
 
+from engine.config import Config
 from engine.data import (
     CLASSES,
     ROCK,
@@ -16,14 +18,20 @@ from engine.data import (
     Tiles,
     class_weights,
     clean,
+    cleaned_by,
     cleaning,
     folds,
     load,
     pixel_counts,
+    sharing,
     split,
     splitting,
     weights_from_counts,
 )
+from engine.data.classes import counted
+from engine.inference import labels_of
+from engine.metrics import scores
+from engine.preparation import Prepared, prepare
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "mars_ai4mars_64x128.npz"
 
@@ -301,3 +309,85 @@ def test_bad_weights():
     assert class_weights(np.zeros_like(masks), "inverse", background=True).tolist() == [1, 0, 0, 0, 0]
     with pytest.raises(DataError, match=r"got masks of shape \(2, 8\), expected \(N, H, W\)"):
         class_weights(masks[0], "none")
+
+
+# --- other data than the original file -----------------------------------------------------------------------------------------
+
+
+def test_a_camera_that_stands_still_loses_nothing():
+    """A folder of 60 photos by a fixed camera, of which half share a handful of drawn masks: reported, never removed unless asked for."""
+    random = np.random.default_rng(0)
+    masks = np.repeat(random.integers(0, 3, (8, 16, 24)).astype(np.uint8), 6, 0)
+    tiles = Tiles(random.integers(0, 256, masks.shape, dtype=np.uint8), masks)
+    classes = counted(3)
+    kept, reasons = cleaned_by("auto", tiles, original=False, classes=classes)
+    assert kept is tiles
+    assert len(reasons) == 8
+    assert reasons[0].startswith("6 samples: 6 different images share one mask bit by bit, with a drawn interior (class 0, class 1, class 2) (kept;")
+    assert cleaned_by("report", tiles, original=True, classes=classes) == (tiles, reasons)
+    assert cleaned_by("off", tiles, original=True, classes=classes) == (tiles, [])
+    assert len(cleaned_by("remove", tiles, original=False, classes=classes)[0]) == 0
+    assert cleaned_by("auto", tiles, original=True)[0] is tiles  # the original file's aliens have one mask, these have eight
+    suspicious, planted = suspicious_set()
+    assert len(cleaned_by("auto", suspicious, original=True)[0]) == len(suspicious) - len(planted)
+    assert cleaned_by("auto", suspicious, original=False)[0] is suspicious
+
+
+def test_a_split_by_tile_says_that_it_leaks():
+    tiles = grouped_tiles(0)
+    parts = split(tiles, 0.2, 0, by="tile")
+    shared = int(np.isin(tiles.groups[parts.val], np.setdiff1d(tiles.groups[parts.train], [""])).sum())
+    assert shared > 20
+    assert f"warning: this leaks, {shared} of the tiles to validate share a source image with one to train" in parts.note
+    np.testing.assert_array_equal(sharing(tiles[parts.val], tiles[parts.train]).sum(), shared)
+    honest = split(tiles, 0.2, 0)
+    assert not sharing(tiles[honest.val], tiles[honest.train]).any()
+
+
+def test_a_split_by_folder_keeps_folders_whole():
+    tiles = grouped_tiles(0)
+    folders = np.array([f"site {k % 7}" for k in range(len(tiles))])
+    parts = split(replace(tiles, folders=folders), 0.3, 0, by="folder")
+    assert parts.by == "folder"
+    assert not set(folders[parts.train]) & set(folders[parts.val])
+    with pytest.raises(DataError, match="lie in no folders of their own"):
+        split(tiles, 0.2, by="folder")
+
+
+def test_weights_of_other_classes_by_hand():
+    masks = np.array([[[0, 0, 1], [1, 255, 255]], [[0, 0, 0], [0, 0, 0]]], np.uint8)
+    got = class_weights(masks, "inverse", background=True, classes=counted(3))
+    np.testing.assert_allclose(got, np.array([10 / 8, 10 / 2, 0]) / np.mean([10 / 8, 10 / 2]))  # what is ignored is no pixel
+
+
+def prepared(path: Path, masks: np.ndarray, **settings: object) -> Prepared:
+    images = np.random.default_rng(0).integers(0, 256, masks.shape)
+    np.savez(path, training_set=np.stack([images, masks], 1).astype(np.uint8))
+    return prepare(Config(data=str(path), **settings))
+
+
+def test_classes_that_never_occur_are_told_and_barred(tmp_path):
+    masks = np.random.default_rng(1).integers(0, 3, (20, 16, 16))
+    data = prepared(tmp_path / "t.npz", masks, classes="5")
+    assert data.absent == (3, 4)
+    assert (
+        "warning: 3 of 5 classes occur in training; without a pixel, and so barred from predictions and not in the mean: class 3, class 4"
+        in data.notes
+    )
+    logits = np.zeros((1, 1, 2, 5), np.float32)
+    logits[..., 4], logits[..., 1] = 9, 1
+    assert (labels_of(logits, "train", data.absent) == 1).all()
+    assert (logits[..., 4] == 9).all()
+    confusion = np.diag([5, 5, 0, 0, 0]) + np.eye(5, k=-1, dtype=np.int64)  # a pixel of class 4 is predicted as 3, of 3 as 2
+    result = scores(confusion, data.classes, data.absent)
+    assert result.iou == (5 / 6, 5 / 7, 0.0, None, None)
+    assert result.miou_fg == pytest.approx((5 / 6 + 5 / 7 + 0) / 3)
+
+
+def test_nothing_to_validate_is_an_error(tmp_path):
+    masks = np.zeros((20, 16, 16), np.uint8)
+    masks[0, 0, 0] = 1
+    with pytest.raises(DataError, match="nothing to validate: the 4 tiles held out hold no pixel of soil"):
+        prepared(tmp_path / "t.npz", masks)
+    with pytest.raises(DataError, match="the 16 tiles to train on hold no pixel of soil"):
+        prepared(tmp_path / "t.npz", np.zeros_like(masks))

@@ -20,21 +20,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.data.tiles import CLASSES, Tiles
+from engine.data.classes import MARS, Classes
+from engine.data.tiles import Tiles
 
 SHARED_BY = 5  # legitimate: at most 2; planted: 110. Nearer the legitimate end, so that a subset's aliens are found too.
 
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """tiles: what stays. removed: int64 indices into the tiles given, ascending. reasons: one line per mask removed."""
+    """tiles: what stays. removed: int64 indices into the tiles given, ascending. reasons: one line per mask removed.
+
+    masks: how many masks were shared by what was removed; in the original file it is one.
+    """
 
     tiles: Tiles
     removed: np.ndarray
     reasons: list[str]
 
+    @property
+    def masks(self) -> int:
+        return len(self.reasons)
 
-def clean(tiles: Tiles) -> Cleaned:
+
+def cleaned_by(policy: str, tiles: Tiles, original: bool, classes: Classes = MARS) -> tuple[Tiles, list[str]]:
+    """The tiles that the setting `clean` leaves, and what it did or would do, a line each.
+
+    policy: 'remove', 'report', 'off', or 'auto': what has the form of the original file (`original`) loses what its rule says, one mask on all
+    planted samples; where several masks are shared, and in other data, a camera may stand still, so that nothing is removed, only reported.
+    """
+    if policy == "off":
+        return tiles, []
+    found = clean(tiles, classes)
+    if policy == "remove" or (policy == "auto" and original and found.masks == 1):
+        return found.tiles, found.reasons
+    hint = "kept; --clean remove removes them, --clean off says nothing"
+    return tiles, [f"{reason.replace('removed ', '', 1)} ({hint})" for reason in found.reasons]
+
+
+def clean(tiles: Tiles, classes: Classes = MARS) -> Cleaned:
     """Remove the samples whose mask is planted (rule above). Raises DataError when the tiles have no masks."""
     masks = tiles.labels()
     sharing: dict[bytes, list[int]] = defaultdict(list)
@@ -46,7 +69,7 @@ def clean(tiles: Tiles) -> Cleaned:
         different = len({_digest(tiles.images[i]) for i in rows}) if len(rows) >= SHARED_BY else 0
         if different >= SHARED_BY:
             removed += rows
-            labels = ", ".join(CLASSES[label] for label in np.unique(masks[rows[0]]))
+            labels = ", ".join("ignored" if label == classes.ignored else classes.names[label] for label in np.unique(masks[rows[0]]))
             reasons.append(f"removed {len(rows)} samples: {different} different images share one mask bit by bit, with a drawn interior ({labels})")
     index = np.array(sorted(removed), dtype=np.int64)
     return Cleaned(tiles[np.delete(np.arange(len(tiles)), index)], index, reasons)

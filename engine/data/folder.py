@@ -1,117 +1,162 @@
-"""A folder of PNG pairs as tiles.
+"""A folder of images and masks (layouts: pairs.py) as tiles.
 
-Two layouts: `images/NAME.png` with `masks/NAME.png`, or `NAME.png` with `NAME_mask.png` side by side. Images are grey, of up to 8 bits (or
-RGB with equal channels), and their darkest and brightest levels become 0 and 255. Masks are label images with values 0..4, grey of any depth
-or with a palette: the number that is stored for a pixel is its label. An optional `groups.csv` with the columns `name,group` gives the source
-image of each tile.
+Images are grey or colour; alpha is dropped. Of grey images of up to 8 bits the darkest and brightest levels become 0 and 255; those of 16 bits and of
+floating point keep their numbers. Masks are grey of any depth, or with a palette, where the number that is stored for a pixel is looked up among the
+values of the classes, or RGB, where its colour is. Images of different sizes are padded to one, a multiple of 8: mirrored, with labels that count
+nowhere. An optional `groups.csv` with the columns `name,group` gives the source image of each.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from engine.data.images import open_image
+from engine.data.classes import MARS, VALUES, Classes
+from engine.data.images import MODES, open_image, read_pixels, read_stored
 from engine.data.npz import DENSEST, MOST_PIXELS
-from engine.data.tiles import DataError, Tiles, label_values
+from engine.data.pairs import Pair, parts_of
+from engine.data.tiles import DataError, Tiles
 from engine.errors import check_regular, quoted, read_bytes, reading
 
-_MASK = "_mask"
 _MOST_BYTES = 1 << 26  # of a groups.csv
-_IMAGES, _MASKS = ("L", "1", "RGB"), ("L", "1", "P", "I;16")  # Pillow's modes
-_DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
+_MULTIPLE = 8  # of the sides of what the network sees: three poolings
+
+Loaded = tuple[Classes, Tiles, Tiles | None, Tiles | None, list[str]]
 
 
-def load_folder(path: Path) -> Tiles:
-    """All pairs below `path`, sorted by name. Raises DataError, naming files, for orphans, unreadable files and sizes that differ."""
-    images, masks = _pairs(path)
-    for have, lack, what in ((images, masks, "mask"), (masks, images, "image")):
-        orphans = sorted(have.keys() - lack.keys())
-        if orphans:
-            shown = ", ".join(orphans[:5]) + (", ..." if len(orphans) > 5 else "")
-            raise DataError(f"{path}: got {len(orphans)} without {what}: {shown}; expected a pair for every name")
-    names = sorted(images)
-    groups = _groups(path / "groups.csv", names)
-    return Tiles(
-        _stacked([images[name] for name in names], _levels),
-        label_values(_stacked([masks[name] for name in names], _labels), f"{path}: masks, sorted by name"),
-        groups,
-    )
+def load_folder(path: Path, classes: Classes, masks: str = "") -> Loaded:
+    """Classes, tiles to train on, to validate on and to test on (None where there are none), and notes. masks: see `parts_of`.
+
+    DataError, naming files, for orphans, unreadable files, sizes of a pair that differ, and labels that the classes do not know.
+    """
+    parts = parts_of(path, masks)
+    shapes = {part: [_Header.of(pair) for pair in pairs] for part, (_, pairs) in parts.items()}
+    headers = [header for some in shapes.values() for header in some]
+    _check_depths(headers)
+    channels = max(header.channels for header in headers)
+    images = {part: _images(shapes[part], channels) for part in parts}
+    if channels == 3 and all((a[..., :1] == a).all() for a in images.values()):  # grey, stored as colour
+        images = {part: np.ascontiguousarray(a[..., 0]) for part, a in images.items()}
+    labels = {part: _labels(shapes[part], classes) for part in parts}
+    notes = []
+    if len(classes) == 2 and classes.plain and not classes.single and _is_black_and_white(labels, shapes, classes):
+        classes = replace(classes, values=(0, 255), ignore=(), plain=False)
+        labels = {part: _labels(shapes[part], classes) for part in parts}
+        notes.append(f"masks hold 0 and 255 only: 255 is taken for '{classes.names[1]}'")
+    if alpha := sum(header.alpha for header in headers):
+        notes.append(f"{alpha} images have an alpha channel, which is dropped (the first is {next(h.pair.image for h in headers if h.alpha)})")
+    if any(header.size != a.shape[1:3] for part, a in images.items() for header in shapes[part]):
+        classes = replace(classes, ignores=True)
+    tiles = {part: _tiles(root, shapes[part], images[part], labels[part], classes) for part, (root, _) in parts.items()}
+    return classes, tiles["train"], tiles.get("val"), tiles.get("test"), notes
 
 
-def _pairs(path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Files by name: images, masks."""
-    if (path / "images").is_dir():
-        images, masks = _pngs(path / "images"), _pngs(path / "masks")
-    else:
-        files = _pngs(path)
-        masks = {name.removesuffix(_MASK): file for name, file in files.items() if name.endswith(_MASK)}
-        images = {name: file for name, file in files.items() if not name.endswith(_MASK)}
-    if not images:
-        raise DataError(f"{path}: no image, expected images/NAME.png with masks/NAME.png, or NAME.png with NAME_mask.png")
-    return images, masks
+@dataclass(frozen=True)
+class _Header:
+    """What is known of a pair before it is decoded."""
+
+    pair: Pair
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype
+    alpha: bool
+
+    @classmethod
+    def of(cls, pair: Pair) -> _Header:
+        with open_image(pair.image) as image:
+            if image.mode not in MODES:
+                raise DataError(f"{pair.image}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
+            channels, dtype = MODES[image.mode]
+            alpha = image.mode in ("LA", "RGBA", "PA") or (image.mode == "P" and "transparency" in image.info)
+            return cls(pair, (image.height, image.width), channels, np.dtype(dtype), alpha)
 
 
-def _pngs(folder: Path) -> dict[str, Path]:
-    """PNG files by name; DataError where two of them have one name."""
-    files: dict[str, Path] = {}
-    for file in sorted(folder.glob("*")):
-        if file.suffix.lower() == ".png" and file.is_file():
-            if file.stem in files:
-                raise DataError(f"{file}: got the name '{file.stem}' twice, here and in {files[file.stem].name}; expected one file of each name")
-            files[file.stem] = file
-    return files
+def _check_depths(headers: list[_Header]) -> None:
+    first = headers[0]
+    for header in headers:
+        if header.dtype != first.dtype:
+            raise DataError(f"{header.pair.image}: got {header.dtype} levels, expected {first.dtype} like {first.pair.image}")
 
 
-def _stacked(files: list[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
-    """(N, H, W) of the first file's dtype, or of a wider one that another has; every file must have the size of the first."""
-    first = read(files[0])
-    most = max(MOST_PIXELS, DENSEST * sum(file.stat().st_size for file in files))  # before memory is taken for all
-    if len(files) * first.size > most:
-        raise DataError(f"{files[0].parent}: got {len(files)} images of {first.size} pixels, expected at most {most} in all in files of this size")
-    out = np.empty((len(files), *first.shape), first.dtype)
-    for i, file in enumerate(files):
-        pixels = first if i == 0 else read(file)
-        if pixels.shape != first.shape:
-            raise DataError(f"{file}: got {pixels.shape[0]} x {pixels.shape[1]} pixels, expected {first.shape[0]} x {first.shape[1]} like {files[0]}")
-        if not np.can_cast(pixels.dtype, out.dtype):
-            out = out.astype(pixels.dtype)
-        out[i] = pixels
+def _padded_size(headers: list[_Header]) -> tuple[int, int]:
+    """(H, W) of all; DataError where a small folder would take much memory."""
+    h, w = (-(-max(header.size[axis] for header in headers) // _MULTIPLE) * _MULTIPLE for axis in (0, 1))
+    most = max(MOST_PIXELS, DENSEST * sum(header.pair.image.stat().st_size for header in headers))
+    if len(headers) * h * w > most:
+        many = f"got {len(headers)} images of {h * w} pixels, expected at most {most} in all in files of this size"
+        raise DataError(f"{headers[0].pair.image.parent}: {many} (smaller ones are padded to the largest)")
+    return h, w
+
+
+def _images(headers: list[_Header], channels: int) -> np.ndarray:
+    """(N, H, W) or (N, H, W, 3), padded by mirroring."""
+    h, w = _padded_size(headers)
+    shape = (len(headers), h, w) if channels == 1 else (len(headers), h, w, channels)
+    out = np.empty(shape, headers[0].dtype)
+    for i, header in enumerate(headers):
+        pixels = read_pixels(header.pair.image)
+        if channels == 3 and pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, 2)
+        widths = [(0, h - pixels.shape[0]), (0, w - pixels.shape[1]), (0, 0)][: pixels.ndim]
+        out[i] = np.pad(pixels, widths, "symmetric")
     return out
 
 
-def _levels(file: Path) -> np.ndarray:
-    """uint8 (H, W): the levels 0..255 of a grey image, or of equal channels of a colour image."""
-    mode, pixels, _ = _decoded(file, _IMAGES)
-    if mode == "RGB":
-        if (pixels != pixels[..., :1]).any():
-            raise DataError(f"{file}: got a colour image, expected a grey one")
-        return pixels[..., 0]
-    return pixels * np.uint8(255) if mode == "1" else pixels
+def _labels(headers: list[_Header], classes: Classes) -> np.ndarray | None:
+    """(N, H, W), padded by what is ignored; None without masks."""
+    if headers[0].pair.mask is None:
+        return None
+    out = np.full((len(headers), *_padded_size(headers)), classes.ignored, classes.dtype)
+    for i, header in enumerate(headers):
+        assert header.pair.mask is not None
+        labels = _mask(header.pair.mask, classes)
+        (h, w), (y, x) = header.size, labels.shape
+        if (h, w) != (y, x):
+            raise DataError(f"{header.pair.mask}: got {y} x {x} pixels, expected {h} x {w} like {header.pair.image}")
+        out[i, :h, :w] = labels
+    return out
 
 
-def _labels(file: Path) -> np.ndarray:
-    """uint8 or uint16 (H, W): the numbers stored in a grey image, or the indices of a palette image."""
-    mode, pixels, depth = _decoded(file, _MASKS)
-    if mode == "1":
-        return pixels.astype(np.uint8)
-    # Pillow scales grey levels of 2 and 4 bits to 0..255.
-    return pixels // (255 // (2**depth - 1)) if mode == "L" and depth < 8 else pixels
+def _mask(file: Path, classes: Classes) -> np.ndarray:
+    """The labels of a mask file (H, W). DataError naming the file and the first pixel that the classes do not know."""
+    stored = read_stored(file)
+    if stored.ndim == 3 and not classes.own_colours:
+        if (stored != stored[..., :1]).any():
+            raise DataError(f"{file}: got a colour mask, but the classes have no colours: classes.toml (or --classes FILE) can name them")
+        stored = stored[..., 0]
+    if stored.ndim == 3:
+        codes, meaning = classes.colour_table
+        code = stored.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+        place = np.searchsorted(codes, code).clip(0, len(codes) - 1)
+        labels = np.where(codes[place] == code, meaning[place], -1)
+    else:
+        code = stored.astype(np.int64)
+        labels = np.where((code >= 0) & (code < VALUES), classes.table[code.clip(0, VALUES - 1)], -1)
+    if (bad := labels < 0).any():
+        y, x = (int(i) for i in np.argwhere(bad)[0])
+        value = f"#{code[y, x]:06x}" if stored.ndim == 3 else str(code[y, x])
+        expected = "a colour of the classes" if stored.ndim == 3 else classes.expected
+        hint = " (the Mars tiles' classes; classes.toml or --classes names others)" if classes == MARS else ""
+        raise DataError(f"{file}: got {value} at row {y}, column {x}, expected {expected}{hint}")
+    return labels
 
 
-def _decoded(file: Path, modes: tuple[str, ...]) -> tuple[str, np.ndarray, int]:
-    """(Pillow's mode, pixels, bits per sample in the file)."""
-    with open_image(file) as image:
-        mode = image.mode
-        if mode not in modes:
-            raise DataError(f"{file}: got an image of mode {mode}, expected {', '.join(modes[:-1])} or {modes[-1]}")
-        pixels, is_png = np.asarray(image), image.format == "PNG"
-        with file.open("rb") as stream:
-            depth = stream.read(_DEPTH + 1)[_DEPTH] if is_png else 8
-    return mode, pixels, depth
+def _is_black_and_white(labels: Mapping[str, np.ndarray | None], shapes: Mapping[str, list[_Header]], classes: Classes) -> bool:
+    """Whether of two classes only the first occurs, and 255, padding aside."""
+    own = [a[i, : header.size[0], : header.size[1]] for part, a in labels.items() if a is not None for i, header in enumerate(shapes[part])]
+    return not any((a == 1).any() for a in own) and any((a == classes.ignored).any() for a in own)
+
+
+def _tiles(root: Path, headers: list[_Header], images: np.ndarray, labels: np.ndarray | None, classes: Classes) -> Tiles:
+    names, sizes = [header.pair.name for header in headers], np.array([header.size for header in headers], np.int64)
+    folders = np.array([header.pair.folder for header in headers], np.str_)
+    whole = bool((sizes == images.shape[1:3]).all())
+    groups, own = _groups(root / "groups.csv", names), (folders != "").any()
+    return Tiles(images, labels, groups, None if whole else sizes, folders if own else None, classes)
 
 
 def _groups(file: Path, names: list[str]) -> np.ndarray | None:

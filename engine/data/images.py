@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.data.tiles import DataError
 from engine.errors import check_regular, reading
 
@@ -34,3 +36,45 @@ def open_image(path: Path) -> Iterator[Any]:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all")
             yield image
+
+
+MODES: dict[str, tuple[int, type]] = {  # Pillow's modes that are images: channels without alpha, and what a level is
+    **dict.fromkeys(("1", "L", "LA"), (1, np.uint8)),
+    **dict.fromkeys(("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"), (3, np.uint8)),
+    **dict.fromkeys(("I;16", "I;16B", "I"), (1, np.uint16)),
+    "F": (1, np.float32),
+}
+_DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha."""
+    with open_image(path) as image:
+        channels, dtype = MODES[image.mode]
+        if dtype == np.uint8:
+            return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        pixels = np.asarray(image)
+        if dtype == np.float32 and not np.isfinite(pixels).all():
+            raise DataError(f"{path}: got levels that are NaN or infinite")
+        if image.mode == "I" and (pixels.min() < 0 or pixels.max() >= 1 << 16):
+            raise DataError(f"{path}: got levels {pixels.min()} to {pixels.max()}, expected 0 to 65535")
+        return pixels.astype(dtype)
+
+
+def read_stored(path: Path) -> np.ndarray:
+    """What a mask file stores for each pixel: numbers (H, W), of grey levels or of the entries of a palette, or colours (H, W, 3)."""
+    with open_image(path) as image:
+        if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I"):
+            raise DataError(f"{path}: got a mask of mode {image.mode}, expected grey levels, a palette or RGB")
+        if image.format == "JPEG":
+            raise DataError(f"{path}: got a mask that is a JPEG, which changes labels; expected a PNG or TIFF")
+        mode, is_png = image.mode, image.format == "PNG"
+        pixels = np.asarray(image.convert(mode[:-1]) if mode in ("LA", "RGBA") else image)
+    if mode == "1":
+        return pixels.astype(np.uint8)
+    if mode == "L" and is_png:
+        with path.open("rb") as stream:
+            depth = stream.read(_DEPTH + 1)[_DEPTH]
+        if depth < 8:  # Pillow scales grey levels of 2 and 4 bits to 0..255
+            return pixels // (255 // (2**depth - 1))
+    return pixels

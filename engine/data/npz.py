@@ -15,6 +15,7 @@ from typing import IO
 
 import numpy as np
 
+from engine.data.classes import MARS, Classes
 from engine.data.tiles import DataError, GreyLevels, Labels, Tiles
 from engine.errors import check_regular, quoted, reading
 
@@ -31,14 +32,14 @@ _PART = 1 << 21  # values decompressed at a time
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others ask for as much memory as the file says
 
 
-def load_npz(path: Path) -> tuple[Tiles, Tiles | None]:
+def load_npz(path: Path, classes: Classes = MARS) -> tuple[Tiles, Tiles | None]:
     """Training tiles and test tiles (None where the file has none). Raises DataError, naming the file and the key."""
     with reading(DataError, f"{path}: not a readable .npz file, is it whole?"):
         check_regular(path)
         with open(path, "rb") as file:
             _check_form(path, file)
             with zipfile.ZipFile(file) as archive:
-                return _tiles(Archive(path, archive))
+                return _tiles(Archive(path, archive), classes)
 
 
 class Archive:
@@ -126,7 +127,7 @@ def _check_form(path: Path, file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _tiles(archive: Archive) -> tuple[Tiles, Tiles | None]:
+def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
     path = archive.path
     unknown = [key for key in archive.files if key not in KEYS]
     if unknown:  # a misspelt train_group, ignored, would be a leak between training and validation
@@ -139,33 +140,33 @@ def _tiles(archive: Archive) -> tuple[Tiles, Tiles | None]:
         raise DataError(f"{where}: got shape {quoted(pairs.shape)}, expected (N, 2, H, W), an image and a mask per sample")
     shape = (pairs.shape[0], *pairs.shape[2:])
     _check_size(shape, archive, where)
-    images, masks = GreyLevels(shape, pairs.dtype, f"{where} images"), Labels(shape, pairs.dtype, f"{where} masks")
+    images, masks = GreyLevels(shape, pairs.dtype, f"{where} images"), Labels(shape, pairs.dtype, f"{where} masks", classes)
     with reading(DataError, f"{where}: cannot be read, is the file whole?"):
         for rows, part in pairs.parts():
             images.put(rows, part[:, 0])
             masks.put(rows, part[:, 1])
-    return Tiles(images.finished(), masks.finished(), _groups(archive, "train_group", shape[0])), _test(archive)
+    return Tiles(images.finished(), masks.finished(), _groups(archive, "train_group", shape[0]), classes=classes), _test(archive, classes)
 
 
-def _test(archive: Archive) -> Tiles | None:
+def _test(archive: Archive, classes: Classes) -> Tiles | None:
     path = archive.path
     if "test_set" not in archive.files:
         orphan = next((key for key in ("test_labels", "test_group") if key in archive.files), None)
         if orphan:
             raise DataError(f"{path}: got '{orphan}' without 'test_set'")
         return None
-    images = _converted(archive, "test_set", GreyLevels)
-    masks = _converted(archive, "test_labels", Labels, images.shape) if "test_labels" in archive.files else None
-    return Tiles(images, masks, _groups(archive, "test_group", len(images)))
+    images = _converted(archive, "test_set", GreyLevels, classes)
+    masks = _converted(archive, "test_labels", Labels, classes, images.shape) if "test_labels" in archive.files else None
+    return Tiles(images, masks, _groups(archive, "test_group", len(images)), classes=classes)
 
 
-def _converted(archive: Archive, key: str, kind: type[GreyLevels | Labels], expected: tuple[int, ...] | None = None) -> np.ndarray:
-    """uint8 (M, H, W)."""
+def _converted(archive: Archive, key: str, kind: type[GreyLevels | Labels], classes: Classes, expected: tuple[int, ...] | None = None) -> np.ndarray:
+    """uint8 (M, H, W); labels of 256 classes are uint16."""
     member, where = archive.member(key, "(M, H, W)", 3), f"{archive.path}: {key}"
     if expected is not None and member.shape != expected:
         raise DataError(f"{where}: got shape {quoted(member.shape)}, expected {expected} like test_set")
     _check_size(member.shape, archive, where)
-    result = kind(member.shape, member.dtype, where)
+    result = kind(member.shape, member.dtype, where, classes)
     with reading(DataError, f"{where}: cannot be read, is the file whole?"):
         for rows, part in member.parts():
             result.put(rows, part)

@@ -8,16 +8,17 @@ dealt out. Big rock is in some 3 % of the tiles: dealt at random, a part may get
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.data.tiles import CLASSES, ROCK, DataError, Tiles, pixel_counts
+from engine.data.classes import MARS, Classes
+from engine.data.tiles import DataError, Tiles, pixel_counts
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """train, val: int64 indices into the tiles, ascending, disjoint, together all. by: 'source image' or 'tile'. note: one line."""
+    """train, val: int64 indices into the tiles, ascending, disjoint, together all. by: 'source image', 'folder' or 'tile'. note: one line."""
 
     train: np.ndarray
     val: np.ndarray
@@ -25,17 +26,26 @@ class Split:
     note: str
 
 
-def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0) -> Split:
+def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0, by: str = "image", classes: Classes = MARS) -> Split:
     """Part of the tiles for validation: close to `fraction` of all tiles and of the tiles of every class.
 
     By source image where groups are known (a tile of group '' is a group of its own): no group is in both parts. A class that
     occurs in two groups or more occurs in both parts. By tile where no group is known; the note says so. Deterministic in seed.
+    by: 'image'; 'tile', which deals every tile alone, whatever its source, and leaks; or 'folder', which deals the folders the tiles lay in.
     Raises DataError for tiles without masks, a fraction outside (0, 1), or fewer than two groups.
     """
     if not 0 < fraction < 1:
         raise DataError(f"fraction: got {fraction}, expected a number between 0 and 1")
-    part, by = _dealt(tiles, (1 - fraction, fraction), seed)
-    return _split(tiles, part == 1, by)
+    if by == "folder":
+        if tiles.folders is None:
+            raise DataError("split: got 'folder', but the images lie in no folders of their own (images/NAME/...)")
+        dealt = replace(tiles, groups=np.where(tiles.folders == "", ".", tiles.folders))
+    else:
+        dealt = tiles if by == "image" else replace(tiles, groups=None)
+    part, what = _dealt(dealt, (1 - fraction, fraction), seed, classes)
+    if by == "folder":
+        what = "folder"
+    return _split(tiles, part == 1, what, classes)
 
 
 def folds(tiles: Tiles, k: int = 5, seed: int = 0) -> list[Split]:
@@ -45,27 +55,36 @@ def folds(tiles: Tiles, k: int = 5, seed: int = 0) -> list[Split]:
     """
     if k < 2:
         raise DataError(f"k: got {k}, expected at least 2")
-    part, by = _dealt(tiles, (1 / k,) * k, seed)
-    return [_split(tiles, part == fold, by) for fold in range(k)]
+    part, by = _dealt(tiles, (1 / k,) * k, seed, MARS)
+    return [_split(tiles, part == fold, by, MARS) for fold in range(k)]
 
 
-def _split(tiles: Tiles, validation: np.ndarray, by: str) -> Split:
-    rocky = (tiles.labels() == ROCK).any(axis=(1, 2))
+def sharing(tiles: Tiles, others: Tiles) -> np.ndarray:
+    """Which tiles are of a source image that others are of: bool (N,). Tiles of unknown sources share none."""
+    return np.isin(tiles.sources, others.sources) & (tiles.sources != "")
+
+
+def _split(tiles: Tiles, validation: np.ndarray, by: str, classes: Classes) -> Split:
+    present = pixel_counts(tiles.labels(), classes) > 0
+    rarest = min(reversed(classes.scored), key=lambda label: int(present[:, label].sum()))
     train, val = np.flatnonzero(~validation), np.flatnonzero(validation)
-    caution = "" if by == "source image" else "; source images are unknown, tiles of one image may be in both parts"
-    rock = f"{CLASSES[ROCK]} in {rocky[train].sum()} and {rocky[val].sum()}"
+    caution = "" if by != "tile" else "; source images are unknown, tiles of one image may be in both parts"
+    if by == "tile" and tiles.sources_known:
+        shared = int(sharing(tiles[val], tiles[train]).sum())
+        caution = f"; warning: this leaks, {shared} of the tiles to validate share a source image with one to train, so scores are too high"
+    rock = f"{classes.names[rarest]} in {present[train, rarest].sum()} and {present[val, rarest].sum()}"
     return Split(train, val, by, f"split by {by}: {len(train)} tiles to train, {len(val)} to validate, {rock}{caution}")
 
 
-def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int) -> tuple[np.ndarray, str]:
+def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int, classes: Classes) -> tuple[np.ndarray, str]:
     """The part (N,) of each tile, 0..len(shares) - 1, and what was dealt: 'source image' or 'tile'."""
     by = "source image" if tiles.sources_known else "tile"
     group = _group_numbers(tiles)
     groups = int(group.max(initial=-1)) + 1
     if groups < len(shares):
         raise DataError(f"split: got {len(tiles)} tiles of {groups} {by}s, expected at least {len(shares)} {by}s")
-    # Columns: tiles holding class 0..4, then all tiles: the last is a class that every group has.
-    present = np.column_stack([pixel_counts(tiles.labels()) > 0, np.ones(len(tiles), bool)])
+    # Columns: tiles holding each class, then all tiles: the last is a class that every group has.
+    present = np.column_stack([pixel_counts(tiles.labels(), classes) > 0, np.ones(len(tiles), bool)])
     counts = np.zeros((groups, present.shape[1]), np.int64)
     np.add.at(counts, group, present)
     return _parts(counts, shares, np.random.default_rng(seed))[group], by

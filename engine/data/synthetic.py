@@ -44,7 +44,7 @@ def synthetic(count: int = 2000, test: int = 200, seed: int = 0, size: tuple[int
     if planted:
         train = _with_aliens(train, planted, stream.generator())
         notes.append(f"synthetic: {planted} of the training tiles are planted aliens with one mask")
-    return DataSet("synthetic", train, _tiles(test, size, ground, stream, "test") if test else None, tuple(notes))
+    return DataSet("synthetic", train, _tiles(test, size, ground, stream, "test") if test else None, tuple(notes), original=True)
 
 
 def _tiles(count: int, size: tuple[int, int], ground: Ground, stream: Stream, name: str) -> Tiles:

@@ -1,7 +1,7 @@
 """Tiles and data sets: what the engine trains on, and how it is read, checked and written.
 
 A data set comes from one of three sources, all through `load`: the word 'synthetic' (synthetic.py), an .npz file in the form of
-the original homework file, or a folder of image / mask PNG pairs (folder.py). Whatever is wrong with the data is a `DataError`
+the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with the data is a `DataError`
 of one line that says where, what came, and what was expected: the command line prints it as it stands.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.classes import MARS, Classes, declared
 from engine.errors import InputError, reading
 from kernels.core.labels import check_labels
 
-CLASSES = ("background", "soil", "bedrock", "sand", "big rock")
+CLASSES = MARS.names
 ROCK = CLASSES.index("big rock")
 
 _POOLINGS = 3
-_CHUNK = 256  # tiles converted at a time: the float64 file is large, its temporaries need not be
 
 
 class DataError(InputError):
@@ -31,27 +31,37 @@ class DataError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """N grey tiles of one size with their labels, and the image each was cut from.
+    """N tiles with their labels, and the image each was cut from.
 
-    images: uint8 (N, H, W), grey levels 0..255.
-    masks: uint8 (N, H, W), labels 0..4 in the order of `CLASSES`, or None where nobody labelled.
+    images: uint8 or uint16 levels, or float32, of one channel (N, H, W) or several (N, H, W, C).
+    masks: uint8 (N, H, W), labels of a `Classes`, or None where nobody labelled; uint16 for 256 classes.
     groups: str (N,), the source image of each tile, '' where unknown; or None where no tile's source is known.
+    sizes: int (N, 2), height and width where tiles are smaller than the array: the rest is padding, whose labels count nowhere; or None.
+    folders: str (N,), the folder that each tile lay in; or None.
+    classes: what the labels mean.
     Raises DataError when the arrays do not fit together, and for other labels.
     """
 
     images: np.ndarray
     masks: np.ndarray | None = None
     groups: np.ndarray | None = None
+    sizes: np.ndarray | None = None
+    folders: np.ndarray | None = None
+    classes: Classes = MARS
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 3 or self.images.dtype != np.uint8:
-            raise DataError(f"images: got {_described(self.images)}, expected uint8 (N, H, W)")
-        if self.masks is not None and (self.masks.shape != self.images.shape or self.masks.dtype != np.uint8):
-            raise DataError(f"masks: got {_described(self.masks)}, expected uint8 {self.images.shape} like the images")
+        if self.images.ndim not in (3, 4) or self.images.dtype not in (np.uint8, np.uint16, np.float32):
+            raise DataError(f"images: got {_described(self.images)}, expected uint8, uint16 or float32 (N, H, W) or (N, H, W, C)")
+        shape = self.images.shape[:3]
+        if self.masks is not None and (self.masks.shape != shape or self.masks.dtype not in (np.uint8, np.uint16)):
+            raise DataError(f"masks: got {_described(self.masks)}, expected uint8 {shape} like the images")
         if self.masks is not None:
-            check_masks("masks", self.masks)
-        if self.groups is not None and (self.groups.shape != (len(self),) or self.groups.dtype.kind != "U"):
-            raise DataError(f"groups: got {_described(self.groups)}, expected str ({len(self)},), one per image")
+            check_masks("masks", self.masks, self.classes)
+        for name, names in (("groups", self.groups), ("folders", self.folders)):
+            if names is not None and (names.shape != (len(self),) or names.dtype.kind != "U"):
+                raise DataError(f"{name}: got {_described(names)}, expected str ({len(self)},), one per image")
+        if self.sizes is not None and (self.sizes.shape != (len(self), 2) or self.sizes.dtype.kind != "i"):
+            raise DataError(f"sizes: got {_described(self.sizes)}, expected int ({len(self)}, 2), height and width per image")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,14 +69,20 @@ class Tiles:
     def __getitem__(self, index: Any) -> Tiles:
         """The tiles at `index`: an integer or bool array, a list, a slice, or one integer (one tile, still 3-D)."""
         rows = np.atleast_1d(np.arange(len(self))[index])
-        return Tiles(self.images[rows], *(None if a is None else a[rows] for a in (self.masks, self.groups)))
+        others = (None if a is None else a[rows] for a in (self.masks, self.groups, self.sizes, self.folders))
+        return Tiles(self.images[rows], *others, self.classes)
 
     take = __getitem__
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
+        """(H, W) in pixels, padding included."""
         return self.images.shape[1], self.images.shape[2]
+
+    @property
+    def channels(self) -> int:
+        """How many numbers a pixel has."""
+        return 1 if self.images.ndim == 3 else self.images.shape[3]
 
     @property
     def sources(self) -> np.ndarray:
@@ -78,6 +94,16 @@ class Tiles:
         """Whether the source image of at least one tile is known."""
         return bool((self.sources != "").any())
 
+    @property
+    def unit(self) -> str:
+        """What is independent of the rest, as far as that is known: 'source image' or 'tile'."""
+        return "source image" if self.sources_known else "tile"
+
+    @property
+    def units(self) -> np.ndarray | None:
+        """The groups to resample by; None where every tile stands for itself."""
+        return self.groups if self.sources_known else None
+
     def labels(self) -> np.ndarray:
         """The masks; DataError when there are none."""
         if self.masks is None:
@@ -87,55 +113,75 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Tiles to train on, tiles to test on (None when the source has none; their masks may be None), and lines worth printing."""
+    """Tiles to train on, tiles to test on (None when the source has none; their masks may be None), and lines worth printing.
+
+    classes: what their labels mean.  val: tiles to validate on, where the source has them.
+    original: whether it has the form of the original file, whose rule tells planted samples.
+    """
 
     name: str
     train: Tiles
     test: Tiles | None = None
     notes: tuple[str, ...] = ()
+    classes: Classes = MARS
+    val: Tiles | None = None
+    original: bool = False
 
 
-def check_masks(name: str, masks: np.ndarray) -> None:
-    """DataError unless all labels are 0..4, TypeError unless they are integers."""
-    check_labels(name, "masks", masks, len(CLASSES), error=DataError)
+def check_masks(name: str, masks: np.ndarray, classes: Classes = MARS) -> None:
+    """DataError unless all labels are of the classes, for the Mars tiles 0..4, or what they ignore; TypeError unless they are integers."""
+    check_labels(name, "masks", masks, len(classes), classes.allowed, error=DataError)
 
 
-def pixel_counts(masks: np.ndarray) -> np.ndarray:
-    """Pixels of each class in each mask. masks: labels 0..4 (N, H, W) -> int64 (N, 5). Raises DataError for other labels."""
-    check_masks("pixel_counts", masks)
-    return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(len(CLASSES))], axis=1).astype(np.int64)
+def pixel_counts(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
+    """Pixels of each class in each mask. masks: labels (N, H, W) -> int64 (N, C). Raises DataError for other labels than the classes'."""
+    check_masks("pixel_counts", masks, classes)
+    count = len(classes)
+    if count <= 16:
+        return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(count)], axis=1).astype(np.int64)
+    return np.array([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks], np.int64).reshape(len(masks), count)
 
 
-def load(source: str | Path, seed: int = 0, count: int = 2000) -> DataSet:
+def load(source: str | Path, seed: int = 0, count: int = 2000, classes: Classes | str = "auto", masks: str = "", ignore: str = "") -> DataSet:
     """Read a data set, checked to the last pixel.
 
     source: 'synthetic' (`count` training tiles and a tenth as many test tiles, made from `seed`);
       a .npz file in the original form: training_set (N, 2, H, W) with [:, 0] the image, grey levels 0..255, and [:, 1] the mask,
       labels 0..4; optional test_set (M, H, W), test_labels (M, H, W), train_group (N,) and test_group (M,); any real dtype;
-      or a folder of PNG pairs (see folder.py).
-    Fractional grey levels are rounded to the nearest; a fractional label is an error. H and W must be divisible by 8.
-    seed and count matter to 'synthetic' only. Raises DataError.
+      or a folder of images and masks (see folder.py).
+    Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be divisible by 8.
+    classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder, where it is another.
+    seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for classes.
     """
     if str(source) == "synthetic":
         from engine.data.synthetic import synthetic
 
+        for name, value in (("classes", classes if classes not in ("auto", "mars", MARS) else ""), ("masks", masks)):
+            if value:
+                raise DataError(f"{name}: got {value if isinstance(value, str) else 'other classes'}, but 'synthetic' has its own")
         return synthetic(count, test=max(1, count // 10), seed=seed)
-    path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of PNG pairs"
+    path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of images and masks"
     with reading(DataError, f"{source}: cannot be read"):
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)
         except FileNotFoundError:
             raise DataError(f"{source}: no such file or folder; {expected}") from None
+    known = classes if isinstance(classes, Classes) else declared(classes, path if is_folder else None, ignore)
     if is_folder:
         from engine.data.folder import load_folder
 
         with reading(DataError, f"{source}: cannot be read"):
-            return _finished(path.resolve().name, load_folder(path), None)
+            known, train, val, test, notes = load_folder(path, known, masks)
+        parts = [("train", train), ("val", val), ("test", test)]
+        lines = [_description(part, tiles) for part, tiles in parts if tiles is not None]
+        return DataSet(path.resolve().name, train, test, (*lines, *notes), known, val)
+    if masks:
+        raise DataError(f"masks: got {masks!r}, which goes with a folder of images, but --data is {source}")
     if path.suffix.lower() != ".npz":
         raise DataError(f"{source}: got a file named *{path.suffix}, {expected}")
     from engine.data.npz import load_npz
 
-    return _finished(path.stem, *load_npz(path))
+    return _finished(path.stem, *load_npz(path, known), known)
 
 
 def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
@@ -166,11 +212,15 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
 class _Converted:
     """uint8 (N, H, W), made of any real dtype a few tiles at a time. DataError naming `where` for another dtype."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, where: str, classes: Classes = MARS) -> None:
         if dtype.kind not in "uif" or dtype.itemsize > 8:
             raise DataError(f"{where}: got dtype {dtype}, expected uint8, float32 or float64")
-        self.where = where
-        self.out = np.empty(shape, np.uint8)
+        self.where, self.classes = where, classes
+        self.out = np.empty(shape, self.kind())
+
+    def kind(self) -> type[np.unsignedinteger]:
+        """The dtype of the result."""
+        return np.uint8
 
 
 class GreyLevels(_Converted):
@@ -194,35 +244,24 @@ class GreyLevels(_Converted):
 
 
 class Labels(_Converted):
-    """Labels. `put` raises DataError for anything but whole numbers 0..4."""
+    """Labels. `put` raises DataError for anything but whole numbers that the classes know, for the Mars tiles 0..4."""
+
+    def kind(self) -> type[np.unsignedinteger]:
+        """The dtype of the result."""
+        return self.classes.dtype
 
     def put(self, rows: slice, part: np.ndarray) -> None:
         """The tiles `rows` from their values."""
-        last = len(CLASSES) - 1
-        valid = np.isfinite(part) & (part >= 0) & (part <= last) & (np.rint(part) == part)
-        _reject(~valid, rows, part, self.where, f"whole labels 0..{last}")
-        self.out[rows] = part
+        table = self.classes.table
+        last = int(np.flatnonzero(table >= 0)[-1])
+        whole = np.isfinite(part) & (part >= 0) & (part <= last) & (np.rint(part) == part)
+        labels = table[np.where(whole, part, 0).astype(np.int64)]
+        _reject(~whole | (labels < 0), rows, part, self.where, self.classes.expected)
+        self.out[rows] = labels
 
     def finished(self) -> np.ndarray:
         """The labels."""
         return self.out
-
-
-def grey_levels(array: np.ndarray, where: str) -> np.ndarray:
-    """Any real (N, H, W) as uint8 grey levels, as `GreyLevels` makes them."""
-    return _convert(GreyLevels(array.shape, array.dtype, where), array)
-
-
-def label_values(array: np.ndarray, where: str) -> np.ndarray:
-    """Any real (N, H, W) as uint8 labels, as `Labels` makes them."""
-    return _convert(Labels(array.shape, array.dtype, where), array)
-
-
-def _convert(result: GreyLevels | Labels, array: np.ndarray) -> np.ndarray:
-    for start in range(0, len(array), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(array)))
-        result.put(rows, array[rows])
-    return result.finished()
 
 
 def _described(array: np.ndarray) -> str:
@@ -236,7 +275,7 @@ def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected
         raise DataError(f"{where}: got {part[tile, y, x]:.6g} in tile {rows.start + tile} at row {y}, column {x}, expected {expected}")
 
 
-def _finished(name: str, train: Tiles, test: Tiles | None) -> DataSet:
+def _finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> DataSet:
     """The data set with its sizes checked and described."""
     parts = [("train", train)] if test is None else [("train", train), ("test", test)]
     for part, tiles in parts:
@@ -247,10 +286,16 @@ def _finished(name: str, train: Tiles, test: Tiles | None) -> DataSet:
             raise DataError(f"{name}: {part} tiles are {h} x {w}, expected sides divisible by {divisor} ({_POOLINGS} poolings)")
         if tiles.size != train.size:
             raise DataError(f"{name}: {part} tiles are {h} x {w}, expected {train.size[0]} x {train.size[1]} like the training tiles")
-    return DataSet(name, train, test, tuple(_description(part, tiles) for part, tiles in parts))
+    return DataSet(name, train, test, tuple(_description(part, tiles) for part, tiles in parts), classes, original=classes == MARS)
 
 
 def _description(part: str, tiles: Tiles) -> str:
     known = f"{len(np.unique(tiles.sources[tiles.sources != '']))} source images" if tiles.sources_known else "source images unknown"
     labelled = "" if tiles.masks is not None else ", no masks"
-    return f"{part}: {len(tiles)} tiles of {tiles.size[0]} x {tiles.size[1]}, {known}{labelled}"
+    colour = "" if tiles.channels == 1 else f" and {tiles.channels} channels"
+    depth = {np.dtype(np.uint16): ", 16 bits", np.dtype(np.float32): ", floating point"}.get(tiles.images.dtype, "")
+    size = f"{tiles.size[0]} x {tiles.size[1]}"
+    if tiles.sizes is not None:
+        low, high = (" x ".join(map(str, extreme)) for extreme in (tiles.sizes.min(0), tiles.sizes.max(0)))
+        size = f"{low if low == high else f'{low} to {high}'}, padded to {size}"
+    return f"{part}: {len(tiles)} tiles of {size}{colour}{depth}, {known}{labelled}"

@@ -17,25 +17,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.data.tiles import CLASSES, DataError, pixel_counts
+from engine.data.classes import MARS, Classes
+from engine.data.tiles import DataError, pixel_counts
 
 SCHEMES = ("none", "inverse", "median", "sqrt", "enet", "effective")
 _ENET_OFFSET = 1.02
 _EFFECTIVE_BETA = 0.999
 
 
-def class_weights(masks: np.ndarray, scheme: str, background: bool = False, cap: float | None = None) -> np.ndarray:
-    """Weights of the five classes in the loss. masks: labels 0..4 (N, H, W) -> float64 (5,); see `weights_from_counts`."""
+def class_weights(masks: np.ndarray, scheme: str, background: bool = False, cap: float | None = None, classes: Classes = MARS) -> np.ndarray:
+    """Weights of the classes in the loss. masks: labels (N, H, W) -> float64 (C,); see `weights_from_counts`."""
     if masks.ndim != 3:
         raise DataError(f"class_weights: got masks of shape {masks.shape}, expected (N, H, W)")
-    counts = pixel_counts(masks)
-    return weights_from_counts(counts.sum(axis=0), np.count_nonzero(counts, axis=0), masks.shape[1] * masks.shape[2], scheme, background, cap)
+    counts, area = pixel_counts(masks, classes), masks.shape[1] * masks.shape[2]
+    return weights_from_counts(counts.sum(axis=0), np.count_nonzero(counts, axis=0), area, scheme, background, cap, classes.names)
 
 
 def weights_from_counts(
-    pixels: np.ndarray, images: np.ndarray, image_pixels: int, scheme: str, background: bool = False, cap: float | None = None
+    pixels: np.ndarray,
+    images: np.ndarray,
+    image_pixels: int,
+    scheme: str,
+    background: bool = False,
+    cap: float | None = None,
+    names: tuple[str, ...] = MARS.names,
 ) -> np.ndarray:
-    """Weights from pixels of each class (5,), images containing each class (5,) and pixels per image -> float64 (5,).
+    """Weights from pixels of each class (C,), images containing each class (C,) and pixels per image -> float64 (C,).
 
     The classes used are those present, without background unless `background`; their weights have mean 1, all others are 0. (A
     class that is absent has no pixel to weigh, and no weight that could be computed from it.) `cap` bounds the ratio of the largest weight
@@ -49,14 +56,14 @@ def weights_from_counts(
     used = np.asarray(pixels) > 0
     used[0] &= background
     if not used.any():
-        wanted = CLASSES if background else CLASSES[1:]
+        wanted = names if background else names[1:]
         raise DataError(f"class_weights: got masks without any pixel of {', '.join(wanted)}; expected at least one class to weigh")
     share = np.asarray(pixels)[used] / np.sum(pixels)
     count = np.asarray(images)[used].astype(np.float64)
     raw = _raw(scheme, share, np.asarray(pixels)[used] / (count * image_pixels), count)
     if cap is not None:
         raw = np.minimum(raw, cap * raw.min())
-    weights = np.zeros(len(CLASSES))
+    weights = np.zeros(len(names))
     weights[used] = raw / raw.mean()
     return weights
 

@@ -1,7 +1,7 @@
 """The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never repeated when it is finished.
 
 OUT/CELL/seed-N/            the run folder of engine.train
-OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,)
+OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,); form
 """
 
 from __future__ import annotations
@@ -96,12 +96,23 @@ def measure(run: Run) -> None:
     from engine.checkpoint import load_checkpoint
     from engine.inference import evaluate_confusion
 
-    val = _validation(run.config.data, run.config.tiles, run.config.val_fraction, run.config.seed)
+    config, val = run.config, _validation(_of_data(run.config))
     arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources)}
     for name in _CHECKPOINTS:
         checkpoint = load_checkpoint(run.folder / f"{name}.safetensors")
-        confusion = evaluate_confusion(checkpoint.net, val.images, val.masks, checkpoint.normalisation, run.config.background)
+        classes, absent = checkpoint.form.classes, checkpoint.form.absent
+        confusion = evaluate_confusion(
+            checkpoint.net,
+            val.images,
+            val.masks,
+            checkpoint.normalisation,
+            classes.background(config.background),
+            crop=config.crop,
+            absent=absent,
+            ignored=classes.ignored if (val.masks == classes.ignored).any() else None,
+        )
         arrays[name] = confusion.astype(np.int32)
+        arrays["form"] = np.array(json.dumps(asdict(checkpoint.form)))
     part = run.folder / "validation.part.npz"
     np.savez_compressed(part, **arrays)
     part.replace(run.folder / "validation.npz")
@@ -109,18 +120,27 @@ def measure(run: Run) -> None:
 
 def outcome(run: Run, checkpoint: str = "best") -> Outcome:
     """The measured outcome of a finished run, measuring it first where that has not been done."""
+    from engine.checkpoint import Form, form_from_dict
+
     path = run.folder / "validation.npz"
     if not path.is_file():
         measure(run)
     with np.load(path, allow_pickle=False) as file:
-        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"])
+        form = form_from_dict(json.loads(str(file["form"]))) if "form" in file else Form()
+        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"], form.classes, form.absent)
 
 
 @lru_cache(maxsize=2)
-def _validation(data: str, tiles: int, val_fraction: float, seed: int) -> Any:
-    from engine.training import prepare
+def _validation(config: Config) -> Any:
+    from engine.preparation import prepare
 
-    return prepare(data, tiles, val_fraction, seed).val
+    return prepare(config).val
+
+
+def _of_data(config: Config) -> Config:
+    """A Config with those settings only that decide the tiles: the same for all cells of a grid with one seed."""
+    names = ("data", "masks", "classes", "ignore", "split", "clean", "crop", "tiles", "val_fraction", "seed")
+    return Config(**{name: getattr(config, name) for name in names})
 
 
 def _unique_groups(sources: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.data import Classes
 from engine.metrics import Scores, scores
 
 DRAWS = 2000
@@ -20,16 +21,25 @@ DRAWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source images."""
+    """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source images.
+
+    classes, absent: as `engine.metrics.scores` takes them.
+    """
 
     seed: int
     confusion: np.ndarray
     groups: np.ndarray
+    classes: Classes | None = None
+    absent: tuple[int, ...] = ()
 
     @property
     def scores(self) -> Scores:
         """The scores of this run alone."""
-        return scores(self.confusion.sum(0))
+        return self.scores_of(self.confusion.sum(0))
+
+    def scores_of(self, confusion: np.ndarray) -> Scores:
+        """The scores of another matrix over the same classes."""
+        return scores(confusion, self.classes, self.absent)
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,8 @@ def summarise(outcomes: list[Outcome], draws: int = DRAWS) -> Summary:
     keras = float(np.mean([o.scores.miou_keras for o in outcomes]))
     counts = _by_group(outcomes, _group_index(outcomes))
     deviation = float(single.std(ddof=1)) if len(single) > 1 else float("nan")
-    pooled = scores(counts.sum(0))
-    return Summary(len(outcomes), float(single.mean()), deviation, keras, pooled, _interval(_resampled(counts, draws)))
+    pooled = outcomes[0].scores_of(counts.sum(0))
+    return Summary(len(outcomes), float(single.mean()), deviation, keras, pooled, _interval(_resampled(counts, draws, outcomes[0])))
 
 
 def difference(ours: list[Outcome], baseline: list[Outcome], draws: int = DRAWS) -> Difference | None:
@@ -78,8 +88,10 @@ def difference(ours: list[Outcome], baseline: list[Outcome], draws: int = DRAWS)
     sides = [[o for o in side if o.seed in seeds] for side in (ours, baseline)]
     index = _group_index(sides[0] + sides[1])
     ours_counts, baseline_counts = (_by_group(side, index) for side in sides)
-    value = scores(ours_counts.sum(0)).miou_fg - scores(baseline_counts.sum(0)).miou_fg
-    return Difference(len(seeds), value, _interval(_resampled(ours_counts, draws) - _resampled(baseline_counts, draws)))
+    first, second = ours[0], baseline[0]
+    value = first.scores_of(ours_counts.sum(0)).miou_fg - second.scores_of(baseline_counts.sum(0)).miou_fg
+    values = _resampled(ours_counts, draws, first) - _resampled(baseline_counts, draws, second)
+    return Difference(len(seeds), value, _interval(values))
 
 
 def _group_index(outcomes: list[Outcome]) -> dict[str, int]:
@@ -96,12 +108,12 @@ def _by_group(outcomes: list[Outcome], index: dict[str, int]) -> np.ndarray:
     return counts
 
 
-def _resampled(counts: np.ndarray, draws: int) -> np.ndarray:
+def _resampled(counts: np.ndarray, draws: int, outcome: Outcome) -> np.ndarray:
     """fg of `draws` resamplings of the groups with replacement; the same resamplings for the same number of groups."""
     groups, classes = counts.shape[:2]
     picks = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=draws)
     matrices = (picks @ counts.reshape(groups, -1)).reshape(draws, classes, classes)
-    return np.array([scores(m).miou_fg for m in matrices])
+    return np.array([outcome.scores_of(m).miou_fg for m in matrices])
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

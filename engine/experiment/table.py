@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from engine.data import CLASSES
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.runs import Run, outcome
 from engine.experiment.statistics import Difference, Outcome, Summary, difference, summarise
@@ -30,7 +29,7 @@ def write_results(grid: Grid, runs: list[Run], out: Path) -> str:
         for cell in grid.cells
         if outcomes[cell.name]
     }
-    text = _markdown(grid, measured)
+    text = _markdown(grid, measured, list(finished[0].summary["iou"]) if finished else [])
     (out / "results.md").write_text(text, encoding="utf-8")
     if measured:
         _draw(out / "results.png", grid, measured, outcomes)
@@ -54,7 +53,7 @@ def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
                 "best_epoch": summary["best_epoch"],
                 "miou_fg": best.miou_fg,
                 "miou_keras": best.miou_keras,
-                **{f"iou:{name}": value for name, value in zip(CLASSES[1:], best.iou, strict=True)},
+                **{f"iou:{name}": value for name, value in zip(summary["iou"], best.iou, strict=True)},
                 "accuracy": best.accuracy,
                 "last_miou_fg": last.miou_fg,
                 "last_miou_keras": last.miou_keras,
@@ -69,9 +68,9 @@ def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
         writer.writerows(rows)
 
 
-def _markdown(grid: Grid, measured: dict[str, tuple[Summary, Difference | None]]) -> str:
+def _markdown(grid: Grid, measured: dict[str, tuple[Summary, Difference | None]], classes: list[str]) -> str:
     """A row per cell: mean and deviation over seeds, pooled score with interval, IoU per class, difference to the baseline, published."""
-    heads = ["configuration", "runs", "fg, mean ± sd of seeds", "fg, pooled (95 %)", "keras", *CLASSES[1:], f"minus {grid.baseline.name} (95 %)"]
+    heads = ["configuration", "runs", "fg, mean ± sd of seeds", "fg, pooled (95 %)", "keras", *classes, f"minus {grid.baseline.name} (95 %)"]
     with_published = any(cell.published is not None for cell in grid.cells)
     lines = [f"# {grid.title}", "", _row([*heads, *(["published"] if with_published else [])]), _row(["---"] * (len(heads) + with_published))]
     for cell in grid.cells:
@@ -119,7 +118,7 @@ def _draw(path: Path, grid: Grid, measured: dict[str, tuple[Summary, Difference 
         axis.plot([], [], "x", color="#d1495b", ms=8, mew=2, label="published, on other tiles")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set_xlabel("mean IoU of the four terrain classes")
+    axis.set_xlabel("mean IoU of the scored classes")
     axis.set_title(grid.title, fontsize=10)
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8, loc="best")

@@ -1,0 +1,102 @@
+"""Tiles ready to train on: loaded, cleaned, split, and looked at for classes that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import Config
+from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, load, pixel_counts, split
+from engine.data.classes import FILE, read_classes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cleaned and split data. notes: what was done to it, a line each.
+
+    classes: what the labels mean.  absent: labels that never occur in training: they are barred from predictions and not scored.
+    """
+
+    train: Tiles
+    val: Tiles
+    test: Tiles | None
+    notes: list[str]
+    classes: Classes = MARS
+    absent: tuple[int, ...] = ()
+
+
+def prepare(config: Config, source: str | None = None, classes: Classes | None = None) -> Prepared:
+    """Load, clean and split as the settings say; DataError with one line when the source is bad.
+
+    source: other data than the settings'.  classes: those of a trained network, for data that does not say what its own are.
+    """
+    place = config.data if source is None else source
+    masks = config.masks if source is None else ""
+    data = load(place, config.seed, config.tiles, _known(config, place, classes), masks, config.ignore)
+    if data.train.masks is None:
+        raise DataError(f"--data {place}: its tiles have no masks")
+    tiles, reasons = cleaned_by(config.clean, data.train, data.original, data.classes)
+    notes = [*data.notes, *reasons]
+    train, val = tiles, data.val
+    if val is None:
+        parts = split(tiles, config.val_fraction, config.seed, config.split, data.classes)
+        train, val = tiles[parts.train], tiles[parts.val]
+        notes.append(parts.note)
+    classes, absent = data.classes, _absent(train, data.classes, notes)
+    check_scored(val.labels(), data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
+    test = None if data.test is None else _at_least(data.test, config.crop)
+    train, val = (_at_least(part, config.crop) for part in (train, val))
+    return Prepared(train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent)
+
+
+def _known(config: Config, place: str, classes: Classes | None) -> Classes | str:
+    """What `load` is to take for classes: those of the network, unless the folder of other data declares its own, which must be the same."""
+    if classes is None:
+        return config.classes
+    if place == "synthetic" and classes.names != MARS.names:
+        raise DataError(f"--data {place}: its classes are {', '.join(MARS.names)}, but the network knows {', '.join(classes.names[:8])}")
+    own = Path(place) / FILE
+    if not own.is_file():
+        return classes
+    found = read_classes(own)
+    if (found.names, found.single) != (classes.names, classes.single):
+        raise DataError(f"{own}: its classes are {', '.join(found.names[:8])}, but the network knows {', '.join(classes.names[:8])}")
+    return found
+
+
+def check_scored(masks: np.ndarray, classes: Classes, absent: Sequence[int], what: str) -> None:
+    """DataError where no pixel belongs to a class that is scored. what: the masks, in words."""
+    counts = pixel_counts(masks, classes).sum(0)
+    if not any(counts[label] for label in classes.scored if label not in absent):
+        names = [classes.names[label] for label in classes.scored if label not in absent]
+        raise DataError(f"{what} hold no pixel of {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
+
+
+def _absent(train: Tiles, classes: Classes, notes: list[str]) -> tuple[int, ...]:
+    """The scored labels without a pixel in training; a note where there are any."""
+    counts = pixel_counts(train.labels(), classes).sum(0)
+    absent = tuple(label for label in classes.scored if not counts[label])
+    if len(absent) == len(classes.scored):
+        names = ", ".join(classes.scored_names[:8])
+        raise DataError(f"the {len(train)} tiles to train on hold no pixel of {names}{', ...' if len(absent) > 8 else ''}")
+    if absent:
+        names = ", ".join(classes.names[label] for label in absent[:8]) + (", ..." if len(absent) > 8 else "")
+        rest = f"{len(classes.scored) - len(absent)} of {len(classes.scored)} classes occur in training"
+        notes.append(f"warning: {rest}; without a pixel, and so barred from predictions and not in the mean: {names}")
+    return absent
+
+
+def _at_least(tiles: Tiles, crop: tuple[int, int]) -> Tiles:
+    """The tiles, padded where they are smaller than a crop."""
+    h, w = tiles.size
+    below, right = max(0, crop[0] - h), max(0, crop[1] - w)
+    if not below and not right:
+        return tiles
+    widths = ((0, 0), (0, below), (0, right))
+    images = np.pad(tiles.images, widths if tiles.channels == 1 else (*widths, (0, 0)), "symmetric")
+    masks = None if tiles.masks is None else np.pad(tiles.masks, widths, constant_values=tiles.classes.ignored)
+    sizes = np.tile(np.array([[h, w]], np.int64), (len(tiles), 1)) if tiles.sizes is None else tiles.sizes
+    return replace(tiles, images=images, masks=masks, sizes=sizes, classes=replace(tiles.classes, ignores=True))
