@@ -121,12 +121,12 @@ def _choose(data: Any, split: str, source: str) -> Tiles:
         if data.test is None or data.test.masks is None:
             raise DataError(f"--split test: {source} has no test set with labels")
         return data.test
-    parts = (data.train, data.val)
-    if data.train.size != data.val.size:
-        raise DataError(f"--split all: the tiles to train on and to validate are of {data.train.size} and {data.val.size}, expected one size")
+    from engine.preparation import at_least
+
+    parts = [at_least(at_least(part, data.train.size), data.val.size) for part in (data.train, data.val)]
     arrays = [[getattr(part, name) for part in parts] for name in ("images", "masks", "groups", "sizes")]
     joined = (None if any(a is None for a in some) else np.concatenate(some) for some in arrays)
-    return Tiles(*joined, classes=data.classes)
+    return Tiles(*joined, classes=parts[0].classes if parts[0].classes.ignores else parts[1].classes)
 
 
 def run(arguments: Arguments) -> int:

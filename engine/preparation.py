@@ -47,8 +47,8 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
         notes.append(parts.note)
     classes, absent = data.classes, _absent(train, data.classes, notes)
     check_scored(val.labels(), data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
-    test = None if data.test is None else _at_least(data.test, config.crop)
-    train, val = (_at_least(part, config.crop) for part in (train, val))
+    test = None if data.test is None else at_least(data.test, config.crop)
+    train, val = (at_least(part, config.crop) for part in (train, val))
     return Prepared(train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent)
 
 
@@ -89,10 +89,10 @@ def _absent(train: Tiles, classes: Classes, notes: list[str]) -> tuple[int, ...]
     return absent
 
 
-def _at_least(tiles: Tiles, crop: tuple[int, int]) -> Tiles:
-    """The tiles, padded where they are smaller than a crop."""
+def at_least(tiles: Tiles, size: tuple[int, int]) -> Tiles:
+    """The tiles, padded where they are smaller than a size (H, W): a crop's, or other tiles'."""
     h, w = tiles.size
-    below, right = max(0, crop[0] - h), max(0, crop[1] - w)
+    below, right = max(0, size[0] - h), max(0, size[1] - w)
     if not below and not right:
         return tiles
     widths = ((0, 0), (0, below), (0, right))

@@ -287,6 +287,18 @@ def test_evaluate_tells_how_many_test_tiles_training_has_seen(tmp_path: Path, ca
     assert printed.count("drawn over source images") == 2
 
 
+def test_given_parts_of_other_sizes_are_measured_each_and_together(tmp_path: Path) -> None:
+    for part, count, size in (("train", 6, (24, 32)), ("val", 3, (30, 20)), ("test", 2, (17, 50))):
+        names = f"{part}/images/{{}}.png", f"{part}/masks/{{}}.png"
+        write_pairs(tmp_path / "data", 3, names=names, count=count, sizes=(size,), first=len(part) * 7)
+    line = [f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}", "--classes=3", "--epochs=1", "--batch=4", *NETWORK]
+    assert run(line) == 0
+    sizes = {"val": (3, 3 * 30 * 20), "test": (2, 2 * 17 * 50), "all": (9, 6 * 24 * 32 + 3 * 30 * 20)}
+    for part, expected in sizes.items():
+        result = measured(str(tmp_path / "out" / "best.safetensors"), f"--split={part}")
+        assert (result["tiles"], result["pixels"]) == expected  # padding is no pixel
+
+
 def test_other_data_must_have_the_network_s_classes_and_channels(tmp_path: Path) -> None:
     data = write_pairs(tmp_path / "data", 3, "rgb")
     assert run([f"--data={data}", f"--out={tmp_path / 'out'}", "--classes=3", "--epochs=1", "--batch=4", *NETWORK]) == 0
