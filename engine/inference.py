@@ -110,15 +110,15 @@ def _by_windows(net: Module, x: Array, crop: tuple[int, int], batch: int, flips:
     """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that it is in."""
     xp, (h, w) = array_module(x), crop
     places = [(i, j) for i in starts(x.shape[1], h) for j in starts(x.shape[2], w)]
-    total, seen = None, xp.zeros((*x.shape[1:3], 1), np.float32)
+    total: Array = 0.0
+    seen = xp.zeros((*x.shape[1:3], 1), np.float32)
     for first in range(0, len(places), batch):
         some = places[first : first + batch]
         for (i, j), logits in zip(some, _forward(net, xp.concatenate([x[:, i : i + h, j : j + w] for i, j in some]), flips), strict=True):
-            if total is None:
+            if isinstance(total, float):
                 total = xp.zeros((*x.shape[1:3], logits.shape[-1]), np.float32)
             total[i : i + h, j : j + w] += logits
             seen[i : i + h, j : j + w] += 1
-    assert total is not None
     return (total / seen)[None]
 
 

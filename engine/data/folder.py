@@ -108,15 +108,15 @@ def _images(headers: list[_Header], channels: int) -> np.ndarray:
 
 def _labels(headers: list[_Header], classes: Classes) -> np.ndarray | None:
     """(N, H, W), padded by what is ignored; None without masks."""
-    if headers[0].pair.mask is None:
+    masks = [header.pair.mask for header in headers if header.pair.mask is not None]
+    if not masks:
         return None
     out = np.full((len(headers), *_padded_size(headers)), classes.ignored, classes.dtype)
-    for i, header in enumerate(headers):
-        assert header.pair.mask is not None
-        labels = _mask(header.pair.mask, classes)
+    for i, (header, mask) in enumerate(zip(headers, masks, strict=True)):
+        labels = _mask(mask, classes)
         (h, w), (y, x) = header.size, labels.shape
         if (h, w) != (y, x):
-            raise DataError(f"{header.pair.mask}: got {y} x {x} pixels, expected {h} x {w} like {header.pair.image}")
+            raise DataError(f"{mask}: got {y} x {x} pixels, expected {h} x {w} like {header.pair.image}")
         out[i, :h, :w] = labels
     return out
 
