@@ -150,7 +150,9 @@ def _set(index: Any) -> Any:
 
 
 LOSSES = ("combined_loss", "cross_entropy", "dice_loss", "focal_loss", "iou_loss", "lovasz_softmax", "margin_loss")
+LOSSES += ("focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "tversky_loss")
 MODULES = ("CombinedLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "IoULoss", "LovaszLoss", "MarginLoss")
+MODULES += ("FocalTverskyLoss", "GeneralizedDiceLoss", "MCCLoss", "TverskyLoss")
 ROWS = [
     *(Row(f"ops.{name}(labels)", _loss(getattr(ops, name)), 4) for name in LOSSES),
     *(Row(f"ops.{name}(labels), ignored", _loss(getattr(ops, name), ignore_index=255), 4, ignored=255) for name in LOSSES),

@@ -65,7 +65,7 @@ class Mul(_Binary):
 
 
 def _quotient_gradient(dz: Array, x: Array, y: Array) -> Array:
-    return -dz * x / (y * y)
+    return -dz * (x / y / y)  # y^2 would underflow for |y| below 1e-19
 
 
 class Div(_Binary):
@@ -270,7 +270,10 @@ def power(x: Any, exponent: Any) -> Tensor:
         base, _ = _numbers("power", x, exponent)
         if base.dtype.kind not in "iu" or exponent >= 0:
             return Power(exponent if isinstance(exponent, int) else float(exponent))(base)  # np.float64 would give float64
-    return PowerOf()(*_numbers("power", x, exponent))
+    base, numbers = _numbers("power", x, exponent)
+    if base.dtype.kind in "iu" and not base.size and isinstance(exponent, (int, float)) and exponent < 0:  # NumPy looks at each number
+        raise ValueError("power: integers to a negative power are fractions; make them floating point first")
+    return PowerOf()(base, numbers)
 
 
 def exp(x: Tensor) -> Tensor:

@@ -129,12 +129,12 @@ def _log_sigmoid(x: Array) -> Array:
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     """The squared error (input - target)^2: its mean, its sum, or one per value ('none'). Both may require gradients, and are broadcast."""
-    return _reduced("mse_loss", SquaredError()(*promoted(input, target, floating=True)), reduction)
+    return _reduced("mse_loss", SquaredError()(*_pair("mse_loss", input, target)), reduction)
 
 
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     """The absolute error |input - target|: its mean, its sum, or one per value ('none'). Both may require gradients, and are broadcast."""
-    return _reduced("l1_loss", AbsoluteError()(*promoted(input, target, floating=True)), reduction)
+    return _reduced("l1_loss", AbsoluteError()(*_pair("l1_loss", input, target)), reduction)
 
 
 def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -144,7 +144,7 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     """
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}, expected at least 0")
-    return _reduced("smooth_l1_loss", SmoothL1(beta)(*promoted(input, target, floating=True)), reduction)
+    return _reduced("smooth_l1_loss", SmoothL1(beta)(*_pair("smooth_l1_loss", input, target)), reduction)
 
 
 def binary_cross_entropy_with_logits(input: Tensor, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> Tensor:
@@ -159,10 +159,26 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Any, weight: Any = N
         raise ValueError(f"binary_cross_entropy_with_logits: target has shape {t.shape}, expected {x.shape} as input has")
     places = weight is not None, pos_weight is not None
     for name, array in zip((name for name, place in zip(("weight", "pos_weight"), places) if place), constants, strict=True):
-        if np.broadcast_shapes(array.shape, x.shape) != x.shape:
+        if _together(array.shape, x.shape) != x.shape:
             raise ValueError(f"binary_cross_entropy_with_logits: {name} has shape {array.shape}, which does not fit input {x.shape}")
     losses = LogitCrossEntropy(places)(x, t, *constants)
     return _reduced("binary_cross_entropy_with_logits", losses, reduction)
+
+
+def _pair(name: str, input: Any, target: Any) -> tuple[Any, Any]:
+    """Both in their common dtype; ValueError where they do not broadcast."""
+    x, t = promoted(input, target, floating=True)
+    if _together(x.shape, t.shape) is None:
+        raise ValueError(f"{name}: input {x.shape} and target {t.shape} do not broadcast")
+    return x, t
+
+
+def _together(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """What the shapes broadcast to; None where they do not."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 def _reduced(name: str, losses: Tensor, reduction: str) -> Tensor:

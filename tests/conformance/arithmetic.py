@@ -118,6 +118,20 @@ MINUS_TRUE = Difference(
 )
 
 
+ROOT = Difference(
+    "the gradient of x ** 0.5 at -0",
+    "infinity, the limit from the right; PyTorch takes the root of -0, which is -0, and has -infinity",
+    "infinite",
+    lambda c: c.settings["exponent"] == 0.5 and bool((np.signbit(c.operands[0].values) & (c.operands[0].values == 0)).any()),
+)
+TWO_BOOLEANS = Difference(
+    "a boolean to the power of True or False",
+    "refused, as sums of booleans are; PyTorch gives a boolean",
+    "refuse",
+    lambda c: c.operands[0].values.dtype == bool and isinstance(c.settings["exponent"], bool),
+)
+
+
 def _pair(name: str, mine: Callable[..., Any], other: Callable[..., Any], **settings: Any) -> Row:
     return Row(name, two_operands, mine, other, "element", differences=(RANGE, *settings.pop("differences", ())), **settings)
 
@@ -146,7 +160,7 @@ ROWS = [
     _pair("div", ops.div, lambda x, y: x / y),
     Row("where", _where, ops.where, torch.where, "element", differences=(RANGE,)),
     _single("neg", torch.neg, words=("neg", "mul")),
-    _single("power", lambda x, exponent: x**exponent, _power, differences=(RANGE,)),
+    _single("power", lambda x, exponent: x**exponent, _power, differences=(RANGE, TWO_BOOLEANS, ROOT)),
     _single("exp", torch.exp),
     _single("log", torch.log),
     _single("sqrt", torch.sqrt),

@@ -12,6 +12,7 @@ from autograd import ops
 
 from .arithmetic import RANGE, one_operand, two_operands
 from .choices import Choices
+from .norms import INFINITE_GAIN
 from .operands import INTEGERS, Case, Operand, broadcastable, case, dtype, finite_cotangent, laid_out, length, other_dtype, palette, shape, tensor
 from .reductions import NO_AXES, all_or, axis, reduced
 from .table import Difference, Row
@@ -285,12 +286,36 @@ MASKS = Difference(
     "allow",
     lambda c: c.operands[0].values.dtype == bool,
 )
+
+
+def _finite_product(c: Case) -> bool:
+    """Whether the magnitudes' products over the axes are finite in x's dtype."""
+    x, axis = c.operands[0].values, c.settings["axis"]
+    with np.errstate(all="ignore"):
+        try:
+            return bool(np.isfinite(np.prod(np.maximum(np.abs(x), 1), None if axis == () else axis, dtype=x.dtype)).all())
+        except (ValueError, IndexError):  # no such axes
+            return True
+
+
 NOT_FINITE = Difference(
-    "the gradient of prod where a factor is NaN or infinite",
+    "the gradient of prod where a factor or the product is NaN or infinite",
     "it is the product of the other factors; PyTorch divides the whole product by the factor",
     "value",
-    lambda c: c.operands[0].values.dtype.kind == "f" and not np.isfinite(c.operands[0].values.astype(np.float64)).all(),
+    lambda c: c.operands[0].values.dtype.kind == "f" and not _finite_product(c),
 )
+NO_INDEX = Difference(
+    "an index without numbers whose axes do not fit",
+    "refused as any other; PyTorch does not look at it",
+    "refuse",
+    lambda c: not c.operands[1].values.size and _misfits(c.operands[1].values.shape, c.operands[0].values.shape, c.settings["axis"]),
+)
+
+
+def _misfits(index: tuple[int, ...], x: tuple[int, ...], axis: int) -> bool:
+    return len(index) != len(x) or any(i > n for a, (i, n) in enumerate(zip(index, x, strict=True)) if a != axis % len(x))
+
+
 LARGER_SOURCE = Difference(
     "scatter_add with a source larger than the index",
     "what the index does not name has gradient 0; PyTorch's backward raises",
@@ -309,6 +334,22 @@ ONE_VALUE = Difference(
     "may refuse",
     lambda c: int(np.prod(c.operands[0].values.shape[1:])) < 2 * c.settings["num_groups"],
 )
+ONE_BIAS = Difference(
+    "a bias of one number for another count of features",
+    "refused; PyTorch broadcasts it",
+    "refuse",
+    lambda c: c.operands[2] is not None and c.operands[2].values.shape == (1,) != c.operands[1].values.shape[:1],
+)
+ORDER = Difference(
+    "three operands, one without numbers and one with infinities",
+    "a sum over nothing is 0, and 0 times infinity NaN: which comes first is left open",
+    "infinite",
+    lambda c: (
+        len(c.operands) == 3
+        and any(not o.values.size for o in c.operands)
+        and not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands)
+    ),
+)
 ONE_DTYPE = Difference(
     "einsum of Tensors of different dtypes",
     "one dtype is asked for; PyTorch promotes in some equations and raises in others",
@@ -323,8 +364,8 @@ ROWS = [
     _single("cos", torch.cos),
     _single("erf", torch.erf),
     _single("softplus", F.softplus, _softplus),
-    _single("maximum", _of_numbers(torch.maximum), two_operands, smooth=False, differences=(RANGE,)),
-    _single("minimum", _of_numbers(torch.minimum), two_operands, smooth=False, differences=(RANGE,)),
+    _single("maximum", _of_numbers(torch.maximum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),  # sums over broadcast axes
+    _single("minimum", _of_numbers(torch.minimum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),
     _over("min", "amin", scale="element", smooth=False),
     _over("var", "var", _spread, differences=(FEW_VALUES,)),
     _over("std", "std", _spread, differences=(FEW_VALUES,)),
@@ -336,13 +377,15 @@ ROWS = [
     Row("sort", _sort, ops.sort, lambda x, axis, descending: torch.sort(x, dim=axis, descending=descending, stable=True), "element", smooth=False),
     Row("topk", _topk, lambda x, axis, k, largest: ops.topk(x, k, axis, largest)[0], _topk_torch, "element", smooth=False, differences=(MASKS, TIES)),
     Row("take", _take, ops.take, _torch_take, "element"),
-    Row("gather", _gather, lambda x, i, axis: ops.gather(x, axis, i), lambda x, i, axis: torch.gather(x, axis, i), "element"),
+    Row(
+        "gather", _gather, lambda x, i, axis: ops.gather(x, axis, i), lambda x, i, axis: torch.gather(x, axis, i), "element", differences=(NO_INDEX,)
+    ),
     Row(
         "scatter_add",
         _scatter_add,
         lambda x, i, s, axis: ops.scatter_add(x, axis, i, s),
         lambda x, i, s, axis: torch.scatter_add(x, axis, i, s),
-        differences=(LARGER_SOURCE,),
+        differences=(NO_INDEX, LARGER_SOURCE),
     ),
     Row("embedding", _embedding, ops.embedding, F.embedding),
     Row("stack", _stack, lambda *xs, axis: ops.stack(xs, axis), lambda *xs, axis: torch.stack(xs, axis), "element"),
@@ -352,9 +395,9 @@ ROWS = [
         _einsum,
         lambda *xs, equation: ops.einsum(equation, *xs),
         lambda *xs, equation: torch.einsum(equation, *xs),
-        differences=(ONE_DTYPE,),
+        differences=(ONE_DTYPE, ORDER),
     ),
-    Row("linear", _linear, ops.linear, F.linear),
+    Row("linear", _linear, ops.linear, F.linear, differences=(ONE_BIAS,)),
     Row("conv1d", _conv1d, ops.conv1d, _torch_conv1d, words=("conv1d", "conv2d"), differences=CONVOLUTIONS),
     Row(
         "group_norm",
@@ -362,7 +405,7 @@ ROWS = [
         lambda x, w, b, num_groups, eps: ops.group_norm(x, num_groups, w, b, eps),
         _torch_group_norm,
         words=("group_norm", "layer_norm"),
-        differences=(ONE_VALUE,),
+        differences=(ONE_VALUE, INFINITE_GAIN),
         cancels=True,
     ),
     Row("rms_norm", finite_cotangent(_rms_norm), ops.rms_norm, lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps), cancels=True),

@@ -97,7 +97,7 @@ ROWS = [
     _row(
         "copy_",
         lambda x, y: x.copy_(y),
-        theirs=lambda x, y: x.copy_(y if isinstance(y, torch.Tensor) else torch.tensor(y)),
+        theirs=lambda x, y: x.copy_(y if isinstance(y, torch.Tensor) else torch.tensor(y, dtype=torch.float64 if isinstance(y, float) else None)),
         differences=(RANGE, NO_INTEGER),
     ),
     _row("+=", operator.iadd, differences=(RANGE,)),

@@ -107,7 +107,7 @@ NOTHING = Difference(
 _region = _segmentation(smooth=(1.0, 0.1, 10.0), absent=("present", "all"))
 
 ROWS = [
-    Row("cross_entropy", _cross_entropy, ops.cross_entropy, _torch_cross_entropy, differences=(NOTHING,)),
+    Row("cross_entropy", finite_cotangent(_cross_entropy), ops.cross_entropy, _torch_cross_entropy, differences=(NOTHING,)),
     Row("focal_loss", _segmentation(gamma=(2.0, 0.0, 1.0, 0.5, 3.0, 5.0)), ops.focal_loss, _torch_focal, differences=(NOTHING,)),
     Row("dice_loss", _region, ops.dice_loss, _torch_region(2), cancels=True, differences=(NOTHING,)),
     Row("iou_loss", _region, ops.iou_loss, _torch_region(1), cancels=True, differences=(NOTHING,)),

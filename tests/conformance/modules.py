@@ -11,6 +11,7 @@ import layers
 from autograd import Tensor, no_grad, ops
 
 from .choices import Choices
+from .functions import ONE_BIAS
 from .functions import ROWS as FUNCTIONS
 from .functions import _linear as linear_case
 from .norms import INFINITE_GAIN, UNDERFLOW
@@ -149,7 +150,7 @@ ROWS = [
         bound=winograd_bound,
     ),
     Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",), differences=(INFINITE_GAIN, UNDERFLOW)),
-    Row("Linear", _of(linear_case), _our_linear, F.linear),
+    Row("Linear", _of(linear_case), _our_linear, F.linear, differences=(ONE_BIAS,)),
     Row(
         "LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=True, differences=LAYER_NORM.differences
     ),

@@ -25,6 +25,27 @@ APART = Difference(
     "other",
     lambda c: _apart(c.settings["index"]),
 )
+
+
+def _nothing_taken(c: Case) -> bool:
+    """Whether an array holds no place along its axis, and slices leave nothing anyway."""
+    x, index = c.operands[0].values, c.settings["index"]
+    parts = index if isinstance(index, tuple) else (index,)
+    try:
+        if x[tuple(np.zeros_like(p) if isinstance(p, np.ndarray) and p.dtype.kind in "iu" else p for p in parts)].size:
+            return False
+        x[index]
+    except IndexError as error:
+        return "out of bounds" in str(error)
+    return False
+
+
+NOTHING_TAKEN = Difference(
+    "an index outside its axis where nothing is taken",
+    "refused, as in NumPy; PyTorch does not look at it",
+    "refuse",
+    _nothing_taken,
+)
 MIXED = Difference(
     "matrix products of different dtypes",
     "they promote as sums and products do; PyTorch refuses",
@@ -143,6 +164,16 @@ def _torch_pad(x: Any, widths: Any, value: Any) -> Any:
     return torch.nn.functional.pad(x, [w for pair in reversed(widths) for w in pair], value=value)
 
 
+NO_FILL = Difference(
+    "padding integers by nothing, with a value that they do not hold",
+    "refused; PyTorch does not look at the value then",
+    "refuse",
+    lambda c: (
+        c.operands[0].values.dtype.kind in "iu" and not np.isfinite(c.settings["value"]) and not any(w for pair in c.settings["widths"] for w in pair)
+    ),
+)
+
+
 def _concat(d: Choices) -> Case:
     dims, name = list(shape(d, 1)), dtype(d, 15)
     ax = d.integer(-len(dims), len(dims) - 1)
@@ -185,8 +216,15 @@ ROWS = [
     Row("transpose", _transpose, ops.transpose, _torch_transpose, "element"),
     Row("swapaxes", _swapaxes, ops.swapaxes, lambda x, axis0, axis1: x.swapaxes(axis0, axis1), "element"),
     Row("broadcast_to", _broadcast_to, ops.broadcast_to, _torch_broadcast_to),
-    Row("getitem", _getitem, lambda x, index: ops.getitem(x, index), _torch_getitem, words=("getitem", "index"), differences=(BACKWARDS, APART)),
-    Row("pad", _pad, ops.pad, _torch_pad, "element", differences=(CROPS,)),
+    Row(
+        "getitem",
+        _getitem,
+        lambda x, index: ops.getitem(x, index),
+        _torch_getitem,
+        words=("getitem", "index"),
+        differences=(NOTHING_TAKEN, BACKWARDS, APART),
+    ),
+    Row("pad", _pad, ops.pad, _torch_pad, "element", differences=(CROPS, NO_FILL)),
     Row("concat", _concat, lambda *xs, axis: ops.concat(xs, axis), lambda *xs, axis: torch.cat(xs, axis), "element"),
     Row("split", _split, ops.split, lambda x, sizes: x.split(list(sizes), -1), "element"),
     Row("matmul", _matmul, ops.matmul, torch.matmul, differences=(MIXED,)),
