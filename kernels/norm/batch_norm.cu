@@ -203,7 +203,7 @@ template <class T> __global__ void batch_norm_backward_plain(
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {
     const int i = row * channels + c;
     const Pack<T, 1> value = {x[i]}, g = open_gradient<T, 1>(dy, value, mask, i, relu, m, scale, b);
-    dx[i] = scale[0] * (g.v[0] - (constant + (value.v[0] - m[0]) * slope));
+    dx[i] = scale[0] * (g.v[0] - (training ? constant + (value.v[0] - m[0]) * slope : T(0)));  // no 0 times infinity
     if (dresidual) dresidual[i] = g.v[0];
   }
 }
@@ -252,7 +252,7 @@ template <class T, int V> __global__ void batch_norm_gradient(
     const int i = row * channels + p.channel;
     Pack<T, V> pack = load_pack<T, V>(x + i);
     const Pack<T, V> g = open_gradient<T, V>(dy, pack, mask, i, relu, m, scale, b);
-    for (int v = 0; v < V; ++v) pack.v[v] = scale[v] * (g.v[v] - (constant[v] + (pack.v[v] - m[v]) * slope[v]));
+    for (int v = 0; v < V; ++v) pack.v[v] = scale[v] * (g.v[v] - (training ? constant[v] + (pack.v[v] - m[v]) * slope[v] : T(0)));
     store_pack<T, V>(dx + i, pack);
     if (dresidual) store_pack<T, V>(dresidual + i, g);
   }

@@ -47,7 +47,8 @@ __device__ __forceinline__ void sum_columns(double* out, int rows, int channels,
     for (int row = p.first; row < p.stop; row += p.step) term(p.channel, row, sums);
   for (int k = 0; k < K; ++k)
     for (int v = 0; v < V; ++v) {
-      const double total = sum_down(sums[k][v].value(), room, p, wide);
+      // Of an infinite sum, what rounding left over is NaN.
+      const double total = sum_down(isfinite(sums[k][v].high) ? sums[k][v].value() : double(sums[k][v].high), room, p, wide);
       if (p.inside && p.ty == 0) out[(blockIdx.x * K + k) * channels + p.channel + v] = total;
     }
 }

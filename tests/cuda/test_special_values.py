@@ -11,8 +11,32 @@ from special_values import differences
 from kernels.core.device import CUDA, to_numpy
 from kernels.loss import LossSpec, loss_backward, loss_forward, reference
 
-# Elementwise operators and softmax; convolutions, norms, pooling and attention have not been traced here.
-KERNELS = ("gate", "blend", "max_pool2d", "avg_pool2d", "resize_bilinear", "layer_norm", "batch_norm relu", "batch_norm evaluation", "batch_norm training", "polarized_channel", "polarized_spatial", "scaled_dot_product_attention", "conv_transpose2d", "conv2d")
+# Operators with kernels of their own; a convolution with its norm and the losses (below) aside.
+KERNELS = (
+    "concat",
+    "relu",
+    "add_relu",
+    "leaky_relu",
+    "sigmoid",
+    "silu",
+    "gelu",
+    "softmax",
+    "log_softmax",
+    "gate",
+    "blend",
+    "max_pool2d",
+    "avg_pool2d",
+    "resize_bilinear",
+    "layer_norm",
+    "batch_norm relu",
+    "batch_norm evaluation",
+    "batch_norm training",
+    "polarized_channel",
+    "polarized_spatial",
+    "scaled_dot_product_attention",
+    "conv_transpose2d",
+    "conv2d",
+)
 TRACED: dict[str, tuple[Case, Sample]] = {}  # the first sample of each
 for row in SAMPLES:
     if row[0].name in KERNELS and row[0].torch is not None:
