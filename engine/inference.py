@@ -169,11 +169,12 @@ def evaluate_confusion(
             labels = labels_of(logits, background, absent)
             if ignored is None:
                 parts.append(confusion_per_image(truth, labels, classes))
-            else:  # counted in a row of its own
-                if device_of(truth) == CPU:
-                    check_labels("evaluate_confusion", "masks", truth, classes, ignored)
+            else:  # counted in a row of its own, into which nothing falls that is no class
+                here = truth if device_of(truth) == CPU else truth[:0]  # CUDA's kernel finds wrong ones itself
+                check_labels("evaluate_confusion", "masks", here, classes, ignored)
                 xp = array_module(truth)
-                known = xp.where(truth == ignored, xp.asarray(classes, truth.dtype), truth)
+                row, wrong = (xp.asarray(number, truth.dtype) for number in (classes, min(classes + 1, np.iinfo(truth.dtype).max)))
+                known = xp.where(truth == ignored, row, xp.where(truth < classes, truth, wrong))
                 parts.append(confusion_per_image(known, labels, classes + 1))
     counts = to_numpy(array_module(parts[0]).concatenate(parts))
     classes = counts.shape[-1] - (ignored is not None)

@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -130,9 +131,9 @@ class _Net(layers.Module):
         return Tensor(_like(np.zeros((*x.shape[:3], 5)), x.data))
 
 
-def _evaluated(masks: Any) -> Any:
+def evaluated(masks: Any, ignored: int | None = None) -> Any:
     images = _like(np.zeros(masks.shape), masks, "uint8")
-    return evaluate_confusion(_Net(masks), images, masks, Normalisation(0.5, 0.25))
+    return evaluate_confusion(_Net(masks), images, masks, Normalisation(0.5, 0.25), ignored=ignored)
 
 
 def _tiles(masks: np.ndarray) -> Tiles:
@@ -176,7 +177,8 @@ ROWS = [
     Row("engine.metrics.confusion_per_image(prediction)", lambda p: metrics.confusion_per_image(p * 0, p), 4),
     Row("engine.metrics.confusion_matrix(truth)", lambda t: metrics.confusion_matrix(t, t * 0), 4, host=True),
     Row("engine.metrics.confusion_matrix(prediction)", lambda p: metrics.confusion_matrix(p * 0, p), 4, host=True),
-    Row("engine.inference.evaluate_confusion(masks)", _evaluated, 4, shape=(2, 8, 8)),
+    Row("engine.inference.evaluate_confusion(masks)", evaluated, 4, shape=(2, 8, 8)),
+    Row("engine.inference.evaluate_confusion(masks), ignored", partial(evaluated, ignored=7), 4, shape=(2, 8, 8), ignored=7, host=True),
     Row("engine.augmentation.Augmentation.__call__(masks)", _augmented, 4, host=True),
     Row("engine.batches.rare_tiles(masks)", batches.rare_tiles, 4, host=True),
     Row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cupy
 import pytest
-from label_table import ROWS, Row
+from label_table import ROWS, Row, evaluated
 
 from autograd import Tensor
 from kernels.core.device import to_numpy
@@ -43,3 +43,13 @@ def test_what_is_no_integer_is_refused(row: Row) -> None:
         if dtype != "bool" or not row.masks:
             with pytest.raises((TypeError, IndexError, ValueError)):
                 copied(row.call(cupy.ones(row.shape, dtype)))
+
+
+@pytest.mark.parametrize("bad", [5, 6, 200])
+def test_what_is_no_class_does_not_fall_among_the_ignored(bad: int) -> None:
+    """Ignored pixels are counted in a row behind the classes', into which a label one too high would fall."""
+    masks = cupy.full((2, 8, 8), 7, "uint8")
+    assert evaluated(masks, ignored=7).sum() == 0
+    masks[1, 2, 3] = bad
+    with pytest.raises(ValueError, match="truth holds 6 at"):
+        evaluated(masks, ignored=7)
