@@ -66,6 +66,7 @@ def test_nothing_with_a_gradient_is_left_out() -> None:
     operators = {
         "AdaptiveAvgPool2d",
         "AvgPool2d",
+        "Dropout2d",
         "Embedding",
         "Flatten",
         "GELU",

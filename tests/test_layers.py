@@ -139,7 +139,7 @@ def test_parameters_that_decay() -> None:
         (lambda: layers.UNet(width=4, skips="open"), "skips is 'open'"),
         (lambda: layers.UNet(width=4, encoder="vgg"), "encoder is 'vgg'"),
         (lambda: layers.UNet(width=4, gate="attn"), "kind is 'attn'"),
-        (lambda: layers.UNet(width=4, classes=1), "classes is 1"),
+        (lambda: layers.UNet(width=4, classes=0), "classes is 0"),
         (lambda: layers.UNet(width=4)(Tensor(np.zeros((1, 12, 16, 1), np.float32))), r"\(1, 12, 16, 1\), expected .* multiples of 8"),
         (lambda: layers.InceptionBlock(4, 6), "out_channels is 6, expected a multiple of 4"),
         (lambda: layers.InceptionBlock(4, 8, "7x7"), "five is '7x7'"),

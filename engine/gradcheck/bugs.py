@@ -258,7 +258,7 @@ MISPRINTS = [
     Misprint(
         "dice-2",
         "Dice loss: the factor 2 is missing",
-        _LOSS + "dice",
+        "kernels.loss.regions:dice",
         "-2 * scale",
         "-scale",
         "dice_loss",
