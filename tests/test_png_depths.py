@@ -67,5 +67,5 @@ def test_an_image_s_levels_span_0_to_255(tmp_path, depth) -> None:
 def test_what_is_no_label_is_named_as_it_is_stored(tmp_path, depth, value) -> None:
     labels = numbers(4)
     labels[3, 7] = value
-    with pytest.raises(DataError, match=f"got {value} in tile 0 at row 3, column 7, expected whole labels 0..4"):
+    with pytest.raises(DataError, match=f"got {value} at row 3, column 7, expected whole labels 0..4"):
         load(folder(tmp_path, png(numbers(255), 8), png(labels, depth)))

@@ -163,8 +163,8 @@ def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkey
     """One weight is NaN: no ReLU, pooling or norm on the way to the loss may turn it into a number."""
     from engine import train, training
 
-    def diverged(config: Config) -> object:
-        net = training_build(config)
+    def diverged(config: Config, form: object) -> object:
+        net = training_build(config, form)
         net.parameters()[0].data.reshape(-1)[0] = np.nan
         return net
 
