@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
-TEST_FLAGS ?= -n 2 --dist worksteal
+TEST_FLAGS ?= -n 2 --dist worksteal --durations=25
 
 # CUDA kernels are tested on a GPU, else on the emulator where it lies beside this repository; its packages are installed only then.
 EMULATOR := $(wildcard ../shared/cupy_on_cpu/__init__.py)
