@@ -223,7 +223,7 @@ def _metric(dtype: str) -> None:
 
     labels = metric.predicted_labels(normal(dtype, N, 2 * H, 2 * W, 5), 1)
     counts = metric.confusion_per_image(labels, labels, 5)
-    cuda.MODULE.run(cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5)
+    cuda.MODULE.run(cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5, *cuda.notes(labels, labels, 5))
 
 
 def _gate(channels: int, wide: int, dtype: str) -> None:

@@ -41,6 +41,11 @@ def predicted_labels(logits: Array, first: int) -> Any:
     return labels
 
 
+def notes(truth: Array, prediction: Array, classes: int) -> tuple[Any, ...]:
+    """Where a wrong label of either is noted: the last arguments of both kernels."""
+    return tuple(reported("confusion_per_image", key, labels, classes) for key, labels in (("truth", truth), ("prediction", prediction)))
+
+
 def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Any:
     """As kernels.metric.reference.confusion_per_image."""
     n = len(truth)
@@ -48,6 +53,6 @@ def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Any:
         return NotImplemented
     xp, pixels = module_of("cuda"), truth.size // n
     counts = xp.zeros((n, classes, classes), np.int64)
-    notes = (reported("confusion_per_image", key, labels, classes) for key, labels in (("truth", truth), ("prediction", prediction)))
-    MODULE.run(confusion_launch(n, pixels, classes), xp.ascontiguousarray(truth), xp.ascontiguousarray(prediction), counts, pixels, classes, *notes)
+    arguments = xp.ascontiguousarray(truth), xp.ascontiguousarray(prediction), counts, pixels, classes
+    MODULE.run(confusion_launch(n, pixels, classes), *arguments, *notes(truth, prediction, classes))
     return counts
