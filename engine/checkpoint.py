@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config, from_dict
-from engine.data import MARS, Classes, DataError
+from engine.data import MARS, Classes, DataError, Tiles
 from engine.data.classes import from_dict as classes_from_dict
 from engine.errors import InputError, check_regular, quoted, reading, reason
 from engine.files import write_bytes
-from engine.inference import Normalisation
+from engine.inference import Normalisation, evaluate_confusion
 from kernels.core.device import Array, array_module
 from layers import Module, UNet
 
@@ -57,6 +57,21 @@ class Checkpoint:
     normalisation: Normalisation
     record: dict[str, Any]
     form: Form = Form()
+
+    def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False) -> np.ndarray:
+        """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see `evaluate_confusion`."""
+        return evaluate_confusion(
+            self.net,
+            tiles.images,
+            tiles.labels(),
+            self.normalisation,
+            self.form.classes.background(self.config.background),
+            batch,
+            flips,
+            self.config.crop,
+            self.form.absent,
+            tiles.ignored,
+        )
 
 
 def build_network(config: Config, form: Form = Form()) -> UNet:

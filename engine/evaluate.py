@@ -60,7 +60,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
     check_scored(tiles.labels(), form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
     checkpoint.net.to(choice.name)
-    per_image = _confusion(checkpoint, tiles, arguments)
+    per_image = checkpoint.confusion(tiles, arguments.batch, arguments.flips)
     figures = _figures(per_image, tiles, checkpoint)
     result = {
         "checkpoint": str(arguments.checkpoint),
@@ -77,25 +77,6 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
         if shared.any() and not shared.all():
             result["without_them"] = _figures(per_image[~shared], tiles[~shared], checkpoint)
     return result
-
-
-def _confusion(checkpoint: Checkpoint, tiles: Tiles, arguments: Arguments) -> np.ndarray:
-    """int64 (N, C, C)."""
-    from engine.inference import evaluate_confusion
-
-    config, classes = checkpoint.config, checkpoint.form.classes
-    return evaluate_confusion(
-        checkpoint.net,
-        tiles.images,
-        tiles.labels(),
-        checkpoint.normalisation,
-        classes.background(config.background),
-        arguments.batch,
-        arguments.flips,
-        config.crop,
-        checkpoint.form.absent,
-        classes.ignored if (tiles.masks == classes.ignored).any() else None,
-    )
 
 
 def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -385,8 +385,7 @@ _SHOWN = 24  # classes whose weights are told
 
 def _ignored(data: Prepared) -> int | None:
     """The label of pixels that count nowhere, where any tile has some."""
-    label = data.classes.ignored
-    return label if any((part.masks == label).any() for part in (data.train, data.val)) else None
+    return next((label for part in (data.train, data.val) if (label := part.ignored) is not None), None)
 
 
 def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:

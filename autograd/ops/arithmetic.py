@@ -266,14 +266,12 @@ def power(x: Any, exponent: Any) -> Tensor:
     """
     if isinstance(exponent, (str, bytes)) or exponent is None:
         raise TypeError(f"power: the exponent is {type(exponent).__name__}, expected a Tensor, an array or a Python number")
+    base, exponents = _numbers("power", x, exponent)
     if isinstance(x, Tensor) and isinstance(exponent, (int, float)):
-        base, _ = _numbers("power", x, exponent)
-        if base.dtype.kind not in "iu" or exponent >= 0:
-            return Power(exponent if isinstance(exponent, int) else float(exponent))(base)  # np.float64 would give float64
-    base, numbers = _numbers("power", x, exponent)
-    if base.dtype.kind in "iu" and not base.size and isinstance(exponent, (int, float)) and exponent < 0:  # NumPy looks at each number
-        raise ValueError("power: integers to a negative power are fractions; make them floating point first")
-    return PowerOf()(base, numbers)
+        if base.dtype.kind in "iu" and exponent < 0:
+            raise ValueError(f"power: {base.dtype} to the power {exponent}: negative integer powers are fractions, which integers do not hold")
+        return Power(exponent if isinstance(exponent, int) else float(exponent))(base)  # np.float64 would give float64
+    return PowerOf()(base, exponents)
 
 
 def exp(x: Tensor) -> Tensor:

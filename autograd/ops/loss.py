@@ -12,6 +12,7 @@ from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
 from kernels.core.device import Array, to_device, to_numpy
+from kernels.core.labels import check_labels
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
@@ -40,8 +41,9 @@ class Loss(Function):
     def forward(self, logits: Array) -> Array:
         try:
             value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec)
-        except ValueError as error:  # a label that is no class: the kernel finds it, and names itself
-            raise ValueError(str(error).replace("loss_forward", self.caller, 1)) from None
+        except ValueError:  # perhaps a label that is no class, which the kernel found and told in its own name
+            check_labels(self.caller, "labels", self.labels, logits.shape[-1], self.spec.ignore_index)
+            raise
         self.save(logits, state)
         return value
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -258,12 +258,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"ignore: got {quoted(text)}, expected 'none', or mask values like 0 or 0,255") from None
 
 
-def as_dict(classes: Classes) -> dict[str, Any]:
-    """What JSON can hold of it."""
-    return asdict(classes)
-
-
 def from_dict(values: Any) -> Classes:
-    """The classes that `as_dict` wrote; ValueError or TypeError for anything else."""
+    """The classes of which dataclasses.asdict made a mapping, through JSON or not; ValueError or TypeError for anything else."""
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
     return Classes(**lists)

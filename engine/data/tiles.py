@@ -95,6 +95,12 @@ class Tiles:
         return bool((self.sources != "").any())
 
     @property
+    def ignored(self) -> int | None:
+        """The label of pixels that count nowhere, where there are any."""
+        label = self.classes.ignored
+        return label if self.masks is not None and bool((self.masks == label).any()) else None
+
+    @property
     def unit(self) -> str:
         """What is independent of the rest, as far as that is known: 'source image' or 'tile'."""
         return "source image" if self.sources_known else "tile"

@@ -94,24 +94,12 @@ def train(run: Run, threads: int = 0, say: Callable[[str], None] = print) -> Non
 def measure(run: Run) -> None:
     """Write validation.npz: what the best and the last weights predict on every validation tile, and the tiles' source images."""
     from engine.checkpoint import load_checkpoint
-    from engine.inference import evaluate_confusion
 
-    config, val = run.config, _validation(_of_data(run.config))
+    val = _validation(_of_data(run.config))
     arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources)}
     for name in _CHECKPOINTS:
         checkpoint = load_checkpoint(run.folder / f"{name}.safetensors")
-        classes, absent = checkpoint.form.classes, checkpoint.form.absent
-        confusion = evaluate_confusion(
-            checkpoint.net,
-            val.images,
-            val.masks,
-            checkpoint.normalisation,
-            classes.background(config.background),
-            crop=config.crop,
-            absent=absent,
-            ignored=classes.ignored if (val.masks == classes.ignored).any() else None,
-        )
-        arrays[name] = confusion.astype(np.int32)
+        arrays[name] = checkpoint.confusion(val).astype(np.int32)
         arrays["form"] = np.array(json.dumps(asdict(checkpoint.form)))
     part = run.folder / "validation.part.npz"
     np.savez_compressed(part, **arrays)

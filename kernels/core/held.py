@@ -102,14 +102,16 @@ def _free(array: np.ndarray) -> bool:
 
 
 def _row(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int]:
-    """What memcmp compares two contiguous arrays by. It reads 30 GB/s where NumPy's == reaches half, at a tenth of the cost per array."""
+    """What memcmp compares two contiguous arrays by: it is twice as fast as NumPy's == on the weights of the report's network."""
     return a.__array_interface__["data"][0], b.__array_interface__["data"][0], a.nbytes
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.flags.c_contiguous and b.flags.c_contiguous:
-        return not _memcmp(*_row(a, b))
-    return a.tobytes() == b.tobytes()
+    return not _memcmp(*_row(a, b)) if _contiguous(a, b) else a.tobytes() == b.tobytes()
+
+
+def _contiguous(*arrays: np.ndarray) -> bool:
+    return all(a.flags.c_contiguous for a in arrays)
 
 
 class Snapshot:
@@ -118,9 +120,9 @@ class Snapshot:
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         with _lock:
             pairs = [(a, _known[id(a)].copy if id(a) in _known else a.copy()) for a in arrays]
-        rows = [(a, b) for a, b in pairs if a.flags.c_contiguous and b.flags.c_contiguous]
-        self._pairs, self._rows = pairs, [_row(a, b) for a, b in rows]
-        self._others = [(a, b) for a, b in pairs if not (a.flags.c_contiguous and b.flags.c_contiguous)]
+        self._kept = pairs  # the rows are addresses only
+        self._rows = [_row(a, b) for a, b in pairs if _contiguous(a, b)]
+        self._others = [(a, b) for a, b in pairs if not _contiguous(a, b)]
 
     def holds(self) -> bool:
         """Whether all arrays hold the same bits still."""
