@@ -19,7 +19,10 @@ _LONGEST = 600  # characters of a message
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one line."""
+    """Something that the user gave cannot be used; the message is one printable line, whatever names of files are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_escaped(message))
 
 
 @contextmanager

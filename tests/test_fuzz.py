@@ -46,3 +46,12 @@ def test_any_bytes_as_data(content: bytes, name: str, tmp_path_factory: pytest.T
     with pytest.raises(DataError) as error:
         load(folder / name if name == "t.npz" else folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "right\u202eleft", "no\udcfftext"])
+def test_names_of_files_cannot_break_the_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.png").write_bytes(b"")
+    with pytest.raises(DataError, match="got 1 without mask") as error:
+        load(tmp_path)
+    assert str(error.value).isprintable()
+    assert name.encode("unicode_escape", "surrogatepass").decode() in str(error.value)

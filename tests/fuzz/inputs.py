@@ -7,7 +7,6 @@ import json
 import random
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,30 +20,8 @@ from engine.checkpoint import build_network, load_checkpoint, save_checkpoint
 from engine.config import Config, read_toml, to_toml
 from engine.data import load
 from engine.inference import Normalisation
-
-EXTREME = [0, 1, -1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, -(2**63)]
-WORDS = [
-    "",
-    "0",
-    "-1",
-    "1e999",
-    "nan",
-    "inf",
-    "9" * 5000,
-    "true",
-    "[]",
-    "{}",
-    "'",
-    '"',
-    "\\",
-    "\0",
-    "é",
-    "\u202e",
-    "\ud800",
-    "[" * 2000,
-    "../x",
-    "a" * 3000,
-]
+from tests.fuzz.mutations import WORDS, mutated, mutated_png, put
+from tests.fuzz.pictures import PICTURES
 
 
 @dataclass(frozen=True)
@@ -55,43 +32,6 @@ class Reader:
     write: Callable[[random.Random, Path], Path]
     read: Callable[[Path], Any]
     share: float = 1.0
-
-
-def mutated(draw: random.Random, content: bytes, others: list[bytes]) -> bytes:
-    """A file with one to eight faults in it."""
-    data = bytearray(content)
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
-        size = len(data)
-        at, length = draw.randrange(size + 1), draw.choice((1, 2, 4, 8, 64, 1000))
-        kind = draw.randrange(9)
-        if kind == 0 and size:
-            data[at % size] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            del data[at:]
-        elif kind == 2:
-            del data[at : at + length]
-        elif kind == 3:
-            data[at:at] = draw.randbytes(length)
-        elif kind == 4:
-            data[at : at + length] = draw.randbytes(length)
-        elif kind == 5:
-            data[at:at] = data[at : at + length] * draw.choice((1, 2, 100))
-        elif kind == 6:
-            other = draw.choice(others)
-            start = draw.randrange(len(other) + 1)
-            data[at : at + length] = other[start : start + length]
-        elif kind == 7:
-            form = draw.choice("<>") + draw.choice("bhiq")
-            number = draw.choice(EXTREME) & (1 << 8 * struct.calcsize(form)) - 1
-            data[at : at + struct.calcsize(form)] = struct.pack(form.upper(), number)
-        else:
-            data[at:at] = draw.choice(WORDS).encode("utf-8", "surrogatepass")
-    return bytes(data)
-
-
-def _put(folder: Path, name: str, content: bytes) -> Path:
-    (folder / name).write_bytes(content)
-    return folder / name
 
 
 # --- npz ---------------------------------------------------------------------------------------------------------------------------------
@@ -121,7 +61,7 @@ def _npz() -> list[bytes]:
 def write_npz(draw: random.Random, folder: Path) -> Path:
     """A mutated archive, or a sound archive of mutated arrays: headers with other shapes and types, members that decompress to much."""
     if draw.random() < 0.5:
-        return _put(folder, "t.npz", mutated(draw, draw.choice(_npz()), _npz()))
+        return put(folder, "t.npz", mutated(draw, draw.choice(_npz()), _npz()))
     file = io.BytesIO()
     with zipfile.ZipFile(
         file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
@@ -134,7 +74,7 @@ def write_npz(draw: random.Random, folder: Path) -> Path:
             elif draw.random() < 0.3:
                 content = mutated(draw, content, [content])
             archive.writestr(draw.choice((key, f"{key}.npy", f"{key}.npy", f"{key}.npy", "x.npy")), content)
-    return _put(folder, "t.npz", file.getvalue())
+    return put(folder, "t.npz", file.getvalue())
 
 
 def _header(draw: random.Random) -> bytes:
@@ -212,37 +152,6 @@ def _images() -> list[bytes]:
     return files
 
 
-def _chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    parts, at = [], 8
-    while at + 8 <= len(content):
-        size = int.from_bytes(content[at : at + 4], "big")
-        parts.append((content[at + 4 : at + 8], content[at + 8 : at + 8 + size]))
-        at += size + 12
-    return parts
-
-
-def _png(draw: random.Random, content: bytes) -> bytes:
-    """A PNG with mutated chunks, whose checksums are right."""
-    parts = _chunks(content)
-    for _ in range(draw.choice((1, 1, 2, 4))):
-        k = draw.randrange(len(parts))
-        kind, data = parts[k]
-        choice = draw.randrange(6)
-        if choice == 0 and kind == b"IHDR":
-            data = struct.pack(">II", draw.choice((0, 1, 16, 2**16, 2**31 - 1, 2**32 - 1)), draw.choice((0, 8, 2**14, 2**31 - 1))) + data[8:]
-        elif choice == 1:
-            kind = draw.choice((b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"pHYs", b"abcd"))
-        elif choice == 2 and kind == b"IDAT":
-            data = zlib.compress(bytes(draw.choice((0, 100, 10_000_000))))
-        elif choice == 3:
-            parts.insert(k, (draw.choice((b"iCCP", b"zTXt", b"tEXt", b"tRNS", b"PLTE")), draw.randbytes(draw.choice((0, 1, 5, 300)))))
-            continue
-        else:
-            data = mutated(draw, data, [data, b"\0" * 9])
-        parts[k] = kind, data
-    return content[:8] + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
-
-
 def write_folder(draw: random.Random, folder: Path) -> Path:
     """Two pairs, of which one image is mutated; a mutated groups.csv at times."""
     images = _images()
@@ -251,7 +160,7 @@ def write_folder(draw: random.Random, folder: Path) -> Path:
     good = images[0]
     files = {"a.png": good, "a_mask.png": good, "b.png": good, "b_mask.png": good}
     name, content = draw.choice(list(files)), draw.choice(images[:5] if draw.random() < 0.6 else images)
-    files[name] = _png(draw, content) if content[:4] == b"\x89PNG" and draw.random() < 0.6 else mutated(draw, content, images)
+    files[name] = mutated_png(draw, content) if content[:4] == b"\x89PNG" and draw.random() < 0.6 else mutated(draw, content, images)
     if draw.random() < 0.3:
         table = b"name,group\na,x\nb,y\n"
         files["groups.csv"] = mutated(draw, table, [table, b'"' * 9, b"\0", b'"' + b"a" * 200_000])
@@ -286,14 +195,14 @@ def write_toml(draw: random.Random, folder: Path) -> Path:
     """The settings of a run, mutated as bytes or by other values and names."""
     text = to_toml(Config())
     if draw.random() < 0.4:
-        return _put(folder, "c.toml", mutated(draw, text.encode(), [text.encode(), b"[" * 3000, b"a." * 3000]))
+        return put(folder, "c.toml", mutated(draw, text.encode(), [text.encode(), b"[" * 3000, b"a." * 3000]))
     lines = text.splitlines()
     for _ in range(draw.choice((1, 1, 2, 5))):
         k = draw.randrange(len(lines))
         name = lines[k].split(" = ")[0]
         name = draw.choice((name, name, name, draw.choice(WORDS), f'"{draw.choice(WORDS)}"', "a." * draw.choice((1, 2000)) + "b"))
         lines[k] = draw.choice((f"{name} = {draw.choice(VALUES)}", f"{name} = {draw.choice(VALUES)}", f"[{name}]", f"[[{name}]]", name))
-    return _put(folder, "c.toml", "\n".join(lines).encode("utf-8", "surrogatepass"))
+    return put(folder, "c.toml", "\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------------------------------------
@@ -317,7 +226,7 @@ def write_checkpoint(draw: random.Random, folder: Path) -> Path:
     header, body = json.loads(content[8 : 8 + size]), content[8 + size :]
     kind = draw.randrange(4)
     if kind == 0:
-        return _put(folder, "c.safetensors", mutated(draw, content, [content[:4000]]))
+        return put(folder, "c.safetensors", mutated(draw, content, [content[:4000]]))
     if kind == 1:
         text = mutated(draw, content[8 : 8 + size], [content[8 : 8 + size]])
     else:
@@ -326,7 +235,7 @@ def write_checkpoint(draw: random.Random, folder: Path) -> Path:
         if draw.random() < 0.2:
             header["__metadata__"] = draw.choice((None, 1, [], "x", {}, {"format": 3}))
         text = json.dumps(header).encode()
-    return _put(folder, "c.safetensors", len(text).to_bytes(8, "little") + text + body)
+    return put(folder, "c.safetensors", len(text).to_bytes(8, "little") + text + body)
 
 
 def _edit(draw: random.Random, place: dict[str, Any]) -> None:
@@ -391,7 +300,7 @@ def write_command(draw: random.Random, folder: Path) -> Path:
     for _ in range(draw.choice((1, 2, 3, 6))):
         name, word = draw.choice([*names, draw.choice(words)]), draw.choice(words)
         tokens += draw.choice(([name, word], [f"{name}={word}"], [name], [word]))
-    return _put(folder, "command", "\n".join(t.replace("\n", " ") for t in tokens).encode("utf-8", "surrogatepass"))
+    return put(folder, "command", "\n".join(t.replace("\n", " ") for t in tokens).encode("utf-8", "surrogatepass"))
 
 
 def read_command(path: Path) -> None:
@@ -409,5 +318,6 @@ READERS = {
         Reader("toml", write_toml, read_toml, 1.0),
         Reader("checkpoint", write_checkpoint, load_checkpoint, 0.5),
         Reader("command", write_command, read_command, 0.04),
+        *(Reader(name, write, read, 0.5) for name, write, read in PICTURES),
     )
 }
