@@ -124,6 +124,15 @@ def check_batch_norm(
         raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
 
 
+def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """What arrays of these shapes, by the names of the operands, broadcast to; ValueError naming them where they do not."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        said = " and ".join(f"{operand} {shape}" for operand, shape in shapes.items())
+        raise ValueError(f"{name}: the shapes of {said} do not broadcast") from None
+
+
 def along(name: str, axis: int, ndim: int) -> int:
     """The axis counted from the front; AxisError if there is none. A single number counts as one axis, as in PyTorch."""
     count = max(ndim, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autograd import Tensor, ops
+from autograd.checks import checked_image
 from layers.conv import Conv2d
 from layers.initialisers import he_normal, xavier_normal
 from layers.module import Buffer, Module, Parameter
@@ -36,7 +37,8 @@ class PolarizedSelfAttention(Module):
         self.mode, self.residual, self.eps = mode, residual, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        n, h, w, c = x.shape
+        h, w = checked_image("PolarizedSelfAttention", x)
+        n, c = len(x), x.shape[3]
         pixels = ops.reshape(x, (n, h * w, c))
         if self.mode == "sequential":
             y = self._spatial(self._channel(pixels))
@@ -82,7 +84,8 @@ class MultiHeadSelfAttention(Module):
         self.positions = Buffer(sine_positions(*size, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        n, h, w, c = x.shape
+        h, w = checked_image("MultiHeadSelfAttention", x)
+        n, c = len(x), x.shape[3]
         places = self.positions if self.positions.shape[1:3] == (h, w) else ops.resize_bilinear(self.positions, (h, w))
         qkv = self.project(self.norm(x) + places)
         # (N, H, W, 3C) -> (3, N, heads, T, d)

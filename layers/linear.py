@@ -7,7 +7,7 @@ from typing import Any
 
 from autograd import Tensor, ops
 from layers.initialisers import normal, uniform
-from layers.module import Module, Parameter
+from layers.module import Module, Parameter, changed
 
 
 class Linear(Module):
@@ -52,14 +52,16 @@ class Embedding(Module):
 
 
 class Flatten(Module):
-    """All axes from start_dim on as one: x (N, H, W, C) -> (N, H W C). Channels come last: a weight of PyTorch's for this layer needs reordering."""
+    """ops.flatten: the axes start_dim to end_dim as one: x (N, H, W, C) -> (N, H W C).
 
-    def __init__(self, start_dim: int = 1) -> None:
-        self.start_dim = start_dim
+    Channels come last: a weight of PyTorch's for the layer after it needs reordering.
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        start = self.start_dim % max(x.ndim, 1)
-        return ops.reshape(x, (*x.shape[:start], math.prod(x.shape[start:])))
+        return ops.flatten(x, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
-        return "" if self.start_dim == 1 else f"start_dim={self.start_dim}"
+        return ", ".join(changed(self, start_dim=1, end_dim=-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autograd import Tensor, ops
+from autograd.checks import checked_image
 from layers.conv import ConvNorm, ConvTranspose2d
 from layers.module import Module
 from layers.norm import BatchNorm2d
@@ -19,10 +20,10 @@ class FeaturePyramidPooling(Module):
         self.fuse = ConvNorm(channels + 3 * branch, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, h, w, _ = x.shape
+        h, w = checked_image("FeaturePyramidPooling", x)
         whole = self.whole(ops.adaptive_avg_pool2d(x, 1))
         medium = self.medium(ops.adaptive_avg_pool2d(x, (max(1, h // 4), max(1, w // 4))))
-        parts = [x, ops.broadcast_to(whole, (n, h, w, whole.shape[3])), ops.resize_bilinear(medium, (h, w)), self.fine(x)]
+        parts = [x, ops.broadcast_to(whole, (len(x), h, w, whole.shape[3])), ops.resize_bilinear(medium, (h, w)), self.fine(x)]
         return self.fuse(ops.concat(parts))
 
 
@@ -43,8 +44,9 @@ class FeaturePyramidAttention(Module):
         self.up_norm = [BatchNorm2d(out, activation="relu") for out in outs]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] % 8 or x.shape[2] % 8:
-            raise ValueError(f"FeaturePyramidAttention: the map is {x.shape[1:3]}, expected multiples of 8 (three halvings)")
+        h, w = checked_image("FeaturePyramidAttention", x)
+        if h % 8 or w % 8:
+            raise ValueError(f"FeaturePyramidAttention: the map is {(h, w)}, expected multiples of 8 (three halvings)")
         levels = []
         y = x
         for down in self.down:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,12 +12,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 
+from conformance.__main__ import differences
 from conformance.check import check
 from conformance.choices import Choices, Drawn, Replayed
 from conformance.found import FOUND, as_case
 from conformance.operands import LAYOUTS, laid_out
 from conformance.search import attempt, case_seed, shrink
-from conformance.table import Row, table
+from conformance.table import WITHOUT, Row, table
+
+import layers
+from autograd import ops
 
 CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "40"))  # per operator
 ROWS = [pytest.param(row, id=name) for name, row in table().items()]
@@ -28,6 +34,17 @@ def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> Non
     check(row, row.draw(Drawn(data)))
 
 
+def test_every_public_operator_and_module_has_a_row() -> None:
+    """Or stands among the exceptions, each with its reason; an exception that has got a row, or that is public no more, fails too."""
+    public = {*ops.__all__, *layers.__all__}
+    assert sorted(public - set(table())) == sorted(WITHOUT)
+
+
+def test_the_page_lists_the_documented_differences() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text()
+    assert "\n".join(["", *differences(), ""]) in page, "python -m tests.conformance --differences prints the list for docs/conformance.md"
+
+
 @pytest.mark.parametrize("backend", ["fast", "reference"])
 @pytest.mark.parametrize(("name", "arrays", "settings"), FOUND, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(FOUND)])
 def test_what_was_found_stays_mended(name: str, arrays: list, settings: dict, backend: str) -> None:
@@ -38,10 +55,6 @@ def test_what_was_found_stays_mended(name: str, arrays: list, settings: dict, ba
 
 def test_a_wrong_operator_is_found_and_its_case_shrunk() -> None:
     """The checker's own test: a ReLU that is wrong at zero, values and gradient."""
-    import dataclasses
-
-    from autograd import ops
-
     row = dataclasses.replace(table()["relu"], ours=lambda x: ops.leaky_relu(x, 0.01))
     for k in range(100):
         choices = Choices(case_seed(0, "wrong", k))

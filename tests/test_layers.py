@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,36 @@ def test_parameters_that_decay() -> None:
 def test_bad_settings_are_named(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+OF_MAPS = {
+    "AttentionAndStrips": lambda: layers.AttentionAndStrips(8),
+    "AttentionGate": lambda: layers.AttentionGate(8),
+    "Conv2d": lambda: layers.Conv2d(8, 8, 1),
+    "ConvNorm": lambda: layers.ConvNorm(8, 8, 1),
+    "Dropout2d": lambda: layers.Dropout2d(0.5),
+    "FeaturePyramidAttention": lambda: layers.FeaturePyramidAttention(8),
+    "FeaturePyramidPooling": lambda: layers.FeaturePyramidPooling(8),
+    "InceptionBlock": lambda: layers.InceptionBlock(8, 8),
+    "MiniASPP": lambda: layers.MiniASPP(8),
+    "MixedPooling": lambda: layers.MixedPooling(8),
+    "MultiHeadSelfAttention": lambda: layers.MultiHeadSelfAttention(8),
+    "PolarizedSelfAttention": lambda: layers.PolarizedSelfAttention(8),
+    "PreActivationBlock": lambda: layers.PreActivationBlock(8, 8),
+    "ResidualBlock": lambda: layers.ResidualBlock(8, 8),
+    "StripPooling": lambda: layers.StripPooling(8),
+    "StripPyramidPooling": lambda: layers.StripPyramidPooling(8),
+    "UNet": layers.UNet,
+}
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 8), (1, 1, 1, 1, 8)])
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_of_another_number_of_axes_are_refused_in_one_line(name: str, shape: tuple[int, ...]) -> None:
+    """By the module, or by the operator that it starts with."""
+    module, x = OF_MAPS[name](), Tensor(np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match=rf"^\w+: .*x .*{re.escape(str(shape))}"):
+        module(*([x, x] if name == "AttentionGate" else [x]))
 
 
 def test_losses_report_their_terms_separately() -> None:

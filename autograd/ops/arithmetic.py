@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from autograd.checks import together
 from autograd.function import Function, unbroadcast
 from autograd.promotion import promoted, real
 from autograd.tensor import Tensor, as_array
@@ -243,7 +244,9 @@ def div(x: Any, y: Any) -> Tensor:
 def floor_divide(x: Any, y: Any) -> Tensor:
     """The largest whole number up to x / y, with broadcasting. It has no gradient: it is constant but for its jumps."""
     a, b = _numbers("floor_divide", x, y)
-    return Tensor(evaluate(operator.floordiv, as_array(a), as_array(b)))
+    a, b = as_array(a), as_array(b)
+    together("floor_divide", x=a.shape, y=b.shape)
+    return Tensor(evaluate(operator.floordiv, a, b))
 
 
 def remainder(x: Any, y: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autograd.checks import together
 from autograd.promotion import cast, promoted
 from autograd.tensor import Tensor, as_array
 from kernels.shape import evaluate
@@ -15,11 +16,8 @@ from kernels.shape import evaluate
 
 def _evaluated(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
     a, b = (as_array(operand) for operand in promoted(x, y))
-    try:
-        return Tensor(evaluate(rule, a, b))
-    except ValueError as error:  # shapes that do not broadcast
-        error.add_note(f"{name}: called with shapes {a.shape} and {b.shape}")
-        raise
+    together(name, x=a.shape, y=b.shape)
+    return Tensor(evaluate(rule, a, b))
 
 
 def _compared(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:

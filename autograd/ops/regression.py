@@ -5,8 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
-
+from autograd.checks import together
 from autograd.function import Function, unbroadcast
 from autograd.ops.elementary import sign
 from autograd.ops.reduction import mean, sum
@@ -159,7 +158,7 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Any, weight: Any = N
         raise ValueError(f"binary_cross_entropy_with_logits: target has shape {t.shape}, expected {x.shape} as input has")
     places = weight is not None, pos_weight is not None
     for name, array in zip((name for name, place in zip(("weight", "pos_weight"), places) if place), constants, strict=True):
-        if _together(array.shape, x.shape) != x.shape:
+        if together("binary_cross_entropy_with_logits", **{name: array.shape, "input": x.shape}) != x.shape:
             raise ValueError(f"binary_cross_entropy_with_logits: {name} has shape {array.shape}, which does not fit input {x.shape}")
     losses = LogitCrossEntropy(places)(x, t, *constants)
     return _reduced("binary_cross_entropy_with_logits", losses, reduction)
@@ -168,17 +167,8 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Any, weight: Any = N
 def _pair(name: str, input: Any, target: Any) -> tuple[Any, Any]:
     """Both in their common dtype; ValueError where they do not broadcast."""
     x, t = promoted(input, target, floating=True)
-    if _together(x.shape, t.shape) is None:
-        raise ValueError(f"{name}: input {x.shape} and target {t.shape} do not broadcast")
+    together(name, input=x.shape, target=t.shape)
     return x, t
-
-
-def _together(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """What the shapes broadcast to; None where they do not."""
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        return None
 
 
 def _reduced(name: str, losses: Tensor, reduction: str) -> Tensor:

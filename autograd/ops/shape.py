@@ -166,9 +166,7 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """x with the axes start_dim .. end_dim as one, as torch.flatten; a single number becomes a vector of one."""
-    if not x.ndim:
-        return reshape(x, (1,))
-    start, end = _axis("flatten", start_dim, x.ndim), _axis("flatten", end_dim, x.ndim)
+    start, end = along("flatten", start_dim, x.ndim), along("flatten", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} for x {x.shape}")
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
@@ -176,22 +174,14 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def squeeze(x: Tensor, axis: int | Sequence[int] | None = None) -> Tensor:
     """x without its axes of length 1; axis: without these alone, as far as they have length 1 (as torch.squeeze)."""
-    given = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    named = {_axis("squeeze", a, x.ndim) for a in given}
-    return reshape(x, tuple(n for k, n in enumerate(x.shape) if n != 1 or k not in named))
+    named = over("squeeze", axis, x.ndim)
+    return reshape(x, tuple(n for k, n in enumerate(x.shape) if n != 1 or (named is not None and k not in named)))
 
 
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
     """x with a new axis of length 1 at `axis`, as torch.unsqueeze."""
-    at = _axis("unsqueeze", axis, x.ndim + 1)
+    at = along("unsqueeze", axis, x.ndim + 1)
     return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
-
-
-def _axis(name: str, axis: int, count: int) -> int:
-    """An axis counted from the first one."""
-    if not -count <= axis < count:
-        raise IndexError(f"{name}: axis {axis} is out of range for {count} axes")
-    return axis % count
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:

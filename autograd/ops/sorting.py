@@ -85,12 +85,12 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, T
 
     The gradient of the values goes back through the indices.
     """
-    return Sort(along("sort", axis, max(x.ndim, 1)), descending)(x)
+    return Sort(along("sort", axis, x.ndim), descending)(x)
 
 
 def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
     """The indices (int64) that `sort` returns. No gradient."""
-    return sort(x.detach(), axis, descending)[1]
+    return Sort(along("argsort", axis, x.ndim), descending)(x.detach())[1]
 
 
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ class _Words:
 def _drop(
     code: Code, x: Pointer, y: Pointer, first: Int, last: Int, n: Int, low: Int, high: Int, key0: Int, key1: Int, least: Int, scale: Any
 ) -> None:
-    """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more, else 0."""
+    """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more, else 0 x."""
     words, factor = _Words(code), code.splat(scale)
 
     def vectors(block: Int, rest: bool) -> None:
@@ -84,7 +84,7 @@ def _drop(
             at = block * 4 + k * code.lanes
             count = n - at if rest else None
             kept = code.builder.icmp_unsigned(">=", code.builder.lshr(word, words.constant(words.words, 8)), words.splat(least))
-            code.store(code.select(kept, code.load(x, at, count) * factor, 0), y, at, count)
+            code.store(code.load(x, at, count) * code.select(kept, factor, 0), y, at, count)
 
     whole = code.lesser(last, code.shifted(n, 2))
     whole = first + code.rounded_down(whole - first)

@@ -70,7 +70,7 @@ template <class Op, class T> __global__ void activation_backward(const T* __rest
   }
 }
 
-// y = x scale where (word >> 8) >= threshold, else 0. A thread makes one Philox block: four words for four values.
+// y = x scale where (word >> 8) >= threshold, else 0 x: NaN where x is NaN or infinite. A thread makes one Philox block: four words for four values.
 template <class T>
 __global__ void dropout(const T* x, T* y, T scale, unsigned threshold, unsigned seed0, unsigned seed1, unsigned offset0, unsigned offset1, int n) {
   const int block = blockIdx.x * blockDim.x + threadIdx.x, i = 4 * block;
@@ -80,13 +80,13 @@ __global__ void dropout(const T* x, T* y, T scale, unsigned threshold, unsigned 
     constexpr int V = VALUES<T>;
     for (int part = 0; part < 4; part += V) {
       Pack<T, V> pack = load_pack<T, V>(x + i + part);
-      for (int v = 0; v < V; ++v) pack.v[v] = words.v[part + v] >> 8 >= threshold ? pack.v[v] * scale : T(0);
+      for (int v = 0; v < V; ++v) pack.v[v] *= words.v[part + v] >> 8 >= threshold ? scale : T(0);
       store_pack<T, V>(y + i + part, pack);
     }
   } else {
 #pragma unroll
     for (int lane = 0; lane < 4; ++lane)
-      if (i + lane < n) y[i + lane] = words.v[lane] >> 8 >= threshold ? x[i + lane] * scale : T(0);
+      if (i + lane < n) y[i + lane] = x[i + lane] * (words.v[lane] >> 8 >= threshold ? scale : T(0));
   }
 }
 

@@ -137,10 +137,10 @@ def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
 
 
 def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Array:
-    """y = x keep / (1 - p), keep = [u >= p] with u the uniform numbers of the Philox stream (seed, offset).
+    """y = x m, m = keep / (1 - p), keep = [u >= p] with u the uniform numbers of the Philox stream (seed, offset). 0 times NaN or infinity is NaN.
 
     It is its own backward: the mask is made again from (seed, offset), never stored.  (Srivastava et al., JMLR 15, 2014)
     """
     xp = array_module(x)
     keep = random.uniform(seed, offset, x.shape, xp) >= p
-    return xp.where(keep, x * (1 / (1 - p)), xp.zeros((), x.dtype))
+    return x * xp.where(keep, xp.asarray(1 / (1 - p), x.dtype), xp.zeros((), x.dtype))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autograd import ops
+from autograd import Tensor, ops, random
 
 from .choices import Choices
 from .operands import NUMBERS, Case, Operand, array, broadcastable, case, dtype, number, other_dtype, palette, shape, tensor
@@ -93,8 +93,9 @@ def _torch_blend(x: Any, other: Any, z: Any) -> Any:
 
 def _out_of_range(c: Case) -> bool:
     """Whether a number does not fit the dtype of the Tensor that it meets."""
-    numbers = [o.values for o in c.operands if not isinstance(o.values, np.ndarray)] + [v for v in c.settings.values() if isinstance(v, (int, float))]
-    kinds = [o.values.dtype for o in c.operands if isinstance(o.values, np.ndarray) and o.values.dtype.kind in "iuf"]
+    given = [o for o in c.operands if o is not None]
+    numbers = [o.values for o in given if not isinstance(o.values, np.ndarray)] + [v for v in c.settings.values() if isinstance(v, (int, float))]
+    kinds = [o.values.dtype for o in given if isinstance(o.values, np.ndarray) and o.values.dtype.kind in "iuf"]
     return any(_outside(n, k) for n in numbers for k in kinds)
 
 
@@ -132,6 +133,16 @@ TWO_BOOLEANS = Difference(
 )
 
 
+def of_numbers(f: Callable[..., Any]) -> Callable[..., Any]:
+    """Some of PyTorch's functions take Tensors only; numbers become Tensors of the dtype in which they meet x."""
+
+    def call(x: Any, y: Any) -> Any:
+        kind = torch.result_type(x, y)
+        return f(*(t if isinstance(t, torch.Tensor) else torch.tensor(t, dtype=kind) for t in (x, y)))
+
+    return call
+
+
 def _pair(name: str, mine: Callable[..., Any], other: Callable[..., Any], **settings: Any) -> Row:
     return Row(name, two_operands, mine, other, "element", differences=(RANGE, *settings.pop("differences", ())), **settings)
 
@@ -141,8 +152,30 @@ def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case
 
 
 def _dropout(d: Choices) -> Case:
-    p, training = d.pick(((0.0, True), (0.5, False), (0.0, False), (1.0, True), (-0.1, True), (1.5, False)))
-    return case(d, [tensor(d, shape(d), dtype(d), palette(d, 30))], p=p, training=training)
+    p, training = d.pick(((0.5, True), (0.2, True), (0.0, True), (0.5, False), (0.0, False), (1.0, True), (-0.1, True), (1.5, False)))
+    return case(d, [tensor(d, shape(d), dtype(d), palette(d, 30))], p=p, training=training, seed=d.integer(0, 999))
+
+
+def drawn_dropout(dropout: Callable[..., Any], like: Callable[[Any], Any] = lambda x: x) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The calls of a dropout here and in PyTorch, which gets our draw: what becomes of ones, 0 or 1 / (1 - p).
+
+    like: the draw as it should be, of one where places share their fate.
+    """
+
+    def ours(x: Any, p: float, training: bool, seed: int) -> Any:
+        random.seed(seed)
+        return dropout(x, p, training)
+
+    def theirs(x: Any, p: float, training: bool, seed: int) -> Any:
+        if not training or not 0 < p < 1:
+            return F.dropout(x, p, training)
+        drawn = ours(Tensor(np.ones(x.shape, np.float32)), p, training, seed).data
+        kept = torch.from_numpy(np.asarray(drawn != 0))
+        if not np.isin(drawn, (0, np.float32(1 / (1 - p)))).all() or not bool((kept == like(kept)).all()):
+            raise AssertionError(f"the draw is {drawn}")
+        return x * (kept / (1 - p)).to(x.dtype)
+
+    return ours, theirs
 
 
 ALL_DROPPED = Difference(
@@ -174,5 +207,5 @@ ROWS = [
     Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),
     Row("blend", _blend, ops.blend, _torch_blend),
     *(_pair(name, getattr(ops, name), getattr(operator, method)) for name, method in COMPARISONS.items()),
-    _single("dropout", F.dropout, _dropout, differences=(ALL_DROPPED,)),
+    Row("dropout", _dropout, *drawn_dropout(ops.dropout), "element", differences=(ALL_DROPPED,)),
 ]

@@ -1,7 +1,8 @@
-"""Rows: further functions of values, extremes and statistics over axes, indexing by arrays, sorting, products and losses between arrays."""
+"""Rows: further functions of values, extremes and statistics over axes, indexing by arrays, sorting, and products."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,21 +11,63 @@ import torch
 
 from autograd import ops
 
-from .arithmetic import RANGE, one_operand, two_operands
+from .arithmetic import RANGE, as_seen, of_numbers, one_operand, two_operands
 from .choices import Choices
 from .norms import INFINITE_GAIN
-from .operands import INTEGERS, Case, Operand, broadcastable, case, dtype, finite_cotangent, laid_out, length, other_dtype, palette, shape, tensor
+from .operands import (
+    INTEGERS,
+    Case,
+    Operand,
+    array,
+    broadcastable,
+    case,
+    dtype,
+    finite_cotangent,
+    laid_out,
+    length,
+    other_dtype,
+    palette,
+    shape,
+    tensor,
+)
 from .reductions import NO_AXES, all_or, axis, reduced
 from .table import Difference, Row
 from .windows import CONVOLUTIONS, conv_arguments
 
 F = torch.nn.functional
 BOUNDS = (None, -1, 0, 2, -0.5, 1.5, float("nan"), float("inf"), -float("inf"), 1)
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def _clip(d: Choices) -> Case:
-    return case(d, [tensor(d, shape(d), dtype(d, 15), palette(d, 30))], min=d.pick(BOUNDS), max=d.pick(BOUNDS))
+    """Bounds that are numbers, or Tensors or arrays that broadcast with x."""
+    dims, name = shape(d), dtype(d, 15)
+    x = tensor(d, dims, name, palette(d, 30))
+    if d.chance(55):
+        return case(d, [x, None, None], min=d.pick(BOUNDS), max=d.pick(BOUNDS))
+    bounds: list[Operand | None] = []
+    for _ in range(2):
+        kind = d.integer(0, 9)
+        other = dtype(d, 30) if d.chance(15) else name
+        if kind < 6:
+            bounds.append(tensor(d, broadcastable(d, dims), other, palette(d, 20)))
+        elif kind < 8:
+            bounds.append(array(d, broadcastable(d, dims), other, palette(d, 20)))
+            as_seen(x, bounds[-1])
+        else:
+            bounds.append(None)
+    return case(d, [x, *bounds], min=None, max=None)
+
+
+def _our_clip(x: Any, low: Any, high: Any, min: Any, max: Any) -> Any:
+    return ops.clip(x, min if low is None else low, max if high is None else high)
+
+
+def _torch_clip(x: Any, low: Any, high: Any, min: Any, max: Any) -> Any:
+    """PyTorch's, for which a plain array without axes becomes a Tensor of the dtype in which it meets x."""
+    if low is None and high is None:
+        return torch.clamp(x, min, max)
+    low, high = (b if b is None or isinstance(b, torch.Tensor) else torch.tensor(b, dtype=torch.result_type(x, b)) for b in (low, high))
+    return torch.clamp(x, low, high)
 
 
 def _softplus(d: Choices) -> Case:
@@ -50,6 +93,12 @@ def _arg(d: Choices) -> Case:
 def _sort(d: Choices) -> Case:
     made = _one_axis(d)
     made.settings["descending"] = d.chance(50)
+    return made
+
+
+def _argsort(d: Choices) -> Case:
+    made = _sort(d)
+    made.operands[0].grad = False
     return made
 
 
@@ -158,7 +207,23 @@ def _einsum(d: Choices) -> Case:
         lead = shape(d, 0, 2) if term.startswith("...") and not operands else ()
         dims = (*lead, *(sizes[letter] + d.chance(1) for letter in term.replace(".", "")))
         operands.append(tensor(d, dims, other_dtype(d, name, 2), palette(d, 10)))
-    return case(d, operands, equation=equation)
+    return case(d, operands, equation=equation, numbers=d.generator().permutation(52).tolist() if d.chance(35) else None)
+
+
+def _listed(xs: Sequence[Any], equation: str, numbers: list[int]) -> list[Any]:
+    """The arguments of the other form: every operand with the list of its indices, `numbers` in the place of letters; the result's list last."""
+    left, arrow, out = equation.partition("->")
+    names = dict(zip(sorted(set(equation) - set("->,.")), numbers, strict=False))
+
+    def indices(term: str) -> list[Any]:
+        return [... if part == "..." else names[part] for part in re.findall(r"\.\.\.|[a-z]", term)]
+
+    given = [part for x, term in zip(xs, left.split(","), strict=True) for part in (x, indices(term))]
+    return [*given, indices(out)] if arrow else given
+
+
+def _einsum_of(f: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *xs, equation, numbers: f(equation, *xs) if numbers is None else f(*_listed(xs, equation, numbers))
 
 
 def _linear(d: Choices) -> Case:
@@ -206,31 +271,7 @@ def _torch_group_norm(x: Any, w: Any, b: Any, num_groups: int, eps: float) -> An
 def _rms_norm(d: Choices) -> Case:
     name, c = dtype(d, 0, 6), length(d, 6)
     weight = None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6))
-    return case(d, [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight], eps=d.pick((1e-5, 1e-2, 1e-6)))
-
-
-def _errors(**more: Sequence[Any]) -> Callable[[Choices], Case]:
-    def draw(d: Choices) -> Case:
-        name, dims = dtype(d), shape(d)
-        x, y = tensor(d, dims, name), tensor(d, broadcastable(d, dims) if d.chance(20) else dims, name)
-        return case(d, [x, y], reduction=d.pick(REDUCTIONS), **{k: d.pick(v) for k, v in more.items()})
-
-    return draw
-
-
-def _bce(d: Choices) -> Case:
-    name, dims = dtype(d), shape(d)
-    x, t = tensor(d, dims, name), tensor(d, dims, name, d.pick(("positive", "integers", "normal")), grad=False)
-    weights = [tensor(d, broadcastable(d, dims), name, "positive", grad=False) if d.chance(25) else None for _ in range(2)]
-    return case(d, [x, t, *weights], reduction=d.pick(REDUCTIONS))
-
-
-def _our_bce(x: Any, t: Any, weight: Any, pos_weight: Any, reduction: str) -> Any:
-    return ops.binary_cross_entropy_with_logits(x, t, weight, reduction, pos_weight)
-
-
-def _torch_bce(x: Any, t: Any, weight: Any, pos_weight: Any, reduction: str) -> Any:
-    return F.binary_cross_entropy_with_logits(x, t, weight, reduction=reduction, pos_weight=pos_weight)
+    return case(d, [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight], eps=d.pick((1e-5, 1e-2, 1e-6, None)))
 
 
 def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
@@ -251,16 +292,6 @@ def _torch_prod(x: Any, axis: Any, keepdims: bool) -> Any:
     for a in sorted((a % max(x.ndim, 1) for a in axes), reverse=True):
         x = x.prod(a, keepdim=keepdims)
     return x.clone() if axis is not None or x.ndim else x.prod()
-
-
-def _of_numbers(f: Callable[..., Any]) -> Callable[..., Any]:
-    """PyTorch's maximum and minimum take Tensors only; numbers become Tensors of the dtype in which they meet x."""
-
-    def call(x: Any, y: Any) -> Any:
-        kind = torch.result_type(x, y)
-        return f(*(t if isinstance(t, torch.Tensor) else torch.tensor(t, dtype=kind) for t in (x, y)))
-
-    return call
 
 
 def _count(c: Case) -> int:
@@ -340,15 +371,17 @@ ONE_BIAS = Difference(
     "refuse",
     lambda c: c.operands[2] is not None and c.operands[2].values.shape == (1,) != c.operands[1].values.shape[:1],
 )
+WIDER_BOUND = Difference(
+    "clip between two bounds of which only one has axes that x lacks",
+    "all three are broadcast; PyTorch's clamp writes the upper one into a result that is too small, and raises",
+    "allow",
+    lambda c: all(o is not None for o in c.operands) and len({np.shape(o.values) for o in c.operands}) > 1,
+)
 ORDER = Difference(
-    "three operands, one without numbers and one with infinities",
-    "a sum over nothing is 0, and 0 times infinity NaN: which comes first is left open",
+    "einsum of three operands, one of them with NaN or infinity",
+    "which two are multiplied first is left open, and with it whether an infinity meets a 0 or another infinity before it is summed",
     "infinite",
-    lambda c: (
-        len(c.operands) == 3
-        and any(not o.values.size for o in c.operands)
-        and not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands)
-    ),
+    lambda c: len(c.operands) == 3 and (c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands)),
 )
 ONE_DTYPE = Difference(
     "einsum of Tensors of different dtypes",
@@ -359,13 +392,13 @@ ONE_DTYPE = Difference(
 
 ROWS = [
     _single("abs", torch.abs, smooth=False),
-    _single("clip", torch.clamp, _clip, smooth=False, differences=(RANGE,)),
+    Row("clip", _clip, _our_clip, _torch_clip, smooth=False, cancels=True, differences=(RANGE, WIDER_BOUND)),  # sums over broadcast axes
     _single("sin", torch.sin),
     _single("cos", torch.cos),
     _single("erf", torch.erf),
     _single("softplus", F.softplus, _softplus),
-    _single("maximum", _of_numbers(torch.maximum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),  # sums over broadcast axes
-    _single("minimum", _of_numbers(torch.minimum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),
+    _single("maximum", of_numbers(torch.maximum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),  # sums over broadcast axes
+    _single("minimum", of_numbers(torch.minimum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),
     _over("min", "amin", scale="element", smooth=False),
     _over("var", "var", _spread, differences=(FEW_VALUES,)),
     _over("std", "std", _spread, differences=(FEW_VALUES,)),
@@ -375,6 +408,7 @@ ROWS = [
     Row("argmax", _arg, ops.argmax, lambda x, axis, keepdims: torch.argmax(x, axis, keepdim=keepdims), differences=(MASKS,)),
     Row("argmin", _arg, ops.argmin, lambda x, axis, keepdims: torch.argmin(x, axis, keepdim=keepdims), differences=(MASKS,)),
     Row("sort", _sort, ops.sort, lambda x, axis, descending: torch.sort(x, dim=axis, descending=descending, stable=True), "element", smooth=False),
+    Row("argsort", _argsort, ops.argsort, lambda x, axis, descending: torch.argsort(x, dim=axis, descending=descending, stable=True)),
     Row("topk", _topk, lambda x, axis, k, largest: ops.topk(x, k, axis, largest)[0], _topk_torch, "element", smooth=False, differences=(MASKS, TIES)),
     Row("take", _take, ops.take, _torch_take, "element"),
     Row(
@@ -393,8 +427,8 @@ ROWS = [
     Row(
         "einsum",
         _einsum,
-        lambda *xs, equation: ops.einsum(equation, *xs),
-        lambda *xs, equation: torch.einsum(equation, *xs),
+        _einsum_of(ops.einsum),
+        _einsum_of(torch.einsum),
         differences=(ONE_DTYPE, ORDER),
     ),
     Row("linear", _linear, ops.linear, F.linear, differences=(ONE_BIAS,)),
@@ -409,8 +443,4 @@ ROWS = [
         cancels=True,
     ),
     Row("rms_norm", finite_cotangent(_rms_norm), ops.rms_norm, lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps), cancels=True),
-    Row("mse_loss", _errors(), ops.mse_loss, F.mse_loss),
-    Row("l1_loss", _errors(), ops.l1_loss, F.l1_loss, smooth=False),
-    Row("smooth_l1_loss", _errors(beta=(1.0, 0.5, 2.0, 0.0)), ops.smooth_l1_loss, F.smooth_l1_loss, smooth=False),
-    Row("binary_cross_entropy_with_logits", _bce, _our_bce, _torch_bce),
 ]

@@ -126,6 +126,46 @@ def _torch_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
     return y.movedim(1, -1)
 
 
+def _self_attention(d: Choices) -> Case:
+    """Maps of the size that the positions are made for, or of another one."""
+    name, heads, groups = dtype(d, 0, 0), d.integer(1, 4), d.integer(1, 4)
+    c = heads * groups
+    size = (d.integer(1, 4), d.integer(1, 4))
+    room = size if d.chance(50) else (d.integer(1, 5), d.integer(1, 5))
+    x = tensor(d, (*((length(d, 3), *room) if not d.chance(3) else shape(d, 0, 2)), c), name, palette(d, 6))
+    vectors = [tensor(d, (c,), name, d.pick(("positive", "normal"))) for _ in range(2)]
+    maps = [tensor(d, dims, name, "normal") for dims in ((1, 1, c, 3 * c), (3 * c,), (1, 1, c, c), (c,))]
+    return case(d, [x, *vectors, *maps], heads=heads, size=size)
+
+
+def _our_self_attention(x: Any, *arrays: Any, heads: int, size: tuple[int, int]) -> Any:
+    m = layers.MultiHeadSelfAttention(x.shape[-1], heads, size)
+    m.positions.data = m.positions.data.astype(x.dtype)
+    m.norm.weight, m.norm.bias, m.project.weight, m.project.bias, m.out.weight, m.out.bias = arrays
+    return _run(m, x, *arrays)
+
+
+def _torch_self_attention(x: Any, gain: Any, offset: Any, w: Any, b: Any, out: Any, out_bias: Any, heads: int, size: tuple[int, int]) -> Any:
+    """x + torch.nn.MultiheadAttention's function of the normalised pixels and their positions, with the same weights."""
+    n, h, width, c = x.shape
+    if x.numel() == 0:
+        return x + 0 * (gain.sum() + offset.sum() + w.sum() + b.sum() + out.sum() + out_bias.sum())
+    places = F.interpolate(_positions(*size, c).to(x.dtype)[None], (h, width), mode="bilinear")[0].permute(1, 2, 0)
+    u = (F.layer_norm(x, (c,), gain, offset, 1e-5) + places).reshape(n, h * width, c).transpose(0, 1)
+    y, _ = F.multi_head_attention_forward(
+        u, u, u, c, heads, w[0, 0].T, b, None, None, False, 0.0, out[0, 0].T, out_bias, training=False, need_weights=False
+    )
+    return x + y.transpose(0, 1).reshape(x.shape)
+
+
+def _positions(h: int, w: int, c: int) -> Any:
+    """(C, H, W): sines and cosines of the row, then of the column, a quarter of the channels each, rounded up."""
+    quarter = max(1, (c + 3) // 4)
+    rows, columns = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
+    waves = [f(at / 10000 ** (k / quarter)) for at in (rows, columns) for f in (torch.sin, torch.cos) for k in range(quarter)]
+    return torch.stack(waves)[:c].float()
+
+
 def _of(draw: Any) -> Any:
     """A row's cases, in a third of them without gradients."""
     return lambda d: _inference(d, draw(d))
@@ -161,6 +201,14 @@ ROWS = [
         GROUP_NORM.theirs,
         words=GROUP_NORM.words,
         differences=GROUP_NORM.differences,
+        cancels=True,
+    ),
+    Row(
+        "MultiHeadSelfAttention",
+        finite_cotangent(_self_attention),
+        _our_self_attention,
+        _torch_self_attention,
+        words=("MultiHeadSelfAttention", "layer_norm", "conv2d"),
         cancels=True,
     ),
     Row(

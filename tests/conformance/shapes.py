@@ -11,6 +11,7 @@ from autograd import Tensor, ops
 
 from .choices import Choices
 from .operands import Case, broadcastable, case, dtype, length, other_dtype, palette, shape, tensor
+from .reductions import axis
 from .table import Difference, Row
 
 BACKWARDS = Difference(
@@ -82,6 +83,28 @@ def _reshape(d: Choices) -> Case:
     if dims and d.chance(30):
         dims[d.integer(0, len(dims) - 1)] = -1
     return case(d, [x], shape=d.pick((tuple, list))(dims))
+
+
+def _flatten(d: Choices) -> Case:
+    x = _any(d)
+    n = max(x.values.ndim, 1)
+    ends = [d.integer(-n, n - 1) + n * d.chance(3) for _ in range(2)]
+    ends = sorted(ends, key=lambda a: a % n) if d.chance(90) else ends
+    return case(d, [x], start_dim=ends[0], end_dim=ends[1])
+
+
+def _squeeze(d: Choices) -> Case:
+    dims = tuple(1 if d.chance(40) else n for n in shape(d))
+    return case(d, [tensor(d, dims, dtype(d, 15))], axis=axis(d, len(dims)))
+
+
+def _torch_squeeze(x: Any, axis: Any) -> Any:
+    return x.squeeze() if axis is None else x.squeeze(axis)
+
+
+def _unsqueeze(d: Choices) -> Case:
+    x = _any(d)
+    return case(d, [x], axis=axis(d, x.values.ndim + 1, many=False))
 
 
 def _transpose(d: Choices) -> Case:
@@ -213,6 +236,9 @@ def _set(x: Tensor, y: Tensor, index: Any) -> Tensor:
 
 ROWS = [
     Row("reshape", _reshape, ops.reshape, lambda x, shape: x.reshape(tuple(shape)), "element"),
+    Row("flatten", _flatten, ops.flatten, lambda x, start_dim, end_dim: x.flatten(start_dim, end_dim), "element"),
+    Row("squeeze", _squeeze, ops.squeeze, _torch_squeeze, "element"),
+    Row("unsqueeze", _unsqueeze, ops.unsqueeze, lambda x, axis: x.unsqueeze(axis), "element"),
     Row("transpose", _transpose, ops.transpose, _torch_transpose, "element"),
     Row("swapaxes", _swapaxes, ops.swapaxes, lambda x, axis0, axis1: x.swapaxes(axis0, axis1), "element"),
     Row("broadcast_to", _broadcast_to, ops.broadcast_to, _torch_broadcast_to),

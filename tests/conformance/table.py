@@ -50,12 +50,34 @@ class Row:
     differences: tuple[Difference, ...] = ()
 
 
+CONTAINER = "holds modules or arrays, and computes nothing"
+NOT_IN_TORCH = "PyTorch has no such block; tests/test_gradients.py and tests/test_layers.py check what it is made of"
+WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have no row, and why
+    "REPORT_TERMS": "a constant",
+    "make_spec": "settings of losses, and no operator",
+    "segmentation_loss": "what all losses call, and the row of combined_loss with it",
+    "SegmentationLoss": "the base of all losses, and the row of CombinedLoss with it",
+    "polarized_channel": NOT_IN_TORCH,
+    "polarized_spatial": NOT_IN_TORCH,
+    "ConvNorm": "a convolution and batch norm, which have rows; tests/stateful.py compares the two with it",
+    "LoadReport": "what load_state_dict found",
+    "Size": "what measure found",
+    "measure": "counts, and computes nothing of a network's",
+    "seeded": "a seed for initial weights",
+    **dict.fromkeys(("Buffer", "Identity", "Module", "ModuleDict", "ModuleList", "Parameter", "Sequential"), CONTAINER),
+    **dict.fromkeys(("AttentionAndStrips", "AttentionGate", "DecoderStage", "FeaturePyramidAttention", "FeaturePyramidPooling"), NOT_IN_TORCH),
+    **dict.fromkeys(("InceptionBlock", "MiniASPP", "MixedPooling", "PolarizedSelfAttention", "PreActivationBlock"), NOT_IN_TORCH),
+    **dict.fromkeys(("ResidualBlock", "StripPooling", "StripPyramidPooling", "UNet", "encoder_stage"), NOT_IN_TORCH),
+}
+
+
 @functools.cache
 def table() -> dict[str, Row]:
     """All rows by name."""
-    from . import arithmetic, functions, in_place, losses, modules, norms, reductions, shapes, windows
+    from . import arithmetic, functions, in_place, logic, losses, modules, norms, plain_modules, reductions, regression, shapes, windows
 
-    rows = [row for module in (arithmetic, in_place, reductions, functions, shapes, windows, norms, losses, modules) for row in module.ROWS]
+    files = arithmetic, in_place, logic, reductions, functions, regression, shapes, windows, norms, losses, modules, plain_modules
+    rows = [row for file in files for row in file.ROWS]
     made = {row.name: row for row in rows}
     if len(made) != len(rows):
         raise ValueError("conformance: two rows have one name")
