@@ -52,9 +52,9 @@ class Augmentation:
             check_masks("augmentation", masks, self.classes)
         matrices = self.draw_matrices(n, (h, w), rng)
         on = rng.random(n) < self.photometric
-        contrast = np.where(on, _log_uniform(rng, self.contrast, n), 1).astype(np.float32)
+        contrast = np.where(on, log_uniform(rng, self.contrast, n), 1).astype(np.float32)
         brightness = np.where(on, rng.uniform(-self.brightness, self.brightness, n), 0).astype(np.float32)
-        gamma = np.where(on, _log_uniform(rng, self.gamma, n), 1).astype(np.float32)
+        gamma = np.where(on, log_uniform(rng, self.gamma, n), 1).astype(np.float32)
         settings = [to_device(drawn, device_of(images)) for drawn in (matrices, contrast, brightness, gamma)]
         if images.ndim == 3:
             return kernels.augment_batch(images, masks, *settings, self.outside)
@@ -68,7 +68,7 @@ class Augmentation:
         flip_y = np.where(rng.random(n) < self.flip_vertical, -1.0, 1.0)
         on = rng.random(n) < self.affine
         angle = np.where(on, np.deg2rad(rng.uniform(-self.rotate, self.rotate, n)), 0)
-        zoom = np.where(on, _log_uniform(rng, self.scale, n), 1)
+        zoom = np.where(on, log_uniform(rng, self.scale, n), 1)
         dx, dy = (np.where(on, rng.uniform(-self.shift, self.shift, n) * extent, 0) for extent in (size[1], size[0]))
         return affine_matrices(size, flip_x, flip_y, angle, zoom, dx, dy)
 
@@ -84,5 +84,6 @@ def affine_matrices(
     return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
-def _log_uniform(rng: np.random.Generator, largest: float, n: int) -> np.ndarray:
+def log_uniform(rng: np.random.Generator, largest: float, n: int) -> np.ndarray:
+    """n factors from 1 / largest to largest, uniform in their logarithm."""
     return np.exp(rng.uniform(-1, 1, n) * np.log(largest))

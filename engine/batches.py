@@ -13,11 +13,15 @@ from kernels.core.labels import check_labels
 RARE = 0.1  # a class is rare when fewer than this share of the tiles contain it
 
 
-def rare_tiles(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
-    """Indices of the tiles (N, H, W) that contain a rare class among those scored. DataError for labels that are no classes."""
+def rare_tiles(masks: np.ndarray, classes: Classes = MARS) -> tuple[np.ndarray, list[int]]:
+    """Indices of the tiles (N, H, W) that contain a rare class among those scored, and the rare classes' labels.
+
+    DataError for labels that are no classes.
+    """
     presence = pixel_counts(masks, classes)[:, list(classes.scored)] > 0  # (N, scored classes)
     share = presence.mean(0)
-    return np.flatnonzero(presence[:, (share > 0) & (share < RARE)].any(1))
+    rare = (share > 0) & (share < RARE)
+    return np.flatnonzero(presence[:, rare].any(1)), [classes.scored[k] for k in np.flatnonzero(rare)]
 
 
 def crops(images: Array, masks: Array, crop: tuple[int, int], sizes: np.ndarray | None, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -113,6 +113,8 @@ class Config:
     """Of the cross-entropy."""
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """How rare classes weigh more: median is median-frequency balancing."""
+    weight_cap: float = 0.0
+    """The largest class weight is at most this multiple of the smallest; 0 sets no bound."""
     background: Literal["mask", "train", "mixed"] = "mask"
     """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal reading); 'mixed', an ordinary
     class to all terms but IoU and margin, which leave it out."""
@@ -154,8 +156,12 @@ class Config:
     """Largest addition to grey levels in [0, 1]."""
     gamma_range: float = 1.4
     """Gamma from 1 / gamma_range to gamma_range."""
+    paste: float = 0.0
+    """Share of the tiles onto which a component of a rare class is pasted (copy-paste)."""
+    cutmix: float = 0.0
+    """Share of the tiles that get a rectangle of another tile of the batch (CutMix)."""
     flips_only: float = 0.15
-    """Share of the last epochs with flips only."""
+    """Share of the last epochs with flips only: nothing else is moved, recoloured or mixed."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -164,6 +170,8 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}: got {quoted(value)}, expected {low:g} to {high:g}")
+        if 0 < self.weight_cap < 1:
+            raise ConfigError(f"weight_cap: got {self.weight_cap:g}, expected at least 1 (the largest weight over the smallest), or 0 for no bound")
         if self.width % 4:
             raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
         if self.crop != (0, 0) and any(side < 8 or side > 8192 or side % 8 for side in self.crop):
@@ -182,10 +190,22 @@ _INF = math.inf
 _PAIR = "tuple[int, int]"
 MOST_TOML = 1 << 16  # bytes; a config.toml takes some thousand,
 _MOST_LINE = 5000  # of a line: the parser's time grows with the square of the dots in a name
-_SHARES = ("dropout", "label_smoothing", "rare_share", "flip_horizontal", "flip_vertical", "affine", "photometric", "flips_only", "warmup")
+_SHARES = (
+    "dropout",
+    "label_smoothing",
+    "rare_share",
+    "flip_horizontal",
+    "flip_vertical",
+    "affine",
+    "photometric",
+    "paste",
+    "cutmix",
+    "flips_only",
+    "warmup",
+)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES, (0.0, 1.0)),
-    **dict.fromkeys((*TERMS, "smooth", "weight_decay", "clip", "patience"), (0.0, _INF)),
+    **dict.fromkeys((*TERMS, "smooth", "weight_decay", "clip", "patience", "weight_cap"), (0.0, _INF)),
     **dict.fromkeys(("scale", "contrast", "gamma_range"), (1.0, 10.0)),
     "tiles": (20, 1e6),
     "epochs": (1, 1e6),

@@ -25,6 +25,7 @@ from engine.data import MARS, Classes, class_weights
 from engine.files import write_json, write_text
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
+from engine.mixing import CopyPaste, Mixing, patches_of
 from engine.optimizer import AdamW
 from engine.passes import GraphPasses, Passes
 from engine.preparation import Prepared, prepare
@@ -110,7 +111,7 @@ class Run:
             self._compare(state, allow_changes)
         self.normalisation = Normalisation.of(train.images, train.sizes)
         weighs = self.classes.weighs_background(config.background)
-        self.weights = class_weights(train.labels(), config.class_weights, background=weighs, classes=self.classes)
+        self.weights = class_weights(train.labels(), config.class_weights, weighs, config.weight_cap or None, self.classes)
         self.ignored = _ignored(self.data)
         # uint8, copied to the device once; batches are cut out and augmented there
         self.tiles, self.held_out = (
@@ -119,7 +120,8 @@ class Run:
         tape_random.seed(config.seed)
         self._build(start)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
-        self.rare = rare_tiles(train.labels(), self.classes)
+        self.rare, rare_labels = rare_tiles(train.labels(), self.classes)
+        self.augmentation = self._mixing(rare_labels)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.stop, self.serial, self.begun = Stop(), 0, state is not None
@@ -150,9 +152,20 @@ class Run:
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
         recorded = RecordedPasses(passes) if self.choice.name == device.CPU else passes
         self.passes = GraphPasses(passes) if config.cuda_graph else recorded
-        self.augmentation = make_augmentation(config, self.classes)
         if self.choice.name == device.CPU:
             warm([config], reporter.compiling, self.form)
+
+    def _mixing(self, rare: list[int]) -> Mixing:
+        """The augmentation, and what it mixes. rare: labels of the classes whose components are pasted."""
+        config, paste = self.config, None
+        alone = make_augmentation(config, self.classes)
+        if config.paste:
+            tiles = self.data.train[self.rare]
+            patches = patches_of(self.normalisation.unit(tiles.images), tiles.labels(), rare, self.form.size)
+            paste = CopyPaste(patches, config.paste, self.ignored if alone.outside is None else alone.outside, self.classes.ignored)
+            names = ", ".join(self.classes.names[label] for label in rare) or "no class is rare"
+            self.report.note(f"copy-paste: {len(patches)} components ({names})")
+        return Mixing(alone, paste, config.cutmix)
 
     def train(self) -> dict[str, Any] | None:
         """Train, validating after every epoch. Returns what summary.json holds; None when no epoch was finished.
@@ -257,7 +270,7 @@ class Run:
     def _epoch(self, epoch: int) -> None:
         """Train for an epoch, or for the rest of one, and validate. Returns early when a stop was asked for."""
         config, here, batches = self.config, self.here, self._batches()
-        augment = self.augmentation
+        augment: Mixing | Augmentation = self.augmentation
         if epoch > config.epochs * (1 - config.flips_only):
             augment = augment.flips_only()
         total = len(batches) * config.epochs
@@ -287,7 +300,7 @@ class Run:
         config = self.config
         return cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
 
-    def _step(self, index: np.ndarray, augment: Augmentation, rate: float) -> dict[str, float]:
+    def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
         images, masks = self.tiles
         rows = device.to_device(index, self.choice.name)

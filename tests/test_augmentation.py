@@ -106,8 +106,10 @@ def test_rare_tiles() -> None:
     masks = np.ones((40, 2, 2), np.uint8)
     masks[3, 0, 0] = 4
     masks[:20, 1, 1] = 2
-    assert rare_tiles(masks).tolist() == [3]
-    assert len(rare_tiles(np.ones((5, 2, 2), np.uint8))) == 0
+    tiles, labels = rare_tiles(masks)
+    assert (tiles.tolist(), labels) == ([3], [4])
+    tiles, labels = rare_tiles(np.ones((5, 2, 2), np.uint8))
+    assert (tiles.tolist(), labels) == ([], [])
 
 
 @pytest.mark.parametrize(("count", "batch", "rare"), [(100, 16, 5), (97, 16, 3), (33, 16, 1), (64, 8, 40), (10, 4, 0)])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from engine.experiment.__main__ import Arguments, run
 from engine.experiment.grid import names, read_grid
 from engine.experiment.runs import conflict, outcome, runs_of
 from engine.experiment.statistics import Outcome, difference, summarise
+from engine.run_folder import RunFolder, holds_state
 
 TINY = """
 title = "Trial"
@@ -154,7 +159,7 @@ def test_difference_takes_the_common_seeds_only() -> None:
 
 @pytest.mark.slow
 def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = grid_file(tmp_path, TINY), tmp_path / "out"
+    source, out, logs = grid_file(tmp_path, TINY), tmp_path / "out", tmp_path / "logs"
     trained: list[str] = []
     plain = experiment_runs.train
 
@@ -164,12 +169,12 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         plain(one, *rest)
 
-    monkeypatch.setattr("engine.experiment.__main__.train", counted)
+    monkeypatch.setattr(experiment_runs, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run(Arguments(source, seeds=1, out=out))
     assert trained == ["combined", "margin"]
     assert "| combined | 1 |" in (out / "results.md").read_text()  # there is something to read already
-    assert run(Arguments(source, seeds=1, out=out)) == 0
+    assert run(Arguments(source, seeds=1, out=out, logs=logs)) == 0
     assert trained == ["combined", "margin", "margin"]
     capsys.readouterr()
 
@@ -183,10 +188,39 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(outcome(combined).confusion) == combined.summary["val_tiles"]
     assert (out / "results.png").stat().st_size > 1000
 
+    kept = sorted(path.relative_to(logs).as_posix() for path in logs.glob("**/*.*"))
+    assert kept == [f"trial/margin/seed-0/{name}" for name in ("config.toml", "metrics.jsonl", "summary.json", "validation.npz")]
+    assert run(Arguments(source, seeds=1, out=tmp_path / "other", logs=logs, jobs=2)) == 0
+    assert trained == ["combined", "margin", "margin", "combined"], "margin is taken from the logs"
+    assert f"margin, seed 0: taken from {logs / 'trial/margin/seed-0'}" in capsys.readouterr().out
+    assert (tmp_path / "other/results.md").read_text() == (out / "results.md").read_text()
+    assert run(Arguments(source, seeds=1, out=tmp_path / "third", logs=logs)) == 0
+    assert len(trained) == 4, "what was trained has been kept"
+
     assert run(Arguments(source, seeds=2, out=out, tables_only=True)) == 0
     assert "| margin | 1 |" in capsys.readouterr().out
     (changed, _) = runs_of(read_grid(source), out, 1, {"epochs": 3})
     assert conflict(changed) == f"{combined.folder}: its epochs is 1, the grid asks for 3; give another --out"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_terminated_grid_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
+    """SIGTERM to the grid's process alone: both runs save their states, and nothing is left running."""
+    source, out = grid_file(tmp_path, TINY.replace("epochs = 1", "epochs = 500")), tmp_path / "out"
+    command = [sys.executable, "-m", "engine.experiment", source, "--seeds=1", "--jobs=2", f"--out={out}"]
+    grid = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    seen = ""
+    while not ("combined, seed 0: epoch   2" in seen and "margin, seed 0: epoch   2" in seen):
+        seen += grid.stdout.readline()
+    grid.terminate()
+    grid.communicate(timeout=60)
+    assert grid.returncode == 143
+    for cell in ("combined", "margin"):
+        assert holds_state(out / cell / "seed-0")
+        assert json.loads((out / cell / "seed-0/summary.json").read_text())["interrupted"] is True
+        with RunFolder(out / cell / "seed-0"):  # FolderError while another process is writing there
+            pass
 
 
 def test_a_failing_run_names_its_folder_and_its_last_line(tmp_path: Path) -> None:

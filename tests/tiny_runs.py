@@ -16,7 +16,7 @@ from engine.command import run_command
 from engine.reporting import WALL_CLOCK, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain"]  # dropout and batch norm are in it
+NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain", "--cutmix=0.5"]  # dropout and batch norm are in it
 posix = pytest.mark.skipif(os.name != "posix", reason="sends signals, forks, or looks at modes")
 
 

@@ -12,9 +12,12 @@ import tyro
 
 from engine.command import UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
-from engine.experiment.runs import Run, RunError, conflict, measure, runs_of, train
+from engine.experiment.runs import Run, RunError, Trainings, conflict, keep, logged, measure, runs_of, take
 from engine.experiment.table import write_results
 from engine.progress import clock
+from kernels.core.cores import usable_cores
+
+MOST_JOBS = 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Arguments:
       python -m engine.experiment --list
       python -m engine.experiment losses --data FILE.npz --seeds 3
       python -m engine.experiment losses --data FILE.npz --tables-only
+      python -m engine.experiment losses --data FILE.npz --jobs 2 --logs docs/results
     """
 
     grid: Annotated[str | None, tyro.conf.Positional] = None
@@ -40,8 +44,13 @@ class Arguments:
     """Epochs of every run; by default what the grid says."""
     out: Path | None = None
     """Where the runs go; by default experiments/GRID."""
+    jobs: int = 1
+    """Runs side by side. With as many as there are cores each takes longer, and all of them together less: one thread never waits."""
     threads: int = 0
-    """Threads of CPU kernels per run; 0: one per core."""
+    """Threads of CPU kernels per run; 0: the cores divided by the jobs."""
+    logs: Path | None = None
+    """Copy the small logs of finished runs to this folder, GRID/CELL/seed-N, and take from it, whatever grid they belong to, runs with the same
+    settings instead of training them again."""
     tables_only: bool = False
     """Train nothing: tabulate the runs that are finished."""
     list: bool = False
@@ -59,6 +68,8 @@ def run(arguments: Arguments) -> int:
         raise UsageError(f"GRID: missing, expected a TOML file or one of {', '.join(names())}")
     if arguments.seeds < 1:
         raise UsageError(f"--seeds: got {arguments.seeds}, expected at least 1")
+    if not 1 <= arguments.jobs <= MOST_JOBS:
+        raise UsageError(f"--jobs: got {arguments.jobs}, expected 1 to {MOST_JOBS}")
     grid = read_grid(arguments.grid)
     given = {"data": arguments.data, "epochs": arguments.epochs}
     out = arguments.out or Path("experiments") / grid.name
@@ -69,7 +80,7 @@ def run(arguments: Arguments) -> int:
     make_folder(out)
     if not arguments.tables_only:
         try:
-            _train_missing(grid, runs, arguments.threads, out)
+            _train_missing(grid, runs, arguments, out)
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -78,16 +89,24 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _train_missing(grid: Grid, runs: list[Run], threads: int, out: Path) -> None:
+def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> None:
     """Train every run that is not finished, and tabulate after each, so that there is something to read early."""
+    logs = logged(arguments.logs) if arguments.logs else {}
+    for one in runs:
+        if not one.finished and (folder := take(one, logs)) is not None:
+            print(f"{one.cell.name}, seed {one.seed}: taken from {folder}", flush=True)
     missing = [one for one in runs if not one.finished]
-    started = time.monotonic()
-    for k, one in enumerate(missing):
-        left = f", about {clock((time.monotonic() - started) / k * (len(missing) - k))} to go" if k else ""
-        print(f"run {k + 1}/{len(missing)}: {one.cell.name}, seed {one.seed}{left}", flush=True)
-        train(one, threads, lambda line: print(line, flush=True))
-        measure(one)
-        write_results(grid, runs, out)
+    threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
+    started, done = time.monotonic(), 0
+    with Trainings(missing, arguments.jobs, threads, lambda line: print(line, flush=True)) as trainings:
+        for one in trainings:
+            measure(one)
+            done += 1
+            left = f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go" if done < len(missing) else ""
+            print(f"{done} of {len(missing)} runs done: {one.cell.name}, seed {one.seed}{left}", flush=True)
+            write_results(grid, runs, out)
+            if arguments.logs:
+                keep(one, arguments.logs, grid)
 
 
 def main() -> None:

@@ -1,18 +1,27 @@
 """The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never repeated when it is finished.
 
 OUT/CELL/seed-N/            the run folder of engine.train
-OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,); form
+OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,); form;
+                                 the revision of the software that trained it
+
+The settings, curves, scores and counts of a finished run are small. They can be kept elsewhere as logs, GRID/CELL/seed-N under a folder, from which
+tables are made without the runs, and any grid that asks for the same settings takes them instead of training again.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -20,9 +29,13 @@ import numpy as np
 from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
-from engine.run_folder import holds_state
+from engine.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
 
 _CHECKPOINTS = ("best", "last")
+_MEASURED = "validation.npz"
+_PATIENCE = 60  # seconds that a process gets to save its state
+_EPOCH = re.compile(r"epoch +\d+/\d+  (?!step )")  # the line of a finished epoch
+_LOGS = (SETTINGS, METRICS, _MEASURED, SUMMARY)  # the summary last: with it a run counts as finished
 
 
 class RunError(RuntimeError):
@@ -41,12 +54,20 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run was trained to its end."""
-        return (self.folder / "summary.json").is_file() and not self.summary["interrupted"]
+        return _finished(self.folder)
 
     @property
     def summary(self) -> dict[str, Any]:
         """What summary.json holds."""
-        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        return _summary(self.folder)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / SUMMARY).is_file() and not _summary(folder)["interrupted"]
 
 
 def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any]) -> list[Run]:
@@ -56,7 +77,7 @@ def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any]) -> lis
 
 def conflict(run: Run) -> str | None:
     """What differs between a run folder's settings and the grid's, in one line; None where nothing does or the folder is new."""
-    path = run.folder / "config.toml"
+    path = run.folder / SETTINGS
     if not path.is_file():
         return None
     there, wanted = asdict(read_toml(path)), asdict(run.config)
@@ -67,22 +88,99 @@ def conflict(run: Run) -> str | None:
     return f"{run.folder}: its {name} is {there[name]!r}, the grid asks for {wanted[name]!r}; give another --out"
 
 
-def train(run: Run, threads: int = 0, say: Callable[[str], None] = print) -> None:
-    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails."""
+def logged(root: Path) -> dict[Config, Path]:
+    """Folders with the logs of finished runs anywhere under `root`, by settings."""
+    folders = sorted(path.parent for path in root.glob(f"**/{_MEASURED}"))
+    return {_of_any_place(read_toml(folder / SETTINGS)): folder for folder in folders if _finished(folder)}
+
+
+def take(run: Run, logs: dict[Config, Path]) -> Path | None:
+    """Copy the logs of a finished run with the run's settings into its folder; returns where they lay, None where there are none."""
+    folder = logs.get(_of_any_place(run.config))
+    if folder is not None:
+        _copy_logs(folder, run.folder)
+        (run.folder / SETTINGS).write_text(to_toml(run.config), encoding="utf-8")
+    return folder
+
+
+def keep(run: Run, root: Path, grid: Grid) -> None:
+    """Copy a finished run's logs to root/GRID/CELL/seed-N."""
+    _copy_logs(run.folder, root / grid.name / run.cell.folder / run.folder.name)
+
+
+def _copy_logs(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in _LOGS:
+        shutil.copyfile(source / name, target / name)
+
+
+def _of_any_place(config: Config) -> Config:
+    """The settings without the folder that the data lie in."""
+    return replace(config, data=Path(config.data).name)
+
+
+class Trainings:
+    """Trains runs, `jobs` at a time, each in a process of its own with `threads` threads. Iterating gives each run when it is finished.
+
+    Whatever ends the `with` block, a signal included, lets the processes save their states and end; the next time they go on. RunError where one
+    fails.
+    """
+
+    def __init__(self, runs: list[Run], jobs: int, threads: int, say: Callable[[str], None]) -> None:
+        self.runs, self.threads, self.say, self.several = runs, threads, say, jobs > 1
+        self.pool, self.processes = ThreadPoolExecutor(jobs), set[subprocess.Popen]()
+        self.handler: Any = None
+
+    def __enter__(self) -> Trainings:
+        if current_thread() is main_thread():
+            self.handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        return self
+
+    def __iter__(self) -> Iterator[Run]:
+        futures = {self.pool.submit(self._train, run): run for run in self.runs}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self.processes):
+            if kind is not KeyboardInterrupt:  # the terminal has sent that to all of them
+                process.terminate()
+        for process in list(self.processes):
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.pool.shutdown()
+        if self.handler is not None:
+            signal.signal(signal.SIGTERM, self.handler)
+
+    def _train(self, run: Run) -> None:
+        place = f"{run.cell.name}, seed {run.seed}"
+        self.say(f"training {place}")
+        train(run, self.threads, lambda line: self.say(f"  {place}: {line}" if self.several else f"  {line}"), self.processes)
+
+
+def train(run: Run, threads: int = 0, say: Callable[[str], None] = print, processes: set[subprocess.Popen] | None = None) -> None:
+    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails. processes: holds it while it runs."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = run.folder.with_name(run.folder.name + ".toml")
     settings.write_text(to_toml(run.config), encoding="utf-8")
     begun = holds_state(run.folder)
     place = ["--resume", str(run.folder)] if begun else ["--config", str(settings), "--out", str(run.folder)]
     command = [sys.executable, "-m", "engine.train", *place, "--threads", str(threads)]
+    running = set() if processes is None else processes
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+    running.add(process)
     line = ""
     try:
         for line in process.stdout or ():
-            if line.startswith("epoch"):
-                say(f"  {line.rstrip()}")
+            if _EPOCH.match(line):
+                say(line.rstrip())
         code = process.wait()
     finally:
+        running.discard(process)
         if process.poll() is None:
             process.terminate()
             process.wait()
@@ -96,26 +194,36 @@ def measure(run: Run) -> None:
     from engine.checkpoint import load_checkpoint
 
     val = _validation(_of_data(run.config))
-    arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources)}
+    arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources), "revision": np.array(revision())}
     for name in _CHECKPOINTS:
         checkpoint = load_checkpoint(run.folder / f"{name}.safetensors")
         arrays[name] = checkpoint.confusion(val).astype(np.int32)
         arrays["form"] = np.array(json.dumps(asdict(checkpoint.form)))
     part = run.folder / "validation.part.npz"
     np.savez_compressed(part, **arrays)
-    part.replace(run.folder / "validation.npz")
+    part.replace(run.folder / _MEASURED)
+
+
+@lru_cache
+def revision() -> str:
+    """The revision of the software that runs, 'unknown' outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def outcome(run: Run, checkpoint: str = "best") -> Outcome:
     """The measured outcome of a finished run, measuring it first where that has not been done."""
     from engine.checkpoint import Form, form_from_dict
 
-    path = run.folder / "validation.npz"
+    path = run.folder / _MEASURED
     if not path.is_file():
         measure(run)
     with np.load(path, allow_pickle=False) as file:
         form = form_from_dict(json.loads(str(file["form"]))) if "form" in file else Form()
-        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"], form.classes, form.absent)
+        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"], form.classes, form.absent, str(file["revision"]))
 
 
 @lru_cache(maxsize=2)

@@ -23,7 +23,7 @@ DRAWS = 2000
 class Outcome:
     """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source images.
 
-    classes, absent: as `engine.metrics.scores` takes them.
+    classes, absent: as `engine.metrics.scores` takes them.   revision: of the software that trained it.
     """
 
     seed: int
@@ -31,6 +31,7 @@ class Outcome:
     groups: np.ndarray
     classes: Classes | None = None
     absent: tuple[int, ...] = ()
+    revision: str = ""
 
     @property
     def scores(self) -> Scores:

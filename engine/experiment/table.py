@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +37,17 @@ def write_results(grid: Grid, runs: list[Run], out: Path) -> str:
 
 def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
     """A row per run: what it was, and every score of its best and last epoch."""
-    revision = _revision()
     rows: list[dict[str, Any]] = []
     for run in runs:
-        summary, best, last = run.summary, outcome(run).scores, outcome(run, "last").scores
+        measured = outcome(run)
+        summary, best, last = run.summary, measured.scores, outcome(run, "last").scores
         rows.append(
             {
                 "grid": grid.name,
                 "cell": run.cell.name,
                 **{f"axis:{axis}": option for axis, option in run.cell.options.items()},
                 "seed": run.seed,
-                "revision": revision,
+                "revision": measured.revision,
                 "epochs": summary["epochs"],
                 "best_epoch": summary["best_epoch"],
                 "miou_fg": best.miou_fg,
@@ -124,12 +123,3 @@ def _draw(path: Path, grid: Grid, measured: dict[str, tuple[Summary, Difference 
     axis.legend(fontsize=8, loc="best")
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-def _revision() -> str:
-    """The revision of the software that runs, 'unknown' outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -10,6 +10,7 @@ import pytest
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from engine.augmentation import Augmentation
+from engine.mixing import CopyPaste, Mixing, Patch
 from kernels.augment import augment_batch, cuda, reference
 from kernels.core.dispatch import kernel_log
 from kernels.core.module import launch_log
@@ -47,6 +48,20 @@ def check(shape: tuple[int, int, int], dtype: str, outside: int | None, seed: in
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_reference(shape: tuple[int, int, int], outside: int | None, dtype: str) -> None:
     check(shape, dtype, outside)
+
+
+def test_mixing_draws_the_same_on_every_device() -> None:
+    """Copy-paste and CutMix: labels exactly, images to the rounding of two interpolations of numbers in [0, 1]."""
+    rng = np.random.default_rng(0)
+    patch = Patch(rng.random((5, 7)).astype("f4"), np.pad(np.full((3, 5), 2, "u1"), 1, constant_values=1), 4)
+    mixing = Mixing(Augmentation(), CopyPaste([patch], 0.8, forbidden=3), 0.5)
+    images, masks = rng.random((6, 12, 20)).astype("f4"), rng.integers(0, 5, (6, 12, 20)).astype("u1")
+    host, labels = mixing(images, masks, np.random.default_rng(1))
+    with clean():
+        there, codes = mixing(cupy.asarray(images), cupy.asarray(masks), np.random.default_rng(1))
+    assert (labels != masks).any()
+    assert (codes.get() == labels).all()
+    np.testing.assert_allclose(there.get(), host, atol=16 * np.finfo("f4").eps)
 
 
 def test_the_plain_kernel_gives_the_same() -> None:
