@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.augmentation import Augmentation, affine_matrices, log_uniform
+from engine.data.tiles import check_masks
 from kernels import augment as kernels
-from kernels.core.device import Array, array_module, device_of, to_device
+from kernels.core.device import CPU, Array, array_module, device_of, to_device
 
 RING = 2  # pixels around a pasted component that are pasted with it and unlabelled: masks are coarse, and its edge is unlike its new ground
 SMALLEST = 9  # pixels of a component that is worth pasting
@@ -33,6 +34,7 @@ class Mixing:
     """Copy-paste, then the augmentation of each tile, then CutMix. __call__ as `Augmentation`'s.
 
     alone: of each tile alone.   paste: None pastes nothing.   cutmix_share: of the tiles that get a rectangle of another.
+    Raises DataError for labels that are no classes, before anything is pasted (on CUDA the loss does: see `Augmentation`).
     """
 
     alone: Augmentation
@@ -40,6 +42,8 @@ class Mixing:
     cutmix_share: float = 0.0
 
     def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        if device_of(masks) == CPU:
+            check_masks("augmentation", masks, self.alone.classes)
         if self.paste is not None:
             images, masks = self.paste(images, masks, rng)
         images, masks = self.alone(images, masks, rng)
@@ -110,14 +114,14 @@ def cutmix(images: Array, masks: Array, share: float, rng: np.random.Generator) 
     return xp.where(box if images.ndim == 3 else box[..., None], images[partner], images), xp.where(box, masks[partner], masks)
 
 
-def patches_of(images: np.ndarray, masks: np.ndarray, labels: list[int], largest: tuple[int, int], ring: int = RING) -> list[Patch]:
-    """The connected components of the classes `labels` in tiles (N, H, W[, C]) in [0, 1], with a ring around each.
+def patches_of(images: np.ndarray, masks: np.ndarray, classes: list[int], largest: tuple[int, int], ring: int = RING) -> list[Patch]:
+    """The connected components of the labels `classes` in tiles (N, H, W[, C]) in [0, 1], with a ring around each.
 
     Left out are components below SMALLEST pixels, and those that with their ring exceed the height and width `largest`.
     """
     found = []
     for image, mask in zip(images, masks, strict=True):
-        for label in labels:
+        for label in classes:
             parts = components(mask == label)
             for number in np.unique(parts[parts > 0]):
                 part = parts == number
@@ -132,24 +136,24 @@ def patches_of(images: np.ndarray, masks: np.ndarray, labels: list[int], largest
     return found
 
 
-def components(mask: np.ndarray) -> np.ndarray:
+def components(inside: np.ndarray) -> np.ndarray:
     """Connected components of a bool (H, W), by the four neighbours: int (H, W), 0 outside, one number above 0 for each component.
 
     Every pixel takes the largest number among its neighbours until nothing changes: as many passes as the longest way within a component.
     """
-    numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    numbers = np.where(inside, np.arange(1, inside.size + 1).reshape(inside.shape), 0)
     while True:
-        spread = np.where(mask, _largest_neighbour(numbers), 0)
+        spread = np.where(inside, _largest_neighbour(numbers), 0)
         if (spread == numbers).all():
             return numbers
         numbers = spread
 
 
-def dilated(mask: np.ndarray, times: int) -> np.ndarray:
+def dilated(inside: np.ndarray, times: int) -> np.ndarray:
     """A bool (H, W) and its four neighbours, `times` over."""
     for _ in range(times):
-        mask = _largest_neighbour(mask)
-    return mask
+        inside = _largest_neighbour(inside)
+    return inside
 
 
 def _largest_neighbour(values: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from engine.augmentation import Augmentation
 from engine.data import Tiles, class_weights, clean, pixel_counts
 from engine.data.tiles import check_masks
 from engine.inference import Normalisation, evaluate_confusion
+from engine.mixing import Mixing
 from kernels import augment, loss, metric
 from kernels.core.device import device_of, to_device
 from kernels.core.dispatch import registry
@@ -116,9 +117,9 @@ def _loss(operator: Callable[..., Any], **settings: Any) -> Callable[[Any], Any]
     return lambda labels: operator(Tensor(_logits(labels)), labels, **settings)
 
 
-def _augmented(masks: Any) -> Any:
+def _augmented(masks: Any, augmentation: Any) -> Any:
     images = np.zeros(masks.shape, np.float32)
-    return Augmentation()(images, masks, np.random.default_rng(0))
+    return augmentation(images, masks, np.random.default_rng(0))
 
 
 class _Net(layers.Module):
@@ -179,7 +180,8 @@ ROWS = [
     Row("engine.metrics.confusion_matrix(prediction)", lambda p: metrics.confusion_matrix(p * 0, p), 4, host=True),
     Row("engine.inference.evaluate_confusion(masks)", evaluated, 4, shape=(2, 8, 8)),
     Row("engine.inference.evaluate_confusion(masks), ignored", partial(evaluated, ignored=7), 4, shape=(2, 8, 8), ignored=7, host=True),
-    Row("engine.augmentation.Augmentation.__call__(masks)", _augmented, 4, host=True),
+    Row("engine.augmentation.Augmentation.__call__(masks)", partial(_augmented, augmentation=Augmentation()), 4, host=True),
+    Row("engine.mixing.Mixing.__call__(masks)", partial(_augmented, augmentation=Mixing(Augmentation(), None, 0.5)), 4, host=True),
     Row("engine.batches.rare_tiles(masks)", batches.rare_tiles, 4, host=True),
     Row(
         "engine.batches.stratified_batches(rare)",
@@ -212,6 +214,8 @@ EXEMPT = {
     r".*\(padding_idx\)|.*\(outside\)": "NUMBERS",
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
     r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",
+    r"engine\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": "moved, or asked for some labels; Mixing and Tiles compare them",
+    r"engine\.mixing\.Patch\(label\)": "what patches_of was asked for",
     r"engine\.pictures\.draw_predictions\(.*\)": "drawn by rgb",
     r"kernels\.augment_batch\(masks\)|engine\.batches\.crops\(masks\)": "moved, whatever they are",
     r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\.(parts_of|Pair)))\(masks?\)": "the name of a folder or file",
