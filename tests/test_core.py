@@ -14,7 +14,9 @@ import pytest
 from kernels.core import device, memory, random
 from kernels.core.dispatch import kernel_log, operator, registry, use_kernels
 from kernels.core.geometry import Window, pair
+from kernels.core.module import Launch, parameter_counts
 from kernels.core.reduction import sum_pixels
+from kernels.pointwise import cuda
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -257,3 +259,28 @@ def test_a_free_block_serves_a_smaller_array() -> None:
     assert not np.shares_memory(first, second)
     pool.empty((8 * megabyte // (2 * _SLACK),))
     assert pool.peak > peak  # nothing free is of a size that suits
+
+
+# -- CUDA sources ------------------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_kernels_are_counted() -> None:
+    source = """
+    // __global__ void left_out(int a) {
+    template <class T, int V = pick(1, 2)> __global__ void __launch_bounds__(32 * WARPS<T>, resident(T(), 2)) many(
+        const Pack<T, 4>* x,  // the input, once
+        T* y, /* one, two */ int (*counts)[2], float scale) {}
+    extern "C" __global__ void none() { call(1, 2); }
+    """
+    assert parameter_counts(source) == {"many": 4, "none": 0}
+
+
+def test_a_launch_with_another_count_of_arguments_names_the_kernel_and_both_counts() -> None:
+    """Before anything is compiled, so that no device is needed. All kernels: tests/cuda/test_resources.py."""
+    with pytest.raises(TypeError, match=r"kernels/pointwise/pointwise.cu: dropout<float> got 2 arguments, expected 9"):
+        cuda.MODULE.run(Launch("dropout<float>", (1,), (1,)), 1, 2)
+
+
+def test_a_kernel_that_is_not_declared_is_named() -> None:
+    with pytest.raises(KeyError, match=r"dropout<int>.* is not among its instances"):
+        cuda.MODULE.run(Launch("dropout<int>", (1,), (1,)))

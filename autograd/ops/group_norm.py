@@ -12,7 +12,7 @@ from autograd.ops.norm import layer_norm
 from autograd.ops.shape import reshape, transpose
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
-from kernels.core.reduction import halves_in_float32
+from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.shape import evaluate
 
 
@@ -98,10 +98,11 @@ class RMSNorm(Function):
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """Division by the root mean square over the last axis: x (..., C), weight (C,) or None -> (..., C), as PyTorch's rms_norm.
 
-    eps: None means the machine epsilon of x's dtype.   ValueError when the weight does not fit.  Source: Zhang & Sennrich, arXiv 1910.07467.
+    eps: None means the machine epsilon of x's dtype, of float32 for float16.   ValueError when the weight does not fit.
+    Source: Zhang & Sennrich, arXiv 1910.07467.
     """
     _check_vectors("rms_norm", x, weight, None)
-    return RMSNorm(float(np.finfo(x.dtype).eps) if eps is None else eps)(x, weight)
+    return RMSNorm(float(np.finfo(wide_type(x.dtype)).eps) if eps is None else eps)(x, weight)
 
 
 def _check_vectors(name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:

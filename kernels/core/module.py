@@ -27,6 +27,9 @@ from kernels.core.device import DeviceError
 
 FOLDER = Path(__file__).resolve().parent.parent
 OPTIONS = ("-std=c++17",)
+_BRACKETS = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"  # with two more pairs inside
+_KERNEL = re.compile(rf"__global__\s+void\s+(?:__launch_bounds__\s*{_BRACKETS}\s*)?(\w+)\s*\(")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _INCLUDE = re.compile(r'^\s*#include\s+"([\w./]+)"\s*$')
 
 
@@ -66,6 +69,23 @@ def _expanded(path: str, seen: set[str]) -> str:
     return "\n".join(lines)
 
 
+def parameter_counts(source: str) -> dict[str, int]:
+    """How many parameters every kernel of a source has, by its name without template arguments."""
+    text = _COMMENT.sub("", source)
+    return {found[1]: _parameters(text, found.end()) for found in _KERNEL.finditer(text)}
+
+
+def _parameters(text: str, start: int) -> int:
+    """The number of parameters of a list that begins behind its parenthesis at `start`: its commas outside of further brackets, plus 1."""
+    depth, commas = 1, 0
+    for end in range(start, len(text)):
+        depth += (text[end] in "(<[{") - (text[end] in ")>]}")
+        commas += depth == 1 and text[end] == ","
+        if not depth:
+            return commas + 1 if text[start:end].strip() else 0
+    raise ValueError(f"a kernel's list of parameters does not end: {text[start : start + 60]!r}")
+
+
 class Module:
     """One .cu file with the template instances that are used (name expressions; a plain `extern "C"` name will do too)."""
 
@@ -86,16 +106,29 @@ class Module:
             raise
         return module
 
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        """The number of parameters of every instance."""
+        known = parameter_counts(source_of(self.path))
+        return {name: known[name.partition("<")[0]] for name in self.instances}
+
     def function(self, name: str) -> Any:
         """The compiled kernel of a name expression; KeyError for one that is not declared."""
         if name not in self._functions:
-            if name not in self.instances:
-                raise KeyError(f"kernels/{self.path}: {name!r} is not among its instances {self.instances}")
+            self.parameters(name)
             self._functions[name] = self._module.get_function(name)
         return self._functions[name]
 
+    def parameters(self, name: str) -> int:
+        """How many parameters the kernel of a name expression has; KeyError for one that is not declared."""
+        if name not in self._counts:
+            raise KeyError(f"kernels/{self.path}: {name!r} is not among its instances {self.instances}")
+        return self._counts[name]
+
     def run(self, launch: Launch, *arguments: Any) -> None:
-        """Launch on the current stream. Nothing happens for an empty grid."""
+        """Launch on the current stream; nothing happens for an empty grid. TypeError unless there are as many arguments as parameters."""
+        if len(arguments) != self.parameters(launch.kernel):
+            raise TypeError(f"kernels/{self.path}: {launch.kernel} got {len(arguments)} arguments, expected {self.parameters(launch.kernel)}")
         if not launch.threads:
             return
         function = self.function(launch.kernel)

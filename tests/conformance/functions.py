@@ -271,7 +271,18 @@ def _torch_group_norm(x: Any, w: Any, b: Any, num_groups: int, eps: float) -> An
 def _rms_norm(d: Choices) -> Case:
     name, c = dtype(d, 0, 6), length(d, 6)
     weight = None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6))
-    return case(d, [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight], eps=d.pick((1e-5, 1e-2, 1e-6, None)))
+    return case(d, [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight], eps=d.pick((1e-5, 1e-2, 1e-6, None)), name=name)
+
+
+def _our_rms_norm(x: Any, w: Any, eps: float | None, name: str) -> Any:
+    return ops.rms_norm(x, w, eps)
+
+
+def _torch_rms_norm(x: Any, w: Any, eps: float | None, name: str) -> Any:
+    """name: the dtype of the case, whose epsilon counts, also where PyTorch computes in float64."""
+    if eps is None and x.dtype != getattr(torch, name):
+        eps = torch.finfo(torch.float32).eps
+    return F.rms_norm(x, x.shape[-1:], w, eps)
 
 
 def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
@@ -442,5 +453,5 @@ ROWS = [
         differences=(ONE_VALUE, INFINITE_GAIN),
         cancels=True,
     ),
-    Row("rms_norm", finite_cotangent(_rms_norm), ops.rms_norm, lambda x, w, eps: F.rms_norm(x, x.shape[-1:], w, eps), cancels=True),
+    Row("rms_norm", finite_cotangent(_rms_norm), _our_rms_norm, _torch_rms_norm, cancels=True),
 ]

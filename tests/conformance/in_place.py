@@ -66,9 +66,9 @@ def _row(name: str, rule: Callable[[Any, Any], Any], draw: Callable[[Choices], C
 
 
 def _integers(c: Case, holds: Callable[[np.ndarray], Any]) -> bool:
-    """Whether both are integers, and a value of the second one is such."""
+    """Whether both are integers or booleans, and a value of the second one is such."""
     x, y = (np.asarray(o.values) for o in c.operands)
-    return x.dtype.kind in "iu" and y.dtype.kind in "iub" and bool(np.any(holds(y)))
+    return x.dtype.kind in "iub" and y.dtype.kind in "iub" and bool(np.any(holds(y)))
 
 
 def _is_no_integer(c: Case) -> bool:

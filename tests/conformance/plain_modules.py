@@ -107,7 +107,7 @@ def _our_embedding(index: Any, weight: Any, padding_idx: int | None) -> Any:
     return run(m, index, arrays=(weight,))
 
 
-def _our_rms_norm(x: Any, weight: Any, eps: float | None) -> Any:
+def _our_rms_norm(x: Any, weight: Any, eps: float | None, name: str) -> Any:
     m = layers.RMSNorm(x.shape[-1], eps)
     m.weight = weight
     return run(m, x, arrays=(weight,))

@@ -5,6 +5,7 @@ Every module is compiled for every architecture (remembered in the cache folder)
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
@@ -72,3 +73,13 @@ def test_a_spill_and_worse_figures_are_noticed() -> None:
 )
 def test_occupancy(arch: int, usage: Usage, threads: int, dynamic: int, expected: float) -> None:
     assert usage.occupancy(arch, threads, dynamic) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_kernel_s_parameters_are_known_and_a_launch_with_one_more_or_less_is_refused(path: str) -> None:
+    """It would read beyond its arguments."""
+    for kernel in module.registry[path].instances:
+        count = module.registry[path].parameters(kernel)
+        for wrong in (count - 1, count + 1):
+            with pytest.raises(TypeError, match=f"kernels/{path}: {re.escape(kernel)} got {wrong} arguments, expected {count}"):
+                module.registry[path].run(module.Launch(kernel, (1,), (1,)), *range(wrong))
