@@ -127,6 +127,12 @@ def use_threads(count: int) -> None:
         set_threads(capped(count, "--threads"))
 
 
+def check_memory(memory: int) -> None:
+    """UsageError for a --memory that is no number of MiB."""
+    if not 0 <= memory <= 1 << 30:
+        raise UsageError(f"--memory: got {memory}, expected MiB, or 0 (half of what is available)")
+
+
 def make_folder(path: Path, argument: str = "--out") -> None:
     """Create a folder and make sure that it can be written to; UsageError otherwise."""
     try:

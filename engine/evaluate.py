@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from engine.command import UsageError, parsed, run_command, use_threads
+from engine.command import UsageError, check_memory, parsed, run_command, use_threads
 from engine.data import DataError, Tiles, sharing
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Arguments:
     """Where to compute."""
     threads: int = 0
     """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
+    memory: int = 0
+    """MiB of memory that a folder's decoded tiles may take, else they are read from a temporary file; 0: half of what is available."""
 
 
 def evaluate(arguments: Arguments) -> dict[str, Any]:
@@ -50,15 +52,16 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 
     if arguments.batch < 1:
         raise UsageError(f"--batch: got {arguments.batch}, expected at least 1")
+    check_memory(arguments.memory)
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint)
     config, form = checkpoint.config, checkpoint.form
     source = arguments.data or config.data
-    data = prepare(config, None if source == config.data else source, form.classes)
+    data = prepare(config, None if source == config.data else source, form.classes, arguments.memory)
     tiles = _choose(data, arguments.split, source)
     form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
-    check_scored(tiles.labels(), form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
+    check_scored(tiles, form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
     checkpoint.net.to(choice.name)
     per_image = checkpoint.confusion(tiles, arguments.batch, arguments.flips)
     figures = _figures(per_image, tiles, checkpoint)
@@ -102,12 +105,14 @@ def _choose(data: Any, split: str, source: str) -> Tiles:
         if data.test is None or data.test.masks is None:
             raise DataError(f"--split test: {source} has no test set with labels")
         return data.test
+    from engine.data.stored import joined
     from engine.preparation import at_least
 
     parts = [at_least(at_least(part, data.train.size), data.val.size) for part in (data.train, data.val)]
     arrays = [[getattr(part, name) for part in parts] for name in ("images", "masks", "groups", "sizes")]
-    joined = (None if any(a is None for a in some) else np.concatenate(some) for some in arrays)
-    return Tiles(*joined, classes=parts[0].classes if parts[0].classes.ignores else parts[1].classes)
+    together = (None if any(a is None for a in some) else joined(some) for some in arrays)
+    classes = parts[0].classes if parts[0].classes.ignores else parts[1].classes
+    return Tiles(*together, classes=classes, known=np.concatenate([part.counts for part in parts]))
 
 
 def run(arguments: Arguments) -> int:

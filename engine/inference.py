@@ -33,34 +33,19 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: np.ndarray, sizes: np.ndarray | None = None) -> Normalisation:
-        """From images (N, H, W) or (N, H, W, C), of integers by their histogram: exact, and without a float copy. sizes: without padding."""
-        if images.ndim == 4:
-            parts = [cls.of(np.ascontiguousarray(images[..., c]), sizes) for c in range(images.shape[3])]
-            low, high = min(part.low for part in parts), max(part.high for part in parts)
-            pairs = [part._between(low, high) for part in parts]
-            return cls(tuple(mean for mean, _ in pairs), tuple(std for _, std in pairs), low, high)
-        if sizes is not None:
-            images = np.concatenate([image[:h, :w].ravel() for image, (h, w) in zip(images, sizes, strict=True)])
-        if images.dtype.kind == "f":
-            return cls._of_floats(images)
-        counts = np.bincount(images.ravel(), minlength=256).astype(np.float64)
-        high = 255 if images.dtype == np.uint8 else max(int(images.max()), 1)
-        levels = np.arange(len(counts)) / high
-        mean = (counts @ levels) / counts.sum()
-        return cls(float(mean), float(max(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()), 1e-6)), 0.0, float(high))
-
-    @classmethod
-    def _of_floats(cls, images: np.ndarray) -> Normalisation:
-        low, high = float(images.min()), float(images.max())
-        high = high if high > low else low + 1.0
-        mean, std = float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64))
-        return cls((mean - low) / (high - low), max(std / (high - low), 1e-6), low, high)
-
-    def _between(self, low: float, high: float) -> tuple[float, float]:
-        """(mean, std) of one channel on another scale."""
-        mean, std = float(self.mean), float(self.std)  # type: ignore[arg-type]
-        own, wanted = self.high - self.low, high - low
-        return (mean * own + self.low - low) / wanted, std * own / wanted
+        """From images (N, H, W) or (N, H, W, C), of integers by their histogram: exact, and tile by tile. sizes: without padding."""
+        channels = 1 if images.ndim == 3 else images.shape[3]
+        parts: list[_Histogram | _Moments] = [(_Moments if images.dtype.kind == "f" else _Histogram)() for _ in range(channels)]
+        for k in range(len(images)):
+            tile = images[k] if sizes is None else images[k][: sizes[k, 0], : sizes[k, 1]]
+            for c, part in enumerate(parts):
+                part.add(tile if images.ndim == 3 else tile[..., c])
+        low, high = min(part.low for part in parts), max(part.high for part in parts)
+        high = (255.0 if images.dtype == np.uint8 else max(high, 1.0)) if images.dtype.kind != "f" else high if high > low else low + 1.0
+        pairs = [part.between(low, high) for part in parts]
+        if images.ndim == 3:
+            return cls(*pairs[0], low, high)
+        return cls(tuple(mean for mean, _ in pairs), tuple(std for _, std in pairs), low, high)
 
     def unit(self, images: Array) -> Array:
         """Levels as they are stored -> float32, from 0 to 1 in the training set."""
@@ -76,6 +61,53 @@ class Normalisation:
             mean, scale = (to_device(np.asarray(v, np.float32), device_of(x)) for v in (self.mean, 1 / np.asarray(self.std)))
             return (x - mean) * scale
         return ((x - np.float32(self.mean)) * np.float32(1 / self.std))[..., None]
+
+
+class _Histogram:
+    """Levels that are integers, counted. low is 0, high the highest."""
+
+    low = 0.0
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(256, np.int64)
+
+    def add(self, levels: np.ndarray) -> None:
+        counts = np.bincount(levels.ravel(), minlength=256)
+        if len(counts) > len(self.counts):
+            counts, self.counts = self.counts, counts
+        self.counts[: len(counts)] += counts
+
+    @property
+    def high(self) -> float:
+        return float(np.flatnonzero(self.counts)[-1])
+
+    def between(self, low: float, high: float) -> tuple[float, float]:
+        """Mean and std of the levels where low is 0 and high is 1."""
+        counts = self.counts.astype(np.float64)
+        levels = (np.arange(len(counts)) - low) / (high - low)
+        mean = (counts @ levels) / counts.sum()
+        return float(mean), float(max(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()), 1e-6))
+
+
+class _Moments:
+    """Levels of floating point: their number, mean and squared deviations in float64, a tile's merged with those before it."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, levels: np.ndarray) -> None:
+        levels = np.ascontiguousarray(levels)
+        self.low, self.high = min(self.low, float(levels.min())), max(self.high, float(levels.max()))
+        mean, squares = float(levels.mean(dtype=np.float64)), float(levels.var(dtype=np.float64)) * levels.size
+        count = self.count + levels.size
+        self.squares += squares + (mean - self.mean) ** 2 * self.count * levels.size / count
+        self.mean += (mean - self.mean) * levels.size / count
+        self.count = count
+
+    def between(self, low: float, high: float) -> tuple[float, float]:
+        """Mean and std of the levels where low is 0 and high is 1."""
+        return (self.mean - low) / (high - low), max((self.squares / self.count) ** 0.5 / (high - low), 1e-6)
 
 
 def predict_logits(

@@ -5,6 +5,7 @@ Both work on a batch of images in [0, 1] and its labels. What is drawn comes fro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,7 @@ def cutmix(images: Array, masks: Array, share: float, rng: np.random.Generator) 
     return xp.where(box if images.ndim == 3 else box[..., None], images[partner], images), xp.where(box, masks[partner], masks)
 
 
-def patches_of(images: np.ndarray, masks: np.ndarray, classes: list[int], largest: tuple[int, int], ring: int = RING) -> list[Patch]:
+def patches_of(images: Iterable[np.ndarray], masks: np.ndarray, classes: list[int], largest: tuple[int, int], ring: int = RING) -> list[Patch]:
     """The connected components of the labels `classes` in tiles (N, H, W[, C]) in [0, 1], with a ring around each.
 
     Left out are components below SMALLEST pixels, and those that with their ring exceed the height and width `largest`.

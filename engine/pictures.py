@@ -87,9 +87,13 @@ def draw_predictions(
     _save(figure, path, 80)
 
 
-def choose_rows(masks: np.ndarray, count: int = 12, classes: Classes = MARS) -> np.ndarray:
-    """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly spread ones."""
-    shares = pixel_counts(masks, classes)[:, list(classes.scored)] / masks[0].size  # (N, scored classes)
+def choose_rows(masks: np.ndarray, count: int = 12, classes: Classes = MARS, counts: np.ndarray | None = None) -> np.ndarray:
+    """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly spread ones.
+
+    counts: pixels of each class in each tile, where they are known.
+    """
+    counts = pixel_counts(masks, classes) if counts is None else counts
+    shares = counts[:, list(classes.scored)] / masks[0].size  # (N, scored classes)
     rare = shares[:, min(reversed(range(shares.shape[1])), key=lambda c: float(shares[:, c].sum()) or np.inf)]
     rock = [int(i) for i in np.argsort(-rare, kind="stable")[: count // 3] if rare[i] > 0]
     mixed = [int(i) for i in np.argsort(-np.sort(shares, 1)[:, -min(2, shares.shape[1])], kind="stable")]

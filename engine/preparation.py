@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Config
-from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, load, pixel_counts, split
+from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, load, split
 from engine.data.classes import FILE, read_classes
+from engine.data.stored import padded
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,15 @@ class Prepared:
     absent: tuple[int, ...] = ()
 
 
-def prepare(config: Config, source: str | None = None, classes: Classes | None = None) -> Prepared:
+def prepare(config: Config, source: str | None = None, classes: Classes | None = None, memory: int = 0) -> Prepared:
     """Load, clean and split as the settings say; DataError with one line when the source is bad.
 
     source: other data than the settings'.  classes: those of a trained network, for data that does not say what its own are.
+    memory: MiB that a folder's decoded tiles may take in memory (see `load`).
     """
     place = config.data if source is None else source
     masks = config.masks if source is None else ""
-    data = load(place, config.seed, config.tiles, _known(config, place, classes), masks, config.ignore)
+    data = load(place, config.seed, config.tiles, _known(config, place, classes), masks, config.ignore, memory)
     if data.train.masks is None:
         raise DataError(f"--data {place}: its tiles have no masks")
     tiles, reasons = cleaned_by(config.clean, data.train, data.original, data.classes)
@@ -46,7 +48,7 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
         train, val = tiles[parts.train], tiles[parts.val]
         notes.append(parts.note)
     classes, absent = data.classes, _absent(train, data.classes, notes)
-    check_scored(val.labels(), data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
+    check_scored(val, data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
     test = None if data.test is None else at_least(data.test, config.crop)
     train, val = (at_least(part, config.crop) for part in (train, val))
     return Prepared(train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent)
@@ -67,9 +69,9 @@ def _known(config: Config, place: str, classes: Classes | None) -> Classes | str
     return found
 
 
-def check_scored(masks: np.ndarray, classes: Classes, absent: Sequence[int], what: str) -> None:
-    """DataError where no pixel belongs to a class that is scored. what: the masks, in words."""
-    counts = pixel_counts(masks, classes).sum(0)
+def check_scored(tiles: Tiles, classes: Classes, absent: Sequence[int], what: str) -> None:
+    """DataError where no pixel of the tiles belongs to a class that is scored. what: the tiles, in words."""
+    counts = tiles.counts.sum(0)
     if not any(counts[label] for label in classes.scored if label not in absent):
         names = [classes.names[label] for label in classes.scored if label not in absent]
         raise DataError(f"{what} hold no pixel of {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}")
@@ -77,7 +79,7 @@ def check_scored(masks: np.ndarray, classes: Classes, absent: Sequence[int], wha
 
 def _absent(train: Tiles, classes: Classes, notes: list[str]) -> tuple[int, ...]:
     """The scored labels without a pixel in training; a note where there are any."""
-    counts = pixel_counts(train.labels(), classes).sum(0)
+    counts = train.counts.sum(0)
     absent = tuple(label for label in classes.scored if not counts[label])
     if len(absent) == len(classes.scored):
         names = ", ".join(classes.scored_names[:8])
@@ -95,8 +97,8 @@ def at_least(tiles: Tiles, size: tuple[int, int]) -> Tiles:
     below, right = max(0, size[0] - h), max(0, size[1] - w)
     if not below and not right:
         return tiles
-    widths = ((0, 0), (0, below), (0, right))
-    images = np.pad(tiles.images, widths if tiles.channels == 1 else (*widths, (0, 0)), "symmetric")
-    masks = None if tiles.masks is None else np.pad(tiles.masks, widths, constant_values=tiles.classes.ignored)
+    size, ignored = (h + below, w + right), tiles.classes.ignored
+    images = padded(tiles.images, size, None)
+    masks = None if tiles.masks is None else padded(tiles.masks, size, ignored)
     sizes = np.tile(np.array([[h, w]], np.int64), (len(tiles), 1)) if tiles.sizes is None else tiles.sizes
-    return replace(tiles, images=images, masks=masks, sizes=sizes, classes=replace(tiles.classes, ignores=True))
+    return tiles.having(images=images, masks=masks, sizes=sizes, classes=replace(tiles.classes, ignores=True))

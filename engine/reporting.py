@@ -45,7 +45,7 @@ def draw(folder: Path, config: Config, val: Tiles, rows: Sequence[dict[str, Any]
     """Draw predictions.png with the best network, and curves.png."""
     best = load_checkpoint(folder / BEST)
     classes = best.form.classes
-    shown = val[choose_rows(val.labels(), classes=classes)]
+    shown = val[choose_rows(val.labels(), classes=classes, counts=val.counts)].loaded()
     logits = predict_logits(best.net, shown.images, best.normalisation, crop=config.crop)
     labels = labels_of(logits, classes.background(config.background), best.form.absent)
     ends = [val.size] * len(shown) if shown.sizes is None else shown.sizes.tolist()

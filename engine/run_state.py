@@ -20,6 +20,7 @@ import numpy as np
 
 from engine.config import Config, from_dict
 from engine.data import MARS, Classes, Tiles
+from engine.data.tiles import parts_of
 from engine.errors import InputError, reason
 from engine.files import write_bytes
 from engine.run_folder import STATES
@@ -132,7 +133,8 @@ def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict
     for tiles in parts:
         for array in (tiles.images, tiles.labels(), *([] if tiles.sizes is None else [tiles.sizes])):
             digest.update(f"{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            for part in parts_of(array):
+                digest.update(np.ascontiguousarray(part).data)
     if classes != MARS:
         found["classes"] = hashlib.blake2b(repr(classes).encode(), digest_size=8).hexdigest()
     return {**found, "tiles": digest.hexdigest()}

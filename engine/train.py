@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from engine.command import UsageError, parsed, run_command, use_threads
+from engine.command import UsageError, check_memory, parsed, run_command, use_threads
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
 from engine.run_folder import CHOICES, LAST, SETTINGS, FolderError, RunFolder, holds_run, holds_state, next_folder
@@ -54,6 +54,9 @@ class Arguments:
     """Start a new run from the weights of a checkpoint, as far as they fit; one line says what was taken."""
     save_every: float = 10.0
     """Minutes between two saved states within an epoch; 0 saves only after each epoch."""
+    memory: int = 0
+    """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are read from a temporary file
+    (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available."""
     threads: int = 0
     """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per core."""
 
@@ -103,6 +106,7 @@ def _check(arguments: Arguments) -> None:
     """UsageError when options contradict each other."""
     if not (math.isfinite(arguments.save_every) and arguments.save_every >= 0):
         raise UsageError(f"--save-every: got {arguments.save_every}, expected minutes, or 0 (only after each epoch)")
+    check_memory(arguments.memory)
     if arguments.resume is None:
         if arguments.allow_changes:
             raise UsageError("--allow-changes: goes with --resume only")
@@ -168,7 +172,8 @@ def run(arguments: Arguments) -> int:
             _check_free(out)
         reporter = make_reporter(CLASSES)
         try:
-            job = Run(arguments.settings, out, reporter, state, arguments.start, arguments.save_every, arguments.allow_changes)
+            starts = state, arguments.start, arguments.save_every, arguments.allow_changes, arguments.memory
+            job = Run(arguments.settings, out, reporter, *starts)
             summary = job.train()
         except (TrainingError, CaptureError) as error:
             reporter.note(f"error: {error}")

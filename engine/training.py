@@ -18,10 +18,11 @@ import numpy as np
 
 from autograd import random as tape_random
 from engine.augmentation import Augmentation
-from engine.batches import crops, rare_tiles, stratified_batches
+from engine.batches import BatchSource, rare_tiles, stratified_batches
 from engine.checkpoint import Form, build_network, not_finite, save_checkpoint, take_weights
 from engine.config import Config, ConfigError, to_toml
 from engine.data import MARS, Classes, class_weights
+from engine.data.stored import Stored
 from engine.files import write_json, write_text
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
@@ -81,6 +82,7 @@ class Run:
     state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the break, to the bit.
     StateError when anything that decides the bits has changed, unless allow_changes.
     start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one per epoch.
+    memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).
     """
 
     def __init__(
@@ -92,13 +94,14 @@ class Run:
         start: Path | None = None,
         save_every: float = 10.0,
         allow_changes: bool = False,
+        memory: int = 0,
     ) -> None:
         self.config, self.out, self.report, self.save_every = config, out, reporter, save_every
         self.choice = device.choose(None if config.device == "auto" else config.device)
         reporter.note(str(self.choice))
         _check_device(config, self.choice)
         self.scale = LossScale() if config.precision == "float16" else None
-        self.data = prepare(config)
+        self.data = prepare(config, memory=memory)
         self.classes, train = self.data.classes, self.data.train
         size = train.size if config.crop == WHOLE else config.crop
         self.form = Form(self.classes, train.channels, size, train.images.dtype.name, self.data.absent)
@@ -111,16 +114,16 @@ class Run:
             self._compare(state, allow_changes)
         self.normalisation = Normalisation.of(train.images, train.sizes)
         weighs = self.classes.weighs_background(config.background)
-        self.weights = class_weights(train.labels(), config.class_weights, weighs, config.weight_cap or None, self.classes)
+        self.weights = class_weights(train.labels(), config.class_weights, weighs, config.weight_cap or None, self.classes, train.counts)
         self.ignored = _ignored(self.data)
-        # uint8, copied to the device once; batches are cut out and augmented there
-        self.tiles, self.held_out = (
-            tuple(device.to_device(a, self.choice.name) for a in (part.images, part.masks)) for part in (self.data.train, self.data.val)
-        )
+        self.source = BatchSource(train, config.crop, self.choice.name)
+        self.upcoming: np.ndarray | None = None  # the batch after the one that is computed
+        held_out = self.data.val.images, self.data.val.labels()
+        self.held_out = held_out if isinstance(held_out[0], Stored) else tuple(device.to_device(a, self.choice.name) for a in held_out)
         tape_random.seed(config.seed)
         self._build(start)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
-        self.rare, rare_labels = rare_tiles(train.labels(), self.classes)
+        self.rare, rare_labels = rare_tiles(train.labels(), self.classes, train.counts)
         self.augmentation = self._mixing(rare_labels)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -161,7 +164,7 @@ class Run:
         alone = make_augmentation(config, self.classes)
         if config.paste:
             tiles = self.data.train[self.rare]
-            patches = patches_of(self.normalisation.unit(tiles.images), tiles.labels(), rare, self.form.size)
+            patches = patches_of((self.normalisation.unit(image) for image in tiles.images), tiles.labels(), rare, self.form.size)
             paste = CopyPaste(patches, config.paste, self.ignored if alone.outside is None else alone.outside, self.classes.ignored)
             names = ", ".join(self.classes.names[label] for label in rare) or "no class is rare"
             self.report.note(f"copy-paste: {len(patches)} components ({names})")
@@ -279,6 +282,7 @@ class Run:
         for k in range(here.steps, len(batches)):
             start, step, index = time.monotonic(), (epoch - 1) * len(batches) + k, batches[k]
             rate = self._rate(step, total)
+            self.upcoming = batches[k + 1] if k + 1 < len(batches) else None
             terms = self._step(index, augment, rate)
             for name, value in (("loss", terms["loss"]), ("gradient norm", self.norm)):
                 if not math.isfinite(value):
@@ -302,13 +306,10 @@ class Run:
 
     def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
-        images, masks = self.tiles
-        rows = device.to_device(index, self.choice.name)
-        images, masks = images[rows], masks[rows]
-        if self.config.crop != WHOLE:
-            sizes = self.data.train.sizes
-            images, masks = crops(images, masks, self.config.crop, None if sizes is None else sizes[index], self.rng)
+        images, masks = self.source.take(index, self.rng)
         images, masks = augment(self.normalisation.unit(images), masks, self.rng)
+        if self.upcoming is not None:
+            self.source.ahead(self.upcoming, self.rng)  # while this batch is computed
         scale = None if self.scale is None else self.scale.value
         terms = self.passes(self.normalisation(images), masks, scale)
         norm = self.optimizer.step(rate, scale, gathered=True)

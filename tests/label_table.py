@@ -217,9 +217,8 @@ EXEMPT = {
     r"engine\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": "moved, or asked for some labels; Mixing and Tiles compare them",
     r"engine\.mixing\.Patch\(label\)": "what patches_of was asked for",
     r"engine\.pictures\.draw_predictions\(.*\)": "drawn by rgb",
-    r"kernels\.augment_batch\(masks\)|engine\.batches\.crops\(masks\)": "moved, whatever they are",
-    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\.(parts_of|Pair)))\(masks?\)": "the name of a folder or file",
-    r"engine\.preparation\.check_scored\(masks\)": "counted by pixel_counts",
+    r"kernels\.augment_batch\(masks\)|engine\.(batches\.|data\.stored\.Stored\.).*\(index\)": "moved, whatever they are",
+    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": "the name of a folder or file",
 }
 
 

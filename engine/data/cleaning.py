@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data.classes import MARS, Classes
-from engine.data.tiles import Tiles
+from engine.data.tiles import Tiles, parts_of
 
 SHARED_BY = 5  # legitimate: at most 2; planted: 110. Nearer the legitimate end, so that a subset's aliens are found too.
 
@@ -60,8 +60,9 @@ def cleaned_by(policy: str, tiles: Tiles, original: bool, classes: Classes = MAR
 def clean(tiles: Tiles, classes: Classes = MARS) -> Cleaned:
     """Remove the samples whose mask is planted (rule above). Raises DataError when the tiles have no masks."""
     masks = tiles.labels()
+    varies = [varies for part in parts_of(masks) for varies in _interior_varies(part)]
     sharing: dict[bytes, list[int]] = defaultdict(list)
-    for i in np.flatnonzero(_interior_varies(masks)):
+    for i in np.flatnonzero(varies):
         sharing[_digest(masks[i])].append(int(i))
     removed: list[int] = []
     reasons: list[str] = []

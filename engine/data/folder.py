@@ -9,16 +9,19 @@ nowhere. An optional `groups.csv` with the columns `name,group` gives the source
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from engine.data.classes import MARS, VALUES, Classes
-from engine.data.images import MODES, open_image, read_pixels, read_stored
+from engine.data.classes import Classes
+from engine.data.decoding import Task, decoded
+from engine.data.images import Header, read_header
 from engine.data.npz import DENSEST, MOST_PIXELS
 from engine.data.pairs import Pair, parts_of
+from engine.data.stored import Stored, TileFile, as_channels, fits, pad, place
 from engine.data.tiles import DataError, Tiles
 from engine.errors import check_regular, quoted, read_bytes, reading
 
@@ -26,137 +29,152 @@ _MOST_BYTES = 1 << 26  # of a groups.csv
 _MULTIPLE = 8  # of the sides of what the network sees: three poolings
 
 Loaded = tuple[Classes, Tiles, Tiles | None, Tiles | None, list[str]]
+Pairs = list[tuple[Pair, Header]]
 
 
-def load_folder(path: Path, classes: Classes, masks: str = "") -> Loaded:
+def load_folder(path: Path, classes: Classes, masks: str = "", memory: int | None = None) -> Loaded:
     """Classes, tiles to train on, to validate on and to test on (None where there are none), and notes. masks: see `parts_of`.
 
+    memory: MiB that the decoded tiles may take; where they take more, they are in a file (stored.py). 0: half of what is available; None: any.
     DataError, naming files, for orphans, unreadable files, sizes of a pair that differ, and labels that the classes do not know.
     """
     parts = parts_of(path, masks)
-    shapes = {part: [_Header.of(pair) for pair in pairs] for part, (_, pairs) in parts.items()}
-    headers = [header for some in shapes.values() for header in some]
-    _check_depths(headers)
-    channels = max(header.channels for header in headers)
-    images = {part: _images(shapes[part], channels) for part in parts}
-    if channels == 3 and all((a[..., :1] == a).all() for a in images.values()):  # grey, stored as colour
-        images = {part: np.ascontiguousarray(a[..., 0]) for part, a in images.items()}
-    labels = {part: _labels(shapes[part], classes) for part in parts}
-    notes = []
-    if len(classes) == 2 and classes.plain and not classes.single and _is_black_and_white(labels, shapes, classes):
+    pairs = {part: [(pair, read_header(pair.image)) for pair in some] for part, (_, some) in parts.items()}
+    everything = [entry for some in pairs.values() for entry in some]
+    _check_depths(everything)
+    channels = max(header.channels for _, header in everything)
+    bytes_of = {part: _bytes_in_memory(some, channels, classes) for part, some in pairs.items()}
+    stored = None
+    if memory is not None and not fits(sum(bytes_of.values()), memory):
+        stored = TileFile(sum(_bytes_in_file(some, classes) for some in pairs.values()))
+    filled = {part: _Part(some, channels, classes, stored) for part, some in pairs.items()}
+    notes = [] if stored is None else [f"{stored.end >> 20} MiB of decoded tiles are in a temporary file in {place()}, not in memory"]
+    if channels == 3 and all(part.is_grey for part in filled.values()):  # grey, stored as colour
+        for part in filled.values():
+            part.drop_colour()
+    if len(classes) == 2 and classes.plain and not classes.single and _is_black_and_white(filled.values()):
         classes = replace(classes, values=(0, 255), ignore=(), plain=False)
-        labels = {part: _labels(shapes[part], classes) for part in parts}
+        for part in filled.values():
+            part.take_ignored_as(1)
         notes.append(f"masks hold 0 and 255 only: 255 is taken for '{classes.names[1]}'")
-    if alpha := sum(header.alpha for header in headers):
-        notes.append(f"{alpha} images have an alpha channel, which is dropped (the first is {next(h.pair.image for h in headers if h.alpha)})")
-    if any(header.size != a.shape[1:3] for part, a in images.items() for header in shapes[part]):
+    if alpha := [pair.image for pair, header in everything if header.alpha]:
+        notes.append(f"{len(alpha)} images have an alpha channel, which is dropped (the first is {alpha[0]})")
+    if not all(part.is_whole for part in filled.values()):
         classes = replace(classes, ignores=True)
-    tiles = {part: _tiles(root, shapes[part], images[part], labels[part], classes) for part, (root, _) in parts.items()}
+    tiles = {part: filled[part].tiles(root, classes) for part, (root, _) in parts.items()}
     return classes, tiles["train"], tiles.get("val"), tiles.get("test"), notes
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What is known of a pair before it is decoded."""
-
-    pair: Pair
-    size: tuple[int, int]
-    channels: int
-    dtype: np.dtype
-    alpha: bool
-
-    @classmethod
-    def of(cls, pair: Pair) -> _Header:
-        with open_image(pair.image) as image:
-            if image.mode not in MODES:
-                raise DataError(f"{pair.image}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
-            channels, dtype = MODES[image.mode]
-            alpha = image.mode in ("LA", "RGBA", "PA") or (image.mode == "P" and "transparency" in image.info)
-            return cls(pair, (image.height, image.width), channels, np.dtype(dtype), alpha)
+def _check_depths(pairs: Pairs) -> None:
+    (first, header), *others = pairs
+    for pair, other in others:
+        if other.dtype != header.dtype:
+            raise DataError(f"{pair.image}: got {other.dtype} levels, expected {header.dtype} like {first.image}")
 
 
-def _check_depths(headers: list[_Header]) -> None:
-    first = headers[0]
-    for header in headers:
-        if header.dtype != first.dtype:
-            raise DataError(f"{header.pair.image}: got {header.dtype} levels, expected {first.dtype} like {first.pair.image}")
-
-
-def _padded_size(headers: list[_Header]) -> tuple[int, int]:
-    """(H, W) of all; DataError where a small folder would take much memory."""
-    h, w = (-(-max(header.size[axis] for header in headers) // _MULTIPLE) * _MULTIPLE for axis in (0, 1))
-    most = max(MOST_PIXELS, DENSEST * sum(header.pair.image.stat().st_size for header in headers))
-    if len(headers) * h * w > most:
-        many = f"got {len(headers)} images of {h * w} pixels, expected at most {most} in all in files of this size"
-        raise DataError(f"{headers[0].pair.image.parent}: {many} (smaller ones are padded to the largest)")
+def _padded_size(pairs: Pairs) -> tuple[int, int]:
+    """(H, W) of all: the largest, rounded up."""
+    h, w = (-(-max(header.size[axis] for _, header in pairs) // _MULTIPLE) * _MULTIPLE for axis in (0, 1))
     return h, w
 
 
-def _images(headers: list[_Header], channels: int) -> np.ndarray:
-    """(N, H, W) or (N, H, W, 3), padded by mirroring."""
-    h, w = _padded_size(headers)
-    shape = (len(headers), h, w) if channels == 1 else (len(headers), h, w, channels)
-    out = np.empty(shape, headers[0].dtype)
-    for i, header in enumerate(headers):
-        pixels = read_pixels(header.pair.image)
-        if channels == 3 and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, 2)
-        widths = [(0, h - pixels.shape[0]), (0, w - pixels.shape[1]), (0, 0)][: pixels.ndim]
-        out[i] = np.pad(pixels, widths, "symmetric")
-    return out
+def _bytes_in_memory(pairs: Pairs, channels: int, classes: Classes) -> int:
+    """Of tiles and labels at their padded size."""
+    h, w = _padded_size(pairs)
+    return len(pairs) * h * w * (channels * pairs[0][1].dtype.itemsize + np.dtype(classes.dtype).itemsize)
 
 
-def _labels(headers: list[_Header], classes: Classes) -> np.ndarray | None:
-    """(N, H, W), padded by what is ignored; None without masks."""
-    masks = [header.pair.mask for header in headers if header.pair.mask is not None]
-    if not masks:
-        return None
-    out = np.full((len(headers), *_padded_size(headers)), classes.ignored, classes.dtype)
-    for i, (header, mask) in enumerate(zip(headers, masks, strict=True)):
-        labels = _mask(mask, classes)
-        (h, w), (y, x) = header.size, labels.shape
-        if (h, w) != (y, x):
-            raise DataError(f"{mask}: got {y} x {x} pixels, expected {h} x {w} like {header.pair.image}")
-        out[i, :h, :w] = labels
-    return out
+def _bytes_in_file(pairs: Pairs, classes: Classes) -> int:
+    """Of tiles and labels as they are."""
+    label = np.dtype(classes.dtype).itemsize
+    return sum(header.size[0] * header.size[1] * (header.channels * header.dtype.itemsize + label) for _, header in pairs)
 
 
-def _mask(file: Path, classes: Classes) -> np.ndarray:
-    """The labels of a mask file (H, W). DataError naming the file and the first pixel that the classes do not know."""
-    stored = read_stored(file)
-    if stored.ndim == 3 and not classes.own_colours:
-        if (stored != stored[..., :1]).any():
-            raise DataError(f"{file}: got a colour mask, but the classes have no colours: classes.toml (or --classes FILE) can name them")
-        stored = stored[..., 0]
-    if stored.ndim == 3:
-        codes, meaning = classes.colour_table
-        code = stored.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-        place = np.searchsorted(codes, code).clip(0, len(codes) - 1)
-        labels = np.where(codes[place] == code, meaning[place], -1)
-    else:
-        code = stored.astype(np.int64)
-        labels = np.where((code >= 0) & (code < VALUES), classes.table[code.clip(0, VALUES - 1)], -1)
-    if (bad := labels < 0).any():
-        y, x = (int(i) for i in np.argwhere(bad)[0])
-        value = f"#{code[y, x]:06x}" if stored.ndim == 3 else str(code[y, x])
-        expected = "a colour of the classes" if stored.ndim == 3 else classes.expected
-        hint = " (the Mars tiles' classes; classes.toml or --classes names others)" if classes == MARS else ""
-        raise DataError(f"{file}: got {value} at row {y}, column {x}, expected {expected}{hint}")
-    return labels
+def _check_pixels(pairs: Pairs, pixels: int, padded: str) -> None:
+    """DataError where a small folder would take much memory, or much of a disk."""
+    most = max(MOST_PIXELS, DENSEST * sum(pair.image.stat().st_size for pair, _ in pairs))
+    if pixels > most:
+        many = f"got {len(pairs)} images of {pixels} pixels{padded}, expected at most {most} in all in files of this size"
+        raise DataError(f"{pairs[0][0].image.parent}: {many}")
 
 
-def _is_black_and_white(labels: Mapping[str, np.ndarray | None], shapes: Mapping[str, list[_Header]], classes: Classes) -> bool:
+class _Part:
+    """The decoded pairs of one part, in arrays or in a file."""
+
+    def __init__(self, pairs: Pairs, channels: int, classes: Classes, file: TileFile | None) -> None:
+        self.names, self.folders = [pair.name for pair, _ in pairs], [pair.folder for pair, _ in pairs]
+        self.sizes = np.array([header.size for _, header in pairs], np.int64)
+        self.size, self.ignored = _padded_size(pairs), classes.ignored
+        self.is_whole = bool((self.sizes == self.size).all())
+        self.is_grey, self.zeros_only = True, True  # colours that are all grey; labels that are all 0 or ignored
+        labelled = any(pair.mask is not None for pair, _ in pairs)
+        self.counts = np.zeros((len(pairs), len(classes)), np.int64) if labelled else None
+        dtype, label = pairs[0][1].dtype, np.dtype(classes.dtype)
+        self.images: Any
+        self.masks: Any = None
+        if file is None:
+            _check_pixels(pairs, len(pairs) * self.size[0] * self.size[1], " (smaller ones are padded to the largest)")
+            self.images = np.empty((len(pairs), *self.size, *([3] if channels == 3 else [])), dtype)
+            self.masks = np.full((len(pairs), *self.size), self.ignored, label) if labelled else None
+        else:
+            _check_pixels(pairs, int(self.sizes.prod(1).sum()), "")
+            colour = np.array([header.channels == 3 for _, header in pairs])
+            own = [np.zeros(len(pairs), np.int64) for _ in range(2)]
+            self.images = Stored(file, dtype, own[0], self.sizes, colour, 3 if channels == 3 else 0, (self.size,))
+            if labelled:
+                self.masks = Stored(file, label, own[1], self.sizes, colour & False, 0, (self.size,), self.ignored)
+        tasks = [Task(pair.image, pair.mask, header.size) for pair, header in pairs]
+        for k, (pixels, labels) in enumerate(decoded(tasks, classes)):
+            self._put(k, pixels, labels)
+
+    def _put(self, k: int, pixels: np.ndarray, labels: np.ndarray | None) -> None:
+        self.is_grey = self.is_grey and (pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all()))
+        if isinstance(self.images, Stored):
+            self.images.offsets[k] = self.images.file.append(pixels)
+        else:
+            self.images[k] = pad(as_channels(pixels, self.images.shape[3] if self.images.ndim == 4 else 0), self.size, None)
+        if labels is None or self.counts is None:
+            return
+        counts = np.bincount(labels.ravel(), minlength=self.counts.shape[1])
+        self.counts[k] = counts[: self.counts.shape[1]]
+        self.zeros_only = self.zeros_only and self.counts[k, 0] + counts[self.ignored : self.ignored + 1].sum() == labels.size
+        if isinstance(self.masks, Stored):
+            self.masks.offsets[k] = self.masks.file.append(labels)
+        else:
+            self.masks[k, : labels.shape[0], : labels.shape[1]] = labels
+
+    def drop_colour(self) -> None:
+        """Grey, where all colours are."""
+        stored = isinstance(self.images, Stored)
+        self.images = replace(self.images, channels=0) if stored else np.ascontiguousarray(self.images[..., 0])
+
+    @property
+    def has_ignored(self) -> bool:
+        """Whether labels, padding aside, are ignored."""
+        return self.counts is not None and int(self.counts.sum()) < int(self.sizes.prod(1).sum())
+
+    def take_ignored_as(self, label: int) -> None:
+        """Let what is ignored, padding aside, be a label."""
+        if self.counts is None:
+            return
+        self.counts[:, label] += self.sizes.prod(1) - self.counts.sum(1)
+        if isinstance(self.masks, Stored):
+            self.masks = replace(self.masks, instead=label)
+            return
+        for mask, (h, w) in zip(self.masks, self.sizes.tolist(), strict=True):
+            mask[:h, :w][mask[:h, :w] == self.ignored] = label
+
+    def tiles(self, root: Path, classes: Classes) -> Tiles:
+        """All of it."""
+        folders = np.array(self.folders, np.str_)
+        groups, own = _groups(root / "groups.csv", self.names), bool((folders != "").any())
+        sizes = None if self.is_whole else self.sizes
+        return Tiles(self.images, self.masks, groups, sizes, folders if own else None, classes, self.counts)
+
+
+def _is_black_and_white(parts: Collection[_Part]) -> bool:
     """Whether of two classes only the first occurs, and 255, padding aside."""
-    own = [a[i, : header.size[0], : header.size[1]] for part, a in labels.items() if a is not None for i, header in enumerate(shapes[part])]
-    return not any((a == 1).any() for a in own) and any((a == classes.ignored).any() for a in own)
-
-
-def _tiles(root: Path, headers: list[_Header], images: np.ndarray, labels: np.ndarray | None, classes: Classes) -> Tiles:
-    names, sizes = [header.pair.name for header in headers], np.array([header.size for header in headers], np.int64)
-    folders = np.array([header.pair.folder for header in headers], np.str_)
-    whole = bool((sizes == images.shape[1:3]).all())
-    groups, own = _groups(root / "groups.csv", names), (folders != "").any()
-    return Tiles(images, labels, groups, None if whole else sizes, folders if own else None, classes)
+    return all(part.zeros_only for part in parts) and any(part.has_ignored for part in parts)
 
 
 def _groups(file: Path, names: list[str]) -> np.ndarray | None:

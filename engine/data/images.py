@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,28 @@ MODES: dict[str, tuple[int, type]] = {  # Pillow's modes that are images: channe
     **dict.fromkeys(("I;16", "I;16B", "I"), (1, np.uint16)),
     "F": (1, np.float32),
 }
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself: (height, width), channels without alpha (1 or 3), a level's dtype, whether it has alpha."""
+
+    size: tuple[int, int]
+    channels: int
+    dtype: np.dtype
+    alpha: bool
+
+
+def read_header(path: Path) -> Header:
+    """The header of an image, which is not decoded. DataError for modes that are no images."""
+    with open_image(path) as image:
+        if image.mode not in MODES:
+            raise DataError(f"{path}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
+        channels, dtype = MODES[image.mode]
+        alpha = image.mode in ("LA", "RGBA", "PA") or (image.mode == "P" and "transparency" in image.info)
+        return Header((image.height, image.width), channels, np.dtype(dtype), alpha)
+
+
 _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
 
 

@@ -8,12 +8,12 @@ dealt out. Big rock is in some 3 % of the tiles: dealt at random, a part may get
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.data.classes import MARS, Classes
-from engine.data.tiles import DataError, Tiles, pixel_counts
+from engine.data.tiles import DataError, Tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0, by: str = "image",
     if by == "folder":
         if tiles.folders is None:
             raise DataError("split: got 'folder', but the images lie in no folders of their own (images/NAME/...)")
-        dealt = replace(tiles, groups=np.where(tiles.folders == "", ".", tiles.folders))
+        dealt = tiles.having(groups=np.where(tiles.folders == "", ".", tiles.folders))
     else:
-        dealt = tiles if by == "image" else replace(tiles, groups=None)
+        dealt = tiles if by == "image" else tiles.having(groups=None)
     part, what = _dealt(dealt, (1 - fraction, fraction), seed, classes)
     if by == "folder":
         what = "folder"
@@ -65,7 +65,7 @@ def sharing(tiles: Tiles, others: Tiles) -> np.ndarray:
 
 
 def _split(tiles: Tiles, validation: np.ndarray, by: str, classes: Classes) -> Split:
-    present = pixel_counts(tiles.labels(), classes) > 0
+    present = tiles.counts > 0
     rarest = min(reversed(classes.scored), key=lambda label: int(present[:, label].sum()))
     train, val = np.flatnonzero(~validation), np.flatnonzero(validation)
     caution = "" if by != "tile" else "; source images are unknown, tiles of one image may be in both parts"
@@ -84,7 +84,7 @@ def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int, classes: Classes)
     if groups < len(shares):
         raise DataError(f"split: got {len(tiles)} tiles of {groups} {by}s, expected at least {len(shares)} {by}s")
     # Columns: tiles holding each class, then all tiles: the last is a class that every group has.
-    present = np.column_stack([pixel_counts(tiles.labels(), classes) > 0, np.ones(len(tiles), bool)])
+    present = np.column_stack([tiles.counts > 0, np.ones(len(tiles), bool)])
     counts = np.zeros((groups, present.shape[1]), np.int64)
     np.add.at(counts, group, present)
     return _parts(counts, shares, np.random.default_rng(seed))[group], by

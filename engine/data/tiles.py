@@ -7,9 +7,11 @@ of one line that says where, what came, and what was expected: the command line 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ class Tiles:
     groups: str (N,), the source image of each tile, '' where unknown; or None where no tile's source is known.
     sizes: int (N, 2), height and width where tiles are smaller than the array: the rest is padding, whose labels count nowhere; or None.
     folders: str (N,), the folder that each tile lay in; or None.
-    classes: what the labels mean.
+    classes: what the labels mean.   known: the pixels of each class in each tile, where they have been counted already (see `counts`).
+    images and masks may lie in a file (stored.py): then a tile, a batch or a window is in memory when it is read.
     Raises DataError when the arrays do not fit together, and for other labels.
     """
 
@@ -48,15 +51,18 @@ class Tiles:
     sizes: np.ndarray | None = None
     folders: np.ndarray | None = None
     classes: Classes = MARS
+    known: InitVar[np.ndarray | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known: np.ndarray | None) -> None:
         if self.images.ndim not in (3, 4) or self.images.dtype not in (np.uint8, np.uint16, np.float32):
             raise DataError(f"images: got {_described(self.images)}, expected uint8, uint16 or float32 (N, H, W) or (N, H, W, C)")
         shape = self.images.shape[:3]
         if self.masks is not None and (self.masks.shape != shape or self.masks.dtype not in (np.uint8, np.uint16)):
             raise DataError(f"masks: got {_described(self.masks)}, expected uint8 {shape} like the images")
-        if self.masks is not None:
+        if self.masks is not None and known is None:
             check_masks("masks", self.masks, self.classes)
+            known = _counted(self.masks, self.classes)
+        object.__setattr__(self, "_counts", known)
         for name, names in (("groups", self.groups), ("folders", self.folders)):
             if names is not None and (names.shape != (len(self),) or names.dtype.kind != "U"):
                 raise DataError(f"{name}: got {_described(names)}, expected str ({len(self)},), one per image")
@@ -69,8 +75,8 @@ class Tiles:
     def __getitem__(self, index: Any) -> Tiles:
         """The tiles at `index`: an integer or bool array, a list, a slice, or one integer (one tile, still 3-D)."""
         rows = np.atleast_1d(np.arange(len(self))[index])
-        others = (None if a is None else a[rows] for a in (self.masks, self.groups, self.sizes, self.folders))
-        return Tiles(self.images[rows], *others, self.classes)
+        others = (None if a is None else _rows(a, rows) for a in (self.masks, self.groups, self.sizes, self.folders))
+        return Tiles(_rows(self.images, rows), *others, self.classes, None if self.masks is None else self.counts[rows])
 
     take = __getitem__
 
@@ -85,6 +91,20 @@ class Tiles:
         return 1 if self.images.ndim == 3 else self.images.shape[3]
 
     @property
+    def counts(self) -> np.ndarray:
+        """Pixels of each class in each tile: int64 (N, C). DataError when there are no masks."""
+        self.labels()
+        return self.__dict__["_counts"]
+
+    def having(self, **changes: Any) -> Tiles:
+        """The same tiles with other groups, sizes or classes of the same labels, or other padding; not counted again."""
+        return replace(self, **changes, known=self.__dict__["_counts"])
+
+    def loaded(self) -> Tiles:
+        """The same, in memory."""
+        return self.having(images=self.images[:], masks=None if self.masks is None else self.masks[:])
+
+    @property
     def sources(self) -> np.ndarray:
         """The source image of each tile, '' where unknown: str (N,), whether or not there are groups."""
         return np.full(len(self), "") if self.groups is None else self.groups
@@ -97,8 +117,8 @@ class Tiles:
     @property
     def ignored(self) -> int | None:
         """The label of pixels that count nowhere, where there are any."""
-        label = self.classes.ignored
-        return label if self.masks is not None and bool((self.masks == label).any()) else None
+        some = self.masks is not None and int(self.counts.sum()) < math.prod(self.masks.shape)
+        return self.classes.ignored if some else None
 
     @property
     def unit(self) -> str:
@@ -142,13 +162,36 @@ def check_masks(name: str, masks: np.ndarray, classes: Classes = MARS) -> None:
 def pixel_counts(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
     """Pixels of each class in each mask. masks: labels (N, H, W) -> int64 (N, C). Raises DataError for other labels than the classes'."""
     check_masks("pixel_counts", masks, classes)
+    return _counted(masks, classes)
+
+
+def _counted(masks: np.ndarray, classes: Classes) -> np.ndarray:
     count = len(classes)
     if count <= 16:
         return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(count)], axis=1).astype(np.int64)
     return np.array([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks], np.int64).reshape(len(masks), count)
 
 
-def load(source: str | Path, seed: int = 0, count: int = 2000, classes: Classes | str = "auto", masks: str = "", ignore: str = "") -> DataSet:
+def parts_of(array: Any) -> Iterator[np.ndarray]:
+    """An array (N, ...), or one in a file, a few tiles at a time: 4 MiB of them, or one."""
+    step = max(1, (1 << 22) // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+    return (array[start : min(start + step, len(array))] for start in range(0, len(array), step))
+
+
+def _rows(array: Any, rows: np.ndarray) -> Any:
+    """Some tiles of an array, or of a file, which are not read."""
+    return array.subset(rows) if hasattr(array, "subset") else array[rows]
+
+
+def load(
+    source: str | Path,
+    seed: int = 0,
+    count: int = 2000,
+    classes: Classes | str = "auto",
+    masks: str = "",
+    ignore: str = "",
+    memory: int | None = None,
+) -> DataSet:
     """Read a data set, checked to the last pixel.
 
     source: 'synthetic' (`count` training tiles and a tenth as many test tiles, made from `seed`);
@@ -157,6 +200,7 @@ def load(source: str | Path, seed: int = 0, count: int = 2000, classes: Classes 
       or a folder of images and masks (see folder.py).
     Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be divisible by 8.
     classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder, where it is another.
+    memory: MiB that a folder's decoded tiles may take in memory, else they are read from a temporary file; 0: half of what is available; None: any.
     seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for classes.
     """
     if str(source) == "synthetic":
@@ -177,7 +221,7 @@ def load(source: str | Path, seed: int = 0, count: int = 2000, classes: Classes 
         from engine.data.folder import load_folder
 
         with reading(DataError, f"{source}: cannot be read"):
-            known, train, val, test, notes = load_folder(path, known, masks)
+            known, train, val, test, notes = load_folder(path, known, masks, memory)
         parts = [("train", train), ("val", val), ("test", test)]
         lines = [_description(part, tiles) for part, tiles in parts if tiles is not None]
         return DataSet(path.resolve().name, train, test, (*lines, *notes), known, val)

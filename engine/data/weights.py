@@ -25,11 +25,21 @@ _ENET_OFFSET = 1.02
 _EFFECTIVE_BETA = 0.999
 
 
-def class_weights(masks: np.ndarray, scheme: str, background: bool = False, cap: float | None = None, classes: Classes = MARS) -> np.ndarray:
-    """Weights of the classes in the loss. masks: labels (N, H, W) -> float64 (C,); see `weights_from_counts`."""
+def class_weights(
+    masks: np.ndarray,
+    scheme: str,
+    background: bool = False,
+    cap: float | None = None,
+    classes: Classes = MARS,
+    counts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Weights of the classes in the loss. masks: labels (N, H, W) -> float64 (C,); see `weights_from_counts`.
+
+    counts: pixels of each class in each mask, where they are known.
+    """
     if masks.ndim != 3:
         raise DataError(f"class_weights: got masks of shape {masks.shape}, expected (N, H, W)")
-    counts, area = pixel_counts(masks, classes), masks.shape[1] * masks.shape[2]
+    counts, area = pixel_counts(masks, classes) if counts is None else counts, masks.shape[1] * masks.shape[2]
     return weights_from_counts(counts.sum(axis=0), np.count_nonzero(counts, axis=0), area, scheme, background, cap, classes.names)
 
 

@@ -1,10 +1,11 @@
-"""How many processors this process may use: its affinity mask and its control groups' CPU quotas say so, not the machine's size."""
+"""How many processors and how much memory this process may use: its affinity mask and its control groups say so, not the machine's size."""
 
 from __future__ import annotations
 
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 _GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -26,8 +27,18 @@ def capped(count: int, source: str) -> int:
     return most
 
 
+def group_memory(groups: Path = _GROUPS, mine: Path = _MINE) -> float:
+    """Bytes of memory that control groups leave to this process (inf: no limit). What is cached of files counts as left."""
+    return _least(groups, mine, "memory", _memory)
+
+
 def quota(groups: Path, mine: Path) -> float:
     """Cores' worth of time that control groups leave to this process (inf: no limit), the least of its group's and of those around it."""
+    return _least(groups, mine, "cpu", _limit)
+
+
+def _least(groups: Path, mine: Path, controller: str, limit: Callable[[Path], float]) -> float:
+    """The least of the limits of this process's control group and of those around it."""
     try:
         lines = [line.split(":", 2) for line in mine.read_text().splitlines()]
     except OSError:
@@ -36,17 +47,32 @@ def quota(groups: Path, mine: Path) -> float:
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers == "":
             roots = [groups, groups / "unified"]
-        elif "cpu" in controllers.split(","):
-            roots = [groups / controllers, groups / "cpu"]
+        elif controller in controllers.split(","):
+            roots = [groups / controllers, groups / controller]
         else:
             continue
         for root in roots:
             inner = root / path.strip("/")
             for folder in (inner, *inner.parents):
-                least = min(least, _limit(folder))
+                least = min(least, limit(folder))
                 if folder == root:
                     break
     return least
+
+
+def _memory(folder: Path) -> float:
+    """What one group leaves: `memory.max` of version 2, or `memory.limit_in_bytes` of version 1, less what is used but for cached files."""
+    for most, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            left = float((folder / most).read_text()) - float((folder / used).read_text())
+            numbers = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0.0, left + float(numbers.get(cached, 0)))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return math.inf
 
 
 def _limit(folder: Path) -> float:

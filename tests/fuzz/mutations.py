@@ -7,7 +7,25 @@ import struct
 import zlib
 from pathlib import Path
 
-EXTREME = [0, 1, -1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, -(2**31), 2**32 - 1, 2**40, 2**63 - 1, -(2**63)]
+EXTREME = [
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**24,
+    2**31 - 1,
+    -(2**31),
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    -(2**63),
+]
 WORDS = [
     "",
     "0",
@@ -88,11 +106,32 @@ def mutated_png(draw: random.Random, content: bytes) -> bytes:
         if choice == 0 and kind == b"IHDR":
             data = struct.pack(">II", draw.choice((0, 1, 16, 2**16, 2**31 - 1, 2**32 - 1)), draw.choice((0, 8, 2**14, 2**31 - 1))) + data[8:]
         elif choice == 1:
-            kind = draw.choice((b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"iTXt", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"pHYs", b"abcd"))
+            kind = draw.choice(
+                (
+                    b"IDAT",
+                    b"PLTE",
+                    b"tRNS",
+                    b"iCCP",
+                    b"zTXt",
+                    b"iTXt",
+                    b"acTL",
+                    b"fcTL",
+                    b"fdAT",
+                    b"eXIf",
+                    b"pHYs",
+                    b"abcd",
+                )
+            )
         elif choice == 2 and kind == b"IDAT":
             data = zlib.compress(bytes(draw.choice((0, 100, 10_000_000))))
         elif choice == 3:
-            parts.insert(k, (draw.choice((b"iCCP", b"zTXt", b"tEXt", b"tRNS", b"PLTE")), draw.randbytes(draw.choice((0, 1, 5, 300)))))
+            parts.insert(
+                k,
+                (
+                    draw.choice((b"iCCP", b"zTXt", b"tEXt", b"tRNS", b"PLTE")),
+                    draw.randbytes(draw.choice((0, 1, 5, 300))),
+                ),
+            )
             continue
         else:
             data = mutated(draw, data, [data, b"\0" * 9])

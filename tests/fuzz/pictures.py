@@ -40,8 +40,34 @@ def _folder(folder: Path, files: dict[str, bytes], **call: str) -> Path:
 
 # --- classes -----------------------------------------------------------------------------------------------------------------------------------
 
-VALUES = ["0", "1", "255", "65535", "65536", "-1", "1.5", "true", "[]", "{}", '"a"', '"#ff0000"', '"#FF00ff"', '"#12345"', "[255, '#000000']", '""']
-_LINES = ["ignore = 255", "ignore = []", "ignore = [255, '#00ff00']", "[[class]]", "[class]", 'name = "road"', "value = 7", 'colour = "#804080"']
+VALUES = [
+    "0",
+    "1",
+    "255",
+    "65535",
+    "65536",
+    "-1",
+    "1.5",
+    "true",
+    "[]",
+    "{}",
+    '"a"',
+    '"#ff0000"',
+    '"#FF00ff"',
+    '"#12345"',
+    "[255, '#000000']",
+    '""',
+]
+_LINES = [
+    "ignore = 255",
+    "ignore = []",
+    "ignore = [255, '#00ff00']",
+    "[[class]]",
+    "[class]",
+    'name = "road"',
+    "value = 7",
+    'colour = "#804080"',
+]
 
 
 def _classes(draw: random.Random, count: int, colours: bool = True, values: bool = True) -> str:
@@ -49,7 +75,12 @@ def _classes(draw: random.Random, count: int, colours: bool = True, values: bool
     lines = [draw.choice(("ignore = 255", "ignore = []", ""))]
     for k in range(1, 2) if count == 1 else range(count):
         colour = f'colour = "#{k * 40 % 256:02x}{k * 40 // 256:02x}ff"'
-        lines += ["[[class]]", f'name = "class {k}"', *([f"value = {k}"] if values else []), *([colour] if colours else [])]
+        lines += [
+            "[[class]]",
+            f'name = "class {k}"',
+            *([f"value = {k}"] if values else []),
+            *([colour] if colours else []),
+        ]
     return "\n".join(lines)
 
 
@@ -138,7 +169,11 @@ def _tiffs() -> list[bytes]:
         made += [_saved(_picture(mode), "TIFF", compression=compression) for mode in ("L", "I;16", "F", "RGB")]
     made += [_saved(_picture("RGB"), "TIFF", compression="jpeg"), _saved(_picture("1"), "TIFF", compression="group4")]
     levels = np.random.default_rng(2).integers(0, 1 << 16, (H, W, 3))
-    return [*made, *(_tiff(order, levels, planar) for order in "<>" for planar in (1, 2)), _tiff(">", levels[..., :1], 1)]
+    return [
+        *made,
+        *(_tiff(order, levels, planar) for order in "<>" for planar in (1, 2)),
+        _tiff(">", levels[..., :1], 1),
+    ]
 
 
 def _tiff(order: str, levels: np.ndarray, planar: int) -> bytes:
@@ -177,7 +212,35 @@ def _tiff(order: str, levels: np.ndarray, planar: int) -> bytes:
     return head + b"".join(strips) + outside + struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4)
 
 
-_TAGS = (254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 700, 34377, 34665, 34675)
+_TAGS = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    274,
+    277,
+    278,
+    279,
+    284,
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    330,
+    338,
+    339,
+    347,
+    700,
+    34377,
+    34665,
+    34675,
+)
 
 
 def mutated_tiff(draw: random.Random, content: bytes) -> bytes:
@@ -229,7 +292,11 @@ def _png16(draw: random.Random) -> bytes:
     (h, w), colour, depth, last = (H, W), draw.choice((0, 2, 2, 4, 6)), 16, [0, 0, draw.choice((0, 0, 0, 1))]
     if draw.random() < 0.3:
         h, w = draw.choice(((H, W), (1, 1), (0, 1), (2**31 - 1, 1), (H, 2**14)))
-        colour, depth, last[draw.randrange(3)] = draw.choice((2, 3, 5)), draw.choice((16, 8, 32)), draw.choice((0, 1, 2, 255))
+        colour, depth, last[draw.randrange(3)] = (
+            draw.choice((2, 3, 5)),
+            draw.choice((16, 8, 32)),
+            draw.choice((0, 1, 2, 255)),
+        )
     length = min(_CHANNELS.get(colour, 3) * depth // 8 * w, 1 << 12) + (draw.choice((1, -1)) if draw.random() < 0.1 else 0)
     filters = (0, 1, 2, 3, 4) if draw.random() < 0.9 else (0, 4, 5, 255)
     rows = b"".join(bytes([draw.choice(filters)]) + draw.randbytes(max(0, length)) for _ in range(min(h, H)))
@@ -244,7 +311,12 @@ def _png16(draw: random.Random) -> bytes:
 
 def write_png16(draw: random.Random, folder: Path) -> Path:
     """Two pairs whose images, or masks, are PNG of 16 bits, mutated or not."""
-    files = {"a.png": _png16(draw), "a_mask.png": _saved(_picture("L"), "PNG"), "b.png": _png16(draw), "b_mask.png": _saved(_picture("L"), "PNG")}
+    files = {
+        "a.png": _png16(draw),
+        "a_mask.png": _saved(_picture("L"), "PNG"),
+        "b.png": _png16(draw),
+        "b_mask.png": _saved(_picture("L"), "PNG"),
+    }
     if draw.random() < 0.3:
         files["b.png"] = files["a.png"]
     if draw.random() < 0.1:
@@ -278,7 +350,20 @@ _NAMES = [
     "%s",
 ]
 _NAMES += ["%s", "{}", "~", "n" * 240]
-_PLACES = ["", "images/", "masks/", "train/", "val/", "test/", "train/images/", "train/masks/", "images/train/", "masks/train/", "s/", "images/s/"]
+_PLACES = [
+    "",
+    "images/",
+    "masks/",
+    "train/",
+    "val/",
+    "test/",
+    "train/images/",
+    "train/masks/",
+    "images/train/",
+    "masks/train/",
+    "s/",
+    "images/s/",
+]
 _PLACES += [".h/", "d/" * 9]
 _SUFFIXES = [".png", ".PNG", ".jpg", ".tif", ".webp", ".pgm", ".txt", ""]
 
