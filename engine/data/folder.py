@@ -90,12 +90,12 @@ def _bytes_in_file(pairs: Pairs, classes: Classes) -> int:
     return sum(header.size[0] * header.size[1] * (header.channels * header.dtype.itemsize + label) for _, header in pairs)
 
 
-def _check_pixels(pairs: Pairs, pixels: int, padded: str) -> None:
-    """DataError where a small folder would take much memory, or much of a disk."""
+def _check_pixels(pairs: Pairs, pixels: int, got: str, hint: str = "") -> None:
+    """DataError where a small folder would take much memory, or much of a disk. got: the pixels, in words."""
     most = max(MOST_PIXELS, DENSEST * sum(pair.image.stat().st_size for pair, _ in pairs))
     if pixels > most:
-        many = f"got {len(pairs)} images of {pixels} pixels{padded}, expected at most {most} in all in files of this size"
-        raise DataError(f"{pairs[0][0].image.parent}: {many}")
+        folder = pairs[0][0].image.parent
+        raise DataError(f"{folder}: got {len(pairs)} images of {got}, expected at most {most} in all in files of this size{hint}")
 
 
 class _Part:
@@ -113,11 +113,13 @@ class _Part:
         self.images: Any
         self.masks: Any = None
         if file is None:
-            _check_pixels(pairs, len(pairs) * self.size[0] * self.size[1], " (smaller ones are padded to the largest)")
+            each = self.size[0] * self.size[1]
+            _check_pixels(pairs, len(pairs) * each, f"{each} pixels", " (smaller ones are padded to the largest)")
             self.images = np.empty((len(pairs), *self.size, *([3] if channels == 3 else [])), dtype)
             self.masks = np.full((len(pairs), *self.size), self.ignored, label) if labelled else None
         else:
-            _check_pixels(pairs, int(self.sizes.prod(1).sum()), "")
+            total = int(self.sizes.prod(1).sum())
+            _check_pixels(pairs, total, f"{total} pixels together")
             colour = np.array([header.channels == 3 for _, header in pairs])
             own = [np.zeros(len(pairs), np.int64) for _ in range(2)]
             self.images = Stored(file, dtype, own[0], self.sizes, colour, 3 if channels == 3 else 0, (self.size,))
