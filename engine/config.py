@@ -101,6 +101,14 @@ class Config:
     """Coefficient of the generalized Dice loss."""
     mcc: float = 0.0
     """Coefficient of the loss by Matthews' correlation."""
+    jaccard_metric: float = 0.0
+    """Coefficient of the IoU loss of soft truth (by label_smoothing)."""
+    dice_semimetric: float = 0.0
+    """Coefficient of the Dice loss of soft truth (by label_smoothing)."""
+    top_k: float = 0.0
+    """Coefficient of the cross-entropy of the hardest pixels."""
+    hardest: float = 0.25
+    """Which share of the labelled pixels of a batch those are."""
     alpha: float = 0.3
     """What false positives weigh in the Tversky losses."""
     beta: float = 0.7
@@ -110,7 +118,7 @@ class Config:
     smooth: float = 1.0
     """Added to numerator and denominator of Dice and IoU, in pixels."""
     label_smoothing: float = 0.0
-    """Of the cross-entropy."""
+    """Of the cross-entropies, and of the truth in the losses of soft truth."""
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """How rare classes weigh more: median is median-frequency balancing."""
     weight_cap: float = 0.0
@@ -192,6 +200,7 @@ MOST_TOML = 1 << 16  # bytes; a config.toml takes some thousand,
 _MOST_LINE = 5000  # of a line: the parser's time grows with the square of the dots in a name
 _SHARES = (
     "dropout",
+    "hardest",
     "label_smoothing",
     "rare_share",
     "flip_horizontal",

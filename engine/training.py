@@ -434,6 +434,7 @@ def make_loss(config: Config, weights: np.ndarray, classes: Classes = MARS, igno
         gamma=config.gamma,
         smooth=config.smooth,
         label_smoothing=config.label_smoothing,
+        hardest=config.hardest,
         alpha=config.alpha,
         beta=config.beta,
     )

@@ -89,6 +89,24 @@ class MCCLoss(_SingleTerm):
     term = "mcc"
 
 
+class JaccardMetricLoss(_SingleTerm):
+    """IoU loss of soft truth; label_smoothing, smooth and absent are settings.  (arXiv 2302.05666)"""
+
+    term = "jaccard_metric"
+
+
+class DiceSemimetricLoss(_SingleTerm):
+    """Dice loss of soft truth; label_smoothing, smooth and absent are settings.  (arXiv 2303.16296)"""
+
+    term = "dice_semimetric"
+
+
+class TopKLoss(_SingleTerm):
+    """Cross-entropy of the hardest pixels; hardest (their share) and label_smoothing are settings.  (arXiv 1605.06457)"""
+
+    term = "top_k"
+
+
 class LovaszLoss(_SingleTerm):
     """Lovasz-softmax.  (arXiv 1705.08790)"""
 
@@ -113,3 +131,32 @@ class CombinedLoss(SegmentationLoss):
         **settings: Any,
     ) -> None:
         super().__init__(terms or ops.REPORT_TERMS, weight, ignore_index, background, **settings)
+
+
+class UnifiedFocalLoss(SegmentationLoss):
+    """balance F + (1 - balance) T, a focal loss and a focal Tversky loss with common settings.  (Yeung et al., arXiv 2102.04525)
+
+        F = mean over valid pixels of delta w_y (1 - p_y)^(1 - gamma) (-log p_y)
+        T = weighted mean over classes of (1 - K_c)^gamma,  K = (I + s) / (I + (1 - delta) FP + delta FN + s)
+
+    delta, above 1/2: what misses weigh.   gamma, 0.1 to 1: the smaller, the more F turns to
+    hard pixels and T away from classes that are nearly right. (The paper's symmetric form.)
+    """
+
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        background: str = "train",
+        balance: float = 0.5,
+        delta: float = 0.6,
+        gamma: float = 0.5,
+        smooth: float = 1.0,
+    ) -> None:
+        for name, value in {"balance": balance, "delta": delta, "gamma": gamma}.items():
+            low = 0.1 if name == "gamma" else 0
+            if not low <= value <= 1:
+                raise ValueError(f"UnifiedFocalLoss: {name} is {value}, expected {low} to 1")
+        terms = {"focal": balance * delta, "focal_tversky": 1 - balance}
+        settings = {"gamma": 1 - gamma, "alpha": 1 - delta, "beta": delta, "tversky_power": gamma, "smooth": smooth}
+        super().__init__(terms, weight, ignore_index, background, **settings)

@@ -71,6 +71,13 @@ LOSS_SAMPLES = [
     s(*Z, background="mask", weight=WEIGHTS, note="background masked"),
     s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), note="absent classes"),
 ]
+SOFT_SAMPLES = [
+    s(*Z, label_smoothing=0.3, weight=WEIGHTS, note="soft truth"),
+    s(*Z_IGNORED, ignore_index=3, label_smoothing=0.6, smooth=0.1, note="soft truth, ignored"),
+    s(*Z, label_smoothing=0.2, background="mask", note="soft truth, background masked"),
+    s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), label_smoothing=0.1, note="soft truth, absent classes"),
+    s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), label_smoothing=0.1, absent="all"),
+]
 
 CASES = [
     Case("add", ops.add, forms.add, [s(N(2, 3), N(2, 3)), s(N(2, 1, 4), N(3, 1), note="broadcast"), s(N(2, 3), N())]),
@@ -402,6 +409,15 @@ CASES = [
     Case("focal_tversky_loss", ops.focal_tversky_loss, forms.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]),
     Case("generalized_dice_loss", ops.generalized_dice_loss, forms.generalized_dice, [*LOSS_SAMPLES, s(*Z, absent="all")]),
     Case("mcc_loss", ops.mcc_loss, forms.mcc, LOSS_SAMPLES),
+    Case("jaccard_metric_loss", ops.jaccard_metric_loss, forms.jaccard_metric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
+    Case("dice_semimetric_loss", ops.dice_semimetric_loss, forms.dice_semimetric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
+    Case(
+        "top_k_loss",
+        ops.top_k_loss,
+        forms.top_k,
+        [*LOSS_SAMPLES, s(*Z, hardest=0.6, label_smoothing=0.1, weight=WEIGHTS), s(*Z, hardest=1.0), s(*Z, hardest=0.0, note="one pixel")],
+        [Bad(Z, ValueError, "hardest is 1.5", {"hardest": 1.5})],
+    ),
     Case("lovasz_softmax", ops.lovasz_softmax, forms.lovasz, LOSS_SAMPLES),
     Case(
         "margin_loss",

@@ -95,7 +95,7 @@ class Row(NamedTuple):
 
 SPEC = ops.make_spec({"cross_entropy": 1.0, "dice": 1.0})
 IGNORING = ops.make_spec({"focal": 1.0}, ignore_index=7)
-VARIED = ops.make_spec({"margin": 1.0, "lovasz": 1.0}, background={"lovasz": "mask"})  # served by no fast kernel
+VARIED = ops.make_spec({"margin": 1.0, "dice": 1.0}, background={"dice": "mask"})  # served by no fast kernel
 
 
 def _like(values: np.ndarray, other: Any, dtype: str = "float32") -> Any:
@@ -152,9 +152,18 @@ def _set(index: Any) -> Any:
 
 
 LOSSES = ("combined_loss", "cross_entropy", "dice_loss", "focal_loss", "iou_loss", "lovasz_softmax", "margin_loss")
-LOSSES += ("focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "tversky_loss")
+LOSSES += ("focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "tversky_loss", "jaccard_metric_loss", "dice_semimetric_loss", "top_k_loss")
 MODULES = ("CombinedLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "IoULoss", "LovaszLoss", "MarginLoss")
-MODULES += ("FocalTverskyLoss", "GeneralizedDiceLoss", "MCCLoss", "TverskyLoss")
+MODULES += (
+    "FocalTverskyLoss",
+    "GeneralizedDiceLoss",
+    "MCCLoss",
+    "TverskyLoss",
+    "JaccardMetricLoss",
+    "DiceSemimetricLoss",
+    "TopKLoss",
+    "UnifiedFocalLoss",
+)
 ROWS = [
     *(Row(f"ops.{name}(labels)", _loss(getattr(ops, name)), 4) for name in LOSSES),
     *(Row(f"ops.{name}(labels), ignored", _loss(getattr(ops, name), ignore_index=255), 4, ignored=255) for name in LOSSES),

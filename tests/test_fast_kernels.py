@@ -170,6 +170,8 @@ SPECS = [
     loss.LossSpec((("cross_entropy", 1.0),), (0.5, 1.0, 2.0, 1.5, 1.0), label_smoothing=0.2),
     loss.LossSpec((("focal", 1.0), ("margin", 0.5)), gamma=1.5, margin_reduction="weighted", power=3),
     loss.LossSpec((("dice", 1.0), ("iou", 0.5)), absent="all", smooth=0.1, ignore_index=0),
+    loss.LossSpec((("jaccard_metric", 1.0), ("dice_semimetric", 0.5), ("cross_entropy", 1.0)), (0.5, 1.0, 2.0, 1.5, 1.0), 1, label_smoothing=0.2),
+    loss.LossSpec((("jaccard_metric", 1.0), ("iou", 1.0), ("lovasz", 0.5), ("top_k", 0.5)), background="mask", label_smoothing=0.5),
     loss.LossSpec((("tversky", 1.0), ("focal_tversky", 0.5), ("generalized_dice", 0.7), ("mcc", 0.4)), (0.5, 1.0, 2.0, 1.5, 1.0), ignore_index=1),
 ]
 

@@ -273,3 +273,21 @@ def test_the_page_about_python_runs_and_lists_every_operator(capsys: pytest.Capt
     assert "1 loaded; 7 missing" in capsys.readouterr().out
     missing = [name for name in ops.__all__ if callable(getattr(ops, name)) and f"`{name}`" not in page]
     assert not missing
+
+
+def test_unified_focal_loss_is_its_two_parts_written_out() -> None:
+    """Against NumPy in float64, one class heavier than the others: delta weighs what is missed, gamma turns to hard pixels and classes."""
+    rng = np.random.default_rng(0)
+    z, labels, weight = rng.standard_normal((2, 4, 5, 3)), rng.integers(0, 3, (2, 4, 5)), (1.0, 2.0, 0.5)
+    balance, delta, gamma, smooth = 0.3, 0.7, 0.4, 1.0
+    p = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    t = np.eye(3)[labels]
+    py = (p * t).sum(-1)
+    focal = (delta * np.array(weight)[labels] * (1 - py) ** (1 - gamma) * -np.log(py)).mean()
+    hit, extra, missed = ((a * b).sum((0, 1, 2)) for a, b in ((p, t), (p, 1 - t), (1 - p, t)))
+    index = (hit + smooth) / (hit + (1 - delta) * extra + delta * missed + smooth)
+    tversky = (np.array(weight) / sum(weight) * (1 - index) ** gamma).sum()
+    loss = layers.UnifiedFocalLoss(weight, balance=balance, delta=delta, gamma=gamma)
+    assert float(loss(Tensor(z), labels)) == pytest.approx(balance * focal + (1 - balance) * tversky)
+    with pytest.raises(ValueError, match=r"UnifiedFocalLoss: gamma is 0, expected 0\.1 to 1"):
+        layers.UnifiedFocalLoss(gamma=0)

@@ -44,6 +44,9 @@ OPERATORS = {
     "focal_tversky": ops.focal_tversky_loss,
     "generalized_dice": ops.generalized_dice_loss,
     "mcc": ops.mcc_loss,
+    "jaccard_metric": ops.jaccard_metric_loss,
+    "dice_semimetric": ops.dice_semimetric_loss,
+    "top_k": ops.top_k_loss,
 }
 
 
@@ -81,7 +84,7 @@ def test_what_an_ignored_pixel_holds_counts_nowhere(term: str, value: float, bac
 @pytest.mark.parametrize("where", ["another class", "the label", "all but the label"])
 @pytest.mark.parametrize("gamma", [2.0, 0.5])
 def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, gamma: float, backend: str) -> None:
-    """The oracle: the same in float64 with -600 in its place, where e^-600 is a normal number, 3e-261. At the label two terms are infinite."""
+    """The oracle: the same in float64 with -600 in its place, where e^-600 is a normal number, 3e-261. At the label three terms are infinite."""
     logits, labels = pixels(1)
     settings = {"gamma": gamma} if term == "focal" else {}
     far = logits.astype(np.float64)
@@ -92,7 +95,7 @@ def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, gamma: fl
         value, gradient = loss_of(term, logits, labels, **settings)
     with use_kernels("reference"):
         want, slope = loss_of(term, far, labels, **settings)
-    if where == "the label" and term in ("cross_entropy", "focal"):
+    if where == "the label" and term in ("cross_entropy", "focal", "top_k"):
         assert value == np.inf
     else:
         np.testing.assert_allclose(value, want, rtol=1e-5)

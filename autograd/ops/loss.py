@@ -25,6 +25,7 @@ _RANGES = {  # of a LossSpec's numbers
     "alpha": (0, 100),
     "beta": (0, 100),
     "tversky_power": (0.1, 10),
+    "hardest": (0, 1),
 }
 
 
@@ -173,6 +174,57 @@ def mcc_loss(
     Unlike overlaps it counts true negatives, too. Classes that no pixel of the batch has, or every one, are left out.
     """
     return _single("mcc", logits, labels, weight, ignore_index, background)
+
+
+def jaccard_metric_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - the weighted mean over classes of (I + smooth) / (P + T - I + smooth), for soft truth.  (arXiv 2302.05666)
+
+    The truth is t = 1 - label_smoothing + label_smoothing / C at a pixel's label and label_smoothing / C elsewhere, I = sum min(p, t),
+    P = sum p, T = sum t over the batch: the loss is 0 where p = t, which `iou_loss` of soft truth is not. Without smoothing
+    it is `iou_loss`. At p = t the gradient is the one from above.
+    """
+    settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}
+    return _single("jaccard_metric", logits, labels, weight, ignore_index, background, **settings)
+
+
+def dice_semimetric_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    smooth: float = 1.0,
+    absent: str = "present",
+    background: str = "train",
+) -> Tensor:
+    """1 - the weighted mean over classes of (2 I + smooth) / (P + T + smooth), for soft truth as in `jaccard_metric_loss`.  (arXiv 2303.16296)"""
+    settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}
+    return _single("dice_semimetric", logits, labels, weight, ignore_index, background, **settings)
+
+
+def top_k_loss(
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    hardest: float = 0.25,
+    label_smoothing: float = 0.0,
+    background: str = "train",
+) -> Tensor:
+    """Cross-entropy of the hardest pixels: the mean of the ceil(hardest * valid) largest weight_y (-log p_y) of the batch.  (arXiv 1605.06457)
+
+    hardest: a share of the valid pixels, 0 to 1. Of equal losses the first are taken.
+    """
+    return _single("top_k", logits, labels, weight, ignore_index, background, hardest=hardest, label_smoothing=label_smoothing)
 
 
 def lovasz_softmax(

@@ -3,7 +3,8 @@
 Pass 1 (forward) reads the logits and adds up a few numbers: the pixelwise terms, and per class sum m p t, sum m p, sum m t. The host turns
 them into the region terms' coefficients A_c, B_c. Pass 2 (backward) reads the logits again and writes dz. Bytes per pixel: 12 C + 16.
 
-Lovasz sorts all pixels and is left to the reference, as are different background policies for different terms.
+Lovasz and the hardest pixels (top_k) sort all pixels: these terms are left to the reference and added. So are different background policies for
+different terms, with all of them.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from kernels.core.dispatch import by_numpy
 from kernels.core.labels import NO_LABEL, check_labels
 from kernels.core.simd import Code, Pointer, Vec, program, target
 from kernels.core.threads import parallel
-from kernels.loss.regions import REGIONS, Sums
+from kernels.loss import reference
+from kernels.loss.regions import METRICS, REGIONS, Sums
 from kernels.loss.spec import LossSpec
 
 _BLOCK = 512  # pixels transposed at a time: a plane per class, in the L1 cache
 _CHUNK = 8192
 _MOST_CLASSES = 16
+_FUSED = ("focal", "margin", "cross_entropy", *REGIONS, *METRICS)
 
-# Where pass 1 adds up: numbers, then per class intersections, probabilities, truths.
+# Where pass 1 adds up: numbers, then per class intersections, probabilities, truths, and for the metric losses overlaps with the soft truth.
 _COUNT, _LABEL_WEIGHT, _FOCAL, _FALSE_NEGATIVE, _FALSE_POSITIVE, _ENTROPY, _FIRST_CLASS = range(7)
-# Constants both passes read: settings, then per class weights, and for pass 2 A and B.
+# Constants both passes read: settings, then per class weights, and for pass 2 A and B, and the metric losses' A.
 _GAMMA, _POWER, _SMOOTHING, _C_FOCAL, _C_FN, _C_FP, _C_ENTROPY, _WEIGHTS = range(8)
 
 
@@ -111,6 +114,12 @@ class _Pixels:
         log_sum = code.log(self.sum) + self.top
         return s, [z - log_sum for z in self.z]
 
+    def soft(self) -> list[Vec]:
+        """The soft truth of every class, on valid pixels."""
+        code, e = self.code, self.constant(_SMOOTHING)
+        base = e * (1 / self.classes)
+        return [code.select(h, base + (1 - e), base) for h in self.hit]
+
 
 @inline()
 def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
@@ -135,13 +144,13 @@ def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):
     return wrong
 
 
-Terms = tuple[bool, bool, bool, bool]  # focal, margin, region, cross-entropy
+Terms = tuple[bool, bool, bool, bool, bool]  # focal, margin, region or metric, cross-entropy, metric
 
 
 @lru_cache(maxsize=16)
 def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
-    focal, margin, region, entropy = terms
-    numbers = _FIRST_CLASS + 3 * classes
+    focal, margin, region, entropy, metric = terms
+    numbers = _FIRST_CLASS + (3 + metric) * classes
 
     @program("ppp")
     def measure(code: Code, planes: Pointer, constants: Pointer, sums: Pointer) -> None:
@@ -169,6 +178,9 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
                     more(_FIRST_CLASS + c, code.select(px.hit[c], px.p[c], 0))
                     more(_FIRST_CLASS + classes + c, code.select(px.valid, px.p[c], 0))
                     more(_FIRST_CLASS + 2 * classes + c, code.select(px.hit[c], code.vec(1), 0))
+            if metric:
+                for c, t in enumerate(px.soft()):
+                    more(_FIRST_CLASS + 3 * classes + c, code.select(px.valid, code.minimum(px.p[c], t), 0))
         for k in range(numbers):
             code.store(totals[k].get(), sums, k * code.lanes)
 
@@ -196,7 +208,7 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
 
 @lru_cache(maxsize=16)
 def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
-    focal, margin, region, entropy = terms
+    focal, margin, region, entropy, metric = terms
 
     @program("pp")
     def differentiate(code: Code, planes: Pointer, constants: Pointer) -> None:
@@ -222,6 +234,9 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
                 dz = [code.fma(px.constant(_C_ENTROPY), p * total - s, d) for d, p, s in zip(dz, px.p, targets, strict=True)]
             if region:
                 dp = [code.fma(px.constant(_WEIGHTS + classes + c), hits[c], px.constant(_WEIGHTS + 2 * classes + c)) for c in range(classes)]
+                if metric:
+                    below = [t > p for t, p in zip(px.soft(), px.p, strict=True)]
+                    dp = [code.select(low, px.constant(_WEIGHTS + 3 * classes + c), 0) + d for c, (low, d) in enumerate(zip(below, dp, strict=True))]
                 mean = px._summed([p * d for p, d in zip(px.p, dp, strict=True)])
                 dz = [code.fma(p, v - mean, d) for d, p, v in zip(dz, px.p, dp, strict=True)]
             for c in range(classes):
@@ -253,31 +268,28 @@ class _Plan:
     """What a spec means for given logits: which terms, which classes, with which weights."""
 
     def __init__(self, logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> None:
+        """spec: of terms in _FUSED."""
         policies = {spec.background_of(name) for name, _ in spec.terms}
         self.coefficients = dict(spec.terms)
         self.first = 1 if policies == {"mask"} else 0
         self.classes = logits.shape[-1] - self.first
         self.pixels = labels.size
-        self.served = (
-            logits.dtype == np.float32
-            and self.pixels > 0
-            and len(policies) == 1
-            and 2 <= self.classes <= _MOST_CLASSES
-            and "lovasz" not in self.coefficients
-        )
-        names = self.coefficients
-        self.terms: Terms = ("focal" in names, "margin" in names, not names.keys().isdisjoint(REGIONS), "cross_entropy" in names)
+        self.served = logits.dtype == np.float32 and self.pixels > 0 and len(policies) == 1 and 2 <= self.classes <= _MOST_CLASSES
+        names = self.coefficients.keys()
+        metric = not names.isdisjoint(METRICS)
+        self.terms: Terms = ("focal" in names, "margin" in names, metric or not names.isdisjoint(REGIONS), "cross_entropy" in names, metric)
+        self.sums = _FIRST_CLASS + (3 + metric) * self.classes
         self.gamma = 2.0 if spec.gamma == 2.0 else None
         weights = np.ones(logits.shape[-1]) if spec.class_weights is None else np.array(spec.class_weights)
         self.weights = weights[self.first :]
         self.ignore = NO_LABEL if spec.ignore_index is None else spec.ignore_index
-        self.constants = np.zeros(_WEIGHTS + 3 * self.classes, np.float32)
+        self.constants = np.zeros(_WEIGHTS + (3 + metric) * self.classes, np.float32)
         self.constants[:3] = spec.gamma, spec.power, spec.label_smoothing
         self.constants[_WEIGHTS : _WEIGHTS + self.classes] = self.weights
 
     @property
     def scratch(self) -> int:
-        return (self.classes + 2) * _BLOCK + (_FIRST_CLASS + 3 * self.classes) * 64
+        return (self.classes + 2) * _BLOCK + self.sums * 64
 
     @property
     def chunks(self) -> int:
@@ -286,21 +298,23 @@ class _Plan:
 
 def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
     """As kernels.loss.reference.loss_forward; the state is what pass 2 reads: settings, weights, A, B."""
-    plan = _Plan(logits, labels, spec)
-    if not plan.served:
+    own, rest = spec.split(_FUSED)
+    if own is None or not (plan := _Plan(logits, labels, own)).served:
         return NotImplemented
     by_numpy()
-    numbers = _FIRST_CLASS + 3 * plan.classes
-    out = np.empty((plan.chunks, numbers + 1))
+    out = np.empty((plan.chunks, plan.sums + 1))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
     arguments = (np.ascontiguousarray(logits).reshape(-1), truth, plan.constants, out.reshape(-1), plan.pixels, plan.first, plan.ignore)
     parallel(_forward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     sums = out.sum(0)
     if sums[-1]:
         check_labels("loss_forward", "labels", labels, logits.shape[-1], spec.ignore_index)
-    parts = _settle(plan, spec, sums[:-1])
-    value = sum(coefficient * parts[name] for name, coefficient in spec.terms)
+    parts = _settle(plan, own, sums[:-1])
+    value = sum(coefficient * parts[name] for name, coefficient in own.terms)
     single = {name: np.asarray(part, np.float32) for name, part in parts.items()}
+    if rest is not None:
+        more, others, _ = reference.loss_forward(logits, labels, rest)
+        value, single = value + more, single | others
     return np.asarray(value, np.float32), single, plan.constants
 
 
@@ -308,9 +322,10 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
     """Every term's value from the sums; completes the constants of pass 2."""
     n, share, parts = plan.classes, spec.false_positive, {}
     count, label_weight = max(sums[_COUNT], 1.0), max(sums[_LABEL_WEIGHT], 1e-30)
-    intersection, probability, truth = sums[_FIRST_CLASS:].reshape(3, n)
-    a, b = plan.constants[_WEIGHTS + n : _WEIGHTS + 2 * n], plan.constants[_WEIGHTS + 2 * n :]
+    intersection, probability, truth, *overlap = sums[_FIRST_CLASS:].reshape(-1, n)
+    a, b, *metric = plan.constants[_WEIGHTS + n :].reshape(-1, n)
     regions = Sums(intersection, probability, truth, plan.weights, sums[_COUNT])
+    soft = (1 - spec.label_smoothing) * truth + spec.label_smoothing / n * sums[_COUNT]
     for name, coefficient in spec.terms:
         if name == "focal":
             parts[name] = -sums[_FOCAL] / count
@@ -323,6 +338,11 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
         elif name == "cross_entropy":
             parts[name] = -sums[_ENTROPY] / label_weight
             plan.constants[_C_ENTROPY] = coefficient / label_weight
+        elif name in METRICS:
+            value, by_hit, by_probability = METRICS[name](Sums(*overlap, probability, soft, plan.weights, sums[_COUNT], truth), spec)
+            parts[name] = float(value)
+            metric[0] += coefficient * by_hit
+            b += coefficient * by_probability
         else:
             value, by_hit, by_probability = REGIONS[name](regions, spec)
             parts[name] = float(value)
@@ -333,8 +353,8 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
 
 def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: LossSpec, state: np.ndarray | None) -> Any:
     """As kernels.loss.reference.loss_backward."""
-    plan = _Plan(logits, labels, spec)
-    if state is None or not plan.served or state.shape != plan.constants.shape:
+    own, rest = spec.split(_FUSED)
+    if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != plan.constants.shape:
         return NotImplemented
     by_numpy()
     constants = state.copy()
@@ -347,4 +367,6 @@ def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: 
     parallel(_backward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     if wrong.any():
         check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)
+    if rest is not None:
+        dz += reference.loss_backward(dy, logits, labels, rest, None)
     return dz

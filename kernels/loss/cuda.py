@@ -1,8 +1,8 @@
 """All loss terms on CUDA: two passes over the logits and a tiny kernel between them; see loss.cu.
 
 Served: float32 and float64, up to 16 classes, one background policy for all terms. The compiler knows the number of classes for 5 logits (all
-classes, or the background masked) and for 4 in float32; other counts take the plain kernels. Lovasz ranks all pixels, which is a sort: it, and any
-sum that contains it, is left to the reference, whose argsort and cumulative sums CuPy runs on the device.
+classes, or the background masked) and for 4 in float32; other counts take the plain kernels. Lovasz and the hardest pixels rank all pixels, which is
+a sort; the metric losses need sums of their own: these terms are left to the reference, whose argsort and sums CuPy runs on the device, and added.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from kernels.core.device import Array, module_of
 from kernels.core.labels import NO_LABEL, reported
 from kernels.core.module import Launch, Module, blocks
+from kernels.loss import reference
 from kernels.loss.spec import LossSpec
 
 _SHAPES = (("float", 5, 0), ("float", 5, 1), ("float", 4, 0), ("double", 5, 0), ("double", 5, 1))  # type, logits, first class
@@ -71,7 +72,6 @@ class _Plan:
             and labels.dtype.kind in "iu"
             and len(policies) == 1
             and len(set(names)) == len(names)
-            and set(names) <= set(_NUMBERS)
             and 2 <= self.classes <= MOST_CLASSES
             and logits.size < 2**31
         )
@@ -116,30 +116,35 @@ def _aligned(array: Array) -> Array:
 
 def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
     """As kernels.loss.reference.loss_forward; value and parts are 0-d views of one small device array, the state stays on the device."""
-    plan = _Plan(logits, labels, spec)
-    if not plan.served:
+    own, rest = spec.split(_NUMBERS)
+    if own is None or not (plan := _Plan(logits, labels, own)).served:
         return NotImplemented
     xp = module_of("cuda")
     z, y = _aligned(logits), xp.ascontiguousarray(labels)
     launch = sums_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     parts = launch.grid[0]
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
-    MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, spec))
+    MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, own))
     out, state = xp.empty(1 + len(_PARTS), z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
     MODULES[plan.kind].run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
-    wanted = {name for name, _ in spec.terms}
+    wanted = {name for name, _ in own.terms}
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}
-    return out[0], terms, state
+    if rest is None:
+        return out[0], terms, state
+    more, others, _ = reference.loss_forward(logits, labels, rest)
+    return out[0] + more, terms | others, state
 
 
 def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Any:
     """As kernels.loss.reference.loss_backward."""
-    plan = _Plan(logits, labels, spec)
-    if state is None or not plan.served or state.shape != (4 + 2 * plan.most,):
+    own, rest = spec.split(_NUMBERS)
+    if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != (4 + 2 * plan.most,):
         return NotImplemented
     xp = module_of("cuda")
     z, y = _aligned(logits), xp.ascontiguousarray(labels)
     dz = xp.empty(z.shape, z.dtype)
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
-    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, spec))
+    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, own))
+    if rest is not None:
+        dz += reference.loss_backward(dy, logits, labels, rest, None)
     return dz

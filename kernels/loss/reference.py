@@ -2,7 +2,7 @@
 
 Per pixel i: logits z_i, p_i = softmax(z_i), label y_i, one-hot t_i, validity m_i, class weights w_c.
 A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed form.
-Region (Dice, IoU, Tversky, MCC in kernels/loss/regions.py; Lovasz): a function of sums over the whole batch, whose gradient to the
+Region (Dice, IoU, Tversky, MCC, metric losses in kernels/loss/regions.py; Lovasz): a function of sums over the whole batch, whose gradient to the
 probabilities is simple; the chain rule through the softmax is then
 
     dz = p (dp - <p, dp>)                                                                                       (*)
@@ -16,13 +16,12 @@ Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 from kernels.core.device import Array, array_module
 from kernels.core.labels import check_labels
 from kernels.core.reduction import wide_type
-from kernels.loss.regions import REGIONS, TINY, Sums
+from kernels.loss.regions import METRICS, REGIONS, TINY, Sums
 from kernels.loss.spec import LossSpec
 from kernels.pointwise.reference import log_softmax_forward, softmax_forward
 
@@ -70,12 +69,33 @@ def cross_entropy(pixels: Pixels, spec: LossSpec) -> Term:
 
     dz = (p sum_c s_c - s) / sum_i w_{y_i}.
     """
+    losses, dz = _entropies(pixels, spec)
+    norm = _at_least_tiny(pixels.label_weight.sum())
+    return {}, losses.sum() / norm, dz / norm
+
+
+def top_k(pixels: Pixels, spec: LossSpec) -> Term:
+    """The mean of the k largest l_i = -<s_i, log p_i>, s as in `cross_entropy`, k = ceil(spec.hardest count).
+
+    (Wu et al., arXiv 1605.06457; "online hard example mining"; the hardest pixels of the batch, not of each image.)
+    dz = (p sum_c s_c - s) / k on those pixels; among equal ones the first are taken. NaN counts as the hardest.
+    """
+    xp = array_module(pixels.z)
+    losses, dz = _entropies(pixels, spec)
+    k = xp.ceil(pixels.count * spec.hardest - 1e-6).clip(1, None)
+    hardness = xp.where(pixels.m[:, 0] > 0, xp.where(xp.isnan(losses), xp.inf, losses), -xp.inf)
+    rank = xp.empty(len(losses), int)
+    rank[xp.argsort(-hardness, kind="stable")] = xp.arange(len(losses))
+    taken = (rank < k) & (pixels.m[:, 0] > 0)
+    return {}, xp.where(taken, losses, 0).sum() / k, xp.where(taken[:, None], dz, 0) / k
+
+
+def _entropies(pixels: Pixels, spec: LossSpec) -> tuple[Array, Array]:
+    """Every pixel's smoothed cross-entropy (M,) and its gradient (M, C)."""
     z, t, m, w = pixels
     e, logp = spec.label_smoothing, log_softmax_forward(z, 1)
     s = w * ((1 - e) * t + e / z.shape[1] * m)
-    norm = _at_least_tiny(pixels.label_weight.sum())
-    dz = (array_module(z).exp(logp) * s.sum(1, keepdims=True) - s) / norm
-    return {}, -_times_log(s, logp).sum() / norm, dz
+    return -_times_log(s, logp).sum(1), array_module(z).exp(logp) * s.sum(1, keepdims=True) - s
 
 
 def focal(pixels: Pixels, spec: LossSpec) -> Term:
@@ -142,6 +162,21 @@ def region(name: str, pixels: Pixels, spec: LossSpec) -> Term:
     return {}, value, p * (dp - (p * dp).sum(1, keepdims=True))
 
 
+def metric(name: str, pixels: Pixels, spec: LossSpec) -> Term:
+    """Overlap with soft truth t~ = (1 - e) t + e / C, e the label smoothing: I = sum m min(p, t~), T = sum m t~; dp = m (A [p < t~] + B), then (*).
+
+    jaccard_metric: Wang et al., arXiv 2302.05666;  dice_semimetric: arXiv 2303.16296. |p| + |t~| - |p - t~| = 2 min(p, t~).
+    """
+    xp = array_module(pixels.z)
+    z, t, m, w = pixels
+    p = softmax_forward(z, 1)
+    soft = m * ((1 - spec.label_smoothing) * t + spec.label_smoothing / z.shape[1])
+    sums = Sums(xp.minimum(m * p, soft).sum(0), (p * m).sum(0), soft.sum(0), w, m.sum(), t.sum(0))
+    value, a, b = METRICS[name](sums, spec)
+    dp = m * (a * (p < soft) + b)
+    return {}, value, p * (dp - (p * dp).sum(1, keepdims=True))
+
+
 def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
     """Lovasz-softmax over the batch, weighted mean over the classes present.  (Berman et al., arXiv 1705.08790)
 
@@ -177,8 +212,14 @@ def _at_least_tiny(x: Array) -> Array:
     return x.clip(TINY, None)
 
 
-_FUNCTIONS = {"margin": margin, "focal": focal, "cross_entropy": cross_entropy, "lovasz": lovasz} | {k: partial(region, k) for k in REGIONS}
-FORMULAS = _FUNCTIONS | REGIONS  # each with its docstring
+_FUNCTIONS = {"margin": margin, "focal": focal, "cross_entropy": cross_entropy, "top_k": top_k, "lovasz": lovasz}
+FORMULAS = _FUNCTIONS | REGIONS | dict.fromkeys(METRICS, metric)  # each with its docstring
+
+
+def _term(name: str, pixels: Pixels, spec: LossSpec) -> Term:
+    if name in REGIONS:
+        return region(name, pixels, spec)
+    return metric(name, pixels, spec) if name in METRICS else _FUNCTIONS[name](pixels, spec)
 
 
 def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts, Array | None]:
@@ -191,7 +232,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, P
     value: Array | float = 0.0
     parts: Parts = {}
     for name, coefficient in spec.terms:
-        inner, term, _ = _FUNCTIONS[name](pixels_of(logits, labels, spec, name), spec)
+        inner, term, _ = _term(name, pixels_of(logits, labels, spec, name), spec)
         parts[name] = term
         parts.update({f"{name}_{key}": part for key, part in inner.items()})
         value = value + coefficient * term
@@ -209,6 +250,6 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     dy = xp.asarray(dy, d.dtype)
     for name, coefficient in spec.terms:
         pixels = pixels_of(logits, labels, spec, name)
-        _, _, dz = _FUNCTIONS[name](pixels, spec)
+        _, _, dz = _term(name, pixels, spec)
         d[:, d.shape[1] - dz.shape[1] :] += xp.where(pixels.m > 0, (dy * coefficient) * dz, xp.zeros((), d.dtype))
     return d.reshape(logits.shape).astype(logits.dtype)

@@ -21,17 +21,21 @@ TINY = 1e-30
 
 
 class Sums(NamedTuple):
-    """Per class I, P, T and the class weight w, each (C,); the number M of valid pixels (a scalar)."""
+    """Per class I, P, T and the class weight w, each (C,); the number M of valid pixels (a scalar).
+
+    pixels: how many each class has (C,), where T is another number: the truth is soft in the metric losses.
+    """
 
     hit: Array
     probability: Array
     truth: Array
     w: Array
     count: Array
+    pixels: Array | None = None
 
     def shares(self, spec: LossSpec) -> Array:
         """W_c (C,)."""
-        w = self.w * (self.truth > 0) if spec.absent == "present" else self.w
+        w = self.w * ((self.truth if self.pixels is None else self.pixels) > 0) if spec.absent == "present" else self.w
         return w / w.sum().clip(TINY, None)
 
 
@@ -128,3 +132,7 @@ REGIONS: dict[str, Callable[[Sums, LossSpec], Settled]] = {
     "generalized_dice": generalized_dice,
     "mcc": mcc,
 }
+# With soft truth t~ = (1 - e) t + e / C, e = spec.label_smoothing, sum p t~ is no overlap: it is largest for a p of 0 and 1.
+# These take I_c = sum m min(p, t~) and T_c = sum m t~, so that V is 0 exactly at p = t~, and dV/dp = m (A [p < t~] + B).
+# With e = 0 they are IoU and Dice.
+METRICS: dict[str, Callable[[Sums, LossSpec], Settled]] = {"jaccard_metric": iou, "dice_semimetric": dice}

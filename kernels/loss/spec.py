@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-TERMS = ("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "tversky", "focal_tversky", "generalized_dice", "mcc")
+TERMS = (
+    *("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "tversky", "focal_tversky", "generalized_dice", "mcc"),
+    *("jaccard_metric", "dice_semimetric", "top_k"),
+)
 BACKGROUNDS = ("train", "mask")
 
 
@@ -18,9 +22,11 @@ class LossSpec:
         count nowhere and its logit is not in the softmax, so it gets no gradient.
     gamma: focal exponent.   smooth: added to numerator and denominator of Dice, IoU and Tversky, in pixels.
     alpha, beta: what false positives and false negatives weigh in the Tversky terms.   tversky_power: exponent of the focal one.
-    label_smoothing: of the cross-entropy.   power: exponent of the margin's norms.
+    label_smoothing: of the cross-entropy (`top_k` too), and of the truth in `jaccard_metric` and `dice_semimetric`.
+    power: exponent of the margin's norms.
     false_positive: share of f_p in the margin loss, 1 - share is f_n's.
     margin_reduction: 'mean' over valid pixels, 'sum', or 'weighted' (divided by the sum of the labels' weights).
+    hardest: share of the valid pixels, the hardest ones, that `top_k` is the mean of.
     absent: what the region terms do with a class that has no pixel in the batch: 'present' leaves it out, 'all' keeps it as a pure
         false-positive penalty. Lovasz and MCC always leave it out.
     """
@@ -39,7 +45,13 @@ class LossSpec:
     alpha: float = 0.3
     beta: float = 0.7
     tversky_power: float = 0.75
+    hardest: float = 0.25
 
     def background_of(self, term: str) -> str:
         """The background policy of one term."""
         return self.background if isinstance(self.background, str) else dict(self.background).get(term, "train")
+
+    def split(self, names: Collection[str]) -> tuple[LossSpec | None, LossSpec | None]:
+        """The sum of the terms `names`, and that of the rest: a loss is the sum of both. None for a sum of nothing."""
+        own, rest = ([term for term in self.terms if (term[0] in names) == inside] for inside in (True, False))
+        return tuple(replace(self, terms=tuple(part)) if part else None for part in (own, rest))  # type: ignore[return-value]

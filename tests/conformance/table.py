@@ -52,6 +52,7 @@ class Row:
 
 CONTAINER = "holds modules or arrays, and computes nothing"
 NOT_IN_TORCH = "PyTorch has no such block; tests/test_gradients.py and tests/test_layers.py check what it is made of"
+NEW_LOSS = "PyTorch has no such loss; tests/test_parity.py compares it with one written in PyTorch, on chosen cases"
 WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have no row, and why
     "REPORT_TERMS": "a constant",
     "make_spec": "settings of losses, and no operator",
@@ -59,6 +60,8 @@ WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have
     "SegmentationLoss": "the base of all losses, and the row of CombinedLoss with it",
     "polarized_channel": NOT_IN_TORCH,
     "polarized_spatial": NOT_IN_TORCH,
+    **dict.fromkeys(("jaccard_metric_loss", "dice_semimetric_loss", "top_k_loss"), NEW_LOSS),
+    **dict.fromkeys(("JaccardMetricLoss", "DiceSemimetricLoss", "TopKLoss", "UnifiedFocalLoss"), NEW_LOSS),
     "ConvNorm": "a convolution and batch norm, which have rows; tests/stateful.py compares the two with it",
     "LoadReport": "what load_state_dict found",
     "Size": "what measure found",

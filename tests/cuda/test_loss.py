@@ -56,6 +56,13 @@ def check(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, dtype: str, dy
     assert not dz.get()[labels == (spec.ignore_index if spec.ignore_index is not None else -1)].any()
 
 
+def test_terms_that_the_kernels_do_not_serve_are_added() -> None:
+    """Lovasz, the hardest pixels and the metric losses come from the reference, the others from the kernels."""
+    terms = (("iou", 0.5), ("jaccard_metric", 1.0), ("top_k", 0.5), ("lovasz", 0.3), ("cross_entropy", 1.0))
+    spec = LossSpec(terms, (0.5, 1.0, 2.0, 1.5, 1.0), ignore_index=2, label_smoothing=0.1)
+    check(*made((2, 7, 9), 5, 3, ignored=2), spec, "float32")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("shape", "classes"), SHAPES)
@@ -116,7 +123,7 @@ def test_same_bits_in_every_run_and_an_empty_batch() -> None:
 def test_what_is_not_served_falls_back() -> None:
     logits, labels = made((2, 4, 5), 5, 6)
     z, y = cupy.asarray(logits), cupy.asarray(labels)
-    specs = [LossSpec((("lovasz", 1.0), ("focal", 1.0))), LossSpec(EVERY, background=(("margin", "mask"),))]
+    specs = [LossSpec((("lovasz", 1.0), ("top_k", 1.0))), LossSpec(EVERY, background=(("margin", "mask"),))]
     for spec in specs:
         with kernel_log() as served:
             value, parts, state = loss_forward(z, y, spec)
