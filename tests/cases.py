@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch_forms as forms
+import torch_losses as losses
 from array_cases import ARRAY_CASES
 from case import Bad, Case
 
@@ -384,45 +385,45 @@ CASES = [
     Case(
         "cross_entropy",
         ops.cross_entropy,
-        forms.cross_entropy,
+        losses.cross_entropy,
         [*LOSS_SAMPLES, s(*Z, weight=WEIGHTS, label_smoothing=0.1, note="smoothing")],
         LOSS_BAD,
     ),
     Case(
         "focal_loss",
         ops.focal_loss,
-        forms.focal,
+        losses.focal,
         [*LOSS_SAMPLES, s(*Z, gamma=0.5), s(*Z, gamma=0.0)],
         [Bad(Z, ValueError, "gamma is -1", {"gamma": -1.0})],
     ),
     Case(
-        "dice_loss", ops.dice_loss, forms.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]
+        "dice_loss", ops.dice_loss, losses.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]
     ),
-    Case("iou_loss", ops.iou_loss, forms.iou, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
+    Case("iou_loss", ops.iou_loss, losses.iou, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
     Case(
         "tversky_loss",
         ops.tversky_loss,
-        forms.tversky,
+        losses.tversky,
         [*LOSS_SAMPLES, s(*Z, alpha=1.5, beta=0.2, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")],
         [Bad(Z, ValueError, "alpha is -1", {"alpha": -1.0})],
     ),
-    Case("focal_tversky_loss", ops.focal_tversky_loss, forms.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]),
-    Case("generalized_dice_loss", ops.generalized_dice_loss, forms.generalized_dice, [*LOSS_SAMPLES, s(*Z, absent="all")]),
-    Case("mcc_loss", ops.mcc_loss, forms.mcc, LOSS_SAMPLES),
-    Case("jaccard_metric_loss", ops.jaccard_metric_loss, forms.jaccard_metric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
-    Case("dice_semimetric_loss", ops.dice_semimetric_loss, forms.dice_semimetric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
+    Case("focal_tversky_loss", ops.focal_tversky_loss, losses.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]),
+    Case("generalized_dice_loss", ops.generalized_dice_loss, losses.generalized_dice, [*LOSS_SAMPLES, s(*Z, absent="all")]),
+    Case("mcc_loss", ops.mcc_loss, losses.mcc, LOSS_SAMPLES),
+    Case("jaccard_metric_loss", ops.jaccard_metric_loss, losses.jaccard_metric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
+    Case("dice_semimetric_loss", ops.dice_semimetric_loss, losses.dice_semimetric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
     Case(
         "top_k_loss",
         ops.top_k_loss,
-        forms.top_k,
+        losses.top_k,
         [*LOSS_SAMPLES, s(*Z, hardest=0.6, label_smoothing=0.1, weight=WEIGHTS), s(*Z, hardest=1.0), s(*Z, hardest=0.0, note="one pixel")],
         [Bad(Z, ValueError, "hardest is 1.5", {"hardest": 1.5})],
     ),
-    Case("lovasz_softmax", ops.lovasz_softmax, forms.lovasz, LOSS_SAMPLES),
+    Case("lovasz_softmax", ops.lovasz_softmax, losses.lovasz, LOSS_SAMPLES),
     Case(
         "margin_loss",
         ops.margin_loss,
-        forms.margin,
+        losses.margin,
         [
             *LOSS_SAMPLES,
             s(*Z, reduction="sum", weight=WEIGHTS),
@@ -434,7 +435,7 @@ CASES = [
     Case(
         "combined_loss",
         ops.combined_loss,
-        forms.combined,
+        losses.combined,
         [
             *LOSS_SAMPLES,
             s(*Z, background={"margin": "mask", "iou": "mask"}, note="policy per term"),
