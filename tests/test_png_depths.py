@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from engine.data import DataError, load
+from tests.fuzz.pictures import tiff16
 
 GREY, PALETTE = 0, 3
 H, W = 8, 16  # and a row of 16 samples of 1, 2, 4, 8 or 16 bits is whole bytes
@@ -69,3 +70,44 @@ def test_what_is_no_label_is_named_as_it_is_stored(tmp_path, depth, value) -> No
     labels[3, 7] = value
     with pytest.raises(DataError, match=f"got {value} at row 3, column 7, expected whole labels 0..4"):
         load(folder(tmp_path, png(numbers(255), 8), png(labels, depth)))
+
+
+# --- colour of 16 bits -------------------------------------------------------------------------------------------------------
+
+RGB, RGBA = 2, 6
+
+
+def filtered(kind: int, row: bytes, above: bytes, unit: int) -> bytes:
+    """A row as PNG's specification filters it: none, sub, up, average, Paeth. unit: bytes of a pixel."""
+    out = bytearray([kind])
+    for k, byte in enumerate(row):
+        a, b, c = (row[k - unit] if k >= unit else 0), above[k], (above[k - unit] if k >= unit else 0)
+        paeth = min((a, b, c), key=lambda value: abs(a + b - c - value))
+        out.append((byte - (0, a, b, (a + b) // 2, paeth)[kind]) & 255)
+    return bytes(out)
+
+
+def deep(levels: np.ndarray) -> bytes:
+    """A PNG of 16 bits per channel, whose rows have all filters in turn."""
+    rows = [row.astype(">u2").tobytes() for row in levels]
+    packed = b"".join(filtered(k % 5, row, above, 2 * levels.shape[2]) for k, (row, above) in enumerate(zip(rows, [bytes(len(rows[0])), *rows])))
+    header = struct.pack(">IIBBBBB", W, H, 16, RGB if levels.shape[2] == 3 else RGBA, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["RGB", "RGBA", "TIFF <", "TIFF >", "TIFF deflated"])
+def test_colour_of_16_bits_is_read_in_full(tmp_path, form) -> None:
+    levels = np.random.default_rng(1).integers(0, 1 << 16, (H, W, 4 if form == "RGBA" else 3))
+    content = deep(levels) if form.startswith("RGB") else tiff16(">" if form[-1] == ">" else "<", levels, 1, deflated="deflated" in form)
+    found = load(folder(tmp_path, content, png(numbers(4), 8)))
+    assert found.train.images.dtype == np.uint16
+    np.testing.assert_array_equal(found.train.images[0], levels[..., :3])
+    assert any("alpha channel, which is dropped" in note for note in found.notes) == (form == "RGBA")
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+def test_planes_of_16_bits_are_refused(tmp_path, deflated) -> None:
+    """Pillow gives other numbers for them without a word."""
+    levels = np.random.default_rng(1).integers(0, 1 << 16, (H, W, 3))
+    with pytest.raises(DataError, match="got a TIFF with a plane of 16 bits for each channel, expected channels side by side"):
+        load(folder(tmp_path, tiff16("<", levels, 2, deflated), png(numbers(4), 8)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from engine.errors import check_regular, reading
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "PPM")  # no format whose reader starts another program, or seldom sees a file
 MOST_PIXELS = 1 << 26
 _MOST_BYTES = 1 << 29
+_PLANES, _BITS = 284, 258  # tags of a TIFF; Pillow reads planes of more than 8 bits wrongly
 
 
 @contextmanager
@@ -36,6 +38,8 @@ def open_image(path: Path) -> Iterator[Any]:
         with image:
             if image.width * image.height > MOST_PIXELS:
                 raise DataError(f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all")
+            if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
+                raise DataError(f"{path}: got a TIFF with a plane of {image.tag_v2[_BITS][0]} bits for each channel, expected channels side by side")
             yield image
 
 
@@ -62,26 +66,57 @@ def read_header(path: Path) -> Header:
     with open_image(path) as image:
         if image.mode not in MODES:
             raise DataError(f"{path}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
-        channels, dtype = MODES[image.mode]
+        channels, dtype = (3, np.uint16) if _deep(image) else MODES[image.mode]
         alpha = image.mode in ("LA", "RGBA", "PA") or (image.mode == "P" and "transparency" in image.info)
         return Header((image.height, image.width), channels, np.dtype(dtype), alpha)
+
+
+def _deep(image: Any) -> str | None:
+    """How the samples of 16 bits of an RGB or RGBA image are stored, as Pillow names it; None where they have 8."""
+    kinds = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    return kind if image.mode in ("RGB", "RGBA") and isinstance(kind, str) and kind[-4:] in (";16B", ";16L", ";16N") else None
+
+
+def _deep_bytes(path: Path, order: str) -> np.ndarray:
+    """One byte of each sample of such an image, (H, W, 3): the first that is stored (order 'B') or the second ('L')."""
+    with open_image(path) as image:
+        kind = _deep(image)
+        if kind is None:
+            raise DataError(f"{path}: has changed while it was read")
+        name = kind[:-1] + order
+        image.tile = [tile._replace(args=name if isinstance(tile.args, str) else (name, *tile.args[1:])) for tile in image.tile]
+        return np.asarray(image)[..., :3]
 
 
 _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha."""
+    """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha.
+
+    Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, by the order of bytes that it is told. So it is asked for both.
+    """
     with open_image(path) as image:
         channels, dtype = MODES[image.mode]
-        if dtype == np.uint8:
-            return np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        pixels = np.asarray(image)
-        if dtype == np.float32 and not np.isfinite(pixels).all():
-            raise DataError(f"{path}: got levels that are NaN or infinite")
-        if image.mode == "I" and (pixels.min() < 0 or pixels.max() >= 1 << 16):
-            raise DataError(f"{path}: got levels {pixels.min()} to {pixels.max()}, expected 0 to 65535")
-        return pixels.astype(dtype)
+        kind = _deep(image)
+        if kind is None:
+            return _shallow(path, image, channels, dtype)
+    first, second = (_deep_bytes(path, order).astype(np.uint16) for order in "BL")
+    big = kind.endswith("B") or (kind.endswith("N") and sys.byteorder == "big")
+    return first << 8 | second if big else second << 8 | first
+
+
+def _shallow(path: Path, image: Any, channels: int, dtype: type) -> np.ndarray:
+    """The levels of an image of one of Pillow's modes."""
+    if dtype == np.uint8:
+        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    pixels = np.asarray(image)
+    if dtype == np.float32 and not np.isfinite(pixels).all():
+        raise DataError(f"{path}: got levels that are NaN or infinite")
+    if image.mode == "I" and (pixels.min() < 0 or pixels.max() >= 1 << 16):
+        raise DataError(f"{path}: got levels {pixels.min()} to {pixels.max()}, expected 0 to 65535")
+    return pixels.astype(dtype)
 
 
 def read_stored(path: Path) -> np.ndarray:

@@ -171,16 +171,18 @@ def _tiffs() -> list[bytes]:
     levels = np.random.default_rng(2).integers(0, 1 << 16, (H, W, 3))
     return [
         *made,
-        *(_tiff(order, levels, planar) for order in "<>" for planar in (1, 2)),
-        _tiff(">", levels[..., :1], 1),
+        *(tiff16(order, levels, planar) for order in "<>" for planar in (1, 2)),
+        tiff16(">", levels[..., :1], 1),
+        tiff16("<", levels, 1, deflated=True),
     ]
 
 
-def _tiff(order: str, levels: np.ndarray, planar: int) -> bytes:
+def tiff16(order: str, levels: np.ndarray, planar: int, deflated: bool = False) -> bytes:
     """A TIFF of 16 bits per sample, of one strip (a strip per sample where planar is 2), in either order of bytes."""
     h, w, samples = levels.shape
     planes = [levels] if planar == 1 else [levels[..., k] for k in range(samples)]
     strips = [plane.astype(order + "u2").tobytes() for plane in planes]
+    strips = [zlib.compress(strip) for strip in strips] if deflated else strips
     at = 8
     places = []
     for strip in strips:
@@ -199,7 +201,7 @@ def _tiff(order: str, levels: np.ndarray, planar: int) -> bytes:
         entry(256, 3, [w]),
         entry(257, 3, [h]),
         entry(258, 3, [16] * samples),
-        entry(259, 3, [1]),
+        entry(259, 3, [8 if deflated else 1]),
         entry(262, 3, [2 if samples > 1 else 1]),
         entry(273, 4, places),
         entry(277, 3, [samples]),
