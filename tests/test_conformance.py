@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from conformance.search import attempt, case_seed, shrink
 from conformance.table import WITHOUT, Row, table
 
 import layers
-from autograd import ops
+from autograd import Tensor, ops
 
 CASES = int(os.environ.get("AREOGRAD_CONFORMANCE_CASES", "40"))  # per operator
 ROWS = [pytest.param(row, id=name) for name, row in table().items()]
@@ -67,6 +69,26 @@ def test_a_wrong_operator_is_found_and_its_case_shrunk() -> None:
     pytest.fail("a hundred cases have not found a wrong ReLU")
 
 
+def _roundings(y: Tensor) -> Tensor:
+    """Every value off by 64 roundings."""
+    return y * (1 + 64 * np.finfo(y.dtype).eps) if y.dtype.kind == "f" else y
+
+
+def _slope(y: Tensor) -> Tensor:
+    """The same values, with gradients off by a thousandth."""
+    return y + 1e-3 * (y - y.detach())
+
+
+@pytest.mark.parametrize("wrong", [_roundings, _slope])
+@pytest.mark.parametrize("name", ["exp", "layer_norm", "scaled_dot_product_attention"])
+def test_the_bar_finds_what_is_off_by_a_few_roundings_or_a_thousandth_of_the_gradient(name: str, wrong: Callable[[Tensor], Tensor]) -> None:
+    """Also where numbers cancel, so that more is allowed: within a hundred cases."""
+    row = dataclasses.replace(table()[name], ours=lambda *xs, **settings: wrong(table()[name].ours(*xs, **settings)))
+    wanted = "value" if wrong is _roundings else "gradient"
+    findings = (attempt(row, Choices(case_seed(0, "off", k)))[1] for k in range(100))
+    assert any(finding is not None and finding.kind.startswith(wanted) for finding in findings)
+
+
 def test_a_record_replays_its_case() -> None:
     row = table()["conv2d"]
     choices = Choices(17)
@@ -77,8 +99,6 @@ def test_a_record_replays_its_case() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0, 2)])
 def test_layouts_keep_the_values(layout: str, shape: tuple[int, ...]) -> None:
-    import numpy as np
-
     x = np.asarray(np.random.default_rng(0).standard_normal(shape))
     y = laid_out(x, layout)
     assert y.shape == x.shape

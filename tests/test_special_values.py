@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import SAMPLE_IDS, SAMPLES, Case, Sample
+from fast_rule import algorithm
 from special_values import SPECIAL, UNLIKE, differences
 
 from autograd import Tensor, ops
 from kernels.core.dispatch import use_kernels
 from kernels.loss import TERMS
+
+torch = pytest.importorskip("torch")
 
 BACKENDS = ("reference", "fast")
 
@@ -28,6 +31,36 @@ WITH_TORCH = [
 @pytest.mark.parametrize(("case", "sample"), [row[:2] for row in WITH_TORCH], ids=[row[2] for row in WITH_TORCH])
 def test_special_values_come_out_where_pytorch_has_them(case: Case, sample: Sample, backend: str) -> None:
     assert not (wrong := differences(case, sample, backend)), "\n".join(wrong[:10])
+
+
+# -- Winograd -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", SPECIAL)
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(m: int, r: int, dilation: int, value: float) -> None:
+    """Where PyTorch has NaN or infinity, ours is one or the other; tiles that do not read the value have the bits that they have without it."""
+    rng = np.random.default_rng(0)
+    images, filters = rng.standard_normal((2, 27, 29, 8)).astype(np.float32), rng.standard_normal((r, r, 8, 8)).astype(np.float32)
+    at, padding, reach = (13, 14), (r // 2) * dilation, (m + r - 1) * dilation
+    changed = images.copy()
+    changed[1, *at, 3] = value
+    results = []
+    with algorithm(f"winograd{m}"), np.errstate(all="ignore"):
+        for x in (images, changed):
+            results.append(ops.conv2d(Tensor(x), Tensor(filters), padding=padding, dilation=dilation).data)
+    x, w = torch.tensor(changed).permute(0, 3, 1, 2), torch.tensor(filters).permute(3, 2, 0, 1)
+    theirs = torch.nn.functional.conv2d(x, w, padding=padding, dilation=dilation).permute(0, 2, 3, 1).numpy()
+    without, got = results
+    assert not np.isfinite(theirs).all()
+    assert not np.isfinite(got[~np.isfinite(theirs)]).any()
+    assert (np.isfinite(theirs) & ~np.isfinite(got)).any() == (m > 2)  # all of a tile of 2x2 hangs on what it reads, but for the ends of its rows
+    far = np.ones((27, 29), bool)
+    far[max(0, at[0] - reach) : at[0] + reach + 1, max(0, at[1] - reach) : at[1] + reach + 1] = False
+    assert far.any()
+    np.testing.assert_array_equal(got[0], without[0])
+    np.testing.assert_array_equal(got[1][far], without[1][far])
 
 
 # -- losses ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from .operands import NUMBERS, Case, Operand, array, broadcastable, case, dtype,
 from .table import Difference, Row
 
 F = torch.nn.functional
+BROADCAST = "sums over broadcast axes, in the gradient"
 
 
 def as_seen(x: Operand, y: Operand) -> None:
@@ -201,9 +202,9 @@ ROWS = [
     _single("leaky_relu", F.leaky_relu, _leaky, smooth=False),
     _single("add_relu", lambda x, other: F.relu(x + other), _add_relu, smooth=False),
     _single("sigmoid", torch.sigmoid),
-    _single("tanh", torch.tanh, cancels=True),  # 1 - y^2
-    _single("silu", F.silu),
-    _single("gelu", F.gelu, cancels=True),
+    _single("tanh", torch.tanh, cancels="1 - y^2, in the gradient"),
+    _single("silu", F.silu, cancels="1 + x (1 - s), in the gradient"),
+    _single("gelu", F.gelu, cancels="1 + erf far below 0"),
     Row("gate", _gate, ops.gate, lambda x, z: x * z.sigmoid()),
     Row("blend", _blend, ops.blend, _torch_blend),
     *(_pair(name, getattr(ops, name), getattr(operator, method)) for name, method in COMPARISONS.items()),

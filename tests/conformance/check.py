@@ -20,6 +20,7 @@ from .table import Difference, Row
 
 CLEAR = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError)
 FEW = 8  # roundings
+SAMPLES = 5  # further places at which PyTorch's error is measured
 LACKING = ("not implemented for", "not supported for", "expected m1 and m2")  # what PyTorch says where it merely lacks a kernel for a dtype
 
 
@@ -215,12 +216,14 @@ def _check_values(row: Row, case: Case, what: str, a: np.ndarray, b: np.ndarray,
     if not finite.any():
         return
     bar = _bar(a, b, c, finite, alone) + row.bound(case) * float(np.abs(c[finite]).max())
-    if row.cancels:
-        bar = bar + FEW * float(np.finfo(a.dtype).eps) * _largest(case)
     error = _apart(a, c, finite)
     if (error <= bar).all():
         return
-    bar = bar + (_yardstick(row, case, c, part, finite, alone) if row.smooth else 0.0)
+    bar = bar + 3 * _sampled(row, case, c, part, finite, alone)
+    if (error <= bar).all():
+        return
+    if row.cancels and (what.startswith("gradient") or not row.cancels.endswith(", in the gradient")):
+        bar = bar + FEW * float(np.finfo(a.dtype).eps) * _largest(case) + (_allowance(row, case, c, part, finite, alone) if row.smooth else 0.0)
     if not (error <= bar).all():
         worst = np.unravel_index(int(np.argmax(error - bar)), a.shape)
         numbers = f"{float(a[worst])!r}, expected {float(c[worst])!r} (PyTorch {float(b[worst])!r}; off by {error[worst]:.3g})"
@@ -232,7 +235,7 @@ def _largest(case: Case) -> float:
     size = 4.0
     for o in case.operands:
         x = getattr(o, "values", None)
-        if isinstance(x, np.ndarray) and x.dtype.kind == "f" and np.isfinite(x).any():
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iuf" and np.isfinite(x).any():
             size *= max(1.0, float(np.abs(x[np.isfinite(x)]).max()))
     return size
 
@@ -248,7 +251,19 @@ def _bar(a: np.ndarray, b: np.ndarray, c: np.ndarray, finite: np.ndarray, alone:
     return 3 * naive + FEW * float(info.eps) * size + 4 * float(info.smallest_normal)
 
 
-def _yardstick(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray, alone: bool) -> Any:
+def _sampled(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray, alone: bool) -> Any:
+    """The largest error of PyTorch's version in the same dtype at inputs near the case's: at a single one it may happen to be exact."""
+    largest = np.zeros(c.shape)
+    like = theirs(row, case)
+    for seed in range(SAMPLES):
+        near = _moved(case, seed)
+        own, exact = theirs(row, near, like=like), theirs(row, near, True, like=like)
+        if own.error is None and exact.error is None and part(own).shape == c.shape:
+            largest = np.maximum(largest, np.nan_to_num(_apart(part(own), part(exact), finite), posinf=0.0))
+    return largest if alone else largest.max()
+
+
+def _allowance(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray, alone: bool) -> Any:
     """How far the results move when every input is off by one rounding: what no algorithm in this dtype can be asked to beat, times a few."""
     moved = np.zeros(c.shape)
     like = theirs(row, case)
@@ -257,10 +272,6 @@ def _yardstick(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarra
         if other.error is None and part(other).shape == c.shape:
             with np.errstate(all="ignore"):
                 moved = np.maximum(moved, np.nan_to_num(np.where(finite, np.abs(part(other) - c), 0.0)))
-        own = theirs(row, _moved(case, seed), like=like)
-        exact = theirs(row, _moved(case, seed), True, like=like)
-        if own.error is None and exact.error is None and part(own).shape == c.shape:
-            moved = np.maximum(moved, np.nan_to_num(_apart(part(own), part(exact), finite), posinf=0.0))
     if c.dtype == np.float64 and any(o is not None and getattr(o.values, "dtype", None) == np.float64 for o in case.operands):
         narrow = theirs(row, _narrow(case), like=like)
         if narrow.error is None and part(narrow).shape == c.shape:

@@ -11,9 +11,9 @@ import torch
 
 from autograd import ops
 
-from .arithmetic import RANGE, as_seen, of_numbers, one_operand, two_operands
+from .arithmetic import BROADCAST, RANGE, as_seen, of_numbers, one_operand, two_operands
 from .choices import Choices
-from .norms import INFINITE_GAIN
+from .norms import INFINITE_GAIN, MEAN
 from .operands import (
     INTEGERS,
     Case,
@@ -403,13 +403,13 @@ ONE_DTYPE = Difference(
 
 ROWS = [
     _single("abs", torch.abs, smooth=False),
-    Row("clip", _clip, _our_clip, _torch_clip, smooth=False, cancels=True, differences=(RANGE, WIDER_BOUND)),  # sums over broadcast axes
+    Row("clip", _clip, _our_clip, _torch_clip, smooth=False, cancels=BROADCAST, differences=(RANGE, WIDER_BOUND)),
     _single("sin", torch.sin),
     _single("cos", torch.cos),
     _single("erf", torch.erf),
     _single("softplus", F.softplus, _softplus),
-    _single("maximum", of_numbers(torch.maximum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),  # sums over broadcast axes
-    _single("minimum", of_numbers(torch.minimum), two_operands, smooth=False, cancels=True, differences=(RANGE,)),
+    _single("maximum", of_numbers(torch.maximum), two_operands, smooth=False, cancels=BROADCAST, differences=(RANGE,)),
+    _single("minimum", of_numbers(torch.minimum), two_operands, smooth=False, cancels=BROADCAST, differences=(RANGE,)),
     _over("min", "amin", scale="element", smooth=False),
     _over("var", "var", _spread, differences=(FEW_VALUES,)),
     _over("std", "std", _spread, differences=(FEW_VALUES,)),
@@ -442,7 +442,7 @@ ROWS = [
         _einsum_of(torch.einsum),
         differences=(ONE_DTYPE, ORDER),
     ),
-    Row("linear", _linear, ops.linear, F.linear, differences=(ONE_BIAS,)),
+    Row("linear", _linear, ops.linear, F.linear, cancels="a sum of products", differences=(ONE_BIAS,)),
     Row("conv1d", _conv1d, ops.conv1d, _torch_conv1d, words=("conv1d", "conv2d"), differences=CONVOLUTIONS),
     Row(
         "group_norm",
@@ -451,7 +451,7 @@ ROWS = [
         _torch_group_norm,
         words=("group_norm", "layer_norm"),
         differences=(ONE_VALUE, INFINITE_GAIN),
-        cancels=True,
+        cancels=MEAN,
     ),
-    Row("rms_norm", finite_cotangent(_rms_norm), _our_rms_norm, _torch_rms_norm, cancels=True),
+    Row("rms_norm", finite_cotangent(_rms_norm), _our_rms_norm, _torch_rms_norm, cancels=MEAN),
 ]

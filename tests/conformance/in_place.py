@@ -73,7 +73,7 @@ def _integers(c: Case, holds: Callable[[np.ndarray], Any]) -> bool:
 
 def _is_no_integer(c: Case) -> bool:
     x, y = (np.asarray(o.values) for o in c.operands)
-    return x.dtype.kind in "iu" and y.dtype.kind == "f" and not bool((np.abs(y) <= np.iinfo(x.dtype).max).all())
+    return x.dtype.kind in "iu" and y.dtype.kind == "f" and not bool(((np.iinfo(x.dtype).min <= y) & (y <= np.iinfo(x.dtype).max)).all())
 
 
 BY_ZERO = Difference(

@@ -9,7 +9,7 @@ import torch
 
 from autograd import ops
 
-from .arithmetic import RANGE, of_numbers, two_operands
+from .arithmetic import BROADCAST, RANGE, of_numbers, two_operands
 from .choices import Choices
 from .in_place import BY_ZERO
 from .operands import FLOATS, INTEGERS, Case, Operand, broadcastable, case, dtype, palette, shape, tensor
@@ -68,6 +68,15 @@ ROWS = [
     Row("bitwise_xor", _bits, ops.bitwise_xor, operator.xor, "element", differences=(RANGE,)),
     Row("bitwise_not", _inverted, ops.bitwise_not, torch.bitwise_not, "element"),
     Row("floor_divide", _constant, ops.floor_divide, of_numbers(torch.floor_divide), "element", smooth=False, differences=(RANGE, BY_ZERO)),
-    Row("remainder", two_operands, ops.remainder, of_numbers(torch.remainder), "element", smooth=False, cancels=True, differences=(RANGE, BY_ZERO)),
+    Row(
+        "remainder",
+        two_operands,
+        ops.remainder,
+        of_numbers(torch.remainder),
+        "element",
+        smooth=False,
+        cancels=BROADCAST,
+        differences=(RANGE, BY_ZERO),
+    ),
     Row("cast", _cast, ops.cast, lambda x, dtype: x.to(getattr(torch, dtype)), "element", smooth=False, differences=(UNDEFINED,)),
 ]

@@ -190,6 +190,12 @@ NOTHING = Difference(
     "other",
     _weighs_nothing,
 )
+LIMIT = Difference(
+    "cross-entropy where a class of probability 0 weighs nothing",
+    "0 log 0 is 0, the limit; PyTorch multiplies 0 by infinity, which gives NaN",
+    "infinite",
+    lambda c: bool((c.operands[0].values == -np.inf).any()) and bool(c.settings["label_smoothing"] or 0 in (c.settings["weight"] or ())),
+)
 NO_CORRELATION = Difference(
     "Matthews' loss where every class has no pixel, or all of them",
     "there is nothing to correlate: it is 0, as a loss of no pixels; a quotient of nothing is NaN",
@@ -204,6 +210,8 @@ EQUAL_ERRORS = Difference(
 )
 _region = _segmentation(smooth=(1.0, 0.1, 10.0), absent=("present", "all"))
 
+ONE_HOT = "p - t, in the gradient"
+SHARES = "sums of shares of both signs: 1 - a quotient near 1, and p (dp - <p, dp>)"
 _absent = {"absent": ("present", "all")}
 _overlaps = {"alpha": (0.3, 0.5, 1.0, 0.0), "beta": (0.7, 0.5, 1.0), "smooth": (1.0, 0.1, 10.0), **_absent}
 _terms = ops.REPORT_TERMS, {"margin": 1.0, "dice": 0.5}, {"lovasz": 0.5, "focal": 1.0}, {"iou": 2.0, "lovasz": -0.5}
@@ -214,20 +222,20 @@ def _row(name: str, theirs: Callable[..., Any], draw: Callable[[Choices], Case],
 
 
 ROWS = [
-    _row("cross_entropy", _torch_cross_entropy, finite_cotangent(_cross_entropy)),
-    _row("focal_loss", _torch_focal, _segmentation(gamma=(2.0, 0.0, 1.0, 0.5, 3.0, 5.0))),
-    _row("dice_loss", _torch_region(2), _region, cancels=True),
-    _row("iou_loss", _torch_region(1), _region, cancels=True),
-    _row("tversky_loss", _torch_tversky, _segmentation(**_overlaps), cancels=True),
-    _row("focal_tversky_loss", _torch_tversky, _segmentation(power=(0.75, 1.0, 1.5), **(_overlaps | {"alpha": (0.3, 0.5, 1.0)})), cancels=True),
-    _row("generalized_dice_loss", _torch_generalized_dice, _segmentation(**_absent), cancels=True),
-    _row("mcc_loss", _torch_mcc, _segmentation(), cancels=True, differences=(NO_CORRELATION,)),
+    _row("cross_entropy", _torch_cross_entropy, finite_cotangent(_cross_entropy), cancels=ONE_HOT, differences=(LIMIT,)),
+    _row("focal_loss", _torch_focal, _segmentation(gamma=(2.0, 0.0, 1.0, 0.5, 3.0, 5.0)), cancels=ONE_HOT),
+    _row("dice_loss", _torch_region(2), _region, cancels=SHARES),
+    _row("iou_loss", _torch_region(1), _region, cancels=SHARES),
+    _row("tversky_loss", _torch_tversky, _segmentation(**_overlaps)),
+    _row("focal_tversky_loss", _torch_tversky, _segmentation(power=(0.75, 1.0, 1.5), **(_overlaps | {"alpha": (0.3, 0.5, 1.0)})), cancels=SHARES),
+    _row("generalized_dice_loss", _torch_generalized_dice, _segmentation(**_absent)),
+    _row("mcc_loss", _torch_mcc, _segmentation(), differences=(NO_CORRELATION,)),
     _row(
         "margin_loss",
         _torch_margin,
         _segmentation(power=(5, 1, 2, 3, 10), false_positive=(0.01, 0.0, 0.5, 1.0), reduction=("mean", "sum", "weighted")),
-        cancels=True,
+        cancels=SHARES,
     ),
-    _row("lovasz_softmax", _torch_lovasz, _segmentation(), cancels=True, differences=(EQUAL_ERRORS,)),
-    _row("combined_loss", _torch_combined, _segmentation(terms=_terms), words=("combined_loss", "loss"), cancels=True, differences=(EQUAL_ERRORS,)),
+    _row("lovasz_softmax", _torch_lovasz, _segmentation(), differences=(EQUAL_ERRORS,)),
+    _row("combined_loss", _torch_combined, _segmentation(terms=_terms), words=("combined_loss", "loss"), cancels=SHARES, differences=(EQUAL_ERRORS,)),
 ]

@@ -14,7 +14,7 @@ from .choices import Choices
 from .functions import ONE_BIAS
 from .functions import ROWS as FUNCTIONS
 from .functions import _linear as linear_case
-from .norms import INFINITE_GAIN, UNDERFLOW
+from .norms import INFINITE_GAIN, MEAN, UNDERFLOW
 from .norms import ROWS as NORMS
 from .operands import Case, case, dtype, finite_cotangent, length, palette, shape, tensor
 from .table import Difference, Row
@@ -189,10 +189,10 @@ ROWS = [
         differences=TRANSPOSED.differences,
         bound=winograd_bound,
     ),
-    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",), differences=(INFINITE_GAIN, UNDERFLOW)),
-    Row("Linear", _of(linear_case), _our_linear, F.linear, differences=(ONE_BIAS,)),
+    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",), cancels=MEAN, differences=(INFINITE_GAIN, UNDERFLOW)),
+    Row("Linear", _of(linear_case), _our_linear, F.linear, cancels="a sum of products", differences=(ONE_BIAS,)),
     Row(
-        "LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=True, differences=LAYER_NORM.differences
+        "LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=MEAN, differences=LAYER_NORM.differences
     ),
     Row(
         "GroupNorm",
@@ -201,7 +201,7 @@ ROWS = [
         GROUP_NORM.theirs,
         words=GROUP_NORM.words,
         differences=GROUP_NORM.differences,
-        cancels=True,
+        cancels=MEAN,
     ),
     Row(
         "MultiHeadSelfAttention",
@@ -209,14 +209,14 @@ ROWS = [
         _our_self_attention,
         _torch_self_attention,
         words=("MultiHeadSelfAttention", "layer_norm", "conv2d"),
-        cancels=True,
+        cancels=MEAN,
     ),
     Row(
         "instance_norm",
         finite_cotangent(_instance_norm),
         ops.instance_norm,
         _torch_instance_norm,
-        cancels=True,
+        cancels=MEAN,
         differences=(NO_IMAGES, INFINITE_GAIN),
     ),
     Row(
@@ -225,7 +225,7 @@ ROWS = [
         _our_instance_norm,
         _torch_instance_norm,
         words=("instance_norm", "InstanceNorm2d"),
-        cancels=True,
+        cancels=MEAN,
         differences=(NO_IMAGES, INFINITE_GAIN),
     ),
 ]

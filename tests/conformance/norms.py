@@ -15,6 +15,7 @@ from .table import Difference, Row
 from .windows import MAPS, NOT_FINITE, conv2d, conv_arguments
 
 F = torch.nn.functional
+MEAN = "values less their mean, and the gradient less its part along them"
 
 
 def _vectors(d: Choices, channels: int, name: str) -> list[Any]:
@@ -199,7 +200,7 @@ ROWS = [
         finite_cotangent(_batch_norm),
         _our_batch_norm,
         torch_batch_norm,
-        cancels=True,
+        cancels=MEAN,
         differences=(NO_STATISTICS, OTHER_VECTORS, UNCHECKED, INFINITE_GAIN, INFINITE_GAIN_RELU, UNDERFLOW),
     ),
     Row(
@@ -207,7 +208,7 @@ ROWS = [
         finite_cotangent(_conv_batch_norm),
         _our_conv_batch_norm,
         _torch_conv_batch_norm,
-        cancels=True,
+        cancels=MEAN,
         words=("conv2d", "batch_norm"),
         differences=(*MAPS, OTHER_VECTORS, INFINITE_GAIN, INFINITE_GAIN_RELU, NOT_FINITE),
     ),
@@ -216,7 +217,7 @@ ROWS = [
         finite_cotangent(_layer_norm),
         ops.layer_norm,
         lambda x, w, b, eps: F.layer_norm(x, x.shape[-1:], w, b, eps),
-        cancels=True,
+        cancels=MEAN,
         differences=(INFINITE_GAIN,),
     ),
     Row(
@@ -224,7 +225,7 @@ ROWS = [
         finite_cotangent(_attention),
         ops.scaled_dot_product_attention,
         _torch_attention,
-        cancels=True,
+        cancels="p (dp - <p, dp>), in the gradient",
         differences=(NO_KEYS, UNCHECKED, DOUBLE_MASK, SHORT_MASK, MASKED_SCORES, ONLY_NAN),
     ),
 ]

@@ -9,7 +9,7 @@ import torch
 
 from autograd import ops
 
-from .arithmetic import RANGE, as_seen
+from .arithmetic import BROADCAST, RANGE, as_seen
 from .choices import Choices
 from .operands import Case, array, broadcastable, case, dtype, number, tensor
 from .operands import shape as drawn_shape
@@ -83,16 +83,16 @@ PROMOTED = Difference(
 )
 
 ROWS = [
-    Row("mse_loss", _errors(), ops.mse_loss, _promoted(F.mse_loss), cancels=True, differences=(PROMOTED, RANGE)),
-    Row("l1_loss", _errors(), ops.l1_loss, _promoted(F.l1_loss), smooth=False, cancels=True, differences=(PROMOTED, RANGE)),
+    Row("mse_loss", _errors(), ops.mse_loss, _promoted(F.mse_loss), cancels=BROADCAST, differences=(PROMOTED, RANGE)),
+    Row("l1_loss", _errors(), ops.l1_loss, _promoted(F.l1_loss), cancels=BROADCAST, smooth=False, differences=(PROMOTED, RANGE)),
     Row(
         "smooth_l1_loss",
         _errors(beta=(1.0, 0.5, 2.0, 0.0)),
         ops.smooth_l1_loss,
         _promoted(F.smooth_l1_loss),
+        cancels=BROADCAST,
         smooth=False,
-        cancels=True,
         differences=(PROMOTED, RANGE),
     ),
-    Row("binary_cross_entropy_with_logits", _bce, _our_bce, _torch_bce, differences=(PROMOTED,)),
+    Row("binary_cross_entropy_with_logits", _bce, _our_bce, _torch_bce, cancels="(1 - t) x - log s", differences=(PROMOTED,)),
 ]

@@ -245,8 +245,8 @@ OTHER_BIAS = Difference(
 )
 NOT_FINITE = Difference(
     "convolving with NaN or infinity",
-    "padding counts as zeros, of which such a weight makes NaN, in gradients too, and a tile of Winograd's shares its sums; PyTorch leaves"
-    " padding out of gradients",
+    "padding counts as zeros, of which such a weight makes NaN, in gradients too, and a tile of Winograd's (4x4 outputs of a 3x3 filter) shares its"
+    " sums; PyTorch leaves padding out of gradients",
     "more",
     lambda c: c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands[:2]),
 )
