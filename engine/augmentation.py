@@ -87,3 +87,22 @@ def affine_matrices(
 def log_uniform(rng: np.random.Generator, largest: float, n: int) -> np.ndarray:
     """n factors from 1 / largest to largest, uniform in their logarithm."""
     return np.exp(rng.uniform(-1, 1, n) * np.log(largest))
+
+
+def moved(images: Array, codes: Array, matrices: Array) -> tuple[Array, Array]:
+    """The geometric part alone: images (N, H, W) or (N, H, W, C) in [0, 1] by bilinear interpolation, mirrored outside; codes uint8 (N, H, W) by
+    the nearest pixel, 0 outside. matrices: inverse maps (N, 2, 3), on the images' device.
+    """
+    xp = array_module(images)
+    one = xp.ones(len(images), np.float32)
+    if images.ndim == 3:
+        return kernels.augment_batch(images, codes, matrices, one, 0 * one, one, 0)
+    channels = range(images.shape[3])
+    parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), codes, matrices, one, 0 * one, one, 0) for c in channels]
+    return xp.stack([part[0] for part in parts], -1), parts[0][1]
+
+
+def inverse_maps(matrices: np.ndarray) -> np.ndarray:
+    """The maps (n, 2, 3) that undo affine maps (n, 2, 3)."""
+    linear = np.linalg.inv(matrices[:, :, :2])
+    return np.concatenate([linear, -linear @ matrices[:, :, 2:]], 2)

@@ -58,7 +58,7 @@ class Checkpoint:
     record: dict[str, Any]
     form: Form = Form()
 
-    def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False) -> np.ndarray:
+    def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False, views: int = 0) -> np.ndarray:
         """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see `evaluate_confusion`."""
         return evaluate_confusion(
             self.net,
@@ -71,6 +71,7 @@ class Checkpoint:
             self.config.crop,
             self.form.absent,
             tiles.ignored,
+            views,
         )
 
 

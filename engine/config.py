@@ -59,6 +59,10 @@ class Config:
     """Record forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
     val_fraction: float = 0.2
     """Share of the tiles held out, by source image."""
+    folds: int = 0
+    """Deal the tiles into so many parts, the same for every seed, and hold out one of them (cross-validation); 0: --val-fraction."""
+    fold: int = 0
+    """The part that is held out, counted from 0."""
 
     encoder: Literal["residual+inception", "residual", "plain"] = "residual+inception"
     """Blocks of the encoder stages."""
@@ -178,6 +182,8 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}: got {quoted(value)}, expected {low:g} to {high:g}")
+        if self.folds == 1 or self.fold >= max(self.folds, 1):
+            raise ConfigError(f"folds, fold: got {self.folds} and {self.fold}, expected at least 2 folds and a number below that, or 0 and 0")
         if 0 < self.weight_cap < 1:
             raise ConfigError(f"weight_cap: got {self.weight_cap:g}, expected at least 1 (the largest weight over the smallest), or 0 for no bound")
         if self.width % 4:
@@ -222,6 +228,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "width": (4, 1024),
     "seed": (0, 2**63 - 1),
     "val_fraction": (0.01, 0.9),
+    "folds": (0, 100),
+    "fold": (0, 99),
     "dropout": (0.0, 0.95),
     "gamma": (0.0, 20.0),
     "alpha": (0.0, 100.0),

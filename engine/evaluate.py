@@ -36,6 +36,8 @@ class Arguments:
     """Tiles per forward pass."""
     flips: bool = False
     """Average the logits over horizontal and vertical flips (test-time augmentation)."""
+    views: int = 0
+    """Average over as many randomly moved, rotated and scaled views, too (test-time augmentation as in the report)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     threads: int = 0
@@ -53,6 +55,8 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     if arguments.batch < 1:
         raise UsageError(f"--batch: got {arguments.batch}, expected at least 1")
     check_memory(arguments.memory)
+    if not 0 <= arguments.views <= 1000:
+        raise UsageError(f"--views: got {arguments.views}, expected 0 to 1000")
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint)
@@ -63,7 +67,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
     check_scored(tiles, form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
     checkpoint.net.to(choice.name)
-    per_image = checkpoint.confusion(tiles, arguments.batch, arguments.flips)
+    per_image = checkpoint.confusion(tiles, arguments.batch, arguments.flips, arguments.views)
     figures = _figures(per_image, tiles, checkpoint)
     result = {
         "checkpoint": str(arguments.checkpoint),

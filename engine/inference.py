@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autograd import inference
 from engine import plan
+from engine.augmentation import Augmentation, inverse_maps, moved
 from engine.metrics import confusion_per_image
 from kernels import metric as kernels
 from kernels.core.device import CPU, Array, array_module, device_of, to_device, to_numpy
 from kernels.core.labels import check_labels
+from kernels.pointwise import softmax_forward
 from layers import Module
 
 WHOLE = (0, 0)  # the setting `crop` of a network that sees whole images
@@ -111,29 +113,39 @@ class _Moments:
 
 
 def predict_logits(
-    net: Module, images: np.ndarray, normalisation: Normalisation, batch: int = 32, flips: bool = False, crop: tuple[int, int] = WHOLE
+    net: Module,
+    images: np.ndarray,
+    normalisation: Normalisation,
+    batch: int = 32,
+    flips: bool = False,
+    crop: tuple[int, int] = WHOLE,
+    views: int = 0,
 ) -> np.ndarray:
     """Logits (N, H, W, classes) float32 of tiles as they are stored, in evaluation mode.
 
     flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without resampling).
+    views: average probabilities over as many randomly moved, rotated and scaled views, too, mapped back (the report's test-time augmentation).
     crop: average over overlapping windows of this height and width; (0, 0): whole tiles.
     """
     with inference():  # weights hold still from the first batch to the last
-        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop)])
+        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop, views)])
 
 
 def _batches(
-    net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool, crop: tuple[int, int] = WHOLE
+    net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool, crop: tuple[int, int] = WHOLE, views: int = 0
 ) -> Iterator[tuple[slice, Array]]:
     """(rows, their logits), batch by batch, on the network's device."""
     device = device_of(net.parameters()[0].data)
     was_training, whole = net.training, crop == WHOLE or tuple(images.shape[1:3]) == crop
     net.eval()
+    rng = np.random.default_rng(0)
     try:
         for start in range(0, len(images), batch if whole else 1):
             rows = slice(start, start + (batch if whole else 1))
-            x = normalisation(normalisation.unit(to_device(images[rows], device)))
-            yield rows, _forward(net, x, flips) if whole else _by_windows(net, x, crop, batch, flips)
+            unit = normalisation.unit(to_device(images[rows], device))
+            x = normalisation(unit)
+            logits = _forward(net, x, flips) if whole else _by_windows(net, x, crop, batch, flips)
+            yield rows, _with_views(logits, unit, lambda x: _forward(net, normalisation(x), flips), views, rng) if views else logits
     finally:
         net.train(was_training)
 
@@ -168,6 +180,22 @@ def _forward(net: Module, x: Array, flips: bool) -> Array:
     return total / 4 if flips else total
 
 
+def _with_views(logits: Array, images: Array, forward: Callable[[Array], Array], views: int, rng: np.random.Generator) -> Array:
+    """log of the mean probabilities of `logits` and of random views of the images, each mapped back to where its pixels came from.
+
+    images: in [0, 1].  forward: their logits. A pixel that a view does not show is averaged over the others.
+    """
+    xp, n, size = array_module(logits), len(images), images.shape[1:3]
+    total, seen = softmax_forward(logits, -1), xp.ones((*logits.shape[:-1], 1), np.float32)
+    shown = xp.ones((n, *size), np.uint8)
+    for _ in range(views):
+        maps = Augmentation(affine=1.0).draw_matrices(n, size, rng)
+        view, _ = moved(images, shown, to_device(maps, device_of(images)))
+        probabilities, there = moved(softmax_forward(forward(view), -1), shown, to_device(inverse_maps(maps), device_of(images)))
+        total, seen = total + probabilities * there[..., None], seen + there[..., None]
+    return xp.log(total / seen)
+
+
 def labels_of(logits: Array, background: str = "mask", absent: Sequence[int] = ()) -> Array:
     """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask', and the classes `absent` from training."""
     first = 1 if background == "mask" else 0
@@ -188,15 +216,16 @@ def evaluate_confusion(
     crop: tuple[int, int] = WHOLE,
     absent: Sequence[int] = (),
     ignored: int | None = None,
+    views: int = 0,
 ) -> np.ndarray:
     """int64 (N, C, C): the confusion matrix of every tile. Only the counts leave the network's device, once.
 
     Raises ValueError for labels that are no classes.
-    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  crop: see `predict_logits`.
+    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  flips, crop, views: see `predict_logits`.
     """
     parts = []
     with inference():
-        for rows, logits in _batches(net, images, normalisation, batch, flips, crop):
+        for rows, logits in _batches(net, images, normalisation, batch, flips, crop, views):
             truth, classes = to_device(masks[rows], device_of(logits)), logits.shape[-1]
             labels = labels_of(logits, background, absent)
             if ignored is None:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.augmentation import Augmentation, affine_matrices, log_uniform
+from engine.augmentation import Augmentation, affine_matrices, log_uniform, moved
 from engine.data.tiles import check_masks
-from kernels import augment as kernels
 from kernels.core.device import CPU, Array, array_module, device_of, to_device
 
 RING = 2  # pixels around a pasted component that are pasted with it and unlabelled: masks are coarse, and its edge is unlike its new ground
@@ -77,7 +76,7 @@ class CopyPaste:
         if not len(rows):
             return images, masks
         canvas, codes = (to_device(a, device) for a in _centred(chosen, images.shape[1:], images.dtype))
-        pasted, codes = _moved(canvas, codes, to_device(matrices, device))
+        pasted, codes = moved(canvas, codes, to_device(matrices, device))
         labels = to_device(np.array([patch.label for patch in chosen], masks.dtype), device)[:, None, None]
         rows = to_device(rows, device)
         images, masks = images.copy(), masks.copy()
@@ -172,13 +171,3 @@ def _centred(patches: list[Patch], shape: tuple[int, ...], dtype: np.dtype) -> t
         window = slice(top, top + h), slice(left, left + w)
         image[window], code[window] = patch.image, patch.code
     return images, codes
-
-
-def _moved(images: Array, codes: Array, matrices: Array) -> tuple[Array, Array]:
-    """The geometric part of augmentation alone; codes come from outside as 0."""
-    xp = array_module(images)
-    one = xp.ones(len(images), np.float32)
-    if images.ndim == 3:
-        return kernels.augment_batch(images, codes, matrices, one, 0 * one, one, 0)
-    parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), codes, matrices, one, 0 * one, one, 0) for c in range(images.shape[3])]
-    return xp.stack([part[0] for part in parts], -1), parts[0][1]

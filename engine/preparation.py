@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Config
-from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, load, split
+from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, folds, load, split
 from engine.data.classes import FILE, read_classes
 from engine.data.stored import padded
 
@@ -44,7 +44,10 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
     notes = [*data.notes, *reasons]
     train, val = tiles, data.val
     if val is None:
-        parts = split(tiles, config.val_fraction, config.seed, config.split, data.classes)
+        if config.folds:
+            parts = folds(tiles, config.folds, by=config.split, classes=data.classes)[config.fold]
+        else:
+            parts = split(tiles, config.val_fraction, config.seed, config.split, data.classes)
         train, val = tiles[parts.train], tiles[parts.val]
         notes.append(parts.note)
     classes, absent = data.classes, _absent(train, data.classes, notes)

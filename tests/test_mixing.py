@@ -1,11 +1,12 @@
-"""Copy-paste and CutMix: components against a flood fill, what is pasted pixel by pixel, labels that move with their pixels."""
+"""Copy-paste, CutMix and views at test time: components against a flood fill, what is pasted pixel by pixel, labels that move with their pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from engine.augmentation import Augmentation
+from engine.augmentation import Augmentation, inverse_maps
+from engine.inference import _with_views
 from engine.mixing import SMALLEST, CopyPaste, Mixing, Patch, components, cutmix, dilated, patches_of
 
 H, W = 24, 40
@@ -154,3 +155,32 @@ def test_the_last_epochs_mix_nothing(paste) -> None:
     masks = mixing.flips_only()(*ground(), np.random.default_rng(0))[1]
     assert (masks == 1).all()
     assert (mixing(*ground(), np.random.default_rng(0))[1] == 4).any()
+
+
+# -- views at test time --------------------------------------------------------------------------------
+
+
+def test_random_views_are_mapped_back() -> None:
+    """A network that looks at pixels alone gives what it gave, but for two interpolations of a smooth image; what a view does not show counts
+    nowhere: where the mirrored edge would be counted, the result would be off by up to the image's whole range."""
+    y, x = np.indices((40, 60), np.float32)
+    image = (0.2 + 0.6 * (0.7 * x / 60 + 0.3 * y / 40))[None]
+    looked: list[np.ndarray] = []
+
+    def forward(view: np.ndarray) -> np.ndarray:
+        looked.append(view)
+        return np.stack([4 * view - 2, 2 - 4 * view], -1)
+
+    plain = forward(image)
+    got = _with_views(plain, image, forward, 20, np.random.default_rng(0))
+    assert len(looked) == 21
+    assert max(abs(view - image).max() for view in looked) > 0.3, "views differ from the image"
+    want = plain - np.log(np.exp(plain).sum(-1, keepdims=True))
+    np.testing.assert_allclose(np.exp(got), np.exp(want), atol=0.02)
+
+
+def test_inverse_maps() -> None:
+    maps = Augmentation(affine=1, rotate=170, scale=3, shift=0.5).draw_matrices(50, (16, 24), np.random.default_rng(0))
+    points = np.array([[0.0, 23, 7], [0, 15, 3], [1, 1, 1]])
+    there = np.concatenate([maps @ points, np.ones((50, 1, 3))], 1)
+    np.testing.assert_allclose(inverse_maps(maps) @ there, np.broadcast_to(points[:2], (50, 2, 3)), atol=1e-9)

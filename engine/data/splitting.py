@@ -36,27 +36,19 @@ def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0, by: str = "image",
     """
     if not 0 < fraction < 1:
         raise DataError(f"fraction: got {fraction}, expected a number between 0 and 1")
-    if by == "folder":
-        if tiles.folders is None:
-            raise DataError("split: got 'folder', but the images lie in no folders of their own (images/NAME/...)")
-        dealt = tiles.having(groups=np.where(tiles.folders == "", ".", tiles.folders))
-    else:
-        dealt = tiles if by == "image" else tiles.having(groups=None)
-    part, what = _dealt(dealt, (1 - fraction, fraction), seed, classes)
-    if by == "folder":
-        what = "folder"
+    part, what = _dealt_by(tiles, by, (1 - fraction, fraction), seed, classes)
     return _split(tiles, part == 1, what, classes)
 
 
-def folds(tiles: Tiles, k: int = 5, seed: int = 0) -> list[Split]:
+def folds(tiles: Tiles, k: int = 5, seed: int = 0, by: str = "image", classes: Classes = MARS) -> list[Split]:
     """k splits for cross-validation, dealt like `split`: every tile is validated on exactly once, in a k-th of its class.
 
     Raises DataError for tiles without masks, k below 2, or fewer than k groups.
     """
     if k < 2:
         raise DataError(f"k: got {k}, expected at least 2")
-    part, by = _dealt(tiles, (1 / k,) * k, seed, MARS)
-    return [_split(tiles, part == fold, by, MARS) for fold in range(k)]
+    part, what = _dealt_by(tiles, by, (1 / k,) * k, seed, classes)
+    return [_split(tiles, part == fold, what, classes) for fold in range(k)]
 
 
 def sharing(tiles: Tiles, others: Tiles) -> np.ndarray:
@@ -74,6 +66,15 @@ def _split(tiles: Tiles, validation: np.ndarray, by: str, classes: Classes) -> S
         caution = f"; warning: this leaks, {shared} of the tiles to validate share a source image with one to train, so scores are too high"
     rock = f"{classes.names[rarest]} in {present[train, rarest].sum()} and {present[val, rarest].sum()}"
     return Split(train, val, by, f"split by {by}: {len(train)} tiles to train, {len(val)} to validate, {rock}{caution}")
+
+
+def _dealt_by(tiles: Tiles, by: str, shares: tuple[float, ...], seed: int, classes: Classes) -> tuple[np.ndarray, str]:
+    """The part (N,) of each tile, and what was dealt: 'source image', 'folder' or 'tile'."""
+    if by != "folder":
+        return _dealt(tiles if by == "image" else tiles.having(groups=None), shares, seed, classes)
+    if tiles.folders is None:
+        raise DataError("split: got 'folder', but the images lie in no folders of their own (images/NAME/...)")
+    return _dealt(tiles.having(groups=np.where(tiles.folders == "", ".", tiles.folders)), shares, seed, classes)[0], "folder"
 
 
 def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int, classes: Classes) -> tuple[np.ndarray, str]:

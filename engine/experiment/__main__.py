@@ -17,7 +17,7 @@ from engine.experiment.table import write_results
 from engine.progress import clock
 from kernels.core.cores import usable_cores
 
-MOST_JOBS = 256
+MOST_JOBS, MOST_FOLDS = 256, 100
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Arguments:
     """'synthetic', an .npz file or a folder; by default what the grid says."""
     seeds: int = 3
     """Runs of every cell. A seed decides the split, the initial weights, the order and the augmentation."""
+    folds: int = 0
+    """Cross-validation in place of seeds: so many runs of every cell, each validated on another part of the source images; scores are pooled."""
     epochs: int | None = None
     """Epochs of every run; by default what the grid says."""
     out: Path | None = None
@@ -70,10 +72,12 @@ def run(arguments: Arguments) -> int:
         raise UsageError(f"--seeds: got {arguments.seeds}, expected at least 1")
     if not 1 <= arguments.jobs <= MOST_JOBS:
         raise UsageError(f"--jobs: got {arguments.jobs}, expected 1 to {MOST_JOBS}")
+    if arguments.folds and not 2 <= arguments.folds <= MOST_FOLDS:
+        raise UsageError(f"--folds: got {arguments.folds}, expected 2 to {MOST_FOLDS}, or 0 for none")
     grid = read_grid(arguments.grid)
     given = {"data": arguments.data, "epochs": arguments.epochs}
     out = arguments.out or Path("experiments") / grid.name
-    runs = runs_of(grid, out, arguments.seeds, {key: value for key, value in given.items() if value is not None})
+    runs = runs_of(grid, out, arguments.seeds, {key: value for key, value in given.items() if value is not None}, arguments.folds)
     for one in runs:
         if (line := conflict(one)) is not None:
             raise UsageError(line)

@@ -1,8 +1,8 @@
 """The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never repeated when it is finished.
 
 OUT/CELL/seed-N/            the run folder of engine.train
-OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; groups (N,); form;
-                                 the revision of the software that trained it
+OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; by the best's with
+                                 test-time augmentation, 'flips' and 'views'; groups (N,); form; the revision of the software that trained it
 
 The settings, curves, scores and counts of a finished run are small. They can be kept elsewhere as logs, GRID/CELL/seed-N under a folder, from which
 tables are made without the runs, and any grid that asks for the same settings takes them instead of training again.
@@ -33,6 +33,7 @@ from engine.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
 
 _CHECKPOINTS = ("best", "last")
 _MEASURED = "validation.npz"
+_VIEWS = 8
 _PATIENCE = 60  # seconds that a process gets to save its state
 _EPOCH = re.compile(r"epoch +\d+/\d+  (?!step )")  # the line of a finished epoch
 _LOGS = (SETTINGS, METRICS, _MEASURED, SUMMARY)  # the summary last: with it a run counts as finished
@@ -70,9 +71,16 @@ def _finished(folder: Path) -> bool:
     return (folder / SUMMARY).is_file() and not _summary(folder)["interrupted"]
 
 
-def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any]) -> list[Run]:
-    """All runs of a grid, seed by seed, so that an interrupted grid has every cell at the lower seeds."""
-    return [Run(cell, seed, cell.config(seed=seed, **overrides), out / cell.folder / f"seed-{seed}") for seed in range(seeds) for cell in grid.cells]
+def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any], folds: int = 0) -> list[Run]:
+    """All runs of a grid, seed by seed, so that an interrupted grid has every cell at the lower seeds.
+
+    folds: in place of seeds, a run for each fold, whose number is its seed, too.
+    """
+    if folds:
+        parts = [({"folds": folds, "fold": k, "seed": k}, f"fold-{k}-of-{folds}") for k in range(folds)]
+    else:
+        parts = [({"seed": seed}, f"seed-{seed}") for seed in range(seeds)]
+    return [Run(cell, part["seed"], cell.config(**part, **overrides), out / cell.folder / name) for part, name in parts for cell in grid.cells]
 
 
 def conflict(run: Run) -> str | None:
@@ -198,7 +206,10 @@ def measure(run: Run) -> None:
     for name in _CHECKPOINTS:
         checkpoint = load_checkpoint(run.folder / f"{name}.safetensors")
         arrays[name] = checkpoint.confusion(val).astype(np.int32)
-        arrays["form"] = np.array(json.dumps(asdict(checkpoint.form)))
+        if name == "best":
+            arrays["form"] = np.array(json.dumps(asdict(checkpoint.form)))
+            arrays["flips"] = checkpoint.confusion(val, flips=True).astype(np.int32)
+            arrays["views"] = checkpoint.confusion(val, views=_VIEWS).astype(np.int32)
     part = run.folder / "validation.part.npz"
     np.savez_compressed(part, **arrays)
     part.replace(run.folder / _MEASURED)
@@ -235,7 +246,7 @@ def _validation(config: Config) -> Any:
 
 def _of_data(config: Config) -> Config:
     """A Config with those settings only that decide the tiles: the same for all cells of a grid with one seed."""
-    names = ("data", "masks", "classes", "ignore", "split", "clean", "crop", "tiles", "val_fraction", "seed")
+    names = ("data", "masks", "classes", "ignore", "split", "clean", "crop", "tiles", "val_fraction", "folds", "fold", "seed")
     return Config(**{name: getattr(config, name) for name in names})
 
 

@@ -54,6 +54,7 @@ def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
                 "miou_keras": best.miou_keras,
                 **{f"iou:{name}": value for name, value in zip(summary["iou"], best.iou, strict=True)},
                 "accuracy": best.accuracy,
+                **{f"{kind}_miou_fg": outcome(run, kind).scores.miou_fg for kind in ("flips", "views")},
                 "last_miou_fg": last.miou_fg,
                 "last_miou_keras": last.miou_keras,
                 "parameters": summary["parameters"],
