@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kernels import augment, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core.dispatch import kernel_log, registry, use_kernels
 from kernels.core.geometry import Window
+from kernels.loss import cpu as cpu_loss
 
 FEW = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([1, 3, 8, 16, 17, 64]))
@@ -185,6 +186,21 @@ def test_losses(spec, size, scale, seed) -> None:
     """Sure predictions only with many pixels: there dz is a small difference of large numbers, and how well float32 does is luck with a few."""
     assume(scale <= 1 or np.prod(size) >= 200)
     losses(np.random.default_rng(seed), size, 5, spec, scale)
+
+
+@pytest.mark.parametrize("classes", [17, 21])
+def test_losses_of_more_classes_than_lanes(classes: int) -> None:
+    spec = loss.LossSpec((("margin", 0.4), ("dice", 0.2), ("focal", 0.2), ("iou", 0.2)), (0.5, 1.5, 1.0) * 5 + (1.0,) * (classes - 15), 3)
+    losses(np.random.default_rng(classes), (2, 24, 33), classes, spec)
+
+
+@pytest.mark.parametrize(("classes", "server"), [(21, "fast"), (64, "fast"), (65, "reference"), (256, "reference")])
+def test_who_serves_many_classes(classes: int, server: str) -> None:
+    z, labels = np.zeros((8, classes), np.float32), np.arange(8) % classes
+    spec = loss.LossSpec((("cross_entropy", 1.0),))
+    assert cpu_loss._Plan(z, labels, spec).served == (server == "fast")
+    if server == "reference":
+        assert served_by(loss.loss_forward, z, labels, spec) == server
 
 
 def test_losses_that_are_left_to_the_reference() -> None:

@@ -28,7 +28,7 @@ from kernels.loss.spec import LossSpec
 
 _BLOCK = 512  # pixels transposed at a time: a plane per class, in the L1 cache
 _CHUNK = 8192
-_MOST_CLASSES = 16
+_MOST_CLASSES = 64  # the code is unrolled over classes: compiling takes longer with each, to some 15 s
 _FUSED = ("focal", "margin", "cross_entropy", *REGIONS, *METRICS)
 
 # Where pass 1 adds up: numbers, then per class intersections, probabilities, truths, and for the metric losses overlaps with the soft truth.
