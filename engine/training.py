@@ -21,8 +21,8 @@ from engine.augmentation import Augmentation
 from engine.batches import BatchSource, rare_tiles, stratified_batches
 from engine.checkpoint import Form, build_network, not_finite, save_checkpoint, take_weights
 from engine.config import Config, ConfigError, to_toml
-from engine.data import MARS, Classes, class_weights
-from engine.data.stored import Stored
+from engine.data import class_weights
+from engine.data.stored import Stored, available
 from engine.files import write_json, write_text
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
@@ -31,6 +31,7 @@ from engine.optimizer import AdamW
 from engine.passes import GraphPasses, Passes
 from engine.preparation import Prepared, prepare
 from engine.progress import Reporter
+from engine.recipe import make_augmentation, make_loss
 from engine.recorded import RecordedPasses
 from engine.reporting import draw, write_rows, write_summary
 from engine.run_folder import BEST, CHOICES, LAST, SETTINGS, clear
@@ -53,7 +54,7 @@ from kernels.conv import choice as algorithms
 from kernels.core import device
 from kernels.core.module import device_limits
 from kernels.core.precision import use_precision
-from layers import SegmentationLoss, measure
+from layers import measure
 
 
 class TrainingError(RuntimeError):
@@ -147,6 +148,8 @@ class Run:
             reporter.note(self.notes[-1])
         self.size = measure(self.net, (1, *self.form.size, self.form.channels))
         reporter.note(f"network: {self.size}")
+        if self.choice.name == device.CPU:
+            _check_memory(min(config.batch, len(self.data.train)), self.size.activations)
         weights = [f"{name} {w:.3g}" for name, w in zip(self.classes.names, self.weights, strict=True)]
         reporter.note("class weights: " + ", ".join(weights[:_SHOWN]) + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else ""))
         self.loss = make_loss(config, self.weights, self.classes, self.ignored)
@@ -397,47 +400,23 @@ class Run:
 _SHOWN = 24  # classes whose weights are told
 
 
+def _check_memory(batch: int, activations: int) -> None:
+    """ConfigError for a batch whose activations, bytes per image, do not fit: the system would end the process without a word.
+
+    A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused that fits.
+    """
+    each, room = 1.25 * activations, available()
+    if batch * each > room:
+        needed, most = f"{batch * each / 2**20:,.0f} MiB", int(room / each)
+        raise ConfigError(
+            f"batch: a training step of {batch} tiles takes at least {needed} with this network, but {room >> 20:,} MiB are available:"
+            f" expected at most {most}"
+        )
+
+
 def _ignored(data: Prepared) -> int | None:
     """The label of pixels that count nowhere, where any tile has some."""
     return next((label for part in (data.train, data.val) if (label := part.ignored) is not None), None)
-
-
-def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:
-    """The augmentation that the settings describe. What comes from outside a tile is unlabelled, or mirrored where that is no class."""
-    return Augmentation(
-        config.flip_horizontal,
-        config.flip_vertical,
-        config.affine,
-        config.rotate,
-        config.scale,
-        config.shift,
-        config.photometric,
-        config.contrast,
-        config.brightness,
-        config.gamma_range,
-        classes=classes,
-        outside=0 if classes.background(config.background) == "mask" else None,
-    )
-
-
-_MIXED = {"iou": "mask", "margin": "mask"}  # every other term trains class 0
-
-
-def make_loss(config: Config, weights: np.ndarray, classes: Classes = MARS, ignored: int | None = None) -> SegmentationLoss:
-    """The loss that the settings describe, with these class weights. ignored: the label of pixels that count nowhere."""
-    background = classes.background(config.background)
-    return SegmentationLoss(
-        config.loss_terms(),
-        weights,
-        ignored,
-        background=_MIXED if background == "mixed" else background,
-        gamma=config.gamma,
-        smooth=config.smooth,
-        label_smoothing=config.label_smoothing,
-        hardest=config.hardest,
-        alpha=config.alpha,
-        beta=config.beta,
-    )
 
 
 def _check_device(config: Config, choice: device.Choice) -> None:

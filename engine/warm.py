@@ -36,7 +36,7 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     """
     from autograd import Tensor, no_grad, random
     from engine.checkpoint import Form, build_network
-    from engine.training import make_augmentation, make_loss
+    from engine.recipe import make_augmentation, make_loss
     from kernels import optimizer
     from kernels.core.compile import listing
 

@@ -13,11 +13,15 @@ from layers.module import Module
 
 @dataclass(frozen=True)
 class Size:
-    """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share of each."""
+    """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share of each.
+
+    activations: bytes of what all operators give for one image, most of which a training step keeps for its backward pass.
+    """
 
     parameters: int
     flops: int
     by_operator: dict[str, int]
+    activations: int = 0
 
     def __str__(self) -> str:
         return f"{self.parameters / 1e6:.2f} M parameters, {self.flops / 1e9:.2f} GFLOP per image forward"
@@ -28,8 +32,10 @@ def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     from kernels.core.compile import listing
 
     counts: dict[str, int] = {}
+    sizes: list[int] = []
 
     def count(function: Any, inputs: Any, outputs: Any) -> None:
+        sizes.extend(y.nbytes for y in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
         counts[function.name] = counts.get(function.name, 0) + int(function.flops(inputs, outputs))
 
     first = next((t for _, t in net.named_tensors()), None)
@@ -40,4 +46,4 @@ def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
             net.eval()(x)
     finally:
         net.train(was_training)
-    return Size(net.parameter_count(), sum(counts.values()) // shape[0], counts)
+    return Size(net.parameter_count(), sum(counts.values()) // shape[0], counts, sum(sizes) // shape[0])

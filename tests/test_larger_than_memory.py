@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from folders import labels, write_pairs
 from PIL import Image
-from tiny_runs import NETWORK, results, run, write_tiles
+from tiny_runs import NETWORK, ended, flags, results, run, write_tiles
 
 from engine.batches import BatchSource
 from engine.config import Config
@@ -317,3 +318,17 @@ def test_masks_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(data.train.counts, count(data.train.masks, data.classes))
     assert run([f"--data={tmp_path / 'data'}", "--classes=5", f"--out={tmp_path / 'out'}", "--epochs=1", *NETWORK]) == 0
     assert passes == [30]
+
+
+def test_a_batch_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """However large --batch is, a step takes no more than all tiles; what their activations need is compared with what there is."""
+    tiles = tmp_path / "tiles.npz"
+    write_tiles(tiles)
+    assert run([*flags(tiles, tmp_path / "fits", epochs=1), "--batch=100000"]) == 0
+    monkeypatch.setattr("engine.training.available", lambda: 1 << 20)
+    code, line = ended([*flags(tiles, tmp_path / "not", epochs=1), "--batch=100000"], capsys)
+    assert code == 2
+    assert re.search(
+        r"batch: a training step of \d+ tiles takes at least \d+ MiB with this network, but 1 MiB are available: expected at most \d+$", line
+    )
+    assert not (tmp_path / "not").exists()

@@ -75,7 +75,9 @@ def test_flops_of_a_convolution_by_hand() -> None:
         def forward(self, x):
             return self.conv(x)
 
-    assert layers.measure(Wrapped(), (1, 10, 12, 3)).flops == 2 * 10 * 12 * 3 * 3 * 3 * 8
+    size = layers.measure(Wrapped(), (1, 10, 12, 3))
+    assert size.flops == 2 * 10 * 12 * 3 * 3 * 3 * 8
+    assert size.activations == 10 * 12 * 8 * 4
 
 
 def test_seed_fixes_the_weights_and_nothing_else_does() -> None:
