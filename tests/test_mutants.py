@@ -289,7 +289,7 @@ MUTANTS = [
     Mutant("predicted labels shifted", "kernels.metric.reference:predicted_labels", "argmax(-1) + first", "argmax(-1)", barred_labels),
     Mutant(
         "normalisation with the variance",
-        "engine.inference:Normalisation.of",
+        "engine.inference:_Histogram.between",
         "np.sqrt(counts @ (levels - mean) ** 2 / counts.sum())",
         "counts @ (levels - mean) ** 2 / counts.sum()",
         test_training.test_normalisation_from_the_histogram_is_exact,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import ROOT, ended, flags, posix, results, run
+from tiny_runs import NETWORK, ROOT, ended, flags, posix, results, run
 
 from engine import report, run_state, signals
 from engine.checkpoint import load_checkpoint, take_weights
@@ -320,8 +320,8 @@ def test_the_bytes_of_a_checkpoint_do_not_depend_on_a_hash_order(tmp_path) -> No
 @posix
 @pytest.mark.skipif(not REAL.exists(), reason="the real tiles are not beside this repository")
 def test_on_real_tiles_a_killed_run_ends_with_the_same_bits(tmp_path) -> None:
-    """Preset tiny, two epochs, killed in the second."""
-    arguments = [sys.executable, "-m", "engine.train", f"--data={REAL}", "--epochs=2", "--save-every=0.02"]
+    """A small network, two epochs, killed in the second."""
+    arguments = [sys.executable, "-m", "engine.train", f"--data={REAL}", "--epochs=2", "--save-every=0.02", *NETWORK]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     quiet = {"stdout": subprocess.DEVNULL, "cwd": ROOT}
     assert subprocess.run([*arguments, f"--out={whole}"], check=False, **quiet).returncode == 0
