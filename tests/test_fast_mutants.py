@@ -344,11 +344,10 @@ MUTANTS = [
 WIDTH = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}
 
 
-def run(root: Path, *checks: str, own_cache: bool = True) -> subprocess.CompletedProcess:
-    """The checks with the package at `root` and a cache beside it."""
-    environment = {**os.environ, **WIDTH, "AREOGRAD_TUNE": "0", "PYTHONPATH": str(root)}
-    if own_cache:
-        environment["AREOGRAD_CACHE"] = str(root / "cache")
+def run(root: Path, *checks: str) -> subprocess.CompletedProcess:
+    """The checks with the package at `root` and a cache beside it. Compiled without optimization, which takes nearly half of the time."""
+    settings = {"AREOGRAD_CACHE": str(root / "cache"), "AREOGRAD_TUNE": "0", "NUMBA_OPT": "0", "PYTHONPATH": str(root)}
+    environment = {**os.environ, **WIDTH, **settings}
     command = [sys.executable, str(ROOT / "tests" / "fast_checks.py"), *checks]
     return subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
 
@@ -360,9 +359,9 @@ def copied(folder: Path) -> Path:
 
 
 def test_all_checks_pass_in_an_unchanged_copy(tmp_path) -> None:
-    """One that fails anyway would catch anything. Its kernels are the package's own, and so may its cache be."""
+    """One that fails anyway would catch anything."""
     checks = sorted({mutant.check for mutant in MUTANTS})
-    result = run(copied(tmp_path), *checks, own_cache=False)
+    result = run(copied(tmp_path), *checks)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.split() == ["passed", *checks]
 
