@@ -65,7 +65,7 @@ def test_four_steps_follow_the_cpu_within_rounding(tiles: Tiles) -> None:
 
 @pytest.fixture
 def run(tiles: Tiles, tmp_path, monkeypatch: pytest.MonkeyPatch) -> training.Run:
-    monkeypatch.setattr(training, "prepare", lambda *_: training.Prepared(tiles, tiles, None, []))
+    monkeypatch.setattr(training, "prepare", lambda *_, **__: training.Prepared(tiles, tiles, None, []))
     monkeypatch.setattr(device, "_chosen", device._chosen)
     config = Config(device="cuda", width=4, batch=4, epochs=1)
     return training.Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO()))
@@ -82,7 +82,7 @@ def test_a_step_waits_once(run: training.Run, monkeypatch: pytest.MonkeyPatch) -
         return fetched[-1]
 
     monkeypatch.setattr(device, "fetch", waiting)
-    assert all(isinstance(a, cupy.ndarray) and a.dtype == np.uint8 for a in (*run.tiles, *run.held_out))
+    assert all(isinstance(a, cupy.ndarray) and a.dtype == np.uint8 for a in (*run.source.arrays, *run.held_out))
     with cupyx.allow_synchronize(False):
         terms = run._step(np.arange(4), run.augmentation, 1e-3)
     assert len(fetched) == 1
