@@ -125,7 +125,7 @@ def check_batch_norm(
 
 
 def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """What arrays of these shapes, by the names of the operands, broadcast to; ValueError naming them where they do not."""
+    """The shape that arrays of these shapes, by the names of the operands, broadcast to. ValueError names those that do not."""
     try:
         return np.broadcast_shapes(*shapes.values())
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +57,7 @@ class Augmentation:
         brightness = np.where(on, rng.uniform(-self.brightness, self.brightness, n), 0).astype(np.float32)
         gamma = np.where(on, log_uniform(rng, self.gamma, n), 1).astype(np.float32)
         settings = [to_device(drawn, device_of(images)) for drawn in (matrices, contrast, brightness, gamma)]
-        if images.ndim == 3:
-            return kernels.augment_batch(images, masks, *settings, self.outside)
-        xp, channels = array_module(images), range(images.shape[3])
-        parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), masks, *settings, self.outside) for c in channels]
-        return xp.stack([part[0] for part in parts], -1), parts[0][1]
+        return _channel_by_channel(images, masks, *settings, self.outside)
 
     def draw_matrices(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an (H, W) tile."""
@@ -93,12 +90,16 @@ def moved(images: Array, codes: Array, matrices: Array) -> tuple[Array, Array]:
     """The geometric part alone: images (N, H, W) or (N, H, W, C) in [0, 1] by bilinear interpolation, mirrored outside; codes uint8 (N, H, W) by
     the nearest pixel, 0 outside. matrices: inverse maps (N, 2, 3), on the images' device.
     """
-    xp = array_module(images)
-    one = xp.ones(len(images), np.float32)
+    one = array_module(images).ones(len(images), np.float32)
+    return _channel_by_channel(images, codes, matrices, one, 0 * one, one, 0)
+
+
+def _channel_by_channel(images: Array, masks: Array, *settings: Any) -> tuple[Array, Array]:
+    """The kernel on images (N, H, W), or on every channel of images (N, H, W, C) alike."""
     if images.ndim == 3:
-        return kernels.augment_batch(images, codes, matrices, one, 0 * one, one, 0)
-    channels = range(images.shape[3])
-    parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), codes, matrices, one, 0 * one, one, 0) for c in channels]
+        return kernels.augment_batch(images, masks, *settings)
+    xp, channels = array_module(images), range(images.shape[3])
+    parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), masks, *settings) for c in channels]
     return xp.stack([part[0] for part in parts], -1), parts[0][1]
 
 

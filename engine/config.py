@@ -122,7 +122,7 @@ class Config:
     smooth: float = 1.0
     """Added to numerator and denominator of Dice and IoU, in pixels."""
     label_smoothing: float = 0.0
-    """Of the cross-entropies, and of the truth in the losses of soft truth."""
+    """How much the cross-entropies, and the truth in the losses of soft truth, are smoothed towards all classes alike."""
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """How rare classes weigh more: median is median-frequency balancing."""
     weight_cap: float = 0.0

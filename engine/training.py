@@ -22,7 +22,7 @@ from engine.batches import BatchSource, rare_tiles, stratified_batches
 from engine.checkpoint import Form, build_network, not_finite, save_checkpoint, take_weights
 from engine.config import Config, ConfigError, to_toml
 from engine.data import class_weights
-from engine.data.stored import Stored, available
+from engine.data.stored import Stored
 from engine.files import write_json, write_text
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.metrics import Scores, bootstrap, scores
@@ -52,6 +52,7 @@ from engine.signals import Stop, requests
 from engine.warm import warm
 from kernels.conv import choice as algorithms
 from kernels.core import device
+from kernels.core.cores import available_memory
 from kernels.core.module import device_limits
 from kernels.core.precision import use_precision
 from layers import measure
@@ -405,7 +406,7 @@ def _check_memory(batch: int, activations: int) -> None:
 
     A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused that fits.
     """
-    each, room = 1.25 * activations, available()
+    each, room = 1.25 * activations, available_memory()
     if batch * each > room:
         needed, most = f"{batch * each / 2**20:,.0f} MiB", int(room / each)
         raise ConfigError(

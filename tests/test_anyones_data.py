@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from folders import labels, write_pairs
 from PIL import Image
-from tiny_runs import NETWORK, ended, results, run
+from tiny_runs import NETWORK, ended, results, run, stop_in_step
 from tiny_runs import write_tiles as write_mars
 
 from autograd import Tensor
@@ -19,7 +19,6 @@ from engine.checkpoint import load_checkpoint
 from engine.command import parsed
 from engine.data import DataError, load
 from engine.inference import Normalisation, predict_logits, starts
-from engine.training import Run
 from layers import Conv2d, Module
 
 TOML = """ignore = [9, "#ff00ff"]
@@ -58,15 +57,7 @@ def test_folders_train_resume_and_evaluate(kind: str, tmp_path: Path, monkeypatc
     line = [f"--data={data}", f"--classes={classes}", "--epochs=2", "--batch=4", "--learning-rate=0.02", *NETWORK, *more]
     assert run([*line, f"--out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
-        step, steps = Run._step, []
-
-        def stopping(self, *arguments):
-            steps.append(0)
-            if len(steps) == 3:
-                self.stop.signal = 2
-            return step(self, *arguments)
-
-        patch.setattr(Run, "_step", stopping)
+        stop_in_step(3, 2, patch)
         assert run([*line, f"--out={tmp_path / 'stopped'}"]) == 130
     assert run([f"--resume={tmp_path / 'stopped'}"]) == 0
     assert results(tmp_path / "stopped") == results(tmp_path / "whole")

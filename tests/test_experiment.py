@@ -8,11 +8,13 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.checkpoint import Form
 from engine.config import ConfigError, from_dict
 from engine.experiment import runs as experiment_runs
 from engine.experiment.__main__ import Arguments, run
@@ -235,6 +237,18 @@ def test_a_terminated_grid_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
         assert json.loads((out / cell / "seed-0/summary.json").read_text())["interrupted"] is True
         with RunFolder(out / cell / "seed-0"):  # FolderError while another process is writing there
             pass
+
+
+def test_what_was_measured_before_there_was_more_to_measure_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one, _) = runs_of(read_grid(grid_file(tmp_path, TINY)), tmp_path, 1, {})
+    one.folder.mkdir(parents=True)
+    counts = np.eye(5, dtype=np.int32)[None]
+    old = {"best": counts, "last": counts, "groups": np.array(["a"])}
+    np.savez(one.folder / "validation.npz", **old)
+    new = {**old, "best": 2 * counts, "flips": counts, "views": counts, "revision": "abc", "form": json.dumps(asdict(Form()))}
+    monkeypatch.setattr(experiment_runs, "measure", lambda run: np.savez(run.folder / "validation.npz", **new))
+    assert outcome(one).confusion.sum() == 10
+    assert outcome(one, "flips").confusion.sum() == 5
 
 
 def test_a_failing_run_names_its_folder_and_its_last_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from folders import labels, write_pairs
 from PIL import Image
-from tiny_runs import NETWORK, ended, flags, results, run, write_tiles
+from tiny_runs import NETWORK, ended, flags, results, run, stop_in_step, write_tiles
 
 from engine.batches import BatchSource
 from engine.config import Config
@@ -108,7 +108,7 @@ def test_a_run_from_a_file_has_the_bits_of_one_in_memory(more: list[str], tmp_pa
     line = [f"--data={data}", "--classes=3", "--epochs=2", "--batch=4", *NETWORK, *more]
     assert run([*line, f"--out={tmp_path / 'memory'}"]) == 0
     monkeypatch.setattr(folder, "fits", lambda size, memory: False)
-    train, step, steps = Run.train, Run._step, []
+    train = Run.train
 
     def without_its_folder(self):
         assert isinstance(self.data.train.images, stored.Stored)
@@ -118,14 +118,8 @@ def test_a_run_from_a_file_has_the_bits_of_one_in_memory(more: list[str], tmp_pa
         finally:
             (tmp_path / "away").rename(data)
 
-    def stopping(self, *arguments):
-        steps.append(0)
-        if len(steps) == 2:
-            self.stop.signal = 15
-        return step(self, *arguments)
-
     monkeypatch.setattr(Run, "train", without_its_folder)
-    monkeypatch.setattr(Run, "_step", stopping)
+    stop_in_step(2, 15, monkeypatch)
     assert run([*line, f"--out={tmp_path / 'file'}"]) == 143
     assert run([f"--resume={tmp_path / 'file'}"]) == 0
     assert results(tmp_path / "file") == results(tmp_path / "memory")
@@ -325,7 +319,7 @@ def test_a_batch_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pyte
     tiles = tmp_path / "tiles.npz"
     write_tiles(tiles)
     assert run([*flags(tiles, tmp_path / "fits", epochs=1), "--batch=100000"]) == 0
-    monkeypatch.setattr("engine.training.available", lambda: 1 << 20)
+    monkeypatch.setattr("engine.training.available_memory", lambda: 1 << 20)
     code, line = ended([*flags(tiles, tmp_path / "not", epochs=1), "--batch=100000"], capsys)
     assert code == 2
     assert re.search(

@@ -14,6 +14,7 @@ import pytest
 from engine import train
 from engine.command import run_command
 from engine.reporting import WALL_CLOCK, read_rows
+from engine.training import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain", "--cutmix=0.5"]  # dropout and batch norm are in it
@@ -51,3 +52,16 @@ def results(out: Path) -> dict[str, Any]:
     """What a run left, without times."""
     rows = [json.dumps({k: v for k, v in row.items() if k not in WALL_CLOCK}) for row in read_rows(out)]  # as text: keys have an order, too
     return {"rows": rows, **{name: (out / name).read_bytes() for name in ("best.safetensors", "last.safetensors", "config.toml")}}
+
+
+def stop_in_step(number: int, signal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run takes the signal for received when its `number`-th step begins."""
+    step, steps = Run._step, []
+
+    def stopping(self, *arguments):
+        steps.append(0)
+        if len(steps) == number:
+            self.stop.signal = signal
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", stopping)

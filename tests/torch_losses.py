@@ -122,42 +122,32 @@ def mcc(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None =
     return (torch.stack(weights) * (1 - torch.stack(values))).sum() / torch.stack(weights).sum()
 
 
-def _metric(logits: Any, labels: Any, weight: Any, ignore_index: int | None, e: float, absent: str, background: str) -> tuple[Any, Any, Any]:
+def _metric(
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    absent: str = "present",
+    background: str = "train",
+) -> tuple[Any, Any, Any]:
     """|p| + |t|, |p - t| of every class, t soft, and the classes' shares."""
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     if absent == "present":
         w = w * (t.sum(0) > 0)
-    soft = t * (1 - e) + e / z.shape[1]
+    soft = t * (1 - label_smoothing) + label_smoothing / z.shape[1]
     p = z.softmax(1)
     return (p + soft).sum(0), (p - soft).abs().sum(0), w / w.sum()
 
 
-def jaccard_metric(
-    logits: Any,
-    labels: Any,
-    weight: Any = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    smooth: float = 1.0,
-    absent: str = "present",
-    background: str = "train",
-) -> Any:
+def jaccard_metric(logits: Any, labels: Any, smooth: float = 1.0, **settings: Any) -> Any:
     """By the papers' norms: the intersection is half of |p| + |t| - |p - t|, the union half of |p| + |t| + |p - t|."""
-    total, apart, w = _metric(logits, labels, weight, ignore_index, label_smoothing, absent, background)
+    total, apart, w = _metric(logits, labels, **settings)
     return (w * (1 - (total - apart + 2 * smooth) / (total + apart + 2 * smooth))).sum()
 
 
-def dice_semimetric(
-    logits: Any,
-    labels: Any,
-    weight: Any = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    smooth: float = 1.0,
-    absent: str = "present",
-    background: str = "train",
-) -> Any:
-    total, apart, w = _metric(logits, labels, weight, ignore_index, label_smoothing, absent, background)
+def dice_semimetric(logits: Any, labels: Any, smooth: float = 1.0, **settings: Any) -> Any:
+    total, apart, w = _metric(logits, labels, **settings)
     return (w * (1 - (total - apart + smooth) / (total + smooth))).sum()
 
 

@@ -108,8 +108,9 @@ def conv2d(
     input may be two Tensors (N, H, W, C1), (N, H, W, C2): the same as concat([a, b]), without the copy (groups 1 only).
     padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'.
     float16, float32 or float64; float16 is multiplied and added up in float32, and rounded once.
-    NaN or infinity in x comes out wherever PyTorch has NaN, as NaN or infinity; where Winograd serves a 3x3 filter (stride 1, float32), every
-    tile of 4x4 outputs (apart by the dilation) that reads it may be so throughout, and likewise gradients. Outputs of other tiles keep their bits.
+    NaN or infinity in x comes out wherever PyTorch has NaN, as NaN or infinity. Where Winograd serves a 3x3 filter
+    (stride 1, float32), every tile of 4x4 outputs (apart by the dilation) that reads it may be so throughout, and
+    likewise gradients. Outputs of other tiles keep their bits.
     Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
     window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups)

@@ -188,9 +188,9 @@ def jaccard_metric_loss(
 ) -> Tensor:
     """1 - the weighted mean over classes of (I + smooth) / (P + T - I + smooth), for soft truth.  (arXiv 2302.05666)
 
-    The truth is t = 1 - label_smoothing + label_smoothing / C at a pixel's label and label_smoothing / C elsewhere, I = sum min(p, t),
-    P = sum p, T = sum t over the batch: the loss is 0 where p = t, which `iou_loss` of soft truth is not. Without smoothing
-    it is `iou_loss`. At p = t the gradient is the one from above.
+    The truth is t = 1 - label_smoothing + label_smoothing / C at a pixel's label and label_smoothing / C elsewhere,
+    I = sum min(p, t), P = sum p, T = sum t over the batch: the loss is 0 where p = t, which `iou_loss` of soft truth
+    is not. Without smoothing it is `iou_loss`. At p = t the gradient is the one from above.
     """
     settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}
     return _single("jaccard_metric", logits, labels, weight, ignore_index, background, **settings)

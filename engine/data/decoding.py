@@ -88,7 +88,7 @@ def decoded(tasks: Sequence[Task], classes: Classes) -> Iterator[Decoded]:
 
 
 def _by_workers(tasks: Sequence[Task], classes: Classes, count: int) -> Iterator[Decoded]:
-    """The tasks go to the workers in turn, so that whose result is next is known."""
+    """What worker processes decode, in the order of the tasks: the workers take turns, so that the next result is the next worker's."""
     workers: list[_Worker] = []
     try:
         for _ in range(count):

@@ -79,13 +79,13 @@ def _padded_size(pairs: Pairs) -> tuple[int, int]:
 
 
 def _bytes_in_memory(pairs: Pairs, channels: int, classes: Classes) -> int:
-    """Of tiles and labels at their padded size."""
+    """The bytes that tiles and labels take at their padded size."""
     h, w = _padded_size(pairs)
     return len(pairs) * h * w * (channels * pairs[0][1].dtype.itemsize + np.dtype(classes.dtype).itemsize)
 
 
 def _bytes_in_file(pairs: Pairs, classes: Classes) -> int:
-    """Of tiles and labels as they are."""
+    """The bytes that tiles and labels take as they are, without padding."""
     label = np.dtype(classes.dtype).itemsize
     return sum(header.size[0] * header.size[1] * (header.channels * header.dtype.itemsize + label) for _, header in pairs)
 

@@ -18,12 +18,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from engine.data.tiles import DataError
+from kernels.core.cores import available_memory
 
 Size = tuple[int, int]
 
@@ -216,26 +216,9 @@ class _Joined:
         return np.stack([part[k] for part, k in places]) if isinstance(index, slice) else places[0][places[1]]
 
 
-# -- how much memory there is -----------------------------------------------------------------------------------------------------------------
-
-_MEMINFO = Path("/proc/meminfo")
-
-
 def fits(size: int, memory: int) -> bool:
     """Whether decoded tiles of so many bytes are kept in memory. memory: MiB that they may take; 0: half of what is available.
 
     They take twice their size for a moment, when they are split.
     """
-    return 2 * size <= (memory << 20 if memory else available() // 2)
-
-
-def available() -> int:
-    """Bytes of memory that this process can have: what the system and the process's control groups leave."""
-    from kernels.core.cores import group_memory
-
-    try:
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 32
-    return int(min(free, group_memory()))
+    return 2 * size <= (memory << 20 if memory else available_memory() // 2)

@@ -32,6 +32,7 @@ from engine.experiment.statistics import Outcome
 from engine.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
 
 _CHECKPOINTS = ("best", "last")
+_AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
 _MEASURED = "validation.npz"
 _VIEWS = 8
 _PATIENCE = 60  # seconds that a process gets to save its state
@@ -226,15 +227,21 @@ def revision() -> str:
 
 
 def outcome(run: Run, checkpoint: str = "best") -> Outcome:
-    """The measured outcome of a finished run, measuring it first where that has not been done."""
-    from engine.checkpoint import Form, form_from_dict
+    """The measured outcome of a finished run, measuring it first where that has not been done, or not everything of it."""
+    from engine.checkpoint import form_from_dict
 
     path = run.folder / _MEASURED
-    if not path.is_file():
+    if not path.is_file() or not _is_whole(path):
         measure(run)
     with np.load(path, allow_pickle=False) as file:
-        form = form_from_dict(json.loads(str(file["form"]))) if "form" in file else Form()
+        form = form_from_dict(json.loads(str(file["form"])))
         return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"], form.classes, form.absent, str(file["revision"]))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a validation.npz has all that is measured now."""
+    with np.load(path, allow_pickle=False) as file:
+        return {*_CHECKPOINTS, *_AUGMENTED, "groups", "form", "revision"} <= set(file.files)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-_GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_GROUPS, _MINE, _MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/meminfo")
 
 
 def usable_cores() -> int:
@@ -25,6 +25,16 @@ def capped(count: int, source: str) -> int:
     text = f"{source}: got {count}, but this process may use {most} {'core' if most == 1 else 'cores'}: using {most}"
     warnings.warn_explicit(text, RuntimeWarning, "areograd", 1)
     return most
+
+
+def available_memory() -> int:
+    """Bytes of memory that this process can have: what the system and the process's control groups leave."""
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 32
+    return int(min(free, group_memory()))
 
 
 def group_memory(groups: Path = _GROUPS, mine: Path = _MINE) -> float:
