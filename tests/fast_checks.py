@@ -160,11 +160,13 @@ def softmaxes(rng) -> Any:
     return [softmax_of(rng, *size) for size in ((3, 47, 67, 21), (5, 64), (2, 3, 5), (7, 1))]
 
 
-def softmax_of(rng, *size: int, view: bool = False) -> list[Any]:
-    """Softmax and its logarithm, forward and backward."""
-    x, dy = 3 * array(rng, *size, view=view), array(rng, *size, view=view)
-    y, logarithm = agree(pointwise.softmax_forward, x, -1), agree(pointwise.log_softmax_forward, x, len(size) - 1)
-    return [y, logarithm, agree(pointwise.softmax_backward, dy, y, -1), agree(pointwise.log_softmax_backward, dy, logarithm, -1)]
+def softmax_of(rng, *size: int, view: bool = False, draws: int = 6) -> list[Any]:
+    """Softmax and its logarithm, forward and backward. A row's gradient hangs on one sum, so the gradients of some draws are judged as one."""
+    given = [(3 * array(rng, *size, view=view), array(rng, *size, view=view)) for _ in range(draws)]
+    plain = [agree(pointwise.softmax_forward, x, -1) for x, _ in given]
+    logarithms = [agree(pointwise.log_softmax_forward, x, len(size) - 1) for x, _ in given]
+    steps = ((pointwise.softmax_backward, plain), (pointwise.log_softmax_backward, logarithms))
+    return [plain[0], logarithms[0], *(agree_together(backward, [(dy, y, -1) for (_, dy), y in zip(given, ys, strict=True)]) for backward, ys in steps)]
 
 
 def polarized_operands(rng, branch: str, n: int, pixels: int, c: int, h: int) -> tuple[list[np.ndarray], tuple[float, ...]]:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.core.compile import inline
-from kernels.core.simd import Code, Int, Pointer, program, target
+from kernels.core.simd import Code, Int, Pointer, Vec, program, target
 
 _AHEAD = 16  # rows
+_PARTS = 4  # an addition takes four cycles
 
 
 def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
@@ -24,6 +25,22 @@ def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
         body(i, None)
     with code.when(whole < length):
         body(whole, length - whole)
+
+
+def total_over_run(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec]) -> Vec:
+    """The sum over a run, in all lanes; add(sum, i, None or how many) gives a sum with the vector at i added.
+
+    There are four partial sums: additions do not wait for one another, and fewer roundings follow one another than in a single sum.
+    """
+    sums = [code.variable(0.0) for _ in range(_PARTS)]
+    step = _PARTS * code.lanes
+    whole = code.rounded_to(length, code.int(step))
+    with code.loop(0, whole, step) as i:
+        for k, part in enumerate(sums):
+            part.set(add(part.get(), i + k * code.lanes, None))
+    over_run(code, length - whole, lambda i, rest: sums[0].set(add(sums[0].get(), whole + i, rest)))
+    first, second, third, fourth = (part.get() for part in sums)
+    return code.total((first + second) + (third + fourth))
 
 
 def over_periods(code: Code, start: Int, stop: Int, period: Int, body: Callable[[Int, Int, Any], None]) -> None:

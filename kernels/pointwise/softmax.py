@@ -10,8 +10,8 @@ import numpy as np
 
 from kernels.core import memory
 from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import over_run
-from kernels.core.simd import Code, Int, Pointer, program
+from kernels.core.runs import over_run, total_over_run
+from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import flat, parallel
 
 _CHUNK = 65_536  # floats
@@ -46,14 +46,12 @@ def _make_gradient(logarithm: bool) -> Callable[..., None]:
     @program("pipipii")
     def gradient(code: Code, dy: Pointer, d0: Int, y: Pointer, y0: Int, dx: Pointer, x0: Int, length: Int) -> None:
         """dx = y (dy - <y, dy>), or of the logarithm: dx = dy - e^y sum(dy). dx may be dy."""
-        sums = code.variable(0.0)
 
-        def add(i: Int, rest: Any) -> None:
+        def add(sums: Vec, i: Int, rest: Any) -> Vec:
             value = code.load(dy, d0 + i, rest)
-            sums.set(sums.get() + value if logarithm else code.fma(code.load(y, y0 + i, rest), value, sums.get()))
+            return sums + value if logarithm else code.fma(code.load(y, y0 + i, rest), value, sums)
 
-        over_run(code, length, add)
-        total = code.total(sums.get())
+        total = total_over_run(code, length, add)
 
         def subtract(i: Int, rest: Any) -> None:
             value, out = code.load(dy, d0 + i, rest), code.load(y, y0 + i, rest)
