@@ -111,6 +111,8 @@ class Config:
     """Coefficient of the Dice loss of soft truth (by label_smoothing)."""
     top_k: float = 0.0
     """Coefficient of the cross-entropy of the hardest pixels."""
+    boundary: float = 0.0
+    """Coefficient of the boundary loss, which counts in pixels: 0.01 is a lot."""
     hardest: float = 0.25
     """Which share of the labelled pixels of a batch those are."""
     alpha: float = 0.3

@@ -11,6 +11,7 @@ from layers.inception import InceptionBlock
 from layers.initialisers import seeded
 from layers.linear import Embedding, Flatten, Linear
 from layers.loss import (
+    BoundaryLoss,
     CombinedLoss,
     CrossEntropyLoss,
     DiceLoss,
@@ -47,6 +48,7 @@ __all__ = [
     "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm2d",
+    "BoundaryLoss",
     "Buffer",
     "CombinedLoss",
     "Conv1d",

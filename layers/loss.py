@@ -107,6 +107,12 @@ class TopKLoss(_SingleTerm):
     term = "top_k"
 
 
+class BoundaryLoss(_SingleTerm):
+    """Boundary loss of maps (..., H, W): probabilities times signed distances in pixels.  (arXiv 1812.07032)"""
+
+    term = "boundary"
+
+
 class LovaszLoss(_SingleTerm):
     """Lovasz-softmax.  (arXiv 1705.08790)"""
 

@@ -419,6 +419,13 @@ CASES = [
         [*LOSS_SAMPLES, s(*Z, hardest=0.6, label_smoothing=0.1, weight=WEIGHTS), s(*Z, hardest=1.0), s(*Z, hardest=0.0, note="one pixel")],
         [Bad(Z, ValueError, "hardest is 1.5", {"hardest": 1.5})],
     ),
+    Case(
+        "boundary_loss",
+        ops.boundary_loss,
+        losses.boundary,
+        [*LOSS_SAMPLES, s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), weight=WEIGHTS, note="two classes")],
+        [Bad([N(4, 5), constant(np.zeros(4, np.int64))], ValueError, r"the boundary loss expects maps")],
+    ),
     Case("lovasz_softmax", ops.lovasz_softmax, losses.lovasz, LOSS_SAMPLES),
     Case(
         "margin_loss",

@@ -19,6 +19,7 @@ from fast_rule import agree, agree_together, array, flat, judge, outcomes, widen
 
 from kernels import attention, augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core import threads
+from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
 
@@ -160,13 +161,34 @@ def softmaxes(rng) -> Any:
     return [softmax_of(rng, *size) for size in ((3, 47, 67, 21), (5, 64), (2, 3, 5), (7, 1))]
 
 
+def distances(rng, size, classes: int, share: float, background: str) -> Any:
+    """Signed distances; share: of the pixels that are of class 0. Some of the labels are ignored."""
+    labels = np.where(rng.random(size) < share, 0, rng.integers(0, classes, size))
+    labels[rng.random(size) < 0.1] = 255
+    with kernel_log() as log:
+        got = loss.signed_distances(labels, classes, background, 255, "float32")
+    assert log[-1].by == "fast"
+    want = loss.signed_distances.reference(labels, classes, background, 255, "float64")
+    assert got.dtype == np.float32
+    assert (np.abs(got - want) <= 2.0**-23 * (1 + np.abs(want))).all(), np.abs(got - want).max()
+    return got
+
+
+@check
+def boundary_distances(rng) -> Any:
+    """Rows and columns of one pixel, tails, several images; classes that an image lacks."""
+    return [distances(rng, size, 4, 0.6, "mask") for size in ((2, 21, 37), (3, 1, 19), (1, 23, 1), (1, 1, 1))]
+
+
 def softmax_of(rng, *size: int, view: bool = False, draws: int = 6) -> list[Any]:
     """Softmax and its logarithm, forward and backward. A row's gradient hangs on one sum, so the gradients of some draws are judged as one."""
     given = [(3 * array(rng, *size, view=view), array(rng, *size, view=view)) for _ in range(draws)]
-    plain = [agree(pointwise.softmax_forward, x, -1) for x, _ in given]
+    probabilities = [agree(pointwise.softmax_forward, x, -1) for x, _ in given]
     logarithms = [agree(pointwise.log_softmax_forward, x, len(size) - 1) for x, _ in given]
-    steps = ((pointwise.softmax_backward, plain), (pointwise.log_softmax_backward, logarithms))
-    return [plain[0], logarithms[0], *(agree_together(backward, [(dy, y, -1) for (_, dy), y in zip(given, ys, strict=True)]) for backward, ys in steps)]
+    out = [probabilities[0], logarithms[0]]
+    for backward, ys in ((pointwise.softmax_backward, probabilities), (pointwise.log_softmax_backward, logarithms)):
+        out.append(agree_together(backward, [(dy, y, -1) for (_, dy), y in zip(given, ys, strict=True)]))
+    return out
 
 
 def polarized_operands(rng, branch: str, n: int, pixels: int, c: int, h: int) -> tuple[list[np.ndarray], tuple[float, ...]]:

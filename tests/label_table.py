@@ -153,6 +153,7 @@ def _set(index: Any) -> Any:
 
 LOSSES = ("combined_loss", "cross_entropy", "dice_loss", "focal_loss", "iou_loss", "lovasz_softmax", "margin_loss")
 LOSSES += ("focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "tversky_loss", "jaccard_metric_loss", "dice_semimetric_loss", "top_k_loss")
+LOSSES += ("boundary_loss",)
 MODULES = ("CombinedLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "IoULoss", "LovaszLoss", "MarginLoss")
 MODULES += (
     "FocalTverskyLoss",
@@ -162,6 +163,7 @@ MODULES += (
     "JaccardMetricLoss",
     "DiceSemimetricLoss",
     "TopKLoss",
+    "BoundaryLoss",
     "UnifiedFocalLoss",
 )
 ROWS = [
@@ -180,6 +182,8 @@ ROWS = [
     Row("kernels.loss_forward(labels), ignored", lambda y: loss.loss_forward(_logits(y), y, IGNORING)[0], 4, ignored=7),
     Row("kernels.loss_backward(labels)", lambda y: _backward(y, SPEC), 4),
     Row("kernels.loss_backward(labels), unfused", lambda y: _backward(y, VARIED), 4),
+    Row("kernels.signed_distances(labels)", lambda y: loss.signed_distances(y, 5, "train", None, "float32"), 4),
+    Row("kernels.signed_distances(labels), ignored", lambda y: loss.signed_distances(y, 5, "mask", 7, "float32"), 4, ignored=7),
     Row("kernels.confusion_per_image(truth)", lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "int64"), 5), 4),
     Row("kernels.confusion_per_image(truth), bytes", lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "uint8"), 5), 4),
     Row("kernels.confusion_per_image(prediction)", lambda p: metric.confusion_per_image(_like(np.zeros(p.shape), p, "uint8"), p, 5), 4),
@@ -220,6 +224,7 @@ EXEMPT = {
     r"(kernels|ops|engine\.catalogue)\..*attention.*\(mask\)": "boolean, or any float, which is added to scores; compared for its dtype and shape",
     r"kernels\..*norm_backward\(mask\)": "state that forward made: a bit per element, all of which are right",
     r"ops\..*\(ignore_index\)|layers\..*\(ignore_index\)": "NUMBERS",
+    r"kernels\.signed_distances\(ignore_index\)": "the losses that call it compare the number",
     r".*\(padding_idx\)|.*\(outside\)": "NUMBERS",
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
     r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",

@@ -42,7 +42,7 @@ INDEFINITE = {
 UNLIKE = {"prod"}
 LOSSES = {"cross_entropy", "focal_loss", "dice_loss", "iou_loss", "lovasz_softmax", "margin_loss", "combined_loss"}  # -inf: see the tests below
 LOSSES |= {"tversky_loss", "focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "jaccard_metric_loss", "dice_semimetric_loss"}
-LOSSES |= {"top_k_loss"}
+LOSSES |= {"top_k_loss", "boundary_loss"}
 # PyTorch adds 0 times the neighbour where a sample falls on a pixel. Ours leaves out what has no weight: a NaN comes out at fewer places.
 FEWER = {"resize_bilinear"}
 # The fast data gradient pads with zeros, and 0 times the NaN of a filter is NaN; so is a masked score in a row that is NaN. Nothing is lost.

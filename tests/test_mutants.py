@@ -179,6 +179,8 @@ MUTANTS = [
     Mutant("metric losses: product for the smaller", LOSS + "metric", "xp.minimum(m * p, soft)", "(p * soft)", parity("dice_semimetric_loss"), True),
     Mutant("top-k: one pixel fewer", LOSS + "top_k", "rank < k", "rank < k - 1", parity("top_k_loss"), True),
     Mutant("top-k: ignored pixels among the hardest", LOSS + "top_k", "-xp.inf)", "xp.inf)", parity("top_k_loss"), True),
+    Mutant("boundary: distances of the wrong sign within", LOSS + "signed_distances", "1 - _to", "_to", parity("boundary_loss"), True),
+    Mutant("boundary: softmax's other classes missing", LOSS + "boundary", "(dp - (p", "(dp - 0 * (p", gradient("boundary_loss")),
     Mutant("Lovasz: errors in ascending order", LOSS + "lovasz", "xp.argsort(-e", "xp.argsort(e", parity("lovasz_softmax"), True),
     Mutant("labels off by one", LOSS + "pixels_of", "xp.arange(first, classes)", "xp.arange(first, classes) - 1", parity("cross_entropy"), True),
     Mutant("background masked but still in the softmax", LOSS + "pixels_of", "[:, first:]", "", every_term_keeps_out_of_the_background),

@@ -80,6 +80,7 @@ OPERATORS = {
     "jaccard_metric": ops.jaccard_metric_loss,
     "dice_semimetric": ops.dice_semimetric_loss,
     "top_k": ops.top_k_loss,
+    "boundary": ops.boundary_loss,
 }
 
 

@@ -165,6 +165,26 @@ def top_k(
     return losses.topk(max(1, math.ceil(hardest * len(losses) - 1e-6))).values.mean()
 
 
+def boundary(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
+    """Distances by comparing every pixel with every other one."""
+    torch = _torch()
+    _, t, w = _pixels(logits, labels, weight, ignore_index, background)
+    first = 1 if background == "mask" else 0
+    keep = (labels >= first) & (labels != (-1 if ignore_index is None else ignore_index))
+    h, w_ = labels.shape[-2:]
+    places = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w_), indexing="ij"), -1).reshape(-1, 2).to(logits.dtype)
+    apart = (places[:, None] - places[None]).square().sum(-1).sqrt()
+    total = logits.new_zeros(())
+    for z, y, valid in zip(logits.reshape(-1, h * w_, logits.shape[-1]), labels.reshape(-1, h * w_), keep.reshape(-1, h * w_), strict=True):
+        p = z[valid, first:].softmax(1)
+        for c in range(p.shape[1]):
+            inside, other = valid & (y == c + first), valid & (y != c + first)
+            if inside.any() and other.any():
+                phi = torch.where(inside, 1 - apart[:, other].amin(1), apart[:, inside].amin(1))
+                total = total + w[c] / w.sum() * (phi[valid] * p[:, c]).sum()
+    return total / len(t)
+
+
 def lovasz(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
     torch = _torch()
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)

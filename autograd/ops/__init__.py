@@ -25,6 +25,7 @@ from autograd.ops.indexing import embedding, gather, scatter_add, take
 from autograd.ops.linear import linear, matmul
 from autograd.ops.loss import (
     REPORT_TERMS,
+    boundary_loss,
     combined_loss,
     cross_entropy,
     dice_loss,
@@ -69,6 +70,7 @@ __all__ = [
     "bitwise_or",
     "bitwise_xor",
     "blend",
+    "boundary_loss",
     "broadcast_to",
     "cast",
     "clip",

@@ -13,6 +13,7 @@ from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
 from kernels.core.device import Array, to_device, to_numpy
 from kernels.core.labels import check_labels
+from kernels.core.reduction import wide_type
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
@@ -39,9 +40,17 @@ class Loss(Function):
         super().__init__()
         self.spec, self.labels, self.caller = spec, labels, caller
 
+    def _distances(self, logits: Array) -> Array | None:
+        """The distance maps that the boundary loss reads."""
+        if not self.spec.reads_distances:
+            return None
+        dtype = np.dtype(wide_type(logits.dtype)).name
+        return kernels.signed_distances(self.labels, logits.shape[-1], self.spec.background_of("boundary"), self.spec.ignore_index, dtype)
+
     def forward(self, logits: Array) -> Array:
         try:
-            value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec)
+            self.distances = self._distances(logits)
+            value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec, self.distances)
         except ValueError:  # perhaps a label that is no class, which the kernel found and told in its own name
             check_labels(self.caller, "labels", self.labels, logits.shape[-1], self.spec.ignore_index)
             raise
@@ -50,7 +59,7 @@ class Loss(Function):
 
     def backward(self, dy: Array) -> Array:
         logits, state = self.saved
-        return kernels.loss_backward(dy, logits, self.labels, self.spec, state)
+        return kernels.loss_backward(dy, logits, self.labels, self.spec, state, self.distances)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 12 * inputs[0].size
@@ -227,6 +236,18 @@ def top_k_loss(
     return _single("top_k", logits, labels, weight, ignore_index, background, hardest=hardest, label_smoothing=label_smoothing)
 
 
+def boundary_loss(
+    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+) -> Tensor:
+    """Mean over valid pixels of sum_c W_c phi_c p_c, W the weights over their sum, phi the distance in pixels from class c.  (arXiv 1812.07032)
+
+    logits (..., H, W, C), labels (..., H, W). phi is positive outside a class and negative within
+    (kernels.loss.reference.signed_distances), so the loss is negative for good predictions. It knows nothing of a
+    class that an image lacks, and is meant to be added to a region loss with a small coefficient, such as 0.01.
+    """
+    return _single("boundary", logits, labels, weight, ignore_index, background)
+
+
 def lovasz_softmax(
     logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
 ) -> Tensor:
@@ -302,6 +323,8 @@ def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
     classes = logits.shape[-1] if logits.ndim else 0
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"{name}: labels have shape {labels.shape}, expected {logits.shape[:-1]} for logits {logits.shape}")
+    if labels.ndim < 2 and spec.reads_distances:
+        raise ValueError(f"{name}: labels have shape {labels.shape}, the boundary loss expects maps (..., H, W)")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name}: labels are {labels.dtype}, expected an integer array")
     if classes < 2 + (spec.background == "mask"):

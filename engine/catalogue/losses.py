@@ -64,6 +64,7 @@ LOSSES = [
     _entry("jaccard_metric_loss", MASKED, {"label_smoothing": 0.3}),
     _entry("dice_semimetric_loss", MASKED, {"label_smoothing": 0.3}),
     _entry("top_k_loss", MASKED, {"hardest": 0.6, "label_smoothing": 0.1}),
+    _entry("boundary_loss", MASKED),
     _entry("lovasz_softmax", MASKED, kinks=({"ties": True, "shape": (1, 4, 5, 3)},)),
     _entry("margin_loss", MASKED, {"reduction": "weighted", "weighted": True}, {"power": 3, "false_positive": 0.5}),
     _entry("combined_loss", MASKED),

@@ -4,9 +4,13 @@ from kernels.core.dispatch import operator
 from kernels.loss import reference
 from kernels.loss.spec import BACKGROUNDS, TERMS, LossSpec
 
-__all__ = ["BACKGROUNDS", "TERMS", "LossSpec", "loss_backward", "loss_forward"]
+__all__ = ["BACKGROUNDS", "TERMS", "LossSpec", "loss_backward", "loss_forward", "signed_distances"]
 
-_SHAPES = "logits (*S, C); labels int (*S); where spec.class_weights is None or len(spec.class_weights) == C"
+_SHAPES = (
+    "logits (*S, C); labels int (*S); distances? (*S, C); where spec.class_weights is None or len(spec.class_weights) == C;"
+    "where distances is not None or not spec.reads_distances"
+)
 
 loss_forward = operator(reference.loss_forward, _SHAPES, cpu="kernels.loss.cpu", cuda="kernels.loss.cuda")
 loss_backward = operator(reference.loss_backward, f"{_SHAPES}; dy ()", cpu="kernels.loss.cpu", cuda="kernels.loss.cuda")
+signed_distances = operator(reference.signed_distances, "labels int (*S, H, W)", cpu="kernels.loss.distances")

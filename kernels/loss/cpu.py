@@ -3,8 +3,8 @@
 Pass 1 (forward) reads the logits and adds up a few numbers: the pixelwise terms, and per class sum m p t, sum m p, sum m t. The host turns
 them into the region terms' coefficients A_c, B_c. Pass 2 (backward) reads the logits again and writes dz. Bytes per pixel: 12 C + 16.
 
-Lovasz and the hardest pixels (top_k) sort all pixels: these terms are left to the reference and added. So are different background policies for
-different terms, with all of them.
+Lovasz and the hardest pixels (top_k) sort all pixels, and the boundary loss reads a map of distances: these terms are
+left to the reference and added. So are different background policies for different terms, with all of them.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class _Plan:
         return -(-self.pixels // _CHUNK)
 
 
-def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
+def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, distances: np.ndarray | None = None) -> Any:
     """As kernels.loss.reference.loss_forward; the state is what pass 2 reads: settings, weights, A, B."""
     own, rest = spec.split(_FUSED)
     if own is None or not (plan := _Plan(logits, labels, own)).served:
@@ -313,7 +313,7 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> Any:
     value = sum(coefficient * parts[name] for name, coefficient in own.terms)
     single = {name: np.asarray(part, np.float32) for name, part in parts.items()}
     if rest is not None:
-        more, others, _ = reference.loss_forward(logits, labels, rest)
+        more, others, _ = reference.loss_forward(logits, labels, rest, distances)
         value, single = value + more, single | others
     return np.asarray(value, np.float32), single, plan.constants
 
@@ -351,7 +351,9 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
     return parts
 
 
-def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: LossSpec, state: np.ndarray | None) -> Any:
+def loss_backward(
+    dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: LossSpec, state: np.ndarray | None, distances: np.ndarray | None = None
+) -> Any:
     """As kernels.loss.reference.loss_backward."""
     own, rest = spec.split(_FUSED)
     if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != plan.constants.shape:
@@ -368,5 +370,5 @@ def loss_backward(dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: 
     if wrong.any():
         check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)
     if rest is not None:
-        dz += reference.loss_backward(dy, logits, labels, rest, None)
+        dz += reference.loss_backward(dy, logits, labels, rest, None, distances)
     return dz

@@ -1,8 +1,9 @@
 """All loss terms on CUDA: two passes over the logits and a tiny kernel between them; see loss.cu.
 
-Served: float32 and float64, up to 16 classes, one background policy for all terms. The compiler knows the number of classes for 5 logits (all
-classes, or the background masked) and for 4 in float32; other counts take the plain kernels. Lovasz and the hardest pixels rank all pixels, which is
-a sort; the metric losses need sums of their own: these terms are left to the reference, whose argsort and sums CuPy runs on the device, and added.
+Served: float32 and float64, up to 16 classes, one background policy for all terms. The compiler knows the number of
+classes for 5 logits (all classes, or the background masked) and for 4 in float32; other counts take the plain kernels.
+Lovasz and the hardest pixels rank all pixels, which is a sort; the metric losses need sums of their own; the boundary
+loss reads distances: these terms are left to the reference, which CuPy runs on the device, and added.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _aligned(array: Array) -> Array:
     return array if array.data.ptr % 16 == 0 else array.copy()
 
 
-def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
+def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array | None = None) -> Any:
     """As kernels.loss.reference.loss_forward; value and parts are 0-d views of one small device array, the state stays on the device."""
     own, rest = spec.split(_NUMBERS)
     if own is None or not (plan := _Plan(logits, labels, own)).served:
@@ -131,11 +132,11 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> Any:
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}
     if rest is None:
         return out[0], terms, state
-    more, others, _ = reference.loss_forward(logits, labels, rest)
+    more, others, _ = reference.loss_forward(logits, labels, rest, distances)
     return out[0] + more, terms | others, state
 
 
-def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Any:
+def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None) -> Any:
     """As kernels.loss.reference.loss_backward."""
     own, rest = spec.split(_NUMBERS)
     if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != (4 + 2 * plan.most,):
@@ -146,5 +147,5 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, own))
     if rest is not None:
-        dz += reference.loss_backward(dy, logits, labels, rest, None)
+        dz += reference.loss_backward(dy, logits, labels, rest, None, distances)
     return dz

@@ -2,8 +2,8 @@
 
 Per pixel i: logits z_i, p_i = softmax(z_i), label y_i, one-hot t_i, validity m_i, class weights w_c.
 A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed form.
-Region (Dice, IoU, Tversky, MCC, metric losses in kernels/loss/regions.py; Lovasz): a function of sums over the whole batch, whose gradient to the
-probabilities is simple; the chain rule through the softmax is then
+Region (Dice, IoU, Tversky, MCC, metric losses in kernels/loss/regions.py; Lovasz; boundary): a function of sums over
+the whole batch, whose gradient to the probabilities is simple; the chain rule through the softmax is then
 
     dz = p (dp - <p, dp>)                                                                                       (*)
 
@@ -201,6 +201,48 @@ def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
     return {}, (w * (e * d).sum(0)).sum(), p * (dp - (p * dp).sum(1, keepdims=True))
 
 
+def boundary(pixels: Pixels, spec: LossSpec, distances: Array) -> Term:
+    """sum_i m_i <W phi_i, p_i> / count, phi the `signed_distances`, W_c = w_c / sum w: dp = m W phi / count; then (*).
+
+    Linear in p: a probability costs more, the farther from its class it lies, and gains the deeper within.  (Kervadec et al., arXiv 1812.07032)
+    """
+    z, _, m, w = pixels
+    p = softmax_forward(z, 1)
+    phi = distances.reshape(-1, distances.shape[-1])[:, distances.shape[-1] - z.shape[1] :]
+    dp = m * (w / _at_least_tiny(w.sum())) * phi.astype(z.dtype) / pixels.count
+    return {}, (dp * p).sum(), p * (dp - (p * dp).sum(1, keepdims=True))
+
+
+def signed_distances(labels: Array, classes: int, background: str, ignore_index: int | None, dtype: str) -> Array:
+    """phi (..., H, W, C) of labels (..., H, W), in pixels: how far a pixel lies outside (above 0) or inside a class (0 at its edge, then below).
+
+    Outside, phi is the Euclidean distance to the nearest pixel of the class; inside, 1 - the distance to the nearest pixel of another class.
+    Pixels that do not count (the ignored label; class 0, where background is 'mask') belong to no class and bound none.
+    phi = 0 all over an image for a class that has no pixel of it, or all. Raises ValueError for labels that are no classes.
+    """
+    check_labels("signed_distances", "labels", labels, classes, ignore_index)
+    xp = array_module(labels)
+    first = 1 if background == "mask" else 0
+    valid = labels >= first
+    if ignore_index is not None:
+        valid = valid & (labels != ignore_index)
+    maps = []
+    for c in range(classes):
+        inside, other = valid & (labels == c), valid & (labels != c)
+        phi = xp.where(inside, 1 - _to_nearest(other, dtype), _to_nearest(inside, dtype))
+        maps.append(xp.where(inside.any((-2, -1), keepdims=True) & other.any((-2, -1), keepdims=True), phi, xp.zeros((), phi.dtype)))
+    return xp.stack(maps, -1)
+
+
+def _to_nearest(there: Array, dtype: str) -> Array:
+    """The distance of every pixel of (..., H, W) to the nearest one that is true, infinite where none is: within columns, then across them."""
+    xp, (h, w) = array_module(there), there.shape[-2:]
+    rows, columns = xp.arange(h, dtype=dtype)[:, None], xp.arange(w, dtype=dtype)
+    far = xp.asarray(xp.inf, dtype)
+    square = xp.stack([xp.where(there, (rows - i) ** 2, far).min(-2) for i in range(h)], -2)
+    return xp.sqrt(xp.stack([(square + (columns - j) ** 2).min(-1) for j in range(w)], -1))
+
+
 def _times_log(s: Array, logp: Array) -> Array:
     """s log p, 0 where s = 0 and p = 0."""
     xp = array_module(logp)
@@ -213,18 +255,21 @@ def _at_least_tiny(x: Array) -> Array:
 
 
 _FUNCTIONS = {"margin": margin, "focal": focal, "cross_entropy": cross_entropy, "top_k": top_k, "lovasz": lovasz}
-FORMULAS = _FUNCTIONS | REGIONS | dict.fromkeys(METRICS, metric)  # each with its docstring
+FORMULAS = _FUNCTIONS | REGIONS | dict.fromkeys(METRICS, metric) | {"boundary": boundary}  # each with its docstring
 
 
-def _term(name: str, pixels: Pixels, spec: LossSpec) -> Term:
+def _term(name: str, pixels: Pixels, spec: LossSpec, distances: Array | None) -> Term:
     if name in REGIONS:
         return region(name, pixels, spec)
-    return metric(name, pixels, spec) if name in METRICS else _FUNCTIONS[name](pixels, spec)
+    if name in METRICS:
+        return metric(name, pixels, spec)
+    return boundary(pixels, spec, distances) if name == "boundary" else _FUNCTIONS[name](pixels, spec)
 
 
-def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, Parts, Array | None]:
+def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array | None = None) -> tuple[Array, Parts, Array | None]:
     """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array; and every term's own value by name.
 
+    distances (..., C): the labels' `signed_distances`, where the term `boundary` is among the terms.
     Third: what backward should be given back, in a form of the implementation's own (here: None).
     Raises ValueError for labels that are no classes, unless they are the ignored one (on CUDA later: kernels/core/labels.py).
     """
@@ -232,7 +277,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, P
     value: Array | float = 0.0
     parts: Parts = {}
     for name, coefficient in spec.terms:
-        inner, term, _ = _term(name, pixels_of(logits, labels, spec, name), spec)
+        inner, term, _ = _term(name, pixels_of(logits, labels, spec, name), spec, distances)
         parts[name] = term
         parts.update({f"{name}_{key}": part for key, part in inner.items()})
         value = value + coefficient * term
@@ -240,7 +285,7 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec) -> tuple[Array, P
     return xp.asarray(value, logits.dtype), {name: xp.asarray(part, logits.dtype) for name, part in parts.items()}, None
 
 
-def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None) -> Array:
+def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None) -> Array:
     """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
     if state is not None:
         raise ValueError("loss_backward: the state comes from another implementation; run forward and backward under the same use_kernels")
@@ -250,6 +295,6 @@ def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state
     dy = xp.asarray(dy, d.dtype)
     for name, coefficient in spec.terms:
         pixels = pixels_of(logits, labels, spec, name)
-        _, _, dz = _term(name, pixels, spec)
+        _, _, dz = _term(name, pixels, spec, distances)
         d[:, d.shape[1] - dz.shape[1] :] += xp.where(pixels.m > 0, (dy * coefficient) * dz, xp.zeros((), d.dtype))
     return d.reshape(logits.shape).astype(logits.dtype)

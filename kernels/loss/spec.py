@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 TERMS = (
     *("margin", "dice", "focal", "iou", "cross_entropy", "lovasz", "tversky", "focal_tversky", "generalized_dice", "mcc"),
-    *("jaccard_metric", "dice_semimetric", "top_k"),
+    *("jaccard_metric", "dice_semimetric", "top_k", "boundary"),
 )
 BACKGROUNDS = ("train", "mask")
 
@@ -50,6 +50,11 @@ class LossSpec:
     def background_of(self, term: str) -> str:
         """The background policy of one term."""
         return self.background if isinstance(self.background, str) else dict(self.background).get(term, "train")
+
+    @property
+    def reads_distances(self) -> bool:
+        """Whether a term needs the labels' `signed_distances`."""
+        return any(name == "boundary" for name, _ in self.terms)
 
     def split(self, names: Collection[str]) -> tuple[LossSpec | None, LossSpec | None]:
         """The sum of the terms `names`, and that of the rest: a loss is the sum of both. None for a sum of nothing."""
