@@ -1,10 +1,13 @@
 """kernels/RESOURCES.md is what the compiler says today: no spill, nothing worse, no kernel missing.
 
-Every module is compiled for every architecture (remembered in the cache folder); a changed source makes the whole table stale.
+A compiler gives the same figures for the same source, so a module whose committed figures are of this source and this
+compiler is not compiled again, but for one, which shows that the table tells the truth. AREOGRAD_RECOMPILE=1 compiles all,
+as does every module whose source or compiler has changed: for every architecture, remembered in the cache folder.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 
@@ -16,6 +19,7 @@ from kernels.core import module
 
 resources.load_families()
 PATHS = sorted(module.registry)
+ALWAYS = "gate/gate.cu"
 COMMITTED = resources.read_table(resources.TABLE.read_text() if resources.TABLE.exists() else "")
 
 
@@ -23,6 +27,9 @@ COMMITTED = resources.read_table(resources.TABLE.read_text() if resources.TABLE.
 @pytest.mark.parametrize("path", PATHS)
 def test_no_spill_and_nothing_worse_than_committed(path: str) -> None:
     made = module.registry[path]
+    same = COMMITTED.version == resources.nvrtc_version() and COMMITTED.digests.get(path) == resources.digest(made)
+    if same and path != ALWAYS and not os.environ.get("AREOGRAD_RECOMPILE"):
+        return
     usages = {arch: resources.remembered_usage(module.source_of(path), path, made.instances, made.options, arch) for arch in ARCHITECTURES}
     assert resources.spills({path: usages}) == []
     if COMMITTED.version != resources.nvrtc_version():  # other compilers may do a little better or worse; a spill is wrong with any
