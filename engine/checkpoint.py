@@ -16,8 +16,9 @@ from engine.data import MARS, Classes, DataError, Tiles
 from engine.data.classes import from_dict as classes_from_dict
 from engine.errors import InputError, check_regular, quoted, reading, reason
 from engine.files import write_bytes
-from engine.inference import Normalisation, evaluate_confusion
+from engine.inference import Normalisation, evaluate_confusion, predict_logits
 from kernels.core.device import Array, array_module
+from kernels.pointwise import softmax_forward
 from layers import Module, UNet
 
 _FORMAT = "areograd-2"
@@ -73,6 +74,13 @@ class Checkpoint:
             tiles.ignored,
             views,
         )
+
+    def probabilities(self, images: np.ndarray, batch: int = 32, flips: bool = False) -> np.ndarray:
+        """float32 (N, H, W, C): the classes' probabilities in tiles as they are stored; 0 for classes that are never predicted."""
+        logits = predict_logits(self.net, images, self.normalisation, batch, flips, self.config.crop)
+        masked = self.form.classes.background(self.config.background) == "mask"
+        logits[..., [*([0] if masked else []), *self.form.absent]] = -np.inf
+        return softmax_forward(logits, -1)
 
 
 def build_network(config: Config, form: Form = Form()) -> UNet:

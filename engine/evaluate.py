@@ -63,7 +63,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     config, form = checkpoint.config, checkpoint.form
     source = arguments.data or config.data
     data = prepare(config, None if source == config.data else source, form.classes, arguments.memory)
-    tiles = _choose(data, arguments.split, source)
+    tiles = tiles_of_split(data, arguments.split, source)
     form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
     check_scored(tiles, form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
     checkpoint.net.to(choice.name)
@@ -102,7 +102,8 @@ def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dic
     }
 
 
-def _choose(data: Any, split: str, source: str) -> Tiles:
+def tiles_of_split(data: Any, split: str, source: str) -> Tiles:
+    """The tiles that `split` names. DataError where there is no test set with labels."""
     if split == "val":
         return data.val
     if split == "test":

@@ -225,6 +225,7 @@ EXEMPT = {
     r"kernels\..*norm_backward\(mask\)": "state that forward made: a bit per element, all of which are right",
     r"ops\..*\(ignore_index\)|layers\..*\(ignore_index\)": "NUMBERS",
     r"kernels\.signed_distances\(ignore_index\)": "the losses that call it compare the number",
+    r"engine\.dual\..*\(rare\)": "found by its name in shared_class",
     r".*\(padding_idx\)|.*\(outside\)": "NUMBERS",
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
     r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",

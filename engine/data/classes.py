@@ -7,7 +7,7 @@ Others come from a file, `classes.toml` beside the images or `--classes FILE`:
 
     [[class]]
     name = "road"
-    value = 7                   # what masks hold for it; where nothing is said, the classes are counted from 0
+    value = 7                   # what masks hold for it, or several values, as [7, 8]; counted from 0 where nothing is said
     colour = "#804080"          # in pictures, and in masks that are RGB images
 
 A file with one class is a binary problem: the network has one logit, and 0 in a mask is the background.
@@ -39,6 +39,8 @@ _LONGEST = 100  # characters of a name
 class Classes:
     """Names and '#rrggbb' colours by label 0..C-1; values: what a mask holds for each of them.
 
+    further: (value, label) pairs of classes for which a mask may hold other values, too.
+
     ignore: mask values that count nowhere; in labels they are all `ignored`, as is padding.   ignore_colours: the same in RGB masks.
     unlabelled: 0 where class 0 means "unlabelled" but has a logit (the Mars tiles); None otherwise.
     single: a binary problem of one logit: label 0 is what is not the class, and not scored.
@@ -58,24 +60,28 @@ class Classes:
     own_colours: bool = False
     plain: bool = False
     ignores: bool = True
+    further: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.names)
         if not 2 <= count <= MOST or len(self.colours) != count or len(self.values) != count or (self.single and count != 2):
             sizes = f"{count} names, {len(self.colours)} colours and {len(self.values)} values"
             raise ConfigError(f"classes: got {sizes}, expected 2 to {MOST} of each")
-        for what, entries in (("name", self.names), ("value", (*self.values, *self.ignore)), ("colour", self._own())):
+        further = tuple(value for value, _ in self.further)
+        for what, entries in (("name", self.names), ("value", (*self.values, *further, *self.ignore)), ("colour", self._own())):
             twice = next((e for e in entries if entries.count(e) > 1), None)
             if twice is not None:
                 raise ConfigError(f"classes: the {what} {quoted(twice)} stands for two things (classes, or what is ignored), expected one")
         if any(not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST for name in self.names):
             raise ConfigError(f"classes: got the names {quoted(self.names)}, expected printable text of at most {_LONGEST} characters for each")
-        for value in (*self.values, *self.ignore):
+        for value in (*self.values, *further, *self.ignore):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < VALUES:
                 raise ConfigError(f"classes: got the value {quoted(value)}, expected a whole number 0 to {VALUES - 1}")
         for colour in (*self.colours, *self.ignore_colours):
             if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
                 raise ConfigError(f"classes: got the colour {quoted(colour)}, expected one like '#804080'")
+        if any(not isinstance(label, int) or not 0 <= label < count for _, label in self.further):
+            raise ConfigError(f"classes: got the further values {quoted(self.further)}, expected pairs of a value and a label below {count}")
         if self.unlabelled not in (None, 0):
             raise ConfigError(f"classes: got unlabelled {quoted(self.unlabelled)}, expected 0 or none")
 
@@ -128,6 +134,8 @@ class Classes:
         """Labels by mask value: int32 (65536,), -1 for values that stand for nothing."""
         table = np.full(VALUES, -1, np.int32)
         table[list(self.values)] = range(len(self))
+        for value, label in self.further:
+            table[value] = label
         if self.single and self.plain:
             table[_IGNORED] = 1
         table[list(self.ignore)] = self.ignored
@@ -207,12 +215,16 @@ def _made(entries: list[dict[str, Any]], ignore: tuple[Any, ...] | None, ignore_
         if some and len(some) < len(entries):
             raise ConfigError(f"classes: {len(some)} of {len(entries)} classes have a {what}, expected all or none")
     plain, start = ignore is None and not numbered, 1 if single else 0
-    values = [entry["value"] for entry in entries] if numbered else []
+    lists = [entry["value"] if isinstance(entry["value"], list) else [entry["value"]] for entry in numbered]
+    if not all(lists):
+        raise ConfigError("classes: got an empty list for a value, expected whole numbers")
+    values = [several[0] for several in lists]
+    further = tuple((value, label) for label, several in enumerate(lists, start) for value in several[1:])
     skipped = set(ignore or ())
     free = (value for value in range(start, VALUES) if value not in skipped)
     values = values or [next(free) for _ in entries]
     if ignore is None:
-        ignore = () if single or _IGNORED in values else (_IGNORED,)
+        ignore = () if single or any(_IGNORED in several for several in lists) else (_IGNORED,)
     names = [entry.get("name") or f"class {value}" for entry, value in zip(entries, values, strict=True)]
     colours = coloured or list(_palette(len(entries) + single))[single:]
     if single:
@@ -220,7 +232,7 @@ def _made(entries: list[dict[str, Any]], ignore: tuple[Any, ...] | None, ignore_
         names, colours, values = ["background", *names], [black, *colours], [0, *values]
     colours = [c.lower() if isinstance(c, str) else c for c in colours]
     ignored = tuple(c.lower() for c in ignore_colours)
-    return Classes(tuple(names), tuple(colours), tuple(values), tuple(ignore), ignored, None, single, bool(coloured), plain)
+    return Classes(tuple(names), tuple(colours), tuple(values), tuple(ignore), ignored, None, single, bool(coloured), plain, further=further)
 
 
 def _palette(count: int) -> tuple[str, ...]:
@@ -261,4 +273,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 def from_dict(values: Any) -> Classes:
     """The classes of which dataclasses.asdict made a mapping, through JSON or not; ValueError or TypeError for anything else."""
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
+    if "further" in lists:
+        lists["further"] = tuple((value, label) for value, label in lists["further"])
     return Classes(**lists)
