@@ -219,16 +219,18 @@ def load(twin: nn.Module, state: dict[str, np.ndarray]) -> None:
         raise ValueError(f"twin: it has no {sorted(left)[0]}")
 
 
+def to_ours(twin: nn.Module, name: str, tensor: Any) -> np.ndarray:
+    """A tensor of the twin's, or its gradient, in our shape."""
+    array = tensor.detach().numpy()
+    if array.ndim < 4:
+        return array
+    transposed = isinstance(twin.get_submodule(name.rsplit(".", 1)[0]), nn.ConvTranspose2d)
+    return np.ascontiguousarray(array.transpose(2, 3, 0, 1) if transposed else array.transpose(2, 3, 1, 0))
+
+
 def gradients(twin: nn.Module) -> dict[str, np.ndarray]:
     """The gradients of all parameters in our shapes."""
-    transposed = {name for name, module in twin.named_modules() if isinstance(module, nn.ConvTranspose2d)}
-    out = {}
-    for name, parameter in twin.named_parameters():
-        array = parameter.grad.detach().numpy()
-        if array.ndim == 4:
-            array = array.transpose(2, 3, 0, 1) if name.rsplit(".", 1)[0] in transposed else array.transpose(2, 3, 1, 0)
-        out[name] = array
-    return out
+    return {name: to_ours(twin, name, parameter.grad) for name, parameter in twin.named_parameters()}
 
 
 def combined_loss(logits: Any, labels: Any, weight: Any, background: str = "mask", gamma: float = 2.0, smooth: float = 1.0) -> Any:

@@ -12,7 +12,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -21,6 +21,9 @@ from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
 from engine.run_folder import CHOICES, LAST, SETTINGS, FolderError, RunFolder, holds_run, holds_state, next_folder
 from engine.run_state import RunState, StateError, difference, load_state
+
+if TYPE_CHECKING:
+    from engine.training import Run
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ def _check_free(out: Path) -> None:
     raise FolderError(f"--out {out}: already holds a run{hint}; give another folder, or --overwrite")
 
 
-def run(arguments: Arguments) -> int:
-    """Train as the Arguments say; returns the exit code."""
+def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
+    """Train as the Arguments say; returns the exit code. kind: another Run than engine.training's."""
     from engine.passes import CaptureError
     from engine.progress import make_reporter
     from engine.reporting import summary_lines
@@ -173,7 +176,7 @@ def run(arguments: Arguments) -> int:
         reporter = make_reporter(CLASSES)
         try:
             starts = state, arguments.start, arguments.save_every, arguments.allow_changes, arguments.memory
-            job = Run(arguments.settings, out, reporter, *starts)
+            job = (kind or Run)(arguments.settings, out, reporter, *starts)
             summary = job.train()
         except (TrainingError, CaptureError) as error:
             reporter.note(f"error: {error}")
