@@ -212,7 +212,7 @@ def test_nobody_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
         assert nowhere.read("kernel", "key") is None
     assert nowhere.why_not_writable()
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert str(compiling.store.__wrapped__().folder).startswith("/home/somebody/.cache/areograd/kernels-")
+    assert str(compiling.store.__wrapped__().folder).startswith("/home/somebody/.cache/areograd/kernels")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

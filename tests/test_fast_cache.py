@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +15,10 @@ import pytest
 from test_simd import other_widths
 
 from kernels.core import compile as compiling
+from kernels.core import sources
 
 ROOT = Path(__file__).resolve().parent.parent
+NARROW = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}  # compiles faster
 
 # Two kernels; prints what was compiled as "name done total", then a number that tells that they computed.
 PROGRAM = """
@@ -42,7 +47,7 @@ def copied(folder: Path) -> Path:
 
 
 def test_the_cache(tmp_path) -> None:
-    """The first process says what it compiles; the second compiles nothing, nor does one with the package elsewhere; a changed source does."""
+    """The first process says what it compiles; the second compiles nothing, nor does one with the package elsewhere."""
     cache = tmp_path / "cache"
     events, result = run(cache)
     names = ["pointwise.cpu.pointwise_map[relu_forward]", "pointwise.cpu.pointwise_map[tanh_forward]"]
@@ -50,14 +55,96 @@ def test_the_cache(tmp_path) -> None:
     assert run(cache) == ([], result)
     elsewhere = copied(tmp_path / "elsewhere")
     assert run(cache, elsewhere) == ([], result)
-    source = elsewhere / "kernels" / "pointwise" / "cpu.py"
-    source.write_text(source.read_text().replace('"relu_forward": lambda code, x: code.relu(x)', '"relu_forward": lambda code, x: x * 2'))
-    events, other = run(cache, elsewhere)
+
+
+def edited(root: Path, file: str, old: str, new: str) -> None:
+    path = root / "kernels" / file
+    source = path.read_text()
+    assert old in source, (file, old)  # '' appends
+    path.write_text(source.replace(old, new, 1) if old else source + new)
+
+
+def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
+    """Comments, docstrings of other families, CUDA launchers, host code and other families compile nothing; constants, programs and the core do."""
+    cache, root = tmp_path / "cache", copied(tmp_path / "copy")
+    events, result = run(cache, root)
+    assert len(events) == 2
+    edited(root, "pointwise/cpu.py", "from __future__", "# a comment\n\n\nfrom __future__")
+    edited(root, "core/simd.py", "from __future__", "# a comment\n\n\nfrom __future__")
+    edited(root, "pointwise/cuda.py", "THREADS = ", "THREADS = 1 + ")
+    edited(root, "core/cuda_arrays.py", "", "\n\nMORE = 1\n")
+    edited(root, "core/precision.py", "", "\n\nMORE = 1\n")
+    edited(root, "conv/direct.py", "", "\n\nMORE = 1\n")
+    edited(root, "pointwise/reference.py", "", "\n\nMORE = 1\n")
+    assert run(cache, root) == ([], result)
+    edited(root, "pointwise/cpu.py", '"relu_forward": lambda code, x: code.relu(x)', '"relu_forward": lambda code, x: x * 2')
+    events, other = run(cache, root)
     assert len(events) == 2
     assert other != result
-    reference = elsewhere / "kernels" / "pointwise" / "reference.py"
-    reference.write_text(reference.read_text() + "# not compiled\n")
-    assert run(cache, elsewhere) == ([], other)
+    edited(root, "core/runs.py", "_AHEAD = 16", "_AHEAD = 17")
+    events, _ = run(cache, root)
+    assert len(events) == 2
+
+
+# Compiles the kernels of some checks, not from the cache; prints every kernel's module and the modules whose code ran or was typed meanwhile.
+WATCHED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import fast_checks
+from kernels.core import compile as compiling, parts
+real, typed = compiling.Kernel.compile, parts._Compiler.compile
+seen = None
+def watch(frame, event, _argument):
+    name = frame.f_globals.get("__name__", "")
+    if seen is not None and event == "call" and name.startswith("kernels."):
+        seen.add(name)
+def part(self, *arguments):
+    seen.add(self.py_func.__module__)
+    return typed(self, *arguments)
+def watched(self):
+    global seen
+    if self.address or seen is not None:
+        return real(self)
+    seen = set()
+    sys.setprofile(watch)
+    try:
+        return real(self)
+    finally:
+        sys.setprofile(None)
+        print(self.callback._cache.module, *sorted(seen))
+        seen = None
+compiling.Kernel.compile, parts._Compiler.compile = watched, part
+for name in sys.argv[2:]:
+    fast_checks.CHECKS[name]()
+"""
+
+
+def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path) -> None:
+    """Programs and numba functions that are handed from family to family, too."""
+    names = ["norm_gradients_winograd", "gates", "max_pool", "loss_terms", "polarized_attention", "softmaxes", "boundary_distances", "adamw"]
+    environment = {**os.environ, **NARROW, "AREOGRAD_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "NUMBA_OPT": "0"}
+    command = [sys.executable, "-c", WATCHED, str(ROOT / "tests"), *names]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert len({module for module, *_ in rows}) >= 10
+    for module, *contributors in rows:
+        beyond = {name for name in contributors if not sources.is_host_only(name)} - sources.closure(module)
+        assert not beyond, f"{module}: {beyond}"
+
+
+def test_what_is_left_out_of_digests_has_nothing_that_machine_code_could_hold() -> None:
+    """No program, no numba function, and no constant that a module with such functions imports."""
+    texts = {name: (ROOT / f"{name.replace('.', '/')}.py").read_text() for name in sources.modules()}
+    with_code = {name for name, text in texts.items() if re.search(r"^ *@(program|inline|cpu_kernel|compiled|numba)", text, re.MULTILINE)}
+    left_out = {name for name in texts if sources.is_host_only(name)}
+    assert len(left_out) > 20
+    assert not left_out & with_code
+    for name in with_code:
+        for node in ast.walk(ast.parse(texts[name])):
+            if isinstance(node, ast.ImportFrom) and node.module in left_out:
+                values = [getattr(importlib.import_module(node.module), alias.name) for alias in node.names]
+                assert not [v for v in values if isinstance(v, (int, float, str, bytes, tuple, list, dict))], (name, node.module)
 
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path) -> None:

@@ -9,15 +9,14 @@ Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float6
 float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is called natively by every thread, without
 the interpreter in between.
 
-The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache) under a hash of all kernel sources, so it
-survives a reinstallation and never serves stale code; store.py guards its files. `on_compile` lets a program say what is being compiled;
-nothing here prints.
+The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache). A kernel is kept under a
+digest of what it is made of (sources.py), so the cache survives a reinstallation and never serves stale code; store.py
+guards its files. `on_compile` lets a program say what is being compiled; nothing here prints.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pickle
 import re
@@ -39,6 +38,7 @@ from numba.extending import intrinsic
 from kernels.core import simd
 from kernels.core.deferral import deferring
 from kernels.core.parts import Part, linked_first
+from kernels.core.sources import made_of
 from kernels.core.store import Store, note
 
 registry: dict[str, Kernel] = {}
@@ -47,59 +47,32 @@ _listed: list[Kernel] | None = None
 _lock = threading.RLock()
 
 _POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
-_NOT_COMPILED = (
-    "__init__.py",
-    "reference.py",
-    "cuda.py",
-    "module.py",
-    "device.py",
-    "dispatch.py",
-    "shapes.py",
-    "random.py",
-    "memory.py",
-    "reduction.py",
-    "store.py",
-    "cores.py",
-    "deferral.py",
-    "held.py",
-)
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
 
 
 @lru_cache(maxsize=1)
-def source_hash() -> str:
-    """A hash of all that decides the machine code: kernel sources (not the references, nor CUDA's), numba's version, the vector unit."""
-    digest = hashlib.blake2b(digest_size=8)
-    root = Path(__file__).resolve().parent.parent
-    for path in sorted(p for p in root.rglob("*.py") if p.name not in _NOT_COMPILED):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    digest.update(f"{numba.__version__} {simd.target()}".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
 def store() -> Store:
-    """Where compiled kernels of these sources are kept."""
+    """Where compiled kernels are kept."""
     asked, xdg = os.environ.get("AREOGRAD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:
         # A relative XDG_CACHE_HOME is to be ignored, says its specification.
         base = Path(asked).absolute() if asked else (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "areograd"
     except (RuntimeError, OSError, KeyError):  # nobody knows this user's home, or the working folder is gone
         return Store(None, "this user has no home folder (AREOGRAD_CACHE names another place)")
-    return Store(base / f"kernels-{source_hash()}")
+    return Store(base / "kernels")
 
 
 class _Cache(caching.NullCache):
-    """One numba function's machine code in `store`, a file for each combination of argument types."""
+    """One numba function's machine code in `store`, a file for each combination of argument types. module: where it is written."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, module: str) -> None:
+        self.name, self.module = name, module
 
     def _key(self, signature: Any, codegen: Any) -> str:
-        """All that machine code depends on. Closures of vector programs differ from process to process; source hash and name cover them."""
-        versions = source_hash(), numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
-        return repr((self.name, signature, codegen.magic_tuple(), versions))
+        """All that machine code depends on. Closures of vector programs differ from process to process; sources and name cover them."""
+        versions = numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
+        return repr((self.name, signature, codegen.magic_tuple(), str(simd.target()), versions, made_of(self.module)))
 
     def holds(self, signature: Any, codegen: Any) -> bool:
         """Whether the machine code is on disk, whole."""
@@ -126,7 +99,7 @@ class _Cache(caching.NullCache):
 def cached(dispatcher: Any, function: Any, name: str) -> None:
     """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles."""
     _rename(function, name)
-    dispatcher._cache = _Cache(name)
+    dispatcher._cache = _Cache(name, function.__module__)
     dispatcher.compile = deferring(dispatcher.compile)
 
 

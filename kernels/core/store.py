@@ -25,7 +25,8 @@ from pathlib import Path
 _FORMAT = b"areograd-cache 1 "
 _HEADER = len(_FORMAT) + 2 * 32 + 1
 _LARGEST = 64 << 20  # bytes; kernels take some ten thousand
-_STALE = 3600.0  # seconds after which another process's unfinished file is litter
+_STALE = 3600.0  # seconds after which another process's unfinished file is litter,
+_OLD = 90 * 24 * 3600.0  # and after which a kernel may well be of a version that is gone; at worst it is compiled once more
 
 
 class CacheWarning(RuntimeWarning):
@@ -195,8 +196,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote."""
-    with contextlib.suppress(OSError):
-        for part in folder.glob("*.part"):
-            if time.time() - part.stat().st_mtime > _STALE:
-                part.unlink()
+    """Remove what processes left that were killed while they wrote, and old kernels."""
+    for pattern, age in (("*.part", _STALE), ("*.bin", _OLD)):
+        with contextlib.suppress(OSError):
+            for path in folder.glob(pattern):
+                if time.time() - path.stat().st_mtime > age:
+                    path.unlink()

@@ -2,8 +2,7 @@
 
 from kernels.core.dispatch import operator
 from kernels.optimizer import reference
-
-LINE = reference.LINE
+from kernels.optimizer.layout import LINE
 
 _STEP = f"p! (P); g (P); m! (P); v! (P); average?! (P); decay (-(-P // {LINE}))"
 _SGD = f"p! (P); g (P); buffer?! (P); average?! (P); decay (-(-P // {LINE}))"

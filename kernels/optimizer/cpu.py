@@ -14,7 +14,7 @@ from kernels.core.compile import Kernel, cpu_kernel
 from kernels.core.runs import clear, copy_rows, over_run
 from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import parallel
-from kernels.optimizer.reference import LINE
+from kernels.optimizer.layout import LINE
 
 _CHUNK = 65_536
 _LINE_BITS = LINE.bit_length() - 1

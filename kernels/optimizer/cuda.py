@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels.core.device import Array, module_of
 from kernels.core.module import Launch, Module, blocks
-from kernels.optimizer.reference import LINE
+from kernels.optimizer.layout import LINE
 
 MODULE = Module(
     "optimizer/optimizer.cu",

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernels.core.device import Array, array_module
-
-LINE = 16  # parameters that share a weight decay: every tensor begins a cache line of a flat vector
+from kernels.optimizer.layout import LINE
 
 
 def squared_norm(g: Array) -> Array:
