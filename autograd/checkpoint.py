@@ -1,8 +1,9 @@
 """Trade time for memory: run a part and forget its tape, and run it again when its gradient is needed.
 
 The second run must see what the first one saw, and change nothing that the first one has changed. Random numbers are
-replayed. States that the part updates (running statistics, counters: every Tensor that it changes in place) are recorded in
-the first run with their old values. The second run starts from these, and afterwards each state gets back what it held.
+replayed. States that the part updates (running statistics, counters: every Tensor that it changes in place) are
+recorded in the first run with their old values. The second run starts from these, and afterwards each state gets back
+what it held.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from kernels.shape import duplicate, overwrite
 
 
 def checkpoint(fn: Callable[..., Any], *inputs: Any) -> Any:
-    """fn(*inputs), a Tensor or a tuple of Tensors, keeping only the inputs; backward calls fn again, with the same random stream and the same states.
+    """fn(*inputs), a Tensor or a tuple of Tensors, keeping only the inputs; backward calls fn again, with the same
+    random stream and the same states.
 
-    fn must give the same result both times. Parameters that it uses from outside get their gradients in the second run. Tensors that it
-    changes in place, such as the running statistics of a batch norm, change once. States that are no Tensors, and arrays that are written to
+    fn must give the same result both times. Parameters that it uses from outside get their gradients in the second run.
+    Tensors that it changes in place, such as the running statistics of a batch norm, change once. States that are no
+    Tensors, and arrays that are written to
     behind a Tensor's back, are not seen: they change twice.
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
@@ -37,7 +40,9 @@ class _States:
     """The Tensors that a run has changed in place, and their values before."""
 
     def __init__(self) -> None:
-        self.recorded: list[tuple[weakref.ref[Tensor], Array]] = []  # a Tensor of the run's own is gone by the end of it
+        self.recorded: list[
+            tuple[weakref.ref[Tensor], Array]
+        ] = []  # a Tensor of the run's own is gone by the end of it
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -62,7 +67,11 @@ class _States:
     @contextmanager
     def as_before(self) -> Iterator[None]:
         """Within the block the states have the values from before the run; afterwards, those that they have now."""
-        states = [(state, before) for ref, before in self.recorded if (state := ref()) is not None and state.shape == before.shape]
+        states = [
+            (state, before)
+            for ref, before in self.recorded
+            if (state := ref()) is not None and state.shape == before.shape
+        ]
         now = [(state, duplicate(state.data), state.version) for state, _ in states]
         for state, before in reversed(states):  # of two that share memory the first was recorded with the oldest values
             overwrite(state.data, before)
@@ -75,7 +84,9 @@ class _States:
 
 
 class Checkpoint(Function):
-    """The operator behind `checkpoint`. The random stream's state is saved before the first run and replayed in the second."""
+    """The operator behind `checkpoint`. The random stream's state is saved before the first run and replayed in the
+    second.
+    """
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__()
@@ -90,14 +101,19 @@ class Checkpoint(Function):
         self.save(*arrays)
         leaves = self._leaves(arrays[:-1])
         with self.states.recording():
-            result = self.fn(*leaves)  # in the mode of the second run, so that it takes the same ways; its tape goes with the result
+            # in the mode of the second run, so that it takes the same ways; its tape goes with the result
+            result = self.fn(*leaves)
         for k, x in enumerate(leaves):
             if x is not None and x.version:
-                raise RuntimeError(f"checkpoint: the function changes its input {k} {x.shape} in place, so that it cannot run again")
+                raise RuntimeError(
+                    f"checkpoint: the function changes its input {k} {x.shape} in place, so that it cannot run again"
+                )
         results = result if isinstance(result, tuple) else (result,)
         for output in results:
             if not isinstance(output, Tensor):
-                raise TypeError(f"checkpoint: the function gave a {type(output).__name__}, expected a Tensor or a tuple of Tensors")
+                raise TypeError(
+                    f"checkpoint: the function gave a {type(output).__name__}, expected a Tensor or a tuple of Tensors"
+                )
         return tuple(output.data for output in results) if isinstance(result, tuple) else result.data
 
     def backward(self, *dys: Array) -> tuple[Array | None, ...]:
@@ -107,12 +123,15 @@ class Checkpoint(Function):
             with enable_grad(), random.replay(self.state):
                 result = self.fn(*leaves)
             results = result if isinstance(result, tuple) else (result,)
-            if any(r.requires_grad for r in results):  # while states hold what the run left in them: operators may have saved their arrays
+            # while states hold what the run left in them: operators may have saved their arrays
+            if any(r.requires_grad for r in results):
                 _Seeds(dys)(*results).backward()
         return (*(_gradient(x) for x in leaves), anchor)
 
     def _leaves(self, arrays: Sequence[Array | None]) -> list[Tensor | None]:
-        return [None if a is None else Tensor(a, requires_grad=need) for a, need in zip(arrays, self.needs, strict=False)]
+        return [
+            None if a is None else Tensor(a, requires_grad=need) for a, need in zip(arrays, self.needs, strict=False)
+        ]
 
 
 class _Seeds(Function):

@@ -25,11 +25,15 @@ def checked_conv2d(
     groups: int,
     several: bool = False,
 ) -> tuple[Window, tuple[Tensor, ...]]:
-    """The window and the maps of a convolution; ValueError or TypeError, naming the numbers, where they do not fit. several: as conv2d_relu's."""
+    """The window and the maps of a convolution; ValueError or TypeError, naming the numbers, where they do not fit.
+    several: as conv2d_relu's.
+    """
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
     most = _MOST if several and weight.shape[:2] == (1, 1) else 2
     if not 1 <= len(maps) <= most:
-        raise ValueError(f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}")
+        raise ValueError(
+            f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}"
+        )
     for m in maps:
         window = checked_window("conv2d", m, weight, stride, padding, dilation)
     if len(maps) > 2 and window != Window((1, 1)):
@@ -37,7 +41,9 @@ def checked_conv2d(
     x, w = maps[0].shape, weight.shape
     for m in maps[1:]:
         if m.shape[:3] != x[:3] or groups != 1:
-            raise ValueError(f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}")
+            raise ValueError(
+                f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}"
+            )
     x = (*x[:3], sum(m.shape[3] for m in maps))
     check_groups("conv2d", groups, x[3], w[3])
     if x[3] != w[2] * groups:
@@ -73,12 +79,17 @@ def checked_image(name: str, x: Tensor) -> tuple[int, int]:
 def pooling_window(
     name: str, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, tuple[int, int]]:
-    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was asked for; ValueError as PyTorch's pooling."""
+    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was asked for;
+    ValueError as PyTorch's pooling.
+    """
     size = checked_image(name, x)
     window = Window.of(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
     for (before, after), extent in zip(window.padding, window.extent, strict=True):
         if max(before, after) > extent // 2:
-            raise ValueError(f"{name}: padding {window.padding} must be at most half the kernel {window.kernel}, dilation {window.dilation}")
+            raise ValueError(
+                f"{name}: padding {window.padding} must be at most half the kernel {window.kernel}, dilation "
+                f"{window.dilation}"
+            )
     whole = window.with_ceil_mode(size) if ceil_mode else window
     whole.checked_output_size(name, size)
     return whole, (window.padding[0][1], window.padding[1][1])
@@ -125,7 +136,9 @@ def check_batch_norm(
 
 
 def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that arrays of these shapes, by the names of the operands, broadcast to. ValueError names those that do not."""
+    """The shape that arrays of these shapes, by the names of the operands, broadcast to. ValueError names those that do
+    not.
+    """
     try:
         return np.broadcast_shapes(*shapes.values())
     except ValueError:
@@ -134,7 +147,9 @@ def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def along(name: str, axis: int, ndim: int) -> int:
-    """The axis counted from the front; AxisError if there is none. A single number counts as one axis, as in PyTorch."""
+    """The axis counted from the front; AxisError if there is none.
+    A single number counts as one axis, as in PyTorch.
+    """
     count = max(ndim, 1)
     if not hasattr(axis, "__index__"):
         raise TypeError(f"{name}: axis is {axis!r}, expected an int")
@@ -144,7 +159,9 @@ def along(name: str, axis: int, ndim: int) -> int:
 
 
 def over(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:
-    """The axes counted from the front, None for all; AxisError for one that is not there, ValueError for one that is named twice."""
+    """The axes counted from the front, None for all; AxisError for one that is not there, ValueError for one that is
+    named twice.
+    """
     if axis is None:
         return None
     axes = tuple(along(name, a, ndim) for a in (axis if isinstance(axis, (tuple, list)) else (axis,)))

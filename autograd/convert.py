@@ -1,4 +1,6 @@
-"""What a Tensor takes for an array: the one edge at which foreign arrays, byte orders and Python values become NumPy or CuPy arrays."""
+"""What a Tensor takes for an array: the one edge at which foreign arrays, byte orders and Python values become NumPy or
+CuPy arrays.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def is_array(value: Any) -> bool:
 def array_from(value: Any, name: str = "Tensor") -> Array:
     """The array behind `value`, in native byte order, of booleans, integers or floating-point numbers.
 
-    NumPy and CuPy arrays are kept. Arrays of other libraries are shared through DLPack, or else taken through `__array__`.
-    NumPy makes arrays of numbers and nested lists; Python floats become float32.
+    NumPy and CuPy arrays are kept. Arrays of other libraries are shared through DLPack, or else taken through
+    `__array__`. NumPy makes arrays of numbers and nested lists; Python floats become float32.
     Raises TypeError naming the type of what is no array of numbers.
     """
     if type(value) is np.ndarray:
@@ -39,7 +41,10 @@ def array_from(value: Any, name: str = "Tensor") -> Array:
         array = _made(value, name)
     dtype = array.dtype
     if dtype.kind not in "biufc" and "float" not in dtype.name:  # bfloat16 is of kind V
-        raise TypeError(f"{name}: got {_kind(value)} (as an array: {dtype}), expected an array of booleans, integers or floating-point numbers")
+        raise TypeError(
+            f"{name}: got {_kind(value)} (as an array: {dtype}), expected an array of booleans, integers or "
+            "floating-point numbers"
+        )
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 

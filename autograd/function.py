@@ -3,9 +3,12 @@
 A subclass holds its settings as attributes and implements
 
     forward(*arrays) -> array or tuple of arrays        uses self.save(...) for what backward needs
-    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no). self.room has the gradient that an
-                        input has received so far, or None: a backward may add to it in place and return that very array.
-                        self.spare says which dys nobody else needs: a backward may overwrite such an array and return it.
+    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no). self.room has
+        the gradient that an
+                        input has received so far, or None: a backward may add to it in place and return that very
+                            array.
+                        self.spare says which dys nobody else needs: a backward may overwrite such an array and return
+                            it.
 
 Both see arrays, never Tensors. An instance is used once: `Function(...)(x, w)` records itself and gives Tensors.
 """
@@ -30,7 +33,9 @@ _sequence = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An input that an operator made: where its gradient goes, and what that looks like. Its array is not kept; backward has what forward saved."""
+    """An input that an operator made: where its gradient goes, and what that looks like. Its array is not kept;
+    backward has what forward saved.
+    """
 
     creator: Function
     index: int
@@ -39,7 +44,9 @@ class Made:
 
 
 class Function:
-    """Base of all operators; see the module's text. A subclass may do without an `__init__`, and without calling this one's, which does nothing."""
+    """Base of all operators; see the module's text. A subclass may do without an `__init__`, and without calling this
+    one's, which does nothing.
+    """
 
     needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
     parents: tuple[Tensor | Made | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
@@ -70,12 +77,15 @@ class Function:
     def saved(self) -> tuple[Any, ...]:
         """What forward saved; raises when it was released, or changed in place since."""
         if self.released:
-            raise RuntimeError(f"{self.name}: its saved arrays were released by an earlier backward; pass retain_graph=True there")
+            raise RuntimeError(
+                f"{self.name}: its saved arrays were released by an earlier backward; pass retain_graph=True there"
+            )
         for position, what, counter, version in self._guards:
             if counter[0] != version:
                 shape = self._saved[position].shape  # type: ignore[union-attr]
                 raise RuntimeError(
-                    f"{self.name}: {what} {shape} is needed by backward but was changed in place (version {counter[0]}, saved at {version})"
+                    f"{self.name}: {what} {shape} is needed by backward but was changed in place (version "
+                    f"{counter[0]}, saved at {version})"
                 )
         return self._saved
 
@@ -92,7 +102,10 @@ class Function:
         RuntimeError on a second call: an instance holds what backward needs of one.
         """
         if self._called:
-            raise RuntimeError(f"{self.name}: this instance was called before, and holds what backward needs of one call; create one for each call")
+            raise RuntimeError(
+                f"{self.name}: this instance was called before, and holds what backward needs of one call; create one "
+                "for each call"
+            )
         self._called = True
         arrays = tuple(x.data if isinstance(x, Tensor) else _native(x) for x in inputs)
         self.needs = tuple(modes.recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
@@ -127,8 +140,15 @@ class Function:
         self.input_shapes = tuple(getattr(x, "shape", None) for x in inputs)
         self.created_at = "".join(traceback.format_stack(limit=6)[:-2]) if modes.anomaly else ""
         for k, x in enumerate(inputs):
-            if isinstance(x, Tensor) and x.inference and x.requires_grad is False and any(x.data is s for s in self._saved):
-                raise RuntimeError(f"{self.name}: input {k} {x.shape} was made within inference() and cannot be saved for backward")
+            if (
+                isinstance(x, Tensor)
+                and x.inference
+                and x.requires_grad is False
+                and any(x.data is s for s in self._saved)
+            ):
+                raise RuntimeError(
+                    f"{self.name}: input {k} {x.shape} was made within inference() and cannot be saved for backward"
+                )
         for k, tensor in enumerate(tensors):
             if tensor.dtype.kind == "f":
                 tensor._requires_grad, tensor.creator, tensor.index = True, self, k
@@ -139,8 +159,12 @@ class Function:
         known = [(f"input {k}", x) for k, x in enumerate(inputs) if isinstance(x, Tensor)]
         known += [(f"output {k}", t) for k, t in enumerate(tensors)]
         owners = {id(root(t.data)): (what, t._version) for what, t in known}
-        saved = ((position, owners.get(id(root(array)))) for position, array in enumerate(self._saved) if array is not None)
-        self._guards = tuple((position, owner[0], owner[1], owner[1][0]) for position, owner in saved if owner is not None)
+        saved = (
+            (position, owners.get(id(root(array)))) for position, array in enumerate(self._saved) if array is not None
+        )
+        self._guards = tuple(
+            (position, owner[0], owner[1], owner[1][0]) for position, owner in saved if owner is not None
+        )
 
     def release(self) -> None:
         """Drop saved arrays and parents: the tape behind is freed."""
@@ -191,7 +215,10 @@ def check_finite(array: Array, what: str, inputs: tuple[Any, ...], created_at: s
     index = tuple(int(i) for i in np.unravel_index(int(bad.ravel().argmax()), array.shape))
     shapes = ", ".join(str(a.shape) for a in inputs if hasattr(a, "shape"))
     where = f"\nThe operator was created here:\n{created_at}" if created_at else ""
-    raise FloatingPointError(f"{what} {array.shape} is {array[index].item()} at {index} ({int(bad.sum())} non-finite; inputs: {shapes}){where}")
+    raise FloatingPointError(
+        f"{what} {array.shape} is {array[index].item()} at {index} ({int(bad.sum())} non-finite; inputs: "
+        f"{shapes}){where}"
+    )
 
 
 def unbroadcast(dy: Array, shape: tuple[int, ...]) -> Array:

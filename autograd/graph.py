@@ -48,7 +48,9 @@ def graph(result: Tensor, names: dict[int, str] | None = None) -> str:
 
 
 def draw(result: Tensor, path: str | Path, names: dict[int, str] | None = None) -> Path:
-    """Write the graph to `path`: .dot text, or .svg when graphviz's `dot` program is installed. Returns what was written."""
+    """Write the graph to `path`: .dot text, or .svg when graphviz's `dot` program is installed. Returns what was
+    written.
+    """
     path = Path(path)
     text = graph(result, names)
     if path.suffix == ".svg" and shutil.which("dot"):

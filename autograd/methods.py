@@ -1,4 +1,6 @@
-"""The operators of `autograd.ops` as methods and signs of a Tensor. Every line here is a name; what it does, `ops` says."""
+"""The operators of `autograd.ops` as methods and signs of a Tensor. Every line here is a name; what it does, `ops`
+says.
+"""
 
 from __future__ import annotations
 
@@ -202,7 +204,9 @@ class Methods:
         return _ops().prod(self, axis, keepdims)
 
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
-        """Variance over `axis` (None: all), with n - correction in the denominator: 1, as in PyTorch (NumPy's ddof is 0)."""
+        """Variance over `axis` (None: all), with n - correction in the denominator: 1, as in PyTorch (NumPy's ddof is
+        0).
+        """
         return _ops().var(self, axis, keepdims, correction)
 
     def std(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:

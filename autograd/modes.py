@@ -24,7 +24,9 @@ modes = _Modes()
 
 
 class _Set(ContextDecorator):
-    """Sets modes of this thread within a block, or within the calls of a function that it decorates; may be entered again and again."""
+    """Sets modes of this thread within a block, or within the calls of a function that it decorates; may be entered
+    again and again.
+    """
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -55,10 +57,12 @@ def enable_grad() -> Any:
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """`no_grad`, and stricter: results may never enter a recorded computation later, so operators may fuse or reuse freely.
+    """`no_grad`, and stricter: results may never enter a recorded computation later, so operators may fuse or reuse
+    freely.
 
-    What layers make of their weights (packed, folded) is kept within the block, and for later blocks if the weights are the same then.
-    The weights' arrays are read-only until the outermost block ends, so that NumPy raises on `p.data -= 1` (see kernels/core/held.py).
+    What layers make of their weights (packed, folded) is kept within the block, and for later blocks if the weights are
+    the same then. The weights' arrays are read-only until the outermost block ends, so that NumPy raises on
+    `p.data -= 1` (see kernels/core/held.py).
     """
     with holding(), _Set(recording=False, inference=True):
         yield
@@ -72,7 +76,8 @@ def is_inference() -> bool:
 def anomaly_mode(enabled: bool = True) -> Any:
     """Within the block every output and gradient is checked; the first non-finite one raises FloatingPointError.
 
-    The message names the operator, its shapes, the first bad index, and for gradients the line that created the operator.
+    The message names the operator, its shapes, the first bad index, and for gradients the line that created the
+    operator.
     """
     return _Set(anomaly=enabled)
 

@@ -1,4 +1,6 @@
-"""What NumPy's own functions do with Tensors: ufuncs that have an operator become that operator; everything else sees plain arrays."""
+"""What NumPy's own functions do with Tensors: ufuncs that have an operator become that operator; everything else sees
+plain arrays.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ _OPERATORS = {
 
 
 def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
-    """ufunc(*inputs), as `Tensor.__array_ufunc__` is asked for it: a Tensor, with its gradient where `ops` has the operator.
+    """ufunc(*inputs), as `Tensor.__array_ufunc__` is asked for it: a Tensor, with its gradient where `ops` has the
+    operator.
 
     Other ufuncs, and calls with settings such as `out` and `where`, take Tensors that require no gradient, and raise
     RuntimeError for one that does. Methods such as reduce give what NumPy gives.

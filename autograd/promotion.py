@@ -32,7 +32,8 @@ from kernels.core.device import CPU, CUDA, Array, array_module, device_of, to_de
 from kernels.shape import evaluate
 
 DEFAULT = np.dtype(np.float32)
-_CATEGORIES = {"b": np.dtype(bool), "i": np.dtype(np.int64), "u": np.dtype(np.int64)}  # what a number counts as; DEFAULT for all others
+# what a number counts as; DEFAULT for all others
+_CATEGORIES = {"b": np.dtype(bool), "i": np.dtype(np.int64), "u": np.dtype(np.int64)}
 
 
 def is_inexact(dtype: np.dtype) -> bool:
@@ -99,7 +100,8 @@ def real(x: Any) -> Tensor:
 def promoted(*operands: Any, floating: bool = False) -> tuple[Any, ...]:
     """The operands in their common dtype: Tensors stay Tensors, all else becomes constant arrays beside them.
 
-    floating: rule 4 applies. Raises TypeError for what is no number and no array, ValueError for Tensors on two devices.
+    floating: rule 4 applies. Raises TypeError for what is no number and no array, ValueError for Tensors on two
+        devices.
     """
     first = operands[0]
     if isinstance(first, Tensor):
@@ -129,7 +131,8 @@ def _constant(x: Any, dtype: np.dtype, xp: Any, device: str) -> Array:
     if is_array(x):
         return to_device(x, device).astype(dtype, copy=False)
     if isinstance(x, int) and dtype.kind in "iu":
-        return xp.asarray(np.asarray(x).astype(dtype))  # beyond the dtype's range it wraps, as arithmetic in that dtype does
+        # beyond the dtype's range it wraps, as arithmetic in that dtype does
+        return xp.asarray(np.asarray(x).astype(dtype))
     return xp.asarray(x, dtype)
 
 
@@ -141,7 +144,9 @@ def result_type(*operands: Any) -> np.dtype:
     strong = _higher(axes, single)
     if strong is None or not is_inexact(strong):
         strong = _higher(_common([*([] if axes is None else [axes]), *(x.dtype for x in arrays if x.ndim)]), single)
-    kinds = [x.dtype.kind for x in arrays if not x.ndim] + [np.dtype(type(x)).kind for x in operands if type(x) in (bool, int, float)]
+    kinds = [x.dtype.kind for x in arrays if not x.ndim] + [
+        np.dtype(type(x)).kind for x in operands if type(x) in (bool, int, float)
+    ]
     dtype = _higher(strong, _common(_CATEGORIES.get(kind, DEFAULT) for kind in kinds))
     if dtype is None:
         raise TypeError("an operator needs at least one operand")

@@ -16,7 +16,9 @@ from kernels.shape import accumulate, added, duplicate
 
 
 class _Sum:
-    """A gradient being accumulated: the first contribution is borrowed, later ones are added in place once we own a buffer."""
+    """A gradient being accumulated: the first contribution is borrowed, later ones are added in place once we own a
+    buffer.
+    """
 
     __slots__ = ("array", "owned")
 
@@ -77,12 +79,15 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         grads = function.backward(*dys)
         grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
         if len(grads) != len(function.parents):
-            raise RuntimeError(f"{function.name}: backward gave {len(grads)} gradients for {len(function.parents)} inputs")
+            raise RuntimeError(
+                f"{function.name}: backward gave {len(grads)} gradients for {len(function.parents)} inputs"
+            )
         roots = [id(root(grad)) for grad in grads]
         for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
             if parent is not None and (grad is None or grad is not function.room[k]):
                 grad = _checked(function, k, parent, grad)
-                # Ours to add to when no one else holds that memory: not a saved array, not another gradient, not dy (unless that was ours).
+                # Ours to add to when no one else holds that memory: not a saved array, not another gradient, not dy
+                # (unless that was ours).
                 ours = roots[k] not in borrowed or any(grad is dy for dy in given)
                 deliver(parent, grad, ours and roots.count(roots[k]) == 1 and _is_whole(grad))
         del slots, dys, given, grads, grad, held
@@ -95,10 +100,14 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
 
 def _is_whole(array: Array) -> bool:
     """Whether each entry has memory of its own that may be written to, unlike those of an array that was broadcast."""
-    return (array.flags.c_contiguous or 0 not in array.strides) and (not isinstance(array, np.ndarray) or array.flags.writeable)
+    return (array.flags.c_contiguous or 0 not in array.strides) and (
+        not isinstance(array, np.ndarray) or array.flags.writeable
+    )
 
 
-def _room(parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]) -> Array | None:
+def _room(
+    parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]
+) -> Array | None:
     """The gradient that a parent has so far, if it may be added to in place."""
     if parent is None:
         return None
@@ -111,11 +120,16 @@ def _room(parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None
 
 def _seed(result: Tensor, gradient: Any) -> Array:
     if not result.requires_grad:
-        raise RuntimeError("backward: the result does not require gradients (no input does, or it was made within no_grad)")
+        raise RuntimeError(
+            "backward: the result does not require gradients (no input does, or it was made within no_grad)"
+        )
     xp = array_module(result.data)
     if gradient is None:
         if result.size != 1:
-            raise ValueError(f"backward: the result has shape {result.shape}; pass a gradient of that shape (only a single number has a default)")
+            raise ValueError(
+                f"backward: the result has shape {result.shape}; pass a gradient of that shape (only a single number "
+                "has a default)"
+            )
         return xp.ones(result.shape, result.dtype)
     array = xp.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, result.dtype)
     if array.shape != result.shape:
@@ -135,16 +149,22 @@ def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
 
 
 def _checked(function: Function, k: int, parent: Tensor | Made, grad: Any) -> Array:
-    """The gradient as an array, so that it can be added to in place: NumPy gives a scalar where an expression of arrays has no axes."""
+    """The gradient as an array, so that it can be added to in place: NumPy gives a scalar where an expression of arrays
+    has no axes.
+    """
     if not isinstance(grad, np.ndarray):
         if grad is None:
             raise RuntimeError(f"{function.name}: backward gave no gradient for input {k}, which needs one")
         if isinstance(grad, np.generic):
             grad = np.asarray(grad)
         elif not is_array(grad):
-            raise RuntimeError(f"{function.name}: backward gave a {type(grad).__name__} for input {k}, expected an array")
+            raise RuntimeError(
+                f"{function.name}: backward gave a {type(grad).__name__} for input {k}, expected an array"
+            )
     if grad.shape != parent.shape:
-        raise RuntimeError(f"{function.name}: the gradient of input {k} has shape {grad.shape}, the input {parent.shape}")
+        raise RuntimeError(
+            f"{function.name}: the gradient of input {k} has shape {grad.shape}, the input {parent.shape}"
+        )
     if grad.dtype != parent.dtype:
         raise RuntimeError(f"{function.name}: the gradient of input {k} is {grad.dtype}, the input {parent.dtype}")
     if modes.anomaly:
@@ -160,7 +180,8 @@ def _accumulate_leaf(tensor: Tensor, total: _Sum) -> None:
     held = tensor.grad.data
     if held.shape != total.array.shape or held.dtype != total.array.dtype:
         raise RuntimeError(
-            f"backward: the gradient of a leaf is {total.array.dtype} {total.array.shape}, but its .grad still holds {held.dtype} {held.shape}; "
+            f"backward: the gradient of a leaf is {total.array.dtype} {total.array.shape}, but its .grad still holds "
+            f"{held.dtype} {held.shape}; "
             f"set .grad to None"
         )
     held += total.array

@@ -26,17 +26,17 @@ _SHORT = 200  # elements that repr shows in full
 class Tensor(Methods):
     """A NumPy or CuPy array with a gradient.
 
-    array: an array (kept, not copied), an array of another library (shared through DLPack where that can be), or numbers
-    that NumPy can make an array of; Python floats become float32. Big-endian arrays are copied into the machine's byte
-    order. TypeError for anything else.
+    array: an array (kept, not copied), an array of another library (shared through DLPack where that can be), or
+    numbers that NumPy can make an array of; Python floats become float32. Big-endian arrays are copied into the
+    machine's byte order. TypeError for anything else.
 
-    `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual signs and methods work on
-    Tensors, and `autograd.promotion` states the dtype of their results. `==` and the like compare values and give boolean
-    Tensors; Tensors are hashed by identity.
+    `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual signs and methods work
+    on Tensors, and `autograd.promotion` states the dtype of their results. `==` and the like compare values and give
+    boolean Tensors; Tensors are hashed by identity.
 
-    NumPy's functions take a Tensor that requires no gradient for an array (`np.asarray`, `np.mean`, `plt.plot`). For one
-    that does they raise RuntimeError, as with PyTorch, since the gradient would be lost: write `tensor.detach()`. NumPy's
-    ufuncs that have an operator here (`array * tensor`, `np.exp`) give Tensors, with gradients.
+    NumPy's functions take a Tensor that requires no gradient for an array (`np.asarray`, `np.mean`, `plt.plot`). For
+    one that does they raise RuntimeError, as with PyTorch, since the gradient would be lost: write `tensor.detach()`.
+    NumPy's ufuncs that have an operator here (`array * tensor`, `np.exp`) give Tensors, with gradients.
     """
 
     __slots__ = ("__weakref__", "_data", "_grad", "_requires_grad", "_version", "creator", "index", "inference")
@@ -57,8 +57,8 @@ class Tensor(Methods):
 
     @property
     def data(self) -> Array:
-        """The array. An array of this device, or a Tensor, may be assigned. As in PyTorch it may have another shape and dtype
-        (a floating one where gradients are required); it takes the old array's place, and `.grad` stays as it is.
+        """The array. An array of this device, or a Tensor, may be assigned. As in PyTorch it may have another shape and
+        dtype (a floating one where gradients are required); it takes the old array's place, and `.grad` stays as it is.
         """
         return self._data
 
@@ -70,7 +70,9 @@ class Tensor(Methods):
             value = np.asarray(value)
         if not is_array(value) or not same_kind(value, self.device):
             kind = "CuPy" if self.device == "cuda" else "NumPy"
-            raise TypeError(f"Tensor.data: got {_described(value)}, expected a {kind} array or a Tensor on {self.device}")
+            raise TypeError(
+                f"Tensor.data: got {_described(value)}, expected a {kind} array or a Tensor on {self.device}"
+            )
         value = array_from(value, "Tensor.data")
         if self._requires_grad:
             _check_float(value, "Tensor.data")
@@ -107,7 +109,10 @@ class Tensor(Methods):
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
         if self.creator is not None and not value:
-            raise RuntimeError(f"requires_grad: this Tensor was made by {type(self.creator).__name__}, and only leaves can change; use detach()")
+            raise RuntimeError(
+                f"requires_grad: this Tensor was made by {type(self.creator).__name__}, and only leaves can change; "
+                "use detach()"
+            )
         if value:
             _check_float(self._data, "requires_grad")
         self._requires_grad = bool(value)
@@ -146,7 +151,9 @@ class Tensor(Methods):
     # -- ways out -----------------------------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA. Any Tensor may take this way, gradient or not."""
+        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA. Any Tensor may take this way,
+        gradient or not.
+        """
         return to_numpy(self._data)
 
     def item(self) -> float:
@@ -164,7 +171,9 @@ class Tensor(Methods):
         return view
 
     def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
-        """The values on 'cpu' or 'cuda' and in a dtype; this very Tensor, if nothing changes. The gradient finds its way back."""
+        """The values on 'cpu' or 'cuda' and in a dtype; this very Tensor, if nothing changes. The gradient finds its
+        way back.
+        """
         from autograd.promotion import cast, moved
 
         there = self if device is None else moved(self, device)
@@ -173,7 +182,9 @@ class Tensor(Methods):
     def _plain(self, name: str) -> Array:
         """The array for a function that knows no gradients."""
         if self._requires_grad:
-            raise RuntimeError(f"{name}: this Tensor {self.shape} requires gradients, which {name} would lose; use tensor.detach()")
+            raise RuntimeError(
+                f"{name}: this Tensor {self.shape} requires gradients, which {name} would lose; use tensor.detach()"
+            )
         return self._data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -204,7 +215,13 @@ class Tensor(Methods):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        made = f", made by {type(self.creator).__name__}" if self.creator else ", requires_grad" if self.requires_grad else ""
+        made = (
+            f", made by {type(self.creator).__name__}"
+            if self.creator
+            else ", requires_grad"
+            if self.requires_grad
+            else ""
+        )
         flat = self.ndim > 4 and self.size > _SHORT  # many short axes: each would be shown in full
         with np.printoptions(threshold=_SHORT, edgeitems=3 if flat or self.ndim < 3 else 1):
             values = f"{self._data.reshape(-1)!r}.reshape{self.shape}" if flat else repr(self._data)
@@ -212,7 +229,10 @@ class Tensor(Methods):
 
     def __format__(self, spec: str) -> str:
         if spec and self.ndim:
-            raise TypeError(f"format: a Tensor of shape {self.shape} has no format {spec!r}; only one without axes is formatted as a number")
+            raise TypeError(
+                f"format: a Tensor of shape {self.shape} has no format {spec!r}; only one without axes is formatted "
+                "as a number"
+            )
         return format(self.item(), spec) if not self.ndim else str(self)
 
     def __bool__(self) -> bool:
@@ -239,8 +259,14 @@ class Tensor(Methods):
 
     def __getstate__(self) -> dict[str, Any]:
         if self.creator is not None:
-            raise RuntimeError(f"copy or pickle: this Tensor was made by {type(self.creator).__name__}, whose tape cannot be copied; use detach()")
-        names = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())} - {"__weakref__", "creator"}
+            raise RuntimeError(
+                f"copy or pickle: this Tensor was made by {type(self.creator).__name__}, whose tape cannot be copied; "
+                "use detach()"
+            )
+        names = {name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ())} - {
+            "__weakref__",
+            "creator",
+        }
         state = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return {**state, **getattr(self, "__dict__", {})}
 
@@ -269,10 +295,11 @@ class Tensor(Methods):
         self._version[0] += 1
 
     def will_change(self) -> None:
-        """Say that `.data` is about to be written to: `touch`, and `checkpoint` keeps the old values for its second run.
+        """Say that `.data` is about to be written to: `touch`, and `checkpoint` keeps the old values for its second
+        run.
 
-        An operator that updates a state, such as running statistics, calls this first; the methods and signs that change
-        a Tensor in place do so themselves.
+        An operator that updates a state, such as running statistics, calls this first; the methods and signs that
+        change a Tensor in place do so themselves.
         """
         for tell in modes.writers:
             tell(self)
@@ -286,7 +313,8 @@ class Tensor(Methods):
             return
         if self._requires_grad:
             raise RuntimeError(
-                f"{name}: this Tensor {self.shape} requires gradients and would be changed in place, which is not recorded; "
+                f"{name}: this Tensor {self.shape} requires gradients and would be changed in place, which is not "
+                "recorded; "
                 f"make a new Tensor (x = x + y), or do it within no_grad()"
             )
         if isinstance(values, Tensor) and values._requires_grad:
@@ -302,18 +330,24 @@ class Tensor(Methods):
         return self._data
 
     def _changed(self, name: str, rule: Callable[..., Any], values: Any) -> Tensor:
-        """self = rule(self, values) in place, in the dtype of autograd.promotion; TypeError where this Tensor's dtype cannot hold it."""
+        """self = rule(self, values) in place, in the dtype of autograd.promotion; TypeError where this Tensor's dtype
+        cannot hold it.
+        """
         from autograd.promotion import promoted
 
         self._check_change(name, values)
         mine, other = promoted(self, values, floating=rule is operator.itruediv)
         other = as_array(other)
         if _RANK.get(mine.dtype.kind, 2) > _RANK.get(self.dtype.kind, 2):
-            raise TypeError(f"{name}: the result is {mine.dtype}, which this Tensor of {self.dtype} cannot hold; make a new Tensor")
+            raise TypeError(
+                f"{name}: the result is {mine.dtype}, which this Tensor of {self.dtype} cannot hold; make a new Tensor"
+            )
         if mine.dtype == bool and rule in _OF_NUMBERS:
             raise TypeError(f"{name}: not for booleans; a mask is changed by &=, |= and ^=")
         if rule is operator.ipow and mine.dtype.kind in "iu" and bool((other < 0).any()):
-            raise ValueError(f"{name}: negative powers of integers are fractions, which this Tensor of {self.dtype} cannot hold")
+            raise ValueError(
+                f"{name}: negative powers of integers are fractions, which this Tensor of {self.dtype} cannot hold"
+            )
         if rule is not operator.imatmul:
             _check_fits(name, other.shape, self.shape)
         self.will_change()
@@ -392,7 +426,9 @@ _RANK = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}  # categories of dtypes; bfloat
 
 
 _OF_NUMBERS = (operator.isub, operator.ifloordiv, operator.imod, operator.ipow)  # NumPy has them not for booleans
-_PLAIN: dict[Any, Callable[..., Any]] = {getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name) for name in _NAMES}
+_PLAIN: dict[Any, Callable[..., Any]] = {
+    getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name) for name in _NAMES
+}
 
 
 def _assigned(array: Array, values: Array, index: Any) -> Array:
@@ -427,7 +463,9 @@ def as_array(values: Any, like: Array | None = None) -> Array:
         return array_from(values)
     if like is None:
         return array_from(values)
-    return array_module(like).asarray(values if isinstance(values, (bool, int, float)) else array_from(values), like.dtype)
+    return array_module(like).asarray(
+        values if isinstance(values, (bool, int, float)) else array_from(values), like.dtype
+    )
 
 
 def plain_index(index: Any) -> Any:

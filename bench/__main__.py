@@ -1,10 +1,13 @@
-"""Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--device cuda] [--against torch] [--json FILE]
+"""Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--device cuda] [--against torch] [--json
+FILE]
 
-Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family names all are run.
-Frameworks: torch, jax, onnxruntime; reference stands for our own kernels' definitions (`training run` in family step). To hold all sides to AVX2:
-AREOGRAD_SIMD=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py).
-On a GPU both sides are timed by CUDA events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all: it prints
-FLOPs, bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts (bench/counters.py).
+Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family
+names all are run.
+Frameworks: torch, jax, onnxruntime; reference stands for our own kernels' definitions (`training run` in family step).
+To hold all sides to AVX2: AREOGRAD_SIMD=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py). On a GPU both sides are timed by CUDA
+events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all: it prints FLOPs,
+bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts (bench/counters.py).
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer", "augment", "metric", "step", "infer")
-FRAMEWORKS = ("torch", "jax", "onnxruntime", "reference")  # the last: our own kernels' definitions, for `training run` in family step
+FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer",
+            "augment", "metric", "step", "infer")  # fmt: skip
+# the last: our own kernels' definitions, for `training run` in family step
+FRAMEWORKS = "torch", "jax", "onnxruntime", "reference"
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Arguments:
     """Race our kernels against other frameworks, each side in a process of its own, in turn."""
 
     families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment, metric, step, infer), or all."""
+    """Which scripts to run (conv, pool, norm, attention, resample, loss, pointwise, gate, shape, optimizer, augment,
+    metric, step, infer), or all.
+    """
     device: Literal["cpu", "cuda"] = "cpu"
     """Where both sides compute."""
     against: str = "torch"
@@ -61,7 +68,10 @@ def run(arguments: Arguments) -> int:
     against = tuple(name for name in arguments.against.split(",") if name)
     unknown = [name for name in against if name not in FRAMEWORKS]
     if unknown:
-        print(f"error: --against: unknown framework {unknown[0]!r}, expected some of {', '.join(FRAMEWORKS)}", file=sys.stderr)
+        print(
+            f"error: --against: unknown framework {unknown[0]!r}, expected some of {', '.join(FRAMEWORKS)}",
+            file=sys.stderr,
+        )
         return 2
     if arguments.device == "cuda" and not real_gpus():
         return without_gpu(arguments)
@@ -112,19 +122,30 @@ def measured_machine() -> Any:
 
 
 def without_gpu(arguments: Arguments) -> int:
-    """Per case FLOPs, bytes and computed lower bounds; per kernel sectors and wavefronts: counted now by the emulator, else as committed."""
+    """Per case FLOPs, bytes and computed lower bounds; per kernel sectors and wavefronts: counted now by the emulator,
+    else as committed.
+    """
     from bench import counters, emulation, roofline
 
     chosen = arguments.families or FAMILIES
-    table = [row for family in chosen for row in roofline.rows(family, importlib.import_module(f"bench.{family}").cases())]
+    table = [
+        row for family in chosen for row in roofline.rows(family, importlib.import_module(f"bench.{family}").cases())
+    ]
     table = [row for row in table if arguments.only in f"{row['name']} {row['shape']}"]
     print(roofline.title(), *map(roofline.line, table), sep="\n", flush=True)
     where = emulation.start("trace")
     kernels = counters.trace() if where.emulated else counters.committed()
-    source = "counted now, by emulation" if where.emulated else f"as committed in {counters.CEILINGS.name} ({where.reason})"
-    print(f"\nPer kernel, of one representative launch, {source}: global sectors and shared-memory wavefronts per request\n{counters.table(kernels)}")
+    source = (
+        "counted now, by emulation" if where.emulated else f"as committed in {counters.CEILINGS.name} ({where.reason})"
+    )
+    print(
+        f"\nPer kernel, of one representative launch, {source}: global sectors and shared-memory wavefronts per "
+        f"request\n{counters.table(kernels)}"
+    )
     if arguments.json:
-        arguments.json.write_text(json.dumps([*table, *({"name": name, **row} for name, row in kernels.items())], indent=1) + "\n")
+        arguments.json.write_text(
+            json.dumps([*table, *({"name": name, **row} for name, row in kernels.items())], indent=1) + "\n"
+        )
     return 0
 
 
@@ -139,7 +160,10 @@ def line(row: dict[str, Any]) -> str:
     text = f"{row['name']:<34} {row['shape']:<24} {row['ours_ms']:9.3f} ms ({low:.3f} to {high:.3f}) {rate:>18}"
     if "ratio" in row:
         low, high = row["against_quartiles"]
-        text += f"   {row['against']} {row['against_mode']} {row['against_ms']:.3f} ms ({low:.3f} to {high:.3f})   ratio {row['ratio']:.2f}"
+        text += (
+            f"   {row['against']} {row['against_mode']} {row['against_ms']:.3f} ms ({low:.3f} to {high:.3f})   ratio "
+            f"{row['ratio']:.2f}"
+        )
         if row["family"] in ("step", "infer"):
             text += f"   memory {row['ours_peak_mb']:.0f} and {row['against_peak_mb']:.0f} MB"
         if row["ours_value"] is not None and row["against_value"] is not None:

@@ -20,14 +20,29 @@ def cases() -> list[Case]:
         flops = 14 * n * 4 * t * t * 64
         data = partial(_heads, n, t)
         modes = ("eager", "compile")
-        out.append(forward_backward("attention", f"{n}x4x{t}x64", ops.scaled_dot_product_attention, _their_attention, data, (), flops, modes=modes))
+        out.append(
+            forward_backward(
+                "attention",
+                f"{n}x4x{t}x64",
+                ops.scaled_dot_product_attention,
+                _their_attention,
+                data,
+                (),
+                flops,
+                modes=modes,
+            )
+        )
     n, pixels, c = BATCH, 128, 256
     traffic = 4 * n * pixels * c * 5
     for name, ours, theirs, jax, data in (
         ("polarized channel", ops.polarized_channel, _their_channel, _jax_channel, partial(_channel, n, pixels, c)),
         ("polarized spatial", ops.polarized_spatial, _their_spatial, _jax_spatial, partial(_spatial, n, pixels, c)),
     ):
-        out.append(forward_backward(name, f"{n}x{pixels}x{c}", ours, theirs, data, (), bytes=traffic, modes=("eager", "compile"), jax=jax))
+        out.append(
+            forward_backward(
+                name, f"{n}x{pixels}x{c}", ours, theirs, data, (), bytes=traffic, modes=("eager", "compile"), jax=jax
+            )
+        )
     return out
 
 

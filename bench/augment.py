@@ -16,7 +16,14 @@ N, H, W = 32, 64, 128
 
 def cases() -> list[Case]:
     """Flips, affine and photometric changes of all tiles."""
-    return [Case("augmentation", f"{N}x{H}x{W}", _ours, {"torch": {mode: partial(_torch, mode) for mode in ("eager", "compile")}})]
+    return [
+        Case(
+            "augmentation",
+            f"{N}x{H}x{W}",
+            _ours,
+            {"torch": {mode: partial(_torch, mode) for mode in ("eager", "compile")}},
+        )
+    ]
 
 
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
@@ -61,11 +68,17 @@ def torch_augmentation(mode: str) -> Callable[[Any, Any], tuple[Any, Any]]:
         shift = (torch.rand(2, n) * 2 - 1) * 0.1
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         theta = torch.stack(
-            [torch.stack([cos * flip[0], -sin * flip[1] * h / w, shift[0]], 1), torch.stack([sin * flip[0] * w / h, cos * flip[1], shift[1]], 1)], 1
+            [
+                torch.stack([cos * flip[0], -sin * flip[1] * h / w, shift[0]], 1),
+                torch.stack([sin * flip[0] * w / h, cos * flip[1], shift[1]], 1),
+            ],
+            1,
         )
         grid = F.affine_grid(theta, (n, 1, h, w), align_corners=False)
         image = F.grid_sample(images[:, None], grid, "bilinear", "reflection", align_corners=False)[:, 0]
-        mask = F.grid_sample(masks[:, None].float(), grid, "nearest", "zeros", align_corners=False)[:, 0].to(torch.uint8)
+        mask = F.grid_sample(masks[:, None].float(), grid, "nearest", "zeros", align_corners=False)[:, 0].to(
+            torch.uint8
+        )
         contrast = torch.exp((torch.rand(n, 1, 1) * 2 - 1) * 0.22)
         brightness = (torch.rand(n, 1, 1) * 2 - 1) * 0.1
         gamma = torch.exp((torch.rand(n, 1, 1) * 2 - 1) * 0.34)

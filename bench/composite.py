@@ -32,8 +32,8 @@ def forward_backward(
 ) -> Case:
     """All sides run fn(*arrays) and, with `backward`, its gradient for a cotangent of ones.
 
-    ours(*tensors) gets NHWC Tensors; theirs(*tensors) gets PyTorch tensors, the 4-axis arrays at `images` as NCHW (or channels_last) images;
-    jax(*arrays) gets JAX arrays, NHWC.
+    ours(*tensors) gets NHWC Tensors; theirs(*tensors) gets PyTorch tensors, the 4-axis arrays at `images` as NCHW (or
+    channels_last) images; jax(*arrays) gets JAX arrays, NHWC.
     """
     others = {"torch": {mode: partial(_torch, theirs, arrays, tuple(images), mode, backward) for mode in modes}}
     if jax is not None:
@@ -58,7 +58,11 @@ def _ours(fn: OursFn, arrays: Callable[[], Sequence[np.ndarray]], backward: bool
 
 
 def _torch(
-    fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]], images: tuple[int, ...], mode: str, backward: bool
+    fn: Callable[..., Any],
+    arrays: Callable[[], Sequence[np.ndarray]],
+    images: tuple[int, ...],
+    mode: str,
+    backward: bool,
 ) -> Callable[[], Any]:
     import torch
 

@@ -1,10 +1,11 @@
-"""Train the report's network with PyTorch instead of our kernels:  python -m bench.control --data FILE --preset small [--seed 0] --out RUN
+"""Train the report's network with PyTorch instead of our kernels:  python -m bench.control --data FILE --preset small
+[--seed 0] --out RUN
 
 A control of the whole system. Tiles, split, batches, augmentation, schedule, validation and the run folder are those of
-`python -m engine.train` with the same options and seed, and so are the initial weights; the network, the loss, its gradients,
-clipping, AdamW, the moving average and dropout are PyTorch's (bench/twin.py). Dropout draws other numbers and sums round
-differently, so two such runs differ as two seeds do, and no more. AREOGRAD_CONTROL=compile takes torch.compile instead of
-eager execution in the layout channels_last. A control cannot be resumed.
+`python -m engine.train` with the same options and seed, and so are the initial weights; the network, the loss, its
+gradients, clipping, AdamW, the moving average and dropout are PyTorch's (bench/twin.py). Dropout draws other numbers
+and sums round differently, so two such runs differ as two seeds do, and no more. AREOGRAD_CONTROL=compile takes
+torch.compile instead of eager execution in the layout channels_last. A control cannot be resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from engine.config import Config
 from engine.training import Run
 
 # What the twin has one form of: a control with anything else would train another network or loss.
-FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", "preactivation", "fppm", "gamma", "smooth")
+FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", "preactivation", "fppm", "gamma",
+         "smooth")  # fmt: skip
 
 
 def check(config: Config) -> None:
@@ -48,7 +50,9 @@ class Control(Run):
     def _build(self, start: Path | None) -> None:
         check(self.config)
         if self.form.channels != 1 or self.ignored is not None or self.form.classes.single:
-            raise UsageError("--data: the PyTorch twin takes grey images without ignored pixels and one logit per class")
+            raise UsageError(
+                "--data: the PyTorch twin takes grey images without ignored pixels and one logit per class"
+            )
         super()._build(start)
         config = self.config
         self.twin = twin.TwinUNet(config.width, self.form.classes.logits, config.dropout)
@@ -57,7 +61,10 @@ class Control(Run):
         compiled = os.environ.get("AREOGRAD_CONTROL") == "compile"
         self.forward: Any = torch.compile(self.twin) if compiled else self.twin
         self.criterion: Any = torch.compile(twin.combined_loss) if compiled else twin.combined_loss
-        self.theirs, self.average = twin.optimizer(self.twin, config.weight_decay), twin.Average(self.twin, config.average)
+        self.theirs, self.average = (
+            twin.optimizer(self.twin, config.weight_decay),
+            twin.Average(self.twin, config.average),
+        )
         self.class_weights = torch.tensor(np.asarray(self.weights, np.float32))
         self.policy = self.classes.background(config.background)
         self.optimizer = _Averaged(self)  # type: ignore[assignment]
@@ -96,7 +103,11 @@ class _Averaged:
         """Put PyTorch's averaged weights and statistics into our network."""
         control = self.control
         names = [name for name in control.twin.state_dict() if not name.endswith("num_batches_tracked")]
-        values = dict(zip(names, control.average.average, strict=True)) if control.config.average else control.twin.state_dict()
+        values = (
+            dict(zip(names, control.average.average, strict=True))
+            if control.config.average
+            else control.twin.state_dict()
+        )
         control.net.load_state_dict({name: twin.to_ours(control.twin, name, values[name]) for name in names})
         yield
 

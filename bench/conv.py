@@ -1,4 +1,6 @@
-"""Convolutions: forward, data gradient and filter gradient at the shapes of the report's network, width 32, batch 16."""
+"""Convolutions: forward, data gradient and filter gradient at the shapes of the report's network, width 32,
+batch 16.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ def cases() -> list[Case]:
     out: list[Case] = []
     for h, w, c in STAGES:
         out += _three("3x3", (h, w, c, c, 1), 3, 1)
-    out += _three("3x3", (64, 128, 64, 32, 1), 3, 1) + _three("3x3", (16, 32, 256, 128, 1), 3, 1) + _three("3x3", (8, 16, 128, 256, 1), 3, 1)
+    out += (
+        _three("3x3", (64, 128, 64, 32, 1), 3, 1)
+        + _three("3x3", (16, 32, 256, 128, 1), 3, 1)
+        + _three("3x3", (8, 16, 128, 256, 1), 3, 1)
+    )
     for h, w, c in STAGES[:3]:
         out += _three("3x3", (h, w, c // 4, c // 4, 1), 3, 1)
     for d in (2, 4):
@@ -81,7 +87,9 @@ def _torch(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Ca
     if direction == "forward":
         return lambda: torch.conv2d(x, f, None, 1, pad, dilation, groups)
     wanted = [direction == "backward_data", direction == "backward_filter", False]
-    return lambda: torch.ops.aten.convolution_backward(dy, x, f, None, [1, 1], [pad, pad], [dilation] * 2, False, [0, 0], groups, wanted)
+    return lambda: torch.ops.aten.convolution_backward(
+        dy, x, f, None, [1, 1], [pad, pad], [dilation] * 2, False, [0, 0], groups, wanted
+    )
 
 
 def _jax(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Callable[[], Any]:
@@ -93,8 +101,12 @@ def _jax(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Call
     return _jax_direction(jax, direction, partial(conv2d, dilation=dilation, groups=groups), *arrays)
 
 
-def _jax_direction(jax: Any, direction: str, fn: Callable[..., Any], x: np.ndarray, f: np.ndarray, dy: np.ndarray) -> Callable[[], Any]:
-    """fn(x, f), or what is left of its gradient when only one is wanted: fn is linear in each, so its transpose needs no forward pass."""
+def _jax_direction(
+    jax: Any, direction: str, fn: Callable[..., Any], x: np.ndarray, f: np.ndarray, dy: np.ndarray
+) -> Callable[[], Any]:
+    """fn(x, f), or what is left of its gradient when only one is wanted: fn is linear in each, so its transpose needs
+    no forward pass.
+    """
     if direction == "forward":
         return xla.compiled(jax, fn, x, f)
     if direction == "backward_data":
@@ -107,10 +119,23 @@ def _transposed(shape: Shape) -> list[Case]:
     flops, traffic = 8 * BATCH * h * w * c * o, 4 * (BATCH * h * w * (c + 4 * o) + 4 * c * o)
     out = []
     for direction in DIRECTIONS:
-        jax = {f"{mode} {form}": build for form in FORMS for mode, build in xla.modes(_jax_transposed, direction, shape, form).items()}
+        jax = {
+            f"{mode} {form}": build
+            for form in FORMS
+            for mode, build in xla.modes(_jax_transposed, direction, shape, form).items()
+        }
         others = {"torch": {mode: partial(_torch_transposed, direction, shape, mode) for mode in LAYOUTS}, "jax": jax}
         text = f"{BATCH}x{h}x{w}x{c} -> {o}"
-        out.append(Case(f"conv_transpose2d k2 s2 {direction}", text, partial(_ours_transposed, direction, shape), others, flops, traffic))
+        out.append(
+            Case(
+                f"conv_transpose2d k2 s2 {direction}",
+                text,
+                partial(_ours_transposed, direction, shape),
+                others,
+                flops,
+                traffic,
+            )
+        )
     return out
 
 

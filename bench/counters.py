@@ -1,8 +1,9 @@
 """Sectors and wavefronts per request of every CUDA kernel:  python -m bench.counters [--only TEXT] [--lines] [--write]
 
-Each representative call (bench/representatives.py) runs once in the emulator's trace mode. A request is one access by a warp: a global one moves
-32-byte sectors (4 are ideal for 32 lanes of 4 bytes, 16 for lanes of 16 bytes), a shared one takes wavefronts (1 is ideal for 4 bytes a lane, 4 for
-16). These counts hold on a GPU too; times do not, and none is printed. `--write` makes them the committed ceilings, tests/cuda/ceilings.toml.
+Each representative call (bench/representatives.py) runs once in the emulator's trace mode. A request is one access by a
+warp: a global one moves 32-byte sectors (4 are ideal for 32 lanes of 4 bytes, 16 for lanes of 16 bytes), a shared one
+takes wavefronts (1 is ideal for 4 bytes a lane, 4 for 16). These counts hold on a GPU too; times do not, and none is
+printed. `--write` makes them the committed ceilings, tests/cuda/ceilings.toml.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ FIGURES = {  # name -> (address space, kind): requests of that sort
     "load_wavefronts": ("shared", "load"),
     "store_wavefronts": ("shared", "store"),
 }
-HEADER = """# Ceilings, written by `python -m bench.counters --write`: of one representative aligned launch per kernel (bench/representatives.py)
-# the global sectors and shared-memory wavefronts per request, counted by the emulator. A kernel above its ceiling fails tests/cuda/test_ceilings.py.
+HEADER = """# Ceilings, written by `python -m bench.counters --write`: of one representative aligned launch per kernel
+# (bench/representatives.py) the global sectors and shared-memory wavefronts per request, counted by the emulator.
+# A kernel above its ceiling fails tests/cuda/test_ceilings.py.
 """
 
 
 def plain(name: str) -> str:
-    """A kernel's name as NVRTC demangles it, or a name expression, in one spelling: no blanks, no casts, no parameter list."""
+    """A kernel's name as NVRTC demangles it, or a name expression, in one spelling: no blanks, no casts, no parameter
+    list.
+    """
     name = re.sub(r"\((?:unsigned )?(?:int|long|char|short|bool)\)", "", name)
     name = name.removeprefix("void ").split("(")[0].replace("unsigned int", "unsigned")
     return name.replace(" ", "").replace("true", "1").replace("false", "0")
@@ -72,11 +76,17 @@ def figures(kernel: Any) -> dict[str, float]:
 def traffic(kernel: Any) -> dict[str, float]:
     """Bytes moved (sectors times 32), the share of them that was asked for, and the shared-memory conflict factor."""
     sectors = sum(line["sectors"] for line in kernel.lines if line["space"] == "global")
-    return {"moved_bytes": 32 * sectors, "efficiency": round(kernel.global_efficiency, 3), "conflicts": round(kernel.bank_conflict_factor, 3)}
+    return {
+        "moved_bytes": 32 * sectors,
+        "efficiency": round(kernel.global_efficiency, 3),
+        "conflicts": round(kernel.bank_conflict_factor, 3),
+    }
 
 
 def count(only: str = "", lines: bool = False) -> dict[str, dict[str, Any]]:
-    """Run the representative calls in this process (the emulator traces): instance -> row. The first call that launches an instance counts."""
+    """Run the representative calls in this process (the emulator traces): instance -> row. The first call that launches
+    an instance counts.
+    """
     from bench.representatives import DTYPES, calls
 
     collect = emulation.emulator().collect
@@ -111,7 +121,9 @@ def trace(only: str = "", lines: bool = False) -> dict[str, dict[str, Any]]:
     if emulation.emulator() is not None and emulation.emulator().mode() == "trace":
         return count(only, lines)
     command = [sys.executable, "-m", "bench.counters", "--json", "--only", only, *(["--lines"] if lines else [])]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CUPY_ON_CPU")} | {"AREOGRAD_EMULATE": "trace"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CUPY_ON_CPU")} | {
+        "AREOGRAD_EMULATE": "trace"
+    }
     for kept in ("CUPY_ON_CPU_CACHE", "CUPY_ON_CPU_MEMORY_GB"):
         if kept in os.environ:
             environment[kept] = os.environ[kept]
@@ -139,11 +151,22 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The rows for people."""
-    out = [f"{'kernel':<44} {'threads':>7} {'loads':>7} {'stores':>7} {'used':>6} {'sh. loads':>9} {'sh. stores':>10} {'conflicts':>9}  call"]
+    out = [
+        (
+            f"{'kernel':<44} {'threads':>7} {'loads':>7} {'stores':>7} {'used':>6} {'sh. loads':>9} {'sh. stores':>10} "
+            f"{'conflicts':>9}  call"
+        )
+    ]
     for name, row in rows.items():
         load, store, shared_load, shared_store = (f"{row[key]:.2f}" if key in row else "" for key in FIGURES)
         conflicts = f"{row['conflicts']:.2f}" if row.get("conflicts") else ""
-        cells = [f"{name:<44}", f"{row['threads']:>7}", f"{load:>7}", f"{store:>7}", f"{row['efficiency']:>6.0%}" if "efficiency" in row else " " * 6]
+        cells = [
+            f"{name:<44}",
+            f"{row['threads']:>7}",
+            f"{load:>7}",
+            f"{store:>7}",
+            f"{row['efficiency']:>6.0%}" if "efficiency" in row else " " * 6,
+        ]
         out.append(" ".join([*cells, f"{shared_load:>9}", f"{shared_store:>10}", f"{conflicts:>9}", f" {row['call']}"]))
         for line in row.get("lines", ()):
             what = "sectors" if line["space"] == "global" else "wavefronts"

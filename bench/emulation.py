@@ -1,7 +1,8 @@
 """Where CUDA code runs on this machine: a real GPU, the emulator beside this repository, or nowhere, and then why.
 
-The emulator (`../shared/cupy_on_cpu`, or the folder named by AREOGRAD_EMULATOR) executes what NVRTC makes of our kernels on the CPU. It must be
-installed before CuPy is first imported, so call `start` early. Modes: fast (numbers), check (bounds, alignment), trace (races, counters).
+The emulator (`../shared/cupy_on_cpu`, or the folder named by AREOGRAD_EMULATOR) executes what NVRTC makes of our
+kernels on the CPU. It must be installed before CuPy is first imported, so call `start` early. Modes: fast (numbers),
+check (bounds, alignment), trace (races, counters).
 """
 
 from __future__ import annotations
@@ -54,8 +55,11 @@ def real_gpus() -> int:
 
 
 def start(mode: str | None = None) -> Where:
-    """Make `import cupy` work: with a real GPU as it is, else with the emulator in `mode` (None: AREOGRAD_EMULATE, else check)."""
-    mode = os.environ.get("CUPY_ON_CPU") or mode or os.environ.get("AREOGRAD_EMULATE") or "check"  # the first: started by the emulator's own command
+    """Make `import cupy` work: with a real GPU as it is, else with the emulator in `mode` (None: AREOGRAD_EMULATE, else
+    check).
+    """
+    # the first: started by the emulator's own command
+    mode = os.environ.get("CUPY_ON_CPU") or mode or os.environ.get("AREOGRAD_EMULATE") or "check"
     if mode not in MODES:
         raise ValueError(f"AREOGRAD_EMULATE: got {mode!r}, expected one of {', '.join(MODES)}")
     running = emulator()
@@ -76,7 +80,8 @@ def start(mode: str | None = None) -> Where:
     return Where(mode, f"emulated, {mode} mode")
 
 
-if __name__ == "__main__":  # for the Makefile: exit status 0 when CUDA code can run here, else 1, with the reason either way
+# for the Makefile: exit status 0 when CUDA code can run here, else 1, with the reason either way
+if __name__ == "__main__":
     found = start("fast")
     print(f"CUDA code: {found.reason}")
     sys.exit(0 if found.mode else 1)

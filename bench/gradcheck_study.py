@@ -1,8 +1,9 @@
 """How far the gradient checker can be trusted:  python -m bench.gradcheck_study [--part NAME] [--out docs/gradients]
 
 False alarms: correct gradients of smooth operators, 300 trials each, must never FAIL.
-Power: planted bugs, 100 seeds each, by our checker and by torch.autograd.gradcheck in its slow and fast mode, the same buggy backward behind a
-custom torch.autograd.Function. Writes study.json (counts) and study.md (tables). All trials are seeded: a run repeats its numbers.
+Power: planted bugs, 100 seeds each, by our checker and by torch.autograd.gradcheck in its slow and fast mode, the same
+buggy backward behind a custom torch.autograd.Function. Writes study.json (counts) and study.md (tables). All trials are
+seeded: a run repeats its numbers.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Arguments:
     """Measure false alarms and power of the gradient checker; write docs/gradients/study.md."""
 
     part: str = ""
-    """'alarms', 'power', or names of bugs and operators, separated by commas; the rest of an earlier study.json is kept."""
+    """'alarms', 'power', or names of bugs and operators, separated by commas; the rest of an earlier study.json is
+    kept.
+    """
     out: Path = Path("docs/gradients")
     """The folder of study.json and study.md."""
     trials: int = 300
@@ -94,14 +97,17 @@ class Arguments:
     torch_seeds: int = 100
     """Seeds per bug for PyTorch's checker."""
     slow_seeds: int = 100
-    """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian)."""
+    """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian).
+    """
     torch: Literal["both", "fast", "none"] = "both"
     """Which modes of torch.autograd.gradcheck to run beside ours."""
 
 
 @dataclass
 class Power:
-    """Detections of one bug. ours: verdict FAIL; derivative: the finite difference alone; located: a planted entry was among those named."""
+    """Detections of one bug. ours: verdict FAIL; derivative: the finite difference alone; located: a planted entry was
+    among those named.
+    """
 
     name: str
     operator: str
@@ -125,7 +131,13 @@ def false_alarms(name: str, settings: dict[str, Any], trials: int) -> dict[str, 
             report = _check(entry.make(seed, **settings), seed)
             verdicts[report.verdict] += 1
             ratios += [t.ratio for t in report.trials]
-    return {"name": entry.title(settings), "trials": trials, **verdicts, "median": float(np.median(ratios)), "largest": float(np.max(ratios))}
+    return {
+        "name": entry.title(settings),
+        "trials": trials,
+        **verdicts,
+        "median": float(np.median(ratios)),
+        "largest": float(np.max(ratios)),
+    }
 
 
 def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, torch_seeds: dict[str, int]) -> Power:
@@ -155,7 +167,9 @@ def power(bug: Bug, operator: str, settings: dict[str, Any], seeds: int, torch_s
 
 
 def _check(built: Built, seed: int, **settings: Any) -> GradReport:
-    return gradcheck(built.target, *built.tensors(), input_names=built.names, seed=seed, locate_errors=False, **settings)
+    return gradcheck(
+        built.target, *built.tensors(), input_names=built.names, seed=seed, locate_errors=False, **settings
+    )
 
 
 def _spoiled_entries(bug: Spoiled, built: Built, seed: int) -> set[tuple[str, tuple[int, ...]]]:
@@ -199,7 +213,8 @@ def run(arguments: Arguments) -> int:
     bugs = [row for row in POWER if parts & {"", "power", row[0]}]
     if not alarms and not bugs:
         raise UsageError(
-            f"--part: got {arguments.part!r}, expected 'alarms', 'power', an operator of the false-alarm study or a bug of the power study"
+            f"--part: got {arguments.part!r}, expected 'alarms', 'power', an operator of the false-alarm study or a "
+            "bug of the power study"
         )
     for name, settings in alarms:
         row = false_alarms(name, settings, arguments.trials)
@@ -239,22 +254,35 @@ def text_of(study: dict[str, Any]) -> str:
         "",
         "## False alarms",
         "",
-        f"{trials} checks of correct gradients with all checks on (derivative, layouts, exact and complex steps, ...): {false} FAIL.",
+        (
+            f"{trials} checks of correct gradients with all checks on (derivative, layouts, exact and complex steps, "
+            f"...): {false} FAIL."
+        ),
         "error / bar says how much room there is: at 1 a right gradient would be called wrong.",
         "",
         "| operator | trials | PASS | INCONCLUSIVE | FAIL | error / bar, median | largest |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {a['name']} | {a['trials']} | {a[PASS]} | {a[INCONCLUSIVE]} | {a[FAIL]} | {a['median']:.1e} | {a['largest']:.1e} |"
+        (
+            f"| {a['name']} | {a['trials']} | {a[PASS]} | {a[INCONCLUSIVE]} | {a[FAIL]} | {a['median']:.1e} | "
+            f"{a['largest']:.1e} |"
+        )
         for a in study["alarms"].values()
     ]
     lines += [
         "",
         "## Power",
         "",
-        "Share of seeds in which a planted bug is called FAIL. PyTorch runs the same backward pass through a custom `torch.autograd.Function`,",
-        "on the same inputs, with the default tolerances of `torch.autograd.gradcheck`. *Derivative*: our finite difference alone, without the",
+        (
+            "Share of seeds in which a planted bug is called FAIL. PyTorch runs the same backward pass through a "
+            "custom "
+            "`torch.autograd.Function`,"
+        ),
+        (
+            "on the same inputs, with the default tolerances of `torch.autograd.gradcheck`. *Derivative*: our finite "
+            "difference alone, without the"
+        ),
         "other checks. *Located*: the bisection named planted entries and no others (bugs of up to 32 entries).",
         "",
         f"{max((p['seeds'] for p in study['power'].values()), default=0)} seeds each.",

@@ -1,7 +1,8 @@
-"""How two programs are raced: each in its own process, in turn, so that thread pools and caches don't disturb each other.
+"""How two programs are raced: each in its own process, in turn, so that thread pools and caches don't disturb each
+other.
 
-A `Case` says what is computed, how we do it and how others do it. A worker process builds one side of one case and then runs it on
-demand; `race` asks the sides in turn, round after round, and compares medians. All times are wall clock.
+A `Case` says what is computed, how we do it and how others do it. A worker process builds one side of one case and then
+runs it on demand; `race` asks the sides in turn, round after round, and compares medians. All times are wall clock.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Build = Callable[[], Run]
 
 @dataclass(frozen=True)
 class Case:
-    """name and shape identify it.  ours() builds our side, theirs[framework][mode]() another's; what they build runs once per call.
+    """name and shape identify it.  ours() builds our side, theirs[framework][mode]() another's; what they build runs
+    once per call.
 
     flops, bytes: of one run (bytes: the ideal traffic), for GFLOP/s and GB/s; 0 where that says nothing.
     """
@@ -57,12 +59,15 @@ class Worker:
     def __init__(self, family: str, index: int, side: str) -> None:
         self.side = side
         command = [sys.executable, "-m", "bench.worker", family, str(index), side]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def ask(self, request: str) -> Any:
         """Send one request line, return the JSON answer.
 
-        Between two requests the process is stopped: thread pools spin on when their work is done, on the cores that the other sides run on.
+        Between two requests the process is stopped: thread pools spin on when their work is done, on the cores that the
+            other sides run on.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -134,7 +139,9 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
 
 
 def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The JSON rows of a race: one per framework, against the best of its modes; one without `against` if we ran alone."""
+    """The JSON rows of a race: one per framework, against the best of its modes;
+    one without `against` if we ran alone.
+    """
     ours = result["ours"]
     if "error" in ours:
         raise WorkerError(f"{case.name} {case.shape}: {ours['error']}")
@@ -177,5 +184,12 @@ def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dic
 
 def limit_threads(count: int) -> None:
     """Ask every library that will be loaded in this process or its children for `count` threads."""
-    for name in ("AREOGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "PJRT_NPROC"):
+    for name in (
+        "AREOGRAD_THREADS",
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "PJRT_NPROC",
+    ):
         os.environ[name] = str(count)

@@ -22,7 +22,9 @@ def cases() -> list[Case]:
     for batch in (16, 1):
         theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
         others = {"torch": theirs, "jax": xla.modes(_jax, batch), "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
-        out.append(Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), others, flops=int(batch * 2.92e9)))
+        out.append(
+            Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), others, flops=int(batch * 2.92e9))
+        )
     return out
 
 

@@ -1,6 +1,8 @@
-"""The report's network, loss and optimiser in plain JAX: functions of arrays, NHWC, with our names and shapes of weights.
+"""The report's network, loss and optimiser in plain JAX: functions of arrays, NHWC, with our names and shapes of
+weights.
 
-Parity tests give both the same weights; benchmarks race it at equal work, a step as one compiled function. Needs JAX; import this module only
+Parity tests give both the same weights; benchmarks race it at equal work, a step as one compiled function. Needs JAX;
+import this module only
 where it is installed (benchmarks: after bench.xla.start).
 """
 
@@ -19,7 +21,7 @@ Arrays = dict[str, Any]
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-# -- operators ------------------------------------------------------------------------------------------------------------
+# -- operators ---------------------------------------------------------------------------------------------------------
 
 
 def conv2d(x: Any, w: Any, dilation: int = 1, groups: int = 1) -> Any:
@@ -28,9 +30,11 @@ def conv2d(x: Any, w: Any, dilation: int = 1, groups: int = 1) -> Any:
 
 
 def conv_transpose2d(x: Any, w: Any, dilated: bool = False) -> Any:
-    """Kernel 2, stride 2: x (N, H, W, C), w (2, 2, C, K) -> (N, 2H, 2W, K). No two taps meet, so it is one matrix product.
+    """Kernel 2, stride 2: x (N, H, W, C), w (2, 2, C, K) -> (N, 2H, 2W, K). No two taps meet, so it is one matrix
+    product.
 
-    dilated: as JAX's own operator, whose forward pass is the faster and whose filter gradient is by far the slower of the two.
+    dilated: as JAX's own operator, whose forward pass is the faster and whose filter gradient is by far the slower of
+        the two.
     """
     if dilated:
         return lax.conv_transpose(x, w[::-1, ::-1], (2, 2), "VALID", dimension_numbers=NHWC)
@@ -50,7 +54,9 @@ def normalise(x: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float = 
 
 
 def moments(x: Any) -> tuple[Any, Any]:
-    """Mean and variance of each channel. E[x^2] - mean^2 would save a step of width 8 a twenty-fifth of its time, and digits."""
+    """Mean and variance of each channel. E[x^2] - mean^2 would save a step of width 8 a twenty-fifth of its time, and
+    digits.
+    """
     mean = x.mean((0, 1, 2))
     return mean, jnp.square(x - mean).mean((0, 1, 2))
 
@@ -76,13 +82,14 @@ def bands(size: int, count: int) -> np.ndarray:
     return out
 
 
-# -- the network ----------------------------------------------------------------------------------------------------------
+# -- the network -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The arrays of one module, under a dotted prefix: s("weight") is an array, s / "conv" a module inside. Where `training`, new running
-    statistics are left in `updated`."""
+    """The arrays of one module, under a dotted prefix: s("weight") is an array, s / "conv" a module inside. Where
+    `training`, new running statistics are left in `updated`.
+    """
 
     arrays: Mapping[str, Any]
     training: bool = True
@@ -133,7 +140,11 @@ def inception_block(s: Scope, x: Any) -> Any:
     """1x1, 3x3, 5x5 and pooled branches, with a shortcut."""
     one, three, five = jnp.split(conv_norm(s / "entry", x), 3, -1)
     pooled = conv_norm(s / "branch_pool", max_pool2d(x, 3, 1, 1))
-    return conv_norm(s / "fuse", jnp.concatenate([one, conv_norm(s / "branch3", three), conv_norm(s / "branch5", five), pooled], -1), x)
+    return conv_norm(
+        s / "fuse",
+        jnp.concatenate([one, conv_norm(s / "branch3", three), conv_norm(s / "branch5", five), pooled], -1),
+        x,
+    )
 
 
 def mini_aspp(s: Scope, x: Any) -> Any:
@@ -158,7 +169,15 @@ def polarized_spatial(x: Any, wq: Any, bq: Any, wv: Any, bv: Any) -> Any:
     return x * jax.nn.sigmoid(gates)[:, :, None]
 
 
-CHANNEL = ("channel_query", "channel_value", "channel_value_bias", "channel_out", "channel_out_bias", "norm_weight", "norm_bias")
+CHANNEL = (
+    "channel_query",
+    "channel_value",
+    "channel_value_bias",
+    "channel_out",
+    "channel_out_bias",
+    "norm_weight",
+    "norm_bias",
+)
 SPATIAL = ("spatial_query", "spatial_query_bias", "spatial_value", "spatial_value_bias")
 
 
@@ -192,7 +211,9 @@ def decoder_stage(s: Scope, d: Any, e: Any) -> Any:
 
 
 def unet(arrays: Mapping[str, Any], x: Any, training: bool = True) -> tuple[Any, Arrays]:
-    """layers.UNet with its defaults and no dropout: x (N, H, W, 1) -> logits (N, H, W, classes), and the new running statistics."""
+    """layers.UNet with its defaults and no dropout: x (N, H, W, 1) -> logits (N, H, W, classes), and the new running
+    statistics.
+    """
     s = Scope(arrays, training)
     skips = []
     for k in range(3):
@@ -209,11 +230,15 @@ def unet(arrays: Mapping[str, Any], x: Any, training: bool = True) -> tuple[Any,
     return conv(s / "head", x), s.updated
 
 
-# -- loss and optimiser ---------------------------------------------------------------------------------------------------
+# -- loss and optimiser ------------------------------------------------------------------------------------------------
 
 
-def combined_loss(logits: Any, labels: Any, weight: Any, background: str = "mask", gamma: float = 2.0, smooth: float = 1.0) -> Any:
-    """.4 margin + .2 Dice + .2 focal + .2 IoU: logits (N, H, W, C), labels (N, H, W), weight (C,). One softmax for all terms."""
+def combined_loss(
+    logits: Any, labels: Any, weight: Any, background: str = "mask", gamma: float = 2.0, smooth: float = 1.0
+) -> Any:
+    """.4 margin + .2 Dice + .2 focal + .2 IoU: logits (N, H, W, C), labels (N, H, W), weight (C,). One softmax for all
+    terms.
+    """
     first = 1 if background == "mask" else 0
     z, w = logits[..., first:], weight[first:]
     valid = (labels >= first)[..., None].astype(z.dtype)
@@ -239,7 +264,9 @@ def combined_loss(logits: Any, labels: Any, weight: Any, background: str = "mask
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW with clipping and a moving average of weights and statistics; no decay where `plain` says so. Functions of a state."""
+    """AdamW with clipping and a moving average of weights and statistics; no decay where `plain` says so. Functions of
+    a state.
+    """
 
     plain: frozenset[str]
     weight_decay: float = 1e-2
@@ -290,7 +317,15 @@ def parts(net: Any) -> tuple[Arrays, Arrays, AdamW]:
     return weights, statistics, AdamW(frozenset(k for k, p in names if not p.decay))
 
 
-def loss_and_gradients(weights: Arrays, statistics: Arrays, x: Any, labels: Any, weight: Any, background: str = "mask", training: bool = True) -> Any:
+def loss_and_gradients(
+    weights: Arrays,
+    statistics: Arrays,
+    x: Any,
+    labels: Any,
+    weight: Any,
+    background: str = "mask",
+    training: bool = True,
+) -> Any:
     """((loss, (logits, new statistics)), gradients) of one batch."""
 
     def of(weights: Arrays) -> Any:

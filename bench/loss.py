@@ -21,7 +21,11 @@ def cases() -> list[Case]:
     for n in (BATCH, 2 * BATCH):
         pixels = n * 64 * 128
         text = f"{n}x64x128x5"
-        out.append(forward_backward("combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2), jax=_jax))
+        out.append(
+            forward_backward(
+                "combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2), jax=_jax
+            )
+        )
     return out
 
 

@@ -1,7 +1,7 @@
 """What this machine can do at most, measured:  python -m bench.machine
 
-The rate of fused multiply-adds from registers, on all threads, and the bandwidth of copying an array that fits no cache (bytes read + bytes
-written; what a write reads first is not counted). Percentages of benchmark rows refer to these.
+The rate of fused multiply-adds from registers, on all threads, and the bandwidth of copying an array that fits no cache
+(bytes read + bytes written; what a write reads first is not counted). Percentages of benchmark rows refer to these.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Machine:
     gbytes: float
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.threads} threads, {self.unit}: {self.gflops:.0f} GFLOP/s of FMAs, {self.gbytes:.1f} GB/s of copying (measured)"
+        return (
+            f"{self.name}, {self.threads} threads, {self.unit}: {self.gflops:.0f} GFLOP/s of FMAs, {self.gbytes:.1f} "
+            "GB/s of copying (measured)"
+        )
 
 
 @program("ppi")
@@ -63,7 +66,8 @@ def _copying(start, stop, scratch, x, y, n):  # type: ignore[no-untyped-def]
 
 def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
     warm = time.perf_counter() + 0.2
-    while time.perf_counter() < warm:  # a new thread starts on the core of the one that made it, and is moved after some 20 ms
+    # a new thread starts on the core of the one that made it, and is moved after some 20 ms
+    while time.perf_counter() < warm:
         run()
     times = []
     for _ in range(rounds):
@@ -79,7 +83,9 @@ def measure() -> Machine:
     small, large, other = np.ones(64, np.float32), np.ones(_FLOATS, np.float32), np.zeros(_FLOATS, np.float32)
     seconds = _least_seconds(lambda: parallel(_arithmetic, team, small, small, _STEPS, scratch=_SUMS * lanes))
     copied = _least_seconds(lambda: parallel(_copying, 64, large, other, _FLOATS // 64))
-    return Machine(_processor(), target().name, team, 2 * _SUMS * lanes * _STEPS * team / seconds / 1e9, 8 * _FLOATS / copied / 1e9)
+    return Machine(
+        _processor(), target().name, team, 2 * _SUMS * lanes * _STEPS * team / seconds / 1e9, 8 * _FLOATS / copied / 1e9
+    )
 
 
 def _processor() -> str:

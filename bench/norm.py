@@ -19,14 +19,21 @@ def cases() -> list[Case]:
     for h, w, c in STAGES:
         for residual in (False, True):
             n = BATCH * h * w * c
-            traffic = 4 * n * (3 + residual + 5 + residual)  # forward: 2 reads, 1 write; backward: 4 reads, 1 write; the residual: 1 and 1
+            # forward: 2 reads, 1 write; backward: 4 reads, 1 write; the residual: 1 and 1
+            traffic = 4 * n * (3 + residual + 5 + residual)
             name = "batch_norm relu" + (" residual" if residual else "")
             data, images = partial(_arrays, h, w, c, residual), (0, 3) if residual else (0,)
-            out.append(forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images, bytes=traffic, jax=_jax))
+            out.append(
+                forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images, bytes=traffic, jax=_jax)
+            )
     h, w, c = STAGES[3]
     data = partial(_arrays, h, w, c, False)
     text, modes = f"{BATCH}x{h}x{w}x{c}", ("eager", "compile")
-    out.append(forward_backward("layer_norm", text, ops.layer_norm, _their_layer_norm, data, images=(), modes=modes, jax=_jax_layer_norm))
+    out.append(
+        forward_backward(
+            "layer_norm", text, ops.layer_norm, _their_layer_norm, data, images=(), modes=modes, jax=_jax_layer_norm
+        )
+    )
     return out
 
 

@@ -20,7 +20,11 @@ def cases() -> list[Case]:
     for width, parameters in ((16, 801_076), (32, 3_175_652)):
         theirs = {mode: partial(_torch, width, mode) for mode in ("fused", "foreach")}
         others = {"torch": theirs, "jax": xla.modes(_jax, width)}
-        out.append(Case("adamw + average + clipping", f"width {width}", partial(_ours, width), others, bytes=parameters * 4 * 9))
+        out.append(
+            Case(
+                "adamw + average + clipping", f"width {width}", partial(_ours, width), others, bytes=parameters * 4 * 9
+            )
+        )
     return out
 
 

@@ -19,17 +19,30 @@ def draw(path: Path, table: list[dict[str, Any]], machine: Machine) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     low, high = 0.1, max([1000.0, *(2 * row["flops_per_byte"] for row in rows)])
     bend = machine.gflops / machine.gbytes
-    axes.plot([low, bend, high], [low * machine.gbytes, machine.gflops, machine.gflops], color="0.3", label="measured peaks")
+    axes.plot(
+        [low, bend, high], [low * machine.gbytes, machine.gflops, machine.gflops], color="0.3", label="measured peaks"
+    )
     for family, colour in zip(sorted({row["family"] for row in rows}), pyplot.cm.tab10.colors, strict=False):
         mine = [row for row in rows if row["family"] == family]
-        axes.scatter([r["flops_per_byte"] for r in mine], [r["gflops"] for r in mine], color=colour, s=22, label=family, zorder=3)
+        axes.scatter(
+            [r["flops_per_byte"] for r in mine], [r["gflops"] for r in mine], color=colour, s=22, label=family, zorder=3
+        )
         for row in mine:
             if "ratio" in row:
                 x, theirs = row["flops_per_byte"], row["gflops"] / row["ratio"]
                 axes.plot([x, x], [row["gflops"], theirs], color=colour, linewidth=0.6)
                 axes.scatter([x], [theirs], color=colour, marker="x", s=22)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOPs per byte of ideal traffic", ylabel="GFLOP/s (FLOPs of the plain algorithm)")
-    axes.set_title(f"{machine}\ndots: ours; crosses: the best other. Winograd does with fewer FLOPs and may pass the peak.", fontsize=9)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlim=(low, high),
+        xlabel="FLOPs per byte of ideal traffic",
+        ylabel="GFLOP/s (FLOPs of the plain algorithm)",
+    )
+    axes.set_title(
+        f"{machine}\ndots: ours; crosses: the best other. Winograd does with fewer FLOPs and may pass the peak.",
+        fontsize=9,
+    )
     axes.grid(True, which="both", linewidth=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -19,7 +19,16 @@ def cases() -> list[Case]:
     text = "x".join(map(str, SHAPE))
     names = ("relu", "sigmoid", "tanh", "silu", "gelu", "softmax", "dropout")
     return [
-        forward_backward(name, text, partial(_ours, name), partial(_theirs, name), _arrays, (), bytes=5 * 4 * n, modes=("eager", "compile"))
+        forward_backward(
+            name,
+            text,
+            partial(_ours, name),
+            partial(_theirs, name),
+            _arrays,
+            (),
+            bytes=5 * 4 * n,
+            modes=("eager", "compile"),
+        )
         for name in names
     ]
 

@@ -21,7 +21,9 @@ def cases() -> list[Case]:
             text = f"{BATCH}x{h}x{w}x{c}"
             data = partial(_arrays, h, w, c)
             sides = [partial(side, k, stride, pad) for side in (_ours, _theirs, _jax)]
-            out.append(forward_backward(f"max_pool2d {name}", text, sides[0], sides[1], data, bytes=traffic, jax=sides[2]))
+            out.append(
+                forward_backward(f"max_pool2d {name}", text, sides[0], sides[1], data, bytes=traffic, jax=sides[2])
+            )
     return out
 
 

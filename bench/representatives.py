@@ -1,8 +1,10 @@
-"""One representative, aligned call per CUDA kernel, small enough to trace: what ceilings, counters and the launch table are made from.
+"""One representative, aligned call per CUDA kernel, small enough to trace: what ceilings, counters and the launch table
+are made from.
 
-Maps are (2, 8, 16, 32): channels and pixels fill whole warps, so the counters show a kernel's access pattern and not a ragged edge (those are
-tested elsewhere); 33 channels are for instances that move one value at a time. `calls()` maps a name to a function of a dtype that builds inputs on
-the device, calls kernels and returns nothing. Plain kernels that no operator launches are launched by hand.
+Maps are (2, 8, 16, 32): channels and pixels fill whole warps, so the counters show a kernel's access pattern and not a
+ragged edge (those are tested elsewhere); 33 channels are for instances that move one value at a time. `calls()` maps a
+name to a function of a dtype that builds inputs on the device, calls kernels and returns nothing. Plain kernels that no
+operator launches are launched by hand.
 """
 
 from __future__ import annotations
@@ -94,7 +96,8 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
     with use_precision(policy):
         with forced(cuda_tensor, BLOCKS=1):
             cuda_tensor.conv2d_forward(x, w, None, window)
-        cuda_tensor.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)  # several parts
+        # several parts
+        cuda_tensor.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)
         cuda_tensor.plain_forward(x, w, None, window)
 
 
@@ -138,7 +141,8 @@ def _attention(width: int, plain: bool, dtype: str) -> None:
     from kernels.attention import cuda
 
     q, k, v = (normal(dtype, 1, 2, 8 * H, width, seed=seed) for seed in range(3))
-    with forced(cuda, device_limits=(lambda: (1, 0, 75)) if plain else cuda.device_limits):  # flash needs more than 0 bytes of shared memory
+    # flash needs more than 0 bytes of shared memory
+    with forced(cuda, device_limits=(lambda: (1, 0, 75)) if plain else cuda.device_limits):
         o, lse = attention.attention_forward(q, k, v, None, width**-0.5)
         attention.attention_backward(q, q, k, v, o, lse, None, width**-0.5)
 
@@ -223,7 +227,9 @@ def _metric(dtype: str) -> None:
 
     labels = metric.predicted_labels(normal(dtype, N, 2 * H, 2 * W, 5), 1)
     counts = metric.confusion_per_image(labels, labels, 5)
-    cuda.MODULE.run(cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5, *cuda.notes(labels, labels, 5))
+    cuda.MODULE.run(
+        cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5, *cuda.notes(labels, labels, 5)
+    )
 
 
 def _gate(channels: int, wide: int, dtype: str) -> None:
@@ -305,11 +311,16 @@ def _tiles() -> dict[str, Call]:
     from kernels.conv import cuda_direct
 
     tiled: dict[str, Call] = {}
-    for (step, forward), filters in zip(cuda_direct.FORWARD_TILES.items(), cuda_direct.FILTER_TILES.values(), strict=True):
+    for (step, forward), filters in zip(
+        cuda_direct.FORWARD_TILES.items(), cuda_direct.FILTER_TILES.values(), strict=True
+    ):
         cin, extra = (C, 0) if step == 4 else (ODD, 1)
         tiled |= {f"conv tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, t, None) for t in forward}
         tiled |= {f"filter tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, None, t) for t in filters}
     for c, k in ((C, 128), (C, 64), (C, C), (ODD, ODD)):
         tiled |= {f"tensor {p} {k}": partial(_tensor, p, "float32", c, k) for p in PRECISIONS[1:]}
-        tiled |= {f"tensor {stored} arrays {k}": partial(_tensor, "float32", stored, c, k) for stored in ("float16", "bfloat16")}
+        tiled |= {
+            f"tensor {stored} arrays {k}": partial(_tensor, "float32", stored, c, k)
+            for stored in ("float16", "bfloat16")
+        }
     return tiled

@@ -20,7 +20,10 @@ def cases() -> list[Case]:
         ("resize strips back", (4, 16, 64), partial(_resize, (8, 16)), partial(_their_resize, (8, 16))),
         ("resize x2", (32, 64, 32), partial(_resize, (64, 128)), partial(_their_resize, (64, 128))),
     ]
-    return [forward_backward(name, "x".join(map(str, (BATCH, *shape))), ours, theirs, partial(_arrays, shape)) for name, shape, ours, theirs in table]
+    return [
+        forward_backward(name, "x".join(map(str, (BATCH, *shape))), ours, theirs, partial(_arrays, shape))
+        for name, shape, ours, theirs in table
+    ]
 
 
 def _arrays(shape: tuple[int, ...]) -> list[Any]:

@@ -1,8 +1,9 @@
 """What each CUDA kernel occupies on each architecture:  python -m bench.resources [--check] [--only TEXT]
 
-NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives registers, spills, stack and static
-shared memory. With the block and the dynamic shared memory of the largest launch used, the occupancy follows. The result is the committed table
-kernels/RESOURCES.md; `--check` compares instead of writing; a kernel that spills fails either way. Figures are the compiler's, occupancy is
+NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives
+registers, spills, stack and static shared memory. With the block and the dynamic shared memory of the largest launch
+used, the occupancy follows. The result is the committed table kernels/RESOURCES.md; `--check` compares instead of
+writing; a kernel that spills fails either way. Figures are the compiler's, occupancy is
 computed: nothing here was measured on a GPU.
 """
 
@@ -33,7 +34,8 @@ WARP, REGISTERS_PER_SM, REGISTER_UNIT = 32, 65536, 256  # registers are given to
 
 @dataclass(frozen=True)
 class Limits:
-    """Per multiprocessor: warps, blocks, bytes of shared memory; bytes a block reserves, and the unit they are given in.
+    """Per multiprocessor: warps, blocks, bytes of shared memory; bytes a block reserves, and the unit they are given
+    in.
 
     Source: the CUDA C++ programming guide, "Compute Capabilities", and cuda_occupancy.h of the CUDA toolkit 13.
     """
@@ -57,7 +59,9 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Usage:
-    """One kernel on one architecture: registers of a thread, spilled and stack bytes of a thread, static shared bytes of a block."""
+    """One kernel on one architecture: registers of a thread, spilled and stack bytes of a thread, static shared bytes
+    of a block.
+    """
 
     registers: int
     spills: int
@@ -65,13 +69,20 @@ class Usage:
     shared: int
 
     def occupancy(self, arch: int, threads: int, dynamic: int) -> float:
-        """Resident warps over the most possible: the tightest of warps, blocks, registers and shared memory. 0: it cannot be launched."""
+        """Resident warps over the most possible: the tightest of warps, blocks, registers and shared memory. 0: it
+        cannot be launched.
+        """
         limits = ARCHITECTURES[arch]
         warps = -(-threads // WARP)
         of_a_warp = -(-self.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
         of_a_block = -(-(self.shared + dynamic + limits.reserved) // limits.unit) * limits.unit
         quarters = REGISTERS_PER_SM // of_a_warp // 4 * 4  # warps live in four partitions of the register file
-        blocks = min(limits.warps // warps, limits.blocks, quarters // warps, limits.shared // of_a_block if of_a_block else limits.blocks)
+        blocks = min(
+            limits.warps // warps,
+            limits.blocks,
+            quarters // warps,
+            limits.shared // of_a_block if of_a_block else limits.blocks,
+        )
         return blocks * warps / limits.warps
 
 
@@ -92,7 +103,9 @@ def nvrtc_version() -> str:
 
 def digest(made: Module) -> str:
     """Changes with anything that could change the figures, the compiler aside."""
-    return hashlib.sha256("\0".join((module.source_of(made.path), *made.options, *made.instances)).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        "\0".join((module.source_of(made.path), *made.options, *made.instances)).encode()
+    ).hexdigest()[:16]
 
 
 def headers() -> str:
@@ -103,7 +116,9 @@ def headers() -> str:
     return str(next((r for r in roots if (r / "include" / "cuda_fp16.h").exists()), roots[-1]) / "include")
 
 
-def remembered_usage(source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int) -> dict[str, Usage]:
+def remembered_usage(
+    source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int
+) -> dict[str, Usage]:
     """`compile_usage`, kept in the cache folder under all that it depends on."""
     key = "\0".join((source, path, *instances, *options, str(arch), nvrtc_version()))
     folder = store().folder or Path(tempfile.gettempdir(), "areograd", "kernels")
@@ -118,7 +133,9 @@ def remembered_usage(source: str, path: str, instances: tuple[str, ...], options
     return usages
 
 
-def compile_usage(source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int) -> dict[str, Usage]:
+def compile_usage(
+    source: str, path: str, instances: tuple[str, ...], options: tuple[str, ...], arch: int
+) -> dict[str, Usage]:
     """Compile for one architecture with CuPy's own options: instance -> Usage. Raises RuntimeError with NVRTC's log."""
     from cupy_backends.cuda.libs import nvrtc
 
@@ -126,7 +143,13 @@ def compile_usage(source: str, path: str, instances: tuple[str, ...], options: t
     try:
         for name in instances:
             nvrtc.addNameExpression(program, name)
-        extra = ("-ftz=true", "--device-as-default-execution-space", f"-arch=sm_{arch}", "--ptxas-options=-v", f"-I{headers()}")
+        extra = (
+            "-ftz=true",
+            "--device-as-default-execution-space",
+            f"-arch=sm_{arch}",
+            "--ptxas-options=-v",
+            f"-I{headers()}",
+        )
         try:
             nvrtc.compileProgram(program, (*options, *extra))
         except nvrtc.NVRTCError as error:
@@ -146,7 +169,9 @@ def parse(log: str, names: dict[str, str]) -> dict[str, Usage]:
             raise RuntimeError(f"ptxas' log is not understood at {mangled}: {part[:300]}")
         properties = part[: used.start()]
         properties = properties[properties.rfind("Function properties for " + mangled) :]
-        stack, stores, loads = (int(number) for number in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", properties))
+        stack, stores, loads = (
+            int(number) for number in re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", properties)
+        )
         shared = re.search(r"(\d+) bytes smem", used[2])
         out[names[mangled]] = Usage(int(used[1]), stores + loads, stack, int(shared[1]) if shared else 0)
     missing = set(names.values()) - out.keys()
@@ -155,11 +180,16 @@ def parse(log: str, names: dict[str, str]) -> dict[str, Usage]:
     return out
 
 
-def measure(modules: list[Module], architectures: tuple[int, ...] = tuple(ARCHITECTURES)) -> dict[str, dict[int, dict[str, Usage]]]:
+def measure(
+    modules: list[Module], architectures: tuple[int, ...] = tuple(ARCHITECTURES)
+) -> dict[str, dict[int, dict[str, Usage]]]:
     """path -> architecture -> instance -> Usage, compiled in as many processes as there are cores."""
     jobs = [(m, arch) for m in modules for arch in architectures]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        results = [pool.submit(remembered_usage, module.source_of(m.path), m.path, m.instances, m.options, arch) for m, arch in jobs]
+        results = [
+            pool.submit(remembered_usage, module.source_of(m.path), m.path, m.instances, m.options, arch)
+            for m, arch in jobs
+        ]
         out: dict[str, dict[int, dict[str, Usage]]] = {m.path: {} for m in modules}
         for (m, arch), result in zip(jobs, results, strict=True):
             out[m.path][arch] = result.result()
@@ -167,7 +197,9 @@ def measure(modules: list[Module], architectures: tuple[int, ...] = tuple(ARCHIT
 
 
 def largest_launches() -> dict[str, Launch]:
-    """Kernel -> the launch with the most shared memory: what the families declare (LARGEST_LAUNCHES), else the one committed with its ceilings."""
+    """Kernel -> the launch with the most shared memory: what the families declare (LARGEST_LAUNCHES), else the one
+    committed with its ceilings.
+    """
     from bench.counters import committed
 
     out = {name: Launch(name, (1,), (row["threads"],), row["dynamic_shared"]) for name, row in committed().items()}
@@ -186,9 +218,16 @@ def rows_of(path: str, usages: dict[int, dict[str, Usage]], launches: dict[str, 
         launch = launches.get(name)
         threads, dynamic = (0, 0) if launch is None else (_product(launch.block), launch.shared)
         shared = max(u.shared for u in each.values())
-        cells = [f"{u.registers}" + (f", {u.occupancy(arch, threads, dynamic):.0%}" if threads else "") for arch, u in each.items()]
+        cells = [
+            f"{u.registers}" + (f", {u.occupancy(arch, threads, dynamic):.0%}" if threads else "")
+            for arch, u in each.items()
+        ]
         stack = max(u.stack for u in each.values())
-        lines.append(f"| `{name}` | {threads or '?'} | {shared}{f' + {dynamic}' if dynamic else ''} | {stack} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| `{name}` | {threads or '?'} | {shared}{f' + {dynamic}' if dynamic else ''} | {stack} | "
+            + " | ".join(cells)
+            + " |"
+        )
     return lines
 
 
@@ -201,11 +240,13 @@ def _product(numbers: tuple[int, ...]) -> int:
 
 HEADER = """# What every CUDA kernel occupies
 
-Written by `python -m bench.resources`; `tests/cuda/test_resources.py` compares. Compiler: NVRTC {version}. No kernel spills.
+Written by `python -m bench.resources`; `tests/cuda/test_resources.py` compares. Compiler: NVRTC {version}.
+No kernel spills.
 
-Per architecture: registers of a thread, and the computed occupancy (resident warps over the most possible) for the threads and shared bytes
-(static + dynamic) of the largest launch used. Stack: bytes of local memory of a thread (arrays indexed at run time), the largest of all
-architectures. `?`: an instance without a committed launch. All figures are the compiler's or computed from them; none was measured on a GPU.
+Per architecture: registers of a thread, and the computed occupancy (resident warps over the most possible) for the
+threads and shared bytes (static + dynamic) of the largest launch used. Stack: bytes of local memory of a thread (arrays
+indexed at run time), the largest of all architectures. `?`: an instance without a committed launch. All figures are the
+compiler's or computed from them; none was measured on a GPU.
 """
 
 
@@ -214,7 +255,11 @@ def document(usages: dict[str, dict[int, dict[str, Usage]]]) -> str:
     launches = largest_launches()
     parts = [HEADER.format(version=nvrtc_version())]
     for path in sorted(usages):
-        parts.append(f"## {path}\n\nsource {digest(module.registry[path])}\n\n" + "\n".join(rows_of(path, usages[path], launches)) + "\n")
+        parts.append(
+            f"## {path}\n\nsource {digest(module.registry[path])}\n\n"
+            + "\n".join(rows_of(path, usages[path], launches))
+            + "\n"
+        )
     return "\n".join(parts)
 
 
@@ -257,7 +302,9 @@ def spills(usages: dict[str, dict[int, dict[str, Usage]]]) -> list[str]:
 
 
 def worse(path: str, usages: dict[int, dict[str, Usage]], committed: Committed) -> list[str]:
-    """Where fresh figures are worse than the committed ones, a line each: registers, static shared memory, stack, occupancy; and what is missing."""
+    """Where fresh figures are worse than the committed ones, a line each: registers, static shared memory, stack,
+    occupancy; and what is missing.
+    """
     out = []
     names = list(ARCHITECTURES)
     launches = largest_launches()
@@ -302,10 +349,17 @@ def run(arguments: Arguments) -> int:
         committed = read_table(TABLE.read_text())
         problems += [line for m in modules for line in worse(m.path, usages[m.path], committed)]
     elif arguments.only:
-        print("\n".join(line for m in modules for line in (f"## {m.path}", *rows_of(m.path, usages[m.path], largest_launches()))))
+        print(
+            "\n".join(
+                line for m in modules for line in (f"## {m.path}", *rows_of(m.path, usages[m.path], largest_launches()))
+            )
+        )
     elif not problems:
         TABLE.write_text(document(usages))
-        print(f"{TABLE}: {sum(len(m.instances) for m in modules)} kernels of {len(modules)} modules on {len(ARCHITECTURES)} architectures")
+        print(
+            f"{TABLE}: {sum(len(m.instances) for m in modules)} kernels of {len(modules)} modules on "
+            f"{len(ARCHITECTURES)} architectures"
+        )
     print(*problems, sep="\n", file=sys.stderr)
     return 1 if problems else 0
 

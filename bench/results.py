@@ -1,6 +1,7 @@
 """The table of bench/RESULTS.md from the JSON of bench runs:  python -m bench.results rows.json [more.json ...]
 
-A bar is what a ratio (their best mode's time / ours) is to be at least; where it names several shapes, their geometric mean counts.
+A bar is what a ratio (their best mode's time / ours) is to be at least; where it names several shapes, their geometric
+mean counts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from engine.command import UsageError, run_command
 
 @dataclass(frozen=True)
 class Bar:
-    """what it is about; name: a pattern for rows' names; shape: one for their shapes; least: the ratio; against: which framework."""
+    """what it is about; name: a pattern for rows' names; shape: one for their shapes; least: the ratio; against: which
+    framework.
+    """
 
     what: str
     name: str
@@ -32,34 +35,31 @@ class Bar:
         return [
             row
             for row in table
-            if re.fullmatch(self.name, row["name"]) and re.search(self.shape, row["shape"]) and row.get("against") == self.against and "ratio" in row
+            if re.fullmatch(self.name, row["name"])
+            and re.search(self.shape, row["shape"])
+            and row.get("against") == self.against
+            and "ratio" in row
         ]
 
 
-BARS = (
-    Bar("3x3 stride 1, forward", "conv2d 3x3 forward", 2.2),
-    Bar("3x3 stride 1, data gradient", "conv2d 3x3 backward_data", 2.0),
-    Bar("3x3 stride 1, filter gradient", "conv2d 3x3 backward_filter", 1.8),
-    Bar("3x3 dilated 2 and 4, all directions", "conv2d 3x3 dilated .*", 1.2),
-    Bar("5x5, all directions", "conv2d 5x5 .*", 1.0),
-    Bar("1x1, all directions", "conv2d 1x1 .*", 1.0),
-    Bar("transposed k2 s2, all directions", "conv_transpose2d .*", 1.5),
-    Bar("stem 1 -> 32, all directions", "conv2d stem .*", 1.5),
-    Bar("depthwise 3x3, all directions", "conv2d depthwise .*", 1.5),
-    Bar("max-pool, forward and backward", "max_pool2d .*", 1.5),
-    Bar("batch norm (+ residual) + ReLU, forward and backward", "batch_norm.*", 1.5),
-    Bar("combined loss, forward and backward", "combined loss", 4.0),
-    Bar("AdamW + moving average", "adamw .*", 1.5),
-    Bar("augmentation of a batch of 32", "augmentation", 3.0),
-    Bar("training step", "training step", 2.5, "width 32"),
-    Bar("training step", "training step", 2.5, "width 16"),
-    Bar("images of a training run (augmentation, loss, moving average included)", "training images", 2.5),
-    Bar("inference", "inference", 2.0, "batch 16$"),
-    Bar("inference", "inference", 2.0, "batch 1$"),
-    Bar("inference, against ONNX Runtime", "inference", 1.2, "batch 16$", "onnxruntime"),
-    Bar("inference, against ONNX Runtime", "inference", 1.2, "batch 1$", "onnxruntime"),
-    Bar("a run of `make train`, against the reference kernels", "training run", 4.0, "", "reference"),
-)
+BARS = (Bar("3x3 stride 1, forward", "conv2d 3x3 forward", 2.2),
+        Bar("3x3 stride 1, data gradient", "conv2d 3x3 backward_data", 2.0),
+        Bar("3x3 stride 1, filter gradient", "conv2d 3x3 backward_filter", 1.8),
+        Bar("3x3 dilated 2 and 4, all directions", "conv2d 3x3 dilated .*", 1.2),
+        Bar("5x5, all directions", "conv2d 5x5 .*", 1.0), Bar("1x1, all directions", "conv2d 1x1 .*", 1.0),
+        Bar("transposed k2 s2, all directions", "conv_transpose2d .*", 1.5),
+        Bar("stem 1 -> 32, all directions", "conv2d stem .*", 1.5),
+        Bar("depthwise 3x3, all directions", "conv2d depthwise .*", 1.5),
+        Bar("max-pool, forward and backward", "max_pool2d .*", 1.5),
+        Bar("batch norm (+ residual) + ReLU, forward and backward", "batch_norm.*", 1.5),
+        Bar("combined loss, forward and backward", "combined loss", 4.0),
+        Bar("AdamW + moving average", "adamw .*", 1.5), Bar("augmentation of a batch of 32", "augmentation", 3.0),
+        Bar("training step", "training step", 2.5, "width 32"), Bar("training step", "training step", 2.5, "width 16"),
+        Bar("images of a training run (augmentation, loss, moving average included)", "training images", 2.5),
+        Bar("inference", "inference", 2.0, "batch 16$"), Bar("inference", "inference", 2.0, "batch 1$"),
+        Bar("inference, against ONNX Runtime", "inference", 1.2, "batch 16$", "onnxruntime"),
+        Bar("inference, against ONNX Runtime", "inference", 1.2, "batch 1$", "onnxruntime"),
+        Bar("a run of `make train`, against the reference kernels", "training run", 4.0, "", "reference"))  # fmt: skip
 
 
 def mean(ratios: Sequence[float]) -> float:
@@ -78,7 +78,10 @@ def bars(table: Sequence[dict[str, Any]]) -> str:
             continue
         reached = mean(ratios)
         each = ", ".join(f"{r:.2f}" for r in ratios) if len(ratios) > 1 else ""
-        lines.append(f"| {what} | {len(ratios)} | {bar.least} | **{reached:.2f}** | {each} | {'met' if reached >= bar.least else 'not met'} |")
+        lines.append(
+            f"| {what} | {len(ratios)} | {bar.least} | **{reached:.2f}** | {each} | "
+            f"{'met' if reached >= bar.least else 'not met'} |"
+        )
     return "\n".join(lines)
 
 
@@ -89,7 +92,10 @@ def beside(table: Sequence[dict[str, Any]], against: str) -> str:
         ratios = [row["ratio"] for row in replace(bar, against=against).rows(table)] if bar.against == "torch" else []
         if ratios:
             what = bar.what + (f", {bar.shape.rstrip('$')}" if bar.shape else "")
-            lines.append(f"| {what} | {len(ratios)} | **{mean(ratios):.2f}** | {', '.join(f'{r:.2f}' for r in ratios) if len(ratios) > 1 else ''} |")
+            lines.append(
+                f"| {what} | {len(ratios)} | **{mean(ratios):.2f}** | "
+                f"{', '.join(f'{r:.2f}' for r in ratios) if len(ratios) > 1 else ''} |"
+            )
     return "\n".join(lines)
 
 
@@ -101,10 +107,20 @@ def details(table: Sequence[dict[str, Any]]) -> str:
     ]
     for row in table:
         low, high = row["ours_quartiles"]
-        cells = [row["name"], row["shape"], f"{row['ours_ms']:.2f} ({low:.2f} to {high:.2f})", _number(row["gflops"]), _number(row["gbytes"])]
+        cells = [
+            row["name"],
+            row["shape"],
+            f"{row['ours_ms']:.2f} ({low:.2f} to {high:.2f})",
+            _number(row["gflops"]),
+            _number(row["gbytes"]),
+        ]
         if "ratio" in row:
             low, high = row["against_quartiles"]
-            other = f"{row['against']} {row['against_mode']}", f"{row['against_ms']:.2f} ({low:.2f} to {high:.2f})", f"{row['ratio']:.2f}"
+            other = (
+                f"{row['against']} {row['against_mode']}",
+                f"{row['against_ms']:.2f} ({low:.2f} to {high:.2f})",
+                f"{row['ratio']:.2f}",
+            )
             cells += [*other, f"{row['ours_peak_mb']:.0f} and {row['against_peak_mb']:.0f}"]
         else:
             cells += ["", "", "", f"{row['ours_peak_mb']:.0f}"]

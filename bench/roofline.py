@@ -1,7 +1,9 @@
-"""What a GPU could reach at best, computed: the larger of FLOPs / peak rate and bytes / peak bandwidth (Williams et al., CACM 52(4), 2009).
+"""What a GPU could reach at best, computed: the larger of FLOPs / peak rate and bytes / peak bandwidth (Williams et
+al., CACM 52(4), 2009).
 
-Nothing here is measured. The peaks are the vendor's own figures, which no kernel reaches; the time is a lower bound and shows which of the two
-resources a kernel is bound by. FLOPs and bytes are a case's own (bench/harness.py): bytes are the ideal traffic, every array once.
+Nothing here is measured. The peaks are the vendor's own figures, which no kernel reaches; the time is a lower bound and
+shows which of the two resources a kernel is bound by. FLOPs and bytes are a case's own (bench/harness.py): bytes are
+the ideal traffic, every array once.
 """
 
 from __future__ import annotations
@@ -48,9 +50,18 @@ def rows(family: str, cases: Iterator[Case] | list[Case]) -> list[dict[str, Any]
     for case in cases:
         if not (case.flops or case.bytes):
             continue
-        row: dict[str, Any] = {"name": case.name, "family": family, "shape": case.shape, "flops": case.flops, "bytes": case.bytes, "measured": False}
+        row: dict[str, Any] = {
+            "name": case.name,
+            "family": family,
+            "shape": case.shape,
+            "flops": case.flops,
+            "bytes": case.bytes,
+            "measured": False,
+        }
         row["computed_ms"] = {gpu.name: round(gpu.milliseconds(case.flops, case.bytes), 5) for gpu in GPUS}
-        row["computed_tf32_ms"] = {gpu.name: round(gpu.milliseconds(case.flops, case.bytes, tensor=True), 5) for gpu in GPUS if gpu.tf32}
+        row["computed_tf32_ms"] = {
+            gpu.name: round(gpu.milliseconds(case.flops, case.bytes, tensor=True), 5) for gpu in GPUS if gpu.tf32
+        }
         row["bound"] = {gpu.name: gpu.bound(case.flops, case.bytes) for gpu in GPUS}
         out.append(row)
     return out
@@ -61,7 +72,8 @@ def title() -> str:
     peaks = "; ".join(f"{g.name}: {g.float32} TFLOP/s, {g.bandwidth} GB/s ({g.source})" for g in GPUS)
     columns = " ".join(f"{g.name:>10}" for g in GPUS)
     return (
-        "No GPU time is printed: none was measured. COMPUTED lower bounds in ms, float32, from FLOPs, ideal bytes and the vendor's peak figures\n"
+        "No GPU time is printed: none was measured. COMPUTED lower bounds in ms, float32, from FLOPs, ideal bytes and "
+        "the vendor's peak figures\n"
         f"({peaks}); m: bound by memory, c: by arithmetic.\n"
         f"{'case':<36} {'shape':<26} {'MFLOP':>9} {'MB':>8} {'FLOP/B':>7} {columns}"
     )

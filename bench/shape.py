@@ -18,7 +18,13 @@ def cases() -> list[Case]:
         shape = (BATCH, h, w, c // 4)
         out.append(
             forward_backward(
-                "concat of 4", "x".join(map(str, shape)), _ours, _theirs, partial(_arrays, shape), range(4), bytes=64 * BATCH * h * w * c
+                "concat of 4",
+                "x".join(map(str, shape)),
+                _ours,
+                _theirs,
+                partial(_arrays, shape),
+                range(4),
+                bytes=64 * BATCH * h * w * c,
             )
         )
     return out

@@ -1,4 +1,6 @@
-"""Shared builders: the network's shapes, and arrays to run on (on the device that AREOGRAD_DEVICE names, the CPU by default)."""
+"""Shared builders: the network's shapes, and arrays to run on (on the device that AREOGRAD_DEVICE names, the CPU by
+default).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal weights.
+"""A whole training step of the report's network: forward, combined loss, backward, AdamW + moving average, at equal
+weights.
 
-`training images` is the same with the augmentation of the batch before it: all that a run of preset small does with its images. `training run` is
-a step of the very run that `make train` starts, against the same with every kernel served by its reference (--against reference).
+`training images` is the same with the augmentation of the batch before it: all that a run of preset small does with its
+images. `training run` is a step of the very run that `make train` starts, against the same with every kernel served by
+its reference (--against reference).
 """
 
 from __future__ import annotations
@@ -154,7 +156,9 @@ def jax_step(width: int, batch: int, mode: str) -> Callable[[], float]:
 
 
 def training_run(kernels: str) -> Callable[[], float]:
-    """Returns a function that does one step of a run of preset tiny and returns its loss: batches, augmentation, dropout and all."""
+    """Returns a function that does one step of a run of preset tiny and returns its loss: batches, augmentation,
+    dropout and all.
+    """
     import os
     import tempfile
     from itertools import chain, repeat

@@ -1,7 +1,8 @@
 """The report's network, loss and optimiser in PyTorch, as a PyTorch user would write them, with our attribute names.
 
-Parity tests give both the same weights; benchmarks race it at equal work. PyTorch's own layout (NCHW, or channels_last) is used inside;
-`load` and `gradients` translate names and shapes. Needs PyTorch; import this module only where it is installed.
+Parity tests give both the same weights; benchmarks race it at equal work. PyTorch's own layout (NCHW, or channels_last)
+is used inside; `load` and `gradients` translate names and shapes. Needs PyTorch; import this module only where it is
+installed.
 """
 
 from __future__ import annotations
@@ -175,7 +176,9 @@ class TwinUNet(nn.Module):
     def __init__(self, width: int, classes: int = 5, dropout: float = 0.0) -> None:
         super().__init__()
         w = [width, 2 * width, 4 * width, 8 * width]
-        self.encoders = nn.ModuleList([Steps(ResidualBlock(i, o), InceptionBlock(o)) for i, o in zip([1, *w], w[:3], strict=False)])
+        self.encoders = nn.ModuleList(
+            [Steps(ResidualBlock(i, o), InceptionBlock(o)) for i, o in zip([1, *w], w[:3], strict=False)]
+        )
         self.middle = Steps(ConvNorm(w[2], w[3], 3), ConvNorm(w[3], w[3], 3))
         self.bottleneck = Steps(MiniASPP(w[3]), AttentionAndStrips(w[3]))
         self.decoders = nn.ModuleList([DecoderStage(i, o) for i, o in ((w[3], w[2]), (w[2], w[1]), (w[1], w[0]))])
@@ -233,8 +236,12 @@ def gradients(twin: nn.Module) -> dict[str, np.ndarray]:
     return {name: to_ours(twin, name, parameter.grad) for name, parameter in twin.named_parameters()}
 
 
-def combined_loss(logits: Any, labels: Any, weight: Any, background: str = "mask", gamma: float = 2.0, smooth: float = 1.0) -> Any:
-    """.4 margin + .2 Dice + .2 focal + .2 IoU: logits (N, C, H, W), labels int64 (N, H, W), weight (C,). One softmax for all terms."""
+def combined_loss(
+    logits: Any, labels: Any, weight: Any, background: str = "mask", gamma: float = 2.0, smooth: float = 1.0
+) -> Any:
+    """.4 margin + .2 Dice + .2 focal + .2 IoU: logits (N, C, H, W), labels int64 (N, H, W), weight (C,). One softmax
+    for all terms.
+    """
     first = 1 if background == "mask" else 0
     z, w = logits[:, first:], weight[first:]
     valid = (labels >= first).unsqueeze(1).to(z.dtype)
@@ -261,7 +268,9 @@ def combined_loss(logits: Any, labels: Any, weight: Any, background: str = "mask
 
 
 class Average:
-    """An exponential moving average of parameters and running statistics, warmed up as min(decay, (1 + t) / (10 + t))."""
+    """An exponential moving average of parameters and running statistics, warmed up as min(decay,
+    (1 + t) / (10 + t)).
+    """
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
         self.tensors = [t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")]

@@ -1,4 +1,6 @@
-"""One side of one case, in a process of its own:  python -m bench.worker FAMILY INDEX SIDE, requests on stdin, JSON on stdout."""
+"""One side of one case, in a process of its own:  python -m bench.worker FAMILY INDEX SIDE, requests on stdin, JSON on
+stdout.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def clock(run: Callable[[], Any]) -> float:
 
 
 def events(run: Callable[[], Any]) -> float:
-    """Time of one run on the GPU in ms, by CUDA events around it, with a cold L2 cache. Both sides use the default stream, so the same events do."""
+    """Time of one run on the GPU in ms, by CUDA events around it, with a cold L2 cache. Both sides use the default
+    stream, so the same events do.
+    """
     cupy = importlib.import_module("cupy")
     flush_cache(cupy)
     start, stop = cupy.cuda.Event(), cupy.cuda.Event()

@@ -1,8 +1,9 @@
 """JAX as a side of a race: how XLA is told to compute, and functions compiled whole that wait for their results.
 
-Two modes, because on a CPU XLA has two libraries for convolutions and matrix products: YNNPACK, which it takes by itself, and Eigen with oneDNN.
-XLA_FLAGS=--xla_cpu_max_isa=AVX2 binds the code that XLA makes, ONEDNN_MAX_CPU_ISA=AVX2 binds oneDNN, and nothing binds YNNPACK (jax 0.10: its
-AVX-512 kernels run all the same). So where a limit is set, JAX races with Eigen alone. Import JAX only by `start`.
+Two modes, because on a CPU XLA has two libraries for convolutions and matrix products: YNNPACK, which it takes by
+itself, and Eigen with oneDNN. XLA_FLAGS=--xla_cpu_max_isa=AVX2 binds the code that XLA makes, ONEDNN_MAX_CPU_ISA=AVX2
+binds oneDNN, and nothing binds YNNPACK (jax 0.10: its AVX-512 kernels run all the same). So where a limit is set, JAX
+    races with Eigen alone. Import JAX only by `start`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ def compiled(jax: Any, fn: Callable[..., Any], *values: Any) -> Run:
     return lambda: jax.block_until_ready(call(*values))
 
 
-def forward_backward(fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]], backward: bool, mode: str) -> Run:
-    """fn of JAX arrays, NHWC, and with `backward` its gradients for a cotangent of ones: bench.composite's third side."""
+def forward_backward(
+    fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]], backward: bool, mode: str
+) -> Run:
+    """fn of JAX arrays, NHWC, and with `backward` its gradients for a cotangent of ones:
+    bench.composite's third side.
+    """
     jax = start(mode)
     values = list(arrays())
     if not backward:

@@ -1,4 +1,5 @@
-"""Executed documents: the code blocks of a Markdown page, run from top to bottom in one namespace, and what they print and draw.
+"""Executed documents: the code blocks of a Markdown page, run from top to bottom in one namespace, and what they print
+and draw.
 
     ```python                   shown; what it prints follows it
     ```python hidden            run, not shown; what it prints is
@@ -40,8 +41,11 @@ def brief(report):
     return f"{report.verdict}   {error}   {bar}   {report.name}"
 """
 FENCE = re.compile(r"^```(\w*)[ ]?(.*)$")
-# Times differ from run to run; a page that is built twice must not: the row "seconds", the column "seconds", "in 0.2 s".
-UNSTEADY = re.compile(r"^ *seconds +[\d.]+\n?|(?<=\S) +seconds(?=\n)|(?<=\d) +\d+\.\d{3}(?=\n)| in [\d.]+ s\b", re.MULTILINE)
+# Times differ from run to run; a page that is built twice must not: the row "seconds", the column "seconds", "in 0.2
+# s".
+UNSTEADY = re.compile(
+    r"^ *seconds +[\d.]+\n?|(?<=\S) +seconds(?=\n)|(?<=\d) +\d+\.\d{3}(?=\n)| in [\d.]+ s\b", re.MULTILINE
+)
 INK = "#010203"  # matplotlib's ink; becomes currentColor, so that a figure follows the page's light or dark theme
 STYLE = {
     "svg.fonttype": "path",
@@ -61,7 +65,9 @@ STYLE = {
 
 @dataclass
 class Page:
-    """A page that has been run: its Markdown with the outputs in place, its figures (SVG) by the word that stands for each."""
+    """A page that has been run: its Markdown with the outputs in place, its figures (SVG) by the word that stands for
+    each.
+    """
 
     source: Path
     markdown: str = ""
@@ -116,11 +122,32 @@ def _block(page: Page, namespace: dict[str, Any], language: str, flags: str, cod
         raise SyntaxError(f"{page.source.name}:{line}: a block is plain, 'hidden' or 'figure', got {kind!r}")
     printed = run_block("\n".join(code), namespace, page.source, line)
     shown = ["```python", *code, "```"]
-    output = ["", '<div class="output" markdown="1">', "", "```text", *printed.rstrip("\n").splitlines(), "```", "", "</div>", ""] if printed else []
+    output = (
+        [
+            "",
+            '<div class="output" markdown="1">',
+            "",
+            "```text",
+            *printed.rstrip("\n").splitlines(),
+            "```",
+            "",
+            "</div>",
+            "",
+        ]
+        if printed
+        else []
+    )
     if kind == "figure":
         word = f"FIGURE{page.source.stem.replace('-', '')}N{len(page.figures)}E"
         page.figures[word] = _figure(caption, f"{page.source.name}:{line}")
-        folded = ['<details class="code" markdown="1">', "<summary>The code of this figure</summary>", "", *shown, "", "</details>"]
+        folded = [
+            '<details class="code" markdown="1">',
+            "<summary>The code of this figure</summary>",
+            "",
+            *shown,
+            "",
+            "</details>",
+        ]
         return [*output, '<figure markdown="1">', "", word, "", caption, "", "</figure>", "", *folded]
     return output if kind == "hidden" else [*shown, *output]
 

@@ -1,7 +1,8 @@
 """The course as a site:  python docs/build.py [--out build/site]
 
-Every code block is run (blocks.py), every formula is set (formulas.py), every linked source file becomes a page; a block that fails, a
-formula that does not parse or a link that leads nowhere stops the build. The result needs no network and no server.
+Every code block is run (blocks.py), every formula is set (formulas.py), every linked source file becomes a page; a
+block that fails, a formula that does not parse or a link that leads nowhere stops the build. The result needs no
+network and no server.
 """
 
 from __future__ import annotations
@@ -94,17 +95,24 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
         if path.suffix in PICTURES:
             shutil.copyfile(path, folder / "source" / name)
             continue
-        text = "\n".join(sorted(f.name for f in path.iterdir())) if path.is_dir() else path.read_text(encoding="utf-8").rstrip()
+        text = (
+            "\n".join(sorted(f.name for f in path.iterdir()))
+            if path.is_dir()
+            else path.read_text(encoding="utf-8").rstrip()
+        )
         code = f"````{LANGUAGES.get(path.suffix, 'text')}\n{text}\n````"
         out.write_text(f"---\nsearch:\n  exclude: true\n---\n# {name}\n\n{code}\n", encoding="utf-8")
     shutil.copyfile(DOCS / "style.css", folder / "style.css")
-    steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))  # without seconds
+    # without seconds
+    steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))
     (folder / REPORT.name).write_text(steady, encoding="utf-8")
     return found
 
 
 def held(before: str, html: str, after: str) -> str:
-    """A formula with the punctuation around it moved inside, where no line breaks: a browser may break a line at the edge of a formula."""
+    """A formula with the punctuation around it moved inside, where no line breaks: a browser may break a line at the
+    edge of a formula.
+    """
     first, last = '<span class="katex-base">', "</span>" * 3
     if first not in html or not html.endswith(last):
         raise ValueError(f"not the HTML that KaTeX makes: {html[:60]} ... {html[-60:]}")
@@ -145,14 +153,19 @@ def main() -> None:
     """Run the pages, build the site, say how long it took."""
     parser = argparse.ArgumentParser(description="Build the course as a site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="where the site goes")
-    parser.add_argument("--only", default="", help="run only the pages whose name contains this text, and print their Markdown")
+    parser.add_argument(
+        "--only", default="", help="run only the pages whose name contains this text, and print their Markdown"
+    )
     options = parser.parse_args()
     start, pages = time.perf_counter(), []
     for source in sources():
         if options.only in source.name:
             begin = time.perf_counter()
             pages.append(run(source))
-            print(f"{source.relative_to(ROOT)}  {time.perf_counter() - begin:.1f} s  {len(pages[-1].figures)} figures", file=sys.stderr)
+            print(
+                f"{source.relative_to(ROOT)}  {time.perf_counter() - begin:.1f} s  {len(pages[-1].figures)} figures",
+                file=sys.stderr,
+            )
     if options.only:
         print("\n".join(page.markdown for page in pages))
         return

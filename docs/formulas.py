@@ -1,4 +1,5 @@
-"""Formulas: LaTeX between dollar signs, set by KaTeX while the site is built, so that pages need neither a script nor a network.
+"""Formulas: LaTeX between dollar signs, set by KaTeX while the site is built, so that pages need neither a script nor a
+network.
 
 A formula that KaTeX does not understand stops the build.
 """
@@ -16,7 +17,8 @@ from pathlib import Path
 PACKAGES = ("katex@0.19.1", "iframe-worker@1.0.4")  # the second lets the search run in a page that is opened as a file
 # Code is left alone: a fenced block, a code span. Then $$display$$ and $inline$.
 PIECES = re.compile(
-    r"(?P<code>^```.*?^```\s*$|(?P<tick>`+).+?(?P=tick))|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n]|\n(?!\n))+?)\$", re.M | re.S
+    r"(?P<code>^```.*?^```\s*$|(?P<tick>`+).+?(?P=tick))|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?:\\.|[^$\\\n]|\n(?!\n))+?)\$",
+    re.M | re.S,
 )
 SHIM = "assets/iframe-worker.js"
 MACROS = {
@@ -78,9 +80,20 @@ def install(folder: Path) -> Path:
     modules, stamp = folder / "node_modules", folder / " ".join(PACKAGES)
     if not stamp.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        flags = ("--no-package-lock", "--no-save", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder.resolve()))
-        path = f"{Path(executable('node')).parent}{os.pathsep}{os.environ['PATH']}"  # npm starts the node that it finds there
-        subprocess.run([executable("npm"), "install", *flags, *PACKAGES], check=True, cwd=folder, env=os.environ | {"PATH": path})
+        flags = (
+            "--no-package-lock",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--silent",
+            "--prefix",
+            str(folder.resolve()),
+        )
+        # npm starts the node that it finds there
+        path = f"{Path(executable('node')).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            [executable("npm"), "install", *flags, *PACKAGES], check=True, cwd=folder, env=os.environ | {"PATH": path}
+        )
         stamp.touch()
     return modules / "katex"
 

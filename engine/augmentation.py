@@ -1,4 +1,6 @@
-"""Random augmentation of a batch: what is drawn, and the affine map it means. The pixels are moved by kernels/augment."""
+"""Random augmentation of a batch: what is drawn, and the affine map it means.
+The pixels are moved by kernels/augment.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,13 @@ class Augmentation:
     """Probabilities and ranges of the random changes.
 
     flip_horizontal, flip_vertical: probabilities.   affine: probability of the rotation + scaling + shift.
-    rotate: largest angle in degrees.   scale: from 1 / scale to scale.   shift: largest translation as a share of the size.
-    photometric: probability of contrast + brightness + gamma.   contrast: from 1 / contrast to contrast.   brightness: largest addition
+    rotate: largest angle in degrees.   scale: from 1 / scale to scale.   shift: largest translation as a share of the
+        size.
+    photometric: probability of contrast + brightness + gamma.   contrast: from 1 / contrast to contrast.   brightness:
+        largest addition
     to grey levels in [0, 1].   gamma: from 1 / gamma to gamma.
-    outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.   classes: what labels mean.
+    outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.
+        classes: what labels mean.
     """
 
     flip_horizontal: float = 0.5
@@ -39,12 +44,21 @@ class Augmentation:
 
     def flips_only(self) -> Augmentation:
         """The same flips and nothing else: for the last epochs."""
-        return Augmentation(self.flip_horizontal, self.flip_vertical, affine=0, photometric=0, outside=self.outside, classes=self.classes)
+        return Augmentation(
+            self.flip_horizontal,
+            self.flip_vertical,
+            affine=0,
+            photometric=0,
+            outside=self.outside,
+            classes=self.classes,
+        )
 
     def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """images (N, H, W) or (N, H, W, C) float32 in [0, 1], masks (N, H, W) -> augmented images and masks, on the device of the images.
+        """images (N, H, W) or (N, H, W, C) float32 in [0, 1], masks (N, H, W) -> augmented images and masks, on the
+        device of the images.
 
-        The channels of an image are moved and recoloured alike. Raises DataError for labels that are no classes; on CUDA it does not look at them,
+        The channels of an image are moved and recoloured alike. Raises DataError for labels that are no classes; on
+        CUDA it does not look at them,
         which would stop the stream: the loss does.
         What is drawn comes from `rng` on the host, so that every device sees the same tiles.
         """
@@ -60,7 +74,9 @@ class Augmentation:
         return _channel_by_channel(images, masks, *settings, self.outside)
 
     def draw_matrices(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an (H, W) tile."""
+        """n random inverse maps (n, 2, 3) in pixels: source = C R(angle) S F C^-1 output + shift, C the centre of an
+        (H, W) tile.
+        """
         flip_x = np.where(rng.random(n) < self.flip_horizontal, -1.0, 1.0)
         flip_y = np.where(rng.random(n) < self.flip_vertical, -1.0, 1.0)
         on = rng.random(n) < self.affine
@@ -71,9 +87,17 @@ class Augmentation:
 
 
 def affine_matrices(
-    size: tuple[int, int], flip_x: np.ndarray, flip_y: np.ndarray, angle: np.ndarray, zoom: np.ndarray, dx: np.ndarray, dy: np.ndarray
+    size: tuple[int, int],
+    flip_x: np.ndarray,
+    flip_y: np.ndarray,
+    angle: np.ndarray,
+    zoom: np.ndarray,
+    dx: np.ndarray,
+    dy: np.ndarray,
 ) -> np.ndarray:
-    """Inverse maps (n, 2, 3) about the centre of an (H, W) tile; flips are +-1, angles in radians, shifts in pixels; zoom > 1 magnifies."""
+    """Inverse maps (n, 2, 3) about the centre of an (H, W) tile; flips are +-1, angles in radians, shifts in pixels;
+    zoom > 1 magnifies.
+    """
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     a, b, c, d = cos * flip_x, -sin * flip_y, sin * flip_x, cos * flip_y
     cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
@@ -87,7 +111,8 @@ def log_uniform(rng: np.random.Generator, largest: float, n: int) -> np.ndarray:
 
 
 def moved(images: Array, codes: Array, matrices: Array) -> tuple[Array, Array]:
-    """The geometric part alone: images (N, H, W) or (N, H, W, C) in [0, 1] by bilinear interpolation, mirrored outside; codes uint8 (N, H, W) by
+    """The geometric part alone: images (N, H, W) or (N, H, W, C) in [0, 1] by bilinear interpolation, mirrored outside;
+    codes uint8 (N, H, W) by
     the nearest pixel, 0 outside. matrices: inverse maps (N, 2, 3), on the images' device.
     """
     one = array_module(images).ones(len(images), np.float32)

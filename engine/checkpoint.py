@@ -46,7 +46,10 @@ class Form:
     def check(self, channels: int, dtype: np.dtype, what: str) -> None:
         """DataError for images that the network was not built for."""
         if (channels, dtype.name) != (self.channels, self.dtype):
-            raise DataError(f"{what}: got {channels} channels of {dtype.name}, but the network was trained on {self.channels} of {self.dtype}")
+            raise DataError(
+                f"{what}: got {channels} channels of {dtype.name}, but the network was trained on {self.channels} of "
+                f"{self.dtype}"
+            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class Checkpoint:
     form: Form = Form()
 
     def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False, views: int = 0) -> np.ndarray:
-        """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see `evaluate_confusion`."""
+        """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see
+        `evaluate_confusion`.
+        """
         return evaluate_confusion(
             self.net,
             tiles.images,
@@ -76,7 +81,9 @@ class Checkpoint:
         )
 
     def probabilities(self, images: np.ndarray, batch: int = 32, flips: bool = False) -> np.ndarray:
-        """float32 (N, H, W, C): the classes' probabilities in tiles as they are stored; 0 for classes that are never predicted."""
+        """float32 (N, H, W, C): the classes' probabilities in tiles as they are stored; 0 for classes that are never
+        predicted.
+        """
         logits = predict_logits(self.net, images, self.normalisation, batch, flips, self.config.crop)
         masked = self.form.classes.background(self.config.background) == "mask"
         logits[..., [*([0] if masked else []), *self.form.absent]] = -np.inf
@@ -113,8 +120,11 @@ def not_finite(state: Mapping[str, Array]) -> str | None:
     return None
 
 
-def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any], form: Form = Form()) -> None:
-    """Write weights, buffers and metadata durably; the file appears whole or not at all, and equal networks give equal bytes.
+def save_checkpoint(
+    path: Path, net: UNet, config: Config, normalisation: Normalisation, record: dict[str, Any], form: Form = Form()
+) -> None:
+    """Write weights, buffers and metadata durably; the file appears whole or not at all, and equal networks give equal
+    bytes.
 
     CheckpointError for weights that are not finite.
     """
@@ -123,7 +133,13 @@ def save_checkpoint(path: Path, net: UNet, config: Config, normalisation: Normal
     state = net.state_dict()
     if bad := not_finite(state):
         raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
-    about = {"format": _FORMAT, "config": asdict(config), "form": asdict(form), "normalisation": asdict(normalisation), "record": record}
+    about = {
+        "format": _FORMAT,
+        "config": asdict(config),
+        "form": asdict(form),
+        "normalisation": asdict(normalisation),
+        "record": record,
+    }
     # One key, because the order of several would be that of a hash table, and change from process to process.
     write_bytes(path, save(state, {_KEY: json.dumps(about)}))
 
@@ -148,7 +164,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         net = build_network(config, form)
         net.load_state_dict(state)
     except Exception as error:  # the edge at which a file of any content becomes a message
-        raise CheckpointError(f"checkpoint {path}: {f'no {error}' if isinstance(error, KeyError) else reason(error)}") from error
+        raise CheckpointError(
+            f"checkpoint {path}: {f'no {error}' if isinstance(error, KeyError) else reason(error)}"
+        ) from error
     return Checkpoint(net.eval(), config, normalisation, record, form)
 
 
@@ -156,14 +174,28 @@ def form_from_dict(values: Any) -> Form:
     """ValueError or TypeError for anything but a form that a network can be built for."""
     if not isinstance(values, dict):
         raise TypeError(f"its form is {quoted(values)}, expected an object")
-    given = Form(**values | {"classes": classes_from_dict(values["classes"])} | {name: tuple(values[name]) for name in ("size", "absent")})
+    given = Form(
+        **values
+        | {"classes": classes_from_dict(values["classes"])}
+        | {name: tuple(values[name]) for name in ("size", "absent")}
+    )
     whole = (given.channels, *given.size, *given.absent)
     if len(given.size) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in whole):
         raise ValueError(f"its form has {quoted(whole)}, expected whole numbers")
-    if given.channels not in (1, 3) or not all(8 <= side <= 1 << 16 for side in given.size) or math.prod(given.size) > 1 << 24:
-        raise ValueError(f"its form has {given.channels} channels and the size {quoted(given.size)}, expected 1 or 3, and 8 to 65536")
-    if given.dtype not in ("uint8", "uint16", "float32") or not all(0 <= label < len(given.classes) for label in given.absent):
-        raise ValueError(f"its form has {quoted(given.dtype)} and {quoted(given.absent)}, expected a dtype of images, and labels")
+    if (
+        given.channels not in (1, 3)
+        or not all(8 <= side <= 1 << 16 for side in given.size)
+        or math.prod(given.size) > 1 << 24
+    ):
+        raise ValueError(
+            f"its form has {given.channels} channels and the size {quoted(given.size)}, expected 1 or 3, and 8 to 65536"
+        )
+    if given.dtype not in ("uint8", "uint16", "float32") or not all(
+        0 <= label < len(given.classes) for label in given.absent
+    ):
+        raise ValueError(
+            f"its form has {quoted(given.dtype)} and {quoted(given.absent)}, expected a dtype of images, and labels"
+        )
     return given
 
 
@@ -171,7 +203,9 @@ def _normalisation(values: Any, channels: int = 1) -> Normalisation:
     """ValueError or TypeError for anything but numbers that one can compute with."""
     if not isinstance(values, dict):
         raise TypeError(f"its normalisation is {quoted(values)}, expected a mapping")
-    given = Normalisation(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    given = Normalisation(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
     for name, value in asdict(given).items():
         several = isinstance(value, tuple) and name in ("mean", "std")
         if several and len(value) != channels:
@@ -181,7 +215,9 @@ def _normalisation(values: Any, channels: int = 1) -> Normalisation:
             if not isinstance(number, (int, float)) or not math.isfinite(number) or abs(number) > largest:
                 raise ValueError(f"its normalisation has {name} {quoted(number)}, expected a number")
     if isinstance(given.mean, tuple) != isinstance(given.std, tuple) or isinstance(given.mean, tuple) != (channels > 1):
-        raise ValueError(f"its normalisation has mean {quoted(given.mean)} and std {quoted(given.std)} for {channels} channels")
+        raise ValueError(
+            f"its normalisation has mean {quoted(given.mean)} and std {quoted(given.std)} for {channels} channels"
+        )
     if min(given.std if isinstance(given.std, tuple) else (given.std,)) <= 0:
         raise ValueError(f"its normalisation has std {quoted(given.std)}, expected more than 0")
     if given.high <= given.low:
@@ -192,7 +228,9 @@ def _normalisation(values: Any, channels: int = 1) -> Normalisation:
 def _about(metadata: dict[str, str]) -> dict[str, Any]:
     """What is written about a network: one JSON object, or, in files of the first form, one per key."""
     if metadata.get("format") == "areograd-1":
-        return {"format": _FORMAT} | {name: json.loads(metadata[name]) for name in ("config", "normalisation", "record") if name in metadata}
+        return {"format": _FORMAT} | {
+            name: json.loads(metadata[name]) for name in ("config", "normalisation", "record") if name in metadata
+        }
     about = json.loads(metadata[_KEY]) if _KEY in metadata else metadata
     if not isinstance(about, dict):
         raise TypeError(f"its metadata is {quoted(about)}, expected an object")
@@ -213,7 +251,8 @@ def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def take_weights(net: Module, path: Path) -> str:
-    """Overwrite those parameters and buffers that a checkpoint has in the same shape; returns one line on what was taken and what was not.
+    """Overwrite those parameters and buffers that a checkpoint has in the same shape; returns one line on what was
+    taken and what was not.
 
     CheckpointError when nothing fits.
     """
@@ -223,7 +262,11 @@ def take_weights(net: Module, path: Path) -> str:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"--from {path}: {error}") from None
     whole = len(report.loaded) + len(report.missing) + len(report.misfits)
-    lists = {"not in the file": report.missing, "of another shape": report.misfits, "not in the network": report.unexpected}
+    lists = {
+        "not in the file": report.missing,
+        "of another shape": report.misfits,
+        "not in the network": report.unexpected,
+    }
     rest = "".join(f"; {len(names)} {what} ({_some(names)})" for what, names in lists.items() if names)
     if not report.loaded:
         raise CheckpointError(f"--from {path}: none of the network's {whole} arrays can be taken from it{rest}")

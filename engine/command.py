@@ -1,5 +1,6 @@
-"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143; output that nobody
-can take stops nothing. `--debug`, which every command takes, shows the whole traceback of an error, with its cause.
+"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143;
+output that nobody can take stops nothing. `--debug`, which every command takes, shows the whole traceback of an error,
+with its cause.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _is_expected(error: Exception) -> bool:
-    return isinstance(error, (*EXPECTED, MemoryError)) or (isinstance(error, ValueError) and bool(_ENVIRONMENT.match(str(error))))
+    return isinstance(error, (*EXPECTED, MemoryError)) or (
+        isinstance(error, ValueError) and bool(_ENVIRONMENT.match(str(error)))
+    )
 
 
 class _Stream(io.FileIO):
@@ -79,7 +82,9 @@ class _Stream(io.FileIO):
 
 
 def _use_robust_streams() -> Callable[[], list[OSError]]:
-    """Make stdout and stderr take any text and outlive their readers. Returns what tells the errors of stdout other than a closed pipe."""
+    """Make stdout and stderr take any text and outlive their readers. Returns what tells the errors of stdout other
+    than a closed pipe.
+    """
     stdout: _Stream | None = None
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -88,20 +93,28 @@ def _use_robust_streams() -> Callable[[], list[OSError]]:
         elif stream is getattr(sys, f"__{name}__"):  # not one that a test or a notebook has put there
             raw = _Stream(number, "w", closefd=False)
             by_lines = number == 2 or stream.line_buffering or stream.write_through
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=by_lines)
+            text = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=by_lines
+            )
             stream.flush()
             setattr(sys, name, text)
             stdout = raw if number == 1 else stdout
 
     def lost() -> list[OSError]:
         sys.stdout.flush()
-        return [stdout.error] if stdout is not None and stdout.error is not None and stdout.error.errno != errno.EPIPE else []
+        return (
+            [stdout.error]
+            if stdout is not None and stdout.error is not None and stdout.error.errno != errno.EPIPE
+            else []
+        )
 
     return lost
 
 
 def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
-    """The command line as a `kind`, a dataclass. UsageError in one line for what tyro would explain in a box of many."""
+    """The command line as a `kind`, a dataclass. UsageError in one line for what tyro would explain in
+    a box of many.
+    """
     import tyro
 
     with contextlib.redirect_stderr(io.StringIO()) as box:
@@ -117,7 +130,9 @@ def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
 
 
 def use_threads(count: int) -> None:
-    """Let CPU kernels use `count` threads (0: as many as AREOGRAD_THREADS says, else one per core); UsageError below 0."""
+    """Let CPU kernels use `count` threads (0: as many as AREOGRAD_THREADS says, else one per core);
+    UsageError below 0.
+    """
     if count < 0:
         raise UsageError(f"--threads: got {count}, expected the number of threads, or 0 (one per core)")
     if count:

@@ -24,23 +24,34 @@ class Config:
     """Settings of a training run. Defaults are the preset 'tiny'."""
 
     preset: Literal["tiny", "small", "report"] = "tiny"
-    """Where the defaults come from: tiny (width 8, minutes), small (width 16), report (width 32, the report's network)."""
+    """Where the defaults come from: tiny (width 8, minutes), small (width 16), report (width 32, the report's network).
+    """
     data: str = "synthetic"
-    """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of images and masks (docs/data.md)."""
+    """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of images and masks
+    (docs/data.md).
+    """
     masks: str = ""
     """The folder of the masks, where --data is a folder of images only; pairs have one name."""
     classes: str = "auto"
-    """What masks mean: 'mars' (five classes, 0 unlabelled), how many classes there are (1: binary, one logit; at most 256), or a file that names
-    them; 'auto' takes classes.toml beside the images, else 'mars'."""
+    """What masks mean: 'mars' (five classes, 0 unlabelled), how many classes there are (1: binary, one logit; at most
+    256), or a file that names them; 'auto' takes classes.toml beside the images, else 'mars'.
+    """
     ignore: str = ""
-    """Mask values that count nowhere, like 255 or 0,255, or 'none'; by default what the classes say (255 unless it is a class)."""
+    """Mask values that count nowhere, like 255 or 0,255, or 'none'; by default what the classes say (255 unless it is a
+    class).
+    """
     split: Literal["image", "tile", "folder"] = "image"
-    """What is held out together: tiles of one source image (where known), each tile alone (for comparison: it leaks), or folders."""
+    """What is held out together: tiles of one source image (where known), each tile alone (for comparison: it leaks),
+    or folders.
+    """
     clean: Literal["auto", "remove", "report", "off"] = "auto"
-    """Samples that share one drawn mask: 'remove' or 'report' them; 'auto' removes them from .npz files and built-in tiles by the rule of the
-    original file (one mask on all of them), and reports them elsewhere."""
+    """Samples that share one drawn mask: 'remove' or 'report' them; 'auto' removes them from .npz files and built-in
+    tiles by the rule of the original file (one mask on all of them), and reports them elsewhere.
+    """
     crop: tuple[int, int] = (0, 0)
-    """Height and width of random crops to train on, multiples of 8; evaluation is by overlapping tiles of that size. 0 0: whole images."""
+    """Height and width of random crops to train on, multiples of 8; evaluation is by overlapping tiles of that size. 0
+    0: whole images.
+    """
     tiles: int = 2000
     """How many tiles 'synthetic' makes."""
     epochs: int = 12
@@ -54,13 +65,17 @@ class Config:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA when CuPy works (AREOGRAD_DEVICE can say so too)."""
     precision: Literal["float32", "tf32", "bf16", "float16"] = "float32"
-    """Operands of convolutions on CUDA: exact, or rounded for the tensor cores. Weights, activations, sums stay float32; float16 scales the loss."""
+    """Operands of convolutions on CUDA: exact, or rounded for the tensor cores. Weights, activations, sums stay
+    float32; float16 scales the loss.
+    """
     cuda_graph: bool = False
     """Record forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
     val_fraction: float = 0.2
     """Share of the tiles held out, by source image."""
     folds: int = 0
-    """Deal the tiles into so many parts, the same for every seed, and hold out one of them (cross-validation); 0: --val-fraction."""
+    """Deal the tiles into so many parts, the same for every seed, and hold out one of them (cross-validation); 0:
+    --val-fraction.
+    """
     fold: int = 0
     """The part that is held out, counted from 0."""
 
@@ -124,14 +139,16 @@ class Config:
     smooth: float = 1.0
     """Added to numerator and denominator of Dice and IoU, in pixels."""
     label_smoothing: float = 0.0
-    """How much the cross-entropies, and the truth in the losses of soft truth, are smoothed towards all classes alike."""
+    """How much the cross-entropies, and the truth in the losses of soft truth, are smoothed towards all classes alike.
+    """
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """How rare classes weigh more: median is median-frequency balancing."""
     weight_cap: float = 0.0
     """The largest class weight is at most this multiple of the smallest; 0 sets no bound."""
     background: Literal["mask", "train", "mixed"] = "mask"
-    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal reading); 'mixed', an ordinary
-    class to all terms but IoU and margin, which leave it out."""
+    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal
+    reading); 'mixed', an ordinary class to all terms but IoU and margin, which leave it out.
+    """
 
     learning_rate: float = 2e-3
     """Peak of the schedule: linear warm-up, then a cosine."""
@@ -185,15 +202,28 @@ class Config:
             if not low <= value <= high:
                 raise ConfigError(f"{name}: got {quoted(value)}, expected {low:g} to {high:g}")
         if self.folds == 1 or self.fold >= max(self.folds, 1):
-            raise ConfigError(f"folds, fold: got {self.folds} and {self.fold}, expected at least 2 folds and a number below that, or 0 and 0")
+            raise ConfigError(
+                f"folds, fold: got {self.folds} and {self.fold}, expected at least 2 folds and a number below that, "
+                "or 0 and 0"
+            )
         if 0 < self.weight_cap < 1:
-            raise ConfigError(f"weight_cap: got {self.weight_cap:g}, expected at least 1 (the largest weight over the smallest), or 0 for no bound")
+            raise ConfigError(
+                f"weight_cap: got {self.weight_cap:g}, expected at least 1 (the largest weight over the smallest), or "
+                "0 for no bound"
+            )
         if self.width % 4:
-            raise ConfigError(f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)")
+            raise ConfigError(
+                f"width: got {self.width}, expected a multiple of 4 (the inception block has four branches)"
+            )
         if self.crop != (0, 0) and any(side < 8 or side > 8192 or side % 8 for side in self.crop):
-            raise ConfigError(f"crop: got {self.crop[0]} {self.crop[1]}, expected multiples of 8 from 8 to 8192, or 0 0 (whole images)")
+            raise ConfigError(
+                f"crop: got {self.crop[0]} {self.crop[1]}, expected multiples of 8 from 8 to 8192, or 0 0 (whole "
+                "images)"
+            )
         if self.cuda_graph and self.dropout:
-            raise ConfigError(f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)")
+            raise ConfigError(
+                f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)"
+            )
         if not any(self.loss_terms().values()):
             raise ConfigError(f"loss: all coefficients are 0, expected at least one of {', '.join(TERMS)} above 0")
 
@@ -259,7 +289,9 @@ def preset(name: str) -> Config:
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> Config:
-    """A Config from a flat dictionary; what it leaves out comes from its preset. ConfigError for unknown names or bad values."""
+    """A Config from a flat dictionary; what it leaves out comes from its preset. ConfigError for unknown names or bad
+    values.
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: got {quoted(values)}, expected settings by name")
     known = {field.name for field in dataclasses.fields(Config)}
@@ -271,7 +303,10 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
     with reading(ConfigError, f"{source}: cannot be used"):
         base = preset(values.get("preset", "tiny"))
         values = {k: tuple(v) if k in pairs and isinstance(v, list) else v for k, v in values.items()}
-        values = {k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v for k, v in values.items()}
+        values = {
+            k: float(v) if k in whole and isinstance(v, int) and not isinstance(v, bool) else v
+            for k, v in values.items()
+        }
         try:
             return dataclasses.replace(base, **values)
         except ConfigError as error:
@@ -308,7 +343,11 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
             raise ConfigError(f"{name}: got {quoted(value)}, expected one of {', '.join(choices)}")
         return
     if text == _PAIR:
-        if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+        if (
+            not isinstance(value, tuple)
+            or len(value) != 2
+            or not all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+        ):
             raise ConfigError(f"{name}: got {quoted(value)}, expected two whole numbers")
         return
     expected = {"int": int, "float": (int, float), "str": str, "bool": bool}[text]

@@ -15,7 +15,9 @@ from engine.config import PRESETS, preset
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say what this machine has: versions, vector unit, threads, CUDA, the kernels on disk; with --warm compile them all."""
+    """Say what this machine has: versions, vector unit, threads, CUDA, the kernels on disk; with --warm compile them
+    all.
+    """
 
     warm: bool = False
     """Compile the CPU kernels of all presets now, so that no run has to."""
@@ -57,7 +59,9 @@ def warm_all() -> None:
         print(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end=end, flush=True)
 
     total = warm([preset(name) for name in PRESETS], show)
-    print(f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already")
+    print(
+        f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already"
+    )
 
 
 def run(arguments: Arguments) -> int:

@@ -1,13 +1,14 @@
 """Two networks for one problem:  python -m engine.dual MAIN AUXILIARY [--data FILE] [--threshold T] [--json]
 
-The main network knows all classes, the auxiliary one a rare class and the rest, so that all of it learns the rare class.
-Where the auxiliary network is sure of the rare class, the main network's probability of it is raised to the auxiliary's:
+The main network knows all classes, the auxiliary one a rare class and the rest, so that all of it learns the rare
+class. Where the auxiliary network is sure of the rare class, the main network's probability of it is raised to the
+auxiliary's:
 
     p_rare <- max(p_rare, q)  where  q > threshold
 
 and the label is the most probable class as before. (The report's section 4.3, "dual model".) The threshold is tuned on
-the tiles that are measured. What such tuning flatters is told by a second figure, for which each half of the source images
-is measured with the threshold that is best for the other half.
+the tiles that are measured. What such tuning flatters is told by a second figure, for which each half of the source
+images is measured with the threshold that is best for the other half.
 """
 
 from __future__ import annotations
@@ -69,22 +70,35 @@ def shared_class(main: Classes, auxiliary: Classes, name: str | None = None) -> 
     """The rare class's labels in both networks. UsageError where its name is not one that both know."""
     both = [n for n in main.scored_names if n in auxiliary.names]
     if name is None and len(both) != 1:
-        raise UsageError(f"--name: the networks share {len(both)} names of classes ({', '.join(both) or 'none'}), expected the rare class's name")
+        raise UsageError(
+            f"--name: the networks share {len(both)} names of classes ({', '.join(both) or 'none'}), expected the "
+            "rare class's name"
+        )
     chosen = both[0] if name is None else name
     if chosen not in both:
-        raise UsageError(f"--name: got {chosen!r}, expected one that both networks know: {', '.join(both) or 'there is none'}")
+        raise UsageError(
+            f"--name: got {chosen!r}, expected one that both networks know: {', '.join(both) or 'there is none'}"
+        )
     return main.names.index(chosen), auxiliary.names.index(chosen)
 
 
 def fused_labels(p: np.ndarray, q: np.ndarray, rare: int, threshold: float) -> np.ndarray:
-    """Labels (N, H, W) from the main network's probabilities p (N, H, W, C) and the auxiliary's q (N, H, W) of class `rare`."""
+    """Labels (N, H, W) from the main network's probabilities p (N, H, W, C) and the auxiliary's q (N, H, W) of class
+    `rare`.
+    """
     raised = p.copy()
     raised[..., rare] = np.where(q > threshold, np.maximum(p[..., rare], q), p[..., rare])
     return raised.argmax(-1).astype(np.uint8)
 
 
 def confusions(
-    main: Checkpoint, auxiliary: Checkpoint, tiles: Tiles, rare: tuple[int, int], thresholds: Sequence[float], batch: int = 32, flips: bool = False
+    main: Checkpoint,
+    auxiliary: Checkpoint,
+    tiles: Tiles,
+    rare: tuple[int, int],
+    thresholds: Sequence[float],
+    batch: int = 32,
+    flips: bool = False,
 ) -> np.ndarray:
     """int64 (T, N, C, C): every tile's confusion matrix with each threshold."""
     from engine.metrics import confusion_per_image
@@ -94,8 +108,12 @@ def confusions(
     out = np.zeros((len(thresholds), len(tiles), count, count), np.int64)
     for start in range(0, len(tiles), batch):
         rows = slice(start, min(start + batch, len(tiles)))
-        p, q = main.probabilities(tiles.images[rows], batch, flips), auxiliary.probabilities(tiles.images[rows], batch, flips)
-        known = np.where(truth[rows] < count, truth[rows], count).astype(np.uint8)  # what counts nowhere goes to a row of its own
+        p, q = (
+            main.probabilities(tiles.images[rows], batch, flips),
+            auxiliary.probabilities(tiles.images[rows], batch, flips),
+        )
+        # what counts nowhere goes to a row of its own
+        known = np.where(truth[rows] < count, truth[rows], count).astype(np.uint8)
         for k, threshold in enumerate(thresholds):
             labels = fused_labels(p, q[..., rare[1]], rare[0], threshold)
             out[k, rows] = confusion_per_image(known, labels, count + 1)[:, :count, :count]
@@ -146,14 +164,20 @@ def dual(arguments: Arguments) -> dict[str, Any]:
 
     def figures(confusion: np.ndarray) -> dict[str, Any]:
         result = scores(confusion, form.classes, form.absent)
-        return {"miou_fg": result.miou_fg, "miou_keras": result.miou_keras, "iou": dict(zip(form.classes.scored_names, result.iou, strict=True))}
+        return {
+            "miou_fg": result.miou_fg,
+            "miou_keras": result.miou_keras,
+            "iou": dict(zip(form.classes.scored_names, result.iou, strict=True)),
+        }
 
     rows = [{"threshold": t, **figures(c.sum(0))} for t, c in zip(thresholds, counts, strict=True)]
     what = {"class": form.classes.names[rare[0]], "data": source, "split": arguments.split, "tiles": len(tiles)}
     result = {**what, "alone": rows[0], "fused": rows[1:]}
     if arguments.threshold is None:
         result["best"] = max(rows[1:], key=lambda row: row["miou_fg"])
-        result["cross_tuned"] = figures(cross_tuned(counts, tiles.units, lambda c: scores(c, form.classes, form.absent).miou_fg))
+        result["cross_tuned"] = figures(
+            cross_tuned(counts, tiles.units, lambda c: scores(c, form.classes, form.absent).miou_fg)
+        )
     return result
 
 
@@ -165,11 +189,21 @@ def run(arguments: Arguments) -> int:
         return 0
     name = result["class"]
     print(f"{result['split']}: {result['tiles']} tiles of {result['data']}; the auxiliary network knows {name}")
-    lines = [("main network alone", result["alone"]), *((f"threshold {row['threshold']:.2f}", row) for row in result["fused"])]
-    lines += [(text, result[key]) for key, text in (("best", "best threshold"), ("cross_tuned", "tuned on the other half")) if key in result]
+    lines = [
+        ("main network alone", result["alone"]),
+        *((f"threshold {row['threshold']:.2f}", row) for row in result["fused"]),
+    ]
+    lines += [
+        (text, result[key])
+        for key, text in (("best", "best threshold"), ("cross_tuned", "tuned on the other half"))
+        if key in result
+    ]
     for text, row in lines:
         rare = row["iou"][name]
-        print(f"  {text:<24} fg {row['miou_fg']:.4f}   keras {row['miou_keras']:.4f}   {name} {'absent' if rare is None else f'{rare:.4f}'}")
+        print(
+            f"  {text:<24} fg {row['miou_fg']:.4f}   keras {row['miou_keras']:.4f}   {name} "
+            f"{'absent' if rare is None else f'{rare:.4f}'}"
+        )
     if "best" in result:
         print(f"best threshold: {result['best']['threshold']:.2f}")
     return 0

@@ -1,10 +1,11 @@
 """Bad input is one line and exit code 2, whatever a library raises about it.
 
     with reading(DataError, f"{path}: not a readable .npz file, is it whole?"):
-        ...                                      # any exception becomes DataError("... is it whole? (the reason)"), the cause is kept
+        ...                                      # any exception becomes DataError("... is it whole? (the reason)"), the
+        cause is kept
 
-Each reader has one such edge. Lists of the exceptions that a library raises on bad input are always too short: parsers run out of recursion,
-decoders index out of range, numbers overflow.
+Each reader has one such edge. Lists of the exceptions that a library raises on bad input are always too short: parsers
+run out of recursion, decoders index out of range, numbers overflow.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _LONGEST = 600  # characters of a message
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one printable line, whatever names of files are in it."""
+    """Something that the user gave cannot be used; the message is one printable line, whatever names of files are in
+    it.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(_escaped(message))
@@ -27,7 +30,9 @@ class InputError(ValueError):
 
 @contextmanager
 def reading(kind: type[Exception], what: str) -> Iterator[None]:
-    """Raise kind(f"{what} (the reason)") for whatever goes wrong in the block, but let through what is such a message already."""
+    """Raise kind(f"{what} (the reason)") for whatever goes wrong in the block, but let through what is such a message
+    already.
+    """
     try:
         yield
     except InputError:
@@ -48,7 +53,9 @@ def cut(text: str, most: int) -> str:
 
 
 def quoted(value: object, most: int = 60) -> str:
-    """A value as Python writes it, cut; its type where Python does not write it (a number of 5,000 digits, lists without end)."""
+    """A value as Python writes it, cut; its type where Python does not write it (a number of 5,000 digits, lists
+    without end).
+    """
     try:
         return cut(repr(value[: most + 1] if isinstance(value, (str, bytes)) else value), most)
     except (ValueError, RecursionError):
@@ -56,7 +63,9 @@ def quoted(value: object, most: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """A message as one line for any terminal: what would move the cursor, or cannot be encoded, is escaped; very long ones are cut in the middle."""
+    """A message as one line for any terminal: what would move the cursor, or cannot be encoded, is escaped; very long
+    ones are cut in the middle.
+    """
     line = _escaped(text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
@@ -66,7 +75,9 @@ def _escaped(text: str) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A small file, or a pipe, whole. InputError where it is larger than `most` bytes (/dev/zero is); OSError where it cannot be read."""
+    """A small file, or a pipe, whole. InputError where it is larger than `most` bytes (/dev/zero is); OSError where it
+    cannot be read.
+    """
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

@@ -27,7 +27,9 @@ class Arguments:
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A best.safetensors or last.safetensors of a run."""
     data: str | None = None
-    """'synthetic', an .npz file or a folder; by default what the network was trained on. Its masks are read by the network's classes."""
+    """'synthetic', an .npz file or a folder; by default what the network was trained on. Its masks are read by the
+    network's classes.
+    """
     split: Literal["val", "test", "all"] = "val"
     """The held-out part (split as in training), the test set, or every cleaned training tile."""
     json: bool = False
@@ -43,7 +45,9 @@ class Arguments:
     threads: int = 0
     """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
     memory: int = 0
-    """MiB of memory that a folder's decoded tiles may take, else they are read from a temporary file; 0: half of what is available."""
+    """MiB of memory that a folder's decoded tiles may take, else they are read from a temporary file; 0: half of what
+    is available.
+    """
 
 
 def evaluate(arguments: Arguments) -> dict[str, Any]:
@@ -65,7 +69,12 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     data = prepare(config, None if source == config.data else source, form.classes, arguments.memory)
     tiles = tiles_of_split(data, arguments.split, source)
     form.check(tiles.channels, tiles.images.dtype, f"--data {source}")
-    check_scored(tiles, form.classes, form.absent, f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'")
+    check_scored(
+        tiles,
+        form.classes,
+        form.absent,
+        f"--data {source}: nothing to measure: the {len(tiles)} tiles of '{arguments.split}'",
+    )
     checkpoint.net.to(choice.name)
     per_image = checkpoint.confusion(tiles, arguments.batch, arguments.flips, arguments.views)
     figures = _figures(per_image, tiles, checkpoint)
@@ -132,7 +141,10 @@ def run(arguments: Arguments) -> int:
     _print_figures(result, result["interval_over"])
     shared = result.get("tiles_sharing_a_source_image_with_training")
     if shared is not None:
-        print(f"{shared} of the {result['tiles']} tiles share a source image with training" + (", so that this leaks" if shared else ""))
+        print(
+            f"{shared} of the {result['tiles']} tiles share a source image with training"
+            + (", so that this leaks" if shared else "")
+        )
     if "without_them" in result:
         print(f"without them: {result['tiles'] - shared} tiles, {result['without_them']['pixels']} labelled pixels")
         _print_figures(result["without_them"], result["interval_over"])

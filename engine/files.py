@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and that survive a power cut: every file of a run folder is written here.
 
-A file is written under a temporary name, flushed to the disk, and renamed; then the folder is flushed, so that the new name lasts, too. Whoever
-kills the process, or pulls the plug, at any moment leaves the old file or the new one.
+A file is written under a temporary name, flushed to the disk, and renamed; then the folder is flushed, so that the new
+name lasts, too. Whoever kills the process, or pulls the plug, at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations

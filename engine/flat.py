@@ -12,9 +12,11 @@ from kernels.core.device import Array, array_module, device_of
 
 
 class Flat:
-    """Tensors as views of one vector: `vector` (P,), of their dtype and on their device. Every Tensor begins a line of 16 numbers.
+    """Tensors as views of one vector: `vector` (P,), of their dtype and on their device. Every Tensor begins a line of
+    16 numbers.
 
-    owner: whom messages name. ValueError when the Tensors differ in dtype or device, or when two of them share one array.
+    owner: whom messages name. ValueError when the Tensors differ in dtype or device, or when two of them share one
+        array.
     """
 
     def __init__(self, tensors: Sequence[Tensor], owner: str) -> None:
@@ -28,7 +30,10 @@ class Flat:
     def _lay(self) -> None:
         kinds = sorted({f"{t.dtype} on {t.device}" for t in self.tensors})
         if len(kinds) > 1:
-            raise ValueError(f"{self.owner}: its Tensors are {' and '.join(kinds)}, expected one dtype and one device (an optimizer for each)")
+            raise ValueError(
+                f"{self.owner}: its Tensors are {' and '.join(kinds)}, expected one dtype and one device (an "
+                "optimizer for each)"
+            )
         self._not_shared()
         first = self.tensors[0].data
         self.vector = array_module(first).zeros(self.total, first.dtype)
@@ -48,18 +53,23 @@ class Flat:
     def follow(self) -> bool:
         """Take over arrays that were put in the place of the views since (`t.data = ...`, `net.to(...)`).
 
-        True when the vector is another one now, because the Tensors have another dtype or device. ValueError for another shape.
+        True when the vector is another one now, because the Tensors have another dtype or device. ValueError for
+        another shape.
         """
         if all(map(is_, map(attrgetter("data"), self.tensors), self._arrays)):
             return False
         for k, (t, view) in enumerate(zip(self.tensors, self._arrays, strict=True)):
             if t.shape != view.shape:
-                raise ValueError(f"{self.owner}: Tensor {k} has the shape {t.shape} now and had {view.shape}; make a new optimizer")
+                raise ValueError(
+                    f"{self.owner}: Tensor {k} has the shape {t.shape} now and had {view.shape}; make a new optimizer"
+                )
         if any(t.dtype != self.vector.dtype or t.device != device_of(self.vector) for t in self.tensors):
             self._lay()
             return True
         self._not_shared()
-        changed = [(t, view, t.data.copy()) for t, view in zip(self.tensors, self._arrays, strict=True) if t.data is not view]
+        changed = [
+            (t, view, t.data.copy()) for t, view in zip(self.tensors, self._arrays, strict=True) if t.data is not view
+        ]
         for t, view, values in changed:  # copied first: two Tensors may have exchanged their arrays
             view[...] = values
             t.data = view
@@ -67,7 +77,12 @@ class Flat:
 
     def gather_gradients(self, out: Array) -> None:
         """Write all gradients into `out` (P,); 0 where there is none."""
-        kernels.gather([None if t.grad is None else t.grad.data for t in self.tensors], out, self.offsets, [t.size for t in self.tensors])
+        kernels.gather(
+            [None if t.grad is None else t.grad.data for t in self.tensors],
+            out,
+            self.offsets,
+            [t.size for t in self.tensors],
+        )
 
     def touch(self, first: int = 0, stop: int | None = None) -> None:
         """The vector was written to, at the Tensors first .. stop."""

@@ -22,10 +22,11 @@ WHOLE = (0, 0)  # the setting `crop` of a network that sees whole images
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Levels are brought to [0, 1], low to 0 and high to 1, and standardised: (x - mean) / std, with the training set's mean and std, per channel.
+    """Levels are brought to [0, 1], low to 0 and high to 1, and standardised: (x - mean) / std, with the training set's
+    mean and std, per channel.
 
-    mean, std: a number, or one per channel.   low, high: 0 and 255 for 8 bits; otherwise 0, or the lowest of floating point levels, and the
-    highest level of the training set.
+    mean, std: a number, or one per channel.   low, high: 0 and 255 for 8 bits; otherwise 0, or the lowest of floating
+    point levels, and the highest level of the training set.
     """
 
     mean: float | tuple[float, ...]
@@ -35,15 +36,25 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: np.ndarray, sizes: np.ndarray | None = None) -> Normalisation:
-        """From images (N, H, W) or (N, H, W, C), of integers by their histogram: exact, and tile by tile. sizes: without padding."""
+        """From images (N, H, W) or (N, H, W, C), of integers by their histogram: exact, and tile by tile. sizes:
+        without padding.
+        """
         channels = 1 if images.ndim == 3 else images.shape[3]
-        parts: list[_Histogram | _Moments] = [(_Moments if images.dtype.kind == "f" else _Histogram)() for _ in range(channels)]
+        parts: list[_Histogram | _Moments] = [
+            (_Moments if images.dtype.kind == "f" else _Histogram)() for _ in range(channels)
+        ]
         for k in range(len(images)):
             tile = images[k] if sizes is None else images[k][: sizes[k, 0], : sizes[k, 1]]
             for c, part in enumerate(parts):
                 part.add(tile if images.ndim == 3 else tile[..., c])
         low, high = min(part.low for part in parts), max(part.high for part in parts)
-        high = (255.0 if images.dtype == np.uint8 else max(high, 1.0)) if images.dtype.kind != "f" else high if high > low else low + 1.0
+        high = (
+            (255.0 if images.dtype == np.uint8 else max(high, 1.0))
+            if images.dtype.kind != "f"
+            else high
+            if high > low
+            else low + 1.0
+        )
         pairs = [part.between(low, high) for part in parts]
         if images.ndim == 3:
             return cls(*pairs[0], low, high)
@@ -60,7 +71,9 @@ class Normalisation:
         """Integer levels, or float32 in [0, 1], (N, H, W) or (N, H, W, C) -> float32 (N, H, W, 1) or (N, H, W, C)."""
         x = self.unit(images) if images.dtype.kind == "u" else images
         if isinstance(self.mean, tuple):
-            mean, scale = (to_device(np.asarray(v, np.float32), device_of(x)) for v in (self.mean, 1 / np.asarray(self.std)))
+            mean, scale = (
+                to_device(np.asarray(v, np.float32), device_of(x)) for v in (self.mean, 1 / np.asarray(self.std))
+            )
             return (x - mean) * scale
         return ((x - np.float32(self.mean)) * np.float32(1 / self.std))[..., None]
 
@@ -92,7 +105,9 @@ class _Histogram:
 
 
 class _Moments:
-    """Levels of floating point: their number, mean and squared deviations in float64, a tile's merged with those before it."""
+    """Levels of floating point: their number, mean and squared deviations in float64, a tile's merged with those before
+    it.
+    """
 
     def __init__(self) -> None:
         self.count, self.mean, self.squares = 0, 0.0, 0.0
@@ -123,16 +138,26 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits (N, H, W, classes) float32 of tiles as they are stored, in evaluation mode.
 
-    flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without resampling).
-    views: average probabilities over as many randomly moved, rotated and scaled views, too, mapped back (the report's test-time augmentation).
+    flips: average over the four combinations of horizontal and vertical flips (test-time augmentation without
+        resampling).
+    views: average probabilities over as many randomly moved, rotated and scaled views, too, mapped back (the report's
+        test-time augmentation).
     crop: average over overlapping windows of this height and width; (0, 0): whole tiles.
     """
     with inference():  # weights hold still from the first batch to the last
-        return np.concatenate([to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop, views)])
+        return np.concatenate(
+            [to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop, views)]
+        )
 
 
 def _batches(
-    net: Module, images: Array, normalisation: Normalisation, batch: int, flips: bool, crop: tuple[int, int] = WHOLE, views: int = 0
+    net: Module,
+    images: Array,
+    normalisation: Normalisation,
+    batch: int,
+    flips: bool,
+    crop: tuple[int, int] = WHOLE,
+    views: int = 0,
 ) -> Iterator[tuple[slice, Array]]:
     """(rows, their logits), batch by batch, on the network's device."""
     device = device_of(net.parameters()[0].data)
@@ -145,20 +170,29 @@ def _batches(
             unit = normalisation.unit(to_device(images[rows], device))
             x = normalisation(unit)
             logits = _forward(net, x, flips) if whole else _by_windows(net, x, crop, batch, flips)
-            yield rows, _with_views(logits, unit, lambda x: _forward(net, normalisation(x), flips), views, rng) if views else logits
+            yield (
+                rows,
+                _with_views(logits, unit, lambda x: _forward(net, normalisation(x), flips), views, rng)
+                if views
+                else logits,
+            )
     finally:
         net.train(was_training)
 
 
 def _by_windows(net: Module, x: Array, crop: tuple[int, int], batch: int, flips: bool) -> Array:
-    """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that it is in."""
+    """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that
+    it is in.
+    """
     xp, (h, w) = array_module(x), crop
     places = [(i, j) for i in starts(x.shape[1], h) for j in starts(x.shape[2], w)]
     total: Array = 0.0
     seen = xp.zeros((*x.shape[1:3], 1), np.float32)
     for first in range(0, len(places), batch):
         some = places[first : first + batch]
-        for (i, j), logits in zip(some, _forward(net, xp.concatenate([x[:, i : i + h, j : j + w] for i, j in some]), flips), strict=True):
+        for (i, j), logits in zip(
+            some, _forward(net, xp.concatenate([x[:, i : i + h, j : j + w] for i, j in some]), flips), strict=True
+        ):
             if isinstance(total, float):
                 total = xp.zeros((*x.shape[1:3], logits.shape[-1]), np.float32)
             total[i : i + h, j : j + w] += logits
@@ -180,8 +214,11 @@ def _forward(net: Module, x: Array, flips: bool) -> Array:
     return total / 4 if flips else total
 
 
-def _with_views(logits: Array, images: Array, forward: Callable[[Array], Array], views: int, rng: np.random.Generator) -> Array:
-    """log of the mean probabilities of `logits` and of random views of the images, each mapped back to where its pixels came from.
+def _with_views(
+    logits: Array, images: Array, forward: Callable[[Array], Array], views: int, rng: np.random.Generator
+) -> Array:
+    """log of the mean probabilities of `logits` and of random views of the images, each mapped back to where its pixels
+    came from.
 
     images: in [0, 1].  forward: their logits. A pixel that a view does not show is averaged over the others.
     """
@@ -191,13 +228,17 @@ def _with_views(logits: Array, images: Array, forward: Callable[[Array], Array],
     for _ in range(views):
         maps = Augmentation(affine=1.0).draw_matrices(n, size, rng)
         view, _ = moved(images, shown, to_device(maps, device_of(images)))
-        probabilities, there = moved(softmax_forward(forward(view), -1), shown, to_device(inverse_maps(maps), device_of(images)))
+        probabilities, there = moved(
+            softmax_forward(forward(view), -1), shown, to_device(inverse_maps(maps), device_of(images))
+        )
         total, seen = total + probabilities * there[..., None], seen + there[..., None]
     return xp.log(total / seen)
 
 
 def labels_of(logits: Array, background: str = "mask", absent: Sequence[int] = ()) -> Array:
-    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask', and the classes `absent` from training."""
+    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask', and the classes `absent`
+    from training.
+    """
     first = 1 if background == "mask" else 0
     if absent:
         logits = logits.copy()
@@ -221,7 +262,8 @@ def evaluate_confusion(
     """int64 (N, C, C): the confusion matrix of every tile. Only the counts leave the network's device, once.
 
     Raises ValueError for labels that are no classes.
-    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  flips, crop, views: see `predict_logits`.
+    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  flips, crop, views: see
+        `predict_logits`.
     """
     parts = []
     with inference():
@@ -234,7 +276,9 @@ def evaluate_confusion(
                 here = truth if device_of(truth) == CPU else truth[:0]  # CUDA's kernel finds wrong ones itself
                 check_labels("evaluate_confusion", "masks", here, classes, ignored)
                 xp = array_module(truth)
-                row, wrong = (xp.asarray(number, truth.dtype) for number in (classes, min(classes + 1, np.iinfo(truth.dtype).max)))
+                row, wrong = (
+                    xp.asarray(number, truth.dtype) for number in (classes, min(classes + 1, np.iinfo(truth.dtype).max))
+                )
                 known = xp.where(truth == ignored, row, xp.where(truth < classes, truth, wrong))
                 parts.append(confusion_per_image(known, labels, classes + 1))
     counts = to_numpy(array_module(parts[0]).concatenate(parts))

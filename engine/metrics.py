@@ -1,11 +1,14 @@
 """Mean intersection over union, in both readings, from one integer confusion matrix.
 
-    fg      mean over the scored classes (engine/data/classes.py) that occur in truth or prediction: of the Mars tiles the foreground
-    keras   Keras's MeanIoU with ignore_class=0: pixels whose TRUTH is 0 are dropped, but class 0 still enters the mean as soon as one
+    fg      mean over the scored classes (engine/data/classes.py) that occur in truth or prediction: of the Mars tiles
+    the foreground
+    keras   Keras's MeanIoU with ignore_class=0: pixels whose TRUTH is 0 are dropped, but class 0 still enters the mean
+    as soon as one
             foreground pixel is predicted as 0, with IoU 0: a single pixel costs a fifth of the score
 
-With class 0 barred from predictions both agree, as they do where no class is unlabelled; of a binary problem `fg` is the IoU of its
-class, `keras` the mean of the class's and the background's. Accumulate over a whole set; a mean of per-batch values is another, biased number.
+With class 0 barred from predictions both agree, as they do where no class is unlabelled; of a binary problem `fg` is
+the IoU of its class, `keras` the mean of the class's and the background's. Accumulate over a whole set; a mean of
+per-batch values is another, biased number.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ _WIDE = 32  # classes from which on a thousand drawn matrices are too many numbe
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5) -> np.ndarray:
-    """int64 (classes, classes): [t, p] counts pixels of truth t predicted as p. Integer arrays of equal shape, values 0..classes-1."""
+    """int64 (classes, classes): [t, p] counts pixels of truth t predicted as p. Integer arrays of equal shape, values
+    0..classes-1.
+    """
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_matrix: truth has shape {truth.shape} but prediction has {prediction.shape}")
     check_labels("confusion_matrix", "truth", truth, classes)
@@ -37,7 +42,8 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5
 def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Array:
     """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays, on their device.
 
-    Raises ValueError for values that are not 0..classes-1, on CUDA when the counts are copied to the host (kernels/core/labels.py).
+    Raises ValueError for values that are not 0..classes-1, on CUDA when the counts are copied to the host
+    (kernels/core/labels.py).
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_per_image: truth has shape {truth.shape} but prediction has {prediction.shape}")
@@ -46,7 +52,8 @@ def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Ar
 
 @dataclass(frozen=True)
 class Scores:
-    """miou_fg, miou_keras: the two readings.  iou: per scored class, None where one is absent from truth and prediction, or was from training.
+    """miou_fg, miou_keras: the two readings.  iou: per scored class, None where one is absent from truth and
+    prediction, or was from training.
     accuracy: share of labelled pixels predicted right.  pixels: how many labelled pixels there were.
     """
 
@@ -60,8 +67,8 @@ class Scores:
 def scores(confusion: np.ndarray, classes: Classes | None = None, absent: Sequence[int] = ()) -> Scores:
     """Both readings of mean IoU from a confusion matrix over all classes.
 
-    Rows of truth 0 are ignored where class 0 is unlabelled (also without `classes`). absent: labels that never occurred in training; pixels of them
-    are errors of what is predicted there, but their IoU, 0, is in no mean.
+    Rows of truth 0 are ignored where class 0 is unlabelled (also without `classes`). absent: labels that never occurred
+    in training; pixels of them are errors of what is predicted there, but their IoU, 0, is in no mean.
     """
     counts = confusion.astype(np.int64).copy()
     if classes is None or classes.unlabelled == 0:
@@ -90,7 +97,8 @@ def bootstrap(
     classes: Classes | None = None,
     absent: Sequence[int] = (),
 ) -> tuple[float, float]:
-    """Confidence interval of miou_fg: per_image (N, C, C), resampled by group (source image) where groups (N,) are given.
+    """Confidence interval of miou_fg: per_image (N, C, C), resampled by group (source image) where groups (N,) are
+    given.
 
     Percentile bootstrap over groups: tiles of one source image are not independent, so they are drawn together.
     """

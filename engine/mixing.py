@@ -1,6 +1,8 @@
-"""Augmentation that mixes tiles: copy-paste of rare classes (Ghiasi et al., arXiv 2012.07177) and CutMix (Yun et al., arXiv 1905.04899).
+"""Augmentation that mixes tiles: copy-paste of rare classes (Ghiasi et al., arXiv 2012.07177) and CutMix (Yun et al.,
+arXiv 1905.04899).
 
-Both work on a batch of images in [0, 1] and its labels. What is drawn comes from a generator on the host, so that every device sees the same tiles.
+Both work on a batch of images in [0, 1] and its labels. What is drawn comes from a generator on the host, so that every
+device sees the same tiles.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from engine.augmentation import Augmentation, affine_matrices, log_uniform, move
 from engine.data.tiles import check_masks
 from kernels.core.device import CPU, Array, array_module, device_of, to_device
 
-RING = 2  # pixels around a pasted component that are pasted with it and unlabelled: masks are coarse, and its edge is unlike its new ground
+# pixels around a pasted component that are pasted with it and unlabelled: masks are coarse, and its edge is unlike its
+# new ground
+RING = 2
 SMALLEST = 9  # pixels of a component that is worth pasting
 _ZOOM = 1.4  # pasted components are scaled by 1 / _ZOOM to _ZOOM
 _OUTSIDE, _AROUND, _WITHIN = 0, 1, 2  # what a pixel of a patch is
@@ -22,7 +26,9 @@ _OUTSIDE, _AROUND, _WITHIN = 0, 1, 2  # what a pixel of a patch is
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A connected component cut out of a tile. image (h, w) or (h, w, C) in [0, 1]; code uint8 (h, w): 0 outside, 1 the ring, 2 the component."""
+    """A connected component cut out of a tile. image (h, w) or (h, w, C) in [0, 1]; code uint8 (h, w): 0 outside, 1 the
+    ring, 2 the component.
+    """
 
     image: np.ndarray
     code: np.ndarray
@@ -33,8 +39,9 @@ class Patch:
 class Mixing:
     """Copy-paste, then the augmentation of each tile, then CutMix. __call__ as `Augmentation`'s.
 
-    alone: of each tile alone.   paste: None pastes nothing.   cutmix_share: of the tiles that get a rectangle of another.
-    Raises DataError for labels that are no classes, before anything is pasted (on CUDA the loss does: see `Augmentation`).
+    alone: of each tile alone.   paste: None pastes nothing.   cutmix_share: of the tiles that get a rectangle of
+    another. Raises DataError for labels that are no classes, before anything is pasted (on CUDA the loss does: see
+    `Augmentation`).
     """
 
     alone: Augmentation
@@ -58,7 +65,8 @@ class Mixing:
 class CopyPaste:
     """Pastes a component of a rare class, mirrored and scaled at random, onto a share of the tiles, at a random place.
 
-    patches: what is pasted, each as likely as any other.   share: of the tiles.   unlabelled: the label of the ring; None leaves the ring out.
+    patches: what is pasted, each as likely as any other.   share: of the tiles.   unlabelled: the label of the ring;
+        None leaves the ring out.
     forbidden: a label onto which nothing is pasted (padding has it), or None.
     """
 
@@ -68,7 +76,9 @@ class CopyPaste:
     forbidden: int | None = None
 
     def __call__(self, images: Array, masks: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """images (N, H, W) or (N, H, W, C) float32 in [0, 1] and masks (N, H, W) -> the same with components pasted; new arrays."""
+        """images (N, H, W) or (N, H, W, C) float32 in [0, 1] and masks (N, H, W) -> the same with components pasted;
+        new arrays.
+        """
         rows = np.flatnonzero(rng.random(len(images)) < self.share) if self.patches else np.arange(0)
         size, device, xp = images.shape[1:3], device_of(images), array_module(images)
         chosen = [self.patches[k] for k in rng.integers(len(self.patches), size=len(rows))] if len(rows) else []
@@ -89,7 +99,9 @@ class CopyPaste:
         return images, masks
 
     def _draw(self, n: int, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """n inverse maps (n, 2, 3): mirrored, scaled, and moved so that the centre of the patch lies anywhere in the tile."""
+        """n inverse maps (n, 2, 3): mirrored, scaled, and moved so that the centre of the patch lies anywhere in the
+        tile.
+        """
         flip_x, flip_y = (np.where(rng.random(n) < 0.5, -1.0, 1.0) for _ in range(2))
         zoom = log_uniform(rng, _ZOOM, n)
         to_x, to_y = (rng.uniform(-0.5, 0.5, n) * extent for extent in (size[1], size[0]))
@@ -99,8 +111,8 @@ class CopyPaste:
 def cutmix(images: Array, masks: Array, share: float, rng: np.random.Generator) -> tuple[Array, Array]:
     """A share of the tiles gets a rectangle of another tile of the batch, at the same place, with its labels.
 
-    images (N, H, W) or (N, H, W, C), masks (N, H, W); new arrays. The rectangle has the tile's aspect. Its share of the tile's area is uniform
-    in (0, 1), its centre uniform in the tile, and what reaches beyond the tile is cut.
+    images (N, H, W) or (N, H, W, C), masks (N, H, W); new arrays. The rectangle has the tile's aspect. Its share of the
+    tile's area is uniform in (0, 1), its centre uniform in the tile, and what reaches beyond the tile is cut.
     """
     n, (h, w), xp = len(images), images.shape[1:3], array_module(images)
     partner = (np.arange(n) + rng.integers(1, max(n, 2), n)) % n  # another tile, each as likely
@@ -111,10 +123,14 @@ def cutmix(images: Array, masks: Array, share: float, rng: np.random.Generator) 
     )
     box = to_device(near_y[:, :, None] & near_x[:, None, :], device_of(images))
     partner = to_device(partner, device_of(images))
-    return xp.where(box if images.ndim == 3 else box[..., None], images[partner], images), xp.where(box, masks[partner], masks)
+    return xp.where(box if images.ndim == 3 else box[..., None], images[partner], images), xp.where(
+        box, masks[partner], masks
+    )
 
 
-def patches_of(images: Iterable[np.ndarray], masks: np.ndarray, classes: list[int], largest: tuple[int, int], ring: int = RING) -> list[Patch]:
+def patches_of(
+    images: Iterable[np.ndarray], masks: np.ndarray, classes: list[int], largest: tuple[int, int], ring: int = RING
+) -> list[Patch]:
     """The connected components of the labels `classes` in tiles (N, H, W[, C]) in [0, 1], with a ring around each.
 
     Left out are components below SMALLEST pixels, and those that with their ring exceed the height and width `largest`.
@@ -137,9 +153,11 @@ def patches_of(images: Iterable[np.ndarray], masks: np.ndarray, classes: list[in
 
 
 def components(inside: np.ndarray) -> np.ndarray:
-    """Connected components of a bool (H, W), by the four neighbours: int (H, W), 0 outside, one number above 0 for each component.
+    """Connected components of a bool (H, W), by the four neighbours: int (H, W), 0 outside, one number above 0 for each
+    component.
 
-    Every pixel takes the largest number among its neighbours until nothing changes: as many passes as the longest way within a component.
+    Every pixel takes the largest number among its neighbours until nothing changes: as many passes as the longest way
+    within a component.
     """
     numbers = np.where(inside, np.arange(1, inside.size + 1).reshape(inside.shape), 0)
     while True:
@@ -167,7 +185,11 @@ def _centred(patches: list[Patch], shape: tuple[int, ...], dtype: np.dtype) -> t
     """Patches in the middle of empty tiles of shape (H, W[, C]): images (n, H, W[, C]) and codes uint8 (n, H, W)."""
     images, codes = np.zeros((len(patches), *shape), dtype), np.zeros((len(patches), *shape[:2]), np.uint8)
     for image, code, patch in zip(images, codes, patches, strict=True):
-        (h, w), top, left = patch.code.shape, (shape[0] - patch.code.shape[0]) // 2, (shape[1] - patch.code.shape[1]) // 2
+        (h, w), top, left = (
+            patch.code.shape,
+            (shape[0] - patch.code.shape[0]) // 2,
+            (shape[1] - patch.code.shape[1]) // 2,
+        )
         window = slice(top, top + h), slice(left, left + w)
         image[window], code[window] = patch.image, patch.code
     return images, codes

@@ -1,10 +1,11 @@
-"""SGD, Adam and AdamW over one flat vector (engine/flat.py), with clipping and a moving average of weights and running statistics.
+"""SGD, Adam and AdamW over one flat vector (engine/flat.py), with clipping and a moving average of weights and running
+statistics.
 
-    optimizer = AdamW(net, lr=1e-3)                        # or net.parameters(), or groups: [{"params": ..., "lr": ...}, ...]
-    loss.backward(); optimizer.step(); optimizer.zero_grad()
+    optimizer = AdamW(net, lr=1e-3)                        # or net.parameters(), or groups: [{"params": ..., "lr":
+    ...}, ...] loss.backward(); optimizer.step(); optimizer.zero_grad()
 
-The rules are torch.optim's. A parameter without a gradient (frozen or unused) is left alone, with its momentum and its average, and every
-parameter counts its own steps. engine/schedules.py changes the learning rates.
+The rules are torch.optim's. A parameter without a gradient (frozen or unused) is left alone, with its momentum and its
+average, and every parameter counts its own steps. engine/schedules.py changes the learning rates.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ class _Run(NamedTuple):
 
 
 class Optimizer:
-    """What all optimizers share: groups of parameters as views of one flat vector, clipping, a moving average, and their state.
+    """What all optimizers share: groups of parameters as views of one flat vector, clipping, a moving average, and
+    their state.
 
-    params: a Module (no decay on Parameters whose `decay` is False: biases, normalisation), an iterable of Tensors, or an iterable of
-    dicts as torch.optim's: {"params": a Module or Tensors, "lr": ..., ...}. `param_groups` lists the groups; their settings may be changed.
-    clip: the largest norm of all gradients together (inf: no clipping). average: decay d of the moving average, warmed up as
-    min(d, (1 + t) / (10 + t)); 0 keeps none; the running statistics of a Module are averaged, too.
+    params: a Module (no decay on Parameters whose `decay` is False: biases, normalisation), an iterable of Tensors, or
+        an iterable of
+    dicts as torch.optim's: {"params": a Module or Tensors, "lr": ..., ...}. `param_groups` lists the groups; their
+        settings may be changed.
+    clip: the largest norm of all gradients together (inf: no clipping). average: decay d of the moving average, warmed
+    up as min(d, (1 + t) / (10 + t)); 0 keeps none; the running statistics of a Module are averaged, too.
 
-    ValueError for no parameters, for a parameter in two groups and for settings out of range; RuntimeError in `step` when a Module has
-    parameters that the optimizer does not know.
+    ValueError for no parameters, for a parameter in two groups and for settings out of range; RuntimeError in `step`
+    when a Module has parameters that the optimizer does not know.
     """
 
     vectors: tuple[str, ...] = ()  # names of the state, one number per parameter
@@ -99,7 +103,10 @@ class Optimizer:
             if not isinstance(t, Tensor):
                 raise TypeError(f"{name}: params[{k}] is {type(t).__name__}, expected a Tensor")
             if not t.is_leaf or t.dtype.kind != "f":
-                raise ValueError(f"{name}: params[{k}] {t.shape} is {'no leaf' if not t.is_leaf else t.dtype}, expected a leaf of floating point")
+                raise ValueError(
+                    f"{name}: params[{k}] {t.shape} is {'no leaf' if not t.is_leaf else t.dtype}, expected a leaf of "
+                    "floating point"
+                )
         found = unique(found)
         return found, [True] * len(found)
 
@@ -112,7 +119,9 @@ class Optimizer:
             if not 0 <= beta < 1:
                 raise ValueError(f"{name}: betas[{k}] is {beta}, expected 0 <= beta < 1")
         if group.get("nesterov") and (group["momentum"] <= 0 or group["dampening"] != 0):
-            raise ValueError(f"{name}: nesterov needs a momentum and no dampening, got {group['momentum']} and {group['dampening']}")
+            raise ValueError(
+                f"{name}: nesterov needs a momentum and no dampening, got {group['momentum']} and {group['dampening']}"
+            )
 
     # -- gradients ----------------------------------------------------------------------------------------------------
 
@@ -125,7 +134,9 @@ class Optimizer:
 
     @property
     def norm(self) -> float:
-        """The gradient norm of the last step, before clipping and without the scale (on CUDA this waits for the device)."""
+        """The gradient norm of the last step, before clipping and without the scale (on CUDA this waits for the
+        device).
+        """
         return math.sqrt(float(to_numpy(self.squared))) / self.scale
 
     def zero_grad(self) -> None:
@@ -149,7 +160,9 @@ class Optimizer:
                 self._states[k] = State(module, versions=False)
 
     def follow(self) -> None:
-        """Take over what was put in the place of the parameters' arrays; the state follows to another dtype or device."""
+        """Take over what was put in the place of the parameters' arrays;
+        the state follows to another dtype or device.
+        """
         if self.flat.follow():
             vector = self.flat.vector
             for name in ("gradient", "average", *self.vectors):
@@ -162,12 +175,15 @@ class Optimizer:
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
-    def step(self, learning_rate: float | None = None, scale: float | None = None, gathered: bool = False) -> float | None:
-        """Update, in place, all parameters that have a gradient. Nothing comes back to the host: the norm and the clip factor stay where
-        the parameters are.
+    def step(
+        self, learning_rate: float | None = None, scale: float | None = None, gathered: bool = False
+    ) -> float | None:
+        """Update, in place, all parameters that have a gradient. Nothing comes back to the host: the norm and the clip
+        factor stay where the parameters are.
 
-        learning_rate: for this step, in place of every group's lr. scale: the gradients are those of scale times the loss; they are
-        divided by it in passing, and when their norm is not finite nothing is changed: for that the norm is copied to the host, and
+        learning_rate: for this step, in place of every group's lr. scale: the gradients are those of scale times the
+        loss; they are divided by it in passing, and when their norm is not finite nothing is changed: for that the norm
+        is copied to the host, and
         returned. gathered: `gather` was called.
         """
         if gathered:
@@ -176,7 +192,9 @@ class Optimizer:
             self.gather()
         if new := [name for names in self._new.values() for name in names]:
             listed = f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}"
-            raise RuntimeError(f"{type(self).__name__}: the module has other parameters than before ({listed}); make a new optimizer")
+            raise RuntimeError(
+                f"{type(self).__name__}: the module has other parameters than before ({listed}); make a new optimizer"
+            )
         self._squared, self.scale = None, scale or 1.0
         norm = None if scale is None else self.norm
         if norm is not None and not math.isfinite(norm):
@@ -193,7 +211,9 @@ class Optimizer:
             group = self.param_groups[run.group]
             self.counts[run.first : run.stop] += 1
             count = int(self.counts[run.first])
-            self._update(run, group, count, group["lr"] if learning_rate is None else learning_rate, clip, self._kept(count))
+            self._update(
+                run, group, count, group["lr"] if learning_rate is None else learning_rate, clip, self._kept(count)
+            )
             self.flat.touch(run.first, run.stop)
         if self.average_buffers is not None and self.buffers is not None:
             self.average_buffers += (1 - self._kept(self.steps)) * (self.buffers.vector - self.average_buffers)
@@ -217,7 +237,9 @@ class Optimizer:
             if runs and runs[-1].stop == k and self._key(k) == self._key(k - 1):
                 first = runs.pop().first
             at, end = self.flat.offsets[first], ends[k]
-            runs.append(_Run(self._group_of[k], first, k + 1, slice(at, end), slice(at // kernels.LINE, end // kernels.LINE)))
+            runs.append(
+                _Run(self._group_of[k], first, k + 1, slice(at, end), slice(at // kernels.LINE, end // kernels.LINE))
+            )
         return runs
 
     def _set_decays(self) -> None:
@@ -237,10 +259,14 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the module holds the averaged weights and statistics (the plain ones when no average is kept)."""
+        """Within the block the module holds the averaged weights and statistics (the plain ones when no average is
+        kept).
+        """
         self.follow()
         pairs = [(self.flat, self.average), (self.buffers, self.average_buffers)]
-        live = [(flat, average, flat.vector.copy()) for flat, average in pairs if flat is not None and average is not None]
+        live = [
+            (flat, average, flat.vector.copy()) for flat, average in pairs if flat is not None and average is not None
+        ]
         for flat, average, _ in live:
             flat.vector[...] = average
             flat.touch()
@@ -256,14 +282,17 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Copies of all that a step depends on, as NumPy arrays and numbers, in torch.optim's form.
 
-        {"state": {k: {"step": n, "started": with momentum, vector: array, ...}}, "param_groups": [{"lr": ..., "params": [k, ...]}, ...],
-        "steps": n}, where k counts the parameters of all groups; with an average also "average" in every state, and "average_buffers".
+        {"state": {k: {"step": n, "started": with momentum, vector: array, ...}}, "param_groups": [{"lr": ..., "params":
+        [k, ...]}, ...],
+        "steps": n}, where k counts the parameters of all groups; with an average also "average" in every state, and
+        "average_buffers".
         """
         self.follow()
         names = [*self.vectors, *(["average"] if self.average is not None else [])]
         arrays = {name: [to_numpy(a).copy() for a in self.flat.views(getattr(self, name))] for name in names}
         state = {
-            k: {"step": int(n), "started": bool(self.started[k]), **{name: arrays[name][k] for name in names}} for k, n in enumerate(self.counts)
+            k: {"step": int(n), "started": bool(self.started[k]), **{name: arrays[name][k] for name in names}}
+            for k, n in enumerate(self.counts)
         }
         groups, at = [], 0
         for group in self.param_groups:
@@ -288,11 +317,16 @@ class Optimizer:
                 array = state["state"].get(k, {}).get(key)
                 if array is None or array.shape != t.shape:
                     got = "missing" if array is None else f"of shape {array.shape}"
-                    raise ValueError(f"{name}: load_state_dict: {key} of parameter {k} is {got}, expected shape {t.shape}")
+                    raise ValueError(
+                        f"{name}: load_state_dict: {key} of parameter {k} is {got}, expected shape {t.shape}"
+                    )
         if self.buffers is not None:
             shapes = [a.shape for a in state.get("average_buffers", ())], [t.shape for t in self.buffers.tensors]
             if shapes[0] != shapes[1]:
-                raise ValueError(f"{name}: load_state_dict: average_buffers have the shapes {shapes[0][:3]}, expected {shapes[1][:3]}")
+                raise ValueError(
+                    f"{name}: load_state_dict: average_buffers have the shapes {shapes[0][:3]}, expected "
+                    f"{shapes[1][:3]}"
+                )
             _write(self.buffers.views(self.average_buffers), state["average_buffers"])
         for key in names:
             _write(self.flat.views(getattr(self, key)), [state["state"][k][key] for k in range(len(self.flat.tensors))])
@@ -327,7 +361,13 @@ class SGD(Optimizer):
         clip: float = math.inf,
         average: float = 0.0,
     ) -> None:
-        settings = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay, "nesterov": nesterov}
+        settings = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
         super().__init__(params, settings, clip, average)
 
     def _key(self, k: int) -> tuple[Any, ...]:
@@ -357,7 +397,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam as torch.optim.Adam: weight_decay (None: 0) is added to the gradient (L2).
 
-    g <- clip g + weight_decay p    m <- b1 m + (1 - b1) g    v <- b2 v + (1 - b2) g^2    p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+    g <- clip g + weight_decay p    m <- b1 m + (1 - b1) g    v <- b2 v + (1 - b2) g^2    p <- p - lr (m / (1 - b1^t)) /
+    (sqrt(v / (1 - b2^t)) + eps)
 
     See Optimizer for params, clip and average.  (Kingma & Ba, arXiv 1412.6980)
     """
@@ -406,7 +447,8 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """AdamW as torch.optim.AdamW: p <- p - lr weight_decay p first (weight_decay None: 0.01), then Adam's step without decay.
+    """AdamW as torch.optim.AdamW: p <- p - lr weight_decay p first (weight_decay None: 0.01), then Adam's step without
+    decay.
 
     See Optimizer for params, clip and average.  (Loshchilov & Hutter, arXiv 1711.05101)
     """
@@ -417,7 +459,9 @@ class AdamW(Adam):
 
 def _several(params: Any) -> Iterable[Any]:
     if isinstance(params, (Tensor, Mapping)) or not isinstance(params, Iterable):
-        raise TypeError(f"optimizer: params is {type(params).__name__}, expected a Module, or an iterable of Tensors or dicts")
+        raise TypeError(
+            f"optimizer: params is {type(params).__name__}, expected a Module, or an iterable of Tensors or dicts"
+        )
     return params
 
 

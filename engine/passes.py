@@ -1,10 +1,13 @@
 """The forward and backward pass of a training step, run operator by operator or replayed as a CUDA graph.
 
-A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one call. What it asks
-of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own pool, and no cuBLAS,
-which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not fit is told in one
-line. Before every launch the network is compared with what was recorded (engine/state.py); where it has changed, steps run as they are and
-are recorded anew. The optimizer stays outside, because its learning rate changes; so does dropout, whose random offset would be frozen.
+A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one
+call. What it asks
+of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own
+    pool, and no cuBLAS,
+which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not
+fit is told in one line. Before every launch the network is compared with what was recorded (engine/state.py); where it
+has changed, steps run as they are and are recorded anew. The optimizer stays outside, because its learning rate
+changes; so does dropout, whose random offset would be frozen.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class CaptureError(RuntimeError):
 
 
 class Passes:
-    """passes(x, labels, scale): gradients of scale times the loss, gathered in the optimizer; returns the loss and its terms, 0-d arrays.
+    """passes(x, labels, scale): gradients of scale times the loss, gathered in the optimizer; returns the loss and its
+    terms, 0-d arrays.
 
     x (N, H, W, 1) float32 and labels (N, H, W) are NumPy arrays (they are moved to `device`) or are there already.
     """
@@ -44,8 +48,10 @@ class Passes:
         return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))
 
     def compute(self, x: Array, labels: Array, seed: Array | None) -> Terms:
-        """All of it on the device. seed: where backward starts from, 0-d (None: 1). Parameters that the optimizer cannot follow are an error
-        before anything is computed: no running statistic moves then."""
+        """All of it on the device. seed: where backward starts from, 0-d (None: 1). Parameters that the optimizer
+        cannot follow are an error
+        before anything is computed: no running statistic moves then.
+        """
         self.optimizer.follow()
         loss = self.loss(self.net(Tensor(x)), labels)
         self.net.zero_grad()
@@ -55,7 +61,9 @@ class Passes:
 
 
 class GraphPasses:
-    """Passes as CUDA graphs, one per batch shape. The first `warm` steps of a shape run as they are and fill the memory pool."""
+    """Passes as CUDA graphs, one per batch shape. The first `warm` steps of a shape run as they are and fill the memory
+    pool.
+    """
 
     def __init__(self, passes: Passes, warm: int = 2) -> None:
         self.passes, self.warm = passes, warm
@@ -87,7 +95,9 @@ class _Recorded:
     def current(self) -> bool:
         """Whether the network is what was recorded (or nothing was)."""
         passes = self.passes
-        return self.state is None or (passes.net is self.net and passes.optimizer.gradient is self.gradient and self.state.unchanged())
+        return self.state is None or (
+            passes.net is self.net and passes.optimizer.gradient is self.gradient and self.state.unchanged()
+        )
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -113,7 +123,9 @@ class _Recorded:
         return self.terms
 
     def _reserve(self) -> None:
-        """Put the pool in one free piece, a quarter larger than what the steps so far needed: nothing may be asked of the driver from now on."""
+        """Put the pool in one free piece, a quarter larger than what the steps so far needed: nothing may be asked of
+        the driver from now on.
+        """
         self.terms = {}
         self.passes.net.zero_grad()
         gc.collect()  # what only a cycle of references holds
@@ -131,7 +143,9 @@ class _Recorded:
             with _quiet():
                 self.stream.end_capture()
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CaptureError(f"cuda_graph: the step cannot be recorded ({reason}); run without --cuda-graph") from error
+            raise CaptureError(
+                f"cuda_graph: the step cannot be recorded ({reason}); run without --cuda-graph"
+            ) from error
         self.graph = self.stream.end_capture()
         self.net, self.state = self.passes.net, State(self.passes.net, versions=False)
         self.gradient, self.present = self.passes.optimizer.gradient, self.passes.optimizer.present

@@ -50,9 +50,16 @@ def stretch(image: np.ndarray) -> np.ndarray:
 
 
 def draw_predictions(
-    path: Path, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], labels: Sequence[np.ndarray], classes: Classes, title: str
+    path: Path,
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    classes: Classes,
+    title: str,
 ) -> None:
-    """A page of rows: image (H, W) or (H, W, 3), truth, prediction, errors (labelled pixels predicted wrong); at most 12 rows are drawn."""
+    """A page of rows: image (H, W) or (H, W, 3), truth, prediction, errors (labelled pixels predicted wrong); at most
+    12 rows are drawn.
+    """
     plt = pyplot()
     from matplotlib.patches import Patch
 
@@ -67,7 +74,9 @@ def draw_predictions(
         share = wrong.sum() / max(1, labelled.sum())
         errors = 0.6 * (picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2))
         errors[wrong] = [int(_ERROR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        for axis, shown in zip(axes[k], (picture, rgb(masks[k], classes), rgb(labels[k], classes), errors), strict=True):
+        for axis, shown in zip(
+            axes[k], (picture, rgb(masks[k], classes), rgb(labels[k], classes), errors), strict=True
+        ):
             axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
@@ -77,7 +86,11 @@ def draw_predictions(
         axis.set_title(name, fontsize=11)
     names = ["unlabelled" if label == classes.unlabelled else name for label, name in enumerate(classes.names)]
     there = np.unique(np.concatenate([np.unique(a) for some in (masks, labels) for a in some]))
-    named = range(len(names)) if len(names) <= _MOST_NAMED else [int(label) for label in there if label < len(names)][:_MOST_NAMED]
+    named = (
+        range(len(names))
+        if len(names) <= _MOST_NAMED
+        else [int(label) for label in there if label < len(names)][:_MOST_NAMED]
+    )
     handles = [Patch(color=classes.colours[label], label=names[label]) for label in named]
     if (there >= len(classes)).any():
         handles.append(Patch(color=_IGNORED, label="ignored"))
@@ -87,8 +100,11 @@ def draw_predictions(
     _save(figure, path, 80)
 
 
-def choose_rows(masks: np.ndarray, count: int = 12, classes: Classes = MARS, counts: np.ndarray | None = None) -> np.ndarray:
-    """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly spread ones.
+def choose_rows(
+    masks: np.ndarray, count: int = 12, classes: Classes = MARS, counts: np.ndarray | None = None
+) -> np.ndarray:
+    """Tiles worth looking at: those with the most rare-class pixels first (a third), then mixed tiles, then evenly
+    spread ones.
 
     counts: pixels of each class in each tile, where they are known.
     """
@@ -108,7 +124,9 @@ def choose_rows(masks: np.ndarray, count: int = 12, classes: Classes = MARS, cou
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Classes) -> None:
-    """Loss, mean IoU in both readings, IoU per class and learning rate over the epochs, from the rows of metrics.jsonl."""
+    """Loss, mean IoU in both readings, IoU per class and learning rate over the epochs,
+    from the rows of metrics.jsonl.
+    """
     plt = pyplot()
     epochs = [r["epoch"] for r in rows]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
@@ -124,7 +142,9 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Classes) ->
     axes[1].set_title("validation mean IoU")
     for k, label in enumerate(classes.scored):
         values = [np.nan if r["iou"][k] is None else r["iou"][k] for r in rows]
-        axes[2].plot(epochs, values, color=classes.colours[label], lw=2, label=classes.names[label] if k < _MOST_NAMED else None)
+        axes[2].plot(
+            epochs, values, color=classes.colours[label], lw=2, label=classes.names[label] if k < _MOST_NAMED else None
+        )
     axes[2].set_title("validation IoU per class")
     for axis in axes:
         axis.set_xlabel("epoch")

@@ -1,12 +1,14 @@
 """Inference without the interpreter: a network's kernel launches for one shape of images, recorded once and replayed.
 
-At small batches half of the time of inference is Python between some hundred and fifty kernel launches. A `Plan` runs the network once,
-writes down the launches (kernels/core/recording.py), and from then on copies images in, replays, and copies logits out.
+At small batches half of the time of inference is Python between some hundred and fifty kernel launches. A `Plan` runs
+the network once, writes down the launches (kernels/core/recording.py), and from then on copies images in, replays, and
+copies logits out.
 
-What keeps it right. The recorded run sees noise; then the plan must give the ordinary path's logits of real images to the bit: whatever
-computes outside of operators would be stale and show up there. A plan notices when anything in the network is another than it was
-(weights, statistics, settings, modules) and does not run then. Writes by NumPy cannot be observed: within an `inference()` block arrays
-are read-only, and a plan's first run in a block compares all weights with what they were (kernels/core/held.py). Outside of a block every
+What keeps it right. The recorded run sees noise; then the plan must give the ordinary path's logits of real images to
+the bit: whatever computes outside of operators would be stale and show up there. A plan notices when anything in the
+network is another than it was (weights, statistics, settings, modules) and does not run then. Writes by NumPy cannot be
+observed: within an `inference()` block arrays are read-only, and a plan's first run in a block compares all weights
+    with what they were (kernels/core/held.py). Outside of a block every
 run does (2 ms for 13 MB, where one image takes 12): who runs a plan often does so within one block.
 """
 
@@ -33,7 +35,8 @@ class PlanError(RuntimeError):
 
 
 class Plan:
-    """Logits of images of one shape by the network that was planned: a function of float32 (N, H, W, C) giving float32 (N, H, W, classes).
+    """Logits of images of one shape by the network that was planned: a function of float32 (N, H, W, C) giving float32
+    (N, H, W, classes).
 
     net: in evaluation mode, on the CPU.   images: an example, float32 (N, H, W, C): the plan is checked with it.
     Raises PlanError when the network cannot be planned. May be called by several threads: one waits for the other.
@@ -57,7 +60,9 @@ class Plan:
         with inference(), self._recording.operators():
             self._y = net(Tensor(self._x)).data
         if self(images).tobytes() != expected.tobytes():
-            raise PlanError("plan: replayed, the network gives other logits than before: it computes outside of operators")
+            raise PlanError(
+                "plan: replayed, the network gives other logits than before: it computes outside of operators"
+            )
 
     @property
     def current(self) -> bool:
@@ -78,7 +83,9 @@ class Plan:
         return [] if block is None else [block.number(t.data, t.version) for t in self._state.tensors]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits (N, H, W, classes), an array of the caller's own. ValueError for another shape or dtype; PlanError when the network has changed."""
+        """Logits (N, H, W, classes), an array of the caller's own. ValueError for another shape or dtype; PlanError
+        when the network has changed.
+        """
         if images.shape != self._x.shape or images.dtype != np.float32:
             raise ValueError(f"plan: images are {images.dtype} {images.shape}, the plan is for float32 {self._x.shape}")
         with self._lock:
@@ -92,18 +99,21 @@ class Plan:
             return logits
 
 
-# -- plans where they pay ------------------------------------------------------------------------------------------------------------
+# -- plans where they pay ----------------------------------------------------------------------------------------------
 
-_PAYS = 3  # a plan costs two runs, and saves per run about what one image costs: it pays after so many runs per image of the batch
+# a plan costs two runs, and saves per run about what one image costs: it pays after so many runs per image of the batch
+_PAYS = 3
 _MOST = 4  # plans of one network
 _lock = threading.Lock()
-_plans: WeakKeyDictionary[Module, dict[tuple[int, ...], Plan | int]] = WeakKeyDictionary()  # by shape: the plan, or the runs so far
+# by shape: the plan, or the runs so far
+_plans: WeakKeyDictionary[Module, dict[tuple[int, ...], Plan | int]] = WeakKeyDictionary()
 
 
 def run(net: Module, x: Array) -> Array:
     """net(x) in evaluation mode, without gradients: x (N, H, W, C) -> logits (N, H, W, classes), arrays of one device.
 
-    On the CPU by a plan, as soon as images of one shape have come often enough; with the same bits. A network that cannot be planned runs as always.
+    On the CPU by a plan, as soon as images of one shape have come often enough; with the same bits. A network that
+    cannot be planned runs as always.
     """
     plan = _plan_for(net, x)
     if plan:
@@ -118,8 +128,17 @@ def run(net: Module, x: Array) -> Array:
 
 
 def _plan_for(net: Module, x: Array) -> Plan | None:
-    """The plan, made now if this is the time to; None if there is none yet, or something wants to see every operator."""
-    if net.training or not isinstance(x, np.ndarray) or x.dtype != np.float32 or modes.observers or modes.anomaly or not is_plain():
+    """The plan, made now if this is the time to; None if there is none yet,
+    or something wants to see every operator.
+    """
+    if (
+        net.training
+        or not isinstance(x, np.ndarray)
+        or x.dtype != np.float32
+        or modes.observers
+        or modes.anomaly
+        or not is_plain()
+    ):
         return None
     with _lock:
         known = _plans.setdefault(net, {})

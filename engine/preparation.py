@@ -18,7 +18,8 @@ from engine.data.stored import padded
 class Prepared:
     """Cleaned and split data. notes: what was done to it, a line each.
 
-    classes: what the labels mean.  absent: labels that never occur in training: they are barred from predictions and not scored.
+    classes: what the labels mean.  absent: labels that never occur in training: they are barred from predictions and
+        not scored.
     """
 
     train: Tiles
@@ -32,7 +33,8 @@ class Prepared:
 def prepare(config: Config, source: str | None = None, classes: Classes | None = None, memory: int = 0) -> Prepared:
     """Load, clean and split as the settings say; DataError with one line when the source is bad.
 
-    source: other data than the settings'.  classes: those of a trained network, for data that does not say what its own are.
+    source: other data than the settings'.  classes: those of a trained network, for data that does not say what its own
+        are.
     memory: MiB that a folder's decoded tiles may take in memory (see `load`).
     """
     place = config.data if source is None else source
@@ -54,21 +56,30 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
     check_scored(val, data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
     test = None if data.test is None else at_least(data.test, config.crop)
     train, val = (at_least(part, config.crop) for part in (train, val))
-    return Prepared(train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent)
+    return Prepared(
+        train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent
+    )
 
 
 def _known(config: Config, place: str, classes: Classes | None) -> Classes | str:
-    """What `load` is to take for classes: those of the network, unless the folder of other data declares its own, which must be the same."""
+    """What `load` is to take for classes: those of the network, unless the folder of other data declares its own, which
+    must be the same.
+    """
     if classes is None:
         return config.classes
     if place == "synthetic" and classes.names != MARS.names:
-        raise DataError(f"--data {place}: its classes are {', '.join(MARS.names)}, but the network knows {', '.join(classes.names[:8])}")
+        raise DataError(
+            f"--data {place}: its classes are {', '.join(MARS.names)}, but the network knows "
+            f"{', '.join(classes.names[:8])}"
+        )
     own = Path(place) / FILE
     if not own.is_file():
         return classes
     found = read_classes(own)
     if (found.names, found.single) != (classes.names, classes.single):
-        raise DataError(f"{own}: its classes are {', '.join(found.names[:8])}, but the network knows {', '.join(classes.names[:8])}")
+        raise DataError(
+            f"{own}: its classes are {', '.join(found.names[:8])}, but the network knows {', '.join(classes.names[:8])}"
+        )
     return found
 
 
@@ -86,7 +97,9 @@ def _absent(train: Tiles, classes: Classes, notes: list[str]) -> tuple[int, ...]
     absent = tuple(label for label in classes.scored if not counts[label])
     if len(absent) == len(classes.scored):
         names = ", ".join(classes.scored_names[:8])
-        raise DataError(f"the {len(train)} tiles to train on hold no pixel of {names}{', ...' if len(absent) > 8 else ''}")
+        raise DataError(
+            f"the {len(train)} tiles to train on hold no pixel of {names}{', ...' if len(absent) > 8 else ''}"
+        )
     if absent:
         names = ", ".join(classes.names[label] for label in absent[:8]) + (", ..." if len(absent) > 8 else "")
         rest = f"{len(classes.scored) - len(absent)} of {len(classes.scored)} classes occur in training"

@@ -19,7 +19,9 @@ class Reporter(Protocol):
     def compiling(self, done: int, of: int, name: str) -> None:
         """A kernel was compiled, because it was not on disk."""
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+    def step(
+        self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float
+    ) -> None:
         """A step is done: `speed` in images/s, `eta` in seconds for the whole run."""
 
     def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
@@ -45,8 +47,10 @@ def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, sco
     shown = [f"{name} {'-' if v is None else f'{v:.3f}'}" for name, v in zip(scored, row["iou"], strict=True)]
     per_class = " ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f} ({terms})  val mIoU fg {row['val_miou_fg']:.4f} "
-        f"keras {row['val_miou_keras']:.4f} [{per_class}]  {row['images_per_second']:.0f} images/s  {clock(seconds)}{'  best' if best else ''}"
+        f"epoch {row['epoch']:>3}/{epochs}  loss {row['train_loss']:.4f} ({terms})  val mIoU fg "
+        f"{row['val_miou_fg']:.4f} "
+        f"keras {row['val_miou_keras']:.4f} [{per_class}]  {row['images_per_second']:.0f} images/s  "
+        f"{clock(seconds)}{'  best' if best else ''}"
     )
 
 
@@ -74,11 +78,16 @@ class PlainReporter:
             self.last = now
             self.note(compile_line(done, of, name))
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+    def step(
+        self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float
+    ) -> None:
         now = time.monotonic()
         if now - self.last >= self.every:
             self.last = now
-            self.note(f"epoch {epoch:>3}/{epochs}  step {step}/{steps}  loss {terms['loss']:.4f}  {speed:.0f} images/s  {clock(eta)} to go")
+            self.note(
+                f"epoch {epoch:>3}/{epochs}  step {step}/{steps}  loss {terms['loss']:.4f}  {speed:.0f} images/s  "
+                f"{clock(eta)} to go"
+            )
 
     def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
         self.last = time.monotonic()
@@ -112,7 +121,9 @@ class LiveReporter:
     def compiling(self, done: int, of: int, name: str) -> None:
         self.compiled = None if done == of else compile_line(done, of, name)
 
-    def step(self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float) -> None:
+    def step(
+        self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float
+    ) -> None:
         self.now = (epoch, epochs, step, steps, terms, speed, eta)
 
     def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
@@ -132,7 +143,13 @@ class LiveReporter:
             table.add_column(name, justify="right")
         for row, best in self.rows[-self.shown :]:
             iou = ["-" if v is None else f"{v:.3f}" for v in row["iou"][:MOST_SHOWN]]
-            cells = [str(row["epoch"]), f"{row['train_loss']:.4f}", f"{row['val_miou_fg']:.4f}", f"{row['val_miou_keras']:.4f}", *iou]
+            cells = [
+                str(row["epoch"]),
+                f"{row['train_loss']:.4f}",
+                f"{row['val_miou_fg']:.4f}",
+                f"{row['val_miou_keras']:.4f}",
+                *iou,
+            ]
             table.add_row(*cells, f"{row['images_per_second']:.0f}", style="bold green" if best else None)
         if self.now is None:
             return table if self.compiled is None else Group(table, Text(self.compiled, style="dim"))

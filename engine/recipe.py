@@ -11,7 +11,9 @@ from layers import SegmentationLoss
 
 
 def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:
-    """The augmentation that the settings describe. What comes from outside a tile is unlabelled, or mirrored where that is no class."""
+    """The augmentation that the settings describe. What comes from outside a tile is unlabelled, or mirrored where that
+    is no class.
+    """
     return Augmentation(
         config.flip_horizontal,
         config.flip_vertical,
@@ -31,8 +33,12 @@ def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:
 _MIXED = {"iou": "mask", "margin": "mask"}  # every other term trains class 0
 
 
-def make_loss(config: Config, weights: np.ndarray, classes: Classes = MARS, ignored: int | None = None) -> SegmentationLoss:
-    """The loss that the settings describe, with these class weights. ignored: the label of pixels that count nowhere."""
+def make_loss(
+    config: Config, weights: np.ndarray, classes: Classes = MARS, ignored: int | None = None
+) -> SegmentationLoss:
+    """The loss that the settings describe, with these class weights. ignored:
+    the label of pixels that count nowhere.
+    """
     background = classes.background(config.background)
     return SegmentationLoss(
         config.loss_terms(),

@@ -1,13 +1,17 @@
-"""Training steps without the interpreter: on the CPU, the launches of a network's forward and backward pass recorded once and replayed.
+"""Training steps without the interpreter: on the CPU, the launches of a network's forward and backward pass recorded
+once and replayed.
 
-A sixth of a step is Python between its seven hundred kernel launches. After some steps with batches of one shape a step is recorded
-(kernels/core/recording.py); from then on the images are copied in, the launches of the forward pass are replayed, the loss is computed as
-always, its gradient is copied in, and the launches of the backward pass are replayed.
+A sixth of a step is Python between its seven hundred kernel launches. After some steps with batches of one shape a step
+is recorded (kernels/core/recording.py); from then on the images are copied in, the launches of the forward pass are
+replayed, the loss is computed as always, its gradient is copied in, and the launches of the backward pass are replayed.
 
-What keeps it right: a recording is made with noise in place of the images, and other weights, and is used only if it then repeats the ordinary step
-that came before it to the bit: logits, gradients and running statistics. Whatever computes outside of operators would be stale and show up there.
-Dropout draws its masks from the same places of the random stream as ever. Before every replay the network is compared with what was recorded
-(engine/state.py): where an attribute that the forward pass read has changed, the step runs as always, and is recorded anew.
+What keeps it right: a recording is made with noise in place of the images, and other weights, and is used only if it
+    then repeats the ordinary step
+that came before it to the bit: logits, gradients and running statistics. Whatever computes outside of operators would
+be stale and show up there. Dropout draws its masks from the same places of the random stream as ever. Before every
+replay the network is compared with what was recorded
+(engine/state.py): where an attribute that the forward pass read has changed, the step runs as always, and is recorded
+    anew.
 """
 
 from __future__ import annotations
@@ -32,18 +36,27 @@ _MOST = 256  # ordinary steps between two recordings of a network that keeps cha
 
 
 class RecordedPasses:
-    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other shapes run as always, in
-    the recording's memory, which nobody needs between two replays.
+    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other
+    shapes run as always, in the recording's memory, which nobody needs between two replays.
     """
 
     def __init__(self, passes: Passes, warm: int = 1) -> None:
         self.passes, self.warm = passes, warm
         self.seen: dict[tuple[int, ...], int] = {}
         self.step: _Step | None = None
-        self.wait = warm  # ordinary steps before the next recording: more for a network that changes soon after it was recorded
+        self.wait = (
+            warm  # ordinary steps before the next recording: more for a network that changes soon after it was recorded
+        )
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
-        if scale is not None or modes.observers or modes.anomaly or not modes.recording or not is_plain() or x.dtype != np.float32:
+        if (
+            scale is not None
+            or modes.observers
+            or modes.anomaly
+            or not modes.recording
+            or not is_plain()
+            or x.dtype != np.float32
+        ):
             return self.passes(x, labels, scale)
         if self.step is not None and not self.step.current:
             self.wait = min(2 * self.wait, _MOST) if self.step.replays <= 2 * self.wait else self.warm
@@ -72,7 +85,13 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     before, place, was = [t.data.copy() for t in buffers], random.state(), State(passes.net, versions=False)
     terms = passes(x, labels)
     if not was.unchanged():
-        warnings.warn("training: a step changes attributes of the network, which a replay would not do, so steps are not recorded", stacklevel=4)
+        warnings.warn(
+            (
+                "training: a step changes attributes of the network, which a replay would not do, so steps are not "
+                "recorded"
+            ),
+            stacklevel=4,
+        )
         return terms, None
     largest = memory.pool.largest
     after, gradient, drawn = [t.data.copy() for t in buffers], _digest(passes), random.state()
@@ -93,7 +112,9 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
         random.set_state(drawn)
     if same:
         return terms, step
-    warnings.warn("training: a recorded step gives other numbers than the step itself, so steps are not recorded", stacklevel=4)
+    warnings.warn(
+        "training: a recorded step gives other numbers than the step itself, so steps are not recorded", stacklevel=4
+    )
     _restore(buffers, before)
     random.set_state(place)
     return passes(x, labels), None
@@ -123,7 +144,8 @@ class _Step:
             with reads() as read:
                 logits = passes.net(Tensor(self.x))
             self.logits, self.middle = logits.data, self.recording.place
-            # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones that are free by then.
+            # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones
+            # that are free by then.
             memory.empty((largest,), np.uint8)
             self.dlogits = noise.standard_normal(logits.shape, np.float32)
             logits.backward(Tensor(self.dlogits))
@@ -145,9 +167,15 @@ class _Step:
 
     @property
     def current(self) -> bool:
-        """Whether the network is what was recorded: what was recorded is held, so no other object can take its place."""
+        """Whether the network is what was recorded:
+        what was recorded is held, so no other object can take its place.
+        """
         passes = self.passes
-        if random.state()[0] != self.seed or passes.net is not self.net or passes.optimizer.gradient is not self.gradient:
+        if (
+            random.state()[0] != self.seed
+            or passes.net is not self.net
+            or passes.optimizer.gradient is not self.gradient
+        ):
             return False
         return self.state.unchanged()
 
@@ -177,7 +205,9 @@ class _Step:
 
 @contextmanager
 def _other_values(net: Module) -> Iterator[None]:
-    """Within the block all parameters and statistics differ a little from what they are: what Python computes of them will not fit afterwards."""
+    """Within the block all parameters and statistics differ a little from what they are: what Python computes of them
+    will not fit afterwards.
+    """
     tensors = [t for t in {id(t): t for _, t in net.named_tensors()}.values() if t.dtype.kind == "f"]
     values = [t.data.copy() for t in tensors]
     try:

@@ -1,4 +1,6 @@
-"""Make the summary and the pictures of a run folder, also of a run that was stopped or killed:  python -m engine.report RUN"""
+"""Make the summary and the pictures of a run folder, also of a run that was stopped or killed:  python -m engine.report
+RUN
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def report(folder: Path) -> dict[str, Any]:
         "interval_over": data.val.unit,
         "notes": progress.get("notes", data.notes),
     }
-    summary = write_summary(folder, best.record, rows, not progress.get("ended", rows[-1]["epoch"] >= config.epochs), facts)
+    summary = write_summary(
+        folder, best.record, rows, not progress.get("ended", rows[-1]["epoch"] >= config.epochs), facts
+    )
     draw(folder, config, data.val, rows)
     return summary
 

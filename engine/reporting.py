@@ -33,8 +33,12 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_summary(folder: Path, best: dict[str, Any], rows: Sequence[dict[str, Any]], interrupted: bool, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write summary.json and return what it holds: the best epoch's record, how far the run came, and facts about it."""
+def write_summary(
+    folder: Path, best: dict[str, Any], rows: Sequence[dict[str, Any]], interrupted: bool, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write summary.json and return what it holds: the best epoch's record, how far the run came,
+    and facts about it.
+    """
     scores = {k: best[k] for k in ("val_miou_fg", "val_miou_keras", "val_miou_fg_interval", "iou", "accuracy")}
     summary = {**scores, "best_epoch": best["epoch"], "epochs": rows[-1]["epoch"], "interrupted": interrupted, **facts}
     write_json(folder / SUMMARY, summary)
@@ -61,7 +65,8 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> str:
     shown = [f"{name} {'absent' if value is None else format(value, '.3f')}" for name, value in summary["iou"].items()]
     per_class = ", ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])
     return (
-        f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by {summary.get('interval_over', 'source image')}), "
+        f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by "
+        f"{summary.get('interval_over', 'source image')}), "
         f"keras {summary['val_miou_keras']:.4f}; {per_class}\n"
         f"model    {folder / BEST}  (epoch {summary['best_epoch']})\n"
         f"metrics  {folder / SUMMARY}, {folder / METRICS}\n"

@@ -1,7 +1,7 @@
 """A run folder: what lies in it, and the claim that keeps a second process out.
 
-The claim is a lock that the system holds for the process on the file `.lock`: it ends with the process, however that ends, so that a killed run
-can be resumed at once. (Over NFS it is as good as the server's locks.)
+The claim is a lock that the system holds for the process on the file `.lock`: it ends with the process, however that
+ends, so that a killed run can be resumed at once. (Over NFS it is as good as the server's locks.)
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def holds_state(folder: Path) -> bool:
 class RunFolder:
     """A folder that this process alone may write results to, for the length of a `with` block.
 
-    It is created if need be; a folder that was created for it and that nothing was put into is removed when the block ends. FolderError when it
-    cannot be created or written to, or when another process has claimed it. argument: what the command line calls it.
+    It is created if need be; a folder that was created for it and that nothing was put into is removed when the block
+    ends. FolderError when it cannot be created or written to, or when another process has claimed it. argument: what
+    the command line calls it.
     """
 
     def __init__(self, path: Path, argument: str = "--out", new: bool = False) -> None:
@@ -80,7 +81,9 @@ class RunFolder:
         os.write(self._lock, f"{os.getpid()}\n".encode())
         return True
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError):
             os.unlink(self.path / _LOCK)
         self._release()

@@ -1,7 +1,8 @@
 """All that a run needs to go on where it was, in one file, so that it goes on bit for bit.
 
-A run folder keeps the two last states. A new one replaces the older of the two, whole or not at all (engine/files.py), so that at every moment
-there is a good one. Each holds a digest of its content; a damaged state is passed over in favour of the other.
+A run folder keeps the two last states. A new one replaces the older of the two, whole or not at all (engine/files.py),
+so that at every moment there is a good one. Each holds a digest of its content; a damaged state is passed over in
+favour of the other.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class StateError(InputError):
 class RunState:
     """A run between two steps.
 
-    config: its settings.  surroundings: what else decides its bits, by name (see `surroundings`).  progress: numbers and lists, as JSON holds
-    them.  arrays: weights, running statistics, the optimiser's vectors.  serial: which state of the run it is, counted from 0.
+    config: its settings.  surroundings: what else decides its bits, by name (see `surroundings`).  progress: numbers
+        and lists, as JSON holds
+    them.  arrays: weights, running statistics, the optimiser's vectors.  serial: which state of the run it is, counted
+        from 0.
     """
 
     config: Config
@@ -95,7 +98,9 @@ def _read(path: Path) -> RunState:
         head = json.loads(outer["head"])
         if head["format"] != _FORMAT:
             raise StateError(f"{path}: its format is {head['format']!r}, expected {_FORMAT!r}")
-        return RunState(from_dict(head["config"], str(path)), head["surroundings"], head["progress"], arrays, head["serial"])
+        return RunState(
+            from_dict(head["config"], str(path)), head["surroundings"], head["progress"], arrays, head["serial"]
+        )
     except StateError:
         raise
     except Exception as error:
@@ -111,7 +116,7 @@ def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-# -- what decides a run's bits beside its settings ------------------------------------------------------------------------------------------
+# -- what decides a run's bits beside its settings ---------------------------------------------------------------------
 
 
 def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict[str, str]:
@@ -152,7 +157,10 @@ def difference(config: Config, other: Config) -> str | None:
 def changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
     """What has changed in a run's surroundings: 'numpy is 2.3.0, but was 2.2.1'."""
     names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
-    return ["the tiles differ" if n == "tiles" else f"{n} is {now.get(n, 'absent')}, but was {then.get(n, 'absent')}" for n in names]
+    return [
+        "the tiles differ" if n == "tiles" else f"{n} is {now.get(n, 'absent')}, but was {then.get(n, 'absent')}"
+        for n in names
+    ]
 
 
 def _version(package: str) -> str:
@@ -164,14 +172,18 @@ def _version(package: str) -> str:
 
 @lru_cache(maxsize=1)
 def _source_digest() -> str:
-    """Eight letters that change with any line of the packages that compute (a version number does not, between two releases)."""
+    """Eight letters that change with any line of the packages that compute (a version number does not, between two
+    releases).
+    """
     root, digest = Path(__file__).resolve().parent.parent, hashlib.blake2b(digest_size=4)
-    for path in sorted(p for package in _PACKAGES for p in (root / package).rglob("*") if p.suffix in (".py", ".cu", ".cuh")):
+    for path in sorted(
+        p for package in _PACKAGES for p in (root / package).rglob("*") if p.suffix in (".py", ".cu", ".cuh")
+    ):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-# -- generators -------------------------------------------------------------------------------------------------------------------------------
+# -- generators --------------------------------------------------------------------------------------------------------
 
 
 def generator_state(rng: np.random.Generator) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def set_generator_state(rng: np.random.Generator, state: dict[str, Any]) -> None
     rng.bit_generator.state = arrays(state)
 
 
-# -- nested states ----------------------------------------------------------------------------------------------------------------------------
+# -- nested states -----------------------------------------------------------------------------------------------------
 
 
 def take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -206,7 +218,9 @@ def take_apart(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def put_together(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The nested state that `take_apart` took apart. Keys that are numbers, which JSON writes as text, are numbers again."""
+    """The nested state that `take_apart` took apart. Keys that are numbers, which JSON writes as text, are numbers
+    again.
+    """
     if isinstance(value, dict):
         if _ARRAY in value:
             return arrays[value[_ARRAY]]

@@ -48,7 +48,9 @@ class Schedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave. The learning rates are the optimizer's state."""
         if set(state) != set(self.state_dict()):
-            raise ValueError(f"{type(self).__name__}: load_state_dict: got {sorted(state)}, expected {sorted(self.state_dict())}")
+            raise ValueError(
+                f"{type(self).__name__}: load_state_dict: got {sorted(state)}, expected {sorted(self.state_dict())}"
+            )
         vars(self).update(state)
 
 
@@ -71,11 +73,15 @@ class StepDecay(Schedule):
 
 
 class WarmupCosine(Schedule):
-    """Linear from 1 / warmup to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`: see `cosine_schedule`."""
+    """Linear from 1 / warmup to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`: see
+    `cosine_schedule`.
+    """
 
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
         if not 0 <= warmup <= total or total < 1:
-            raise ValueError(f"WarmupCosine: got total {total} and warmup {warmup}, expected 0 <= warmup <= total and total >= 1")
+            raise ValueError(
+                f"WarmupCosine: got total {total} and warmup {warmup}, expected 0 <= warmup <= total and total >= 1"
+            )
         self.total, self.warmup, self.floor = total, warmup, floor
         super().__init__(optimizer)
 
@@ -85,10 +91,13 @@ class WarmupCosine(Schedule):
 
 
 class Plateau:
-    """The learning rates are multiplied by `factor` when a value has not become better for more than `patience` steps: torch's ReduceLROnPlateau.
+    """The learning rates are multiplied by `factor` when a value has not become better for more than `patience` steps:
+    torch's ReduceLROnPlateau.
 
-    `step(value)` once per epoch. mode: "min" for a value that should fall, "max" for one that should rise. Better is by more than
-    `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no rate falls below it.
+    `step(value)` once per epoch. mode: "min" for a value that should fall, "max" for one that should rise. Better is by
+        more than
+    `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no rate falls
+        below it.
     """
 
     def __init__(
@@ -136,7 +145,9 @@ class Plateau:
 
 
 def cosine_schedule(step: int, total: int, warmup: int, peak: float, floor: float) -> float:
-    """Learning rate at `step` (0-based) of `total`: linear from peak / warmup to peak over `warmup` steps, then half a cosine to floor."""
+    """Learning rate at `step` (0-based) of `total`: linear from peak / warmup to peak over `warmup` steps, then half a
+    cosine to floor.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))

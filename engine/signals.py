@@ -1,4 +1,6 @@
-"""What happens at Ctrl-C (SIGINT) and at SIGTERM: an exception that ends a command, or, while a network trains, a request that it ends in order."""
+"""What happens at Ctrl-C (SIGINT) and at SIGTERM: an exception that ends a command, or, while a network trains, a
+request that it ends in order.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Stop:
 
 @contextmanager
 def requests() -> Iterator[Stop]:
-    """Within the block the first SIGINT or SIGTERM is noted in the Stop; a second one ends the process at once, with 130 or 143."""
+    """Within the block the first SIGINT or SIGTERM is noted in the Stop; a second one ends the process at once, with
+    130 or 143.
+    """
     stop = Stop()
 
     def note(number: int, _frame: FrameType | None) -> None:

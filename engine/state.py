@@ -1,8 +1,9 @@
 """Whether a network is still what it was: what captured steps, plans and optimizers compare before they rely on it.
 
-A `State` holds everything that can be reached from a network: attributes of modules, what lists, dicts and other objects in them contain,
-Tensors, their arrays and whether they require gradients. It compares by identity first; where some object is another one, by value:
-numbers, strings and arrays by what they are, Tensors and unknown objects by identity. Global variables and closures are not looked at.
+A `State` holds everything that can be reached from a network: attributes of modules, what lists, dicts and other
+objects in them contain, Tensors, their arrays and whether they require gradients. It compares by identity first; where
+some object is another one, by value: numbers, strings and arrays by what they are, Tensors and unknown objects by
+    identity. Global variables and closures are not looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from kernels.core.device import Array
 from layers import Module
 
 _VALUES = (int, float, complex, str, bytes, type(None), np.generic, np.dtype, range, slice)
-_OPAQUE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, np.random.Generator, np.ufunc)
+_OPAQUE = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.ModuleType,
+    np.random.Generator,
+    np.ufunc,
+)
 _MISSING = object()
 Reads = dict[int, tuple[Module, set[str]]]
 
@@ -180,7 +189,9 @@ class State:
         if isinstance(value, Module) and self._read is not None:
             names = self._read.get(id(value), (value, set()))[1]
             of_class = {name: getattr(type(value), name, _MISSING) for name in names - attributes.keys()}
-            whole = attributes if "__dict__" in names else {name: attributes[name] for name in names & attributes.keys()}
+            whole = (
+                attributes if "__dict__" in names else {name: attributes[name] for name in names & attributes.keys()}
+            )
             attributes = whole | {name: v for name, v in of_class.items() if v is getattr(type(value), name, _MISSING)}
         return [part for name in sorted(attributes) for part in (name, attributes[name])]
 

@@ -1,8 +1,10 @@
-"""Train the Mars-terrain segmentation network:  python -m engine.train [--preset tiny|small|report] [--data ...] [--out DIR] ...
+"""Train the Mars-terrain segmentation network:  python -m engine.train [--preset tiny|small|report] [--data ...] [--out
+DIR] ...
 
-Tiles in, a run folder out: config.toml, metrics.jsonl (a line per epoch), summary.json, best.safetensors and last.safetensors,
-curves.png, predictions.png, and the run's two last states, from which --resume goes on (docs/reliability.md). Without options it trains the
-smallest preset on built-in data in a few minutes. Exit codes: 0 finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
+Tiles in, a run folder out: config.toml, metrics.jsonl (a line per epoch), summary.json, best.safetensors and
+last.safetensors, curves.png, predictions.png, and the run's two last states, from which --resume goes on
+(docs/reliability.md). Without options it trains the smallest preset on built-in data in a few minutes. Exit codes: 0
+finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations
@@ -58,14 +60,20 @@ class Arguments:
     save_every: float = 10.0
     """Minutes between two saved states within an epoch; 0 saves only after each epoch."""
     memory: int = 0
-    """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are read from a temporary file
-    (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available."""
+    """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are
+    read from a temporary file
+    (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
+    """
     threads: int = 0
-    """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per core."""
+    """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per
+    core.
+    """
 
 
 def parse(arguments: list[str] | None = None) -> Arguments:
-    """The command line as Arguments: defaults from --resume, else from --config, else from --preset, and what is given explicitly wins."""
+    """The command line as Arguments: defaults from --resume, else from --config, else from --preset, and what is given
+    explicitly wins.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     chosen_preset, path, resumed = (_peek(arguments, name) for name in ("--preset", "--config", "--resume"))
     for name in ("--out", "--data", "--config", "--resume", "--from"):
@@ -92,7 +100,9 @@ def _peek(arguments: list[str], name: str) -> str | None:
 
 
 def _state(folder: Path) -> RunState:
-    """The state that a run goes on from; StateError with one line when there is none, or settings that differ from those in config.toml."""
+    """The state that a run goes on from; StateError with one line when there is none, or settings that differ from
+    those in config.toml.
+    """
     if not holds_state(folder):
         hint = f"; --from {folder / LAST} starts a new run from its weights" if (folder / LAST).exists() else ""
         raise StateError(f"--resume {folder}: holds no state of a run{hint}")
@@ -101,7 +111,9 @@ def _state(folder: Path) -> RunState:
     except StateError as error:
         raise StateError(f"--resume {error}") from None
     if (folder / SETTINGS).exists() and (differs := difference(read_toml(folder / SETTINGS), state.config)):
-        raise StateError(f"--resume {folder}: in its {SETTINGS} {differs}; a run goes on with the settings that it was started with")
+        raise StateError(
+            f"--resume {folder}: in its {SETTINGS} {differs}; a run goes on with the settings that it was started with"
+        )
     return state
 
 
@@ -114,9 +126,17 @@ def _check(arguments: Arguments) -> None:
         if arguments.allow_changes:
             raise UsageError("--allow-changes: goes with --resume only")
         return
-    for name, given in (("out", arguments.out), ("config", arguments.config), ("from", arguments.start), ("overwrite", arguments.overwrite)):
+    for name, given in (
+        ("out", arguments.out),
+        ("config", arguments.config),
+        ("from", arguments.start),
+        ("overwrite", arguments.overwrite),
+    ):
         if given:
-            raise UsageError(f"--resume {arguments.resume}: goes on in that folder with the run's own settings, so leave out --{name}")
+            raise UsageError(
+                f"--resume {arguments.resume}: goes on in that folder with the run's own settings, so leave out "
+                f"--{name}"
+            )
 
 
 def claim(arguments: Arguments) -> RunFolder:

@@ -1,8 +1,8 @@
 """A training run, from tiles to a run folder.
 
-Mixed precision (`precision` other than float32, on CUDA) is about multiplying only: operands of convolutions are rounded to the named type
-inside the kernels. Parameters (the master weights), activations, gradients and everything else are stored and added as float32, so memory
-and the traffic of element-wise operators do not shrink.
+Mixed precision (`precision` other than float32, on CUDA) is about multiplying only: operands of convolutions are
+rounded to the named type inside the kernels. Parameters (the master weights), activations, gradients and everything
+else are stored and added as float32, so memory and the traffic of element-wise operators do not shrink.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class _Here:
-    """Where a run is within an epoch: steps done, their images, seconds and sums of losses; the generator's state before the epoch's batches."""
+    """Where a run is within an epoch: steps done, their images, seconds and sums of losses; the generator's state
+    before the epoch's batches.
+    """
 
     steps: int = 0
     images: int = 0
@@ -81,9 +83,10 @@ class _Here:
 class Run:
     """One training run. `train()` does it all and returns what summary.json holds.
 
-    state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the break, to the bit.
-    StateError when anything that decides the bits has changed, unless allow_changes.
-    start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one per epoch.
+    state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the
+    break, to the bit. StateError when anything that decides the bits has changed, unless allow_changes.
+    start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one
+        per epoch.
     memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).
     """
 
@@ -116,12 +119,18 @@ class Run:
             self._compare(state, allow_changes)
         self.normalisation = Normalisation.of(train.images, train.sizes)
         weighs = self.classes.weighs_background(config.background)
-        self.weights = class_weights(train.labels(), config.class_weights, weighs, config.weight_cap or None, self.classes, train.counts)
+        self.weights = class_weights(
+            train.labels(), config.class_weights, weighs, config.weight_cap or None, self.classes, train.counts
+        )
         self.ignored = _ignored(self.data)
         self.source = BatchSource(train, config.crop, self.choice.name)
         self.upcoming: np.ndarray | None = None  # the batch after the one that is computed
         held_out = self.data.val.images, self.data.val.labels()
-        self.held_out = held_out if isinstance(held_out[0], Stored) else tuple(device.to_device(a, self.choice.name) for a in held_out)
+        self.held_out = (
+            held_out
+            if isinstance(held_out[0], Stored)
+            else tuple(device.to_device(a, self.choice.name) for a in held_out)
+        )
         tape_random.seed(config.seed)
         self._build(start)
         self.rng = np.random.Generator(np.random.Philox(config.seed))
@@ -152,7 +161,11 @@ class Run:
         if self.choice.name == device.CPU:
             _check_memory(min(config.batch, len(self.data.train)), self.size.activations)
         weights = [f"{name} {w:.3g}" for name, w in zip(self.classes.names, self.weights, strict=True)]
-        reporter.note("class weights: " + ", ".join(weights[:_SHOWN]) + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else ""))
+        reporter.note(
+            "class weights: "
+            + ", ".join(weights[:_SHOWN])
+            + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else "")
+        )
         self.loss = make_loss(config, self.weights, self.classes, self.ignored)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
@@ -168,8 +181,12 @@ class Run:
         alone = make_augmentation(config, self.classes)
         if config.paste:
             tiles = self.data.train[self.rare]
-            patches = patches_of((self.normalisation.unit(image) for image in tiles.images), tiles.labels(), rare, self.form.size)
-            paste = CopyPaste(patches, config.paste, self.ignored if alone.outside is None else alone.outside, self.classes.ignored)
+            patches = patches_of(
+                (self.normalisation.unit(image) for image in tiles.images), tiles.labels(), rare, self.form.size
+            )
+            paste = CopyPaste(
+                patches, config.paste, self.ignored if alone.outside is None else alone.outside, self.classes.ignored
+            )
             names = ", ".join(self.classes.names[label] for label in rare) or "no class is rare"
             self.report.note(f"copy-paste: {len(patches)} components ({names})")
         return Mixing(alone, paste, config.cutmix)
@@ -177,8 +194,8 @@ class Run:
     def train(self) -> dict[str, Any] | None:
         """Train, validating after every epoch. Returns what summary.json holds; None when no epoch was finished.
 
-        The first Ctrl-C or SIGTERM is obeyed after the current step: the state is saved, `stop.signal` is its number, and SIGINT gets the pictures
-        of what there is. A second one ends the process at once.
+        The first Ctrl-C or SIGTERM is obeyed after the current step: the state is saved, `stop.signal` is its number,
+        and SIGINT gets the pictures of what there is. A second one ends the process at once.
         """
         with use_precision(self.config.precision):
             with requests() as self.stop:
@@ -213,13 +230,18 @@ class Run:
         """StateError when the run would not go on bit for bit; a note when it may do so."""
         changed = changes(self.surroundings, state.surroundings)
         if changed and not allow_changes:
-            raise StateError(f"--resume {self.out}: {'; '.join(changed)}: the run would not go on bit for bit (--allow-changes lets it go on)")
+            raise StateError(
+                f"--resume {self.out}: {'; '.join(changed)}: the run would not go on bit for bit (--allow-changes "
+                "lets it go on)"
+            )
         if changed:
             self.notes.append(f"resumed with changes, so no longer bit for bit: {'; '.join(changed)}")
             self.report.note(self.notes[-1])
 
     def _save(self) -> None:
-        """Write all that the run needs to go on from here. TrainingError for weights that training has made infinite or NaN."""
+        """Write all that the run needs to go on from here. TrainingError for weights that training has made infinite or
+        NaN.
+        """
         if self.serial and (bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()})):
             raise TrainingError(f"the weights are not finite ({bad}); try a smaller learning rate")
         arrays: dict[str, np.ndarray] = {}
@@ -262,14 +284,18 @@ class Run:
     # -- one epoch ----------------------------------------------------------------------------------------------------
 
     def _batches(self) -> list[np.ndarray]:
-        """The batches of the current epoch; in a resumed one they are drawn once more, and the generator is put back."""
+        """The batches of the current epoch; in a resumed one they are drawn once more,
+        and the generator is put back.
+        """
         after = None
         if self.here.generator is None:
             self.here.generator = generator_state(self.rng)
         else:
             after = generator_state(self.rng)
             set_generator_state(self.rng, self.here.generator)
-        batches = list(stratified_batches(len(self.data.train), self.rare, self.config.batch, self.config.rare_share, self.rng))
+        batches = list(
+            stratified_batches(len(self.data.train), self.rare, self.config.batch, self.config.rare_share, self.rng)
+        )
         if after is not None:
             set_generator_state(self.rng, after)
         return batches
@@ -290,23 +316,35 @@ class Run:
             terms = self._step(index, augment, rate)
             for name, value in (("loss", terms["loss"]), ("gradient norm", self.norm)):
                 if not math.isfinite(value):
-                    raise TrainingError(f"the {name} became {value} in epoch {epoch}, step {k + 1} (learning rate {rate:.2g}); try a smaller one")
+                    raise TrainingError(
+                        f"the {name} became {value} in epoch {epoch}, step {k + 1} (learning rate {rate:.2g}); try a "
+                        "smaller one"
+                    )
             for name, value in terms.items():
                 here.sums[name] = here.sums.get(name, 0.0) + value * len(index)
-            here.steps, here.images, here.seconds = k + 1, here.images + len(index), here.seconds + time.monotonic() - start
+            here.steps, here.images, here.seconds = (
+                k + 1,
+                here.images + len(index),
+                here.seconds + time.monotonic() - start,
+            )
             remaining = (self.training_seconds + here.seconds) / (step + 1) * (total - step - 1)
             self.report.step(epoch, config.epochs, k + 1, len(batches), terms, here.speed, remaining)
             if self.stop.signal:
                 return
             if self.save_every and time.monotonic() - self.saved >= 60 * self.save_every:
                 self._save()
-        self.trained_images, self.training_seconds = self.trained_images + here.images, self.training_seconds + here.seconds
+        self.trained_images, self.training_seconds = (
+            self.trained_images + here.images,
+            self.training_seconds + here.seconds,
+        )
         self._validate(epoch, {name: value / here.images for name, value in here.sums.items()}, rate, here.speed)
         self.epoch, self.here = epoch, _Here()
 
     def _rate(self, step: int, total: int) -> float:
         config = self.config
-        return cosine_schedule(step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate)
+        return cosine_schedule(
+            step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate
+        )
 
     def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
@@ -318,9 +356,11 @@ class Run:
         terms = self.passes(self.normalisation(images), masks, scale)
         norm = self.optimizer.step(rate, scale, gathered=True)
         if self.scale is not None and norm is not None:
-            self.norm = norm if self.scale.update(norm) or scale == 1 else 0.0  # a step that was skipped has done no harm
+            # a step that was skipped has done no harm
+            self.norm = norm if self.scale.update(norm) or scale == 1 else 0.0
             return dict(zip(terms, device.fetch(list(terms.values())), strict=True))
-        # In one dtype with the terms, so that all come by one copy. A norm beyond 2^64, infinite then, has diverged as well.
+        # In one dtype with the terms, so that all come by one copy. A norm beyond 2^64, infinite then, has diverged as
+        # well.
         *values, squared = device.fetch([*terms.values(), self.optimizer.squared.astype(terms["loss"].dtype)])
         self.norm = math.sqrt(squared) if squared >= 0 else math.nan
         return dict(zip(terms, values, strict=True))
@@ -329,7 +369,9 @@ class Run:
         config = self.config
         with self.optimizer.averaged():
             if bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()}):
-                raise TrainingError(f"the weights are not finite after epoch {epoch} ({bad}); try a smaller learning rate")
+                raise TrainingError(
+                    f"the weights are not finite after epoch {epoch} ({bad}); try a smaller learning rate"
+                )
             self.per_image = evaluate_confusion(
                 self.net,
                 *self.held_out,
@@ -402,15 +444,18 @@ _SHOWN = 24  # classes whose weights are told
 
 
 def _check_memory(batch: int, activations: int) -> None:
-    """ConfigError for a batch whose activations, bytes per image, do not fit: the system would end the process without a word.
+    """ConfigError for a batch whose activations, bytes per image, do not fit: the system would end the process without
+    a word.
 
-    A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused that fits.
+    A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused
+    that fits.
     """
     each, room = 1.25 * activations, available_memory()
     if batch * each > room:
         needed, most = f"{batch * each / 2**20:,.0f} MiB", int(room / each)
         raise ConfigError(
-            f"batch: a training step of {batch} tiles takes at least {needed} with this network, but {room >> 20:,} MiB are available:"
+            f"batch: a training step of {batch} tiles takes at least {needed} with this network, but {room >> 20:,} "
+            "MiB are available:"
             f" expected at most {most}"
         )
 
@@ -424,8 +469,13 @@ def _check_device(config: Config, choice: device.Choice) -> None:
     """ConfigError when the device cannot do what is asked for."""
     if choice.name != device.CUDA:
         if config.precision != "float32":
-            raise ConfigError(f"precision: got {config.precision!r}, expected 'float32' on the {choice.name} ({choice.reason})")
+            raise ConfigError(
+                f"precision: got {config.precision!r}, expected 'float32' on the {choice.name} ({choice.reason})"
+            )
         if config.cuda_graph:
             raise ConfigError(f"cuda_graph: needs CUDA, but the device is the {choice.name} ({choice.reason})")
     elif config.precision != "float32" and (capability := device_limits()[2]) < 80:
-        raise ConfigError(f"precision: got {config.precision!r}, expected 'float32' below compute capability 8.0 (this device has {capability / 10})")
+        raise ConfigError(
+            f"precision: got {config.precision!r}, expected 'float32' below compute capability 8.0 (this device has "
+            f"{capability / 10})"
+        )

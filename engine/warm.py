@@ -30,7 +30,8 @@ Report = Callable[[int, int, str], None]
 
 
 def needed(config: Config, form: Form | None = None) -> list[Any]:
-    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked through, not computed.
+    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked
+    through, not computed.
 
     form: of the tiles and the network; None: the Mars tiles'.
     """
@@ -46,14 +47,23 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     net = build_network(config, form)
     images, masks = np.zeros((config.batch, *size, *colour), np.float32), np.zeros((config.batch, *size), classes.dtype)
     vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
-    with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):  # dropout draws, and the run is to draw the same
+    # dropout draws, and the run is to draw the same
+    with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
         make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
         images = images.reshape(*images.shape[:3], form.channels)
         make_loss(config, np.ones(len(classes)), classes)(net(Tensor(images)), masks).backward()
         parts, size = [p.grad.data for p in net.parameters()], max(p.size for p in net.parameters())
         optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
         optimizer.squared_norm(vector)
-        adam = {"step": 1, "learning_rate": 0.0, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip": 1.0, "average_decay": 0.9}
+        adam = {
+            "step": 1,
+            "learning_rate": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "clip": 1.0,
+            "average_decay": 0.9,
+        }
         g, m, v, average = (vector.copy() for _ in range(4))
         optimizer.adamw_step(vector, g, m, v, vector[:: optimizer.LINE].copy(), average, **adam)
         with no_grad():
@@ -70,7 +80,8 @@ def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
 def warm(configs: Sequence[Config], report: Report, form: Form | None = None) -> int:
     """Compile what is missing for runs with these settings; returns how many kernels were compiled.
 
-    Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to the run, which compiles
+    Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to
+    the run, which compiles
     them when it first needs them: a RuntimeWarning says so.
     """
     names = missing(configs) if form is None else missing(configs, form)
@@ -100,7 +111,11 @@ def warm(configs: Sequence[Config], report: Report, form: Form | None = None) ->
         for worker in workers:
             worker.end()
     if done < len(names):
-        warnings.warn(f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed", RuntimeWarning, 2)
+        warnings.warn(
+            f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed",
+            RuntimeWarning,
+            2,
+        )
     return done
 
 
@@ -112,7 +127,9 @@ def _in_memory(names: Sequence[str], report: Report) -> int:
 
 
 class _Work:
-    """Names that nobody has taken, by family: kernels that one factory makes are made of the same parts, which a process then compiles once."""
+    """Names that nobody has taken, by family: kernels that one factory makes are made of the same parts, which a
+    process then compiles once.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.families: dict[str, list[str]] = {}
@@ -125,10 +142,14 @@ class _Work:
         return name.split("[")[0]
 
     def take(self, last: str) -> str | None:
-        """A name of the family of the last one, else of the largest one that nobody has begun, else of any; None when all are taken."""
+        """A name of the family of the last one, else of the largest one that nobody has begun, else of any; None when
+        all are taken.
+        """
         family = self.family(last)
         if not self.families.get(family):
-            family = max(self.families, key=lambda f: (bool(self.families[f]), f not in self.begun, len(self.families[f])))
+            family = max(
+                self.families, key=lambda f: (bool(self.families[f]), f not in self.begun, len(self.families[f]))
+            )
         self.begun.add(family)
         return self.families[family].pop(0) if self.families[family] else None
 
@@ -137,7 +158,8 @@ class _Worker:
     """A process that compiles one kernel after the other."""
 
     def __init__(self, settings: str) -> None:
-        command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.warm"]  # what is wrong with the cache, the run itself says
+        # what is wrong with the cache, the run itself says
+        command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.warm"]
         self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.last = ""
         self._write(settings)
@@ -163,7 +185,9 @@ class _Worker:
 
 
 def main() -> None:
-    """A compiling process: settings and then names on stdin, a line each; the same names on stdout when they are done."""
+    """A compiling process: settings and then names on stdin, a line each;
+    the same names on stdout when they are done.
+    """
     from kernels.core.threads import launcher
 
     gc.disable()  # a tenth of the time goes into looking for cycles, and the process ends when all is compiled

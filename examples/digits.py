@@ -1,4 +1,5 @@
-"""Handwritten digits by a small MLP and a small CNN, in seconds on a CPU:  python examples/digits.py  (needs scikit-learn for the images).
+"""Handwritten digits by a small MLP and a small CNN, in seconds on a CPU:  python examples/digits.py  (needs
+scikit-learn for the images).
 
 Everything a first program needs: modules, an optimizer, a loop, and the accuracy by comparing with ==.
 """

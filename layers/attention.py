@@ -15,7 +15,8 @@ from layers.norm import LayerNorm
 class PolarizedSelfAttention(Module):
     """Channel gates, then pixel gates: x (N, H, W, C) -> (N, H, W, C).
 
-    sequential: y = spatial(channel(x)); parallel: y = channel(x) + spatial(x). The gates start near .5 and would halve the signal, so by
+    sequential: y = spatial(channel(x)); parallel: y = channel(x) + spatial(x). The gates start near .5 and would halve
+        the signal, so by
     default x is added (residual).  Source: Liu et al., arXiv 2107.00782 (the paper's form; inner width C / 2).
     """
 
@@ -62,13 +63,17 @@ class PolarizedSelfAttention(Module):
         )
 
     def _spatial(self, x: Tensor) -> Tensor:
-        return ops.polarized_spatial(x, self.spatial_query, self.spatial_query_bias, self.spatial_value, self.spatial_value_bias)
+        return ops.polarized_spatial(
+            x, self.spatial_query, self.spatial_query_bias, self.spatial_value, self.spatial_value_bias
+        )
 
 
 class MultiHeadSelfAttention(Module):
-    """y = x + Wo attention(Wq u, Wk u, Wv u), u = LN(x) + positions, over the T = H W pixels.  x (N, H, W, C) -> (N, H, W, C).
+    """y = x + Wo attention(Wq u, Wk u, Wv u), u = LN(x) + positions, over the T = H W pixels.  x (N, H, W, C) -> (N, H,
+    W, C).
 
-    Positions are fixed 2-D sines and cosines for a map of `size` (resized for other maps). Wo starts at 0: the block starts as the identity.
+    Positions are fixed 2-D sines and cosines for a map of `size` (resized for other maps). Wo starts at 0: the block
+    starts as the identity.
     Source: Vaswani et al., arXiv 1706.03762.
     """
 
@@ -96,7 +101,9 @@ class MultiHeadSelfAttention(Module):
 
 
 def sine_positions(h: int, w: int, channels: int) -> np.ndarray:
-    """(1, H, W, C) float32: a quarter of the channels each for sin and cos of the row and of the column, wavelengths 2 pi to 20000 pi."""
+    """(1, H, W, C) float32: a quarter of the channels each for sin and cos of the row and of the column, wavelengths 2
+    pi to 20000 pi.
+    """
     quarter = max(1, -(-channels // 4))
     rate = 1 / 10000 ** (np.arange(quarter) / quarter)
     rows = np.arange(h)[:, None, None] * rate + np.zeros((1, w, 1))

@@ -32,8 +32,12 @@ class AttentionAndStrips(Module):
         return self.fuse((s, p))
 
 
-def bottleneck(kind: str, channels: int, size: tuple[int, int], order: str = "serial", psa_mode: str = "sequential") -> Module:
-    """The bottleneck of one of KINDS for maps of `size` (only multi-head attention needs it): (N, H, W, C) -> (N, H, W, C)."""
+def bottleneck(
+    kind: str, channels: int, size: tuple[int, int], order: str = "serial", psa_mode: str = "sequential"
+) -> Module:
+    """The bottleneck of one of KINDS for maps of `size` (only multi-head attention needs it): (N, H, W, C) -> (N, H, W,
+    C).
+    """
     if kind not in KINDS:
         raise ValueError(f"UNet: bottleneck is {kind!r}, expected one of {', '.join(KINDS)}")
     if kind == "aspp+psa+spp":

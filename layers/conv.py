@@ -22,15 +22,21 @@ _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 class Kept:
-    """What a layer makes of its Tensors for inference: kept within `inference()` while their contents are the same, else made at every call."""
+    """What a layer makes of its Tensors for inference: kept within `inference()` while their contents are the same,
+    else made at every call.
+    """
 
     is_cache = True  # nothing that a network is
 
     def __init__(self) -> None:
         self._made: tuple[Any, tuple[Tensor, ...]] = None, ()
 
-    def __call__(self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]], *settings: Any) -> tuple[Tensor, ...]:
-        """The Tensors of make(*arrays of the sources, *settings). Those that are kept are read-only: kernels keep what they make of them."""
+    def __call__(
+        self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]], *settings: Any
+    ) -> tuple[Tensor, ...]:
+        """The Tensors of make(*arrays of the sources, *settings). Those that are kept are read-only: kernels keep what
+        they make of them.
+        """
         block = current() if is_inference() else None
         if block is None:
             return tuple(map(Tensor, make(*(t.data for t in sources), *settings)))
@@ -40,7 +46,12 @@ class Kept:
             key = settings, tuple([block.number(t.data, t.version) for t in sources])
             known, made = self._made
             if known != key:
-                made = tuple([Tensor(read_only(a) if isinstance(a, np.ndarray) else a) for a in make(*(t.data for t in sources), *settings)])
+                made = tuple(
+                    [
+                        Tensor(read_only(a) if isinstance(a, np.ndarray) else a)
+                        for a in make(*(t.data for t in sources), *settings)
+                    ]
+                )
                 self._made = key, made
             entry = block.entries[id(self)] = self, now, made
         return entry[2]
@@ -55,7 +66,9 @@ def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> tuple[Tensor
 
 
 class Conv2d(Module):
-    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C), or two maps with C channels together -> (N, P, Q, K)."""
+    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C), or two maps with C channels
+    together -> (N, P, Q, K).
+    """
 
     def __init__(
         self,
@@ -70,7 +83,9 @@ class Conv2d(Module):
     ) -> None:
         r, s = pair(kernel_size, "Conv2d: kernel_size")
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+            raise ValueError(
+                f"Conv2d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}"
+            )
         shape = (r, s, in_channels // groups, out_channels)
         self.weight = Parameter(he_normal(shape, shape[0] * shape[1] * shape[2]))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
@@ -84,13 +99,20 @@ class Conv2d(Module):
     def extra_repr(self) -> str:
         r, s, c, k = self.weight.shape
         others = changed(self, **_DEFAULTS)
-        return ", ".join([f"{c * self.groups}, {k}, kernel_size={r if r == s else (r, s)}", *others, *(["bias=False"] if self.bias is None else [])])
+        return ", ".join(
+            [
+                f"{c * self.groups}, {k}, kernel_size={r if r == s else (r, s)}",
+                *others,
+                *(["bias=False"] if self.bias is None else []),
+            ]
+        )
 
 
 class ConvTranspose2d(Module):
     """ops.conv_transpose2d with its filter (R, S, C, K/groups) and bias (K,).
 
-    Where the kernel equals the stride the taps start out equal (nearest-neighbour upsampling), so that no block texture is built in.
+    Where the kernel equals the stride the taps start out equal (nearest-neighbour upsampling), so that no block texture
+    is built in.
     """
 
     def __init__(
@@ -107,29 +129,49 @@ class ConvTranspose2d(Module):
     ) -> None:
         r, s = pair(kernel_size, "ConvTranspose2d: kernel_size")
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"ConvTranspose2d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+            raise ValueError(
+                f"ConvTranspose2d: groups = {groups} must divide in_channels {in_channels} and out_channels "
+                f"{out_channels}"
+            )
         shape = (r, s, in_channels, out_channels // groups)
         even = (r, s) == pair(stride, "ConvTranspose2d: stride")
         self.weight = Parameter(equal_taps(shape) if even else he_normal(shape, in_channels // groups * r * s))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
-        self.stride, self.padding, self.output_padding, self.groups, self.dilation = stride, padding, output_padding, groups, dilation
+        self.stride, self.padding, self.output_padding, self.groups, self.dilation = (
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+        )
         self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = _unchanging(self.weight, self.bias, self._kept)
-        return ops.conv_transpose2d(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return ops.conv_transpose2d(
+            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
 
     def extra_repr(self) -> str:
         r, s, c, k = self.weight.shape
         others = changed(self, **_DEFAULTS, output_padding=0)
-        return ", ".join([f"{c}, {k * self.groups}, kernel_size={r if r == s else (r, s)}", *others, *(["bias=False"] if self.bias is None else [])])
+        return ", ".join(
+            [
+                f"{c}, {k * self.groups}, kernel_size={r if r == s else (r, s)}",
+                *others,
+                *(["bias=False"] if self.bias is None else []),
+            ]
+        )
 
 
 class ConvNorm(Module):
-    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be several maps, as if concatenated.
+    """act(BN(conv(x)) + residual), stride 1, "same" padding, no convolution bias; act is ReLU or nothing. x may be
+    several maps, as if concatenated.
 
-    zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv 1706.02677)
-    Whether the batch's statistics are used is the norm's affair: `block.norm.eval()` freezes them in a network that trains.
+    zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv
+        1706.02677)
+    Whether the batch's statistics are used is the norm's affair: `block.norm.eval()` freezes them in a network that
+        trains.
     """
 
     def __init__(
@@ -150,12 +192,19 @@ class ConvNorm(Module):
         conv, norm = self.conv, self.norm
         if conv.bias is not None:
             return norm(conv(x if isinstance(x, Tensor) or len(x) <= 2 else ops.concat(x)), residual)
-        if isinstance(x, (list, tuple)) and len(x) > 2 and not norm.training and (is_recording() or norm.activation != "relu"):
+        if (
+            isinstance(x, (list, tuple))
+            and len(x) > 2
+            and not norm.training
+            and (is_recording() or norm.activation != "relu")
+        ):
             x = ops.concat(x)
         if norm.training:
             vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
             window = conv.stride, conv.padding, conv.dilation, conv.groups
-            return ops.conv2d_batch_norm(x, conv.weight, *vectors, norm.momentum, norm.eps, residual, norm.activation, *window)
+            return ops.conv2d_batch_norm(
+                x, conv.weight, *vectors, norm.momentum, norm.eps, residual, norm.activation, *window
+            )
         if is_recording():
             return norm(conv(x), residual)
         sources = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
@@ -166,7 +215,11 @@ class ConvNorm(Module):
         y = ops.conv2d(x, weight, bias, *window)
         return y if residual is None else y + residual
 
-    def _fold(self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array, eps: float) -> tuple[Array, Array]:
-        """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s = gain / sqrt(var + eps)."""
+    def _fold(
+        self, weight: Array, gain: Array, bias: Array, mean: Array, var: Array, eps: float
+    ) -> tuple[Array, Array]:
+        """The filter and bias that convolve and normalise with the running statistics at once: w s and b - mean s, s =
+        gain / sqrt(var + eps).
+        """
         scale = gain * (var + eps) ** -0.5
         return weight * scale, bias - mean * scale

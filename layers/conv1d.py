@@ -26,7 +26,9 @@ class Conv1d(Module):
         bias: bool = True,
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv1d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+            raise ValueError(
+                f"Conv1d: groups = {groups} must divide in_channels {in_channels} and out_channels {out_channels}"
+            )
         shape = (kernel_size, in_channels // groups, out_channels)
         self.weight = Parameter(he_normal(shape, shape[0] * shape[1]))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
@@ -38,4 +40,10 @@ class Conv1d(Module):
     def extra_repr(self) -> str:
         size, channels, filters = self.weight.shape
         others = changed(self, stride=1, padding=0, dilation=1, groups=1)
-        return ", ".join([f"{channels * self.groups}, {filters}, kernel_size={size}", *others, *(["bias=False"] if self.bias is None else [])])
+        return ", ".join(
+            [
+                f"{channels * self.groups}, {filters}, kernel_size={size}",
+                *others,
+                *(["bias=False"] if self.bias is None else []),
+            ]
+        )

@@ -21,12 +21,17 @@ class AttentionGate(Module):
         gau     w BN(3x3 e), w = relu(BN(1x1(mean d)))    (PAN's global attention upsample, arXiv 1805.10180)
     """
 
-    def __init__(self, encoder_channels: int, decoder_channels: int | None = None, kind: str = "attn1", inner: int | None = None) -> None:
+    def __init__(
+        self, encoder_channels: int, decoder_channels: int | None = None, kind: str = "attn1", inner: int | None = None
+    ) -> None:
         decoder_channels = encoder_channels if decoder_channels is None else decoder_channels
         if kind not in KINDS:
             raise ValueError(f"AttentionGate: kind is {kind!r}, expected one of {', '.join(KINDS)}")
         if kind == "blend" and encoder_channels != decoder_channels:
-            raise ValueError(f"AttentionGate: blend needs as many encoder as decoder channels, got {encoder_channels} and {decoder_channels}")
+            raise ValueError(
+                f"AttentionGate: blend needs as many encoder as decoder channels, got {encoder_channels} and "
+                f"{decoder_channels}"
+            )
         self.kind = kind
         if kind == "gau":
             self.low = ConvNorm(encoder_channels, encoder_channels, 3, activation=None)

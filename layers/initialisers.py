@@ -45,7 +45,8 @@ def xavier_normal(shape: tuple[int, ...], fan_in: int, fan_out: int) -> np.ndarr
 
 
 def equal_taps(shape: tuple[int, ...]) -> np.ndarray:
-    """He-normal filter (R, S, C, K) whose R x S taps are equal: a k = s transposed convolution starts as nearest-neighbour upsampling.
+    """He-normal filter (R, S, C, K) whose R x S taps are equal: a k = s transposed convolution starts as
+    nearest-neighbour upsampling.
 
     Source: ICNR, Aitken et al., arXiv 1707.02937.
     """

@@ -11,7 +11,8 @@ from layers.module import Module, Parameter, changed
 
 
 class Linear(Module):
-    """ops.linear with its weight (out_features, in_features) and bias (out_features,): x (..., in_features) -> (..., out_features).
+    """ops.linear with its weight (out_features, in_features) and bias (out_features,): x (..., in_features) -> (...,
+    out_features).
 
     Both start uniform within 1 / sqrt(in_features), as PyTorch's do, whose weights serve as they are.
     """
@@ -31,7 +32,8 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """ops.embedding with its table (num_embeddings, embedding_dim): integers (...) -> (..., embedding_dim). It starts as N(0, 1), as PyTorch's.
+    """ops.embedding with its table (num_embeddings, embedding_dim): integers (...) -> (..., embedding_dim). It starts
+    as N(0, 1), as PyTorch's.
 
     padding_idx: a row that starts as 0 and gets no gradient.
     """
@@ -40,7 +42,9 @@ class Embedding(Module):
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0))
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
-                raise ValueError(f"Embedding: padding_idx is {padding_idx}, expected {-num_embeddings} to {num_embeddings - 1}")
+                raise ValueError(
+                    f"Embedding: padding_idx is {padding_idx}, expected {-num_embeddings} to {num_embeddings - 1}"
+                )
             self.weight.data[padding_idx] = 0
         self.padding_idx = padding_idx
 
@@ -48,7 +52,9 @@ class Embedding(Module):
         return ops.embedding(index, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}" + ("" if self.padding_idx is None else f", padding_idx={self.padding_idx}")
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}" + (
+            "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        )
 
 
 class Flatten(Module):

@@ -1,4 +1,6 @@
-"""The losses as modules. Calling one gives a 0-d Tensor; `.terms` then holds every term's value by name (0-d arrays)."""
+"""The losses as modules. Calling one gives a 0-d Tensor;
+`.terms` then holds every term's value by name (0-d arrays).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from layers.module import Module
 
 
 class SegmentationLoss(Module):
-    """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W); see kernels.loss.LossSpec for the settings.
+    """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W); see kernels.loss.LossSpec for the
+    settings.
 
-    background: 'train' (the default: class 0 is a class like any other) or 'mask' (class 0 means "unlabelled": it is not learnt, and its logit
-    counts nowhere), for all terms or one per term.
+    background: 'train' (the default: class 0 is a class like any other) or 'mask' (class 0 means "unlabelled": it is
+    not learnt, and its logit counts nowhere), for all terms or one per term.
     """
 
     def __init__(
@@ -37,7 +40,13 @@ class _SingleTerm(SegmentationLoss):
 
     term = ""
 
-    def __init__(self, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train", **settings: Any) -> None:
+    def __init__(
+        self,
+        weight: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        background: str = "train",
+        **settings: Any,
+    ) -> None:
         super().__init__({self.term: 1.0}, weight, ignore_index, background, **settings)
 
 
@@ -102,7 +111,9 @@ class DiceSemimetricLoss(_SingleTerm):
 
 
 class TopKLoss(_SingleTerm):
-    """Cross-entropy of the hardest pixels; hardest (their share) and label_smoothing are settings.  (arXiv 1605.06457)"""
+    """Cross-entropy of the hardest pixels; hardest (their share) and label_smoothing are settings.
+    (arXiv 1605.06457)
+    """
 
     term = "top_k"
 
@@ -140,7 +151,8 @@ class CombinedLoss(SegmentationLoss):
 
 
 class UnifiedFocalLoss(SegmentationLoss):
-    """balance F + (1 - balance) T, a focal loss and a focal Tversky loss with common settings.  (Yeung et al., arXiv 2102.04525)
+    """balance F + (1 - balance) T, a focal loss and a focal Tversky loss with common settings.  (Yeung et al., arXiv
+    2102.04525)
 
         F = mean over valid pixels of delta w_y (1 - p_y)^(1 - gamma) (-log p_y)
         T = weighted mean over classes of (1 - K_c)^gamma,  K = (I + s) / (I + (1 - delta) FP + delta FN + s)

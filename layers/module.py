@@ -35,8 +35,8 @@ class Buffer(Tensor):
 
 
 class LoadReport(NamedTuple):
-    """What load_state_dict found: the names that were loaded, those missing from the state, those that the module does not have, and those whose
-    shape is another, with the state's shape and the module's.
+    """What load_state_dict found: the names that were loaded, those missing from the state, those that the module does
+    not have, and those whose shape is another, with the state's shape and the module's.
     """
 
     loaded: list[str]
@@ -56,9 +56,10 @@ class LoadReport(NamedTuple):
 class Module:
     """Base of all layers: call it to run `forward`.
 
-    Parameters, Buffers and modules are found among the attributes, in the order of their assignment, and in lists, tuples and dicts there, however
-    deep; their dotted names are the path, such as "heads.left.0.weight". What is shared counts once, under its first name. In other places (a set,
-    a generator, an object that is no Module) they are not found, and a Tensor that is neither a Parameter nor a Buffer is no part of the state.
+    Parameters, Buffers and modules are found among the attributes, in the order of their assignment, and in lists,
+    tuples and dicts there, however deep; their dotted names are the path, such as "heads.left.0.weight". What is shared
+    counts once, under its first name. In other places (a set, a generator, an object that is no Module) they are not
+    found, and a Tensor that is neither a Parameter nor a Buffer is no part of the state.
     """
 
     training = True
@@ -76,7 +77,9 @@ class Module:
         return ((name, value) for name, value in _found(vars(self)) if isinstance(value, Module))
 
     def containers(self) -> Iterator[list[Any] | dict[Any, Any]]:
-        """The lists and dicts among the attributes, and those in them, however deep: with `vars`, all that may hold what is inside."""
+        """The lists and dicts among the attributes, and those in them, however deep: with `vars`, all that may hold
+        what is inside.
+        """
         seen: set[int] = set()
         queue = [value for value in vars(self).values() if isinstance(value, (list, tuple, dict))]
         while queue:
@@ -84,7 +87,9 @@ class Module:
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            queue += [v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, (list, tuple, dict))]
+            queue += [
+                v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, (list, tuple, dict))
+            ]
             if not isinstance(value, tuple):
                 yield value
 
@@ -118,13 +123,19 @@ class Module:
     def named_tensors(self, kind: type[T], prefix: str = "", shared: bool = False) -> Iterator[tuple[str, T]]: ...
 
     def named_tensors(self, kind: Any = Tensor, prefix: str = "", shared: bool = False) -> Iterator[tuple[str, Any]]:
-        """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`): each once, or, if `shared`, under all its names."""
+        """(dotted name, Tensor) of all Parameters and Buffers inside (or of one `kind`): each once, or, if `shared`,
+        under all its names.
+        """
         found: list[tuple[str, Any]] = []
         self._collect(found, kind, prefix, None if shared else set(), [])
         return iter(found)
 
-    def _collect(self, to: list[tuple[str, Any]], kind: Any, prefix: str, seen: set[int] | None, path: list[Module]) -> None:
-        """The Tensors of this module, then of those inside. seen: what has been met, if each is wanted once. path: the modules around this one."""
+    def _collect(
+        self, to: list[tuple[str, Any]], kind: Any, prefix: str, seen: set[int] | None, path: list[Module]
+    ) -> None:
+        """The Tensors of this module, then of those inside. seen: what has been met, if each is wanted once. path: the
+        modules around this one.
+        """
         if id(self) in seen if seen is not None else any(module is self for module in path):
             return
         if seen is not None:
@@ -155,14 +166,17 @@ class Module:
         return sum(p.size for p in self.parameters())
 
     def freeze(self, *patterns: str) -> list[str]:
-        """Stop training the parameters whose dotted names match a pattern, such as "encoder.*" or "*.bias"; their gradients are forgotten.
+        """Stop training the parameters whose dotted names match a pattern, such as "encoder.*" or "*.bias"; their
+        gradients are forgotten.
 
         Returns the names. ValueError when a pattern matches none. An optimizer leaves frozen parameters as they are.
         """
         return self._require(patterns, "freeze", False)
 
     def unfreeze(self, *patterns: str) -> list[str]:
-        """Train the parameters whose dotted names match a pattern again. Returns the names; ValueError when a pattern matches none."""
+        """Train the parameters whose dotted names match a pattern again. Returns the names; ValueError when a pattern
+        matches none.
+        """
         return self._require(patterns, "unfreeze", True)
 
     def _require(self, patterns: tuple[str, ...], what: str, trained: bool) -> list[str]:
@@ -170,7 +184,10 @@ class Module:
         for pattern in patterns:
             if not fnmatch.filter(known, pattern):
                 first = ", ".join(dict.fromkeys(name.split(".")[0] for name in known))
-                raise ValueError(f"{what}: no parameter matches {pattern!r}; the names begin with {first or 'nothing: there are none'}")
+                raise ValueError(
+                    f"{what}: no parameter matches {pattern!r}; the names begin with "
+                    f"{first or 'nothing: there are none'}"
+                )
         names = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
         for name in names:
             known[name].requires_grad = trained
@@ -180,7 +197,9 @@ class Module:
     # -- what it looks like -------------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of the module's line in its repr; by default the shapes of its own parameters."""
+        """What stands between the brackets of the module's line in its repr; by default the shapes of its own
+        parameters.
+        """
         own = [f"{name} {value.shape}" for name, value in _found(vars(self)) if isinstance(value, Parameter)]
         return ", ".join(own)
 
@@ -199,7 +218,8 @@ class Module:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by dotted name, as NumPy arrays; what is shared stands there under all its names.
+        """Copies of all parameters and buffers by dotted name, as NumPy arrays; what is shared stands there under all
+        its names.
 
         ValueError where two have the same name, as those at the keys 1 and "1" of a dict.
         """
@@ -213,8 +233,8 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> LoadReport:
         """Overwrite parameters and buffers by the arrays (or Tensors) of the same names.
 
-        strict: ValueError naming what is missing, left over or of another shape; then nothing is changed. Otherwise what fits is loaded, and the
-        report says what did not.
+        strict: ValueError naming what is missing, left over or of another shape; then nothing is changed. Otherwise
+        what fits is loaded, and the report says what did not.
         """
         own = dict(self.named_tensors(shared=True))
         shapes = {name: tuple(state[name].shape) for name in own if name in state}
@@ -256,7 +276,9 @@ class Module:
 
 
 def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, value) of the Parameters, Buffers and modules in a dict, list or tuple, and in those in it; around: those that it is in."""
+    """(name, value) of the Parameters, Buffers and modules in a dict, list or tuple, and in those in it; around: those
+    that it is in.
+    """
     for key, value in values.items() if isinstance(values, dict) else enumerate(values):
         if isinstance(value, (Parameter, Buffer, Module)):
             yield f"{prefix}{key}", value
@@ -266,7 +288,9 @@ def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Itera
 
 def changed(module: Module, **defaults: Any) -> list[str]:
     """ "name=value" of the module's attributes that are not what they are by default, for its repr."""
-    return [f"{name}={getattr(module, name)!r}" for name, default in defaults.items() if getattr(module, name) != default]
+    return [
+        f"{name}={getattr(module, name)!r}" for name, default in defaults.items() if getattr(module, name) != default
+    ]
 
 
 def _refuse(report: LoadReport) -> None:

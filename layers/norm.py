@@ -9,12 +9,20 @@ from layers.module import Buffer, Module, Parameter
 
 
 class BatchNorm2d(Module):
-    """ops.batch_norm over (N, H, W) with gain, offset and running statistics; adds a residual and applies ReLU if asked to.
+    """ops.batch_norm over (N, H, W) with gain, offset and running statistics; adds a residual and applies ReLU if asked
+    to.
 
     momentum .1 and eps 1e-5 as PyTorch's (Keras would write the momentum .9).
     """
 
-    def __init__(self, channels: int, momentum: float = 0.1, eps: float = 1e-5, activation: str | None = None, zero_gain: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        activation: str | None = None,
+        zero_gain: bool = False,
+    ) -> None:
         start = np.zeros if zero_gain else np.ones
         self.weight = Parameter(start(channels, np.float32), decay=False)
         self.bias = Parameter(np.zeros(channels, np.float32), decay=False)
@@ -46,11 +54,15 @@ class LayerNorm(Module):
 
 
 class GroupNorm(Module):
-    """ops.group_norm over groups of channels and all pixels, with gain and offset if `affine`: x (N, ..., C) -> (N, ..., C)."""
+    """ops.group_norm over groups of channels and all pixels, with gain and offset if `affine`: x (N, ..., C) -> (N,
+    ..., C).
+    """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
         if num_groups < 1 or num_channels % num_groups:
-            raise ValueError(f"GroupNorm: num_groups is {num_groups}, expected a divisor of the {num_channels} channels")
+            raise ValueError(
+                f"GroupNorm: num_groups is {num_groups}, expected a divisor of the {num_channels} channels"
+            )
         self.weight = Parameter(np.ones(num_channels, np.float32), decay=False) if affine else None
         self.bias = Parameter(np.zeros(num_channels, np.float32), decay=False) if affine else None
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
@@ -63,7 +75,9 @@ class GroupNorm(Module):
 
 
 class InstanceNorm2d(Module):
-    """ops.instance_norm of every channel of every image, with gain and offset if `affine` (by default not, as PyTorch's); no running statistics."""
+    """ops.instance_norm of every channel of every image, with gain and offset if `affine` (by default not, as
+    PyTorch's); no running statistics.
+    """
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
         self.weight = Parameter(np.ones(num_features, np.float32), decay=False) if affine else None
@@ -80,7 +94,9 @@ class InstanceNorm2d(Module):
 
 
 class RMSNorm(Module):
-    """ops.rms_norm over the last axis with a gain. eps: None means the machine epsilon of the input's dtype, of float32 for float16."""
+    """ops.rms_norm over the last axis with a gain. eps: None means the machine epsilon of the input's dtype, of float32
+    for float16.
+    """
 
     def __init__(self, channels: int, eps: float | None = None) -> None:
         self.weight = Parameter(np.ones(channels, np.float32), decay=False)

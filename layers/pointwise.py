@@ -84,7 +84,8 @@ class Dropout(Module):
 
 
 class Dropout2d(Dropout):
-    """In training whole channels of an image are zero with probability p, and the others scaled by 1 / (1 - p); the identity in evaluation.
+    """In training whole channels of an image are zero with probability p, and the others scaled by 1 / (1 - p); the
+    identity in evaluation.
 
     x (N, H, W, C) -> the same shape, as PyTorch's, channels last: ops.dropout of a one per image and channel, times x.
     (Tompson et al., arXiv 1411.4280)

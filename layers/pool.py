@@ -11,27 +11,49 @@ from layers.module import Module
 class MaxPool2d(Module):
     """ops.max_pool2d; stride defaults to the kernel size."""
 
-    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> None:
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    ) -> None:
         self.settings = (kernel_size, stride, padding, dilation, ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.max_pool2d(x, *self.settings)
 
     def extra_repr(self) -> str:
-        return _shown(("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False), values=self.settings)
+        return _shown(
+            ("kernel_size", None),
+            ("stride", None),
+            ("padding", 0),
+            ("dilation", 1),
+            ("ceil_mode", False),
+            values=self.settings,
+        )
 
 
 class AvgPool2d(Module):
     """ops.avg_pool2d; stride defaults to the kernel size."""
 
-    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True) -> None:
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
         self.settings = (kernel_size, stride, padding, ceil_mode, count_include_pad)
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.avg_pool2d(x, *self.settings)
 
     def extra_repr(self) -> str:
-        names = ("kernel_size", None), ("stride", None), ("padding", 0), ("ceil_mode", False), ("count_include_pad", True)
+        names = (
+            ("kernel_size", None),
+            ("stride", None),
+            ("padding", 0),
+            ("ceil_mode", False),
+            ("count_include_pad", True),
+        )
         return _shown(*names, values=self.settings)
 
 
@@ -51,4 +73,8 @@ class AdaptiveAvgPool2d(Module):
 def _shown(*defaults: tuple[str, Any], values: tuple[Any, ...]) -> str:
     """The first setting, and those that are not what they are by default."""
     named = zip(defaults, values, strict=True)
-    return ", ".join(str(value) if k == 0 else f"{name}={value}" for k, ((name, default), value) in enumerate(named) if k == 0 or value != default)
+    return ", ".join(
+        str(value) if k == 0 else f"{name}={value}"
+        for k, ((name, default), value) in enumerate(named)
+        if k == 0 or value != default
+    )

@@ -10,7 +10,9 @@ from layers.norm import BatchNorm2d
 
 
 class FeaturePyramidPooling(Module):
-    """Global, medium and fine context merged: y = CBR1x1(concat(x, CBR1x1(mean), up(CBR3x3(4x average)), CBR3x3(x))), C / 4 channels each."""
+    """Global, medium and fine context merged: y = CBR1x1(concat(x, CBR1x1(mean), up(CBR3x3(4x average)), CBR3x3(x))), C
+    / 4 channels each.
+    """
 
     def __init__(self, channels: int) -> None:
         branch = max(1, channels // 4)
@@ -23,7 +25,12 @@ class FeaturePyramidPooling(Module):
         h, w = checked_image("FeaturePyramidPooling", x)
         whole = self.whole(ops.adaptive_avg_pool2d(x, 1))
         medium = self.medium(ops.adaptive_avg_pool2d(x, (max(1, h // 4), max(1, w // 4))))
-        parts = [x, ops.broadcast_to(whole, (len(x), h, w, whole.shape[3])), ops.resize_bilinear(medium, (h, w)), self.fine(x)]
+        parts = [
+            x,
+            ops.broadcast_to(whole, (len(x), h, w, whole.shape[3])),
+            ops.resize_bilinear(medium, (h, w)),
+            self.fine(x),
+        ]
         return self.fuse(ops.concat(parts))
 
 

@@ -12,8 +12,8 @@ from layers.module import Module
 class StripPyramidPooling(Module):
     """Strips at several scales: x (N, H, W, C) -> (N, H, W, out_channels).
 
-    For each k in scales: means over k bands of rows (k x W) and over k bands of columns (H x k), a convolution each to C / 4 channels,
-    resized back (bilinear). y = CBR1x1(concat(x, all of them)).
+    For each k in scales: means over k bands of rows (k x W) and over k bands of columns (H x k), a convolution each to
+    C / 4 channels, resized back (bilinear). y = CBR1x1(concat(x, all of them)).
     strip_kernel: 1, or 3 for a convolution along the strip. bins: extra k x k averages, as in pyramid pooling.
     """
 
@@ -48,7 +48,9 @@ class StripPyramidPooling(Module):
 
 
 class StripPooling(Module):
-    """A gate from row and column means: y = x sigmoid(1x1(relu(BN(3x1(mean_W x)) + BN(1x3(mean_H x))))).  (Hou et al., arXiv 2003.13328, SPM)"""
+    """A gate from row and column means: y = x sigmoid(1x1(relu(BN(3x1(mean_W x)) + BN(1x3(mean_H x))))).  (Hou et al.,
+    arXiv 2003.13328, SPM)
+    """
 
     def __init__(self, channels: int) -> None:
         self.rows = ConvNorm(channels, channels, (3, 1), activation=None)

@@ -13,9 +13,11 @@ from layers.module import Module
 
 @dataclass(frozen=True)
 class Size:
-    """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share of each.
+    """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share
+    of each.
 
-    activations: bytes of what all operators give for one image, most of which a training step keeps for its backward pass.
+    activations: bytes of what all operators give for one image, most of which a training step keeps for its backward
+        pass.
     """
 
     parameters: int

@@ -17,19 +17,29 @@ ENCODERS = ("residual+inception", "residual", "plain")
 SKIPS = ("gated", "plain")
 
 
-def encoder_stage(kind: str, in_channels: int, out_channels: int, five: str = "5x5", preactivation: bool = False) -> Module:
-    """Two blocks at one resolution: residual then inception, two residual blocks, or two convolutions. (N, H, W, C) -> (N, H, W, K)."""
+def encoder_stage(
+    kind: str, in_channels: int, out_channels: int, five: str = "5x5", preactivation: bool = False
+) -> Module:
+    """Two blocks at one resolution: residual then inception, two residual blocks, or two convolutions. (N, H, W, C) ->
+    (N, H, W, K).
+    """
     if kind not in ENCODERS:
         raise ValueError(f"UNet: encoder is {kind!r}, expected one of {', '.join(ENCODERS)}")
     if kind == "plain":
         return Sequential(ConvNorm(in_channels, out_channels, 3), ConvNorm(out_channels, out_channels, 3))
     residual = PreActivationBlock if preactivation else ResidualBlock
-    second = InceptionBlock(out_channels, out_channels, five) if kind == "residual+inception" else residual(out_channels, out_channels)
+    second = (
+        InceptionBlock(out_channels, out_channels, five)
+        if kind == "residual+inception"
+        else residual(out_channels, out_channels)
+    )
     return Sequential(residual(in_channels, out_channels), second)
 
 
 class DecoderStage(Module):
-    """Up by 2 (transposed convolution k2 s2), gate the skip, residual block of both: d (N, H, W, C), e (N, 2H, 2W, K) -> (N, 2H, 2W, K)."""
+    """Up by 2 (transposed convolution k2 s2), gate the skip, residual block of both: d (N, H, W, C), e (N, 2H, 2W, K)
+    -> (N, 2H, 2W, K).
+    """
 
     def __init__(self, in_channels: int, skip_channels: int, skips: str, gate: str) -> None:
         self.up = ConvTranspose2d(in_channels, skip_channels, 2, 2)
@@ -44,14 +54,17 @@ class DecoderStage(Module):
 class UNet(Module):
     """Logits (N, H, W, classes) from images (N, H, W, in_channels); H and W multiples of 8.
 
-    classes: with 1 the head gives one logit z of a binary problem; the result is (N, H, W, 2), 0 and z, whose softmax is z's sigmoid.
-    width: channels of the first stage; stages have width, 2 width, 4 width channels and the bottleneck 8 width at 1/8 of the size.
+    classes: with 1 the head gives one logit z of a binary problem; the result is (N, H, W, 2), 0 and z, whose softmax
+        is z's sigmoid.
+    width: channels of the first stage; stages have width, 2 width, 4 width channels and the bottleneck 8 width at 1/8
+        of the size.
     bottleneck: 'aspp+psa+spp', 'aspp+psa', 'psa', 'mhsa' or 'none'.   skips: 'gated' or 'plain'.
     encoder: 'residual+inception', 'residual' or 'plain'.   gate: 'attn1', 'attnC', 'blend' or 'gau'.
     order: strips after ('serial') or beside ('parallel') the attention.   psa_mode: 'sequential' or 'parallel'.
     five: '5x5' or '3x3+3x3' in the inception blocks.   preactivation: the residual blocks' variant.
     fppm: feature pyramid pooling after the encoder's last two stages.   dropout: after the bottleneck.
-    seed: of the initial weights (None: the current generator).   size: of the images (only multi-head attention needs it).
+    seed: of the initial weights (None: the current generator).   size: of the images (only multi-head attention needs
+        it).
     """
 
     def __init__(
@@ -73,7 +86,9 @@ class UNet(Module):
         size: tuple[int, int] = (64, 128),
     ) -> None:
         if width < 4 or width % 4:
-            raise ValueError(f"UNet: width is {width}, expected a positive multiple of 4 (the inception block has four branches)")
+            raise ValueError(
+                f"UNet: width is {width}, expected a positive multiple of 4 (the inception block has four branches)"
+            )
         if skips not in SKIPS:
             raise ValueError(f"UNet: skips is {skips!r}, expected one of {', '.join(SKIPS)}")
         if classes < 1:
@@ -81,7 +96,10 @@ class UNet(Module):
         widths = [width, 2 * width, 4 * width]
         deep = 8 * width
         with seeded(seed):
-            self.encoders = [encoder_stage(encoder, i, o, five, preactivation) for i, o in zip([in_channels, *widths], widths, strict=False)]
+            self.encoders = [
+                encoder_stage(encoder, i, o, five, preactivation)
+                for i, o in zip([in_channels, *widths], widths, strict=False)
+            ]
             self.pyramids = [FeaturePyramidPooling(c) for c in widths[1:]] if fppm else []
             self.middle = Sequential(ConvNorm(widths[-1], deep, 3), ConvNorm(deep, deep, 3))
             self.bottleneck = make_bottleneck(bottleneck, deep, (size[0] // 8, size[1] // 8), order, psa_mode)
@@ -92,7 +110,9 @@ class UNet(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] % 8 or x.shape[2] % 8:
-            raise ValueError(f"UNet: x has shape {x.shape}, expected (N, H, W, C) with H and W multiples of 8 (three poolings)")
+            raise ValueError(
+                f"UNet: x has shape {x.shape}, expected (N, H, W, C) with H and W multiples of 8 (three poolings)"
+            )
         skips = []
         for k, stage in enumerate(self.encoders):
             x = stage(x)

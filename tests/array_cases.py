@@ -1,4 +1,6 @@
-"""Rows of the table of cases.py: elementary functions, reductions, indices, order, einsum, linear layers, norms of groups, and losses of values."""
+"""Rows of the table of cases.py: elementary functions, reductions, indices, order, einsum, linear layers, norms of
+groups, and losses of values.
+"""
 
 from __future__ import annotations
 
@@ -63,12 +65,21 @@ ELEMENTARY = [
         "softplus",
         ops.softplus,
         forms.softplus,
-        [s(N(3, 5)), s(N(3, 5), beta=2.5, threshold=1.0), s(constant(np.array([-800.0, -30, 0, 19, 21, 800])), note="extremes")],
+        [
+            s(N(3, 5)),
+            s(N(3, 5), beta=2.5, threshold=1.0),
+            s(constant(np.array([-800.0, -30, 0, 19, 21, 800])), note="extremes"),
+        ],
     ),
 ]
 
 REDUCTIONS = [
-    Case("min", ops.min, forms.min, [s(distinct(2, 3, 4)), s(distinct(2, 3, 4), axis=1), s(distinct(3, 4), axis=-1, keepdims=True)]),
+    Case(
+        "min",
+        ops.min,
+        forms.min,
+        [s(distinct(2, 3, 4)), s(distinct(2, 3, 4), axis=1), s(distinct(3, 4), axis=-1, keepdims=True)],
+    ),
     Case(
         "var",
         ops.var,
@@ -114,7 +125,12 @@ SHAPES = [
         "stack",
         lambda *x, axis=0: ops.stack(x, axis),
         forms.stack,
-        [s(N(2, 3), N(2, 3), N(2, 3)), s(N(2, 3), N(2, 3), axis=-1), s(N(2, 3), axis=1), s(NUMBER, NUMBER, note="numbers")],
+        [
+            s(N(2, 3), N(2, 3), N(2, 3)),
+            s(N(2, 3), N(2, 3), axis=-1),
+            s(N(2, 3), axis=1),
+            s(NUMBER, NUMBER, note="numbers"),
+        ],
         [
             Bad([N(2, 3), N(3, 3)], ValueError, r"tensor 1 has shape \(3, 3\), expected \(2, 3\)"),
             Bad([], ValueError, "no tensors"),
@@ -126,7 +142,10 @@ SHAPES = [
         ops.flip,
         forms.flip,
         [s(N(2, 3, 4)), s(N(2, 3, 4), axis=1), s(N(2, 3, 4), axis=(0, -1))],
-        [Bad([N(2, 3)], ValueError, r"axis is \(0, -2\), expected different", {"axis": (0, -2)}), Bad([N(2)], ValueError, "axis is 1", {"axis": 1})],
+        [
+            Bad([N(2, 3)], ValueError, r"axis is \(0, -2\), expected different", {"axis": (0, -2)}),
+            Bad([N(2)], ValueError, "axis is 1", {"axis": 1}),
+        ],
     ),
     Case(
         "einsum",
@@ -198,7 +217,12 @@ INDICES = [
         [s(N(4, 3), INDEX, axis=0), s(N(3, 4), INDEX, axis=1), s(N(4, 5, 6), labels(7, 2, 3, classes=4), axis=-3)],
         [
             Bad([N(3, 3), INDEX], IndexError, r"gather: index holds 3 at \(.*\), expected 0 to 2", {"axis": 0}),
-            Bad([N(2, 4), INDEX], ValueError, r"index has shape \(3, 2\), which does not fit x \(2, 4\) along axis 1", {"axis": 1}),
+            Bad(
+                [N(2, 4), INDEX],
+                ValueError,
+                r"index has shape \(3, 2\), which does not fit x \(2, 4\) along axis 1",
+                {"axis": 1},
+            ),
             Bad([N(4, 4), constant(np.zeros((2, 2)))], TypeError, "float64", {"axis": 1}),
             Bad([N(4, 4), INDEX], IndexError, "axis is 2, expected -2 to 1", {"axis": 2}),
         ],
@@ -225,7 +249,13 @@ INDICES = [
             Bad([N(3), N(4, 2)], TypeError, "float64"),
         ],
     ),
-    Case("sort", first(ops.sort), forms.sort, [s(distinct(3, 5)), s(distinct(4, 2, 3), axis=0, descending=True)], [_bad_axis()]),
+    Case(
+        "sort",
+        first(ops.sort),
+        forms.sort,
+        [s(distinct(3, 5)), s(distinct(4, 2, 3), axis=0, descending=True)],
+        [_bad_axis()],
+    ),
     Case(
         "topk",
         first(ops.topk),
@@ -320,13 +350,25 @@ LOSSES = [
         [
             *_reductions(N(2, 3), TARGETS),
             s(N(2, 3), TARGETS, pos_weight=np.array([0.5, 2.0, 3.0]), note="positives"),
-            s(N(2, 3), TARGETS, weight=np.array([[1.0], [0.2]]), pos_weight=np.array(2.0), reduction="sum", note="weights"),
+            s(
+                N(2, 3),
+                TARGETS,
+                weight=np.array([[1.0], [0.2]]),
+                pos_weight=np.array(2.0),
+                reduction="sum",
+                note="weights",
+            ),
             s(constant(np.array([-800.0, -30, 30, 800])), constant(np.array([1.0, 0.5, 0, 1])), note="extremes"),
         ],
         [
             _bad_reduction(N(2), N(2)),
             Bad([N(2), N(3)], ValueError, r"target has shape \(3,\), expected \(2,\)"),
-            Bad([N(2), N(2)], ValueError, r"pos_weight has shape \(4, 2\), which does not fit input \(2,\)", {"pos_weight": np.ones((4, 2))}),
+            Bad(
+                [N(2), N(2)],
+                ValueError,
+                r"pos_weight has shape \(4, 2\), which does not fit input \(2,\)",
+                {"pos_weight": np.ones((4, 2))},
+            ),
         ],
     ),
 ]

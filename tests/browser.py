@@ -1,4 +1,5 @@
-"""Headless Chromium for tests of pages: no driver and no package, only the browser's debugging pipe (JSON messages ended by a zero byte).
+"""Headless Chromium for tests of pages: no driver and no package, only the browser's debugging pipe (JSON messages
+ended by a zero byte).
 
 with Browser() as browser:
     page = browser.open(path_or_url, width=390)
@@ -108,10 +109,15 @@ class Page:
     def __init__(self, browser: Browser, url: str, width: int, height: int, dark: bool) -> None:
         self.browser, self.url, self.width = browser, url, width
         target = browser.send("Target.createTarget", url="about:blank")["targetId"]
-        self._target, self._session = target, browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._target, self._session = (
+            target,
+            browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"],
+        )
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
-        self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self._send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         if dark:
             self._send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         self._send("Page.navigate", url=url)

@@ -1,6 +1,7 @@
 """Sound calls of every operator of kernels/: what tests of shapes, memory layouts and the ends of arrays start from.
 
-A `Call` makes its arguments by name, on NumPy; sizes are odd, and large enough for the fast kernels where these have a least size.
+A `Call` makes its arguments by name, on NumPy; sizes are odd, and large enough for the fast kernels where these have a
+least size.
 """
 
 from __future__ import annotations
@@ -47,15 +48,21 @@ class Call:
 
     @property
     def own(self) -> set[str]:
-        """Arguments that an implementation's forward hands to its backward in a form of its own: each checks them itself."""
+        """Arguments that an implementation's forward hands to its backward in a form of its own: each checks them
+        itself.
+        """
         return {"mask", "state"} & self.arguments.keys() - {item.name for item in self.operator.shapes.items}
 
     def run(self, changed: dict[str, Any] | None = None, call: Callable[..., Any] | None = None) -> Any:
-        """Call the operator (or `call`), positionally where it is declared so; what it writes to is left as it was written to."""
+        """Call the operator (or `call`), positionally where it is declared so; what it writes to is left as it was
+        written to.
+        """
         given = {**self.arguments, **(changed or {})}
         parameters = inspect.signature(self.operator.reference).parameters
         positional = [given[n] for n, p in parameters.items() if n in given and p.kind is p.POSITIONAL_OR_KEYWORD]
-        return (call or self.operator)(*positional, **{n: given[n] for n, p in parameters.items() if n in given and p.kind is p.KEYWORD_ONLY})
+        return (call or self.operator)(
+            *positional, **{n: given[n] for n, p in parameters.items() if n in given and p.kind is p.KEYWORD_ONLY}
+        )
 
 
 class _Maker:
@@ -72,7 +79,9 @@ class _Maker:
 
 
 def finite(name: str, result: Any) -> list[np.ndarray]:
-    """A result's arrays that are the same for every implementation; -1 in place of inf, the level of a row of scores that keeps nothing."""
+    """A result's arrays that are the same for every implementation; -1 in place of inf, the level of a row of scores
+    that keeps nothing.
+    """
     if name in GIVEN:
         result = [part for k, part in enumerate(result) if k != GIVEN[name]]
     return [np.where(np.isfinite(array), array, -1).astype(array.dtype) for array in flat(result)]
@@ -101,10 +110,17 @@ def convolutions(a: _Maker) -> list[Call]:
             ),
             Call(conv.conv2d_backward_filter, note, {"x": a(2, h, w, c), "dy": a(2, p, q, k), **layer}),
         ]
-        calls += [*transposed(a, note, window, (h, w), c, k, groups), *normalised(a, note, window, (h, w), c, k, groups)]
+        calls += [
+            *transposed(a, note, window, (h, w), c, k, groups),
+            *normalised(a, note, window, (h, w), c, k, groups),
+        ]
     maps, window = (a(2, 9, 7, 3), a(2, 9, 7, 4)), LAYERS["3x3"][0]
-    calls.append(Call(conv.conv2d_forward, "two maps", {"x": maps, "w": a(3, 3, 7, 5), "b": a(5), "window": window, "groups": 1}))
-    calls.append(Call(conv.conv2d_backward_filter, "two maps", {"x": maps, "dy": a(2, 9, 7, 5), "window": window, "groups": 1}))
+    calls.append(
+        Call(conv.conv2d_forward, "two maps", {"x": maps, "w": a(3, 3, 7, 5), "b": a(5), "window": window, "groups": 1})
+    )
+    calls.append(
+        Call(conv.conv2d_backward_filter, "two maps", {"x": maps, "dy": a(2, 9, 7, 5), "window": window, "groups": 1})
+    )
     return [*calls, Call(conv.backward_bias, "", {"dy": a(2, 9, 7, 5)})]
 
 
@@ -129,10 +145,25 @@ def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
     tail = {"residual": a(2, p, q, k), "activation": "relu", "window": window, "groups": groups}
     statistics = {"mean": a(k).astype(np.float64), "inverse": a.positive(k).astype(np.float64)}
     _, mask = norm.batch_norm_forward(z, *vectors.values(), *statistics.values(), tail["residual"], "relu")
-    back = {"dy": a(2, p, q, k), "x": x, "w": filters, "z": z, "mask": mask, **vectors, **statistics, "activation": "relu", "with_residual": True}
+    back = {
+        "dy": a(2, p, q, k),
+        "x": x,
+        "w": filters,
+        "z": z,
+        "mask": mask,
+        **vectors,
+        **statistics,
+        "activation": "relu",
+        "with_residual": True,
+    }
     into = {"window": window, "groups": groups, "into": (a(2, *size, c),)}
     return [
-        Call(conv.conv2d_norm_forward, note, {"x": x, "w": filters, **vectors, **running, **tail}, ("running_mean", "running_var")),
+        Call(
+            conv.conv2d_norm_forward,
+            note,
+            {"x": x, "w": filters, **vectors, **running, **tail},
+            ("running_mean", "running_var"),
+        ),
         Call(conv.conv2d_norm_backward, note, {**back, **into}, ("into",)),
     ]
 
@@ -143,7 +174,12 @@ def norms(a: _Maker) -> list[Call]:
     statistics = {"mean": a(13).astype(np.float64), "inverse": a.positive(13).astype(np.float64)}
     other, tail = a(*x.shape), {"training": True, "activation": "relu", "with_residual": True}
     _, mask = norm.batch_norm_forward(x, *vectors.values(), *statistics.values(), other, "relu")
-    moved = {"running_mean": a(13), "running_var": a.positive(13), "mean": statistics["mean"], "variance": a.positive(13).astype(np.float64)}
+    moved = {
+        "running_mean": a(13),
+        "running_var": a.positive(13),
+        "mean": statistics["mean"],
+        "variance": a.positive(13).astype(np.float64),
+    }
     return [
         Call(norm.sum_pixels, "", {"x": x}),
         Call(norm.batch_norm_statistics, "", {"x": x}),
@@ -163,9 +199,24 @@ def attentions(a: _Maker) -> list[Call]:
     for note, mask in (("added", a(5, 7)), ("kept", a(2, 1, 5, 7) > 0), ("no mask", None)):
         o, lse = attention.attention_forward(q, k, v, mask, 0.5)
         calls.append(Call(attention.attention_forward, note, {"q": q, "k": k, "v": v, "mask": mask, "scale": 0.5}))
-        calls.append(Call(attention.attention_backward, note, {"do": do, "q": q, "k": k, "v": v, "o": o, "lse": lse, "mask": mask, "scale": 0.5}))
+        calls.append(
+            Call(
+                attention.attention_backward,
+                note,
+                {"do": do, "q": q, "k": k, "v": v, "o": o, "lse": lse, "mask": mask, "scale": 0.5},
+            )
+        )
     x, dy = a(2, 15, 6), a(2, 15, 6)
-    channel = {"wq": a(6), "wv": a(6, 3), "bv": a(3), "wz": a(3, 6), "bz": a(6), "gain": a(6), "offset": a(6), "eps": 1e-5}
+    channel = {
+        "wq": a(6),
+        "wv": a(6, 3),
+        "bv": a(3),
+        "wz": a(3, 6),
+        "bz": a(6),
+        "gain": a(6),
+        "offset": a(6),
+        "eps": 1e-5,
+    }
     spatial = {"wq": a(6, 3), "bq": a(3), "wv": a(6, 3), "bv": a(3)}
     return [
         *calls,
@@ -208,7 +259,10 @@ def maps(a: _Maker) -> list[Call]:
     for note, window in (("overlapping", Window((3, 3), (1, 1), SAME)), ("apart", Window((2, 3), (2, 3)))):
         y, offset = pool.max_pool2d_forward(x, window)
         back = {"dy": a(*y.shape), "offset": offset, "size": (6, 9), "window": window, "into": a(*x.shape)}
-        calls += [Call(pool.max_pool2d_forward, note, {"x": x, "window": window}), Call(pool.max_pool2d_backward, note, back, ("into",))]
+        calls += [
+            Call(pool.max_pool2d_forward, note, {"x": x, "window": window}),
+            Call(pool.max_pool2d_backward, note, back, ("into",)),
+        ]
     up, down = resample.bilinear_matrix(6, 11, False), resample.adaptive_matrix(9, 4)
     wide, parts = a(2, 31, 41, 16), [a(2, 31, 41, c) for c in (3, 8, 5)]
     return [
@@ -228,31 +282,71 @@ def maps(a: _Maker) -> list[Call]:
 def steps(a: _Maker) -> list[Call]:
     """Losses, metrics, the optimiser and augmentation."""
     z, labels = a(2, 7, 9, 5), a.rng.integers(0, 5, (2, 7, 9))
-    spec = loss.LossSpec((("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("cross_entropy", 0.9)), class_weights=(0.5, 1.0, 2.0, 1.5, 1.0))
+    spec = loss.LossSpec(
+        (("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("cross_entropy", 0.9)),
+        class_weights=(0.5, 1.0, 2.0, 1.5, 1.0),
+    )
     state = loss.loss_forward(z, labels, spec)[2]
-    vectors = {name: a(1003) for name in ("p", "g", "m", "average")} | {"v": a.positive(1003), "decay": a.positive(-(-1003 // optimizer.LINE))}
+    vectors = {name: a(1003) for name in ("p", "g", "m", "average")} | {
+        "v": a.positive(1003),
+        "decay": a.positive(-(-1003 // optimizer.LINE)),
+    }
     plain = {name: a(1003) for name in ("p", "g", "buffer", "average")} | {"decay": vectors["decay"]}
-    descent = {"learning_rate": 1e-2, "momentum": 0.9, "dampening": 0.1, "nesterov": False, "clip": 0.7, "average_decay": 0.95}
-    numbers = {"step": 3, "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "clip": 0.7, "average_decay": 0.95}
+    descent = {
+        "learning_rate": 1e-2,
+        "momentum": 0.9,
+        "dampening": 0.1,
+        "nesterov": False,
+        "clip": 0.7,
+        "average_decay": 0.95,
+    }
+    numbers = {
+        "step": 3,
+        "learning_rate": 1e-2,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "clip": 0.7,
+        "average_decay": 0.95,
+    }
     parts, images = [a(3, 5), None, a(7), a(2, 3, 4)], a.rng.random((3, 9, 11)).astype(np.float32)
     settings = {"contrast": a.positive(3), "brightness": a(3) * np.float32(0.1), "gamma": a.positive(3)}
     masks = a.rng.integers(0, 5, (3, 9, 11)).astype(np.uint8)
     matrices = a.rng.uniform(-1.5, 1.5, (3, 2, 3))
     return [
         Call(loss.loss_forward, "", {"logits": z, "labels": labels, "spec": spec}),
-        Call(loss.loss_backward, "", {"dy": np.asarray(1.7, np.float32), "logits": z, "labels": labels, "spec": spec, "state": state}),
+        Call(
+            loss.loss_backward,
+            "",
+            {"dy": np.asarray(1.7, np.float32), "logits": z, "labels": labels, "spec": spec, "state": state},
+        ),
         Call(metric.predicted_labels, "", {"logits": z, "first": 1}),
-        Call(metric.confusion_per_image, "", {"truth": labels, "prediction": a.rng.integers(0, 5, (2, 7, 9)), "classes": 5}),
+        Call(
+            metric.confusion_per_image,
+            "",
+            {"truth": labels, "prediction": a.rng.integers(0, 5, (2, 7, 9)), "classes": 5},
+        ),
         Call(optimizer.squared_norm, "", {"g": vectors["g"]}),
         Call(optimizer.clip_factor, "", {"squared": np.asarray(7.0), "largest": 1.0, "dtype": np.float32}),
         Call(optimizer.adamw_step, "", {**vectors, **numbers}, ("p", "m", "v", "average")),
         Call(optimizer.sgd_step, "", {**plain, **descent}, ("p", "buffer", "average")),
-        Call(optimizer.gather, "", {"parts": parts, "out": a(60), "offsets": (1, 17, 25, 33), "sizes": (15, 6, 7, 24)}, ("out",)),
-        Call(augment.augment_batch, "", {"images": images, "masks": masks, "matrices": matrices, **settings, "outside": 0}),
+        Call(
+            optimizer.gather,
+            "",
+            {"parts": parts, "out": a(60), "offsets": (1, 17, 25, 33), "sizes": (15, 6, 7, 24)},
+            ("out",),
+        ),
+        Call(
+            augment.augment_batch,
+            "",
+            {"images": images, "masks": masks, "matrices": matrices, **settings, "outside": 0},
+        ),
     ]
 
 
 def calls() -> list[Call]:
-    """One call at least of every operator whose arrays have shapes to compare. What backward takes of forward is made by the kernels in use."""
+    """One call at least of every operator whose arrays have shapes to compare. What backward takes of forward is made
+    by the kernels in use.
+    """
     a = _Maker(3)
     return [call for family in (convolutions, norms, attentions, pixelwise, maps, steps) for call in family(a)]

@@ -1,6 +1,8 @@
-"""One table for every operator: samples that must agree with the reference, PyTorch and finite differences, and inputs that must fail.
+"""One table for every operator: samples that must agree with the reference, PyTorch and finite differences, and inputs
+that must fail.
 
-A row says how to make inputs, how to call the operator, and how PyTorch computes the same; the generic tests do the rest. Inputs keep
+A row says how to make inputs, how to call the operator, and how PyTorch computes the same; the generic tests do the
+rest. Inputs keep
 away from kinks: `away` from 0 for activations, `distinct` values for maxima.
 """
 
@@ -19,9 +21,21 @@ from engine.catalogue.makers import Sample, away, constant, distinct, labels, no
 from engine.catalogue.makers import sample as s
 
 
-def conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, relu: bool = False, **settings: Any) -> Any:
+def conv_batch_norm(
+    x: Any,
+    w: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    residual: Any = None,
+    relu: bool = False,
+    **settings: Any,
+) -> Any:
     """ops.conv2d_batch_norm with its inputs in the order of the samples."""
-    return ops.conv2d_batch_norm(x, w, weight, bias, mean, var, residual=residual, activation="relu" if relu else None, **settings)
+    return ops.conv2d_batch_norm(
+        x, w, weight, bias, mean, var, residual=residual, activation="relu" if relu else None, **settings
+    )
 
 
 N = normal
@@ -46,11 +60,30 @@ TRANSPOSED = [
     s(N(2, 4, 5, 3), N(2, 2, 3, 4), N(4), stride=2, note="k2 s2"),
     s(N(2, 4, 5, 3), N(3, 3, 3, 4), N(4), stride=2, padding=1, output_padding=1, note="k3 s2 p1 op1"),
     s(N(2, 4, 5, 3), N(4, 4, 3, 2), N(2), stride=2, padding=1, note="k4 s2 p1"),
-    s(N(1, 5, 4, 3), N(3, 2, 3, 4), N(4), stride=(1, 3), padding=(1, 0), output_padding=(0, 2), dilation=(2, 1), note="mixed"),
+    s(
+        N(1, 5, 4, 3),
+        N(3, 2, 3, 4),
+        N(4),
+        stride=(1, 3),
+        padding=(1, 0),
+        output_padding=(0, 2),
+        dilation=(2, 1),
+        note="mixed",
+    ),
     s(N(2, 4, 3, 6), N(3, 3, 6, 2), N(6), stride=2, padding=1, groups=3, note="groups"),
     s(N(2, 3, 3, 4), N(1, 1, 4, 3), constant(None), note="1x1 no bias"),
     s(N(2, 4, 5, 3), N(2, 3, 3, 4), N(4), dilation=(2, 4), output_padding=(1, 3), note="padded by more than a stride"),
-    s(N(2, 3, 4, 4), N(2, 2, 4, 1), N(4), stride=2, dilation=3, padding=1, output_padding=2, groups=4, note="depthwise, padded by a stride"),
+    s(
+        N(2, 3, 4, 4),
+        N(2, 2, 4, 1),
+        N(4),
+        stride=2,
+        dilation=3,
+        padding=1,
+        output_padding=2,
+        groups=4,
+        note="depthwise, padded by a stride",
+    ),
 ]
 BN = [N(2, 4, 5, 3), positive(3), N(3), N(3), positive(3)]
 POLARIZED_CHANNEL = [N(2, 12, 6), N(6), N(6, 3), N(3), N(3, 6), N(6), positive(6), N(6)]
@@ -85,7 +118,12 @@ CASES = [
     Case("sub", ops.sub, forms.sub, [s(N(2, 1, 4), N(3, 1))]),
     Case("mul", ops.mul, forms.mul, [s(N(2, 1, 4), N(3, 1)), s(N(4), N(2, 4))]),
     Case("div", ops.div, forms.div, [s(N(2, 1, 4), positive(3, 1))]),
-    Case("remainder", ops.remainder, forms.remainder, [s(constant(np.array([1.3, -2.6, 4.1])), constant(np.array([[0.9], [-1.7]])))]),
+    Case(
+        "remainder",
+        ops.remainder,
+        forms.remainder,
+        [s(constant(np.array([1.3, -2.6, 4.1])), constant(np.array([[0.9], [-1.7]])))],
+    ),
     Case("neg", ops.neg, forms.neg, [s(N(2, 3))]),
     Case(
         "power",
@@ -100,7 +138,12 @@ CASES = [
     Case("where", ops.where, forms.where, [s(constant(np.array([[True], [False]])), N(2, 3), N(3))]),
     Case("sum", ops.sum, forms.sum, [s(N(2, 3, 4)), s(N(2, 3, 4), axis=(0, 2)), s(N(2, 3, 4), axis=-1, keepdims=True)]),
     Case("mean", ops.mean, forms.mean, [s(N(2, 3, 4)), s(N(2, 3, 4), axis=(0, 1)), s(N(2, 1, 4), axis=1)]),
-    Case("max", ops.max, forms.max, [s(distinct(2, 3, 4)), s(distinct(2, 3, 4), axis=1), s(distinct(3, 4), axis=-1, keepdims=True)]),
+    Case(
+        "max",
+        ops.max,
+        forms.max,
+        [s(distinct(2, 3, 4)), s(distinct(2, 3, 4), axis=1), s(distinct(3, 4), axis=-1, keepdims=True)],
+    ),
     Case(
         "matmul",
         ops.matmul,
@@ -121,11 +164,21 @@ CASES = [
         forms.flatten,
         [s(N(2, 3, 4)), s(N(2, 3, 4, 1), start_dim=1, end_dim=2), s(N(2, 3, 4), start_dim=-2), s(N())],
         [
-            Bad([N(2, 3)], ValueError, r"start_dim 1 comes after end_dim 0 for x \(2, 3\)", {"start_dim": 1, "end_dim": 0}),
+            Bad(
+                [N(2, 3)],
+                ValueError,
+                r"start_dim 1 comes after end_dim 0 for x \(2, 3\)",
+                {"start_dim": 1, "end_dim": 0},
+            ),
             Bad([N(2, 3)], IndexError, "flatten: axis is 2, expected -2 to 1 for 2 axes", {"start_dim": 2}),
         ],
     ),
-    Case("squeeze", ops.squeeze, forms.squeeze, [s(N(1, 3, 1)), s(N(1, 3, 1), axis=-1), s(N(1, 3, 1), axis=1), s(N(1, 3, 1), axis=(0, 1))]),
+    Case(
+        "squeeze",
+        ops.squeeze,
+        forms.squeeze,
+        [s(N(1, 3, 1)), s(N(1, 3, 1), axis=-1), s(N(1, 3, 1), axis=1), s(N(1, 3, 1), axis=(0, 1))],
+    ),
     Case(
         "swapaxes",
         ops.swapaxes,
@@ -151,14 +204,20 @@ CASES = [
         ops.pad,
         forms.pad,
         [s(N(2, 3, 4), widths=((0, 1), (2, 0), (1, 1))), s(N(2, 3), widths=((1, 0), (0, 0)), value=2.5)],
-        [Bad([N(2, 3)], ValueError, "expected 2 pairs", {"widths": ((1, 1),)}), Bad([N(2)], ValueError, "non-negative", {"widths": ((-1, 0),)})],
+        [
+            Bad([N(2, 3)], ValueError, "expected 2 pairs", {"widths": ((1, 1),)}),
+            Bad([N(2)], ValueError, "non-negative", {"widths": ((-1, 0),)}),
+        ],
     ),
     Case(
         "concat",
         lambda *x, axis=-1: ops.concat(x, axis),
         forms.concat,
         [s(N(2, 3, 1), N(2, 3, 4), N(2, 3, 2)), s(N(2, 3), N(1, 3), axis=0)],
-        [Bad([N(2, 3), N(3, 3)], ValueError, r"tensor 1 has shape \(3, 3\), which does not fit \(2, 3\)"), Bad([], ValueError, "no tensors")],
+        [
+            Bad([N(2, 3), N(3, 3)], ValueError, r"tensor 1 has shape \(3, 3\), which does not fit \(2, 3\)"),
+            Bad([], ValueError, "no tensors"),
+        ],
     ),
     Case(
         "split",
@@ -176,11 +235,21 @@ CASES = [
         [Bad([N(2, 3), N(3)], ValueError, r"add_relu: x has shape \(2, 3\) but the other map has \(3,\)")],
     ),
     Case("leaky_relu", ops.leaky_relu, forms.leaky_relu, [s(away(3, 5)), s(away(3, 5), negative_slope=0.2)]),
-    Case("sigmoid", ops.sigmoid, forms.sigmoid, [s(N(3, 5)), s(constant(np.array([-800.0, -30, 0, 30, 800])), note="extremes")]),
+    Case(
+        "sigmoid",
+        ops.sigmoid,
+        forms.sigmoid,
+        [s(N(3, 5)), s(constant(np.array([-800.0, -30, 0, 30, 800])), note="extremes")],
+    ),
     Case("tanh", ops.tanh, forms.tanh, [s(N(3, 5))]),
     Case("silu", ops.silu, forms.silu, [s(N(3, 5))]),
     Case("gelu", ops.gelu, forms.gelu, [s(N(3, 5)), s(constant(np.linspace(-9, 9, 37)), note="range")]),
-    Case("softmax", ops.softmax, forms.softmax, [s(N(3, 5)), s(N(2, 3, 4), axis=1), s(constant(np.array([[1000.0, 0, -1000]])), note="extremes")]),
+    Case(
+        "softmax",
+        ops.softmax,
+        forms.softmax,
+        [s(N(3, 5)), s(N(2, 3, 4), axis=1), s(constant(np.array([[1000.0, 0, -1000]])), note="extremes")],
+    ),
     Case("log_softmax", ops.log_softmax, forms.log_softmax, [s(N(3, 5)), s(N(2, 3, 4), axis=1)]),
     Case(
         "conv2d",
@@ -201,7 +270,11 @@ CASES = [
             Bad([N(6, 6, 3), N(3, 3, 3, 4)], ValueError, r"x has shape \(6, 6, 3\), expected 4 axes"),
             Bad([N(2, 6, 6, 3), N(3, 3, 3, 4)], ValueError, "padding.*'full'", {"padding": "full"}),
             Bad([N(2, 6, 6, 3), N(3, 3, 3, 4)], ValueError, r"dilation: got \(1, 2, 3\)", {"dilation": (1, 2, 3)}),
-            Bad([N(2, 6, 6, 3), lambda rng: np.zeros((3, 3, 3, 4), np.float32)], TypeError, "x is float64 but the filter is float32"),
+            Bad(
+                [N(2, 6, 6, 3), lambda rng: np.zeros((3, 3, 3, 4), np.float32)],
+                TypeError,
+                "x is float64 but the filter is float32",
+            ),
         ],
     ),
     Case(
@@ -218,7 +291,11 @@ CASES = [
         [
             Bad([N(2, 5, 6, 2), N(3, 3, 3, 3), *BN[1:]], ValueError, "x has 2 channels but the filter expects 3"),
             Bad([N(2, 5, 6, 2), N(3, 3, 2, 4), *BN[1:]], ValueError, r"weight has shape \(3,\), expected \(4,\)"),
-            Bad([N(2, 5, 6, 2), N(3, 3, 2, 3), *BN[1:], N(2, 5, 6, 3)], ValueError, r"residual has shape \(2, 5, 6, 3\) but x has \(2, 3, 4, 3\)"),
+            Bad(
+                [N(2, 5, 6, 2), N(3, 3, 2, 3), *BN[1:], N(2, 5, 6, 3)],
+                ValueError,
+                r"residual has shape \(2, 5, 6, 3\) but x has \(2, 3, 4, 3\)",
+            ),
             Bad([N(1, 3, 3, 2), N(3, 3, 2, 3), *BN[1:]], ValueError, "more than one value per channel"),
         ],
     ),
@@ -301,13 +378,23 @@ CASES = [
         ],
         [Bad([N(2, 4, 4, 3)], ValueError, "size", {"size": (0, 4)})],
     ),
-    Case("resize_nearest", ops.resize_nearest, forms.resize_nearest, [s(N(2, 4, 5, 3), size=(8, 10)), s(N(2, 7, 5, 3), size=(3, 9))]),
+    Case(
+        "resize_nearest",
+        ops.resize_nearest,
+        forms.resize_nearest,
+        [s(N(2, 4, 5, 3), size=(8, 10)), s(N(2, 7, 5, 3), size=(3, 9))],
+    ),
     Case("resize_nearest corners", ops.resize_nearest, None, [s(N(2, 4, 5, 3), size=(8, 9), align_corners=True)]),
     Case(
         "batch_norm training",
         lambda *a, **k: ops.batch_norm(*a[:5], training=True, residual=a[5] if len(a) > 5 else None, **k),
         forms.batch_norm_training,
-        [s(*BN), s(*BN, eps=1e-2), s(*BN, N(2, 4, 5, 3), note="residual"), s(N(3, 2), positive(2), N(2), N(2), positive(2), note="two axes")],
+        [
+            s(*BN),
+            s(*BN, eps=1e-2),
+            s(*BN, N(2, 4, 5, 3), note="residual"),
+            s(N(3, 2), positive(2), N(2), N(2), positive(2), note="two axes"),
+        ],
         [
             Bad([N(2, 4, 5, 3), N(3), N(4), N(3), N(3)], ValueError, r"bias has shape \(4,\), expected \(3,\)"),
             Bad([N(1, 1, 1, 3), N(3), N(3), N(3), N(3)], ValueError, "more than one value per channel"),
@@ -357,13 +444,29 @@ CASES = [
             s(N(1, 2, 5, 4), N(1, 2, 5, 4), N(1, 2, 5, 4), scale=0.3),
             s(N(1, 2, 5, 4), N(1, 2, 5, 4), N(1, 2, 5, 4), mask=np.tril(np.ones((5, 5), bool)), note="causal"),
             s(N(1, 2, 3, 4), N(1, 2, 5, 4), N(1, 2, 5, 4), mask=np.linspace(-2, 1, 15).reshape(3, 5), note="additive"),
-            s(N(1, 1, 2, 4), N(1, 1, 3, 4), N(1, 1, 3, 2), mask=np.array([[True, False, True], [False] * 3]), note="empty row"),
+            s(
+                N(1, 1, 2, 4),
+                N(1, 1, 3, 4),
+                N(1, 1, 3, 2),
+                mask=np.array([[True, False, True], [False] * 3]),
+                note="empty row",
+            ),
         ],
         [
             Bad([N(2, 3, 5, 4), N(2, 3, 7, 5), N(2, 3, 7, 6)], ValueError, "do not fit"),
-            Bad([N(2, 3, 5, 4), N(2, 3, 7, 4), N(2, 3, 7, 6)], ValueError, r"mask has shape \(5, 6\)", {"mask": np.ones((5, 6), bool)}),
+            Bad(
+                [N(2, 3, 5, 4), N(2, 3, 7, 4), N(2, 3, 7, 6)],
+                ValueError,
+                r"mask has shape \(5, 6\)",
+                {"mask": np.ones((5, 6), bool)},
+            ),
             *(
-                Bad([N(2, 3, 5, 4)] * 3, TypeError, f"the mask is {kind}, expected bool .* or float", {"mask": np.ones((5, 5), kind)})
+                Bad(
+                    [N(2, 3, 5, 4)] * 3,
+                    TypeError,
+                    f"the mask is {kind}, expected bool .* or float",
+                    {"mask": np.ones((5, 5), kind)},
+                )
                 for kind in ("int64", "uint8", "complex64")
             ),
         ],
@@ -397,18 +500,37 @@ CASES = [
         [Bad(Z, ValueError, "gamma is -1", {"gamma": -1.0})],
     ),
     Case(
-        "dice_loss", ops.dice_loss, losses.dice, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]
+        "dice_loss",
+        ops.dice_loss,
+        losses.dice,
+        [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")],
     ),
-    Case("iou_loss", ops.iou_loss, losses.iou, [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")]),
+    Case(
+        "iou_loss",
+        ops.iou_loss,
+        losses.iou,
+        [*LOSS_SAMPLES, s(*Z, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")],
+    ),
     Case(
         "tversky_loss",
         ops.tversky_loss,
         losses.tversky,
-        [*LOSS_SAMPLES, s(*Z, alpha=1.5, beta=0.2, smooth=0.1), s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all")],
+        [
+            *LOSS_SAMPLES,
+            s(*Z, alpha=1.5, beta=0.2, smooth=0.1),
+            s(N(1, 1, 3, 5), constant(np.array([[[2, 2, 4]]])), absent="all"),
+        ],
         [Bad(Z, ValueError, "alpha is -1", {"alpha": -1.0})],
     ),
-    Case("focal_tversky_loss", ops.focal_tversky_loss, losses.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]),
-    Case("generalized_dice_loss", ops.generalized_dice_loss, losses.generalized_dice, [*LOSS_SAMPLES, s(*Z, absent="all")]),
+    Case(
+        "focal_tversky_loss", ops.focal_tversky_loss, losses.focal_tversky, [*LOSS_SAMPLES, s(*Z, power=1.5, alpha=0.5)]
+    ),
+    Case(
+        "generalized_dice_loss",
+        ops.generalized_dice_loss,
+        losses.generalized_dice,
+        [*LOSS_SAMPLES, s(*Z, absent="all")],
+    ),
     Case("mcc_loss", ops.mcc_loss, losses.mcc, LOSS_SAMPLES),
     Case("jaccard_metric_loss", ops.jaccard_metric_loss, losses.jaccard_metric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
     Case("dice_semimetric_loss", ops.dice_semimetric_loss, losses.dice_semimetric, [*SOFT_SAMPLES, *LOSS_SAMPLES]),
@@ -416,7 +538,12 @@ CASES = [
         "top_k_loss",
         ops.top_k_loss,
         losses.top_k,
-        [*LOSS_SAMPLES, s(*Z, hardest=0.6, label_smoothing=0.1, weight=WEIGHTS), s(*Z, hardest=1.0), s(*Z, hardest=0.0, note="one pixel")],
+        [
+            *LOSS_SAMPLES,
+            s(*Z, hardest=0.6, label_smoothing=0.1, weight=WEIGHTS),
+            s(*Z, hardest=1.0),
+            s(*Z, hardest=0.0, note="one pixel"),
+        ],
         [Bad(Z, ValueError, "hardest is 1.5", {"hardest": 1.5})],
     ),
     Case(

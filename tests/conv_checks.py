@@ -33,7 +33,9 @@ def check(function: Callable[[np.random.Generator], Any]) -> Callable[[], Any]:
     return run
 
 
-def convolution(rng, n: int, h: int, w: int, c: int, k: int, window: Window, groups: int = 1, winograd: float | None = None) -> list[Any]:
+def convolution(
+    rng, n: int, h: int, w: int, c: int, k: int, window: Window, groups: int = 1, winograd: float | None = None
+) -> list[Any]:
     """Forward, data gradient and filter gradient of one convolution."""
     x, filters, bias = array(rng, n, h, w, c), array(rng, *window.kernel, c // groups, k), array(rng, 1, k)[0]
     dy, out = array(rng, n, *window.output_size((h, w)), k), []
@@ -95,10 +97,16 @@ def conv_transpose(rng) -> Any:
 
 @check
 def conv_windows(rng) -> Any:
-    """Windows side by side, filter gradients: several pieces, blocks of rows, columns and taps, rests of all; nothing beyond is read."""
+    """Windows side by side, filter gradients: several pieces, blocks of rows, columns and taps, rests of all; nothing
+    beyond is read.
+    """
     out = []
     with algorithm("direct"):
-        for (n, p, q), (r, s), c, k in (((1, 20, 45), (1, 1), 300, 140), ((2, 9, 17), (2, 2), 13, 11), ((2, 5, 33), (3, 1), 150, 29)):
+        for (n, p, q), (r, s), c, k in (
+            ((1, 20, 45), (1, 1), 300, 140),
+            ((2, 9, 17), (2, 2), 13, 11),
+            ((2, 5, 33), (3, 1), 150, 29),
+        ):
             x, dy = before_a_wall(array(rng, n, r * p, s * q, c)), before_a_wall(array(rng, n, p, q, k))
             window = Window((r, s), (r, s))
             out.append(agree(conv.conv2d_backward_filter, x, dy, window))
@@ -117,15 +125,22 @@ def conv_winograd4(rng) -> Any:
 def conv_winograd2(rng) -> Any:
     """F(2x2, 3x3), dilated: interleaved problems."""
     with algorithm("winograd2"):
-        return convolution(rng, 2, 9, 10, 7, 11, Window((3, 3), (1, 1), ((2, 2), (2, 1)), (2, 2)), winograd=WINOGRAD[2, 3])
+        return convolution(
+            rng, 2, 9, 10, 7, 11, Window((3, 3), (1, 1), ((2, 2), (2, 1)), (2, 2)), winograd=WINOGRAD[2, 3]
+        )
 
 
 @check
 def conv_winograd_few(rng) -> Any:
-    """Few tiles and a large filter, transformed piece by piece: pieces and a rest, a rest of channels, border tiles; ReLU, with a residual."""
+    """Few tiles and a large filter, transformed piece by piece: pieces and a rest, a rest of channels, border tiles;
+    ReLU, with a residual.
+    """
     out = []
     with algorithm("winograd4"):
-        for n, h, w, window in ((1, 7, 13, Window((3, 3), (1, 1), ((1, 0), (2, 1)))), (2, 5, 6, Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)))):
+        for n, h, w, window in (
+            (1, 7, 13, Window((3, 3), (1, 1), ((1, 0), (2, 1)))),
+            (2, 5, 6, Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2))),
+        ):
             x, filters, bias = array(rng, n, h, w, 210), array(rng, 3, 3, 210, 69), array(rng, 1, 69)[0]
             assert winograd_few.serves(x, filters, window, (4, 3))
             y = agree(conv.conv2d_forward, x, filters, bias, window, winograd=WINOGRAD[4, 3])
@@ -146,7 +161,9 @@ def conv_depthwise(rng) -> Any:
 
 
 def stem_norm(rng, size: tuple[int, int, int], k: int, window: Window) -> list[np.ndarray]:
-    """A convolution of one channel and the batch norm behind it: mean and variance are those of the very z, to the accuracy of float32 sums."""
+    """A convolution of one channel and the batch norm behind it: mean and variance are those of the very z, to the
+    accuracy of float32 sums.
+    """
     x, w = array(rng, *size, 1), array(rng, *window.kernel, 1, k)
     vectors = [np.full(k, value, np.float32) for value in (1, 0, 0, 1)]
     with kernel_log() as log:
@@ -161,7 +178,9 @@ def stem_norm(rng, size: tuple[int, int, int], k: int, window: Window) -> list[n
 
 @check
 def conv_stem(rng) -> Any:
-    """One input channel: tiles at both borders, rests of pixels and of channels, several strips and pieces of rows; into what is there."""
+    """One input channel: tiles at both borders, rests of pixels and of channels, several strips and pieces of rows;
+    into what is there.
+    """
     layers = [
         ((2, 9, 24), 11, Window((3, 3), (1, 1), SAME)),
         ((1, 61, 70), 32, Window((3, 3), (1, 1), ((1, 2), (2, 0)))),
@@ -181,9 +200,17 @@ def conv_stem(rng) -> Any:
 
 
 def norm_gradients(
-    rng, size: tuple[int, int, int], channels: tuple[int, ...], k: int, window: Window, norm_: tuple[str | None, bool], into: bool, winograd=None
+    rng,
+    size: tuple[int, int, int],
+    channels: tuple[int, ...],
+    k: int,
+    window: Window,
+    norm_: tuple[str | None, bool],
+    into: bool,
+    winograd=None,
 ) -> list[Any]:
-    """The gradients of a convolution of maps with so many channels and of the batch norm behind it; norm_: its activation, with a residual or not.
+    """The gradients of a convolution of maps with so many channels and of the batch norm behind it; norm_: its
+    activation, with a residual or not.
 
     dy is 0 where y is near the ReLU's kink: there the gradient is a matter of rounding.
     """
@@ -234,7 +261,11 @@ def norm_gradients_winograd(rng) -> Any:
             for channels in ((7,), (5, 9)):
                 window = Window((3, 3), (1, 1), ((1, 0), (2, 1)))
                 out.append(norm_gradients(rng, (2, 14, 11), channels, 11, window, *form, winograd=WINOGRAD[4, 3]))
-        out.append(norm_gradients(rng, (1, 67, 41), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]))
+        out.append(
+            norm_gradients(
+                rng, (1, 67, 41), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]
+            )
+        )
     with algorithm("winograd2"):
         window = Window((5, 5), (1, 1), ((2, 2), (2, 2)))
         return [*out, norm_gradients(rng, (2, 9, 8), (6,), 5, window, ("relu", False), True, winograd=WINOGRAD[2, 5])]

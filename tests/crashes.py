@@ -1,11 +1,13 @@
-"""Kill training runs at every file operation and at random moments, resume them, and compare with the run that nobody disturbed, bit for bit.
+"""Kill training runs at every file operation and at random moments, resume them, and compare with the run that nobody
+disturbed, bit for bit.
 
     python tests/crashes.py --kills 200 --every 1            # hundreds of kills; a figure per kind as JSON on stdout
     python tests/crashes.py --kills 8 --every 12             # the slice of the test-suite
 
-A file operation is a write, an fsync, a rename or a removal by engine/files.py. The process dies in the middle of it (half of the bytes
-written) or right after it. In a power cut, what was not flushed to the disk by then may be lost, too: files that were not flushed are cut
-short, renames and removals in a folder that was not flushed are taken back, each by a throw of a coin.
+A file operation is a write, an fsync, a rename or a removal by engine/files.py. The process dies in the middle of it
+(half of the bytes written) or right after it. In a power cut, what was not flushed to the disk by then may be lost,
+too: files that were not flushed are cut short, renames and removals in a folder that was not flushed are taken back,
+    each by a throw of a coin.
 
 Runs are forked from a process in which everything is compiled, so that one takes a second or less.
 """
@@ -41,15 +43,19 @@ SETTINGS = ["--epochs=3", "--batch=8", *NETWORK, "--threads=1", "--save-every=0.
 
 
 class Disk:
-    """In place of the module `os` in engine/files.py: counts its file operations and dies in, or after, the one that it is told to.
+    """In place of the module `os` in engine/files.py: counts its file operations and dies in, or after, the one that it
+    is told to.
 
-    at: the number of the operation, from 0; none: never. half: die in the middle of it. coin: what is lost in the power cut; None: the process
-    dies, and the system lives on.
+    at: the number of the operation, from 0; none: never. half: die in the middle of it. coin: what is lost in the power
+    cut; None: the process dies, and the system lives on.
     """
 
-    def __init__(self, at: int = -1, half: bool = False, coin: random.Random | None = None, backup: Path | None = None) -> None:
+    def __init__(
+        self, at: int = -1, half: bool = False, coin: random.Random | None = None, backup: Path | None = None
+    ) -> None:
         self.at, self.half, self.coin, self.backup = at, half, coin, backup
-        self.count, self.files, self.lost = 0, {}, []  # path by descriptor; what undoes an operation that was not flushed: (folder, function)
+        # path by descriptor; what undoes an operation that was not flushed: (folder, function)
+        self.count, self.files, self.lost = 0, {}, []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
@@ -94,7 +100,9 @@ class Disk:
                 os.truncate(path, self.coin.randrange(os.path.getsize(path) + 1))
 
         self.lost.append((path, cut))
-        return self._operation(lambda: os.write(descriptor, content), lambda: os.write(descriptor, content[: len(content) // 2]))
+        return self._operation(
+            lambda: os.write(descriptor, content), lambda: os.write(descriptor, content[: len(content) // 2])
+        )
 
     def fsync(self, descriptor: int) -> None:
         path = self.files[descriptor]
@@ -148,7 +156,11 @@ class Lab:
 
     def arguments(self, out: Path) -> list[str]:
         """Go on where there is a state; where there is none a new run must be let in, without --overwrite."""
-        return [f"--resume={out}", SETTINGS[-1], SETTINGS[-2]] if holds_state(out) else [f"--data={self.tiles}", f"--out={out}", *SETTINGS]
+        return (
+            [f"--resume={out}", SETTINGS[-1], SETTINGS[-2]]
+            if holds_state(out)
+            else [f"--data={self.tiles}", f"--out={out}", *SETTINGS]
+        )
 
     def run(self, out: Path, disk: Disk) -> Disk:
         """A run in this process; it must end well."""
@@ -161,7 +173,9 @@ class Lab:
         return disk
 
     def forked(self, out: Path, disk: Disk, after: float | None = None) -> int:
-        """A run in a process of its own, which dies as the disk says, or is killed `after` seconds. Returns its exit code, or less than 0."""
+        """A run in a process of its own, which dies as the disk says, or is killed `after` seconds. Returns its exit
+        code, or less than 0.
+        """
         child = os.fork()
         if not child:
             code = 99
@@ -178,7 +192,9 @@ class Lab:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     def crash(self, disks: list[tuple[Disk, float | None]]) -> int:
-        """Kill a run, and the runs that resume it, one after another as told; let the last go on to its end, and compare. Returns the kills."""
+        """Kill a run, and the runs that resume it, one after another as told; let the last go on to its end, and
+        compare. Returns the kills.
+        """
         out = self.folder / f"run-{self.number}"
         backup = self.folder / f"backup-{self.number}"
         self.number += 1
@@ -229,7 +245,8 @@ def without(value: Any, names: tuple[str, ...]) -> Any:
 
 
 def study(folder: Path, kills: int, every: int, seed: int) -> dict[str, Any]:
-    """`kills` at random moments, and two at every `every`-th file operation: in the middle and after it. Returns the counts.
+    """`kills` at random moments, and two at every `every`-th file operation: in the middle and after it. Returns the
+    counts.
 
     Every other of the latter is a power cut. RuntimeError at the first difference.
     """

@@ -1,8 +1,9 @@
 """A long training run whose memory, file descriptors and threads must not grow:  python tests/endurance.py --steps 5000
 
-A small network on small tiles, validated, with its states written, 8 steps per epoch. After every epoch the process is measured. The first
-quarter fills caches; from there on the largest of every figure in the last quarter may exceed the largest in the second one by nothing (descriptors,
-threads) or by MEMORY bytes. Prints the figures as JSON; exit code 1 where something grew. tests/test_resume.py runs a slice.
+A small network on small tiles, validated, with its states written, 8 steps per epoch. After every epoch the process is
+measured. The first quarter fills caches; from there on the largest of every figure in the last quarter may exceed the
+largest in the second one by nothing (descriptors, threads) or by MEMORY bytes. Prints the figures as JSON; exit code 1
+where something grew. tests/test_resume.py runs a slice.
 """
 
 from __future__ import annotations
@@ -58,10 +59,19 @@ def measured(steps: int) -> list[dict[str, int]]:
         with tempfile.TemporaryDirectory() as folder:
             tiles = Path(folder, "tiles.npz")
             rng = np.random.default_rng(0)
-            pixels = np.stack([rng.integers(0, 256, (80, 16, 24)), rng.integers(0, 5, (80, 16, 24))], 1).astype(np.uint8)
+            pixels = np.stack([rng.integers(0, 256, (80, 16, 24)), rng.integers(0, 5, (80, 16, 24))], 1).astype(
+                np.uint8
+            )
             np.savez(tiles, training_set=pixels)
             epochs = -(-steps // STEPS_PER_EPOCH)
-            flags = [f"--data={tiles}", f"--out={folder}/run", f"--epochs={epochs}", "--batch=8", "--patience=0", *NETWORK]
+            flags = [
+                f"--data={tiles}",
+                f"--out={folder}/run",
+                f"--epochs={epochs}",
+                "--batch=8",
+                "--patience=0",
+                *NETWORK,
+            ]
             if code := train.run(train.parse(flags)):
                 raise SystemExit(code)
     finally:
@@ -72,7 +82,10 @@ def measured(steps: int) -> list[dict[str, int]]:
 def growth(rows: list[dict[str, int]]) -> dict[str, int]:
     """The largest of every figure in the last quarter, less the largest in the second quarter."""
     quarter = len(rows) // 4
-    return {name: max(r[name] for r in rows[-quarter:]) - max(r[name] for r in rows[quarter : 2 * quarter]) for name in rows[0]}
+    return {
+        name: max(r[name] for r in rows[-quarter:]) - max(r[name] for r in rows[quarter : 2 * quarter])
+        for name in rows[0]
+    }
 
 
 def main() -> int:

@@ -1,7 +1,9 @@
-"""A compact check of every family of fast CPU kernels, on fixed odd shapes. Each returns the results, for comparisons bit by bit.
+"""A compact check of every family of fast CPU kernels, on fixed odd shapes. Each returns the results, for comparisons
+bit by bit.
 
 They are run as they are, with 1, 2 and 4 threads, at every vector width, and against planted mistakes:
-    python tests/fast_checks.py conv_direct/forward max_pool ...       (exit code 1 and the message of the first that fails)
+    python tests/fast_checks.py conv_direct/forward max_pool ...       (exit code 1 and the message of the first that
+    fails)
 Convolutions may be restricted to one of forward, data and filter.
 """
 
@@ -42,17 +44,27 @@ def max_pool(rng) -> Any:
     return out
 
 
-def normalisation(rng, channels: int, size: tuple[int, ...], residual: bool, activation: str | None, training: bool, view: bool = False) -> list[Any]:
-    """Statistics, forward and backward of a batch norm. The reference's mask is the truth: what is compared is compared where both agree."""
+def normalisation(
+    rng,
+    channels: int,
+    size: tuple[int, ...],
+    residual: bool,
+    activation: str | None,
+    training: bool,
+    view: bool = False,
+) -> list[Any]:
+    """Statistics, forward and backward of a batch norm. The reference's mask is the truth: what is compared is compared
+    where both agree.
+    """
     x = array(rng, *size, channels, view=view) + np.float32(3)
     weight, bias = array(rng, 1, channels)[0], array(rng, 1, channels)[0]
     mean, variance = agree(norm.batch_norm_statistics, x)
     inverse = 1 / np.sqrt(variance + 1e-5)
     other = array(rng, *size, channels, view=view) if residual else None
     # Nothing near the ReLU's kink: there the sign of y, and so the gradient, is a matter of rounding.
-    y64 = norm.batch_norm_forward.reference(*(np.float64(a) for a in (x, weight, bias)), mean, inverse, None if other is None else np.float64(other))[
-        0
-    ]
+    y64 = norm.batch_norm_forward.reference(
+        *(np.float64(a) for a in (x, weight, bias)), mean, inverse, None if other is None else np.float64(other)
+    )[0]
     x = np.where(np.abs(y64) < 1e-3, x + np.float32(0.05), x)
     mean, variance = agree(norm.batch_norm_statistics, x)
     inverse = 1 / np.sqrt(variance + 1e-5)
@@ -104,7 +116,13 @@ def standardisation(rng, channels: int, size: tuple[int, ...], view: bool = Fals
 @check
 def layer_norm(rng) -> Any:
     """Short rows and long ones, in float64, and those between; tails; several chunks and a rest; rows far from zero."""
-    sizes = [(5, (3, 61, 67), 0.0), (45, (3, 21, 23), 0.0), (45, (2, 3), 1000.0), (1100, (1, 35), 0.0), (1, (2, 5), 0.0)]
+    sizes = [
+        (5, (3, 61, 67), 0.0),
+        (45, (3, 21, 23), 0.0),
+        (45, (2, 3), 1000.0),
+        (1100, (1, 35), 0.0),
+        (1, (2, 5), 0.0),
+    ]
     return [standardisation(rng, channels, size, mean=mean) for channels, size, mean in sizes]
 
 
@@ -130,7 +148,10 @@ def losses(rng, shape: tuple[int, ...], classes: int, spec: Any, scale: float = 
     assert state is not None, "the reference served"
     dy = np.float32(1.7)
     got = loss.loss_backward(dy, z, labels, spec, state)
-    naive, ref64 = loss.loss_backward.reference(dy, z, labels, spec, None), loss.loss_backward.reference(float(dy), np.float64(z), labels, spec, None)
+    naive, ref64 = (
+        loss.loss_backward.reference(dy, z, labels, spec, None),
+        loss.loss_backward.reference(float(dy), np.float64(z), labels, spec, None),
+    )
     judge(f"loss_backward {spec.terms}", got, naive, ref64)
     return [results[0][0], got]
 
@@ -181,7 +202,9 @@ def boundary_distances(rng) -> Any:
 
 
 def softmax_of(rng, *size: int, view: bool = False, draws: int = 6) -> list[Any]:
-    """Softmax and its logarithm, forward and backward. A row's gradient hangs on one sum, so the gradients of some draws are judged as one."""
+    """Softmax and its logarithm, forward and backward. A row's gradient hangs on one sum, so the gradients of some
+    draws are judged as one.
+    """
     given = [(3 * array(rng, *size, view=view), array(rng, *size, view=view)) for _ in range(draws)]
     probabilities = [agree(pointwise.softmax_forward, x, -1) for x, _ in given]
     logarithms = [agree(pointwise.log_softmax_forward, x, len(size) - 1) for x, _ in given]
@@ -191,7 +214,9 @@ def softmax_of(rng, *size: int, view: bool = False, draws: int = 6) -> list[Any]
     return out
 
 
-def polarized_operands(rng, branch: str, n: int, pixels: int, c: int, h: int) -> tuple[list[np.ndarray], tuple[float, ...]]:
+def polarized_operands(
+    rng, branch: str, n: int, pixels: int, c: int, h: int
+) -> tuple[list[np.ndarray], tuple[float, ...]]:
     """dy, x and the weights of a branch of polarized attention; eps where it has one."""
     shapes = [(c,), (c, h), (h,), (h, c), (c,), (c,), (c,)] if branch == "channel" else [(c, h), (h,), (c, h), (h,)]
     scales = [c**-0.5] * 4 + [1] * 3
@@ -203,19 +228,32 @@ def polarized(rng, branch: str, n: int, pixels: int, c: int, h: int, draws: int 
     """One branch, forward and backward."""
     given = [polarized_operands(rng, branch, n, pixels, c, h) for _ in range(draws)]
     forward, backward = (getattr(attention, f"polarized_{branch}_{step}") for step in ("forward", "backward"))
-    return [agree_together(forward, [(*some[1:], *eps) for some, eps in given]), agree_together(backward, [(*some, *eps) for some, eps in given])]
+    return [
+        agree_together(forward, [(*some[1:], *eps) for some, eps in given]),
+        agree_together(backward, [(*some, *eps) for some, eps in given]),
+    ]
 
 
 @check
 def polarized_attention(rng) -> Any:
     """Tails of pixels, channels and inner channels; two chunks of the parameters' sums."""
-    return [polarized(rng, branch, *size) for branch in ("channel", "spatial") for size in ((3, 21, 61, 37), (2, 7, 5, 2))]
+    return [
+        polarized(rng, branch, *size) for branch in ("channel", "spatial") for size in ((3, 21, 61, 37), (2, 7, 5, 2))
+    ]
 
 
 def dot_product(
-    rng, batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, int], kind: str, view: bool = False, draws: int = 4
+    rng,
+    batch: tuple[int, int],
+    lengths: tuple[int, int],
+    widths: tuple[int, int],
+    kind: str,
+    view: bool = False,
+    draws: int = 4,
 ) -> list[Any]:
-    """Forward and backward; several draws judged as one, see `agree_together`. L is inf in rows where nothing is kept, for everyone."""
+    """Forward and backward; several draws judged as one, see `agree_together`. L is inf in rows where nothing is kept,
+    for everyone.
+    """
     (t, k), (d, e) = lengths, widths
     mask, scale = masks(kind, *batch, t, k, rng), d**-0.5
     if mask is not None and mask.dtype != bool:
@@ -228,13 +266,18 @@ def dot_product(
         assert all((rows == kept[2]).all() for rows in kept), "rows where nothing is kept"
         forward.append([(o, np.where(rows, lse, 0)) for (o, lse), rows in zip(results, kept, strict=True)])
         backward.append((dy, q, keys, values, *results[0], mask, scale))
-    judge("attention_forward", *([np.stack(arrays) for arrays in zip(*some, strict=True)] for some in zip(*forward, strict=True)))
+    judge(
+        "attention_forward",
+        *([np.stack(arrays) for arrays in zip(*some, strict=True)] for some in zip(*forward, strict=True)),
+    )
     return [[call[4:6] for call in backward], agree_together(attention.attention_backward, backward)]
 
 
 @check
 def dot_product_attention(rng) -> Any:
-    """Two blocks and a rest of queries and of keys, tails of features; whole vectors of them; a single query and key."""
+    """Two blocks and a rest of queries and of keys, tails of features; whole vectors of them;
+    a single query and key.
+    """
     return [
         dot_product(rng, (2, 2), (133, 70), (19, 33), "added"),
         dot_product(rng, (1, 3), (37, 129), (40, 17), "empty row"),
@@ -284,7 +327,15 @@ def adamw(rng) -> Any:
     n = 2 * 65_536 + 21
     vectors = [array(rng, 1, n)[0] for _ in range(6)]
     vectors[3], vectors[4] = np.abs(vectors[3]), np.abs(vectors[4][: -(-n // optimizer.LINE)]) * np.float32(0.1)
-    settings = {"step": 3, "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "clip": 0.7, "average_decay": 0.95}
+    settings = {
+        "step": 3,
+        "learning_rate": 1e-2,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "clip": 0.7,
+        "average_decay": 0.95,
+    }
     agree(optimizer.adamw_step, *vectors, inplace=(0, 2, 3, 5), **settings)
     optimizer.adamw_step(*vectors, **settings)
     return [vectors, agree(optimizer.squared_norm, vectors[1])]
@@ -297,7 +348,14 @@ def sgd(rng) -> Any:
     for nesterov in (False, True):
         vectors = [array(rng, 1, 2 * 65_536 + 21)[0] for _ in range(5)]
         vectors[3] = np.abs(vectors[3][: -(-len(vectors[0]) // optimizer.LINE)])
-        settings = {"learning_rate": 0.1, "momentum": 0.9, "dampening": 0.2, "nesterov": nesterov, "clip": 0.7, "average_decay": 0.95}
+        settings = {
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "dampening": 0.2,
+            "nesterov": nesterov,
+            "clip": 0.7,
+            "average_decay": 0.95,
+        }
         agree(optimizer.sgd_step, *vectors, inplace=(0, 2, 4), **settings)
         optimizer.sgd_step(*vectors, **settings)
         out.append(vectors)
@@ -318,20 +376,26 @@ def gathering(rng) -> Any:
 
 @check
 def augmentation(rng) -> Any:
-    """Rotations about the centre, out of the tile and back; tiles of one row, whose neighbours in memory are other tiles."""
+    """Rotations about the centre, out of the tile and back; tiles of one row, whose neighbours in memory are other
+    tiles.
+    """
     out = []
     for n, h, w in ((5, 13, 22), (3, 1, 9)):
         images, masks = rng.random((n, h, w)).astype(np.float32), rng.integers(0, 5, (n, h, w)).astype(np.uint8)
         angle, scale = rng.uniform(-3, 3, n), rng.uniform(0.7, 1.4, n)
         c, s = np.cos(angle) * scale, np.sin(angle) * scale
-        matrices = np.stack([np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1)
+        matrices = np.stack(
+            [np.stack([c, -s, w / 2 - c * w / 2 + s * h / 2], 1), np.stack([s, c, h / 2 - s * w / 2 - c * h / 2], 1)], 1
+        )
         settings = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
         out += [agree(augment.augment_batch, images, masks, matrices, *settings, outside) for outside in (None, 0, 255)]
     return out
 
 
 def kinds(result: Any) -> list[np.ndarray]:
-    """Per array: 0 for a number, 1 for NaN, 2 for inf, 3 for -inf, 4 for zero: what a ReLU makes of a gradient that it does not pass."""
+    """Per array: 0 for a number, 1 for NaN, 2 for inf, 3 for -inf, 4 for zero: what a ReLU makes of a gradient that it
+    does not pass.
+    """
     return [np.select([np.isnan(a), a == np.inf, a == -np.inf, a == 0], [1, 2, 3, 4], 0) for a in flat(result)]
 
 
@@ -380,7 +444,8 @@ def arrays_of(name: str) -> list[np.ndarray]:
 if __name__ == "__main__":
     team = threads.current_team()
     team.reserve(1 << 20)
-    team.scratch.array.fill(np.nan)  # a kernel that reads what it has not written must not pass because there happen to be zeros
+    # a kernel that reads what it has not written must not pass because there happen to be zeros
+    team.scratch.array.fill(np.nan)
     for given in sys.argv[1:]:
         name, _, step = given.partition("/")
         conv_checks.STEPS = (step,) if step else ALL

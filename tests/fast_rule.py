@@ -2,9 +2,11 @@
 
     max|fast - ref64| <= 3 max|naive - ref64| + tiny
 
-ref64 is the reference in float64, naive the reference in float32. The naive version of a sum of products adds from left to right, as it is
-defined: how BLAS orders its sums differs from library to library, and the reference adds a data gradient's taps up in two levels. `tiny` is
-four roundings (2^-24 each) of the largest value: where naive is exact by luck, a comparison of last bits would say nothing.
+ref64 is the reference in float64, naive the reference in float32. The naive version of a sum of products adds from left
+to right, as it is
+defined: how BLAS orders its sums differs from library to library, and the reference adds a data gradient's taps up in
+two levels. `tiny` is four roundings (2^-24 each) of the largest value: where naive is exact by luck, a comparison of
+last bits would say nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ def plain(value: Any) -> Any:
     """A deep copy whose float32 arrays are Plain."""
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(plain(v) for v in value)
-    return value.copy().view(Plain) if isinstance(value, np.ndarray) and value.dtype == np.float32 else copy.deepcopy(value)
+    return (
+        value.copy().view(Plain)
+        if isinstance(value, np.ndarray) and value.dtype == np.float32
+        else copy.deepcopy(value)
+    )
 
 
 def left_to_right_data(
@@ -87,7 +93,12 @@ def left_to_right_data(
         for j in range(s):
             for m in range(k):
                 first = m // per * c
-                tap = x[:, i * dh : i * dh + (p - 1) * sh + 1 : sh, j * dw : j * dw + (q - 1) * sw + 1 : sw, first : first + c]
+                tap = x[
+                    :,
+                    i * dh : i * dh + (p - 1) * sh + 1 : sh,
+                    j * dw : j * dw + (q - 1) * sw + 1 : sw,
+                    first : first + c,
+                ]
                 tap += dy[..., m, None] * w[i, j, :, m]
     out = tuple(inside[..., end - part : end].copy() for end, part in zip(ends, parts, strict=True))
     for total, dx in zip(into, out, strict=True):
@@ -126,7 +137,9 @@ def widened(value: Any) -> Any:
 
 
 def judge(name: str, fast: Any, naive: Any, ref64: Any, winograd: float | None = None) -> None:
-    """Assert the rule for every array of a result; winograd: the stated bound in its place, relative to the largest value."""
+    """Assert the rule for every array of a result; winograd: the stated bound in its place, relative to the largest
+    value.
+    """
     results = [flat(r) for r in (fast, naive, ref64)]
     assert len({len(r) for r in results}) == 1, f"{name}: {[len(r) for r in results]} arrays"
     for k, (a, b, c) in enumerate(zip(*results, strict=True)):
@@ -137,10 +150,20 @@ def judge(name: str, fast: Any, naive: Any, ref64: Any, winograd: float | None =
         largest = float(np.abs(c).max())
         error, own = (float(np.abs(v.astype(np.float64) - c).max()) for v in (a, b))
         bound = 3 * own + 4 * ROUNDING * largest if winograd is None else winograd * largest
-        assert error <= bound, f"{name}, result {k} {a.shape}: error {error:.3g}, naive {own:.3g}, bound {bound:.3g}, largest value {largest:.3g}"
+        assert error <= bound, (
+            f"{name}, result {k} {a.shape}: error {error:.3g}, naive {own:.3g}, bound {bound:.3g}, largest value "
+            f"{largest:.3g}"
+        )
 
 
-def agree(operator: Operator, *args: Any, winograd: float | None = None, inplace: tuple[int, ...] = (), served: str = "fast", **kwargs: Any) -> Any:
+def agree(
+    operator: Operator,
+    *args: Any,
+    winograd: float | None = None,
+    inplace: tuple[int, ...] = (),
+    served: str = "fast",
+    **kwargs: Any,
+) -> Any:
     """Call a kernel, assert who served it and that it obeys the rule; returns its result.
 
     inplace: the arguments that the kernel writes to; they are compared as well.
@@ -161,8 +184,12 @@ def agree_together(operator: Operator, draws: list[tuple[Any, ...]]) -> Any:
     return [call[0] for call in calls]
 
 
-def outcomes(operator: Operator, *args: Any, inplace: tuple[int, ...] = (), served: str = "fast", **kwargs: Any) -> list[Any]:
-    """[a kernel's result and what it wrote to, the naive version's, the float64 reference's]; asserts that it wrote to nothing else."""
+def outcomes(
+    operator: Operator, *args: Any, inplace: tuple[int, ...] = (), served: str = "fast", **kwargs: Any
+) -> list[Any]:
+    """[a kernel's result and what it wrote to, the naive version's, the float64 reference's]; asserts that it wrote to
+    nothing else.
+    """
     # A view stays a view: only what is written to, or owns its memory, is copied.
     given = [copy.deepcopy(a) if i in inplace else a for i, a in enumerate(args)]
     before = [a.copy() for a in flat([a for i, a in enumerate(args) if i not in inplace]) if a.dtype.kind in "fui"]
@@ -178,7 +205,11 @@ def outcomes(operator: Operator, *args: Any, inplace: tuple[int, ...] = (), serv
         NAIVE.get(operator.name, operator.reference)(*own, **widened_kwargs(kwargs, False)),
         operator.reference(*wide, **widened_kwargs(kwargs, True)),
     )
-    return [[result, *(given[i] for i in inplace)], [naive, *(own[i] for i in inplace)], [ref64, *(wide[i] for i in inplace)]]
+    return [
+        [result, *(given[i] for i in inplace)],
+        [naive, *(own[i] for i in inplace)],
+        [ref64, *(wide[i] for i in inplace)],
+    ]
 
 
 def widened_kwargs(kwargs: dict[str, Any], wide: bool) -> dict[str, Any]:

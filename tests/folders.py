@@ -41,7 +41,9 @@ def write_pairs(
     names: tuple[str, str] = ("images/{}.png", "masks/{}.png"),
     first: int = 0,
 ) -> Path:
-    """`count` pairs below `root`. stored: what masks hold for labels, (H, W) or (H, W, 3).  names: of image and mask. Returns root."""
+    """`count` pairs below `root`. stored: what masks hold for labels, (H, W) or (H, W, 3).  names: of image and mask.
+    Returns root.
+    """
     rng = np.random.default_rng(first)
     for k in range(first, first + count):
         truth = labels(k, classes, sizes[k % len(sizes)])

@@ -1,7 +1,8 @@
-"""Every public function that takes labels, masks or indices: how to call it, and which values are right. `found` lists what the packages have.
+"""Every public function that takes labels, masks or indices: how to call it, and which values are right. `found` lists
+what the packages have.
 
-A row's call gets the array alone, and returns what depends on it. Rows for `host` run on the CPU only. Arguments that are one number have rows of
-their own, in `NUMBERS`; EXEMPT says of the rest why no value of theirs is wrong.
+A row's call gets the array alone, and returns what depends on it. Rows for `host` run on the CPU only. Arguments that
+are one number have rows of their own, in `NUMBERS`; EXEMPT says of the rest why no value of theirs is wrong.
 """
 
 from __future__ import annotations
@@ -42,8 +43,15 @@ def found() -> Iterator[str]:
     named += [(f"kernels.{name}", operator.reference) for name, operator in registry.items()]
     for name in layers.__all__:
         if hasattr(getattr(layers, name), "forward"):
-            named += [(f"layers.{name}", getattr(layers, name)), (f"layers.{name}.forward", getattr(layers, name).forward)]
-    named += [(f"Tensor.{name}", method) for name, method in inspect.getmembers(Tensor, inspect.isfunction) if not name.startswith("_")]
+            named += [
+                (f"layers.{name}", getattr(layers, name)),
+                (f"layers.{name}.forward", getattr(layers, name).forward),
+            ]
+    named += [
+        (f"Tensor.{name}", method)
+        for name, method in inspect.getmembers(Tensor, inspect.isfunction)
+        if not name.startswith("_")
+    ]
     named += [("Tensor.__getitem__", Tensor.__getitem__), ("Tensor.__setitem__", Tensor.__setitem__)]
     for module in _modules(engine):
         for name, value in vars(module).items():
@@ -74,7 +82,9 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 class Row(NamedTuple):
-    """function(argument), the call, the values that are right, from low to high, the array's shape, the ignored label, the error of a wrong value."""
+    """function(argument), the call, the values that are right, from low to high, the array's shape, the ignored label,
+    the error of a wrong value.
+    """
 
     name: str
     call: Callable[[Any], Any]
@@ -152,7 +162,15 @@ def _set(index: Any) -> Any:
 
 
 LOSSES = ("combined_loss", "cross_entropy", "dice_loss", "focal_loss", "iou_loss", "lovasz_softmax", "margin_loss")
-LOSSES += ("focal_tversky_loss", "generalized_dice_loss", "mcc_loss", "tversky_loss", "jaccard_metric_loss", "dice_semimetric_loss", "top_k_loss")
+LOSSES += (
+    "focal_tversky_loss",
+    "generalized_dice_loss",
+    "mcc_loss",
+    "tversky_loss",
+    "jaccard_metric_loss",
+    "dice_semimetric_loss",
+    "top_k_loss",
+)
 LOSSES += ("boundary_loss",)
 MODULES = ("CombinedLoss", "CrossEntropyLoss", "DiceLoss", "FocalLoss", "IoULoss", "LovaszLoss", "MarginLoss")
 MODULES += (
@@ -168,10 +186,16 @@ MODULES += (
 )
 ROWS = [
     *(Row(f"ops.{name}(labels)", _loss(getattr(ops, name)), 4) for name in LOSSES),
-    *(Row(f"ops.{name}(labels), ignored", _loss(getattr(ops, name), ignore_index=255), 4, ignored=255) for name in LOSSES),
+    *(
+        Row(f"ops.{name}(labels), ignored", _loss(getattr(ops, name), ignore_index=255), 4, ignored=255)
+        for name in LOSSES
+    ),
     *(Row(f"ops.{name}(labels), masked", _loss(getattr(ops, name), background="mask"), 4) for name in LOSSES),
     Row("ops.segmentation_loss(labels)", lambda y: ops.segmentation_loss(Tensor(_logits(y)), y, VARIED)[0], 4),
-    *(Row(f"layers.{name}.forward(labels)", lambda y, name=name: getattr(layers, name)()(Tensor(_logits(y)), y), 4) for name in MODULES),
+    *(
+        Row(f"layers.{name}.forward(labels)", lambda y, name=name: getattr(layers, name)()(Tensor(_logits(y)), y), 4)
+        for name in MODULES
+    ),
     Row(
         "layers.SegmentationLoss.forward(labels)",
         lambda y: layers.SegmentationLoss({"iou": 1.0}, ignore_index=-1)(Tensor(_logits(y)), y),
@@ -183,18 +207,52 @@ ROWS = [
     Row("kernels.loss_backward(labels)", lambda y: _backward(y, SPEC), 4),
     Row("kernels.loss_backward(labels), unfused", lambda y: _backward(y, VARIED), 4),
     Row("kernels.signed_distances(labels)", lambda y: loss.signed_distances(y, 5, "train", None, "float32"), 4),
-    Row("kernels.signed_distances(labels), ignored", lambda y: loss.signed_distances(y, 5, "mask", 7, "float32"), 4, ignored=7),
-    Row("kernels.confusion_per_image(truth)", lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "int64"), 5), 4),
-    Row("kernels.confusion_per_image(truth), bytes", lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "uint8"), 5), 4),
-    Row("kernels.confusion_per_image(prediction)", lambda p: metric.confusion_per_image(_like(np.zeros(p.shape), p, "uint8"), p, 5), 4),
+    Row(
+        "kernels.signed_distances(labels), ignored",
+        lambda y: loss.signed_distances(y, 5, "mask", 7, "float32"),
+        4,
+        ignored=7,
+    ),
+    Row(
+        "kernels.confusion_per_image(truth)",
+        lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "int64"), 5),
+        4,
+    ),
+    Row(
+        "kernels.confusion_per_image(truth), bytes",
+        lambda t: metric.confusion_per_image(t, _like(np.zeros(t.shape), t, "uint8"), 5),
+        4,
+    ),
+    Row(
+        "kernels.confusion_per_image(prediction)",
+        lambda p: metric.confusion_per_image(_like(np.zeros(p.shape), p, "uint8"), p, 5),
+        4,
+    ),
     Row("engine.metrics.confusion_per_image(truth)", lambda t: metrics.confusion_per_image(t, t * 0), 4),
     Row("engine.metrics.confusion_per_image(prediction)", lambda p: metrics.confusion_per_image(p * 0, p), 4),
     Row("engine.metrics.confusion_matrix(truth)", lambda t: metrics.confusion_matrix(t, t * 0), 4, host=True),
     Row("engine.metrics.confusion_matrix(prediction)", lambda p: metrics.confusion_matrix(p * 0, p), 4, host=True),
     Row("engine.inference.evaluate_confusion(masks)", evaluated, 4, shape=(2, 8, 8)),
-    Row("engine.inference.evaluate_confusion(masks), ignored", partial(evaluated, ignored=7), 4, shape=(2, 8, 8), ignored=7, host=True),
-    Row("engine.augmentation.Augmentation.__call__(masks)", partial(_augmented, augmentation=Augmentation()), 4, host=True),
-    Row("engine.mixing.Mixing.__call__(masks)", partial(_augmented, augmentation=Mixing(Augmentation(), None, 0.5)), 4, host=True),
+    Row(
+        "engine.inference.evaluate_confusion(masks), ignored",
+        partial(evaluated, ignored=7),
+        4,
+        shape=(2, 8, 8),
+        ignored=7,
+        host=True,
+    ),
+    Row(
+        "engine.augmentation.Augmentation.__call__(masks)",
+        partial(_augmented, augmentation=Augmentation()),
+        4,
+        host=True,
+    ),
+    Row(
+        "engine.mixing.Mixing.__call__(masks)",
+        partial(_augmented, augmentation=Mixing(Augmentation(), None, 0.5)),
+        4,
+        host=True,
+    ),
     Row("engine.batches.rare_tiles(masks)", batches.rare_tiles, 4, host=True),
     Row(
         "engine.batches.stratified_batches(rare)",
@@ -207,21 +265,32 @@ ROWS = [
     Row("engine.data.cleaning.clean(tiles)", lambda m: clean(_tiles(m)), 4, host=True, uint8=True),
     Row("engine.data.tiles.check_masks(masks)", lambda m: check_masks("masks", m), 4, host=True),
     Row("engine.data.tiles.pixel_counts(masks)", pixel_counts, 4, host=True),
-    Row("engine.data.weights.class_weights(masks)", lambda m: class_weights(m, "median", background=True), 4, host=True),
+    Row(
+        "engine.data.weights.class_weights(masks)", lambda m: class_weights(m, "median", background=True), 4, host=True
+    ),
     Row("engine.pictures.rgb(labels)", lambda y: pictures.rgb(y), 4, host=True),
     Row("engine.pictures.choose_rows(masks)", pictures.choose_rows, 4, host=True),
     Row("ops.take(index)", lambda i: ops.take(_zeros(i, 4, 6), i, 1), 5, error=IndexError),
     Row("ops.gather(index)", lambda i: ops.gather(_zeros(i, 2, 5, 4), 1, i), 4, error=IndexError),
-    Row("ops.scatter_add(index)", lambda i: ops.scatter_add(_zeros(i, 2, 5, 4), 1, i, _zeros(i, 2, 3, 4)), 4, error=IndexError),
+    Row(
+        "ops.scatter_add(index)",
+        lambda i: ops.scatter_add(_zeros(i, 2, 5, 4), 1, i, _zeros(i, 2, 3, 4)),
+        4,
+        error=IndexError,
+    ),
     Row("ops.embedding(input)", lambda i: ops.embedding(i, _zeros(i, 9, 2)), 8, error=IndexError),
     Row("layers.Embedding.forward(index)", lambda i: ops.embedding(i, _zeros(i, 9, 2), 8), 8, error=IndexError),
-    Row("ops.getitem(index)", lambda i: ops.getitem(_zeros(i, 4, 6), (..., i)), 5, low=-6, error=IndexError, masks=True),
+    Row(
+        "ops.getitem(index)", lambda i: ops.getitem(_zeros(i, 4, 6), (..., i)), 5, low=-6, error=IndexError, masks=True
+    ),
     Row("Tensor.__getitem__(index)", lambda i: _zeros(i, 6, 4)[i], 5, low=-6, error=IndexError, masks=True),
     Row("Tensor.__setitem__(index)", _set, 5, low=-6, error=IndexError, masks=True),
 ]
 
 EXEMPT = {
-    r"(kernels|ops|engine\.catalogue)\..*attention.*\(mask\)": "boolean, or any float, which is added to scores; compared for its dtype and shape",
+    r"(kernels|ops|engine\.catalogue)\..*attention.*\(mask\)": (
+        "boolean, or any float, which is added to scores; compared for its dtype and shape"
+    ),
     r"kernels\..*norm_backward\(mask\)": "state that forward made: a bit per element, all of which are right",
     r"ops\..*\(ignore_index\)|layers\..*\(ignore_index\)": "NUMBERS",
     r"kernels\.signed_distances\(ignore_index\)": "the losses that call it compare the number",
@@ -229,11 +298,17 @@ EXEMPT = {
     r".*\(padding_idx\)|.*\(outside\)": "NUMBERS",
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
     r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",
-    r"engine\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": "moved, or asked for some labels; Mixing and Tiles compare them",
+    r"engine\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": (
+        "moved, or asked for some labels; Mixing and Tiles compare them"
+    ),
     r"engine\.mixing\.Patch\(label\)": "what patches_of was asked for",
     r"engine\.pictures\.draw_predictions\(.*\)": "drawn by rgb",
-    r"kernels\.augment_batch\(masks\)|engine\.(batches\.|data\.stored\.Stored\.).*\(index\)": "moved, whatever they are",
-    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": "the name of a folder or file",
+    r"kernels\.augment_batch\(masks\)|engine\.(batches\.|data\.stored\.Stored\.).*\(index\)": (
+        "moved, whatever they are"
+    ),
+    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (
+        "the name of a folder or file"
+    ),
 }
 
 
@@ -253,7 +328,13 @@ NUMBERS: list[tuple[str, Callable[[Any], Any], list[Any], list[Any], str]] = [
         "ignore_index is",
     ),
     ("kernels.augment_batch(outside)", _augment, [None, 0, 255], [-1, 256], "outside is .*, expected 0 to 255"),
-    ("kernels.augment_batch(outside), int16", lambda n: _augment(n, "int16"), [None, -100, 300], [2**15], "outside is .*, expected -32768 to 32767"),
+    (
+        "kernels.augment_batch(outside), int16",
+        lambda n: _augment(n, "int16"),
+        [None, -100, 300],
+        [2**15],
+        "outside is .*, expected -32768 to 32767",
+    ),
     (
         "ops.embedding(padding_idx)",
         lambda n: ops.embedding(Y, Tensor(np.zeros((4, 2))), n),
@@ -261,5 +342,11 @@ NUMBERS: list[tuple[str, Callable[[Any], Any], list[Any], list[Any], str]] = [
         [-5, 4],
         "padding_idx is .*, expected -4 to 3",
     ),
-    ("layers.Embedding(padding_idx)", lambda n: layers.Embedding(4, 2, n), [None, -4, 3], [-5, 4], "padding_idx is .*, expected -4 to 3"),
+    (
+        "layers.Embedding(padding_idx)",
+        lambda n: layers.Embedding(4, 2, n),
+        [None, -4, 3],
+        [-5, 4],
+        "padding_idx is .*, expected -4 to 3",
+    ),
 ]

@@ -1,4 +1,6 @@
-"""Calls that must be refused: every array of a sound call changed in shape, or replaced by something that is no array of numbers."""
+"""Calls that must be refused: every array of a sound call changed in shape, or replaced by something that is no array
+of numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ def is_array(value: Any) -> bool:
 def changed(array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """The array with one axis longer or shorter, with an axis more or less."""
     for axis in range(array.ndim):
-        yield f"axis {axis} longer", array_module(array).concatenate([array, array[(slice(None),) * axis + (slice(1),)]], axis)
+        yield (
+            f"axis {axis} longer",
+            array_module(array).concatenate([array, array[(slice(None),) * axis + (slice(1),)]], axis),
+        )
         if array.shape[axis] > 1:
             yield f"axis {axis} shorter", array[(slice(None),) * axis + (slice(-1),)].copy()
             yield f"axis {axis} of one", array[(slice(None),) * axis + (slice(1),)].copy()
@@ -48,8 +53,16 @@ def no_arrays(call: Call) -> Iterator[tuple[str, dict[str, Any]]]:
         for k, array in enumerate(value if several else (value,)):
             if not is_array(array) or name in call.own:
                 continue
-            others = {"a list": array.tolist(), "a Tensor": Tensor(array), "complex": array.astype(complex), "objects": np.full(array.shape, None)}
+            others = {
+                "a list": array.tolist(),
+                "a Tensor": Tensor(array),
+                "complex": array.astype(complex),
+                "objects": np.full(array.shape, None),
+            }
             others |= {"strings": np.full(array.shape, "1"), "None": None}
             for what, other in others.items():
                 if what != "None" or name not in optional:
-                    yield f"{name}: {what}", {name: type(value)([*value[:k], other, *value[k + 1 :]]) if several else other}
+                    yield (
+                        f"{name}: {what}",
+                        {name: type(value)([*value[:k], other, *value[k + 1 :]]) if several else other},
+                    )

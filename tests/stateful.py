@@ -1,11 +1,14 @@
-"""Programs of edits, steps and evaluations, run twice: with captured steps, plans and packed weights, and with none of them.
+"""Programs of edits, steps and evaluations, run twice: with captured steps, plans and packed weights, and with none of
+them.
 
-    python -m tests.stateful --programs 5000            # programs of the seeds 0 to 4999; --first 2000 goes on from there
+    python -m tests.stateful --programs 5000            # programs of the seeds 0 to 4999; --first 2000 goes on from
+        there
 
-A program edits a small network as a user does in an interactive session: attributes, weights in place, modes, frozen parameters, modules
-swapped or shared, dtypes, loaded states, other optimizers. After every training step the loss, the gradients and all Tensors of both
-sides have the same bits. An evaluation by `plan.run` has the bits of a network made anew with the same values and run without anything
-kept, and is as close to the unfused operators (convolution, then norm) as float32 allows (see `UNFUSED`).
+A program edits a small network as a user does in an interactive session: attributes, weights in place, modes, frozen
+parameters, modules swapped or shared, dtypes, loaded states, other optimizers. After every training step the loss, the
+gradients and all Tensors of both sides have the same bits. An evaluation by `plan.run` has the bits of a network made
+anew with the same values and run without anything kept, and is as close to the unfused operators (convolution, then
+norm) as float32 allows (see `UNFUSED`).
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from engine.passes import Passes
 from engine.recorded import RecordedPasses
 from layers import Conv2d, ConvNorm, CrossEntropyLoss, Dropout, Identity, Module
 
-UNFUSED = 1e-3  # of the largest logit: folding a norm rounds its filter once more, and eps of a nearly constant channel magnifies that
+# of the largest logit: folding a norm rounds its filter once more, and eps of a nearly constant channel magnifies that
+UNFUSED = 1e-3
 LENGTH = 14  # actions of a program
 
 
@@ -56,7 +60,9 @@ class World:
         rng = np.random.default_rng(seed)
         self.fast, self.net = fast, Net()
         for _, t in self.net.named_tensors():
-            t.data[...] = np.abs(rng.standard_normal(t.shape)) * 0.5 + 0.1 if t.ndim == 1 else rng.standard_normal(t.shape) * 0.5
+            t.data[...] = (
+                np.abs(rng.standard_normal(t.shape)) * 0.5 + 0.1 if t.ndim == 1 else rng.standard_normal(t.shape) * 0.5
+            )
         tape_random.seed(seed)
         self.place, self.saved = tape_random.state(), self.net.state_dict()
         self.train_with(SGD, {"lr": 0.05, "momentum": 0.9})
@@ -188,7 +194,9 @@ def _to_identity(world: World, rng: np.random.Generator) -> None:
 
 
 def _new_module(world: World, rng: np.random.Generator) -> None:
-    """Another block; the optimizer does not know it: half of the time there is a new one, half of the time it says so."""
+    """Another block; the optimizer does not know it:
+    half of the time there is a new one, half of the time it says so.
+    """
     block = ConvNorm(4, 4, 3)
     block.conv.weight.data[...] = rng.standard_normal(block.conv.weight.shape) * 0.3
     world.net.second = block.to(dtype=world.net.stem.weight.dtype)
@@ -213,7 +221,14 @@ def _optimizer(world: World, rng: np.random.Generator) -> None:
     kind = (SGD, Adam, AdamW)[rng.integers(3)]
     extra = {"momentum": 0.9} if kind is SGD else {}
     world.train_with(
-        kind, {"lr": 0.02, "weight_decay": 0.1, "average": float(rng.choice([0.0, 0.9])), "clip": float(rng.choice([0.1, np.inf])), **extra}
+        kind,
+        {
+            "lr": 0.02,
+            "weight_decay": 0.1,
+            "average": float(rng.choice([0.0, 0.9])),
+            "clip": float(rng.choice([0.1, np.inf])),
+            **extra,
+        },
     )
 
 
@@ -222,9 +237,29 @@ def _group(world: World, rng: np.random.Generator) -> None:
 
 
 EDITS: list[Edit] = [
-    _attribute, _attribute, _attribute, _setting, _in_place, _in_place, _in_place_by_tensor, _other_array, _exchange, _freeze, _freeze, _mode, _mode,
-    _swap, _share, _to_identity, _new_module, _dtype, _save, _load, _optimizer, _group,
-]  # fmt: skip
+    _attribute,
+    _attribute,
+    _attribute,
+    _setting,
+    _in_place,
+    _in_place,
+    _in_place_by_tensor,
+    _other_array,
+    _exchange,
+    _freeze,
+    _freeze,
+    _mode,
+    _mode,
+    _swap,
+    _share,
+    _to_identity,
+    _new_module,
+    _dtype,
+    _save,
+    _load,
+    _optimizer,
+    _group,
+]
 
 
 class Program:
@@ -263,7 +298,9 @@ class Program:
         unfused = self.worlds[1].unfused(x)
         assert np.abs(fast - unfused).max() <= UNFUSED * max(1e-6, np.abs(unfused).max()), "unfused"
         self.done["evaluation"] += 1
-        self.done["planned evaluation"] += any(isinstance(p, plan.Plan) for p in plan._plans.get(self.worlds[0].net, {}).values())
+        self.done["planned evaluation"] += any(
+            isinstance(p, plan.Plan) for p in plan._plans.get(self.worlds[0].net, {}).values()
+        )
         self.compare()
 
     def compare(self) -> None:
@@ -305,7 +342,8 @@ def run(seed: int) -> Counter[str]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.stateful", description="Random programs with and without captured steps, plans and caches."
+        prog="python -m tests.stateful",
+        description="Random programs with and without captured steps, plans and caches.",
     )
     parser.add_argument("--programs", type=int, default=200, help="how many programs (seeds) to run")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
@@ -321,7 +359,9 @@ def main() -> int:
             failed.append(seed)
             print(f"seed {seed}: {type(error).__name__}: {str(error).strip()[:300]}", flush=True)
         if (seed + 1 - args.first) % 50 == 0:
-            print(f"{seed + 1 - args.first} programs, {len(failed)} failed, {time.monotonic() - start:.0f} s", flush=True)
+            print(
+                f"{seed + 1 - args.first} programs, {len(failed)} failed, {time.monotonic() - start:.0f} s", flush=True
+            )
     print(
         f"{args.programs} programs from seed {args.first}: {len(failed)} failed {failed[:20]}; "
         + ", ".join(f"{k} {n}" for k, n in sorted(done.items()))

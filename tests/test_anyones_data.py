@@ -1,4 +1,6 @@
-"""Training on anyone's data: folders of any layout, depth, size and number of classes train, resume and evaluate; what is wrong is one line."""
+"""Training on anyone's data: folders of any layout, depth, size and number of classes train, resume and evaluate; what
+is wrong is one line.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,14 @@ def measured(*arguments: str) -> dict:
     return evaluate.evaluate(parsed(evaluate.Arguments, "evaluate", args=list(arguments)))
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------------------------
 
 KINDS = {  # classes in the images, kind of image, what masks hold, --classes, other options
     "binary, RGB": (2, "rgb", lambda t: 255 * t, "1", []),
     "2 classes, 0 and 255, grey": (2, "grey", lambda t: 255 * t, "2", []),
     "5 classes, 16 bits, crops": (5, "16", lambda t: t, "5", ["--crop", "16", "24"]),
-    "21 classes, grey": (21, "grey", lambda t: np.where(t == 20, 255, t), "21", []),  # one never occurs: its pixels are ignored
+    # one never occurs: its pixels are ignored
+    "21 classes, grey": (21, "grey", lambda t: np.where(t == 20, 255, t), "21", []),
     "3 classes, floating point": (3, "float", lambda t: t + 1, "3", ["--ignore", "0"]),
     "the Mars classes, RGBA": (5, "rgba", lambda t: t, "auto", []),
 }
@@ -51,10 +54,20 @@ KINDS = {  # classes in the images, kind of image, what masks hold, --classes, o
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders_train_resume_and_evaluate(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Odd and mixed sizes; a run stopped in its second epoch and resumed gives the whole run's bits; evaluate gives its figure again."""
+    """Odd and mixed sizes; a run stopped in its second epoch and resumed gives the whole run's bits; evaluate gives its
+    figure again.
+    """
     count, pixels, stored, classes, more = KINDS[kind]
     data = write_pairs(tmp_path / "data", count, pixels, stored=stored)
-    line = [f"--data={data}", f"--classes={classes}", "--epochs=2", "--batch=4", "--learning-rate=0.02", *NETWORK, *more]
+    line = [
+        f"--data={data}",
+        f"--classes={classes}",
+        "--epochs=2",
+        "--batch=4",
+        "--learning-rate=0.02",
+        *NETWORK,
+        *more,
+    ]
     assert run([*line, f"--out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
         stop_in_step(3, 2, patch)
@@ -74,7 +87,15 @@ def test_folders_train_resume_and_evaluate(kind: str, tmp_path: Path, monkeypatc
 def test_one_logit_learns_a_binary_problem(tmp_path: Path) -> None:
     data = write_pairs(tmp_path / "data", 2, sizes=((24, 32),), stored=lambda t: 255 * t, count=16)
     (data / "classes.toml").write_text('[[class]]\nname = "dark"\n')
-    line = [f"--data={data}", f"--out={tmp_path / 'out'}", "--epochs=12", "--batch=4", "--learning-rate=0.02", "--average=0.9", *NETWORK]
+    line = [
+        f"--data={data}",
+        f"--out={tmp_path / 'out'}",
+        "--epochs=12",
+        "--batch=4",
+        "--learning-rate=0.02",
+        "--average=0.9",
+        *NETWORK,
+    ]
     assert run([*line, "--affine=0", "--photometric=0"]) == 0
     checkpoint = load_checkpoint(tmp_path / "out" / "best.safetensors")
     assert checkpoint.form.classes.names == ("background", "dark")
@@ -90,7 +111,9 @@ def test_one_logit_learns_a_binary_problem(tmp_path: Path) -> None:
 def test_mars_tiles_know_nothing_of_all_this(tmp_path: Path) -> None:
     """The preset: five logits, class 0 unlabelled, one channel; a checkpoint without a form is one of these."""
     write_mars(tmp_path / "tiles.npz")
-    assert run([f"--data={tmp_path / 'tiles.npz'}", f"--out={tmp_path / 'out'}", "--epochs=1", "--batch=8", *NETWORK]) == 0
+    assert (
+        run([f"--data={tmp_path / 'tiles.npz'}", f"--out={tmp_path / 'out'}", "--epochs=1", "--batch=8", *NETWORK]) == 0
+    )
     path = tmp_path / "out" / "best.safetensors"
     new = load_checkpoint(path)
     content = path.read_bytes()
@@ -110,7 +133,7 @@ def test_mars_tiles_know_nothing_of_all_this(tmp_path: Path) -> None:
     assert first["miou_fg"] == second["miou_fg"]
 
 
-# --- layouts -------------------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,7 +212,7 @@ def test_the_original_sizes_and_levels_are_what_is_learnt_from(tmp_path: Path) -
     assert "10 images have an alpha channel, which is dropped" in alpha.notes[-1]
 
 
-# --- what is wrong is one line -------------------------------------------------------------------------------------------------
+# --- what is wrong is one line ----------------------------------------------------------------------------------------
 
 
 def changed(data: Path, file: str, pixels: np.ndarray) -> None:
@@ -201,24 +224,47 @@ WRONG = {
         lambda d: changed(d, "masks/p1.png", np.full((24, 37), 8)),
         "masks/p1.png: got 8 at row 0, column 0, expected whole labels 3, 7, 9",
     ),
-    "unknown colour": (lambda d: changed(d, "masks/p1.png", np.full((24, 37, 3), (1, 2, 3))), "masks/p1.png: got #010203 at row 0, column 0"),
-    "size of a mask": (lambda d: changed(d, "masks/p1.png", np.full((8, 8), 3)), "masks/p1.png: got 8 x 8 pixels, expected 24 x 37 like"),
-    "a JPEG mask": (lambda d: (d / "masks/p1.png").rename(d / "masks/p1.jpg"), "masks/p1.jpg: got a mask that is a JPEG"),
+    "unknown colour": (
+        lambda d: changed(d, "masks/p1.png", np.full((24, 37, 3), (1, 2, 3))),
+        "masks/p1.png: got #010203 at row 0, column 0",
+    ),
+    "size of a mask": (
+        lambda d: changed(d, "masks/p1.png", np.full((8, 8), 3)),
+        "masks/p1.png: got 8 x 8 pixels, expected 24 x 37 like",
+    ),
+    "a JPEG mask": (
+        lambda d: (d / "masks/p1.png").rename(d / "masks/p1.jpg"),
+        "masks/p1.jpg: got a mask that is a JPEG",
+    ),
     "no mask": (lambda d: (d / "masks/p1.png").unlink(), "got 1 without mask: p1"),
-    "unknown key": (lambda d: (d / "classes.toml").write_text("[[class]]\nvalu = 3\n"), "classes.toml: unknown key 'valu' of a class"),
-    "one value twice": (lambda d: (d / "classes.toml").write_text("[[class]]\nvalue = 3\n" * 2), "classes.toml: the name 'class 3' stands for two"),
+    "unknown key": (
+        lambda d: (d / "classes.toml").write_text("[[class]]\nvalu = 3\n"),
+        "classes.toml: unknown key 'valu' of a class",
+    ),
+    "one value twice": (
+        lambda d: (d / "classes.toml").write_text("[[class]]\nvalue = 3\n" * 2),
+        "classes.toml: the name 'class 3' stands for two",
+    ),
     "no classes": (lambda d: (d / "classes.toml").write_text("ignore = 3\n"), "classes.toml: got no [[class]] table"),
-    "a bad colour": (lambda d: (d / "classes.toml").write_text('[[class]]\ncolour = "red"\n'), "got the colour 'red', expected one like '#804080'"),
+    "a bad colour": (
+        lambda d: (d / "classes.toml").write_text('[[class]]\ncolour = "red"\n'),
+        "got the colour 'red', expected one like '#804080'",
+    ),
     "broken TOML": (lambda d: (d / "classes.toml").write_text("[[class"), "classes.toml: no valid TOML"),
     "NaN": (
-        lambda d: [Image.fromarray(np.full((24, 37), np.nan, np.float32)).save(d / "images/p1.tif"), (d / "images/p1.png").unlink()],
+        lambda d: [
+            Image.fromarray(np.full((24, 37), np.nan, np.float32)).save(d / "images/p1.tif"),
+            (d / "images/p1.png").unlink(),
+        ],
         "images/p1.tif: got float32 levels, expected uint8 like",
     ),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_folders_are_one_line_that_names_the_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_folders_are_one_line_that_names_the_file(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_pairs(tmp_path / "data", 3, stored=lambda t: np.array([3, 7, 9])[t])
     (data / "classes.toml").write_text(TOML)
     change, message = WRONG[case]
@@ -243,17 +289,21 @@ def test_wrong_folders_are_one_line_that_names_the_file(case: str, tmp_path: Pat
         ([], "expected whole labels 0..4 (the Mars tiles' classes; classes.toml or --classes names others)"),
     ],
 )
-def test_wrong_settings_are_one_line(options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_settings_are_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_pairs(tmp_path / "data", 6)
     code, line = ended([f"--data={data}", f"--out={tmp_path / 'out'}", *NETWORK, *options], capsys)
     assert code == 2
     assert message in line
 
 
-# --- honest figures ------------------------------------------------------------------------------------------------------------
+# --- honest figures ---------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_tells_how_many_test_tiles_training_has_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_tells_how_many_test_tiles_training_has_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both figures: with them, and without; an interval says what it was drawn over."""
     rng = np.random.default_rng(0)
     pixels = np.stack([rng.integers(0, 256, (30, 16, 24)), rng.integers(0, 5, (30, 16, 24))], 1).astype(np.uint8)
@@ -282,7 +332,14 @@ def test_given_parts_of_other_sizes_are_measured_each_and_together(tmp_path: Pat
     for part, count, size in (("train", 6, (24, 32)), ("val", 3, (30, 20)), ("test", 2, (17, 50))):
         names = f"{part}/images/{{}}.png", f"{part}/masks/{{}}.png"
         write_pairs(tmp_path / "data", 3, names=names, count=count, sizes=(size,), first=len(part) * 7)
-    line = [f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'out'}", "--classes=3", "--epochs=1", "--batch=4", *NETWORK]
+    line = [
+        f"--data={tmp_path / 'data'}",
+        f"--out={tmp_path / 'out'}",
+        "--classes=3",
+        "--epochs=1",
+        "--batch=4",
+        *NETWORK,
+    ]
     assert run(line) == 0
     sizes = {"val": (3, 3 * 30 * 20), "test": (2, 2 * 17 * 50), "all": (9, 6 * 24 * 32 + 3 * 30 * 20)}
     for part, expected in sizes.items():
@@ -327,7 +384,9 @@ def test_a_window_as_large_as_the_image_changes_nothing(tmp_path: Path) -> None:
     net, images = Pointwise(), np.random.default_rng(0).integers(0, 256, (2, 24, 40), np.uint8)
     whole = predict_logits(net, images, Normalisation(0.5, 0.25))
     np.testing.assert_array_equal(predict_logits(net, images, Normalisation(0.5, 0.25), crop=(24, 40)), whole)
-    np.testing.assert_allclose(predict_logits(net, images, Normalisation(0.5, 0.25), crop=(16, 16)), whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        predict_logits(net, images, Normalisation(0.5, 0.25), crop=(16, 16)), whole, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_normalisation_of_channels_and_depths() -> None:
@@ -341,7 +400,10 @@ def test_normalisation_of_channels_and_depths() -> None:
     x = got(colour)
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, atol=1e-5)
-    for levels in (rng.integers(0, 4000, (4, 16, 24)).astype(np.uint16), (rng.standard_normal((4, 16, 24)) - 7).astype(np.float32)):
+    for levels in (
+        rng.integers(0, 4000, (4, 16, 24)).astype(np.uint16),
+        (rng.standard_normal((4, 16, 24)) - 7).astype(np.float32),
+    ):
         got = Normalisation.of(levels)
         unit = got.unit(levels)
         assert unit.max() == pytest.approx(1, abs=1e-5)

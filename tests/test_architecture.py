@@ -71,8 +71,14 @@ def test_each_operator_in_its_five_places(family: str) -> None:
 
 def test_each_operator_has_a_row_in_the_table() -> None:
     rows = {case.name.split()[0] for case in CASES}
-    by_hand = {"dropout", "segmentation_loss", "make_spec", "conv2d_relu", "argmax", "argmin", "argsort"}  # random, no operator, or no gradient
-    by_hand |= {"cast", "floor_divide", *(name for name in vars(comparison) if name in ops.__all__)}  # tests/test_tensor_*.py
+    # random, no operator, or no gradient
+    by_hand = {"dropout", "segmentation_loss", "make_spec", "conv2d_relu", "argmax", "argmin", "argsort"}
+    # tests/test_tensor_*.py
+    by_hand |= {
+        "cast",
+        "floor_divide",
+        *(name for name in vars(comparison) if name in ops.__all__),
+    }
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
     assert public <= rows | by_hand, f"no row in tests/cases.py for {public - rows - by_hand}"
 
@@ -93,15 +99,19 @@ def test_every_kernel_of_a_family_has_a_reference_and_a_docstring() -> None:
             assert ast.get_docstring(function), f"kernels/{family}/reference.py: {function.name} has no docstring"
 
 
+TABLES = ("cases.py", "test_fast_mutants.py")  # a row per operator, or per planted mistake
+
+
 def test_files_and_functions_are_of_readable_size() -> None:
     for path in sources(*PACKAGES, "bench", "tests"):
         assert not re.fullmatch(r"(utils?|helpers?|common|misc)\.py", path.name), path
         lines = path.read_text().count("\n")
-        assert lines <= 460 or path.name == "cases.py", f"{path.relative_to(ROOT)} has {lines} lines"
+        assert lines <= 600 or path.name in TABLES, f"{path.relative_to(ROOT)} has {lines} lines"
+        most = 130 if path.is_relative_to(ROOT / "kernels") else 90  # one kernel is one function
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= 75, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+                assert length <= most, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
 
 
 def test_public_functions_of_the_operators_have_docstrings() -> None:
@@ -121,14 +131,23 @@ def test_user_input_is_never_checked_by_assert() -> None:
 
 def test_packages_are_listed_and_kernels_are_package_data() -> None:
     text = (ROOT / "pyproject.toml").read_text()
-    listed = set(re.findall(r'"((?:kernels|autograd|layers|engine)[\w.]*)"', text.split("packages = [")[1].split("]")[0]))
-    found = {".".join(p.parent.relative_to(ROOT).parts) for package in PACKAGES for p in (ROOT / package).rglob("__init__.py")}
+    listed = set(
+        re.findall(r'"((?:kernels|autograd|layers|engine)[\w.]*)"', text.split("packages = [")[1].split("]")[0])
+    )
+    found = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for p in (ROOT / package).rglob("__init__.py")
+    }
     assert listed == found
     assert '"*.cu"' in text
     assert '"*.cuh"' in text
 
 
 def test_import_of_the_kernels_needs_neither_cupy_nor_torch_nor_matplotlib() -> None:
-    code = "import sys, engine.train, engine.evaluate; print([m for m in ('cupy', 'torch', 'matplotlib', 'PIL', 'numba') if m in sys.modules])"
+    code = (
+        "import sys, engine.train, engine.evaluate; print([m for m in ('cupy', 'torch', 'matplotlib', 'PIL', 'numba') "
+        "if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"

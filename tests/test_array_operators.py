@@ -1,4 +1,6 @@
-"""What the table of cases cannot say of the array operators: ties, NaN, zeros, indices, integers; PyTorch is the judge."""
+"""What the table of cases cannot say of the array operators: ties, NaN, zeros, indices, integers;
+PyTorch is the judge.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ SPECIAL: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], tuple[Any, .
     "clip": (lambda x: ops.clip(x, -1, 1), lambda x: x.clamp(-1, 1), ([NAN, -1.0, 1, 5, INF, -INF, 0.5],)),
     "minimum": (ops.minimum, torch.minimum, ([1.0, NAN, 1, 2, INF, -INF], [1.0, 1, NAN, 1, INF, -INF])),
     "maximum": (ops.maximum, torch.maximum, ([1.0, NAN, 1, 2, INF, -INF], [1.0, 1, NAN, 1, INF, -INF])),
-    "softplus": (lambda x: ops.softplus(x, 2, 3), lambda x: F.softplus(x, 2, 3), ([0.0, 1.5, 1.6, -100, INF, -INF, NAN],)),
+    "softplus": (
+        lambda x: ops.softplus(x, 2, 3),
+        lambda x: F.softplus(x, 2, 3),
+        ([0.0, 1.5, 1.6, -100, INF, -INF, NAN],),
+    ),
     "erf": (ops.erf, torch.erf, ([0.0, INF, -INF, NAN, 0.5, 7],)),
     "sin": (ops.sin, torch.sin, ([0.0, NAN, 3.0],)),
     "min ties": (lambda x: ops.min(x, 1), lambda x: x.amin(1), ([[1.0, 1, 2], [NAN, 1, 1], [-INF, -INF, 0]],)),
@@ -54,8 +60,16 @@ SPECIAL: dict[str, tuple[Callable[..., Tensor], Callable[..., Any], tuple[Any, .
     ),
     "cumsum": (lambda x: ops.cumsum(x, 0), lambda x: x.cumsum(0), ([1.0, INF, NAN],)),
     "sort NaN": (lambda x: ops.sort(x)[0], lambda x: x.sort()[0], ([2.0, NAN, -INF, 1],)),
-    "sort NaN down": (lambda x: ops.sort(x, descending=True)[0], lambda x: x.sort(descending=True)[0], ([2.0, NAN, -INF, 1],)),
-    "l1": (lambda x, t: ops.l1_loss(x, t, "none"), lambda x, t: F.l1_loss(x, t, reduction="none"), ([0.0, NAN, INF, 1], [0.0, 1, INF, INF])),
+    "sort NaN down": (
+        lambda x: ops.sort(x, descending=True)[0],
+        lambda x: x.sort(descending=True)[0],
+        ([2.0, NAN, -INF, 1],),
+    ),
+    "l1": (
+        lambda x, t: ops.l1_loss(x, t, "none"),
+        lambda x, t: F.l1_loss(x, t, reduction="none"),
+        ([0.0, NAN, INF, 1], [0.0, 1, INF, INF]),
+    ),
     "smooth l1": (
         lambda x, t: ops.smooth_l1_loss(x, t, "none"),
         lambda x, t: F.smooth_l1_loss(x, t, reduction="none"),
@@ -128,11 +142,16 @@ def test_half_and_single_precision_are_kept(name: str, dtype: str) -> None:
     z.backward(np.ones(z.shape))
     rounding = 8 * np.finfo(dtype).eps
     np.testing.assert_allclose(y.numpy(), z.numpy(), rtol=rounding)
-    np.testing.assert_allclose(x.grad.numpy(), exact.grad.numpy(), rtol=rounding, atol=rounding * np.abs(exact.grad.numpy()).max())
+    np.testing.assert_allclose(
+        x.grad.numpy(), exact.grad.numpy(), rtol=rounding, atol=rounding * np.abs(exact.grad.numpy()).max()
+    )
 
 
 def test_logsumexp_of_half_precision_does_not_overflow() -> None:
-    assert ops.logsumexp(Tensor(np.full(4, 60000, np.float16))).item() == torch.full((4,), 60000.0).half().logsumexp(0).item()
+    assert (
+        ops.logsumexp(Tensor(np.full(4, 60000, np.float16))).item()
+        == torch.full((4,), 60000.0).half().logsumexp(0).item()
+    )
 
 
 @pytest.mark.parametrize("keepdims", [False, True])
@@ -173,9 +192,15 @@ EMPTY: dict[str, tuple[Callable[..., Tensor], Callable[..., Any]]] = {
     "sort": (lambda x: ops.sort(x, 0)[0], lambda x: x.sort(0)[0]),
     "flip": (ops.flip, lambda x: x.flip(0, 1)),
     "einsum": (lambda x: ops.einsum("ij->j", x), lambda x: torch.einsum("ij->j", x)),
-    "linear": (lambda x: ops.linear(x, Tensor(np.ones((2, 3)))), lambda x: F.linear(x, torch.ones(2, 3, dtype=torch.float64))),
+    "linear": (
+        lambda x: ops.linear(x, Tensor(np.ones((2, 3)))),
+        lambda x: F.linear(x, torch.ones(2, 3, dtype=torch.float64)),
+    ),
     "mse": (lambda x: ops.mse_loss(x, x.data, "sum"), lambda x: F.mse_loss(x, x.detach(), reduction="sum")),
-    "take": (lambda x: ops.take(x, np.zeros(0, int), 1), lambda x: x.index_select(1, torch.zeros(0, dtype=torch.int64))),
+    "take": (
+        lambda x: ops.take(x, np.zeros(0, int), 1),
+        lambda x: x.index_select(1, torch.zeros(0, dtype=torch.int64)),
+    ),
 }
 
 
@@ -200,12 +225,19 @@ def test_operators_are_seen_by_a_recording() -> None:
     def program(x: Tensor, w: Tensor) -> Tensor:
         ordered, place = ops.sort(ops.abs(x), -1)
         y = ops.gather(ordered, 1, ops.flip(place, 1)) + ops.take(x, ops.argmax(x, 1), 1).sum(1, keepdims=True)
-        y = ops.linear(ops.clip(y, -0.7, 2.0), w) * ops.std(y, 1, keepdims=True) + ops.softplus(ops.erf(ops.sin(y[:, :2])))
+        y = ops.linear(ops.clip(y, -0.7, 2.0), w) * ops.std(y, 1, keepdims=True) + ops.softplus(
+            ops.erf(ops.sin(y[:, :2]))
+        )
         y = ops.einsum("ij,ij->i", y, ops.cumsum(y, 1)) + ops.logsumexp(y, 1) + ops.prod(y, 1) + ops.min(y, 1)
-        return ops.mse_loss(ops.maximum(y, 0.0), np.ones(len(y), np.float32)) + ops.var(ops.rms_norm(ops.group_norm(x[:, None], 2)))
+        return ops.mse_loss(ops.maximum(y, 0.0), np.ones(len(y), np.float32)) + ops.var(
+            ops.rms_norm(ops.group_norm(x[:, None], 2))
+        )
 
     rng = np.random.default_rng(0)
-    draw = [(rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((2, 4)).astype(np.float32)) for _ in range(3)]
+    draw = [
+        (rng.standard_normal((5, 4)).astype(np.float32), rng.standard_normal((2, 4)).astype(np.float32))
+        for _ in range(3)
+    ]
     x, w = (Tensor(a.copy(), requires_grad=True) for a in draw[0])
     recording = Recording()
     with recording.operators():
@@ -233,9 +265,16 @@ def test_single_numbers_are_written_again_by_a_recording() -> None:
 
 
 METHODS = {
-    "abs": {}, "clip": {"min": -0.5}, "min": {"axis": 1}, "var": {"axis": 0}, "std": {"correction": 0}, "prod": {"axis": -1, "keepdims": True},
-    "argmax": {"axis": 1}, "argmin": {}, "cumsum": {"axis": 1},
-}  # fmt: skip
+    "abs": {},
+    "clip": {"min": -0.5},
+    "min": {"axis": 1},
+    "var": {"axis": 0},
+    "std": {"correction": 0},
+    "prod": {"axis": -1, "keepdims": True},
+    "argmax": {"axis": 1},
+    "argmin": {},
+    "cumsum": {"axis": 1},
+}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -247,7 +286,9 @@ def test_methods_are_the_operators(name: str) -> None:
 
 @pytest.mark.parametrize("given", [(True, True), (True, False), (False, True)])
 def test_clip_between_tensors_is_pytorchs_on_bounds_crossed_bounds_and_special_values(given: tuple[bool, bool]) -> None:
-    """Every triple of x, min and max from numbers that are equal, cross, are infinite or NaN: value and the three gradients."""
+    """Every triple of x, min and max from numbers that are equal, cross, are infinite or NaN: value and the three
+    gradients.
+    """
     some = [NAN, INF, -INF, 0.0, 1.0, -1.0, 2.0]
     columns = np.stack([a.ravel() for a in np.meshgrid(some, some, some)])
     kept = [columns[0], *(c if is_given else None for c, is_given in zip(columns[1:], given, strict=True))]

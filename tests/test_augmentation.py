@@ -1,4 +1,6 @@
-"""Augmentation: exact where it can be exact, deterministic, labels never invented; batches in which rare classes appear."""
+"""Augmentation: exact where it can be exact, deterministic, labels never invented; batches in which rare classes
+appear.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def batch():
 
 def moved(batch, outside=0, **changes):
     settings = {"flip_x": 1.0, "flip_y": 1.0, "angle": 0.0, "zoom": 1.0, "dx": 0.0, "dy": 0.0, **changes}
-    matrices = affine_matrices((H, W), *(np.full(N, settings[k]) for k in ("flip_x", "flip_y", "angle", "zoom", "dx", "dy")))
+    matrices = affine_matrices(
+        (H, W), *(np.full(N, settings[k]) for k in ("flip_x", "flip_y", "angle", "zoom", "dx", "dy"))
+    )
     one = np.ones(N, np.float32)
     return augment_batch(*batch, matrices, one, 0 * one, one, outside)
 
@@ -75,7 +79,9 @@ def test_zoom_magnifies_about_the_centre(batch) -> None:
 
 def test_photometric_formula(batch) -> None:
     images, masks = batch
-    contrast, brightness, gamma = (np.linspace(a, b, N).astype(np.float32) for a, b in ((0.8, 1.3), (-0.1, 0.1), (0.7, 1.4)))
+    contrast, brightness, gamma = (
+        np.linspace(a, b, N).astype(np.float32) for a, b in ((0.8, 1.3), (-0.1, 0.1), (0.7, 1.4))
+    )
     eye = affine_matrices((H, W), *(np.full(N, v) for v in (1.0, 1.0, 0.0, 1.0, 0.0, 0.0)))
     got, same = augment_batch(images, masks, eye, contrast, brightness, gamma, 0)
     for k in range(N):

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 import autograd
-from autograd import Function, Tensor, anomaly_mode, checkpoint, enable_grad, graph, inference, no_grad, observe, ops, random
+from autograd import (
+    Function,
+    Tensor,
+    anomaly_mode,
+    checkpoint,
+    enable_grad,
+    graph,
+    inference,
+    no_grad,
+    observe,
+    ops,
+    random,
+)
 
 
 def leaf(*shape: int, seed: int = 0) -> Tensor:
@@ -84,7 +96,10 @@ def test_in_place_change_of_a_saved_array_is_caught_and_named() -> None:
     y = x * w
     with no_grad():
         w.add_(1.0)
-    with pytest.raises(RuntimeError, match=r"Mul: input 1 \(3,\) is needed by backward but was changed in place \(version 1, saved at 0\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"Mul: input 1 \(3,\) is needed by backward but was changed in place \(version 1, saved at 0\)",
+    ):
         y.sum().backward()
     h = ops.exp(x)
     view = ops.reshape(h, (3, 1))
@@ -120,13 +135,19 @@ def test_modes() -> None:
 
 def test_anomaly_mode_names_operator_shape_and_index() -> None:
     x = Tensor(np.array([[1.0, 2.0], [3.0, -1.0]]), requires_grad=True)
-    with anomaly_mode(), np.errstate(invalid="ignore"), pytest.raises(FloatingPointError, match=r"Log: output \(2, 2\) is nan at \(1, 1\)"):
+    with (
+        anomaly_mode(),
+        np.errstate(invalid="ignore"),
+        pytest.raises(FloatingPointError, match=r"Log: output \(2, 2\) is nan at \(1, 1\)"),
+    ):
         ops.log(x)
     zero = Tensor(np.array([4.0, 0.0]), requires_grad=True)
     with (
         anomaly_mode(),
         np.errstate(divide="ignore"),
-        pytest.raises(FloatingPointError, match=r"(?s)Sqrt: gradient of input 0 \(2,\) is inf at \(1,\).*test_autograd"),
+        pytest.raises(
+            FloatingPointError, match=r"(?s)Sqrt: gradient of input 0 \(2,\) is inf at \(1,\).*test_autograd"
+        ),
     ):
         ops.sqrt(zero).sum().backward()
 
@@ -253,7 +274,9 @@ def test_a_long_chain_neither_recurses_nor_leaks() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_cotangent_is_overwritten_only_when_nobody_else_needs_it(shared: bool) -> None:
-    """Two batch norms behind an addition get one cotangent; one behind a product gets its own, which it may write its gradient over."""
+    """Two batch norms behind an addition get one cotangent; one behind a product gets its own, which it may write its
+    gradient over.
+    """
     from kernels.core.dispatch import use_kernels
 
     rng = np.random.default_rng(0)
@@ -263,7 +286,10 @@ def test_a_cotangent_is_overwritten_only_when_nobody_else_needs_it(shared: bool)
         x, z = Tensor(a, requires_grad=True), Tensor(b, requires_grad=True)
         with use_kernels(backend):
             one, other = (
-                ops.batch_norm(t, *(Tensor(np.full(24, v, np.float32)) for v in (1, 0, 0, 1)), training=True, activation="relu") for t in (x, z)
+                ops.batch_norm(
+                    t, *(Tensor(np.full(24, v, np.float32)) for v in (1, 0, 0, 1)), training=True, activation="relu"
+                )
+                for t in (x, z)
             )
             total = one + other if shared else one * other
             total.backward(b)

@@ -1,4 +1,6 @@
-"""The races: what the command line says about frameworks it does not know or find, and that each JAX convolution computes what ours does."""
+"""The races: what the command line says about frameworks it does not know or find, and that each JAX convolution
+computes what ours does.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_an_unknown_framework_is_one_line_and_exit_code_2() -> None:
     command = [sys.executable, "-m", "bench", "pool", "--against", "torch,jaxx"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [f"error: --against: unknown framework 'jaxx', expected some of {', '.join(FRAMEWORKS)}"]
+    assert result.stderr.splitlines() == [
+        f"error: --against: unknown framework 'jaxx', expected some of {', '.join(FRAMEWORKS)}"
+    ]
     assert not result.stdout
 
 
@@ -36,7 +40,10 @@ def test_a_race_goes_on_without_what_is_missing(monkeypatch, capsys) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("bench.__main__.measured_machine", lambda: "a machine")
     raced = []
-    monkeypatch.setattr("bench.harness.race", lambda family, index, sides, *settings: raced.append(sides) or {"ours": {"error": "not timed here"}})
+    monkeypatch.setattr(
+        "bench.harness.race",
+        lambda family, index, sides, *settings: raced.append(sides) or {"ours": {"error": "not timed here"}},
+    )
     assert run(Arguments(("pool",), against="jax,torch", only="2x2")) == 0
     assert raced == [["ours"]] * 3
     assert [line.split()[0] for line in capsys.readouterr().err.splitlines()[:2]] == ["jax", "torch"]
@@ -73,7 +80,10 @@ def test_jax_convolves_as_ours(case: Case, monkeypatch) -> None:
 
 def test_the_table_beside_the_bars_takes_the_geometric_mean() -> None:
     row = {"shape": "16x8", "against": "jax"}
-    table = [{**row, "name": "conv2d 1x1 forward", "ratio": 2.0}, {**row, "name": "conv2d 1x1 backward_data", "ratio": 8.0}]
+    table = [
+        {**row, "name": "conv2d 1x1 forward", "ratio": 2.0},
+        {**row, "name": "conv2d 1x1 backward_data", "ratio": 8.0},
+    ]
     lines = beside(table, "jax").splitlines()
     assert lines[2] == "| 1x1, all directions | 2 | **4.00** | 2.00, 8.00 |"
     assert len(lines) == 3

@@ -1,4 +1,6 @@
-"""Signed distance maps and the boundary loss beside other terms; its gradient and PyTorch's value are in tests/cases.py."""
+"""Signed distance maps and the boundary loss beside other terms; its gradient and PyTorch's value are in
+tests/cases.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ SIDES, SEEDS = st.integers(1, 19), st.integers(0, 99)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(st.tuples(st.integers(1, 3), SIDES, SIDES), st.integers(1, 5), st.sampled_from([0.05, 0.5, 0.95]), st.booleans(), SEEDS)
+@given(
+    st.tuples(st.integers(1, 3), SIDES, SIDES),
+    st.integers(1, 5),
+    st.sampled_from([0.05, 0.5, 0.95]),
+    st.booleans(),
+    SEEDS,
+)
 @example((2, 1, 33), 2, 0.05, False, 0)
 @example((2, 64, 128), 4, 0.95, True, 1)
 def test_signed_distances(size, classes, share, masked, seed) -> None:
@@ -28,14 +36,17 @@ def test_distances_of_a_hand_made_map() -> None:
     phi = loss.signed_distances(labels, 3, "train", 9, "float32")[0]
     one, inside = phi[..., 1], labels[0] == 1
     np.testing.assert_array_equal(one[~inside], np.sqrt(np.float32([5, 2, 1, 4, 1, 4, 1])))
-    np.testing.assert_array_equal(one[inside], 1 - np.sqrt(np.float32([1, 1, 2, 2, 5])))  # the 9 beside class 1 bounds nothing
+    # the 9 beside class 1 bounds nothing
+    np.testing.assert_array_equal(one[inside], 1 - np.sqrt(np.float32([1, 1, 2, 2, 5])))
     np.testing.assert_array_equal(phi[[2, 0], [0, 3], 2], [0, np.sqrt(np.float32(13))])
 
 
 def test_the_boundary_loss_beside_fused_terms() -> None:
     rng = np.random.default_rng(3)
     z, labels = Tensor(array(rng, 2, 9, 17, 5), requires_grad=True), rng.integers(0, 5, (2, 9, 17))
-    both, terms = ops.combined_loss(z, labels, background="mask", terms={"iou": 0.5, "boundary": 0.01}, return_terms=True)
+    both, terms = ops.combined_loss(
+        z, labels, background="mask", terms={"iou": 0.5, "boundary": 0.01}, return_terms=True
+    )
     both.backward()
     got = z.grad.data
     z.grad = None

@@ -1,4 +1,6 @@
-"""What the kernel cache believes: only what this user wrote, whole. All else is compiled in memory, with one warning."""
+"""What the kernel cache believes: only what this user wrote, whole.
+All else is compiled in memory, with one warning.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def python(code: str, cache: Path | None, environment: dict[str, str | None] | N
     """What a fresh process prints on stdout; its stderr may hold one line, which is returned behind."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "AREOGRAD_CACHE": cache and str(cache), **(environment or {})}
     known = {name: value for name, value in known.items() if value is not None}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=known, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=known, cwd=ROOT, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("\n") <= 1, result.stderr
     return [*result.stdout.split("\n")[:-1], result.stderr.strip()]
@@ -80,7 +84,9 @@ def test_every_flipped_bit_and_every_length_is_noticed(cache: Store) -> None:
     path = file_of(cache)
     whole = path.read_bytes()
     damaged = [whole[:k] for k in range(len(whole))] + [whole + b"\0"]
-    damaged += [whole[:k] + bytes([whole[k] ^ 1 << bit]) + whole[k + 1 :] for k in range(len(whole)) for bit in range(8)]
+    damaged += [
+        whole[:k] + bytes([whole[k] ^ 1 << bit]) + whole[k + 1 :] for k in range(len(whole)) for bit in range(8)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)
         for content in damaged:
@@ -216,7 +222,9 @@ def test_nobody_s_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: writing fails halfway. Nothing is left behind, and the result is right."""
+    """A limit on the size of files stands for it: writing fails halfway. Nothing is left behind, and the result is
+    right.
+    """
     code = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n{PROGRAM}"
     output, error = python(code, tmp_path / "cache")
     assert output == RESULT
@@ -241,9 +249,14 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     """Both compile, both write; every file is whole, and a third process compiles nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AREOGRAD_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", PROGRAM]
-    both = [subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     assert [process.communicate() for process in both] == [(RESULT + "\n", "")] * 2
-    code = "from kernels.core.compile import on_compile; on_compile(lambda name, *_: print('compiled', name))\n" + PROGRAM
+    code = (
+        "from kernels.core.compile import on_compile; on_compile(lambda name, *_: print('compiled', name))\n" + PROGRAM
+    )
     assert python(code, tmp_path / "cache") == [RESULT, ""]
     assert not list((tmp_path / "cache").rglob("*.part"))
 
@@ -267,7 +280,9 @@ def test_damaged_choices_are_made_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_compiling_ahead_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's own process compiles, since nobody else's work would reach it; --warm alone has no purpose then and says so."""
+    """The run's own process compiles, since nobody else's work would reach it; --warm alone has no purpose then and
+    says so.
+    """
     relu_forward(np.zeros(1, np.float32))  # the kernel is known from here on
     (tmp_path / "file").touch()
     monkeypatch.setattr(storing, "_noted", [])

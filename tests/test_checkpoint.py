@@ -29,7 +29,9 @@ def nested(fn: Run, *inputs: Any) -> Any:
 
 
 class Part(Module):
-    """All kinds of state: running statistics of a norm alone and of one behind a convolution, dropout, a user's counter and average."""
+    """All kinds of state: running statistics of a norm alone and of one behind a convolution, dropout, a user's counter
+    and average.
+    """
 
     def __init__(self, run: Run) -> None:
         self.conv, self.norm, self.drop = Conv2d(3, 4, 3, padding=1), BatchNorm2d(4), Dropout(0.4)
@@ -213,7 +215,9 @@ def steps(run: Run, captured: bool) -> tuple[list[float], list[np.ndarray]]:
 
 @pytest.mark.usefixtures("by_the_model")
 def test_captured_steps_with_checkpointed_parts() -> None:
-    """A replayed step does what the step does: the states move once, and the second run draws the masks of the first."""
+    """A replayed step does what the step does: the states move once,
+    and the second run draws the masks of the first.
+    """
     losses, state = steps(checkpoint, captured=True)
     other, expected = steps(checkpoint, captured=False)
     assert losses == other

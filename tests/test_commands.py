@@ -1,4 +1,6 @@
-"""What command lines do with bad input, bad environments and outputs that nobody takes: one line, exit code 2, nothing written, no traceback."""
+"""What command lines do with bad input, bad environments and outputs that nobody takes: one line, exit code 2, nothing
+written, no traceback.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ run_command(main)
 """
     variable = f"AREOGRAD_{name}"
     known = {**os.environ, "PYTHONPATH": str(ROOT), variable: value}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=known, cwd=ROOT, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=known, cwd=ROOT, check=False
+    )
     refused(result, f"error: {variable}: got {value!r}, ")
 
 
@@ -121,7 +125,10 @@ def test_ascii_terminals(tmp_path: Path) -> None:
         (["--epochs", "x"], "Error parsing --epochs: invalid literal"),
         (["--epochs", "9" * 5000], "--epochs"),
         (["--nosuch", "3"], "Unrecognized options: --nosuch, 3"),
-        (["--preset", "foo"], "invalid choice 'foo' for argument '--preset'. Expected one of ('tiny', 'small', 'report')"),
+        (
+            ["--preset", "foo"],
+            "invalid choice 'foo' for argument '--preset'. Expected one of ('tiny', 'small', 'report')",
+        ),
         (["--data"], "Missing value for argument '--data'"),
         (["--out", ""], "--out: got an empty name"),
         (["--batch", "0"], "batch: got 0, expected 2 to 100000"),
@@ -136,7 +143,7 @@ def test_command_lines(arguments: list[str], words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-# --- readers -------------------------------------------------------------------------------------------------------------------------------
+# --- readers ----------------------------------------------------------------------------------------------------------
 
 
 def archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -158,16 +165,40 @@ def saved(array: np.ndarray) -> bytes:
 
 PAIRS = np.zeros((2, 2, 8, 8), np.uint8)
 BOMBS = {
-    "one string": ({"training_set.npy": saved(PAIRS), "train_group.npy": header("<U200000000", (2,)) + bytes(16_000_000)}, "bytes"),
-    "long names": ({"training_set.npy": saved(PAIRS), "train_group.npy": header("<U100000", (2,)) + bytes(800_000)}, "1000 characters at most"),
-    "many tiles": ({"training_set.npy": header("|u1", (2**15, 2, 8, 8)) + bytes(2**22)}, "at most 262144 pixels a tile and 1048576 in a file"),
-    "a large tile": ({"training_set.npy": header("|u1", (1, 2, 1024, 1024)) + bytes(2**21)}, "at most 262144 pixels a tile"),
+    "one string": (
+        {"training_set.npy": saved(PAIRS), "train_group.npy": header("<U200000000", (2,)) + bytes(16_000_000)},
+        "bytes",
+    ),
+    "long names": (
+        {"training_set.npy": saved(PAIRS), "train_group.npy": header("<U100000", (2,)) + bytes(800_000)},
+        "1000 characters at most",
+    ),
+    "many tiles": (
+        {"training_set.npy": header("|u1", (2**15, 2, 8, 8)) + bytes(2**22)},
+        "at most 262144 pixels a tile and 1048576 in a file",
+    ),
+    "a large tile": (
+        {"training_set.npy": header("|u1", (1, 2, 1024, 1024)) + bytes(2**21)},
+        "at most 262144 pixels a tile",
+    ),
     "a shape that is said only": ({"training_set.npy": header("<f8", (2**40, 2, 8, 8)) + bytes(100)}, "the archive"),
     "a negative shape": ({"training_set.npy": header("<f8", (-1, 2, 8, 8)) + bytes(100)}, "the archive"),
-    "a long header": ({"training_set.npy": b"\x93NUMPY\2\0" + (2**31).to_bytes(4, "little") + bytes(10**6)}, "a header of 2147483648 bytes"),
-    "a nested header": ({"training_set.npy": b"\x93NUMPY\1\0" + (5000).to_bytes(2, "little") + b"(" * 5000}, "cannot be read"),
-    "an open header": ({"training_set.npy": b"\x93NUMPY\1\0" + (9).to_bytes(2, "little") + b"{'descr':"}, "cannot be read"),
-    "names that are no text": ({"training_set.npy": saved(PAIRS), "train_group.npy": header("<U1", (2,)) + b"\xff" * 8}, "no text"),
+    "a long header": (
+        {"training_set.npy": b"\x93NUMPY\2\0" + (2**31).to_bytes(4, "little") + bytes(10**6)},
+        "a header of 2147483648 bytes",
+    ),
+    "a nested header": (
+        {"training_set.npy": b"\x93NUMPY\1\0" + (5000).to_bytes(2, "little") + b"(" * 5000},
+        "cannot be read",
+    ),
+    "an open header": (
+        {"training_set.npy": b"\x93NUMPY\1\0" + (9).to_bytes(2, "little") + b"{'descr':"},
+        "cannot be read",
+    ),
+    "names that are no text": (
+        {"training_set.npy": saved(PAIRS), "train_group.npy": header("<U1", (2,)) + b"\xff" * 8},
+        "no text",
+    ),
 }
 
 
@@ -280,7 +311,7 @@ def test_messages_are_one_line_whatever_they_quote() -> None:
     assert isinstance(error.value.__cause__, RuntimeError)
 
 
-# --- checkpoints ---------------------------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def checkpoint(path: Path, **changes: object) -> Path:
@@ -327,18 +358,28 @@ def test_a_width_is_believed_only_of_enough_numbers() -> None:
     for width in (4, 8, 16):
         config = Config(width=width, bottleneck="none", encoder="plain", skips="plain")
         assert sum(array.size for array in build_network(config).state_dict().values()) >= LEAST * config.width**2
-    leanest = [build_network(Config(width=4, bottleneck=b, encoder=e, skips=s)) for b in BOTTLENECKS for e in ENCODERS for s in ("gated", "plain")]
+    leanest = [
+        build_network(Config(width=4, bottleneck=b, encoder=e, skips=s))
+        for b in BOTTLENECKS
+        for e in ENCODERS
+        for s in ("gated", "plain")
+    ]
     assert min(sum(array.size for array in net.state_dict().values()) for net in leanest) >= LEAST * 16
 
 
 def test_paths_of_checkpoints(tmp_path: Path) -> None:
     long, zero = tmp_path / ("x" * 300), Path("/dev/zero")
-    for path, words in ((tmp_path, "not an ordinary file"), (long, "too long"), (tmp_path / "none", "no such file"), (zero, "ordinary")):
+    for path, words in (
+        (tmp_path, "not an ordinary file"),
+        (long, "too long"),
+        (tmp_path / "none", "no such file"),
+        (zero, "ordinary"),
+    ):
         with pytest.raises(CheckpointError, match=words):
             load_checkpoint(path)
 
 
-# --- images --------------------------------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------------------------------
 
 
 def image_pair(folder: Path, content: bytes) -> Path:

@@ -1,4 +1,6 @@
-"""A slice of the generated comparison with PyTorch (tests/conformance; `python -m tests.conformance` runs more), shrunk by hypothesis."""
+"""A slice of the generated comparison with PyTorch (tests/conformance; `python -m tests.conformance` runs more), shrunk
+by hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +32,38 @@ ROWS = [pytest.param(row, id=name) for name, row in table().items()]
 
 
 @pytest.mark.parametrize("row", ROWS)
-@settings(max_examples=CASES, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
+@settings(
+    max_examples=CASES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
 @given(data=st.data())
 def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> None:
     check(row, row.draw(Drawn(data)))
 
 
 def test_every_public_operator_and_module_has_a_row() -> None:
-    """Or stands among the exceptions, each with its reason; an exception that has got a row, or that is public no more, fails too."""
+    """Or stands among the exceptions, each with its reason; an exception that has got a row, or that is public no more,
+    fails too.
+    """
     public = {*ops.__all__, *layers.__all__}
     assert sorted(public - set(table())) == sorted(WITHOUT)
 
 
 def test_the_page_lists_the_documented_differences() -> None:
     page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text()
-    assert "\n".join(["", *differences(), ""]) in page, "python -m tests.conformance --differences prints the list for docs/conformance.md"
+    assert "\n".join(["", *differences(), ""]) in page, (
+        "python -m tests.conformance --differences prints the list for docs/conformance.md"
+    )
 
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])
-@pytest.mark.parametrize(("name", "arrays", "settings"), FOUND, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(FOUND)])
+@pytest.mark.parametrize(
+    ("name", "arrays", "settings"), FOUND, ids=[f"{name}-{k}" for k, (name, *_) in enumerate(FOUND)]
+)
 def test_what_was_found_stays_mended(name: str, arrays: list, settings: dict, backend: str) -> None:
     found = as_case(arrays, settings)
     found.backend = backend
@@ -81,7 +96,9 @@ def _slope(y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("wrong", [_roundings, _slope])
 @pytest.mark.parametrize("name", ["exp", "layer_norm", "scaled_dot_product_attention"])
-def test_the_bar_finds_what_is_off_by_a_few_roundings_or_a_thousandth_of_the_gradient(name: str, wrong: Callable[[Tensor], Tensor]) -> None:
+def test_the_bar_finds_what_is_off_by_a_few_roundings_or_a_thousandth_of_the_gradient(
+    name: str, wrong: Callable[[Tensor], Tensor]
+) -> None:
     """Also where numbers cancel, so that more is allowed: within a hundred cases."""
     row = dataclasses.replace(table()[name], ours=lambda *xs, **settings: wrong(table()[name].ours(*xs, **settings)))
     wanted = "value" if wrong is _roundings else "gradient"

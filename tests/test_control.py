@@ -24,13 +24,16 @@ def controlled(arguments: list[str]) -> int:
 def test_without_dropout_a_control_follows_our_run(tiles: Path, tmp_path: Path) -> None:
     """Six steps from the same weights on the same batches: losses, scores, and nearly all weights.
 
-    Not all of them: where the true gradient is 0 (a bias before batch norm), Adam makes steps of rounding noise, which is
-    above its epsilon in PyTorch and below it here. 4 % of the weights were farther apart than a tenth of their way.
+    Not all of them: where the true gradient is 0 (a bias before batch norm), Adam makes steps of rounding noise, which
+    is above its epsilon in PyTorch and below it here. 4 % of the weights were farther apart than a tenth of their way.
     """
     line = [f"--data={tiles}", "--dropout=0", *OPTIONS]
     assert run([*line, f"--out={tmp_path / 'ours'}"]) == 0
     assert controlled([*line, f"--out={tmp_path / 'theirs'}"]) == 0
-    ours, theirs = ([json.loads(row) for row in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("ours", "theirs"))
+    ours, theirs = (
+        [json.loads(row) for row in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("ours", "theirs")
+    )
     for a, b in zip(ours, theirs, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=2e-3)
         assert a["val_miou_fg"] == pytest.approx(b["val_miou_fg"], abs=0.01)
@@ -52,7 +55,9 @@ def test_without_dropout_a_control_follows_our_run(tiles: Path, tmp_path: Path) 
         ("--background=mixed", "--background: got 'mixed', but the PyTorch twin has 'mask' and 'train' only"),
     ],
 )
-def test_other_networks_and_losses_are_refused(option: str, message: str, tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_networks_and_losses_are_refused(
+    option: str, message: str, tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, line = ended([f"--data={tiles}", *OPTIONS, option, f"--out={tmp_path / 'run'}"], capsys, controlled)
     assert code == 2
     assert message in line

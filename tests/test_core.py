@@ -20,10 +20,12 @@ from kernels.pointwise import cuda
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
 
 
-# -- devices ------------------------------------------------------------------------------------------------------------------
+# -- devices -----------------------------------------------------------------------------------------------------------
 
 
 def test_device_choice_says_which_and_why() -> None:
@@ -60,11 +62,13 @@ def test_a_broken_cupy_never_breaks_the_cpu_path(tmp_path) -> None:
     assert "device: cpu (auto: cupy does not work here: OSError: libcuda.so.1" in result.stdout
 
 
-# -- dispatch -----------------------------------------------------------------------------------------------------------------
+# -- dispatch ----------------------------------------------------------------------------------------------------------
 
 
 def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
-    (tmp_path / "fast_room.py").write_text("def doubled(x):\n    return NotImplemented if x.dtype == 'float64' else ('fast', x * 2)\n")
+    (tmp_path / "fast_room.py").write_text(
+        "def doubled(x):\n    return NotImplemented if x.dtype == 'float64' else ('fast', x * 2)\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def doubled(x):
@@ -85,7 +89,7 @@ def test_dispatch_falls_back_to_the_reference(tmp_path, monkeypatch) -> None:
         pass
 
 
-# -- geometry -----------------------------------------------------------------------------------------------------------------
+# -- geometry ----------------------------------------------------------------------------------------------------------
 
 
 def test_nested_kernel_logs_end_each_on_its_own() -> None:
@@ -111,10 +115,14 @@ def test_input_size_inverts_output_size() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         k, s, d = rng.integers(1, 5, (3, 2))
-        window = Window.of("x", tuple(k.tolist()), tuple(s.tolist()), tuple(rng.integers(0, 3, 2).tolist()), tuple(d.tolist()))
+        window = Window.of(
+            "x", tuple(k.tolist()), tuple(s.tolist()), tuple(rng.integers(0, 3, 2).tolist()), tuple(d.tolist())
+        )
         size = tuple(rng.integers(12, 20, 2).tolist())
         out = window.output_size(size)
-        extra = tuple((n + sum(p) - e) % t for n, p, e, t in zip(size, window.padding, window.extent, window.stride, strict=True))
+        extra = tuple(
+            (n + sum(p) - e) % t for n, p, e, t in zip(size, window.padding, window.extent, window.stride, strict=True)
+        )
         assert window.input_size(out, extra) == size
 
 
@@ -125,7 +133,7 @@ def test_pairs_reject_what_is_no_size() -> None:
             pair(bad, "k")
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def test_memory_is_recycled_only_when_the_last_view_dies() -> None:
@@ -165,7 +173,10 @@ def test_memory_from_many_threads() -> None:
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         for _ in range(200):
-            arrays = [(pool.empty((int(n),), np.float32), v) for n, v in zip(rng.integers(2**14, 2**17, 4), rng.random(4), strict=True)]
+            arrays = [
+                (pool.empty((int(n),), np.float32), v)
+                for n, v in zip(rng.integers(2**14, 2**17, 4), rng.random(4), strict=True)
+            ]
             for array, value in arrays:
                 array.fill(value)
             errors.extend(1 for array, value in arrays if not (array == np.float32(value)).all())
@@ -180,7 +191,7 @@ def test_memory_from_many_threads() -> None:
     assert pool.live == 0
 
 
-# -- random -------------------------------------------------------------------------------------------------------------------
+# -- random ------------------------------------------------------------------------------------------------------------
 
 
 def plain_philox(counter: list[int], key: list[int], bits: int) -> list[int]:
@@ -213,7 +224,11 @@ def test_philox_known_answers() -> None:
     for counter, key, answer in (
         ([0, 0, 0, 0], (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
         ([0xFFFFFFFF] * 4, (0xFFFFFFFF, 0xFFFFFFFF), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-        ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], (0xA4093822, 0x299F31D0), [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            (0xA4093822, 0x299F31D0),
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
     ):
         assert random.philox(np.array(counter, np.uint32)[:, None], key)[:, 0].tolist() == answer
 
@@ -234,7 +249,7 @@ def test_streams_are_functions_of_seed_offset_and_index() -> None:
     assert (stream.generator().random(3) != first).all()
 
 
-# -- sums ---------------------------------------------------------------------------------------------------------------------
+# -- sums --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [0, 1, 127, 128, 129, 1000, 100_003])
@@ -261,7 +276,7 @@ def test_a_free_block_serves_a_smaller_array() -> None:
     assert pool.peak > peak  # nothing free is of a size that suits
 
 
-# -- CUDA sources ------------------------------------------------------------------------------------------------------------------
+# -- CUDA sources ------------------------------------------------------------------------------------------------------
 
 
 def test_parameters_of_kernels_are_counted() -> None:

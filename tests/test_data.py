@@ -57,7 +57,7 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
     return str(error.value)
 
 
-# --- tiles ---------------------------------------------------------------------------------------------------------------------
+# --- tiles ------------------------------------------------------------------------------------------------------------
 
 
 def test_indexing_takes_tiles_with_their_masks_and_groups():
@@ -76,7 +76,10 @@ def test_indexing_takes_tiles_with_their_masks_and_groups():
     [
         ((np.zeros((2, 8, 8)),), r"images: got float64 \(2, 8, 8\), expected uint8"),
         ((np.zeros((8, 8), np.uint8),), r"images: got uint8 \(8, 8\)"),
-        ((np.zeros((2, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)), r"masks: got uint8 \(3, 8, 8\), expected uint8 \(2, 8, 8\)"),
+        (
+            (np.zeros((2, 8, 8), np.uint8), np.zeros((3, 8, 8), np.uint8)),
+            r"masks: got uint8 \(3, 8, 8\), expected uint8 \(2, 8, 8\)",
+        ),
         ((np.zeros((2, 8, 8), np.uint8), None, np.array(["a"])), r"groups: got <U1 \(1,\), expected str \(2,\)"),
     ],
 )
@@ -91,7 +94,7 @@ def test_pixel_counts():
     np.testing.assert_array_equal(pixel_counts(masks), [[2, 3, 0, 0, 1], [0, 0, 0, 6, 0]])
 
 
-# --- .npz ----------------------------------------------------------------------------------------------------------------------
+# --- .npz -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
@@ -103,7 +106,10 @@ def test_npz_round_trip(tmp_path, dtype):
     np.testing.assert_array_equal(first.test.masks, arrays["test_labels"])
     np.testing.assert_array_equal(first.test.groups, arrays["test_group"])
     assert first.name == "tiles"
-    assert first.notes == (f"train: {N} tiles of {H} x {W}, 3 source images", f"test: {M} tiles of {H} x {W}, 2 source images")
+    assert first.notes == (
+        f"train: {N} tiles of {H} x {W}, 3 source images",
+        f"test: {M} tiles of {H} x {W}, 2 source images",
+    )
     save_npz(first, tmp_path / "again.npz", dtype)
     with np.load(tmp_path / "again.npz") as again:
         assert again["training_set"].dtype == dtype
@@ -155,28 +161,55 @@ def normalised(arrays):
 
 BAD_NPZ = {
     "no training set": (replaced("training_set", None), r"no key 'training_set', found test_set, test_labels"),
-    "unknown key": (lambda a: a.update(train_groups=a.pop("train_group")), r"unknown key 'train_groups', expected only training_set"),
-    "dtype": (replaced("training_set", np.zeros((N, 2, H, W), bool)), r"training_set images: got dtype bool, expected uint8, float32"),
+    "unknown key": (
+        lambda a: a.update(train_groups=a.pop("train_group")),
+        r"unknown key 'train_groups', expected only training_set",
+    ),
+    "dtype": (
+        replaced("training_set", np.zeros((N, 2, H, W), bool)),
+        r"training_set images: got dtype bool, expected uint8, float32",
+    ),
     "strings": (replaced("test_set", np.full((M, H, W), "7")), r"test_set: got dtype <U1, expected"),
-    "objects": (replaced("training_set", np.full((N, 2, H, W), None)), r"training_set: cannot be read.*allow_pickle=False"),
-    "axes": (replaced("training_set", np.zeros((N, H, W))), r"training_set: got 3 axes \(6, 16, 24\), expected 4: \(N, 2, H, W\)"),
-    "no mask": (replaced("training_set", np.zeros((N, 1, H, W))), r"training_set: got shape \(6, 1, 16, 24\), expected \(N, 2, H, W\)"),
+    "objects": (
+        replaced("training_set", np.full((N, 2, H, W), None)),
+        r"training_set: cannot be read.*allow_pickle=False",
+    ),
+    "axes": (
+        replaced("training_set", np.zeros((N, H, W))),
+        r"training_set: got 3 axes \(6, 16, 24\), expected 4: \(N, 2, H, W\)",
+    ),
+    "no mask": (
+        replaced("training_set", np.zeros((N, 1, H, W))),
+        r"training_set: got shape \(6, 1, 16, 24\), expected \(N, 2, H, W\)",
+    ),
     "test axes": (replaced("test_set", np.zeros((M, 1, H, W))), r"test_set: got 4 axes .* expected 3"),
     "test size": (
         lambda a: a.update(test_set=np.zeros((M, H, 32)), test_labels=np.zeros((M, H, 32))),
         r"test tiles are 16 x 32, expected 16 x 24 like the training tiles",
     ),
-    "label shape": (replaced("test_labels", np.zeros((M - 1, H, W))), r"test_labels: got shape \(2, 16, 24\), expected \(3, 16, 24\)"),
+    "label shape": (
+        replaced("test_labels", np.zeros((M - 1, H, W))),
+        r"test_labels: got shape \(2, 16, 24\), expected \(3, 16, 24\)",
+    ),
     "labels alone": (replaced("test_set", None), r"got 'test_labels' without 'test_set'"),
-    "label range": (poked("training_set", (2, 1, 3, 4), 5), r"training_set masks: got 5 in tile 2 at row 3, column 4, expected whole labels 0..4"),
+    "label range": (
+        poked("training_set", (2, 1, 3, 4), 5),
+        r"training_set masks: got 5 in tile 2 at row 3, column 4, expected whole labels 0..4",
+    ),
     "negative label": (poked("test_labels", (1, 0, 0), -1), r"test_labels: got -1 in tile 1"),
     "label fraction": (poked("training_set", (0, 1, 0, 0), 1.5), r"masks: got 1.5 in tile 0"),
     "label nan": (poked("training_set", (0, 1, 0, 0), np.nan), r"masks: got nan in tile 0"),
-    "nan": (poked("training_set", (5, 0, 1, 2), np.nan), r"training_set images: got nan in tile 5 at row 1, column 2, expected grey levels 0..255"),
+    "nan": (
+        poked("training_set", (5, 0, 1, 2), np.nan),
+        r"training_set images: got nan in tile 5 at row 1, column 2, expected grey levels 0..255",
+    ),
     "inf": (poked("test_set", (0, 0, 0), np.inf), r"test_set: got inf in tile 0"),
     "too bright": (poked("training_set", (0, 0, 0, 0), 255.3), r"images: got 255.3 in tile 0"),
     "too dark": (poked("training_set", (0, 0, 0, 0), -0.1), r"images: got -0.1 in tile 0"),
-    "normalised": (normalised, r"images: got fractional levels of at most 1, expected grey levels 0..255 \(scale by 255\)"),
+    "normalised": (
+        normalised,
+        r"images: got fractional levels of at most 1, expected grey levels 0..255 \(scale by 255\)",
+    ),
     "groups": (replaced("train_group", np.array(["a"])), r"train_group: got 1 names, expected 6"),
     "group dtype": (replaced("test_group", np.arange(M)), r"test_group: got dtype int64, expected strings"),
     "group axes": (replaced("train_group", np.full((N, 1), "a")), r"train_group: got 2 axes"),
@@ -273,7 +306,7 @@ def test_save_npz_refuses_and_never_leaves_a_half_written_file(tmp_path, monkeyp
     assert (tmp_path / "tiles.npz").read_bytes() == before
 
 
-# --- folders -------------------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def write_folder(path: Path, tiles: Tiles, flat: bool, mode: str = "L") -> None:
@@ -329,8 +362,14 @@ GREY = np.full((H, W), 3, np.uint8)
 BAD_FOLDERS = {
     "image without mask": (lambda p: (p / "masks/t2.png").unlink(), r"got 1 without mask: t2; expected a pair"),
     "mask without image": (lambda p: (p / "images/t0.png").unlink(), r"got 1 without image: t0"),
-    "many orphans": (lambda p: [(p / f"masks/t{i}.png").unlink() for i in range(N)], r"got 6 without mask: t0, t1, t2, t3, t4, \.\.\."),
-    "image size": (saved("images/t4.png", GREY[:8]), r"masks.t4\.png: got 16 x 24 pixels, expected 8 x 24 like .*images.t4\.png"),
+    "many orphans": (
+        lambda p: [(p / f"masks/t{i}.png").unlink() for i in range(N)],
+        r"got 6 without mask: t0, t1, t2, t3, t4, \.\.\.",
+    ),
+    "image size": (
+        saved("images/t4.png", GREY[:8]),
+        r"masks.t4\.png: got 16 x 24 pixels, expected 8 x 24 like .*images.t4\.png",
+    ),
     "mask size": (saved("masks/t4.png", GREY[:, :8]), r"t4\.png: got 16 x 8 pixels, expected 16 x 24"),
     "all masks of another size": (
         lambda p: [saved(f"masks/t{i}.png", GREY[:8])(p) for i in range(N)],
@@ -341,18 +380,39 @@ BAD_FOLDERS = {
         saved("masks/t1.png", np.stack([GREY, GREY, 2 * GREY], -1)),
         r"t1\.png: got a colour mask, but the classes have no colours",
     ),
-    "image mode": (saved("images/t1.png", GREY.astype(np.uint16)), r"t1\.png: got uint16 levels, expected uint8 like .*t0\.png"),
+    "image mode": (
+        saved("images/t1.png", GREY.astype(np.uint16)),
+        r"t1\.png: got uint16 levels, expected uint8 like .*t0\.png",
+    ),
     "deep label": (saved("masks/t1.png", GREY.astype(np.uint16) + 256), r"masks.t1\.png: got 259 at row 0, column 0"),
-    "one name twice": (saved("images/t1.PNG", GREY), r"t1\.png: got the name 't1' twice, here and in t1\.PNG; expected one file of each name"),
+    "one name twice": (
+        saved("images/t1.PNG", GREY),
+        r"t1\.png: got the name 't1' twice, here and in t1\.PNG; expected one file of each name",
+    ),
     "one mask twice": (saved("masks/t1.PNG", GREY), r"masks.t1\.png: got the name 't1' twice"),
     "not a PNG": (text("images/t1.png", "hello"), r"t1\.png: not an image"),
-    "cut PNG": (lambda p: (p / "images/t1.png").write_bytes((p / "images/t1.png").read_bytes()[:-60]), r"t1\.png: cannot be read as a PNG"),
-    "group header": (text("groups.csv", "tile,source\n"), r"groups\.csv: got the header 'tile,source', expected 'name,group'"),
+    "cut PNG": (
+        lambda p: (p / "images/t1.png").write_bytes((p / "images/t1.png").read_bytes()[:-60]),
+        r"t1\.png: cannot be read as a PNG",
+    ),
+    "group header": (
+        text("groups.csv", "tile,source\n"),
+        r"groups\.csv: got the header 'tile,source', expected 'name,group'",
+    ),
     "no group header": (text("groups.csv", ""), r"groups\.csv: got the header '', expected"),
     "group columns": (text("groups.csv", "name,group\nt0,a\nt1\n"), r"groups\.csv: line 3 has 1 columns, expected 2"),
-    "unknown group name": (text("groups.csv", "name,group\nt9,a\n"), r"groups\.csv: line 2 names 't9', but no image has that name"),
-    "group twice": (text("groups.csv", "name,group\nt0,a\nt0,b\n"), r"groups\.csv: line 3 names 't0', for the second time"),
-    "group bytes": (lambda p: (p / "groups.csv").write_bytes(b"name,group\nt0,\xff\n"), r"groups\.csv: cannot be read as CSV"),
+    "unknown group name": (
+        text("groups.csv", "name,group\nt9,a\n"),
+        r"groups\.csv: line 2 names 't9', but no image has that name",
+    ),
+    "group twice": (
+        text("groups.csv", "name,group\nt0,a\nt0,b\n"),
+        r"groups\.csv: line 3 names 't0', for the second time",
+    ),
+    "group bytes": (
+        lambda p: (p / "groups.csv").write_bytes(b"name,group\nt0,\xff\n"),
+        r"groups\.csv: cannot be read as CSV",
+    ),
 }
 
 
@@ -375,10 +435,16 @@ def test_folder_without_images(tmp_path):
         load(tmp_path)
 
 
-# --- the package ---------------------------------------------------------------------------------------------------------------
+# --- the package ------------------------------------------------------------------------------------------------------
 
 
 def test_importing_the_package_loads_no_plotting_or_imaging_library():
-    code = "import sys, engine.data; print([m for m in ('matplotlib', 'PIL', 'numba', 'cupy', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, engine.data; print([m for m in ('matplotlib', 'PIL', 'numba', 'cupy', 'torch') if m in "
+        "sys.modules])"
+    )
     root = Path(__file__).resolve().parents[1]
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
+        == "[]\n"
+    )

@@ -40,7 +40,9 @@ def test_every_block_runs(source: Path) -> None:
         assert "gradcheck(" in page.markdown
 
 
-@pytest.mark.parametrize("source", [p for p in PAGES if p.parent == build.COURSE and p.name != "study.md"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source", [p for p in PAGES if p.parent == build.COURSE and p.name != "study.md"], ids=lambda path: path.stem
+)
 def test_code_fits_beside_the_contents(source: Path) -> None:
     for block in re.findall(r"^```python.*?\n(.*?)^```$", source.read_text(), re.MULTILINE | re.DOTALL):
         assert max(map(len, block.splitlines())) <= 88, block
@@ -89,7 +91,16 @@ def test_the_site(tmp_path: Path) -> None:
     build.build([page_of(source) for source in PAGES], tmp_path, work)
     for path in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
         text = path.read_text(encoding="utf-8")
-        for opening in ('src="http', 'src="//', "url(http", "url(//", '@import "http', 'rel="stylesheet" href="http', "FORMULA0E", "N0E</p>"):
+        for opening in (
+            'src="http',
+            'src="//',
+            "url(http",
+            "url(//",
+            '@import "http',
+            'rel="stylesheet" href="http',
+            "FORMULA0E",
+            "N0E</p>",
+        ):
             assert opening not in text, f"{path.relative_to(tmp_path)}: {opening}"
     if chromium.EXECUTABLE is None:
         pytest.skip("the site is whole; no Chromium on this machine to look at it")
@@ -105,19 +116,28 @@ def faults(page: Any, wanted: Any, width: int) -> list[str]:
     """What is wrong with a page as the browser shows it."""
     found = list(page.problems)
     count = sum(match["code"] is None for match in formulas.PIECES.finditer(wanted.markdown))
-    seen = "[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || f.getBoundingClientRect().width > 0).length"
+    seen = (
+        "[...document.querySelectorAll('.katex-html')].filter(f => f.closest('details') || "
+        "f.getBoundingClientRect().width > 0).length"
+    )
     if (shown := page.evaluate(seen)) != count:
         found.append(f"{shown} formulas of {count}")
     if count and not page.evaluate("document.fonts.check('16px KaTeX_Math')"):
         found.append("the formulas' font is missing")
-    boxes = page.evaluate("[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])"
+    )
     if len(boxes) != len(wanted.figures) or any(w < 250 or h < 60 for w, h in boxes):
         found.append(f"figures of sizes {boxes}, expected {len(wanted.figures)}")
     if (scroll := page.evaluate("document.documentElement.scrollWidth")) > width:
         found.append(f"the page is {scroll} pixels wide")
     wide = "[...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-    own = "pre, .katex-display, .katex svg, .katex-mathml, .md-typeset__scrollwrap, figure"  # these scroll by themselves
-    found += page.evaluate(f"{wide}.filter(e => !e.closest('{own}')).map(e => 'sticks out: ' + e.outerHTML.slice(0, 80))")
+    own = (
+        "pre, .katex-display, .katex svg, .katex-mathml, .md-typeset__scrollwrap, figure"  # these scroll by themselves
+    )
+    found += page.evaluate(
+        f"{wide}.filter(e => !e.closest('{own}')).map(e => 'sticks out: ' + e.outerHTML.slice(0, 80))"
+    )
     if page.evaluate("parseFloat(getComputedStyle(document.querySelector('article p')).fontSize)") < 14:
         found.append("the text is too small")
     return found

@@ -67,7 +67,9 @@ def test_wrong_lists_of_values(value: str, message: str, rock: Path) -> None:
 
 
 def test_a_sure_auxiliary_network_raises_the_rare_class() -> None:
-    """Three pixels, classes 0 to 2, class 2 is rare: not sure enough; sure, and most probable then; sure, and still not most probable."""
+    """Three pixels, classes 0 to 2, class 2 is rare: not sure enough; sure, and most probable then; sure, and still not
+    most probable.
+    """
     p = np.array([[[[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.9, 0.0, 0.1]]]], np.float32)
     q = np.array([[[0.6, 0.8, 0.8]]], np.float32)
     assert dual.fused_labels(p, q, 2, 0.7).tolist() == [[[0, 2, 0]]]
@@ -78,7 +80,9 @@ def test_a_sure_auxiliary_network_raises_the_rare_class() -> None:
 
 
 def test_each_half_is_measured_with_the_other_half_s_threshold() -> None:
-    """Two thresholds, two source images of two tiles: the first image is right with threshold 0 only, the second with 1 only."""
+    """Two thresholds, two source images of two tiles: the first image is right with threshold 0 only, the second with 1
+    only.
+    """
     right, wrong = np.diag([3, 3]), np.array([[0, 3], [3, 0]])
     counts = np.array([[right, right, wrong, wrong], [wrong, wrong, right, right]])
     units = np.array(["a", "a", "b", "b"])

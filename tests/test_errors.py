@@ -14,7 +14,8 @@ def test_bad_input_is_named(case: Case, bad: Bad) -> None:
     rng = np.random.default_rng(0)
     arrays = [make(rng) for make in bad.inputs]
     inputs = [
-        Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" and not (k == 1 and "loss" in case.name) else a for k, a in enumerate(arrays)
+        Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" and not (k == 1 and "loss" in case.name) else a
+        for k, a in enumerate(arrays)
     ]
     with pytest.raises(bad.error, match=bad.match):
         case.fn(*inputs, **bad.settings)

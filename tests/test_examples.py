@@ -32,15 +32,21 @@ digits = load("digits")
 
 
 def test_the_script_runs() -> None:
-    result = subprocess.run([sys.executable, EXAMPLES / "digits.py", "--epochs", "3"], capture_output=True, text=True, check=True)
-    found = {name: float(share) for name, share in re.findall(r"^(MLP|CNN): ([\d.]+)% of 500", result.stdout, re.MULTILINE)}
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "digits.py", "--epochs", "3"], capture_output=True, text=True, check=True
+    )
+    found = {
+        name: float(share) for name, share in re.findall(r"^(MLP|CNN): ([\d.]+)% of 500", result.stdout, re.MULTILINE)
+    }
     assert found["MLP"] > 85
     assert found["CNN"] > 90
     assert "Linear(64, 128)  8,320 parameters" in result.stdout
 
 
 def twin(net: layers.Sequential) -> Any:
-    """The same network of PyTorch's layers, with the same weights: filters (kh, kw, c, k) turned, dense weights as they are, pixels last."""
+    """The same network of PyTorch's layers, with the same weights: filters (kh, kw, c, k) turned, dense weights as they
+    are, pixels last.
+    """
     torch = pytest.importorskip("torch")
 
     class Flatten(torch.nn.Module):
@@ -57,7 +63,11 @@ def twin(net: layers.Sequential) -> Any:
             steps.append(torch.nn.Linear(*reversed(step.weight.shape)))
             weight = step.weight.data
         else:
-            steps.append({layers.ReLU: torch.nn.ReLU, layers.MaxPool2d: lambda: torch.nn.MaxPool2d(2), layers.Flatten: Flatten}[type(step)]())
+            steps.append(
+                {layers.ReLU: torch.nn.ReLU, layers.MaxPool2d: lambda: torch.nn.MaxPool2d(2), layers.Flatten: Flatten}[
+                    type(step)
+                ]()
+            )
             continue
         with torch.no_grad():
             steps[-1].weight.copy_(torch.tensor(weight.copy()))
@@ -75,7 +85,9 @@ def test_as_accurate_as_pytorch(name: str) -> None:
     digits.train(net, images, labels, EPOCHS)
     mine = digits.accuracy(net, test_images, test_labels)
 
-    x, y, test = (torch.tensor(a.copy()) for a in (images.transpose(0, 3, 1, 2), labels, test_images.transpose(0, 3, 1, 2)))
+    x, y, test = (
+        torch.tensor(a.copy()) for a in (images.transpose(0, 3, 1, 2), labels, test_images.transpose(0, 3, 1, 2))
+    )
     optimizer = torch.optim.Adam(theirs.parameters(), lr=2e-3)
     for batch in digits.batches(len(images), EPOCHS):
         optimizer.zero_grad()
@@ -84,5 +96,6 @@ def test_as_accurate_as_pytorch(name: str) -> None:
     with torch.no_grad():
         reference = (theirs(test).argmax(1).numpy() == test_labels).mean()
     assert reference > 0.9
-    noise = 2 * math.sqrt(reference * (1 - reference) / len(test_labels))  # two standard errors of a share of 500 images
+    # two standard errors of a share of 500 images
+    noise = 2 * math.sqrt(reference * (1 - reference) / len(test_labels))
     assert mine >= reference - noise

@@ -1,4 +1,6 @@
-"""Grids of runs: what a grid file may say, the statistics against hand-computed values, and a grid that is run, stopped and gone on with."""
+"""Grids of runs: what a grid file may say, the statistics against hand-computed values, and a grid that is run, stopped
+and gone on with.
+"""
 
 from __future__ import annotations
 
@@ -48,15 +50,21 @@ def grid_file(folder: Path, text: str) -> str:
     return str(path)
 
 
-# -- grid files ---------------------------------------------------------------------------------------------------------------
+# -- grid files --------------------------------------------------------------------------------------------------------
 
 
 def test_cells_are_the_product_of_the_axes(tmp_path: Path) -> None:
     second = (
-        '[[axis]]\nname = "background"\n[[axis.option]]\nname = "masked"\n[[axis.option]]\nname = "trained"\nsettings = { background = "train" }\n'
+        '[[axis]]\nname = "background"\n[[axis.option]]\nname = "masked"\n[[axis.option]]\nname = "trained"\nsettings '
+        '= { background = "train" }\n'
     )
     grid = read_grid(grid_file(tmp_path, TINY + second))
-    assert [cell.name for cell in grid.cells] == ["combined, masked", "combined, trained", "margin, masked", "margin, trained"]
+    assert [cell.name for cell in grid.cells] == [
+        "combined, masked",
+        "combined, trained",
+        "margin, masked",
+        "margin, trained",
+    ]
     assert grid.cells[3].options == {"loss": "margin", "background": "trained"}
     config = grid.cells[3].config(seed=2)
     assert (config.dice, config.margin, config.background, config.width, config.seed) == (0.0, 0.4, "train", 4, 2)
@@ -100,7 +108,11 @@ def test_a_missing_grid_names_those_that_exist() -> None:
 
 def test_folds_hold_out_every_tile_once_and_share_no_source(tmp_path: Path) -> None:
     runs = runs_of(read_grid(grid_file(tmp_path, TINY)), tmp_path, 3, {}, folds=4)
-    assert [run.folder.relative_to(tmp_path).as_posix() for run in runs[:3]] == ["combined/fold-0-of-4", "margin/fold-0-of-4", "combined/fold-1-of-4"]
+    assert [run.folder.relative_to(tmp_path).as_posix() for run in runs[:3]] == [
+        "combined/fold-0-of-4",
+        "margin/fold-0-of-4",
+        "combined/fold-1-of-4",
+    ]
     parts = [prepare(run.config) for run in runs[::2]]
     held_out = [image.tobytes() for part in parts for image in part.val.images]
     assert len(held_out) == len(set(held_out)) == len(parts[0].train) + len(parts[0].val)
@@ -110,7 +122,7 @@ def test_folds_hold_out_every_tile_once_and_share_no_source(tmp_path: Path) -> N
         from_dict({"folds": 4, "fold": 4})
 
 
-# -- statistics ---------------------------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------------------
 
 
 def result(seed: int, *tiles: tuple[str, int, int]) -> Outcome:
@@ -128,7 +140,11 @@ def test_summary_by_hand() -> None:
     assert summary.mean == pytest.approx((0.4 + 0.1) / 2)
     assert summary.deviation == pytest.approx(math.sqrt(2 * 0.15**2))
     assert summary.pooled.miou_fg == pytest.approx(0.25)
-    assert summary.interval == (pytest.approx(0.1), pytest.approx(0.4))  # two source images: both draws of one and the same are common
+    # two source images: both draws of one and the same are common
+    assert summary.interval == (
+        pytest.approx(0.1),
+        pytest.approx(0.4),
+    )
     assert math.isnan(summarise([result(0, ("a", 8, 2))]).deviation)
 
 
@@ -143,7 +159,9 @@ def test_tiles_of_one_source_image_are_drawn_together() -> None:
 
 
 def test_difference_is_paired() -> None:
-    """Images differ by far more than the configurations do, yet the difference is the same on each: its interval is narrow."""
+    """Images differ by far more than the configurations do, yet the difference is the same on each: its interval is
+    narrow.
+    """
     rng = np.random.default_rng(0)
     right = rng.integers(100, 900, 40)
     baseline = [result(0, *[(f"{k}", int(r), 1000 - int(r)) for k, r in enumerate(right)])]
@@ -170,11 +188,13 @@ def test_difference_takes_the_common_seeds_only() -> None:
     assert difference(ours, [result(7, ("a", 1, 1))]) is None
 
 
-# -- runs ---------------------------------------------------------------------------------------------------------------------
+# -- runs --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grid_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, out, logs = grid_file(tmp_path, TINY), tmp_path / "out", tmp_path / "logs"
     trained: list[str] = []
     plain = experiment_runs.train
@@ -196,7 +216,10 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mon
 
     with open(out / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["cell"], row["seed"], row["axis:loss"]) for row in rows] == [("combined", "0", "combined"), ("margin", "0", "margin")]
+    assert [(row["cell"], row["seed"], row["axis:loss"]) for row in rows] == [
+        ("combined", "0", "combined"),
+        ("margin", "0", "margin"),
+    ]
     (combined, margin) = runs_of(read_grid(source), out, 1, {})
     assert float(rows[0]["miou_fg"]) == pytest.approx(combined.summary["val_miou_fg"])
     assert float(rows[1]["miou_keras"]) == pytest.approx(margin.summary["val_miou_keras"])
@@ -205,7 +228,9 @@ def test_a_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Mon
     assert (out / "results.png").stat().st_size > 1000
 
     kept = sorted(path.relative_to(logs).as_posix() for path in logs.glob("**/*.*"))
-    assert kept == [f"trial/margin/seed-0/{name}" for name in ("config.toml", "metrics.jsonl", "summary.json", "validation.npz")]
+    assert kept == [
+        f"trial/margin/seed-0/{name}" for name in ("config.toml", "metrics.jsonl", "summary.json", "validation.npz")
+    ]
     assert run(Arguments(source, seeds=1, out=tmp_path / "other", logs=logs, jobs=2)) == 0
     assert trained == ["combined", "margin", "margin", "combined"], "margin is taken from the logs"
     assert f"margin, seed 0: taken from {logs / 'trial/margin/seed-0'}" in capsys.readouterr().out
@@ -239,19 +264,30 @@ def test_a_terminated_grid_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
             pass
 
 
-def test_what_was_measured_before_there_was_more_to_measure_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_before_there_was_more_to_measure_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (one, _) = runs_of(read_grid(grid_file(tmp_path, TINY)), tmp_path, 1, {})
     one.folder.mkdir(parents=True)
     counts = np.eye(5, dtype=np.int32)[None]
     old = {"best": counts, "last": counts, "groups": np.array(["a"])}
     np.savez(one.folder / "validation.npz", **old)
-    new = {**old, "best": 2 * counts, "flips": counts, "views": counts, "revision": "abc", "form": json.dumps(asdict(Form()))}
+    new = {
+        **old,
+        "best": 2 * counts,
+        "flips": counts,
+        "views": counts,
+        "revision": "abc",
+        "form": json.dumps(asdict(Form())),
+    }
     monkeypatch.setattr(experiment_runs, "measure", lambda run: np.savez(run.folder / "validation.npz", **new))
     assert outcome(one).confusion.sum() == 10
     assert outcome(one, "flips").confusion.sum() == 5
 
 
 def test_a_failing_run_names_its_folder_and_its_last_line(tmp_path: Path) -> None:
-    (one, _) = runs_of(read_grid(grid_file(tmp_path, TINY)), tmp_path / "out", 1, {"data": str(tmp_path / "nowhere.npz")})
+    (one, _) = runs_of(
+        read_grid(grid_file(tmp_path, TINY)), tmp_path / "out", 1, {"data": str(tmp_path / "nowhere.npz")}
+    )
     with pytest.raises(experiment_runs.RunError, match=r"seed-0: the run ended with exit code 2: error: .*nowhere.npz"):
         experiment_runs.train(one)

@@ -1,4 +1,6 @@
-"""Fast attention kernels equal the float64 reference under the rule of DESIGN 7, over random shapes; and what they need and leave."""
+"""Fast attention kernels equal the float64 reference under the rule of DESIGN 7, over random shapes; and what they need
+and leave.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from kernels import attention
 from kernels.core import memory
 from kernels.core.threads import parallel
 
-# -- polarized attention --------------------------------------------------------------------------------------------------------
+# -- polarized attention -----------------------------------------------------------------------------------------------
 
 
 BRANCHES = ("channel", "spatial")
@@ -53,7 +55,10 @@ def test_launches_of_polarized_attention_are_all_of_it(branch: str, monkeypatch)
     for arguments, options in launches:
         parallel(*arguments, **options)
     assert len(launches) == 3
-    wanted = getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps), *getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps)
+    wanted = (
+        getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps),
+        *getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps),
+    )
     for got, want in zip((y, *gradients), wanted, strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -63,7 +68,11 @@ def test_polarized_attention_that_is_left_to_the_reference(branch: str) -> None:
     """Empty batches, float64, views. Large scores are ours, and stay finite."""
     forward, backward = (getattr(attention, f"polarized_{branch}_{step}") for step in ("forward", "backward"))
     (x, _, *weights), eps = polarized_operands(np.random.default_rng(0), branch, 2, 6, 5, 3)
-    for arrays in ([x[:0], x[:0], *weights], [a.astype(np.float64) for a in (x, x, *weights)], [np.broadcast_to(x[0], x.shape), x, *weights]):
+    for arrays in (
+        [x[:0], x[:0], *weights],
+        [a.astype(np.float64) for a in (x, x, *weights)],
+        [np.broadcast_to(x[0], x.shape), x, *weights],
+    ):
         assert served_by(backward, *arrays, *eps) == "reference"
     for arrays in ([x[:0], *weights], [x[:, ::-1], *weights], [x, weights[0].astype(np.float64), *weights[1:]]):
         assert served_by(forward, *arrays, *eps) == "reference"
@@ -73,7 +82,7 @@ def test_polarized_attention_that_is_left_to_the_reference(branch: str) -> None:
     assert all(np.isfinite(d).all() for d in backward(x, large, *weights, *eps))
 
 
-# -- dot-product attention ------------------------------------------------------------------------------------------------------
+# -- dot-product attention ---------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, **FEW)

@@ -34,7 +34,9 @@ print("result", float((pointwise.relu_forward(x) + pointwise.tanh_forward(x)).su
 def run(cache: Path, root: Path = ROOT) -> tuple[list[list[str]], str]:
     """What a fresh process compiles with this cache folder and package, and its result."""
     environment = {**os.environ, "AREOGRAD_CACHE": str(cache), "PYTHONPATH": str(root)}
-    result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, cwd=root, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, cwd=root, check=False
+    )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
     return [line[1:] for line in lines if line[0] == "compiling"], lines[-1][1]
@@ -65,7 +67,9 @@ def edited(root: Path, file: str, old: str, new: str) -> None:
 
 
 def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
-    """Comments, docstrings of other families, CUDA launchers, host code and other families compile nothing; constants, programs and the core do."""
+    """Comments, docstrings of other families, CUDA launchers, host code and other families compile nothing; constants,
+    programs and the core do.
+    """
     cache, root = tmp_path / "cache", copied(tmp_path / "copy")
     events, result = run(cache, root)
     assert len(events) == 2
@@ -77,7 +81,12 @@ def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
     edited(root, "conv/direct.py", "", "\n\nMORE = 1\n")
     edited(root, "pointwise/reference.py", "", "\n\nMORE = 1\n")
     assert run(cache, root) == ([], result)
-    edited(root, "pointwise/cpu.py", '"relu_forward": lambda code, x: code.relu(x)', '"relu_forward": lambda code, x: x * 2')
+    edited(
+        root,
+        "pointwise/cpu.py",
+        '"relu_forward": lambda code, x: code.relu(x)',
+        '"relu_forward": lambda code, x: x * 2',
+    )
     events, other = run(cache, root)
     assert len(events) == 2
     assert other != result
@@ -86,7 +95,8 @@ def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
     assert len(events) == 2
 
 
-# Compiles the kernels of some checks, not from the cache; prints every kernel's module and the modules whose code ran or was typed meanwhile.
+# Compiles the kernels of some checks, not from the cache; prints every kernel's module and the modules whose code ran
+# or was typed meanwhile.
 WATCHED = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -121,7 +131,16 @@ for name in sys.argv[2:]:
 
 def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path) -> None:
     """Programs and numba functions that are handed from family to family, too."""
-    names = ["norm_gradients_winograd", "gates", "max_pool", "loss_terms", "polarized_attention", "softmaxes", "boundary_distances", "adamw"]
+    names = [
+        "norm_gradients_winograd",
+        "gates",
+        "max_pool",
+        "loss_terms",
+        "polarized_attention",
+        "softmaxes",
+        "boundary_distances",
+        "adamw",
+    ]
     environment = {**os.environ, **NARROW, "AREOGRAD_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "NUMBA_OPT": "0"}
     command = [sys.executable, "-c", WATCHED, str(ROOT / "tests"), *names]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -136,7 +155,11 @@ def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path)
 def test_what_is_left_out_of_digests_has_nothing_that_machine_code_could_hold() -> None:
     """No program, no numba function, and no constant that a module with such functions imports."""
     texts = {name: (ROOT / f"{name.replace('.', '/')}.py").read_text() for name in sources.modules()}
-    with_code = {name for name, text in texts.items() if re.search(r"^ *@(program|inline|cpu_kernel|compiled|numba)", text, re.MULTILINE)}
+    with_code = {
+        name
+        for name, text in texts.items()
+        if re.search(r"^ *@(program|inline|cpu_kernel|compiled|numba)", text, re.MULTILINE)
+    }
     left_out = {name for name in texts if sources.is_host_only(name)}
     assert len(left_out) > 20
     assert not left_out & with_code
@@ -144,7 +167,10 @@ def test_what_is_left_out_of_digests_has_nothing_that_machine_code_could_hold() 
         for node in ast.walk(ast.parse(texts[name])):
             if isinstance(node, ast.ImportFrom) and node.module in left_out:
                 values = [getattr(importlib.import_module(node.module), alias.name) for alias in node.names]
-                assert not [v for v in values if isinstance(v, (int, float, str, bytes, tuple, list, dict))], (name, node.module)
+                assert not [v for v in values if isinstance(v, (int, float, str, bytes, tuple, list, dict))], (
+                    name,
+                    node.module,
+                )
 
 
 def test_a_cache_folder_that_cannot_be_written(tmp_path) -> None:
@@ -163,8 +189,27 @@ def test_a_kernel_s_letters_are_checked() -> None:
 @pytest.mark.parametrize("width", other_widths())
 def test_other_vectors(width: str) -> None:
     """A compact set of kernels of every family with the vector width forced."""
-    names = ["conv_direct", "conv_winograd2", "conv_depthwise", "conv_stem", "max_pool", "batch_norm", "loss_terms", "gates", "polarized_attention"]
-    names += ["dot_product_attention", "layer_norm", "activations", "softmaxes", "resampling", "channels", "adamw", "gathering"]
+    names = [
+        "conv_direct",
+        "conv_winograd2",
+        "conv_depthwise",
+        "conv_stem",
+        "max_pool",
+        "batch_norm",
+        "loss_terms",
+        "gates",
+        "polarized_attention",
+    ]
+    names += [
+        "dot_product_attention",
+        "layer_norm",
+        "activations",
+        "softmaxes",
+        "resampling",
+        "channels",
+        "adamw",
+        "gathering",
+    ]
     command = [sys.executable, str(ROOT / "tests" / "fast_checks.py"), *names]
     environment = {**os.environ, "AREOGRAD_SIMD": width, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -173,7 +218,9 @@ def test_other_vectors(width: str) -> None:
 
 
 def test_looking_for_missing_kernels_draws_no_random_numbers() -> None:
-    """A step is walked through for it; the run behind draws the same dropout as one on another device, where nothing is compiled ahead."""
+    """A step is walked through for it; the run behind draws the same dropout as one on another device, where nothing is
+    compiled ahead.
+    """
     from autograd import random
     from engine.config import Config
     from engine.warm import needed

@@ -1,7 +1,9 @@
-"""Fast convolutions equal the float64 reference under the rule of DESIGN 7, over random shapes; Winograd within its stated bound.
+"""Fast convolutions equal the float64 reference under the rule of DESIGN 7, over random shapes; Winograd within its
+stated bound.
 
-Channels come from classes that decide which compiled kernel serves: below a vector (with the divisors of a vector, whose pixels are computed
-together), exactly two vectors, a bit less than four vectors, and three panels with a tail. More classes would only compile longer.
+Channels come from classes that decide which compiled kernel serves: below a vector (with the divisors of a vector,
+whose pixels are computed together), exactly two vectors, a bit less than four vectors, and three panels with a tail.
+More classes would only compile longer.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def pair(low: int, high: int) -> st.SearchStrategy:
 
 
 @st.composite
-def layers(draw, kernel=None, stride=None, dilation=None, padding: int = 3, sides: tuple[int, int] = (1, 19)) -> tuple[tuple[int, int, int], Window]:
+def layers(
+    draw, kernel=None, stride=None, dilation=None, padding: int = 3, sides: tuple[int, int] = (1, 19)
+) -> tuple[tuple[int, int, int], Window]:
     """(N, H, W) and a window that fits into the padded image."""
     r, s = kernel or draw(pair(1, 4))
     strides = stride or draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (1, 2), (3, 2)]))
@@ -48,7 +52,16 @@ def layers(draw, kernel=None, stride=None, dilation=None, padding: int = 3, side
 
 
 def all_three(
-    shape, c: int, k: int, window: Window, seed: int, bias: bool = True, view: bool = False, groups: int = 1, bound=None, into=True
+    shape,
+    c: int,
+    k: int,
+    window: Window,
+    seed: int,
+    bias: bool = True,
+    view: bool = False,
+    groups: int = 1,
+    bound=None,
+    into=True,
 ) -> None:
     """Forward, data gradient (into: also added to what is there) and filter gradient, all served fast."""
     rng = np.random.default_rng(seed)
@@ -59,16 +72,30 @@ def all_three(
     dy = array(rng, *y.shape, view=view)
     (dx,) = agree(conv.conv2d_backward_data, dy, filters, (h, w), window, groups, winograd=bound)
     if into:
-        agree(conv.conv2d_backward_data, dy, filters, (h, w), window, groups, None, (array(rng, *dx.shape),), inplace=(6,), winograd=bound)
+        agree(
+            conv.conv2d_backward_data,
+            dy,
+            filters,
+            (h, w),
+            window,
+            groups,
+            None,
+            (array(rng, *dx.shape),),
+            inplace=(6,),
+            winograd=bound,
+        )
     agree(conv.conv2d_backward_filter, x, dy, window, groups, winograd=bound)
 
 
 @settings(max_examples=40, **FEW)
 @given(layers(), st.sampled_from(CLASSES), st.sampled_from(CLASSES), st.integers(0, 99), st.booleans(), st.booleans())
 @example(((1, 1, 1), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 1, 1, 0, True, False)
-@example(((1, 8, 16), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 70, 2, 1, False, False)  # narrow outputs: pixels computed together
-@example(((2, 5, 1), Window((3, 3), (1, 5), ((0, 0), (4, 0)))), 3, 5, 2, True, False)  # the window begins left of all that is read
-@example(((1, 2, 2), Window((2, 2), (2, 2), ((3, 0), (3, 0)), (3, 3))), 3, 5, 3, True, False)  # a phase whose window begins right of all of dy
+# narrow outputs: pixels computed together
+@example(((1, 8, 16), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 70, 2, 1, False, False)
+# the window begins left of all that is read
+@example(((2, 5, 1), Window((3, 3), (1, 5), ((0, 0), (4, 0)))), 3, 5, 2, True, False)
+# a phase whose window begins right of all of dy
+@example(((1, 2, 2), Window((2, 2), (2, 2), ((3, 0), (3, 0)), (3, 3))), 3, 5, 3, True, False)
 @example(((2, 40, 41), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2 * LANES, 5, 4, True, True)  # several strips
 def test_direct(layer, c, k, seed, bias, view) -> None:
     with algorithm("direct"):
@@ -93,11 +120,19 @@ def test_pointwise(n, size, c, k, seed) -> None:
 
 
 @settings(max_examples=12, **FEW)
-@given(layers(padding=4, sides=(1, 15)), st.sampled_from([2, 3, LANES, LANES + 5, 70]), st.integers(0, 99), st.booleans(), st.booleans())
+@given(
+    layers(padding=4, sides=(1, 15)),
+    st.sampled_from([2, 3, LANES, LANES + 5, 70]),
+    st.integers(0, 99),
+    st.booleans(),
+    st.booleans(),
+)
 @example(((1, 7, 9), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2 * LANES + 3, 0, True, False)
 @example(((2, 1, 1), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2, 1, True, True)  # nothing but padding around a pixel
-@example(((1, 9, 13), Window((2, 3), (2, 3), ((0, 3), (5, 1)), (3, 2))), 5, 2, False, False)  # all of it different for rows and columns
-@example(((1, 70, 60), Window((3, 3), (1, 1), ((2, 0), (1, 1)), (2, 1))), LANES + 5, 3, True, False)  # several strips of one image
+# all of it different for rows and columns
+@example(((1, 9, 13), Window((2, 3), (2, 3), ((0, 3), (5, 1)), (3, 2))), 5, 2, False, False)
+# several strips of one image
+@example(((1, 70, 60), Window((3, 3), (1, 1), ((2, 0), (1, 1)), (2, 1))), LANES + 5, 3, True, False)
 def test_depthwise(layer, channels, seed, bias, view) -> None:
     """The depthwise kernels serve every size, stride, dilation and padding."""
     all_three(layer[0], max(channels, 2), max(channels, 2), layer[1], seed, bias, view, max(channels, 2))
@@ -113,7 +148,9 @@ def test_depthwise_with_a_large_filter() -> None:
 
 
 def test_depthwise_keeps_what_is_not_finite_where_it_is_read() -> None:
-    """An infinite pixel reaches the outputs and gradients that read it, and none else: nothing else is read and masked away."""
+    """An infinite pixel reaches the outputs and gradients that read it, and none else: nothing else is read and masked
+    away.
+    """
     window, rng = Window((3, 3), (1, 1), ((1, 1), (1, 1))), np.random.default_rng(0)
     x, dy, w = array(rng, 1, 9, 11, LANES + 3), array(rng, 1, 9, 11, LANES + 3), array(rng, 3, 3, 1, LANES + 3)
     x[0, 8, 10, 2] = np.inf
@@ -139,7 +176,8 @@ def test_depthwise_keeps_what_is_not_finite_where_it_is_read() -> None:
 )
 @example((3, 3), 1, (1, 1), ((1, 1), (1, 1)), 70, 0, True, False)  # nothing but padding around a pixel
 @example((3, 3), 2, (9, 2 * LANES + 3), ((0, 2), (2, 0)), 32, 1, True, True)
-@example((3, 3), 2, (5, LANES + 2), ((0, 0), (0, 0)), 4 * LANES - 3, 2, False, False)  # fewer outputs than pixels; no padding to read
+# fewer outputs than pixels; no padding to read
+@example((3, 3), 2, (5, LANES + 2), ((0, 0), (0, 0)), 4 * LANES - 3, 2, False, False)
 @example((3, 3), 3, (70, 40), ((1, 1), (1, 1)), 2 * LANES, 3, True, False)  # several strips of an image
 @example((4, 2), 1, (5, 9), ((5, 6), (4, 3)), LANES, 4, True, False)  # outputs that see nothing of the image
 def test_stem(kernel, n, size, padding, k, seed, bias, view) -> None:
@@ -179,7 +217,15 @@ def test_stem_keeps_what_is_not_finite_where_it_is_read() -> None:
 
 
 @settings(max_examples=10, **FEW)
-@given(pair(1, 3), pair(1, 3), pair(0, 1), pair(1, 7), st.sampled_from(CLASSES), st.sampled_from(CLASSES), st.integers(0, 99))
+@given(
+    pair(1, 3),
+    pair(1, 3),
+    pair(0, 1),
+    pair(1, 7),
+    st.sampled_from(CLASSES),
+    st.sampled_from(CLASSES),
+    st.integers(0, 99),
+)
 @example((2, 2), (2, 2), (0, 0), (4, 8), 2 * LANES, 4 * LANES - 3, 0)
 def test_transposed(kernel, stride, extra, size, c, k, seed) -> None:
     rng = np.random.default_rng(seed)
@@ -196,7 +242,15 @@ def test_transposed(kernel, stride, extra, size, c, k, seed) -> None:
 
 
 @settings(max_examples=8, **FEW)
-@given(st.integers(2, 3), pair(1, 3), pair(1, 9), st.sampled_from(CLASSES), st.sampled_from(CLASSES), st.integers(0, 99), st.booleans())
+@given(
+    st.integers(2, 3),
+    pair(1, 3),
+    pair(1, 9),
+    st.sampled_from(CLASSES),
+    st.sampled_from(CLASSES),
+    st.integers(0, 99),
+    st.booleans(),
+)
 @example(2, (2, 2), (4, 8), 2 * LANES, 4 * LANES - 3, 0, True)
 def test_transposed_side_by_side(side, rows, size, c, k, seed, bias) -> None:
     """Kernel and stride agree along rows, without padding: neighbours with their channels are computed as one pixel."""
@@ -213,10 +267,20 @@ def test_transposed_side_by_side(side, rows, size, c, k, seed, bias) -> None:
 
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 def test_two_maps_equal_their_concatenation(mode) -> None:
-    """A pair of maps is read, and its gradients are written, as if it were one map; also added to what is there, for one of the two or both."""
-    rng, window, bound = np.random.default_rng(5), Window((3, 3), (1, 1), ((1, 1), (1, 1))), None if mode == "direct" else WINOGRAD[4, 3]
+    """A pair of maps is read, and its gradients are written, as if it were one map; also added to what is there, for
+    one of the two or both.
+    """
+    rng, window, bound = (
+        np.random.default_rng(5),
+        Window((3, 3), (1, 1), ((1, 1), (1, 1))),
+        None if mode == "direct" else WINOGRAD[4, 3],
+    )
     for c, c2, k in ((3, 5, 7), (5, 2, 13), (2 * LANES, 3, 5) if mode == "direct" else (1, 1, 1)):
-        maps, w, b = (array(rng, 2, 6, 11, c), array(rng, 2, 6, 11, c2)), array(rng, 3, 3, c + c2, k), array(rng, 1, k)[0]
+        maps, w, b = (
+            (array(rng, 2, 6, 11, c), array(rng, 2, 6, 11, c2)),
+            array(rng, 3, 3, c + c2, k),
+            array(rng, 1, k)[0],
+        )
         with algorithm(mode):
             y = agree(conv.conv2d_forward, maps, w, b, window, winograd=bound)
             dy = array(rng, *y.shape)
@@ -243,7 +307,7 @@ def test_float64_goes_to_the_reference() -> None:
         assert [entry.by for entry in log] == ["reference"]
 
 
-# -- Winograd -----------------------------------------------------------------------------------------------------------------
+# -- Winograd ----------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=12, **FEW)
@@ -263,14 +327,24 @@ def test_winograd4(layer, c, k, seed) -> None:
 
 
 @settings(max_examples=6, **FEW)
-@given(layers(kernel=(3, 3), stride=(1, 1), padding=3), st.sampled_from(NARROW), st.sampled_from(NARROW), st.integers(0, 99))
+@given(
+    layers(kernel=(3, 3), stride=(1, 1), padding=3),
+    st.sampled_from(NARROW),
+    st.sampled_from(NARROW),
+    st.integers(0, 99),
+)
 def test_winograd2(layer, c, k, seed) -> None:
     with algorithm("winograd2"):
         all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 3], into=False)
 
 
 @settings(max_examples=4, **FEW)
-@given(layers(kernel=(5, 5), stride=(1, 1), dilation=(1, 1), padding=4), st.sampled_from(NARROW), st.sampled_from(NARROW), st.integers(0, 99))
+@given(
+    layers(kernel=(5, 5), stride=(1, 1), dilation=(1, 1), padding=4),
+    st.sampled_from(NARROW),
+    st.sampled_from(NARROW),
+    st.integers(0, 99),
+)
 def test_winograd2_of_5x5(layer, c, k, seed) -> None:
     with algorithm("winograd2"):
         all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 5], into=False)
@@ -302,7 +376,9 @@ def test_few_tiles_and_a_large_filter_have_a_kernel_of_their_own(monkeypatch, si
     with algorithm("winograd4"):
         y = conv.conv2d_forward(x, w, None, window)
         assert len(calls) == few
-        z = conv.conv2d_norm_forward(x, w, *[np.full(k, v, np.float32) for v in (1, 0, 0, 1)], 0.1, 1e-5, None, "relu", window, 1)[1]
+        z = conv.conv2d_norm_forward(
+            x, w, *[np.full(k, v, np.float32) for v in (1, 0, 0, 1)], 0.1, 1e-5, None, "relu", window, 1
+        )[1]
     assert len(calls) == few, "with sums the usual kernel"
     np.testing.assert_allclose(y, z, atol=WINOGRAD[4, 3] * np.abs(y).max())
 
@@ -320,7 +396,12 @@ def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:
 
         monkeypatch.setattr(module, name, spy)
 
-    for module, name in ((direct, "run_forward"), (direct, "backward_filter"), (winograd, "forward"), (winograd, "backward_filter")):
+    for module, name in (
+        (direct, "run_forward"),
+        (direct, "backward_filter"),
+        (winograd, "forward"),
+        (winograd, "backward_filter"),
+    ):
         watch(module, name)
     monkeypatch.setattr(choice, "mode", lambda: mode)
     monkeypatch.setenv("AREOGRAD_TUNE", "0")
@@ -356,20 +437,31 @@ def test_winograd_is_used_only_where_stated(monkeypatch, mode, window, groups, w
 
 
 def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -> None:
-    """With timing off the choice is the cost model's alone: the cheapest algorithm; direct where nothing else can serve."""
+    """With timing off the choice is the cost model's alone: the cheapest algorithm; direct where nothing else can
+    serve.
+    """
     monkeypatch.setattr(choice, "mode", lambda: "auto")
     monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
-    for window in (Window((3, 3), (1, 1), SAME), Window((3, 3), (2, 2), SAME), Window((5, 5), (1, 1), ((2, 2), (2, 2))), Window((1, 1))):
+    for window in (
+        Window((3, 3), (1, 1), SAME),
+        Window((3, 3), (2, 2), SAME),
+        Window((5, 5), (1, 1), ((2, 2), (2, 2))),
+        Window((1, 1)),
+    ):
         for c, k in ((1, 32), (64, 64), (256, 256)):
             cost = choice.costs(4, (32, 64), c, k, window, 1)
             served = choice.choose("forward", 4, (32, 64), c, k, window, 1, lambda name: pytest.fail("timed"))
             assert served == min(cost, key=cost.__getitem__)
             assert ("winograd4" in cost) == (window.kernel == (3, 3) and window.stride == (1, 1))
-    assert choice.choose("forward", 16, (64, 128), 64, 64, Window((3, 3), (1, 1), SAME), 1, lambda name: None).startswith("winograd")
+    assert choice.choose(
+        "forward", 16, (64, 128), 64, 64, Window((3, 3), (1, 1), SAME), 1, lambda name: None
+    ).startswith("winograd")
 
 
 def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
-    """Where the costs are close the candidates are timed once; the choice is written down and read by the next process."""
+    """Where the costs are close the candidates are timed once;
+    the choice is written down and read by the next process.
+    """
     monkeypatch.setattr(choice, "mode", lambda: "auto")
     monkeypatch.setattr(choice, "store", lambda: Store(tmp_path))
     monkeypatch.setattr(choice, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
@@ -400,8 +492,17 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
 
 def test_an_unknown_mode_is_named() -> None:
     code = "from kernels.conv import choice; choice.mode()"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "AREOGRAD_CONV": "fft"}, check=False)
-    assert "ValueError: AREOGRAD_CONV: got 'fft', expected one of auto, direct, winograd4, winograd2, exact" in result.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AREOGRAD_CONV": "fft"},
+        check=False,
+    )
+    assert (
+        "ValueError: AREOGRAD_CONV: got 'fft', expected one of auto, direct, winograd4, winograd2, exact"
+        in result.stderr
+    )
 
 
 ONE_OR_TWO = st.lists(st.sampled_from(CLASSES), min_size=1, max_size=2)
@@ -409,27 +510,43 @@ NORMS = st.tuples(st.sampled_from(["relu", None]), st.booleans())
 
 
 @settings(max_examples=16, **FEW)
-@given(st.integers(1, 3), pair(1, 19), st.lists(st.sampled_from(CLASSES), min_size=1, max_size=8), st.sampled_from(CLASSES), NORMS, st.booleans())
+@given(
+    st.integers(1, 3),
+    pair(1, 19),
+    st.lists(st.sampled_from(CLASSES), min_size=1, max_size=8),
+    st.sampled_from(CLASSES),
+    NORMS,
+    st.booleans(),
+)
 def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k, norm, into) -> None:
     assume(n * size[0] * size[1] > 1)
     norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, Window((1, 1)), norm, into)
 
 
 @settings(max_examples=16, **FEW)
-@given(st.integers(1, 3), pair(3, 19), pair(0, 2), pair(0, 2), ONE_OR_TWO, st.sampled_from(CLASSES), NORMS, st.booleans())
+@given(
+    st.integers(1, 3), pair(3, 19), pair(0, 2), pair(0, 2), ONE_OR_TWO, st.sampled_from(CLASSES), NORMS, st.booleans()
+)
 @example(2, (19, 7), (2, 2), (0, 2), [5, 2 * LANES], 4 * LANES - 3, ("relu", True), True)
 @example(2, (9, 7), (1, 2), (0, 1), [1, max(LANES - 1, 1)], 8, ("relu", False), False)
 @example(2, (5, 5), (1, 1), (1, 1), [max(LANES // 2, 1)] * 2, LANES, (None, False), True)
 def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, channels, k, norm, into) -> None:
     window = Window((3, 3), (1, 1), (rows, columns))
-    assume(n * np.prod(window.output_size(size)) >= 16)  # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative
+    # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative
+    assume(n * np.prod(window.output_size(size)) >= 16)
     with algorithm("winograd4"):
-        norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3])
+        norm_gradients(
+            np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3]
+        )
 
 
 @pytest.mark.parametrize(
     ("window", "groups"),
-    [(Window((3, 3), (2, 2), ((1, 1), (1, 1))), 1), (Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)), 1), (Window((1, 1), (2, 2)), 1)],
+    [
+        (Window((3, 3), (2, 2), ((1, 1), (1, 1))), 1),
+        (Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)), 1),
+        (Window((1, 1), (2, 2)), 1),
+    ],
 )
 def test_gradients_that_are_taken_in_turn(window, groups) -> None:
     """Strides and dilations have no kernel of their own: the operators do it one after the other, as fast."""

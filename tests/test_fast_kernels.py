@@ -36,7 +36,7 @@ def served_by(operator, *arguments, **kwargs) -> str:
     return log[-1].by
 
 
-# -- pooling ------------------------------------------------------------------------------------------------------------------
+# -- pooling -----------------------------------------------------------------------------------------------------------
 
 
 # The windows that are compiled for; strides, paddings and dilations are free.
@@ -56,7 +56,12 @@ def served_by(operator, *arguments, **kwargs) -> str:
 @example((2, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), 2, (7, 11), 5, 0, False)  # ... with pixels that none covers
 @example((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)), 1, (1, 1), 1, 0, False)
 def test_max_pool(kernel, stride, dilation, padding, n, size, channels, seed, view) -> None:
-    window = Window(kernel, stride, tuple(tuple(min(p, e - 1) for p in side) for side, e in zip(padding, kernel, strict=True)), dilation)
+    window = Window(
+        kernel,
+        stride,
+        tuple(tuple(min(p, e - 1) for p in side) for side, e in zip(padding, kernel, strict=True)),
+        dilation,
+    )
     assume(min(window.output_size(size)) >= 1)
     bordered = window.padding != ((0, 0), (0, 0))
     assume(not (bordered and dilation != (1, 1)))  # that is the reference's
@@ -79,12 +84,16 @@ def test_max_pool_of_infinities_and_what_is_left_to_the_reference() -> None:
     assert not offset[..., [0, 2]].any()
     assert np.isnan(y[0, 0, 0, 1])
     assert offset[0, 0, 0, 1] == 3  # not-a-number is the maximum
-    for left in (Window((2, 2), (2, 2), ((2, 0), (0, 0))), Window((2, 2), (1, 1), ((1, 1), (1, 1)), (2, 2)), Window((17, 16), (1, 1))):
+    for left in (
+        Window((2, 2), (2, 2), ((2, 0), (0, 0))),
+        Window((2, 2), (1, 1), ((1, 1), (1, 1)), (2, 2)),
+        Window((17, 16), (1, 1)),
+    ):
         assert served_by(pool.max_pool2d_forward, np.zeros((1, 20, 20, 1), np.float32), left) == "reference"
     assert served_by(pool.max_pool2d_forward, np.zeros((0, 4, 4, 3), np.float32), window) == "reference"
 
 
-# -- normalisation --------------------------------------------------------------------------------------------------------------
+# -- normalisation -----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=24, **FEW)
@@ -142,7 +151,11 @@ def test_layer_norm(channels, size, seed, view, mean) -> None:
 
 def test_layer_norm_of_equal_numbers_and_what_is_left_to_the_reference() -> None:
     """A row without a variance gives the bias; not-a-number stays in its row."""
-    x, weight, bias = np.full((5, 48), 1e6 + 0.25, np.float32), np.full(48, 2, np.float32), np.arange(48, dtype=np.float32)
+    x, weight, bias = (
+        np.full((5, 48), 1e6 + 0.25, np.float32),
+        np.full(48, 2, np.float32),
+        np.arange(48, dtype=np.float32),
+    )
     x[3, 7] = np.nan
     y = norm.layer_norm_forward(x, weight, bias, 1e-5)
     np.testing.assert_array_equal(y[[0, 1, 2, 4]], np.tile(bias, (4, 1)))
@@ -163,17 +176,32 @@ def test_layer_norm_sums_many_rows_exactly_enough() -> None:
     np.testing.assert_allclose(dbias, np.float64(np.float32(0.1)) * 2**20, rtol=4 * 2.0**-24)
 
 
-# -- losses -------------------------------------------------------------------------------------------------------------------
+# -- losses ------------------------------------------------------------------------------------------------------------
 
 
 SPECS = [
-    loss.LossSpec((("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("iou", 0.3), ("cross_entropy", 0.9)), background="mask", ignore_index=2),
+    loss.LossSpec(
+        (("margin", 0.7), ("dice", 1.0), ("focal", 0.4), ("iou", 0.3), ("cross_entropy", 0.9)),
+        background="mask",
+        ignore_index=2,
+    ),
     loss.LossSpec((("cross_entropy", 1.0),), (0.5, 1.0, 2.0, 1.5, 1.0), label_smoothing=0.2),
     loss.LossSpec((("focal", 1.0), ("margin", 0.5)), gamma=1.5, margin_reduction="weighted", power=3),
     loss.LossSpec((("dice", 1.0), ("iou", 0.5)), absent="all", smooth=0.1, ignore_index=0),
-    loss.LossSpec((("jaccard_metric", 1.0), ("dice_semimetric", 0.5), ("cross_entropy", 1.0)), (0.5, 1.0, 2.0, 1.5, 1.0), 1, label_smoothing=0.2),
-    loss.LossSpec((("jaccard_metric", 1.0), ("iou", 1.0), ("lovasz", 0.5), ("top_k", 0.5)), background="mask", label_smoothing=0.5),
-    loss.LossSpec((("tversky", 1.0), ("focal_tversky", 0.5), ("generalized_dice", 0.7), ("mcc", 0.4)), (0.5, 1.0, 2.0, 1.5, 1.0), ignore_index=1),
+    loss.LossSpec(
+        (("jaccard_metric", 1.0), ("dice_semimetric", 0.5), ("cross_entropy", 1.0)),
+        (0.5, 1.0, 2.0, 1.5, 1.0),
+        1,
+        label_smoothing=0.2,
+    ),
+    loss.LossSpec(
+        (("jaccard_metric", 1.0), ("iou", 1.0), ("lovasz", 0.5), ("top_k", 0.5)), background="mask", label_smoothing=0.5
+    ),
+    loss.LossSpec(
+        (("tversky", 1.0), ("focal_tversky", 0.5), ("generalized_dice", 0.7), ("mcc", 0.4)),
+        (0.5, 1.0, 2.0, 1.5, 1.0),
+        ignore_index=1,
+    ),
 ]
 
 
@@ -183,14 +211,18 @@ SPECS = [
 @example(SPECS[2], (1, 1, 1), 1.0, 0)
 @example(SPECS[3], (3, 19, 17), 6.0, 0)
 def test_losses(spec, size, scale, seed) -> None:
-    """Sure predictions only with many pixels: there dz is a small difference of large numbers, and how well float32 does is luck with a few."""
+    """Sure predictions only with many pixels: there dz is a small difference of large numbers, and how well float32
+    does is luck with a few.
+    """
     assume(scale <= 1 or np.prod(size) >= 200)
     losses(np.random.default_rng(seed), size, 5, spec, scale)
 
 
 @pytest.mark.parametrize("classes", [17, 21])
 def test_losses_of_more_classes_than_lanes(classes: int) -> None:
-    spec = loss.LossSpec((("margin", 0.4), ("dice", 0.2), ("focal", 0.2), ("iou", 0.2)), (0.5, 1.5, 1.0) * 5 + (1.0,) * (classes - 15), 3)
+    spec = loss.LossSpec(
+        (("margin", 0.4), ("dice", 0.2), ("focal", 0.2), ("iou", 0.2)), (0.5, 1.5, 1.0) * 5 + (1.0,) * (classes - 15), 3
+    )
     losses(np.random.default_rng(classes), (2, 24, 33), classes, spec)
 
 
@@ -217,11 +249,15 @@ def test_no_pixel_counts() -> None:
     z, labels = array(np.random.default_rng(0), 1, 3, 5, 5), np.full((1, 3, 5), 2)
     value, parts, state = loss.loss_forward(z, labels, SPECS[0])
     assert served_by(loss.loss_forward, z, labels, SPECS[0]) == "fast"
-    judge("no pixel", (value, parts), *(loss.loss_forward.reference(v, labels, SPECS[0])[:2] for v in (z, z.astype(np.float64))))
+    judge(
+        "no pixel",
+        (value, parts),
+        *(loss.loss_forward.reference(v, labels, SPECS[0])[:2] for v in (z, z.astype(np.float64))),
+    )
     assert not loss.loss_backward(np.float32(1), z, labels, SPECS[0], state).any()
 
 
-# -- element-wise -----------------------------------------------------------------------------------------------------------------
+# -- element-wise ------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=16, **FEW)
@@ -259,7 +295,9 @@ def test_activations(name: str) -> None:
 
 
 @settings(max_examples=10, **FEW)
-@given(st.integers(1, 5000), st.sampled_from([0.0, 0.1, 0.5, 0.937]), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
+@given(
+    st.integers(1, 5000), st.sampled_from([0.0, 0.1, 0.5, 0.937]), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)
+)
 @example(4 * 8192 * 2 + 3, 0.25, 5, 7)
 def test_dropout_has_the_reference_s_bits(n, p, seed, offset) -> None:
     x = array(np.random.default_rng(n), 1, n)
@@ -268,7 +306,9 @@ def test_dropout_has_the_reference_s_bits(n, p, seed, offset) -> None:
 
 
 @settings(max_examples=12, **FEW)
-@given(st.integers(1, 3), st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), CHANNELS, SEEDS, st.booleans(), st.booleans())
+@given(
+    st.integers(1, 3), st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), CHANNELS, SEEDS, st.booleans(), st.booleans()
+)
 def test_resampling(n, size, out, channels, seed, corners, view) -> None:
     rng = np.random.default_rng(seed)
     x = array(rng, n, *size, channels, view=view)
@@ -295,16 +335,28 @@ def test_concatenation(parts, n, seed) -> None:
 
 
 @settings(max_examples=10, **FEW)
-@given(st.lists(st.tuples(st.integers(1, 40), st.sets(st.integers(0, 2))), min_size=1, max_size=8), st.integers(1, 4), st.integers(1, 50), SEEDS)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.sets(st.integers(0, 2))), min_size=1, max_size=8),
+    st.integers(1, 4),
+    st.integers(1, 50),
+    SEEDS,
+)
 @example([(21, {1, 2}), (8, {0, 1, 2}), (3, set())], 2, 40, 0)
 def test_concatenation_of_maps_that_repeat_themselves(parts, n, w, seed) -> None:
     """Broadcast along any of images, lines and pixels."""
     rng, h = np.random.default_rng(seed), -(-20_000 // (n * w * sum(c for c, _ in parts)))
-    maps = [np.broadcast_to(array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), c), (n, h, w, c)) for c, axes in parts]
+    maps = [
+        np.broadcast_to(array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), c), (n, h, w, c))
+        for c, axes in parts
+    ]
     np.testing.assert_array_equal(agree(shape.concat_channels, maps), np.concatenate(maps, -1))
     sizes, axes = [c for c, _ in parts], parts[0][1]
-    dy = np.broadcast_to(array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), sum(sizes)), (n, h, w, sum(sizes)))
-    for got, want in zip(agree(shape.split_channels, dy, sizes), shape.split_channels.reference(dy, sizes), strict=True):
+    dy = np.broadcast_to(
+        array(rng, *(1 if k in axes else v for k, v in enumerate((n, h, w))), sum(sizes)), (n, h, w, sum(sizes))
+    )
+    for got, want in zip(
+        agree(shape.split_channels, dy, sizes), shape.split_channels.reference(dy, sizes), strict=True
+    ):
         np.testing.assert_array_equal(got, want)
 
 
@@ -323,7 +375,7 @@ def test_maps_that_are_left_to_the_reference() -> None:
         np.testing.assert_array_equal(shape.concat_channels([same, other]), np.concatenate([same, other], -1))
 
 
-# -- optimiser and augmentation -------------------------------------------------------------------------------------------------
+# -- optimiser and augmentation ----------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, **FEW)
@@ -333,8 +385,26 @@ def test_adamw(n, step, averaged, seed) -> None:
     rng = np.random.default_rng(seed)
     p, g, m, v, decay, average = (array(rng, 1, n)[0] for _ in range(6))
     v, decay = np.abs(v), np.abs(decay[: -(-n // optimizer.LINE)]) * np.float32(0.1)
-    options = {"step": step, "learning_rate": 1e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "clip": 0.7, "average_decay": 0.95}
-    agree(optimizer.adamw_step, p, g, m, v, decay, average if averaged else None, inplace=(0, 2, 3, 5) if averaged else (0, 2, 3), **options)
+    options = {
+        "step": step,
+        "learning_rate": 1e-2,
+        "beta1": 0.9,
+        "beta2": 0.99,
+        "eps": 1e-8,
+        "clip": 0.7,
+        "average_decay": 0.95,
+    }
+    agree(
+        optimizer.adamw_step,
+        p,
+        g,
+        m,
+        v,
+        decay,
+        average if averaged else None,
+        inplace=(0, 2, 3, 5) if averaged else (0, 2, 3),
+        **options,
+    )
     agree(optimizer.squared_norm, g)
 
 
@@ -344,13 +414,32 @@ def test_adamw(n, step, averaged, seed) -> None:
 def test_sgd(n, momentum, nesterov, averaged, seed) -> None:
     rng = np.random.default_rng(seed)
     p, g, buffer, decay, average = (array(rng, 1, n)[0] for _ in range(5))
-    options = {"learning_rate": 0.1, "momentum": 0.9, "dampening": 0.2, "nesterov": nesterov, "clip": 0.7, "average_decay": 0.95}
-    vectors = p, g, buffer if momentum else None, np.abs(decay[: -(-n // optimizer.LINE)]), average if averaged else None
+    options = {
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "dampening": 0.2,
+        "nesterov": nesterov,
+        "clip": 0.7,
+        "average_decay": 0.95,
+    }
+    vectors = (
+        p,
+        g,
+        buffer if momentum else None,
+        np.abs(decay[: -(-n // optimizer.LINE)]),
+        average if averaged else None,
+    )
     agree(optimizer.sgd_step, *vectors, inplace=[k for k in (0, 2, 4) if vectors[k] is not None], **options)
 
 
 @settings(max_examples=20, **FEW)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 40), min_size=0, max_size=4), st.sampled_from([None, "C", "F", "swap"])), max_size=80), SEEDS)
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 40), min_size=0, max_size=4), st.sampled_from([None, "C", "F", "swap"])),
+        max_size=80,
+    ),
+    SEEDS,
+)
 @example([([3, 3, 128, 40], "C"), ([40, 300], "F"), ([2, 2, 130, 150], "swap"), ([50_001], None), ([], "C")], 0)
 def test_gather(parts, seed) -> None:
     """Tensors of any size, their axes in any order; none; numbers between them stay."""
@@ -397,7 +486,9 @@ def test_augmentation(n, size, outside, seed) -> None:
     matrices[:, :, 2] *= 10
     options = [rng.uniform(low, high, n).astype(np.float32) for low, high in ((0.7, 1.3), (-0.2, 0.2), (0.7, 1.4))]
     got = agree(augment.augment_batch, images, masks, matrices, *options, outside)
-    np.testing.assert_array_equal(got[1], augment.augment_batch.reference(images, masks, matrices, *options, outside)[1])
+    np.testing.assert_array_equal(
+        got[1], augment.augment_batch.reference(images, masks, matrices, *options, outside)[1]
+    )
 
 
 def test_augmentation_reads_nothing_but_the_tile() -> None:
@@ -410,18 +501,29 @@ def test_augmentation_reads_nothing_but_the_tile() -> None:
         assert (labels[labels != 7] == 3).all()
         if abs(value) < 1e9:
             np.testing.assert_allclose(out, 0.25, rtol=1e-6)
-        assert (augment.augment_batch(images, masks, np.full((2, 2, 3), value), ones, 0 * ones, ones, None)[1] == 3).all()
+        assert (
+            augment.augment_batch(images, masks, np.full((2, 2, 3), value), ones, 0 * ones, ones, None)[1] == 3
+        ).all()
     for h, w in ((1, 19), (19, 1), (2, 2)):  # the neighbours of a pixel alone would lie in the next tile
         images = np.full((2, h, w), 0.25, np.float32)
         images[1] = np.nan
         out, _ = augment.augment_batch(
-            images, masks[:, :1, :1].repeat(h, 1).repeat(w, 2), np.tile(np.eye(2, 3) + 0.3, (2, 1, 1)), ones, 0 * ones, ones, 0
+            images,
+            masks[:, :1, :1].repeat(h, 1).repeat(w, 2),
+            np.tile(np.eye(2, 3) + 0.3, (2, 1, 1)),
+            ones,
+            0 * ones,
+            ones,
+            0,
         )
         np.testing.assert_allclose(out[0], 0.25, rtol=1e-6)
 
 
 def test_augmentation_that_changes_nothing_changes_no_bit() -> None:
-    images, masks = np.random.default_rng(0).random((2, 7, 9)).astype(np.float32), np.arange(126, dtype=np.uint8).reshape(2, 7, 9)
+    images, masks = (
+        np.random.default_rng(0).random((2, 7, 9)).astype(np.float32),
+        np.arange(126, dtype=np.uint8).reshape(2, 7, 9),
+    )
     ones, zeros = np.ones(2, np.float32), np.zeros(2, np.float32)
     out, labels = augment.augment_batch(images, masks, np.tile(np.eye(2, 3), (2, 1, 1)), ones, zeros, ones, 0)
     np.testing.assert_array_equal(out, images)

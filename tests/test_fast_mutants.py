@@ -1,6 +1,8 @@
-"""Planted mistakes in the fast kernels: each one, in a copy of the package, must make a compact check fail that passes without it.
+"""Planted mistakes in the fast kernels: each one, in a copy of the package, must make a compact check fail that passes
+without it.
 
-Every mutant is compiled in a process of its own with a cache of its own, so each is restricted to the few kernels of one check.
+Every mutant is compiled in a process of its own with a cache of its own, so each is restricted to the few kernels of
+one check.
 """
 
 from __future__ import annotations
@@ -31,15 +33,53 @@ class Mutant:
 
 _DOT = "dot_product_attention"
 MUTANTS = [
-    Mutant("a ReLU loses NaN", "core/simd.py", "return self.maximum(0, x)", "return self.maximum(x, 0)", "special_values"),
+    Mutant(
+        "a ReLU loses NaN", "core/simd.py", "return self.maximum(0, x)", "return self.maximum(x, 0)", "special_values"
+    ),
     Mutant("NaN closes a ReLU's gradient", "core/simd.py", "return y.not_at_most(0)", "return y > 0", "special_values"),
-    Mutant("the logarithm of NaN is a number", "core/simd.py", "self.vec(math.inf) > x, self.fma", "self.vec(1) > 0, self.fma", "special_values"),
-    Mutant("loss: logits of a pixel that is ignored", "loss/cpu.py", "z[at + c] if valid else np.float32(0)", "z[at + c]", "special_values"),
-    Mutant("tail one float short", "core/runs.py", "body(whole, length - whole)", "body(whole, length - whole - 1)", "gates"),
+    Mutant(
+        "the logarithm of NaN is a number",
+        "core/simd.py",
+        "self.vec(math.inf) > x, self.fma",
+        "self.vec(1) > 0, self.fma",
+        "special_values",
+    ),
+    Mutant(
+        "loss: logits of a pixel that is ignored",
+        "loss/cpu.py",
+        "z[at + c] if valid else np.float32(0)",
+        "z[at + c]",
+        "special_values",
+    ),
+    Mutant(
+        "tail one float short",
+        "core/runs.py",
+        "body(whole, length - whole)",
+        "body(whole, length - whole - 1)",
+        "gates",
+    ),
     Mutant("sum of lanes without the last step", "core/simd.py", "while width > 1:", "while width > 2:", "gates"),
-    Mutant("rows of a tile clamped one too far", "core/contract.py", "code.int(i), rows - 1)", "code.int(i), rows)", "conv_direct/filter"),
-    Mutant("last row of a column of tiles lost", "core/contract.py", "if done < rows:", "if done < rows - 1:", "conv_direct/forward"),
-    Mutant("a later block of sums forgets the ones before", "core/contract.py", "begun = s0 >= 1", "begun = s0 >= 2", "conv_many_chunks/filter"),
+    Mutant(
+        "rows of a tile clamped one too far",
+        "core/contract.py",
+        "code.int(i), rows - 1)",
+        "code.int(i), rows)",
+        "conv_direct/filter",
+    ),
+    Mutant(
+        "last row of a column of tiles lost",
+        "core/contract.py",
+        "if done < rows:",
+        "if done < rows - 1:",
+        "conv_direct/forward",
+    ),
+    Mutant(
+        "a later block of sums forgets the ones before",
+        "core/contract.py",
+        "begun = s0 >= 1",
+        "begun = s0 >= 2",
+        "conv_many_chunks/filter",
+    ),
     Mutant(
         "filter gradient: strips of a chunk taken for the first",
         "conv/direct.py",
@@ -68,8 +108,20 @@ MUTANTS = [
         "o, done = (panel * taps + i) * count, 0",
         "conv_direct/forward",
     ),
-    Mutant("packing: a transposed filter's columns side by side", "conv/filters.py", "at // run * run_step", "at // run * run", "conv_transpose"),
-    Mutant("transposed: all rows of the filter to one row", "conv/direct.py", "group_out=out_row", "group_out=0", "conv_transpose"),
+    Mutant(
+        "packing: a transposed filter's columns side by side",
+        "conv/filters.py",
+        "at // run * run_step",
+        "at // run * run",
+        "conv_transpose",
+    ),
+    Mutant(
+        "transposed: all rows of the filter to one row",
+        "conv/direct.py",
+        "group_out=out_row",
+        "group_out=0",
+        "conv_transpose",
+    ),
     Mutant(
         "filter gradient: the last strip is a whole one",
         "conv/direct.py",
@@ -78,7 +130,13 @@ MUTANTS = [
         "conv_many_chunks/filter",
     ),
     Mutant("packing: tiles reach into each other", "core/packing.py", "GAP = 4", "GAP = 0", "conv_windows"),
-    Mutant("packing: whole vectors to the last pixel's end", "core/packing.py", "max(0, (length - span) // height + 1)", "tiles", "conv_windows"),
+    Mutant(
+        "packing: whole vectors to the last pixel's end",
+        "core/packing.py",
+        "max(0, (length - span) // height + 1)",
+        "tiles",
+        "conv_windows",
+    ),
     Mutant(
         "packing: a rest of columns lost",
         "core/packing.py",
@@ -86,7 +144,13 @@ MUTANTS = [
         "columns // width",
         "conv_windows",
     ),
-    Mutant("windows: taps of the row above", "conv/window_gradient.py", "(line * taps + tap + t) * q", "(line + tap + t) * q", "conv_windows"),
+    Mutant(
+        "windows: taps of the row above",
+        "conv/window_gradient.py",
+        "(line * taps + tap + t) * q",
+        "(line + tap + t) * q",
+        "conv_windows",
+    ),
     Mutant(
         "windows: a row of the map does not end",
         "conv/window_gradient.py",
@@ -94,8 +158,20 @@ MUTANTS = [
         "line, column, end - first",
         "conv_windows",
     ),
-    Mutant("windows: a block of columns in the first one's place", "conv/window_gradient.py", "row * kp + column", "row * kp", "conv_windows"),
-    Mutant("windows: pieces of a chunk taken for the first", "conv/window_gradient.py", "zeros, first > begin,", "zeros, 0,", "conv_windows"),
+    Mutant(
+        "windows: a block of columns in the first one's place",
+        "conv/window_gradient.py",
+        "row * kp + column",
+        "row * kp",
+        "conv_windows",
+    ),
+    Mutant(
+        "windows: pieces of a chunk taken for the first",
+        "conv/window_gradient.py",
+        "zeros, first > begin,",
+        "zeros, 0,",
+        "conv_windows",
+    ),
     Mutant(
         "conv and norm: sums of a second map in the first one's place",
         "conv/norm_gradient.py",
@@ -110,7 +186,13 @@ MUTANTS = [
         "-(-self.both // width)",
         "norm_gradients_winograd",
     ),
-    Mutant("padding: bottom row read from beyond", "conv/direct.py", "if y < 0 or y >= h:", "if y < 0 or y > h:", "conv_direct/forward"),
+    Mutant(
+        "padding: bottom row read from beyond",
+        "conv/direct.py",
+        "if y < 0 or y >= h:",
+        "if y < 0 or y > h:",
+        "conv_direct/forward",
+    ),
     Mutant(
         "strip one line short",
         "conv/direct.py",
@@ -132,7 +214,13 @@ MUTANTS = [
         "for chunk in range(2, chunks):",
         "conv_many_chunks/filter",
     ),
-    Mutant("conv and norm: mask forgotten", "conv/norm_gradient.py", '"computed" if relu else "none"', '"none"', "norm_gradients_pointwise"),
+    Mutant(
+        "conv and norm: mask forgotten",
+        "conv/norm_gradient.py",
+        '"computed" if relu else "none"',
+        '"none"',
+        "norm_gradients_pointwise",
+    ),
     Mutant(
         "conv and norm: slope of the wrong sign",
         "norm/vectors.py",
@@ -140,7 +228,13 @@ MUTANTS = [
         "= scale * inverse[c] * second",
         "norm_gradients_pointwise",
     ),
-    Mutant("conv and norm: a map's place", "conv/norm_gradient.py", "place = second  # dx", "place = second + 1  # dx", "norm_gradients_pointwise"),
+    Mutant(
+        "conv and norm: a map's place",
+        "conv/norm_gradient.py",
+        "place = second  # dx",
+        "place = second + 1  # dx",
+        "norm_gradients_pointwise",
+    ),
     Mutant(
         "conv and norm: rows taken over from the wrong place",
         "conv/norm_gradient.py",
@@ -148,7 +242,13 @@ MUTANTS = [
         "strip + (m - 1) * wide, scratch",
         "norm_gradients_winograd",
     ),
-    Mutant("conv and norm: right padding not cleared", "conv/norm_gradient.py", "wide - (before + w) * pitch)", "0)", "norm_gradients_winograd"),
+    Mutant(
+        "conv and norm: right padding not cleared",
+        "conv/norm_gradient.py",
+        "wide - (before + w) * pitch)",
+        "0)",
+        "norm_gradients_winograd",
+    ),
     Mutant(
         "conv and norm: taps not reversed",
         "conv/winograd.py",
@@ -170,7 +270,13 @@ MUTANTS = [
         "code.loop(whole + 1, self.first + self.count)",
         "conv_depthwise/forward",
     ),
-    Mutant("depthwise: padding row read from beyond", "conv/depthwise.py", "y < layer.h)", "y < layer.h + 1)", "conv_depthwise/filter"),
+    Mutant(
+        "depthwise: padding row read from beyond",
+        "conv/depthwise.py",
+        "y < layer.h)",
+        "y < layer.h + 1)",
+        "conv_depthwise/filter",
+    ),
     Mutant(
         "depthwise: padding column is the row before",
         "conv/depthwise.py",
@@ -178,9 +284,27 @@ MUTANTS = [
         "left + right + 1 >= 0,",
         "conv_depthwise/data",
     ),
-    Mutant("depthwise: tiles begin in the padding", "conv/depthwise.py", "-(-left // sw)", "left // sw", "conv_depthwise/forward"),
-    Mutant("depthwise: tiles end in the padding", "conv/depthwise.py", "(s - 1) * dw + left)", "(s - 2) * dw + left)", "conv_depthwise/filter"),
-    Mutant("depthwise: dilation forgotten", "conv/depthwise.py", "t * stride + k * dilation", "t * stride + k", "conv_depthwise/forward"),
+    Mutant(
+        "depthwise: tiles begin in the padding",
+        "conv/depthwise.py",
+        "-(-left // sw)",
+        "left // sw",
+        "conv_depthwise/forward",
+    ),
+    Mutant(
+        "depthwise: tiles end in the padding",
+        "conv/depthwise.py",
+        "(s - 1) * dw + left)",
+        "(s - 2) * dw + left)",
+        "conv_depthwise/filter",
+    ),
+    Mutant(
+        "depthwise: dilation forgotten",
+        "conv/depthwise.py",
+        "t * stride + k * dilation",
+        "t * stride + k",
+        "conv_depthwise/forward",
+    ),
     Mutant(
         "depthwise: a strip lost in the filter's sum",
         "conv/depthwise.py",
@@ -188,17 +312,59 @@ MUTANTS = [
         "min((chunk + 1) * per_chunk, strips - 1)",
         "conv_depthwise/filter",
     ),
-    Mutant("stem: padding row read from beyond", "conv/direct.py", "if y < 0 or y >= h:", "if y < 0 or y > h:", "conv_stem/forward"),
-    Mutant("stem: pixels that no whole tile covers lost", "conv/stem.py", "(whole, many, 1)", "(whole + 1, many, 1)", "conv_stem/forward"),
-    Mutant("stem: squares carried over to the next piece", "conv/stem.py", "sums, 2 * channels)", "sums, channels)", "conv_stem/forward"),
-    Mutant("stem: the rest of a row counted twice", "conv/stem.py", "code.lesser(begin + _SPAN, q)", "q", "conv_stem/filter"),
     Mutant(
-        "stem: strips of a chunk overlap", "conv/stem.py", "(image * p + first) * q * k, k, count", "image * p * q * k, k, count", "conv_stem/filter"
+        "stem: padding row read from beyond",
+        "conv/direct.py",
+        "if y < 0 or y >= h:",
+        "if y < 0 or y > h:",
+        "conv_stem/forward",
     ),
-    Mutant("stem: row of dy read from beyond", "conv/stem_data.py", "p < layer.p)", "p < layer.p + 1)", "conv_stem/data"),
-    Mutant("stem: last tile taken for one inside", "conv/stem_data.py", "- (pixels - 1)  #", "- (pixels - 2)  #", "conv_stem/data"),
+    Mutant(
+        "stem: pixels that no whole tile covers lost",
+        "conv/stem.py",
+        "(whole, many, 1)",
+        "(whole + 1, many, 1)",
+        "conv_stem/forward",
+    ),
+    Mutant(
+        "stem: squares carried over to the next piece",
+        "conv/stem.py",
+        "sums, 2 * channels)",
+        "sums, channels)",
+        "conv_stem/forward",
+    ),
+    Mutant(
+        "stem: the rest of a row counted twice",
+        "conv/stem.py",
+        "code.lesser(begin + _SPAN, q)",
+        "q",
+        "conv_stem/filter",
+    ),
+    Mutant(
+        "stem: strips of a chunk overlap",
+        "conv/stem.py",
+        "(image * p + first) * q * k, k, count",
+        "image * p * q * k, k, count",
+        "conv_stem/filter",
+    ),
+    Mutant(
+        "stem: row of dy read from beyond", "conv/stem_data.py", "p < layer.p)", "p < layer.p + 1)", "conv_stem/data"
+    ),
+    Mutant(
+        "stem: last tile taken for one inside",
+        "conv/stem_data.py",
+        "layer.left, layer.w) - (pixels - 1)",
+        "layer.left, layer.w) - (pixels - 2)",
+        "conv_stem/data",
+    ),
     Mutant("stem: taps not reversed", "conv/stem_data.py", "(i * s + s - 1 - j)", "(i * s + j)", "conv_stem/data"),
-    Mutant("lanes of sums put together wrongly", "core/simd.py", "for flip in (0, width)]", "for flip in (0, 0)]", "conv_stem/data"),
+    Mutant(
+        "lanes of sums put together wrongly",
+        "core/simd.py",
+        "for flip in (0, width)",
+        "for flip in (0, 0)",
+        "conv_stem/data",
+    ),
     Mutant(
         "Winograd: last row of the image left out",
         "conv/winograd_tiles.py",
@@ -213,7 +379,13 @@ MUTANTS = [
         "- ix) // (m * dw) + 2",
         "conv_winograd4/forward",
     ),
-    Mutant("Winograd: tiles of a run in one place", "conv/winograd_programs.py", "out + o0 + k * pitch", "out + o0", "conv_winograd4/forward"),
+    Mutant(
+        "Winograd: tiles of a run in one place",
+        "conv/winograd_programs.py",
+        "out + o0 + k * pitch",
+        "out + o0",
+        "conv_winograd4/forward",
+    ),
     Mutant(
         "few tiles: pieces of channels forget the ones before",
         "conv/winograd_few.py",
@@ -242,9 +414,21 @@ MUTANTS = [
         "copy(rows, k * channels, scratch, at + k * period, channels)",
         "batch_norm",
     ),
-    Mutant("layer norm: the variance counts a tail's other lanes", "norm/rows.py", "- means[k], rest)", "- means[k], None)", "layer_norm"),
+    Mutant(
+        "layer norm: the variance counts a tail's other lanes",
+        "norm/rows.py",
+        "- means[k], rest)",
+        "- means[k], None)",
+        "layer_norm",
+    ),
     Mutant("layer norm: mean of g missing", "norm/layer_cpu.py", "math.fma(d, w, -row.g)", "d * w", "layer_norm"),
-    Mutant("layer norm: sums counted twice", "norm/layer_cpu.py", "clear(scratch, 0, 2 * channels)", "clear(scratch, 0, channels)", "layer_norm"),
+    Mutant(
+        "layer norm: sums counted twice",
+        "norm/layer_cpu.py",
+        "clear(scratch, 0, 2 * channels)",
+        "clear(scratch, 0, channels)",
+        "layer_norm",
+    ),
     Mutant(
         "layer norm: a chunk of sums lost",
         "norm/vectors.py",
@@ -252,7 +436,13 @@ MUTANTS = [
         "total += sums[k * step + c] if k != 1 else 0.0",
         "layer_norm",
     ),
-    Mutant("loss: rest of the last block counted", "loss/cpu.py", "for i in range(count, _BLOCK):", "for i in range(_BLOCK, _BLOCK):", "loss_terms"),
+    Mutant(
+        "loss: rest of the last block counted",
+        "loss/cpu.py",
+        "for i in range(count, _BLOCK):",
+        "for i in range(_BLOCK, _BLOCK):",
+        "loss_terms",
+    ),
     Mutant(
         "resampling: weights transposed",
         "resample/cpu.py",
@@ -274,15 +464,59 @@ MUTANTS = [
         "min(_SUMS - 1, width - first - at)",
         "polarized_attention",
     ),
-    Mutant("flash: last query of a tail", "attention/flash.py", "code.lesser(r0 + k, rows - 1)", "code.lesser(r0 + k, rows - 2)", _DOT),
-    Mutant("flash: sums so far are not shrunk", "attention/flash.py", "code.fma(shrink, code.load(t, top0", "code.fma(1, code.load(t, top0", _DOT),
+    Mutant(
+        "flash: last query of a tail",
+        "attention/flash.py",
+        "code.lesser(r0 + k, rows - 1)",
+        "code.lesser(r0 + k, rows - 2)",
+        _DOT,
+    ),
+    Mutant(
+        "flash: sums so far are not shrunk",
+        "attention/flash.py",
+        "code.fma(shrink, code.load(t, top0",
+        "code.fma(1, code.load(t, top0",
+        _DOT,
+    ),
     Mutant("flash: results so far are not shrunk", "attention/flash.py", "e if key else 0", "0", _DOT),
-    Mutant("flash: dq forgets the blocks of keys before", "attention/flash.py", "others, d, span, key)", "others, d, span, 0)", _DOT),
-    Mutant("flash: dk forgets the blocks of queries before", "attention/flash.py", "others, d, own, first)", "others, d, own, 0)", _DOT),
-    Mutant("flash: dv misses a query", "attention/flash.py", "others, e, own, first)", "others, e, own - 1, first)", _DOT),
-    Mutant("flash: mask transposed", "attention/flash.py", "at + i * query_step + j * key_step", "at + j * query_step + i * key_step", _DOT),
-    Mutant("flash: largest score of a block only", "attention/flash.py", "code.variable(before), code", "code.variable(-1e30), code", _DOT),
-    Mutant("flash: sign of delta", "attention/flash.py", "code.load(t, ds0 + at) - delta", "code.load(t, ds0 + at) + delta", _DOT),
+    Mutant(
+        "flash: dq forgets the blocks of keys before",
+        "attention/flash.py",
+        "others, d, span, key)",
+        "others, d, span, 0)",
+        _DOT,
+    ),
+    Mutant(
+        "flash: dk forgets the blocks of queries before",
+        "attention/flash.py",
+        "others, d, own, first)",
+        "others, d, own, 0)",
+        _DOT,
+    ),
+    Mutant(
+        "flash: dv misses a query", "attention/flash.py", "others, e, own, first)", "others, e, own - 1, first)", _DOT
+    ),
+    Mutant(
+        "flash: mask transposed",
+        "attention/flash.py",
+        "at + i * query_step + j * key_step",
+        "at + j * query_step + i * key_step",
+        _DOT,
+    ),
+    Mutant(
+        "flash: largest score of a block only",
+        "attention/flash.py",
+        "code.variable(before), code",
+        "code.variable(-1e30), code",
+        _DOT,
+    ),
+    Mutant(
+        "flash: sign of delta",
+        "attention/flash.py",
+        "code.load(t, ds0 + at) - delta",
+        "code.load(t, ds0 + at) + delta",
+        _DOT,
+    ),
     Mutant(
         "softmax: rows of a chunk taken for all",
         "pointwise/softmax.py",
@@ -290,9 +524,27 @@ MUTANTS = [
         "rows - 1):\n            row(x",
         "softmaxes",
     ),
-    Mutant("log-softmax: sum of the cotangents' sign", "pointwise/softmax.py", "code.fma(-code.exp(out)", "code.fma(code.exp(out)", "softmaxes"),
-    Mutant("blend: other map's share", "gate/cpu.py", "code.fma(1 - s, code.load(other", "code.fma(s, code.load(other", "gates"),
-    Mutant("gate per channel: a block's last pixel", "gate/cpu.py", "y, count * channels)", "y, (count - 1) * channels)", "gates"),
+    Mutant(
+        "log-softmax: sum of the cotangents' sign",
+        "pointwise/softmax.py",
+        "code.fma(-code.exp(out)",
+        "code.fma(code.exp(out)",
+        "softmaxes",
+    ),
+    Mutant(
+        "blend: other map's share",
+        "gate/cpu.py",
+        "code.fma(1 - s, code.load(other",
+        "code.fma(s, code.load(other",
+        "gates",
+    ),
+    Mutant(
+        "gate per channel: a block's last pixel",
+        "gate/cpu.py",
+        "y, count * channels)",
+        "y, (count - 1) * channels)",
+        "gates",
+    ),
     Mutant("concatenation: a map misplaced", "shape/cpu.py", "at += size", "at += size - size % 8", "channels"),
     Mutant(
         "optimiser: a chunk's last parameter",
@@ -302,21 +554,61 @@ MUTANTS = [
         "adamw",
     ),
     Mutant(
-        "SGD: Nesterov's step without the fresh gradient", "optimizer/cpu.py", "code.fma(kept_momentum, speed, d)", "kept_momentum * speed", "sgd"
+        "SGD: Nesterov's step without the fresh gradient",
+        "optimizer/cpu.py",
+        "code.fma(kept_momentum, speed, d)",
+        "kept_momentum * speed",
+        "sgd",
     ),
-    Mutant("SGD: the buffer is not kept", "optimizer/cpu.py", "code.store(speed, buffer, i, rest)", "code.store(d, buffer, i, rest)", "sgd"),
-    Mutant("gathering: rows and columns swapped", "optimizer/cpu.py", "begin + i * down + j * across", "begin + j * down + i * across", "gathering"),
-    Mutant("dropout: words in the wrong order", "pointwise/dropout.py", "interleaved(w0, w2)", "interleaved(w2, w0)", "activations"),
-    Mutant("dropout: tail four elements short", "pointwise/dropout.py", "count = n - at if rest", "count = n - at - 4 if rest", "activations"),
+    Mutant(
+        "SGD: the buffer is not kept",
+        "optimizer/cpu.py",
+        "code.store(speed, buffer, i, rest)",
+        "code.store(d, buffer, i, rest)",
+        "sgd",
+    ),
+    Mutant(
+        "gathering: rows and columns swapped",
+        "optimizer/cpu.py",
+        "begin + i * down + j * across",
+        "begin + j * down + i * across",
+        "gathering",
+    ),
+    Mutant(
+        "dropout: words in the wrong order",
+        "pointwise/dropout.py",
+        "interleaved(w0, w2)",
+        "interleaved(w2, w0)",
+        "activations",
+    ),
+    Mutant(
+        "dropout: tail four elements short",
+        "pointwise/dropout.py",
+        "count = n - at if rest",
+        "count = n - at - 4 if rest",
+        "activations",
+    ),
     Mutant(
         "dropout: neighbouring blocks change places",
         "pointwise/dropout.py",
-        "c0, c1 = self.builder.trunc(numbers, self.words),",
-        "c0, c1 = self.builder.xor(self.builder.trunc(numbers, self.words), self.constant(self.words, 1)),",
+        "self.builder.trunc(numbers, self.words),",
+        "self.builder.xor(self.builder.trunc(numbers, self.words), self.constant(self.words, 1)),",
         "activations",
     ),
-    Mutant("augmentation: edge pixel repeated", "augment/cpu.py", "maximum(2 * self.last, 1)", "maximum(2 * self.last + 1, 1)", "augmentation"),
-    Mutant("augmentation: a pixel beyond the tile keeps its label", "augment/cpu.py", "pixel > -1", "pixel > -2", "augmentation"),
+    Mutant(
+        "augmentation: edge pixel repeated",
+        "augment/cpu.py",
+        "maximum(2 * self.last, 1)",
+        "maximum(2 * self.last + 1, 1)",
+        "augmentation",
+    ),
+    Mutant(
+        "augmentation: a pixel beyond the tile keeps its label",
+        "augment/cpu.py",
+        "pixel > -1",
+        "pixel > -2",
+        "augmentation",
+    ),
     Mutant(
         "augmentation: rows counted by their last pixel",
         "augment/cpu.py",
@@ -345,7 +637,9 @@ WIDTH = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}
 
 
 def run(root: Path, *checks: str) -> subprocess.CompletedProcess:
-    """The checks with the package at `root` and a cache beside it. Compiled without optimization, which takes nearly half of the time."""
+    """The checks with the package at `root` and a cache beside it. Compiled without optimization, which takes nearly
+    half of the time.
+    """
     settings = {"AREOGRAD_CACHE": str(root / "cache"), "AREOGRAD_TUNE": "0", "NUMBA_OPT": "0", "PYTHONPATH": str(root)}
     environment = {**os.environ, **WIDTH, **settings}
     command = [sys.executable, str(ROOT / "tests" / "fast_checks.py"), *checks]
@@ -383,5 +677,17 @@ def test_every_kind_of_mistake_is_there() -> None:
     assert len(MUTANTS) >= 10
     for word in ("tail", "padding", "packing", "clamped", "stride", "chunk", "strip"):
         assert any(word in mutant.name for mutant in MUTANTS), word
-    for family in ("conv", "pool", "norm", "attention", "loss", "resample", "shape", "optimizer", "pointwise", "augment", "core"):
+    for family in (
+        "conv",
+        "pool",
+        "norm",
+        "attention",
+        "loss",
+        "resample",
+        "shape",
+        "optimizer",
+        "pointwise",
+        "augment",
+        "core",
+    ):
         assert any(mutant.file.startswith(family) for mutant in MUTANTS), family

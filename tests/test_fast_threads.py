@@ -143,7 +143,11 @@ def test_two_python_threads_at_once() -> None:
 def test_a_mistaken_call_leaves_the_team_usable() -> None:
     set_threads(2)
     counts, marks = np.zeros(9, np.int64), np.zeros(9, np.float32)
-    for arguments in ((counts, marks.astype(np.float64), 16, 1, 0.5), (counts[::2], marks, 16, 1, 0.5), (counts, marks)):
+    for arguments in (
+        (counts, marks.astype(np.float64), 16, 1, 0.5),
+        (counts[::2], marks, 16, 1, 0.5),
+        (counts, marks),
+    ):
         with pytest.raises(TypeError):
             parallel(count_chunks, 5, *arguments)
         job(7)
@@ -161,7 +165,9 @@ def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
 
 
 def test_after_a_fork() -> None:
-    """Threads do not survive a fork; the child makes its own team. (In a process of its own: a child that hangs must not hang the tests.)"""
+    """Threads do not survive a fork; the child makes its own team. (In a process of its own: a child that hangs must
+    not hang the tests.)
+    """
     code = """
 import os, sys, numpy as np
 from kernels import pointwise
@@ -185,15 +191,30 @@ def test_the_knob_and_its_mistakes() -> None:
     with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
         set_threads(0)
     show = "from kernels.core.threads import threads; print(threads())"
-    for value, answer in (("1", "1"), ("", str(usable_cores())), (str(usable_cores() + 1), str(usable_cores())), ("100000", str(usable_cores()))):
+    for value, answer in (
+        ("1", "1"),
+        ("", str(usable_cores())),
+        (str(usable_cores() + 1), str(usable_cores())),
+        ("100000", str(usable_cores())),
+    ):
         result = subprocess.run(
-            [sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": value}, check=False
+            [sys.executable, "-c", show],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "AREOGRAD_THREADS": value},
+            check=False,
         )
         assert result.stdout.strip() == answer, result.stderr
         warning = f"AREOGRAD_THREADS: got {value}, but this process may use {answer} core"
         assert (warning in result.stderr) == (value not in ("", answer))
         assert result.stderr.count("\n") <= 1
-    result = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env={**os.environ, "AREOGRAD_THREADS": "two"}, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", show],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AREOGRAD_THREADS": "two"},
+        check=False,
+    )
     assert "ValueError: AREOGRAD_THREADS: got 'two', expected a positive number" in result.stderr
 
 

@@ -63,9 +63,9 @@ def test_training_steps_have_the_same_bits_for_1_2_and_4_threads() -> None:
 
 
 def test_training_ends_as_with_the_reference() -> None:
-    """The measure: the mean loss of the last 20 of 200 steps. With fast kernels its mean over three seeds differs from that with the reference
-    by less than the spread (largest - smallest) that the seeds alone make with the reference; both have learnt; the first losses agree to
-    float32.
+    """The measure: the mean loss of the last 20 of 200 steps. With fast kernels its mean over three seeds differs from
+    that with the reference by less than the spread (largest - smallest) that the seeds alone make with the reference;
+    both have learnt; the first losses agree to float32.
     """
     fast, plain = [], []
     for seed in SEEDS:

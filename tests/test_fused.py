@@ -1,4 +1,6 @@
-"""Convolutions that do more on the way: sums for the batch norm behind, bias and ReLU, a folded norm. Each against the plain composition."""
+"""Convolutions that do more on the way: sums for the batch norm behind, bias and ReLU, a folded norm. Each against the
+plain composition.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def test_statistics_far_from_zero_keep_their_digits() -> None:
 
 
 def test_narrow_filters_made_wide_and_back() -> None:
-    """Several pixels as one: the wide filter's convolution is the narrow one's, and its gradient becomes the narrow one's."""
+    """Several pixels as one: the wide filter's convolution is the narrow one's, and its gradient becomes the narrow
+    one's.
+    """
     rng = np.random.default_rng(0)
     w = rng.standard_normal((3, 5, 2, 4)).astype(np.float32)
     wide = filters.widened(w, 3)
@@ -120,7 +124,9 @@ def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, 
     with kernel_log() as log:
         y = conv.conv2d_forward(x, w, b, window, groups, relu, residual)
     assert [entry.by for entry in log] == ["fast"]
-    exact = reference.conv2d_forward(double(x), w.astype(np.float64), b.astype(np.float64), window, groups, relu, residual.astype(np.float64))
+    exact = reference.conv2d_forward(
+        double(x), w.astype(np.float64), b.astype(np.float64), window, groups, relu, residual.astype(np.float64)
+    )
     assert np.abs(y - exact).max() <= 3e-5 * np.abs(exact).max()
     assert (residual == before).all(), "the caller's array is only read"
     assert (y < 0).any() != relu
@@ -128,9 +134,13 @@ def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, 
     np.testing.assert_array_equal(without, conv.conv2d_forward(x, w, 0 * b, window, groups, relu, residual))
 
 
-@pytest.mark.parametrize(("maps", "filters", "groups"), [([1], (3, 3, 1, 32), 1), ([24], (3, 3, 1, 24), 24), ([4, 3], (1, 1, 7, 20), 1)])
+@pytest.mark.parametrize(
+    ("maps", "filters", "groups"), [([1], (3, 3, 1, 32), 1), ([24], (3, 3, 1, 24), 24), ([4, 3], (1, 1, 7, 20), 1)]
+)
 def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
-    """What stands before the norm is not kept in the first layer, say; made again it is the same to the bit, and gradients follow."""
+    """What stands before the norm is not kept in the first layer, say; made again it is the same to the bit, and
+    gradients follow.
+    """
     k, padding = filters[3], filters[0] // 2
     xs, w, window = layer([(2, 19, 22, c) for c in maps], filters, {"padding": padding})
     z = normed(xs, w, window, groups)[0]
@@ -138,7 +148,8 @@ def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
     x, f = [Tensor(m, requires_grad=True) for m in (xs if len(maps) > 1 else [xs])], Tensor(w, requires_grad=True)
     vectors = [Tensor(make(k, np.float32)) for make in (np.ones, np.zeros, np.zeros, np.ones)]
     together = ops.conv2d_batch_norm(x, f, *vectors, activation="relu", padding=padding, groups=groups)
-    assert sum(a is not None and a.shape == z.shape for a in together.creator.saved) == (maps == [24])  # there x is as large
+    # there x is as large
+    assert sum(a is not None and a.shape == z.shape for a in together.creator.saved) == (maps == [24])
     z = ops.conv2d(x if len(maps) > 1 else x[0], f, None, padding=padding, groups=groups)
     found = []
     for y in (together, ops.batch_norm(z, *vectors, training=True, activation="relu")):
@@ -156,12 +167,21 @@ def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> No
     rng = np.random.default_rng(0)
     maps = tuple(rng.standard_normal((2, 13, 11, c)).astype(np.float32) for c in channels)
     w = (rng.standard_normal((1, 1, sum(channels), k)) / np.sqrt(sum(channels))).astype(np.float32)
-    b, more = rng.standard_normal(k).astype(np.float32), rng.standard_normal((2, 13, 11, k)).astype(np.float32) if residual else None
+    b, more = (
+        rng.standard_normal(k).astype(np.float32),
+        rng.standard_normal((2, 13, 11, k)).astype(np.float32) if residual else None,
+    )
     with kernel_log() as log:
         y = conv.conv2d_forward(maps, w, b, Window((1, 1)), 1, True, more)
     assert [entry.by for entry in log] == ["fast"]
     exact = reference.conv2d_forward(
-        double(maps), w.astype(np.float64), b.astype(np.float64), Window((1, 1)), 1, True, None if more is None else more.astype(np.float64)
+        double(maps),
+        w.astype(np.float64),
+        b.astype(np.float64),
+        Window((1, 1)),
+        1,
+        True,
+        None if more is None else more.astype(np.float64),
     )
     naive = reference.conv2d_forward(plain(maps), plain(w), b, Window((1, 1)), 1, True, more)
     assert np.abs(y - exact).max() <= 3 * np.abs(naive - exact).max() + 4 * ROUNDING * np.abs(exact).max()
@@ -169,7 +189,9 @@ def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> No
 
 @pytest.mark.parametrize(("c", "k", "side"), [(1, 32, 3), (3, 8, 1), (16, 16, 3), (64, 24, 3), (8, 8, 5)])
 def test_relu_keeps_what_is_no_number(c, k, side) -> None:
-    """A run that has lost its way must show it, whichever kernel serves the layer: the first layer's, products, tiles."""
+    """A run that has lost its way must show it, whichever kernel serves the layer:
+    the first layer's, products, tiles.
+    """
     x, w, window = layer([(2, 33, 40, c)], (side, side, c, k), {"padding": side // 2})
     x[0, 5, 7, 0], x[1, 32, 39, c - 1] = np.nan, np.nan
     want = np.isnan(reference.conv2d_forward(x, w, np.zeros(k, np.float32), window, 1, True))
@@ -194,7 +216,10 @@ def test_conv2d_relu_names_how_many_maps_it_takes() -> None:
         ops.conv2d([x] * 3, Tensor(np.ones((1, 1, 6, 4), np.float32)), b)
 
 
-@pytest.mark.parametrize("window", [Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), (2, 2)), Window((5, 4), (2, 3), ((2, 2), (1, 2)))])
+@pytest.mark.parametrize(
+    "window",
+    [Window((3, 3), padding=((1, 1), (1, 1))), Window((2, 2), (2, 2)), Window((5, 4), (2, 3), ((2, 2), (1, 2)))],
+)
 def test_maximum_without_its_place_is_the_same(window) -> None:
     x = np.random.default_rng(0).standard_normal((2, 9, 12, 21)).astype(np.float32)
     x[0, ::4, ::3, 3], x[1, 2:5, :, 7], x[0, :, 5, 1], x[1, 1::3, 1::2, 11] = np.nan, -np.inf, np.inf, np.nan
@@ -214,8 +239,14 @@ def test_residual_that_is_not_contiguous() -> None:
 
 
 def test_conv2d_relu_names_what_is_wrong_with_a_residual() -> None:
-    x, w, b = Tensor(np.ones((1, 3, 3, 2), np.float32)), Tensor(np.ones((3, 3, 2, 4), np.float32)), Tensor(np.zeros(4, np.float32))
-    with pytest.raises(ValueError, match=r"conv2d_relu: the residual has shape \(1, 3, 3, 2\), expected \(1, 3, 3, 4\)"):
+    x, w, b = (
+        Tensor(np.ones((1, 3, 3, 2), np.float32)),
+        Tensor(np.ones((3, 3, 2, 4), np.float32)),
+        Tensor(np.zeros(4, np.float32)),
+    )
+    with pytest.raises(
+        ValueError, match=r"conv2d_relu: the residual has shape \(1, 3, 3, 2\), expected \(1, 3, 3, 4\)"
+    ):
         ops.conv2d_relu(x, w, b, padding=1, residual=x)
     with pytest.raises(TypeError, match="conv2d_relu: the residual is float64 but the filter is float32"):
         ops.conv2d_relu(x, w, b, padding=1, residual=Tensor(np.ones((1, 3, 3, 4))))
@@ -224,7 +255,11 @@ def test_conv2d_relu_names_what_is_wrong_with_a_residual() -> None:
 
 
 def test_conv2d_relu_has_no_gradient_and_says_so() -> None:
-    x, w, b = Tensor(np.ones((1, 3, 3, 2))), Tensor(np.ones((3, 3, 2, 4)), requires_grad=True), Tensor(np.full(4, -20.0))
+    x, w, b = (
+        Tensor(np.ones((1, 3, 3, 2))),
+        Tensor(np.ones((3, 3, 2, 4)), requires_grad=True),
+        Tensor(np.full(4, -20.0)),
+    )
     with pytest.raises(RuntimeError, match=r"conv2d_relu: has no gradient; use relu\(conv2d"):
         ops.conv2d_relu(x, w, b, padding=1)
     with no_grad():
@@ -239,9 +274,19 @@ def test_folded_norm_follows_its_sources() -> None:
     for tensor in (block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
         with no_grad():
             tensor.copy_(rng.uniform(0.5, 1.5, 4).astype(np.float32))
-    x, residual = Tensor(rng.standard_normal((2, 6, 7, 3)).astype(np.float32)), Tensor(rng.standard_normal((2, 6, 7, 4)).astype(np.float32))
+    x, residual = (
+        Tensor(rng.standard_normal((2, 6, 7, 3)).astype(np.float32)),
+        Tensor(rng.standard_normal((2, 6, 7, 4)).astype(np.float32)),
+    )
     block.eval()
-    for change in (None, block.conv.weight, block.norm.weight, block.norm.bias, block.norm.running_mean, block.norm.running_var):
+    for change in (
+        None,
+        block.conv.weight,
+        block.norm.weight,
+        block.norm.bias,
+        block.norm.running_mean,
+        block.norm.running_var,
+    ):
         if change is not None:
             with no_grad():
                 change.mul_(1.5)
@@ -252,7 +297,10 @@ def test_folded_norm_follows_its_sources() -> None:
             np.testing.assert_allclose(folded, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: Conv2d(3, 5, 3, padding=1), lambda: ConvTranspose2d(3, 5, 2, 2), lambda: Conv2d(3, 5, 1, bias=False)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Conv2d(3, 5, 3, padding=1), lambda: ConvTranspose2d(3, 5, 2, 2), lambda: Conv2d(3, 5, 1, bias=False)],
+)
 def test_convolutions_in_evaluation_follow_filter_and_bias(make) -> None:
     """What kernels make of a filter or a bias for inference is made again after every change."""
     block, x = make().eval(), Tensor(np.random.default_rng(0).standard_normal((2, 6, 8, 3)).astype(np.float32))
@@ -280,7 +328,9 @@ def test_folded_network_gives_the_same_logits() -> None:
 
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monkeypatch) -> None:
-    """Copies by `read_only` are prepared once, all others at every call (a flag may be taken back); a new filter is never taken for an old one."""
+    """Copies by `read_only` are prepared once, all others at every call (a flag may be taken back); a new filter is
+    never taken for an old one.
+    """
     from kernels.core import prepared
 
     monkeypatch.setattr(choice, "mode", lambda: mode)

@@ -49,7 +49,9 @@ def at(index, factor):
 # -- the derivative ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("f", "slope"), [(np.exp, 1.0), (np.sin, 1.0), (lambda t: 1 / (1 - t), 1.0), (lambda t: t**3 - 2 * t, -2.0)])
+@pytest.mark.parametrize(
+    ("f", "slope"), [(np.exp, 1.0), (np.sin, 1.0), (lambda t: 1 / (1 - t), 1.0), (lambda t: t**3 - 2 * t, -2.0)]
+)
 def test_ridders_is_within_its_own_error(f, slope: float) -> None:
     table = ridders(lambda h: ((f(h) - f(-h)) / (2 * h), 1e-16 / h))
     assert abs(table.value - slope) <= table.error < 1e-10
@@ -68,7 +70,9 @@ def test_ridders_starts_anew_below_the_edge_of_the_domain() -> None:
 
 
 def test_pass_and_what_the_report_says() -> None:
-    report = gradcheck(ops.conv2d, leaf(1, 5, 6, 2), leaf(3, 3, 2, 3), leaf(3), input_names=["x", "w", "b"], name="conv")
+    report = gradcheck(
+        ops.conv2d, leaf(1, 5, 6, 2), leaf(3, 3, 2, 3), leaf(3), input_names=["x", "w", "b"], name="conv"
+    )
     assert (report.verdict, report.ok, bool(report)) == (PASS, True, True)
     assert report.error <= report.bar < 1e-9
     assert report.evaluations < 45
@@ -80,7 +84,9 @@ def test_pass_and_what_the_report_says() -> None:
     assert sum("layout" in n for n in names) == 3
     assert "conv" in report.table()
     assert report.heatmap() == ""
-    assert {"name", "verdict", "error", "bar", "evaluations", "seconds"} <= json.loads(json.dumps(report.row(), allow_nan=False)).keys()
+    assert {"name", "verdict", "error", "bar", "evaluations", "seconds"} <= json.loads(
+        json.dumps(report.row(), allow_nan=False)
+    ).keys()
 
 
 def test_fail_names_the_entry() -> None:
@@ -121,7 +127,9 @@ def test_a_wrong_smooth_entry_is_found_beside_a_kink() -> None:
             g[2] *= 0.5
             return g
 
-    report = gradcheck(lambda x: Half()(x), Tensor(np.array([-1.0, 0.0, 2.0, 0.5]), requires_grad=True), convention="below")
+    report = gradcheck(
+        lambda x: Half()(x), Tensor(np.array([-1.0, 0.0, 2.0, 0.5]), requires_grad=True), convention="below"
+    )
     assert report.verdict == FAIL
     assert [e.index for e in report.location.entries] == [(2,)]
     assert "a factor 2 is missing" in report.table()
@@ -183,7 +191,10 @@ def test_inconclusive_when_the_function_is_rough_or_random_or_not_finite() -> No
     assert loose.verdict == INCONCLUSIVE
     assert "fix the seed" in loose.table()
     with np.errstate(all="ignore"):
-        assert gradcheck(ops.log, Tensor(np.array([1.0, -1.0]), requires_grad=True), invariants=False).verdict == INCONCLUSIVE
+        assert (
+            gradcheck(ops.log, Tensor(np.array([1.0, -1.0]), requires_grad=True), invariants=False).verdict
+            == INCONCLUSIVE
+        )
 
     def seeded(x):
         random.seed(0)
@@ -218,7 +229,8 @@ def test_several_outputs_and_directions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "place"), [((0, 0, 0, 0), "corner"), ((0, 31, 7, 1), "border"), ((0, 12, 30, 0), "interior"), ((0, 31, 31, 2), "corner")]
+    ("index", "place"),
+    [((0, 0, 0, 0), "corner"), ((0, 31, 7, 1), "border"), ((0, 12, 30, 0), "interior"), ((0, 31, 31, 2), "corner")],
 )
 def test_bisection_finds_one_entry_in_a_few_dozen_evaluations(index, place: str) -> None:
     for factor in (0.0, 1.1, -1.0):
@@ -239,7 +251,12 @@ def test_bisection_finds_entries_of_several_inputs() -> None:
             x, y = self.saved
             return at(5, 2.0)(dy * y), at(7, -1.0)(dy * x)
 
-    report = gradcheck(lambda x, y: Product()(x, y), leaf(40), Tensor(np.random.default_rng(2).uniform(1, 2, 40), requires_grad=True), maps=False)
+    report = gradcheck(
+        lambda x, y: Product()(x, y),
+        leaf(40),
+        Tensor(np.random.default_rng(2).uniform(1, 2, 40), requires_grad=True),
+        maps=False,
+    )
     assert {(e.leaf, e.index) for e in report.location.entries} == {("input 0", (5,)), ("input 1", (7,))}
 
 
@@ -290,7 +307,9 @@ def test_inputs_that_are_written_to() -> None:
 
 def test_a_backward_that_does_not_repeat() -> None:
     calls = iter(range(100))
-    assert "backward repeats bit by bit" in broken(gradcheck(sine(lambda g: g * (1 + 2e-16 * (next(calls) % 2))), leaf(4)))
+    assert "backward repeats bit by bit" in broken(
+        gradcheck(sine(lambda g: g * (1 + 2e-16 * (next(calls) % 2))), leaf(4))
+    )
 
 
 def test_a_backward_that_ignores_the_cotangent() -> None:
@@ -359,9 +378,21 @@ def test_gradients_of_the_wrong_shape_or_dtype_fail() -> None:
     ("call", "error", "message"),
     [
         (lambda: gradcheck(ops.tanh, Tensor(np.ones(3))), ValueError, "no input requires gradients"),
-        (lambda: gradcheck(ops.tanh, Tensor(np.ones(3, np.float32), requires_grad=True)), TypeError, "input 0 is float32; finite differences need"),
-        (lambda: gradcheck(ops.tanh, leaf(3), convention="left"), ValueError, "convention is 'left', expected one of below"),
-        (lambda: gradcheck(ops.tanh, leaf(3), convention="below", convention_input=1), ValueError, "convention_input is 1"),
+        (
+            lambda: gradcheck(ops.tanh, Tensor(np.ones(3, np.float32), requires_grad=True)),
+            TypeError,
+            "input 0 is float32; finite differences need",
+        ),
+        (
+            lambda: gradcheck(ops.tanh, leaf(3), convention="left"),
+            ValueError,
+            "convention is 'left', expected one of below",
+        ),
+        (
+            lambda: gradcheck(ops.tanh, leaf(3), convention="below", convention_input=1),
+            ValueError,
+            "convention_input is 1",
+        ),
         (lambda: gradcheck(ops.tanh, leaf(3), input_names=["x", "y"]), ValueError, "2 input_names for 1 inputs"),
         (lambda: gradcheck(ops.tanh, leaf(3), directions=0), ValueError, "directions is 0"),
         (lambda: gradcheck(lambda x: 3.0, leaf(3)), ValueError, "gave float, expected at least one Tensor"),
@@ -396,7 +427,10 @@ def test_pytorch_functions_under_this_checker_and_ours_under_pytorchs() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: the adapter has nothing to adapt")
     from autograd.gradcheck.torch_adapter import to_torch, torch_gradcheck
 
-    x, w = (torch.randn(*s, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0)) for s in ((3, 5), (4, 5)))
+    x, w = (
+        torch.randn(*s, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+        for s in ((3, 5), (4, 5))
+    )
     assert torch_gradcheck(torch.nn.functional.linear, x, w).verdict == PASS
     assert torch_gradcheck(torch.nn.functional.softplus, x).verdict == PASS
     at_zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)

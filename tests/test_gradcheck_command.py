@@ -1,4 +1,6 @@
-"""`python -m engine.gradcheck`: the catalogue passes, the bugs are found, exit codes, JSON, and the page in a browser."""
+"""`python -m engine.gradcheck`: the catalogue passes, the bugs are found, exit codes, JSON,
+and the page in a browser.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ from engine.gradcheck.settings import parse, split_arguments
 from kernels.core.dispatch import use_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = [(e, v, False) for e in catalogue().values() for v in e.variants] + [(e, v, True) for e in catalogue().values() for v in e.kinks]
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+VARIANTS = [(e, v, False) for e in catalogue().values() for v in e.variants] + [
+    (e, v, True) for e in catalogue().values() for v in e.kinks
+]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 SEEDS = (0, 1)  # seeds 0 to 19:  python -m engine.gradcheck --seeds 20
 
 
@@ -60,8 +66,17 @@ def test_nothing_with_a_gradient_is_left_out() -> None:
     }  # behind combined_loss; no gradient; a change of dtype (tests/test_tensor_dtypes.py)
     public -= {name for name in vars(comparison) if name in ops.__all__ and name != "cast"}
     assert public <= set(catalogue())
-    made = {type(m).__name__ for e in catalogue().values() if e.kind in ("block", "network") for m in e.make(0).module.modules()}
-    classes = {n for n in layers.__all__ if isinstance(getattr(layers, n), type) and issubclass(getattr(layers, n), layers.Module)}
+    made = {
+        type(m).__name__
+        for e in catalogue().values()
+        if e.kind in ("block", "network")
+        for m in e.make(0).module.modules()
+    }
+    classes = {
+        n
+        for n in layers.__all__
+        if isinstance(getattr(layers, n), type) and issubclass(getattr(layers, n), layers.Module)
+    }
     losses = {n for n in classes if issubclass(getattr(layers, n), layers.SegmentationLoss)}
     operators = {
         "AdaptiveAvgPool2d",
@@ -79,7 +94,8 @@ def test_nothing_with_a_gradient_is_left_out() -> None:
         "Tanh",
     }
     between = {"BCEWithLogitsLoss", "L1Loss", "MSELoss", "SmoothL1Loss"}
-    without = {"Module", "ModuleDict", "ModuleList", "Identity", *operators, *between}  # thin names for an operator, or nothing
+    # thin names for an operator, or nothing
+    without = {"Module", "ModuleDict", "ModuleList", "Identity", *operators, *between}
     assert classes - losses - without <= made
 
 
@@ -105,11 +121,31 @@ def test_bugs_fit_other_operators_and_modules() -> None:
 
 
 def test_settings_are_read_from_the_command_line() -> None:
-    words = ["conv2d", "--stride", "2", "--shape", "2,9,11,3", "--seeds", "3", "--padding=same", "--bias", "false", "--json", "-"]
+    words = [
+        "conv2d",
+        "--stride",
+        "2",
+        "--shape",
+        "2,9,11,3",
+        "--seeds",
+        "3",
+        "--padding=same",
+        "--bias",
+        "false",
+        "--json",
+        "-",
+    ]
     own, settings = split_arguments(words, {"--seeds": True, "--json": True})
     assert own == ["conv2d", "--seeds", "3", "--json", "-"]
     assert settings == {"stride": 2, "shape": (2, 9, 11, 3), "padding": "same", "bias": False}
-    assert [parse(t) for t in ("1,2", "none", "0.5", "-1", "causal", "((1, 2), (0, 1))")] == [(1, 2), None, 0.5, -1, "causal", ((1, 2), (0, 1))]
+    assert [parse(t) for t in ("1,2", "none", "0.5", "-1", "causal", "((1, 2), (0, 1))")] == [
+        (1, 2),
+        None,
+        0.5,
+        -1,
+        "causal",
+        ((1, 2), (0, 1)),
+    ]
     assert split_arguments(["--shape", "5"], {})[1] == {"shape": (5,)}
 
 
@@ -154,7 +190,10 @@ def test_lists(capsys) -> None:
         (["conv2d", "--seeds", "0"], "--seeds: got 0, expected at least 1"),
         (["conv2d", "--dtype", "float32"], "--dtype float32: the reference is checked by finite differences"),
         (["conv2d", "--backend", "cpu", "--device", "cuda"], "--device cuda does not fit --backend cpu"),
-        (["conv2d", "--json", "no/such/folder/rows.json"], "--json no/such/folder/rows.json: its folder does not exist"),
+        (
+            ["conv2d", "--json", "no/such/folder/rows.json"],
+            "--json no/such/folder/rows.json: its folder does not exist",
+        ),
         (["relu", "--values", "odd"], "values is 'odd', expected one of normal"),
     ],
 )
@@ -165,8 +204,14 @@ def test_bad_input_is_one_clear_line(words, message: str) -> None:
 
 
 def test_exit_codes_of_the_process() -> None:
-    for words, code, stream in ((["tanh"], 0, "stdout"), (["tanh", "--break", "half"], 1, "stdout"), (["tan"], 2, "stderr")):
-        done = subprocess.run([sys.executable, "-m", "engine.gradcheck", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    for words, code, stream in (
+        (["tanh"], 0, "stdout"),
+        (["tanh", "--break", "half"], 1, "stdout"),
+        (["tan"], 2, "stderr"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.gradcheck", *words], capture_output=True, text=True, cwd=ROOT, check=False
+        )
         assert done.returncode == code, done.stderr
         assert getattr(done, stream).strip()
         if code == 2:
@@ -269,19 +314,26 @@ def test_the_page_of_a_failure_shows_where(page: Path) -> None:
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("name", ["good", "bad"])
 def test_the_page_in_a_browser(page: Path, name: str, width: int) -> None:
-    """No console message, every picture there, nothing wider than the window (measured by a script that only the test adds)."""
+    """No console message, every picture there, nothing wider than the window (measured by a script that only the test
+    adds).
+    """
     probe = """<script>addEventListener("load", () => { const images = [...document.images];
     document.body.dataset.wide = document.documentElement.scrollWidth; document.body.dataset.window = innerWidth;
-    document.body.dataset.broken = images.filter(i => !i.naturalWidth).length; document.body.dataset.images = images.length;
-    document.body.dataset.curves = [...document.querySelectorAll(".curve svg")].filter(s => s.getBoundingClientRect().width > 200).length;
-    document.body.dataset.sections = document.querySelectorAll("section").length; });</script>"""
+    document.body.dataset.broken = images.filter(i => !i.naturalWidth).length;
+    document.body.dataset.images = images.length;
+    document.body.dataset.curves = [...document.querySelectorAll(".curve svg")].filter(
+      s => s.getBoundingClientRect().width > 200).length;
+    document.body.dataset.sections = document.querySelectorAll("section").length; });</script>
+    """
     copy = page / f"{name}-{width}.html"
     # Headless windows are at least 500 wide: a frame of the wanted width stands in for the phone.
     copy.write_text((page / f"{name}.html").read_text().replace("</body>", probe + "</body>"))
     frame = page / f"{name}-{width}-frame.html"
     frame.write_text(
-        f'<body><iframe src="{copy.name}" width="{width}" height="800"></iframe><script>addEventListener("load", () => setTimeout(() => '
-        'Object.assign(document.body.dataset, document.querySelector("iframe").contentDocument.body.dataset), 50))</script></body>'
+        f'<body><iframe src="{copy.name}" width="{width}" height="800"></iframe><script>addEventListener("load", () '
+        "=> setTimeout(() => "
+        'Object.assign(document.body.dataset, document.querySelector("iframe").contentDocument.body.dataset), '
+        "50))</script></body>"
     )
     options = [
         "--headless=new",
@@ -291,7 +343,14 @@ def test_the_page_in_a_browser(page: Path, name: str, width: int) -> None:
         "--enable-logging=stderr",
         "--virtual-time-budget=4000",
     ]
-    command = [str(CHROMIUM), *options, f"--user-data-dir={page / 'profile'}", "--window-size=1400,900", "--dump-dom", frame.as_uri()]
+    command = [
+        str(CHROMIUM),
+        *options,
+        f"--user-data-dir={page / 'profile'}",
+        "--window-size=1400,900",
+        "--dump-dom",
+        frame.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     found = {k: int(v) for k, v in re.findall(r'data-(\w+)="(\d+)"', done.stdout)}

@@ -62,7 +62,9 @@ def test_gradient_equals_central_differences(case: Case, sample: Sample, layout:
 
 @pytest.mark.parametrize(("case", "sample"), SAMPLES, ids=SAMPLE_IDS)
 def test_gradient_is_linear_repeatable_and_clean(case: Case, sample: Sample) -> None:
-    """A zero cotangent gives zero, doubling it doubles, a second pass gives the same bits; inputs and cotangent are not written to."""
+    """A zero cotangent gives zero, doubling it doubles, a second pass gives the same bits; inputs and cotangent are not
+    written to.
+    """
     inputs = differentiable(case, tensors(sample))
     before = [x.data.copy() if isinstance(x, Tensor) else x for x in inputs]
     rng = np.random.default_rng(1)
@@ -110,7 +112,9 @@ def test_loss_gradients_sum_to_zero_over_classes(term: str, background: str) -> 
     logits = Tensor(rng.standard_normal((2, 6, 7, 5)) * 3, requires_grad=True)
     labels = rng.integers(0, 5, (2, 6, 7))
     labels[0, :2] = 4
-    ops.combined_loss(logits, labels, (1, 2, 3, 4, 5), ignore_index=4, background=background, terms={term: 1.0}).backward()
+    ops.combined_loss(
+        logits, labels, (1, 2, 3, 4, 5), ignore_index=4, background=background, terms={term: 1.0}
+    ).backward()
     gradient = logits.grad.data
     assert np.abs(gradient.sum(-1)).max() < 1e-15
     assert not gradient[labels == 4].any()

@@ -68,7 +68,12 @@ def test_every_write_by_numpy_between_calls_is_seen(name: str, how: Any) -> None
     net = lively(make())
     np.testing.assert_array_equal(how(net), fresh(net, make))
     for _, t in net.named_tensors():
-        for write in (lambda a: np.subtract(a, 0.03, out=a), lambda a: a.__setitem__((-1,) * a.ndim, 2.0), lambda a: a.sort(), lambda a: a.fill(0.5)):
+        for write in (
+            lambda a: np.subtract(a, 0.03, out=a),
+            lambda a: a.__setitem__((-1,) * a.ndim, 2.0),
+            lambda a: a.sort(),
+            lambda a: a.fill(0.5),
+        ):
             write(t.data)
             np.testing.assert_array_equal(how(net), fresh(net, make))
 
@@ -217,4 +222,6 @@ def test_predictions_leave_the_weights_writeable() -> None:
     assert all(flags(net))
     net.steps[1].weight.data *= 2  # type: ignore[attr-defined]
     net.steps[1].bias.data *= 2  # type: ignore[attr-defined]
-    np.testing.assert_allclose(predict_logits(net, tiles, Normalisation(0.5, 0.25), batch=1), 2 * first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        predict_logits(net, tiles, Normalisation(0.5, 0.25), batch=1), 2 * first, rtol=1e-5, atol=1e-6
+    )

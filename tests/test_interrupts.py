@@ -1,4 +1,6 @@
-"""Interrupts within the thread pool: an exception at any step of the interpreter, and real signals, leave it working."""
+"""Interrupts within the thread pool: an exception at any step of the interpreter, and real signals,
+leave it working.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _team() -> Iterator[None]:
 
 
 def interrupted(function: Callable[[], object], at: int) -> bool:
-    """Call it with a KeyboardInterrupt at the at-th step of the interpreter within threads.py and recording.py; whether it got so far."""
+    """Call it with a KeyboardInterrupt at the at-th step of the interpreter within threads.py and recording.py; whether
+    it got so far.
+    """
     files, left = (threads.__file__, recording.__file__), [at]
 
     def trace(frame, event, _argument):  # type: ignore[no-untyped-def]
@@ -95,7 +99,9 @@ JOBS: dict[str, Callable[[], Callable[[], object]]] = {
 @pytest.mark.parametrize("name", JOBS)
 @pytest.mark.parametrize("asleep", [False, True])
 def test_an_exception_at_every_step(name: str, asleep: bool) -> None:
-    """Steps are counted up until the job ends before its exception; helpers that watch, and helpers that sleep and have to be woken."""
+    """Steps are counted up until the job ends before its exception; helpers that watch, and helpers that sleep and have
+    to be woken.
+    """
     threads.set_threads(2)
     job = JOBS[name]()
     at = 0
@@ -135,7 +141,9 @@ def test_signals_at_random_moments() -> None:
 
 
 def test_an_interrupt_while_compiling(tmp_path: Path) -> None:
-    """It is raised when the function is compiled, and the next call finds it; llvmlite would be broken for good by an exception in its work."""
+    """It is raised when the function is compiled, and the next call finds it; llvmlite would be broken for good by an
+    exception in its work.
+    """
     code = """
 import os, signal, threading, numpy as np
 from kernels import pointwise
@@ -155,7 +163,9 @@ assert hits and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 print(float(pointwise.relu_forward(x).sum()), np.abs(y - np.tanh(x)).max() < 1e-6)
 """
     environment = {"AREOGRAD_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "PATH": ""}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
     assert (result.returncode, result.stdout) == (0, "25.5 True\n"), result.stderr
 
 
@@ -176,11 +186,18 @@ def test_the_second_signal_is_not_deferred() -> None:
 
 
 def test_sigterm_while_compiling_and_writing(tmp_path: Path) -> None:
-    """A process that is killed at any moment leaves a cache that the next one uses, or compiles anew, without a word."""
-    code = "import numpy as np; from kernels import pointwise; x = np.ones((1, 1, 9, 1), np.float32); print(pointwise.tanh_forward(x).sum() > 6)"
+    """A process that is killed at any moment leaves a cache that the next one uses, or compiles anew,
+    without a word.
+    """
+    code = (
+        "import numpy as np; from kernels import pointwise; x = np.ones((1, 1, 9, 1), np.float32); "
+        "print(pointwise.tanh_forward(x).sum() > 6)"
+    )
     environment = {"AREOGRAD_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "PATH": ""}
     for k in range(6):
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         time.sleep(1 + k * 0.5)
         process.terminate()
         assert process.wait(60) in (-signal.SIGTERM, 0)
@@ -194,8 +211,16 @@ def test_sigterm_while_compiling_and_writing(tmp_path: Path) -> None:
         ({"cpu.max": "max 100000"}, "0::/\n", float("inf")),
         ({"cpu.max": "150000 100000"}, "0::/\n", 1.5),
         ({"a/cpu.max": "400000 100000", "a/b/cpu.max": "max 100000", "cpu.max": "300000 100000"}, "0::/a/b\n", 3.0),
-        ({"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, "4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n", 0.5),
-        ({"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, "3:cpu,cpuacct:/\n", float("inf")),
+        (
+            {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"},
+            "4:memory:/a\n3:cpu,cpuacct:/a\n0::/\n",
+            0.5,
+        ),
+        (
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            "3:cpu,cpuacct:/\n",
+            float("inf"),
+        ),
         ({"cpu.max": "200000 100000"}, "0::/not/mounted/here\n", 2.0),
         ({"cpu.max": "nonsense"}, "0::/\nnonsense\n", float("inf")),
         ({}, None, float("inf")),

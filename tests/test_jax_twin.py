@@ -1,4 +1,6 @@
-"""The whole network against its JAX twin, as test_twin.py does with PyTorch's: logits, loss, every gradient, the optimiser's steps."""
+"""The whole network against its JAX twin, as test_twin.py does with PyTorch's: logits, loss, every gradient, the
+optimiser's steps.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ def network(dtype: Any) -> UNet:
     with no_grad():
         for name, p in net.named_tensors():
             if p.data.ndim == 1:
-                p.copy_((rng.uniform(0.5, 1.5, p.shape) if "var" in name else rng.standard_normal(p.shape) * 0.3).astype(np.float32))
+                p.copy_(
+                    (rng.uniform(0.5, 1.5, p.shape) if "var" in name else rng.standard_normal(p.shape) * 0.3).astype(
+                        np.float32
+                    )
+                )
     return net.to(dtype=dtype)
 
 
@@ -55,8 +61,15 @@ def theirs(dtype: Any, training: bool, weights: tuple[float, ...], background: s
     with jax.enable_x64(dtype is np.float64):
         trained, running, _ = jax_twin.parts(network(dtype))
         compiled = jax.jit(jax_twin.loss_and_gradients, static_argnums=(5, 6))
-        (loss, (logits, updated)), gradients = compiled(trained, running, *batch(dtype), np.array(weights, dtype), background, training)
-        out = {"logits": logits, "loss": loss, **{f"gradient of {name}": g for name, g in gradients.items()}, **(updated or running)}
+        (loss, (logits, updated)), gradients = compiled(
+            trained, running, *batch(dtype), np.array(weights, dtype), background, training
+        )
+        out = {
+            "logits": logits,
+            "loss": loss,
+            **{f"gradient of {name}": g for name, g in gradients.items()},
+            **(updated or running),
+        }
         return {name: np.asarray(a) for name, a in out.items()}
 
 
@@ -79,17 +92,27 @@ def test_logits_loss_statistics_and_every_gradient(training: bool, background: s
 
 
 def test_in_float32_neither_side_errs_more_than_the_rule_allows() -> None:
-    """DESIGN 7 with errors relative to the largest value of a kind, for what a race runs: the twin as it is compiled there, and our fast kernels."""
-    exact, fast, twin = (side(dtype, True, WEIGHTS, "mask") for side, dtype in ((ours, np.float64), (ours, np.float32), (theirs, np.float32)))
+    """DESIGN 7 with errors relative to the largest value of a kind, for what a race runs: the twin as it is compiled
+    there, and our fast kernels.
+    """
+    exact, fast, twin = (
+        side(dtype, True, WEIGHTS, "mask")
+        for side, dtype in ((ours, np.float64), (ours, np.float32), (theirs, np.float32))
+    )
     with use_kernels("reference"):
         naive = ours(np.float32, True, WEIGHTS, "mask")
     kinds = {name: name.split()[0] if name.startswith("gradient") else name.split(".")[-1] for name in exact}
     for kind in set(kinds.values()):
         names = [name for name in kinds if kinds[name] == kind]
         largest = max(np.abs(exact[name]).max() for name in names)
-        own, *errors = (max(np.abs(side[name].astype(np.float64) - exact[name]).max() for name in names) for side in (naive, fast, twin))
+        own, *errors = (
+            max(np.abs(side[name].astype(np.float64) - exact[name]).max() for name in names)
+            for side in (naive, fast, twin)
+        )
         bound = 3 * own + 4 * ROUNDING * largest
-        assert max(errors) <= bound, f"{kind}: errors {errors[0]:.3g} (ours) and {errors[1]:.3g} (JAX), naive {own:.3g}, bound {bound:.3g}"
+        assert max(errors) <= bound, (
+            f"{kind}: errors {errors[0]:.3g} (ours) and {errors[1]:.3g} (JAX), naive {own:.3g}, bound {bound:.3g}"
+        )
 
 
 def test_clipping_adamw_and_average_follow_ours_for_20_steps() -> None:
@@ -97,7 +120,11 @@ def test_clipping_adamw_and_average_follow_ours_for_20_steps() -> None:
 
     net = network(np.float64)
     x, labels = batch(np.float64)
-    loss_of, optimizer, rng = CombinedLoss(WEIGHTS, background="mask"), AdamW(net, clip=0.1, average=0.999), np.random.default_rng(2)
+    loss_of, optimizer, rng = (
+        CombinedLoss(WEIGHTS, background="mask"),
+        AdamW(net, clip=0.1, average=0.999),
+        np.random.default_rng(2),
+    )
     with jax.enable_x64(True):
         weights, running, adamw = jax_twin.parts(network(np.float64))
         state, weight = adamw.start(weights, running), np.array(WEIGHTS)

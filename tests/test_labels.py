@@ -1,4 +1,6 @@
-"""A label, mask or index outside its range is one clear error, never a wrong count and never ignored (on CUDA: tests/cuda/test_labels.py)."""
+"""A label, mask or index outside its range is one clear error, never a wrong count and never ignored (on CUDA:
+tests/cuda/test_labels.py).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from kernels.core.dispatch import use_kernels
 
 def test_every_public_function_with_such_an_argument_is_in_the_table() -> None:
     rows = {row.name.split(", ")[0] for row in ROWS} | {name.split(", ")[0] for name, *_ in NUMBERS}
-    missing = [name for name in found() if name not in rows and not any(re.fullmatch(pattern, name) for pattern in EXEMPT)]
+    missing = [
+        name for name in found() if name not in rows and not any(re.fullmatch(pattern, name) for pattern in EXEMPT)
+    ]
     assert not missing, "no row in tests/label_table.py"
 
 
@@ -33,7 +37,9 @@ def test_wrong_values_are_named_and_right_ones_pass(row: Row, backend: str) -> N
                 if bounds.min <= bad <= bounds.max and not row.low <= bad <= row.high and bad != row.ignored:
                     wrong = values.copy()
                     wrong.flat[values.size // 2 :] = bad
-                    with pytest.raises(row.error, match=rf"\w+: \w+ holds {bad} at \(.*\d.*\), expected {row.low} to {row.high}\b"):
+                    with pytest.raises(
+                        row.error, match=rf"\w+: \w+ holds {bad} at \(.*\d.*\), expected {row.low} to {row.high}\b"
+                    ):
                         row.call(wrong)
 
 

@@ -1,4 +1,6 @@
-"""Folders whose decoded tiles are in a file: the same tiles, bits and errors as in memory, and no more memory than was allowed."""
+"""Folders whose decoded tiles are in a file: the same tiles, bits and errors as in memory, and no more memory than was
+allowed.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def children() -> set[str]:
     return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-# --- the same tiles ------------------------------------------------------------------------------------------------------------
+# --- the same tiles ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,11 +100,13 @@ def test_grey_stored_as_colour_is_grey(tmp_path: Path, in_a_file: pytest.MonkeyP
     assert load(data, classes="3", memory=0).train.images.shape == (10, 40, 48)
 
 
-# --- the same bits -------------------------------------------------------------------------------------------------------------
+# --- the same bits ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("more", [[], ["--crop", "16", "24"]])
-def test_a_run_from_a_file_has_the_bits_of_one_in_memory(more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_from_a_file_has_the_bits_of_one_in_memory(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where it is stopped in its first epoch and goes on, and though the folder is gone while it trains."""
     data = write_pairs(tmp_path / "data", 3, "rgb")
     line = [f"--data={data}", "--classes=3", "--epochs=2", "--batch=4", *NETWORK, *more]
@@ -139,7 +143,9 @@ def test_what_will_be_read_is_drawn_without_moving_the_generator(tmp_path: Path,
         read.append((offset, sum(len(b) for b in buffers)))
         return preadv(descriptor, buffers, offset)
 
-    in_a_file.setattr(os, "posix_fadvise", lambda descriptor, offset, size, advice: ahead.append((offset, size)), raising=False)
+    in_a_file.setattr(
+        os, "posix_fadvise", lambda descriptor, offset, size, advice: ahead.append((offset, size)), raising=False
+    )
     in_a_file.setattr(os, "preadv", counting)
     source.ahead(np.array([4, 1]), rng)
     source.take(np.array([4, 1]), rng)
@@ -147,7 +153,7 @@ def test_what_will_be_read_is_drawn_without_moving_the_generator(tmp_path: Path,
     assert [size for _, size in read] == [8 * 41] * 4
 
 
-# --- workers -------------------------------------------------------------------------------------------------------------------
+# --- workers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -169,7 +175,9 @@ def test_workers_decode_in_order_and_end(tmp_path: Path, workers: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("fault", ["a bad label", "a cut image", "interrupted"])
-def test_nothing_is_left_when_workers_stop_early(fault: str, tmp_path: Path, workers: pytest.MonkeyPatch, in_a_file: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_when_workers_stop_early(
+    fault: str, tmp_path: Path, workers: pytest.MonkeyPatch, in_a_file: pytest.MonkeyPatch
+) -> None:
     before, place = children(), tmp_path / "place"
     place.mkdir()
     workers.setenv("TMPDIR", str(place))
@@ -208,7 +216,9 @@ def test_a_worker_ends_with_its_parent() -> None:
     assert worker.process.wait(timeout=60) == 0
     worker.process.stdout.close()
     out = io.BytesIO()
-    decoding.serve(io.BytesIO(pickle.dumps(counted(3)) + pickle.dumps(decoding.Task(Path("missing.png"), None, (8, 8)))), out)
+    decoding.serve(
+        io.BytesIO(pickle.dumps(counted(3)) + pickle.dumps(decoding.Task(Path("missing.png"), None, (8, 8)))), out
+    )
     assert pickle.loads(out.getvalue()) == "missing.png: cannot be read as a PNG (No such file or directory)"
 
 
@@ -218,7 +228,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
         decoding.decode(decoding.Task(data / "images/p0.png", None, (16, 16)), counted(3))
 
 
-# --- memory --------------------------------------------------------------------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 _PROGRAM = """
 import sys
@@ -250,7 +260,9 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
 def test_memory_stays_below_the_setting(tmp_path: Path) -> None:
-    """120 MiB of tiles: with a setting of 30 MiB the peak of all resident pages, of files too, grows by less; in memory by more."""
+    """120 MiB of tiles: with a setting of 30 MiB the peak of all resident pages, of files too, grows by less; in memory
+    by more.
+    """
     many = write_pairs(tmp_path / "many", 3, "rgb", count=1, sizes=((512, 512),))
     for k in range(1, 120):
         for name in ("images", "masks"):
@@ -286,14 +298,18 @@ def test_a_disk_without_room_is_one_line(tmp_path: Path, in_a_file: pytest.Monke
     with open("/dev/full", "wb", buffering=0) as full:
         file = stored.TileFile(0)
         file.file = full
-        with pytest.raises(DataError, match=r"the decoded tiles cannot be written there \(No space left on device\); TMPDIR names"):
+        with pytest.raises(
+            DataError, match=r"the decoded tiles cannot be written there \(No space left on device\); TMPDIR names"
+        ):
             file.append(np.zeros(9))
     in_a_file.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 100))
-    with pytest.raises(DataError, match=r"no temporary file of 0 MiB for the decoded tiles \(0 MiB are free\); TMPDIR names"):
+    with pytest.raises(
+        DataError, match=r"no temporary file of 0 MiB for the decoded tiles \(0 MiB are free\); TMPDIR names"
+    ):
         load(data, classes="3", memory=0)
 
 
-# --- one pass ------------------------------------------------------------------------------------------------------------------
+# --- one pass ---------------------------------------------------------------------------------------------------------
 
 
 def test_masks_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,8 +330,12 @@ def test_masks_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert passes == [30]
 
 
-def test_a_batch_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """However large --batch is, a step takes no more than all tiles; what their activations need is compared with what there is."""
+def test_a_batch_that_does_not_fit_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However large --batch is, a step takes no more than all tiles; what their activations need is compared with what
+    there is.
+    """
     tiles = tmp_path / "tiles.npz"
     write_tiles(tiles)
     assert run([*flags(tiles, tmp_path / "fits", epochs=1), "--batch=100000"]) == 0
@@ -323,6 +343,10 @@ def test_a_batch_that_does_not_fit_is_one_line(tmp_path: Path, monkeypatch: pyte
     code, line = ended([*flags(tiles, tmp_path / "not", epochs=1), "--batch=100000"], capsys)
     assert code == 2
     assert re.search(
-        r"batch: a training step of \d+ tiles takes at least \d+ MiB with this network, but 1 MiB are available: expected at most \d+$", line
+        (
+            r"batch: a training step of \d+ tiles takes at least \d+ MiB with this network, but 1 MiB are available: "
+            r"expected at most \d+$"
+        ),
+        line,
     )
     assert not (tmp_path / "not").exists()

@@ -58,7 +58,9 @@ def test_every_variant_of_the_network(settings: dict) -> None:
 
 
 def test_network_size_is_the_papers() -> None:
-    """SPEC 1.4: width 16 has .79 M parameters and .70 GFLOP, width 32 has 3.15 M and 2.79 GFLOP (within a few percent: details differ)."""
+    """SPEC 1.4: width 16 has .79 M parameters and .70 GFLOP, width 32 has 3.15 M and 2.79 GFLOP (within a few percent:
+    details differ).
+    """
     for width, parameters, flops in ((8, 0.20e6, 0.18e9), (16, 0.79e6, 0.70e9), (32, 3.15e6, 2.79e9)):
         size = layers.measure(layers.UNet(width=width))
         assert size.parameters == pytest.approx(parameters, rel=0.03)
@@ -144,7 +146,10 @@ def test_parameters_that_decay() -> None:
         (lambda: layers.UNet(width=4, encoder="vgg"), "encoder is 'vgg'"),
         (lambda: layers.UNet(width=4, gate="attn"), "kind is 'attn'"),
         (lambda: layers.UNet(width=4, classes=0), "classes is 0"),
-        (lambda: layers.UNet(width=4)(Tensor(np.zeros((1, 12, 16, 1), np.float32))), r"\(1, 12, 16, 1\), expected .* multiples of 8"),
+        (
+            lambda: layers.UNet(width=4)(Tensor(np.zeros((1, 12, 16, 1), np.float32))),
+            r"\(1, 12, 16, 1\), expected .* multiples of 8",
+        ),
         (lambda: layers.InceptionBlock(4, 6), "out_channels is 6, expected a multiple of 4"),
         (lambda: layers.InceptionBlock(4, 8, "7x7"), "five is '7x7'"),
         (lambda: layers.Conv2d(3, 4, 3, groups=2), "groups = 2 must divide"),
@@ -203,7 +208,9 @@ def test_losses_report_their_terms_separately() -> None:
     total = combined(logits, labels).item()
     terms = {k: float(v) for k, v in combined.terms.items()}
     assert total == pytest.approx(0.4 * terms["margin"] + 0.2 * (terms["dice"] + terms["focal"] + terms["iou"]))
-    assert terms["margin"] == pytest.approx(0.99 * terms["margin_false_negative"] + 0.01 * terms["margin_false_positive"])
+    assert terms["margin"] == pytest.approx(
+        0.99 * terms["margin_false_negative"] + 0.01 * terms["margin_false_positive"]
+    )
     for cls, name in (
         (layers.DiceLoss, "dice"),
         (layers.FocalLoss, "focal"),

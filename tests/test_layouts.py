@@ -1,5 +1,6 @@
-"""Every array of every operator in every layout that NumPy has: a column of a table, reversed, transposed, broadcast, read-only, at an odd address,
-with its bytes swapped, and, for a norm's vectors, of another float type. What comes out is what the definition gives.
+"""Every array of every operator in every layout that NumPy has: a column of a table, reversed, transposed, broadcast,
+read-only, at an odd address, with its bytes swapped, and, for a norm's vectors, of another float type. What comes out
+is what the definition gives.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def layouts(call: Call) -> Iterator[tuple[str, dict[str, Any]]]:
             if not isinstance(array, np.ndarray) or not array.ndim or name in call.own:
                 continue
             for what, layout in LAYOUTS.items():
-                if what == "broadcast" and "state" in call.arguments:  # other numbers than those that the state was made of
+                # other numbers than those that the state was made of
+                if what == "broadcast" and "state" in call.arguments:
                     continue
                 if name in call.written and what in ("broadcast", "read-only"):
                     continue
@@ -75,7 +77,12 @@ def relaid(value: Any) -> Any:
         return copy.deepcopy(value)
     for layout in LAYOUTS.values():
         other = layout(np.ascontiguousarray(value).astype(value.dtype)) if value.ndim else value.copy()
-        if other.strides == value.strides and other.dtype == value.dtype and other.flags.aligned == value.flags.aligned and other.flags.writeable:
+        if (
+            other.strides == value.strides
+            and other.dtype == value.dtype
+            and other.flags.aligned == value.flags.aligned
+            and other.flags.writeable
+        ):
             return other
     return value.copy()
 
@@ -99,7 +106,10 @@ def test_every_layout_gives_what_the_definition_gives(call: Call, plain: Call) -
     with algorithm("direct"):
         for what, other in layouts(call):
             given = call.arguments | other
-            naive, truth = (outcome(call, {n: kind(v) for n, v in (given | own).items()}, call.operator.reference) for kind in (native, widened))
+            naive, truth = (
+                outcome(call, {n: kind(v) for n, v in (given | own).items()}, call.operator.reference)
+                for kind in (native, widened)
+            )
             got = outcome(call, given)
             if "swapped" not in what or what.split(":")[0] not in call.written:
                 assert all(a.dtype.isnative for a in got), f"{call.name}, {what}"
@@ -146,7 +156,10 @@ def test_a_gain_and_an_offset_of_any_form(operator: str, training: bool, form: s
 
     def run(dtype: Any, change: Callable[[np.ndarray], np.ndarray]) -> list[Tensor]:
         vectors = [Tensor(change(v.astype(np.float32).astype(dtype)), requires_grad=True) for v in (gain, offset)]
-        maps = [Tensor(v.astype(np.float32).astype(dtype), requires_grad=True) for v in ((x, filters) if operator == "conv2d_batch_norm" else (z,))]
+        maps = [
+            Tensor(v.astype(np.float32).astype(dtype), requires_grad=True)
+            for v in ((x, filters) if operator == "conv2d_batch_norm" else (z,))
+        ]
         running = Tensor(np.zeros(6, dtype)), Tensor(np.ones(6, dtype))
         settings = {"activation": "relu"} | ({} if operator == "conv2d_batch_norm" else {"training": training})
         y = getattr(ops, operator)(*maps, *vectors, *running, **settings)

@@ -114,9 +114,13 @@ def test_labels_outside_the_classes_are_an_error_and_no_count(which: str, bad: i
     arrays = {"truth": np.ones((2, 3, 4), np.int64), "prediction": np.ones((2, 3, 4), np.int64)}
     arrays[which][0, 1, 2] = bad
     for function in (confusion_matrix, confusion_per_image):
-        with pytest.raises(ValueError, match=rf"{function.__name__}: {which} holds {bad} at \(0, 1, 2\), expected 0 to 4"):
+        with pytest.raises(
+            ValueError, match=rf"{function.__name__}: {which} holds {bad} at \(0, 1, 2\), expected 0 to 4"
+        ):
             function(*arrays.values())
-        with pytest.raises(TypeError, match=rf"{function.__name__}: {which} is float64, expected (an integer array|int)"):
+        with pytest.raises(
+            TypeError, match=rf"{function.__name__}: {which} is float64, expected (an integer array|int)"
+        ):
             function(*{**arrays, which: np.ones((2, 3, 4))}.values())
 
 

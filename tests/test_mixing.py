@@ -1,4 +1,6 @@
-"""Copy-paste, CutMix and views at test time: components against a flood fill, what is pasted pixel by pixel, labels that move with their pixels."""
+"""Copy-paste, CutMix and views at test time: components against a flood fill, what is pasted pixel by pixel, labels
+that move with their pixels.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_components_equal_a_flood_fill(share: float) -> None:
     mask = np.random.default_rng(0).random((17, 23)) < share
     numbers = components(mask)
     assert ((numbers > 0) == mask).all()
-    ours = [set(zip(*(axis.tolist() for axis in np.nonzero(numbers == k)), strict=True)) for k in np.unique(numbers[mask])]
+    ours = [
+        set(zip(*(axis.tolist() for axis in np.nonzero(numbers == k)), strict=True)) for k in np.unique(numbers[mask])
+    ]
     assert sorted(map(sorted, ours)) == sorted(map(sorted, flooded(mask)))
 
 
@@ -81,7 +85,9 @@ def test_a_component_is_pasted_with_an_unlabelled_ring(paste) -> None:
     assert (images[masks == 1] == before[masks == 1]).all(), "what is neither component nor ring stays"
     assert images[masks != 1] == pytest.approx(0.9), "both come with their pixels"
     sizes = (masks == 4).sum((1, 2))
-    whole = [k for k in range(len(masks)) if not (masks[k, [0, -1]] != 1).any() and not (masks[k][:, [0, -1]] != 1).any()]
+    whole = [
+        k for k in range(len(masks)) if not (masks[k, [0, -1]] != 1).any() and not (masks[k][:, [0, -1]] != 1).any()
+    ]
     assert len(whole) > 10
     assert 25 / 1.4**2 * 0.6 < sizes[whole].min() < 25 < sizes[whole].max() < 25 * 1.4**2 * 1.4
     for mask in masks[whole]:
@@ -89,8 +95,9 @@ def test_a_component_is_pasted_with_an_unlabelled_ring(paste) -> None:
 
 
 def test_pasted_places_and_sizes_cover_their_range(paste) -> None:
-    """The scale's logarithm is uniform, so that the mean of its square is sinh(2 l) / (2 l), l = log 1.4. Of what a corner gets, a quarter of
-    the places is in the tile."""
+    """The scale's logarithm is uniform, so that the mean of its square is sinh(2 l) / (2 l), l = log 1.4. Of what a
+    corner gets, a quarter of the places is in the tile.
+    """
     masks = paste(*ground(4000), np.random.default_rng(0))[1]
     seen = (masks == 4).mean(0)
     length = np.log(1.4)
@@ -132,7 +139,9 @@ def test_cutmix_moves_labels_with_their_pixels() -> None:
     images = (np.arange(n)[:, None, None] + np.arange(H * W).reshape(H, W) / (H * W)).astype(np.float32)
     mixed, labels = cutmix(images, masks, 0.5, np.random.default_rng(0))
     assert (mixed.astype(np.uint8) == labels).all()
-    np.testing.assert_allclose(mixed - labels, np.broadcast_to(np.arange(H * W).reshape(H, W) / (H * W), mixed.shape), atol=1e-4)
+    np.testing.assert_allclose(
+        mixed - labels, np.broadcast_to(np.arange(H * W).reshape(H, W) / (H * W), mixed.shape), atol=1e-4
+    )
     foreign = labels != masks
     for k in range(n):
         rows, columns = foreign[k].any(1), foreign[k].any(0)
@@ -161,8 +170,10 @@ def test_the_last_epochs_mix_nothing(paste) -> None:
 
 
 def test_random_views_are_mapped_back() -> None:
-    """A network that looks at pixels alone gives what it gave, but for two interpolations of a smooth image; what a view does not show counts
-    nowhere: where the mirrored edge would be counted, the result would be off by up to the image's whole range."""
+    """A network that looks at pixels alone gives what it gave, but for two interpolations of a smooth image; what a
+    view does not show counts
+    nowhere: where the mirrored edge would be counted, the result would be off by up to the image's whole range.
+    """
     y, x = np.indices((40, 60), np.float32)
     image = (0.2 + 0.6 * (0.7 * x / 60 + 0.3 * y / 40))[None]
     looked: list[np.ndarray] = []

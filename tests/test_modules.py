@@ -1,4 +1,6 @@
-"""`Module`: what is found inside it, what its state is called, freezing, loading, and what it looks like; PyTorch's modules are the judge."""
+"""`Module`: what is found inside it, what its state is called, freezing, loading, and what it looks like; PyTorch's
+modules are the judge.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,11 @@ def test_what_is_shared_counts_once_and_is_saved_under_every_name_as_in_pytorch(
             self.second[1].weight = self.first.weight
 
     net, theirs = Tied(), Theirs()
-    assert [n for n, _ in net.named_parameters()] == [n for n, _ in theirs.named_parameters()] == ["first.weight", "first.bias", "second.1.bias"]
+    assert (
+        [n for n, _ in net.named_parameters()]
+        == [n for n, _ in theirs.named_parameters()]
+        == ["first.weight", "first.bias", "second.1.bias"]
+    )
     assert sorted(net.state_dict()) == sorted(theirs.state_dict())
     assert [n for n, _ in net.named_modules()] == [n for n, _ in theirs.named_modules() if n != "second"]
     assert net.parameter_count() == sum(p.numel() for p in theirs.parameters()) == 15
@@ -131,7 +137,13 @@ def test_names_of_networks_that_exist_are_what_they_were() -> None:
     def named(module: Module, prefix: str = "") -> list[str]:
         own = [prefix + n for n, v in vars(module).items() if isinstance(v, (Parameter, layers.Buffer))]
         for n, v in vars(module).items():
-            for path, child in [(n, v)] if isinstance(v, Module) else [(f"{n}.{k}", c) for k, c in enumerate(v)] if isinstance(v, list) else []:
+            for path, child in (
+                [(n, v)]
+                if isinstance(v, Module)
+                else [(f"{n}.{k}", c) for k, c in enumerate(v)]
+                if isinstance(v, list)
+                else []
+            ):
                 own += named(child, f"{prefix}{path}.") if isinstance(child, Module) else []
         return own
 
@@ -151,14 +163,22 @@ def test_freezing_by_pattern() -> None:
     net(x).sum().backward()
     assert all((p.grad is None) == (n in names) for n, p in net.named_parameters())
     assert net.unfreeze("*.bias") == [n for n, _ in net.named_parameters() if n.endswith(".bias")]
-    with pytest.raises(ValueError, match=r"freeze: no parameter matches 'encoder\.\*'; the names begin with encoders, middle, bottleneck"):
+    with pytest.raises(
+        ValueError,
+        match=r"freeze: no parameter matches 'encoder\.\*'; the names begin with encoders, middle, bottleneck",
+    ):
         net.freeze("encoder.*")
     assert net.head.bias.requires_grad
 
 
 def test_loading_what_fits() -> None:
     net = layers.Sequential(layers.Linear(3, 4), layers.ReLU(), layers.Linear(4, 2))
-    state = {"steps.0.weight": np.ones((4, 3)), "steps.2.weight": np.ones((5, 4)), "head.weight": np.ones(2), "steps.0.bias": Tensor(np.ones(4))}
+    state = {
+        "steps.0.weight": np.ones((4, 3)),
+        "steps.2.weight": np.ones((5, 4)),
+        "head.weight": np.ones(2),
+        "steps.0.bias": Tensor(np.ones(4)),
+    }
     before = net.state_dict()
     with pytest.raises(ValueError, match=r"2 names do not fit: missing steps\.2\.bias; unknown head\.weight"):
         net.load_state_dict(state)
@@ -168,7 +188,10 @@ def test_loading_what_fits() -> None:
     assert report.missing == ["steps.2.bias"]
     assert report.unexpected == ["head.weight"]
     assert report.misfits == {"steps.2.weight": ((5, 4), (2, 4))}
-    assert str(report) == "2 loaded; 1 missing: steps.2.bias; 1 unknown: head.weight; 1 of another shape: steps.2.weight (5, 4) for (2, 4)"
+    assert str(report) == (
+        "2 loaded; 1 missing: steps.2.bias; 1 unknown: head.weight; 1 of another shape: steps.2.weight (5, 4) for "
+        "(2, 4)"
+    )
     assert (net[0].weight.data == 1).all()
     assert (net[2].weight.data == before["steps.2.weight"]).all()
 
@@ -214,7 +237,9 @@ def test_module_list_and_module_dict_name_their_modules_as_pytorch_does() -> Non
         return Net()
 
     net, theirs = build(layers, Module), build(torch.nn, torch.nn.Module)
-    assert {n: v.shape for n, v in net.state_dict().items()} == {n: tuple(v.shape) for n, v in theirs.state_dict().items()}
+    assert {n: v.shape for n, v in net.state_dict().items()} == {
+        n: tuple(v.shape) for n, v in theirs.state_dict().items()
+    }
     assert len(net.blocks) == 3
     assert len(net.heads) == 2
     assert net.blocks[-1] is list(net.blocks)[2]
@@ -257,7 +282,14 @@ def test_the_losses_learn_class_0_unless_told_otherwise() -> None:
     mine = layers.CrossEntropyLoss()(Tensor(logits), labels).item()
     theirs = torch.nn.CrossEntropyLoss()(torch.tensor(logits).permute(0, 3, 1, 2), torch.tensor(labels)).item()
     assert mine == pytest.approx(theirs, rel=1e-12)
-    for cls in (layers.CombinedLoss, layers.FocalLoss, layers.DiceLoss, layers.IoULoss, layers.LovaszLoss, layers.MarginLoss):
+    for cls in (
+        layers.CombinedLoss,
+        layers.FocalLoss,
+        layers.DiceLoss,
+        layers.IoULoss,
+        layers.LovaszLoss,
+        layers.MarginLoss,
+    ):
         z = Tensor(logits, requires_grad=True)
         cls()(z, labels).backward()
         assert np.abs(z.grad.data[labels == 0]).max() > 0, cls.__name__
@@ -276,7 +308,9 @@ def test_the_page_about_python_runs_and_lists_every_operator(capsys: pytest.Capt
 
 
 def test_unified_focal_loss_is_its_two_parts_written_out() -> None:
-    """Against NumPy in float64, one class heavier than the others: delta weighs what is missed, gamma turns to hard pixels and classes."""
+    """Against NumPy in float64, one class heavier than the others: delta weighs what is missed, gamma turns to hard
+    pixels and classes.
+    """
     rng = np.random.default_rng(0)
     z, labels, weight = rng.standard_normal((2, 4, 5, 3)), rng.integers(0, 3, (2, 4, 5)), (1.0, 2.0, 0.5)
     balance, delta, gamma, smooth = 0.3, 0.7, 0.4, 1.0

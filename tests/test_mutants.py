@@ -43,7 +43,10 @@ class Mutant:
 
 def gradient(*names: str) -> Callable[[], None]:
     """The gradient test of all samples of these operators."""
-    return lambda: [test_gradients.test_gradient_equals_central_differences(c, s, "plain") for c, s in SAMPLES if c.name in names] and None
+    return lambda: (
+        [test_gradients.test_gradient_equals_central_differences(c, s, "plain") for c, s in SAMPLES if c.name in names]
+        and None
+    )
 
 
 def parity(*names: str) -> Callable[[], None]:
@@ -75,7 +78,12 @@ def barred_labels() -> None:
     assert (labels_of(logits) == 3).all()
 
 
-CONV, LOSS, NORM, POINT = "kernels.conv.reference:", "kernels.loss.reference:", "kernels.norm.reference:", "kernels.pointwise.reference:"
+CONV, LOSS, NORM, POINT = (
+    "kernels.conv.reference:",
+    "kernels.loss.reference:",
+    "kernels.norm.reference:",
+    "kernels.pointwise.reference:",
+)
 REGION = "kernels.loss.regions:"
 MUTANTS = [
     Mutant(
@@ -90,9 +98,19 @@ MUTANTS = [
     Mutant("gradient forgets the stride", CONV + "unpatch", "(p - 1) * sh + 1 : sh", "p", gradient("conv2d")),
     Mutant("left padding not removed", CONV + "unpatch", "left : left + size[1]", ": size[1]", gradient("conv2d")),
     Mutant(
-        "filter gradient of one group only", CONV + "conv2d_backward_filter", "transpose(1, 0, 2)", "transpose(1, 0, 2)[:, ::-1]", gradient("conv2d")
+        "filter gradient of one group only",
+        CONV + "conv2d_backward_filter",
+        "transpose(1, 0, 2)",
+        "transpose(1, 0, 2)[:, ::-1]",
+        gradient("conv2d"),
     ),
-    Mutant("bias gradient missing a factor", CONV + "backward_bias", "sum_pixels(dy)", "0.5 * sum_pixels(dy)", gradient("conv2d")),
+    Mutant(
+        "bias gradient missing a factor",
+        CONV + "backward_bias",
+        "sum_pixels(dy)",
+        "0.5 * sum_pixels(dy)",
+        gradient("conv2d"),
+    ),
     Mutant(
         "last maximum wins",
         "kernels.pool.reference:max_pool2d_forward",
@@ -101,7 +119,14 @@ MUTANTS = [
         lambda: test_parity.test_first_maximum_wins_as_in_pytorch(),
         True,
     ),
-    Mutant("padding counted as 0 in max pooling", "kernels.pool.reference:max_pool2d_forward", "-xp.inf", "0.0", parity("max_pool2d"), True),
+    Mutant(
+        "padding counted as 0 in max pooling",
+        "kernels.pool.reference:max_pool2d_forward",
+        "-xp.inf",
+        "0.0",
+        parity("max_pool2d"),
+        True,
+    ),
     Mutant(
         "divisor counts the padding the wrong way",
         "kernels.resample.reference:average_matrix",
@@ -118,9 +143,19 @@ MUTANTS = [
         parity("resize_bilinear"),
         True,
     ),
-    Mutant("batch norm: mean's share missing in dx", NORM + "batch_norm_backward", "(dbias / rows)", "(0 * dbias)", gradient("batch_norm training")),
     Mutant(
-        "batch norm: ReLU mask from the input", NORM + "batch_norm_backward", "xp.where(mask, dy", "xp.where(x > 0, dy", gradient("batch_norm relu")
+        "batch norm: mean's share missing in dx",
+        NORM + "batch_norm_backward",
+        "(dbias / rows)",
+        "(0 * dbias)",
+        gradient("batch_norm training"),
+    ),
+    Mutant(
+        "batch norm: ReLU mask from the input",
+        NORM + "batch_norm_backward",
+        "xp.where(mask, dy",
+        "xp.where(x > 0, dy",
+        gradient("batch_norm relu"),
     ),
     Mutant(
         "running variance biased",
@@ -130,9 +165,19 @@ MUTANTS = [
         lambda: test_parity.test_running_statistics_move_as_in_pytorch(),
         True,
     ),
-    Mutant("layer norm: one term missing", NORM + "layer_norm_backward", "- xhat * (g * xhat).mean(-1, keepdims=True)", "", gradient("layer_norm")),
     Mutant(
-        "softmax: Jacobian's off-diagonal missing", POINT + "softmax_backward", "(dy - (dy * y).sum(axis, keepdims=True))", "dy", gradient("softmax")
+        "layer norm: one term missing",
+        NORM + "layer_norm_backward",
+        "- xhat * (g * xhat).mean(-1, keepdims=True)",
+        "",
+        gradient("layer_norm"),
+    ),
+    Mutant(
+        "softmax: Jacobian's off-diagonal missing",
+        POINT + "softmax_backward",
+        "(dy - (dy * y).sum(axis, keepdims=True))",
+        "dy",
+        gradient("softmax"),
     ),
     Mutant("gelu: density missing", POINT + "gelu_backward", "+ x * density", "", gradient("gelu")),
     Mutant(
@@ -156,8 +201,20 @@ MUTANTS = [
         "(du.T @ pooled).reshape(pooled.shape[1], -1)",
         gradient("polarized_channel"),
     ),
-    Mutant("gate: sigmoid's derivative missing", "kernels.gate.reference:gate_backward", "* s * (1 - s)", "", gradient("gate")),
-    Mutant("focal: inner derivative missing", LOSS + "focal", "* (1 + spec.gamma * xp.exp(log_py) * k)", "", gradient("focal_loss")),
+    Mutant(
+        "gate: sigmoid's derivative missing",
+        "kernels.gate.reference:gate_backward",
+        "* s * (1 - s)",
+        "",
+        gradient("gate"),
+    ),
+    Mutant(
+        "focal: inner derivative missing",
+        LOSS + "focal",
+        "* (1 + spec.gamma * xp.exp(log_py) * k)",
+        "",
+        gradient("focal_loss"),
+    ),
     Mutant(
         "margin: label's weight instead of the wrong class's",
         LOSS + "margin",
@@ -167,23 +224,108 @@ MUTANTS = [
         True,
     ),
     Mutant("Dice: factor 2 missing in the gradient", REGION + "dice", "-2 * scale", "-scale", gradient("dice_loss")),
-    Mutant("IoU: union counts the intersection twice", REGION + "iou", "sums.truth - sums.hit", "sums.truth", parity("iou_loss"), True),
     Mutant(
-        "Tversky: alpha and beta swapped", REGION + "_missed", "spec.beta * (sums.truth", "spec.alpha * (sums.truth", parity("tversky_loss"), True
+        "IoU: union counts the intersection twice",
+        REGION + "iou",
+        "sums.truth - sums.hit",
+        "sums.truth",
+        parity("iou_loss"),
+        True,
     ),
-    Mutant("Tversky: false positives missing in the gradient", REGION + "_missed", "spec.alpha * k / total", "0 * k", gradient("tversky_loss")),
-    Mutant("focal Tversky: outer derivative missing", REGION + "focal_tversky", "** (e - 1)", "** 0", gradient("focal_tversky_loss")),
-    Mutant("generalized Dice: size not squared", REGION + "generalized_dice", "** 2", "", parity("generalized_dice_loss"), True),
-    Mutant("MCC: the root's derivative missing", REGION + "mcc", "+ c * (1 - 2 * q) / (2 * spread)", "", gradient("mcc_loss")),
-    Mutant("metric losses: gradient above the truth", LOSS + "metric", "p < soft", "p > soft", gradient("jaccard_metric_loss")),
-    Mutant("metric losses: product for the smaller", LOSS + "metric", "xp.minimum(m * p, soft)", "(p * soft)", parity("dice_semimetric_loss"), True),
+    Mutant(
+        "Tversky: alpha and beta swapped",
+        REGION + "_missed",
+        "spec.beta * (sums.truth",
+        "spec.alpha * (sums.truth",
+        parity("tversky_loss"),
+        True,
+    ),
+    Mutant(
+        "Tversky: false positives missing in the gradient",
+        REGION + "_missed",
+        "spec.alpha * k / total",
+        "0 * k",
+        gradient("tversky_loss"),
+    ),
+    Mutant(
+        "focal Tversky: outer derivative missing",
+        REGION + "focal_tversky",
+        "** (e - 1)",
+        "** 0",
+        gradient("focal_tversky_loss"),
+    ),
+    Mutant(
+        "generalized Dice: size not squared",
+        REGION + "generalized_dice",
+        "** 2",
+        "",
+        parity("generalized_dice_loss"),
+        True,
+    ),
+    Mutant(
+        "MCC: the root's derivative missing",
+        REGION + "mcc",
+        "+ c * (1 - 2 * q) / (2 * spread)",
+        "",
+        gradient("mcc_loss"),
+    ),
+    Mutant(
+        "metric losses: gradient above the truth",
+        LOSS + "metric",
+        "p < soft",
+        "p > soft",
+        gradient("jaccard_metric_loss"),
+    ),
+    Mutant(
+        "metric losses: product for the smaller",
+        LOSS + "metric",
+        "xp.minimum(m * p, soft)",
+        "(p * soft)",
+        parity("dice_semimetric_loss"),
+        True,
+    ),
     Mutant("top-k: one pixel fewer", LOSS + "top_k", "rank < k", "rank < k - 1", parity("top_k_loss"), True),
-    Mutant("top-k: ignored pixels among the hardest", LOSS + "top_k", "-xp.inf)", "xp.inf)", parity("top_k_loss"), True),
-    Mutant("boundary: distances of the wrong sign within", LOSS + "signed_distances", "1 - _to", "_to", parity("boundary_loss"), True),
-    Mutant("boundary: softmax's other classes missing", LOSS + "boundary", "(dp - (p", "(dp - 0 * (p", gradient("boundary_loss")),
-    Mutant("Lovasz: errors in ascending order", LOSS + "lovasz", "xp.argsort(-e", "xp.argsort(e", parity("lovasz_softmax"), True),
-    Mutant("labels off by one", LOSS + "pixels_of", "xp.arange(first, classes)", "xp.arange(first, classes) - 1", parity("cross_entropy"), True),
-    Mutant("background masked but still in the softmax", LOSS + "pixels_of", "[:, first:]", "", every_term_keeps_out_of_the_background),
+    Mutant(
+        "top-k: ignored pixels among the hardest", LOSS + "top_k", "-xp.inf)", "xp.inf)", parity("top_k_loss"), True
+    ),
+    Mutant(
+        "boundary: distances of the wrong sign within",
+        LOSS + "signed_distances",
+        "1 - _to",
+        "_to",
+        parity("boundary_loss"),
+        True,
+    ),
+    Mutant(
+        "boundary: softmax's other classes missing",
+        LOSS + "boundary",
+        "(dp - (p",
+        "(dp - 0 * (p",
+        gradient("boundary_loss"),
+    ),
+    Mutant(
+        "Lovasz: errors in ascending order",
+        LOSS + "lovasz",
+        "xp.argsort(-e",
+        "xp.argsort(e",
+        parity("lovasz_softmax"),
+        True,
+    ),
+    Mutant(
+        "labels off by one",
+        LOSS + "pixels_of",
+        "xp.arange(first, classes)",
+        "xp.arange(first, classes) - 1",
+        parity("cross_entropy"),
+        True,
+    ),
+    Mutant(
+        "background masked but still in the softmax",
+        LOSS + "pixels_of",
+        "[:, first:]",
+        "",
+        every_term_keeps_out_of_the_background,
+    ),
     Mutant(
         "metric: class 0 left out of Keras's mean",
         "engine.metrics:scores",
@@ -278,8 +420,20 @@ MUTANTS = [
         "    try",
         test_autograd.test_checkpoint_gives_the_same_values_and_gradients_with_dropout,
     ),
-    Mutant("broadcasting undone over the wrong axes", "kernels.shape.reference:sum_to", "i + lead for i", "i for i", gradient("mul", "add")),
-    Mutant("Philox: rounds cut short", "kernels.core.random:philox", "range(ROUNDS)", "range(ROUNDS - 1)", test_core.test_philox_known_answers),
+    Mutant(
+        "broadcasting undone over the wrong axes",
+        "kernels.shape.reference:sum_to",
+        "i + lead for i",
+        "i for i",
+        gradient("mul", "add"),
+    ),
+    Mutant(
+        "Philox: rounds cut short",
+        "kernels.core.random:philox",
+        "range(ROUNDS)",
+        "range(ROUNDS - 1)",
+        test_core.test_philox_known_answers,
+    ),
     Mutant(
         "recycled memory handed out while in use",
         "kernels.core.memory:Pool._free",
@@ -287,8 +441,20 @@ MUTANTS = [
         ">= _FREE",
         lambda: test_core.test_memory_from_many_threads(),
     ),
-    Mutant("prediction of the barred class", "engine.inference:labels_of", 'first = 1 if background == "mask" else 0', "first = 0", barred_labels),
-    Mutant("predicted labels shifted", "kernels.metric.reference:predicted_labels", "argmax(-1) + first", "argmax(-1)", barred_labels),
+    Mutant(
+        "prediction of the barred class",
+        "engine.inference:labels_of",
+        'first = 1 if background == "mask" else 0',
+        "first = 0",
+        barred_labels,
+    ),
+    Mutant(
+        "predicted labels shifted",
+        "kernels.metric.reference:predicted_labels",
+        "argmax(-1) + first",
+        "argmax(-1)",
+        barred_labels,
+    ),
     Mutant(
         "normalisation with the variance",
         "engine.inference:_Histogram.between",
@@ -311,5 +477,17 @@ def test_planted_mistake_is_caught(mutant: Mutant) -> None:
 
 def test_there_are_mutants_for_every_family() -> None:
     assert len(MUTANTS) >= 12
-    for part in ("conv", "pool", "resample", "norm", "pointwise", "attention", "gate", "loss", "optimizer", "augment", "metric"):
+    for part in (
+        "conv",
+        "pool",
+        "resample",
+        "norm",
+        "pointwise",
+        "attention",
+        "gate",
+        "loss",
+        "optimizer",
+        "augment",
+        "metric",
+    ):
         assert any(f"kernels.{part}" in m.target for m in MUTANTS), part

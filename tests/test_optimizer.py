@@ -1,4 +1,6 @@
-"""SGD, Adam and AdamW against torch.optim, step by step; frozen and unused parameters, groups, state, and modules that change behind them."""
+"""SGD, Adam and AdamW against torch.optim, step by step; frozen and unused parameters, groups, state, and modules that
+change behind them.
+"""
 
 from __future__ import annotations
 
@@ -73,8 +75,12 @@ PRESENCE = {
 @pytest.mark.parametrize("form", ["list", "groups"])
 @pytest.mark.parametrize("presence", PRESENCE)
 @pytest.mark.parametrize(("kind", "settings"), SETTINGS, ids=NAMES)
-def test_steps_are_pytorchs(kind: type[Optimizer], settings: dict[str, Any], presence: str, form: str, dtype: str) -> None:
-    """Twelve steps with missing gradients, other learning rates and decays on the way, and the state taken to another optimizer."""
+def test_steps_are_pytorchs(
+    kind: type[Optimizer], settings: dict[str, Any], presence: str, form: str, dtype: str
+) -> None:
+    """Twelve steps with missing gradients, other learning rates and decays on the way, and the state taken to another
+    optimizer.
+    """
     pair, rng = Pair(dtype), np.random.default_rng(5)
     ours = kind(groups(pair.ours, form), **settings)
     theirs = [getattr(torch.optim, kind.__name__)(groups(t, form), **settings) for t in (pair.theirs, pair.exact)]
@@ -235,11 +241,26 @@ def test_two_optimizers_of_one_network_take_turns() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda net: setattr(net.used, "weight", Parameter(net.used.weight.data.copy())), r"RuntimeError: AdamW: .* \(used.weight\); make a new"),
-        (lambda net: setattr(net, "more", Conv2d(2, 3, 1)), r"RuntimeError: AdamW: .* \(more.weight, more.bias\); make a new optimizer"),
-        (lambda net: setattr(net.used.bias, "data", np.zeros(4, np.float32)), r"ValueError: AdamW: Tensor 1 has the shape \(4,\) now and had \(3,\)"),
-        (lambda net: setattr(net.used.bias, "data", np.zeros(3)), r"ValueError: AdamW: its Tensors are float32 on cpu and float64 on cpu"),
-        (lambda net: setattr(net.used.bias, "data", net.unused.bias.data), r"ValueError: AdamW: two of its Tensors share one array"),
+        (
+            lambda net: setattr(net.used, "weight", Parameter(net.used.weight.data.copy())),
+            r"RuntimeError: AdamW: .* \(used.weight\); make a new",
+        ),
+        (
+            lambda net: setattr(net, "more", Conv2d(2, 3, 1)),
+            r"RuntimeError: AdamW: .* \(more.weight, more.bias\); make a new optimizer",
+        ),
+        (
+            lambda net: setattr(net.used.bias, "data", np.zeros(4, np.float32)),
+            r"ValueError: AdamW: Tensor 1 has the shape \(4,\) now and had \(3,\)",
+        ),
+        (
+            lambda net: setattr(net.used.bias, "data", np.zeros(3)),
+            r"ValueError: AdamW: its Tensors are float32 on cpu and float64 on cpu",
+        ),
+        (
+            lambda net: setattr(net.used.bias, "data", net.unused.bias.data),
+            r"ValueError: AdamW: two of its Tensors share one array",
+        ),
     ],
 )
 def test_other_parameters_than_before_are_named(change: Any, message: str) -> None:
@@ -291,10 +312,18 @@ def test_a_shared_module_is_stepped_once() -> None:
         (lambda: SGD(Net(), lr=-1), ValueError, "SGD: lr is -1, expected at least 0"),
         (lambda: SGD(Net(), lr=math.nan), ValueError, "SGD: lr is nan"),
         (lambda: SGD(Net(), momentum=-0.1), ValueError, "SGD: momentum is -0.1"),
-        (lambda: SGD(Net(), nesterov=True), ValueError, "SGD: nesterov needs a momentum and no dampening, got 0.0 and 0.0"),
+        (
+            lambda: SGD(Net(), nesterov=True),
+            ValueError,
+            "SGD: nesterov needs a momentum and no dampening, got 0.0 and 0.0",
+        ),
         (lambda: Adam(Net(), betas=(0.9, 1.0)), ValueError, r"Adam: betas\[1\] is 1.0, expected 0 <= beta < 1"),
         (lambda: AdamW(Net(), weight_decay=-1), ValueError, "AdamW: weight_decay is -1"),
-        (lambda: AdamW([{"params": [Tensor(np.ones(3), True)]}, Tensor(np.ones(3))]), TypeError, "AdamW: params mixes dicts with others"),
+        (
+            lambda: AdamW([{"params": [Tensor(np.ones(3), True)]}, Tensor(np.ones(3))]),
+            TypeError,
+            "AdamW: params mixes dicts with others",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make: Any, error: type[Exception], message: str) -> None:
@@ -332,12 +361,18 @@ def test_training_goes_on_from_a_state() -> None:
     other.load_state_dict(optimizer.state_dict())
     for net, o in zip(nets, (optimizer, other), strict=True):
         trained(net, o, 3)
-    for a, b in ((optimizer.flat.vector, other.flat.vector), (optimizer.average, other.average), (optimizer.average_buffers, other.average_buffers)):
+    for a, b in (
+        (optimizer.flat.vector, other.flat.vector),
+        (optimizer.average, other.average),
+        (optimizer.average_buffers, other.average_buffers),
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_frozen_norms_are_the_norms_affair() -> None:
-    """A frozen norm in a network that trains uses its running statistics and leaves them; a norm that trains in a frozen one does not."""
+    """A frozen norm in a network that trains uses its running statistics and leaves them; a norm that trains in a
+    frozen one does not.
+    """
     rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((2, 4, 5, 3)).astype(np.float32))
     for mode in (True, False):
@@ -356,7 +391,9 @@ def test_frozen_norms_are_the_norms_affair() -> None:
                 else:
                     with no_grad():
                         y = block(x).data
-                want = np.einsum("nhwc,ck->nhwk", x.data.astype(np.float64), block.conv.weight.data[0, 0].astype(np.float64))
+                want = np.einsum(
+                    "nhwc,ck->nhwk", x.data.astype(np.float64), block.conv.weight.data[0, 0].astype(np.float64)
+                )
                 want += np.arange(4) if bias else 0
                 mean, var = (0.5, 1.0) if mode else (want.mean((0, 1, 2)), want.var((0, 1, 2)))
                 np.testing.assert_allclose(y, np.maximum((want - mean) / np.sqrt(var + 1e-5), 0), atol=2e-5)

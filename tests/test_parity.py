@@ -18,7 +18,11 @@ def test_equals_pytorch(case: Case, sample: Sample) -> None:
         pytest.skip("PyTorch has no such operator")
     inputs = differentiable(case, tensors(sample))
     theirs = [
-        torch.tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else torch.as_tensor(x) if isinstance(x, np.ndarray) else x
+        torch.tensor(x.data, requires_grad=x.requires_grad)
+        if isinstance(x, Tensor)
+        else torch.as_tensor(x)
+        if isinstance(x, np.ndarray)
+        else x
         for x in inputs
     ]
     y, t = call(case, sample, inputs), case.torch(*theirs, **sample.settings)

@@ -35,10 +35,14 @@ def fresh_kernel(name: str):
 
 
 def test_machine_code_is_made_once(monkeypatch) -> None:
-    """Of a kernel, its body and the functions that the body calls, only the kernel is optimised and handed to the code generator."""
+    """Of a kernel, its body and the functions that the body calls, only the kernel is optimised and handed to the code
+    generator.
+    """
     made = []
     finish = parts._Library._finalize_specific
-    monkeypatch.setattr(parts._Library, "_finalize_specific", lambda library: (made.append(library.name), finish(library)))
+    monkeypatch.setattr(
+        parts._Library, "_finalize_specific", lambda library: (made.append(library.name), finish(library))
+    )
     kernel = fresh_kernel("once")
     x, y = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
     parallel(kernel, 2, x, y, 3)

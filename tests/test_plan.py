@@ -1,4 +1,6 @@
-"""Recorded inference: the same bits as the ordinary path, its own memory, and no plan of a network that is another by now."""
+"""Recorded inference: the same bits as the ordinary path, its own memory, and no plan of a network that is another by
+now.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,18 @@ def small() -> Module:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("settings", [{}, {"bottleneck": "mhsa"}, {"gate": "attnC"}, {"gate": "blend"}, {"psa_mode": "parallel", "order": "parallel"},
-                                      {"encoder": "plain", "skips": "plain"}, {"five": "3x3+3x3"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bottleneck": "mhsa"},
+        {"gate": "attnC"},
+        {"gate": "blend"},
+        {"psa_mode": "parallel", "order": "parallel"},
+        {"encoder": "plain", "skips": "plain"},
+        {"five": "3x3+3x3"},
+    ],
+)
 def test_same_bits_as_the_ordinary_path(settings: dict[str, Any], n: int) -> None:
     net = lively(UNet(width=8, seed=1, size=(16, 24), **settings))
     planned = Plan(net, images(n))
@@ -100,7 +112,9 @@ def changed_list(net: Any) -> None:
     net.decoders[2] = lively(UNet(width=8, seed=2)).decoders[2]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("change", [changed_weight, changed_statistics, changed_array, changed_setting, changed_module, changed_list])
+@pytest.mark.parametrize(
+    "change", [changed_weight, changed_statistics, changed_array, changed_setting, changed_module, changed_list]
+)
 def test_a_changed_network_is_noticed(small: Module, change: Callable[[Any], None]) -> None:
     x = images()
     planned = Plan(small, x)
@@ -124,7 +138,11 @@ def test_run_follows_a_changing_network(small: Module) -> None:
 
 def test_predictions_use_a_plan_when_a_shape_comes_often(small: Module, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
-    monkeypatch.setattr(plan, "Plan", type("Counted", (Plan,), {"__init__": lambda s, n, x: (made.append(x.shape), Plan.__init__(s, n, x))[1]}))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        plan,
+        "Plan",
+        type("Counted", (Plan,), {"__init__": lambda s, n, x: (made.append(x.shape), Plan.__init__(s, n, x))[1]}),
+    )  # type: ignore[func-returns-value]
     tiles, grey = rng.integers(0, 256, (2 * plan._PAYS + 3, 16, 24), dtype=np.uint8), Normalisation(0.5, 0.25)
     small.train()
     many = predict_logits(small, tiles, grey, batch=1)
@@ -238,7 +256,9 @@ original = ConvOperator.forward
 
 
 @pytest.mark.parametrize("mutant", [numpy_beside_the_kernel, copy_before_the_kernel])
-def test_an_operator_that_does_more_than_launch_is_caught(small: Module, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operator_that_does_more_than_launch_is_caught(
+    small: Module, mutant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ConvOperator, "forward", mutant)
     with pytest.raises(PlanError, match="other logits"):
         Plan(small, images())

@@ -1,4 +1,6 @@
-"""PNGs of every depth as images and as masks; the files are written here, bit by bit, and not by the library that reads them."""
+"""PNGs of every depth as images and as masks; the files are written here, bit by bit, and not by the library that reads
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,13 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(samples: np.ndarray, depth: int, colour: int = GREY) -> bytes:
     """A PNG file that stores these very numbers, `depth` bits each."""
-    rows = b"".join(b"\0" + int("".join(format(int(v), f"0{depth}b") for v in row), 2).to_bytes(W * depth // 8, "big") for row in samples)
-    palette = chunk(b"PLTE", bytes(range(3 * 2**depth)) if depth < 8 else bytes(range(15))) if colour == PALETTE else b""
+    rows = b"".join(
+        b"\0" + int("".join(format(int(v), f"0{depth}b") for v in row), 2).to_bytes(W * depth // 8, "big")
+        for row in samples
+    )
+    palette = (
+        chunk(b"PLTE", bytes(range(3 * 2**depth)) if depth < 8 else bytes(range(15))) if colour == PALETTE else b""
+    )
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -39,7 +46,8 @@ def folder(path: Path, image: bytes, mask: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("depth", "colour"), [(1, GREY), (2, GREY), (4, GREY), (8, GREY), (16, GREY), (1, PALETTE), (2, PALETTE), (4, PALETTE), (8, PALETTE)]
+    ("depth", "colour"),
+    [(1, GREY), (2, GREY), (4, GREY), (8, GREY), (16, GREY), (1, PALETTE), (2, PALETTE), (4, PALETTE), (8, PALETTE)],
 )
 def test_a_mask_s_stored_numbers_are_its_labels(tmp_path, depth, colour) -> None:
     labels = numbers(min(2**depth - 1, 4))
@@ -72,7 +80,7 @@ def test_what_is_no_label_is_named_as_it_is_stored(tmp_path, depth, value) -> No
         load(folder(tmp_path, png(numbers(255), 8), png(labels, depth)))
 
 
-# --- colour of 16 bits -------------------------------------------------------------------------------------------------------
+# --- colour of 16 bits ------------------------------------------------------------------------------------------------
 
 RGB, RGBA = 2, 6
 
@@ -90,7 +98,10 @@ def filtered(kind: int, row: bytes, above: bytes, unit: int) -> bytes:
 def deep(levels: np.ndarray) -> bytes:
     """A PNG of 16 bits per channel, whose rows have all filters in turn."""
     rows = [row.astype(">u2").tobytes() for row in levels]
-    packed = b"".join(filtered(k % 5, row, above, 2 * levels.shape[2]) for k, (row, above) in enumerate(zip(rows, [bytes(len(rows[0])), *rows])))
+    packed = b"".join(
+        filtered(k % 5, row, above, 2 * levels.shape[2])
+        for k, (row, above) in enumerate(zip(rows, [bytes(len(rows[0])), *rows]))
+    )
     header = struct.pack(">IIBBBBB", W, H, 16, RGB if levels.shape[2] == 3 else RGBA, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(packed)) + chunk(b"IEND", b"")
 
@@ -98,7 +109,11 @@ def deep(levels: np.ndarray) -> bytes:
 @pytest.mark.parametrize("form", ["RGB", "RGBA", "TIFF <", "TIFF >", "TIFF deflated"])
 def test_colour_of_16_bits_is_read_in_full(tmp_path, form) -> None:
     levels = np.random.default_rng(1).integers(0, 1 << 16, (H, W, 4 if form == "RGBA" else 3))
-    content = deep(levels) if form.startswith("RGB") else tiff16(">" if form[-1] == ">" else "<", levels, 1, deflated="deflated" in form)
+    content = (
+        deep(levels)
+        if form.startswith("RGB")
+        else tiff16(">" if form[-1] == ">" else "<", levels, 1, deflated="deflated" in form)
+    )
     found = load(folder(tmp_path, content, png(numbers(4), 8)))
     assert found.train.images.dtype == np.uint16
     np.testing.assert_array_equal(found.train.images[0], levels[..., :3])
@@ -109,5 +124,7 @@ def test_colour_of_16_bits_is_read_in_full(tmp_path, form) -> None:
 def test_planes_of_16_bits_are_refused(tmp_path, deflated) -> None:
     """Pillow gives other numbers for them without a word."""
     levels = np.random.default_rng(1).integers(0, 1 << 16, (H, W, 3))
-    with pytest.raises(DataError, match="got a TIFF with a plane of 16 bits for each channel, expected channels side by side"):
+    with pytest.raises(
+        DataError, match="got a TIFF with a plane of 16 bits for each channel, expected channels side by side"
+    ):
         load(folder(tmp_path, tiff16("<", levels, 2, deflated), png(numbers(4), 8)))

@@ -37,7 +37,10 @@ def test_set_precision_returns_what_was() -> None:
 @pytest.mark.parametrize("bad", ["fp32", "TF32", "", "half"])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(bad: str) -> None:
     before = precision()
-    with pytest.raises(ValueError, match=rf"precision: got '{bad}', expected one of float32, tf32, bf16, float16"), use_precision(bad):
+    with (
+        pytest.raises(ValueError, match=rf"precision: got '{bad}', expected one of float32, tf32, bf16, float16"),
+        use_precision(bad),
+    ):
         pass
     assert precision() == before
 

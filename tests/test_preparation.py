@@ -35,7 +35,7 @@ from engine.preparation import Prepared, prepare
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "mars_ai4mars_64x128.npz"
 
-# --- cleaning ------------------------------------------------------------------------------------------------------------------
+# --- cleaning ---------------------------------------------------------------------------------------------------------
 
 
 def suspicious_set() -> tuple[Tiles, list[int]]:
@@ -66,7 +66,12 @@ def assert_cleaned_exactly(tiles: Tiles, planted: list[int]) -> None:
 def test_clean_removes_planted_masks_and_nothing_else():
     tiles, planted = suspicious_set()
     assert_cleaned_exactly(tiles, planted)
-    assert clean(tiles).reasons == ["removed 6 samples: 6 different images share one mask bit by bit, with a drawn interior (background, soil, sand)"]
+    assert clean(tiles).reasons == [
+        (
+            "removed 6 samples: 6 different images share one mask bit by bit, with a drawn interior (background, soil, "
+            "sand)"
+        )
+    ]
     again = clean(clean(tiles).tiles)
     assert len(again.removed) == 0
     assert again.reasons == []
@@ -104,7 +109,7 @@ def test_clean_and_split_on_the_real_tiles():
     assert_sound_split(cleaned.tiles, split(cleaned.tiles, 0.2, seed=1), 0.2)
 
 
-# --- splitting -----------------------------------------------------------------------------------------------------------------
+# --- splitting --------------------------------------------------------------------------------------------------------
 
 
 def grouped_tiles(seed: int, count: int = 400) -> Tiles:
@@ -224,9 +229,10 @@ def test_bad_splits():
         split(Tiles(tiles.images))
 
 
-# --- weights -------------------------------------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------------------------------
 
-# Shares of the classes in the original data, images containing each, and the weights known for them (up to a common factor).
+# Shares of the classes in the original data, images containing each, and the weights known for them (up to a common
+# factor).
 PIXELS = np.rint(np.array([0.244, 0.339, 0.235, 0.181, 0.00139]) * 2505 * 64 * 128).astype(np.int64)
 IMAGES = np.array([2087, 1281, 1160, 863, 63])
 KNOWN = {
@@ -257,7 +263,9 @@ def test_effective_number_by_hand():
 
 
 def masks_by_hand() -> np.ndarray:
-    """16 pixels per image. Background 4 + 8, soil 12 + 6, rock 2; soil and background in two images, rock in one; sand fills the third."""
+    """16 pixels per image. Background 4 + 8, soil 12 + 6, rock 2; soil and background in two images, rock in one; sand
+    fills the third.
+    """
     masks = np.full((3, 2, 8), 3, np.uint8)
     masks[0].flat = [0] * 4 + [1] * 12
     masks[1].flat = [0] * 8 + [1] * 6 + [4] * 2
@@ -294,13 +302,16 @@ def test_cap_bounds_the_ratio():
     np.testing.assert_allclose(capped[1:4] / capped[1], free[1:4] / free[1])  # the others keep their ratios
     assert capped[1:].mean() == pytest.approx(1)
     np.testing.assert_array_equal(
-        weights_from_counts(PIXELS, IMAGES, 64 * 128, "median", cap=1e6), weights_from_counts(PIXELS, IMAGES, 8192, "median")
+        weights_from_counts(PIXELS, IMAGES, 64 * 128, "median", cap=1e6),
+        weights_from_counts(PIXELS, IMAGES, 8192, "median"),
     )
 
 
 def test_bad_weights():
     masks = masks_by_hand()
-    with pytest.raises(DataError, match="got scheme 'squared', expected one of none, inverse, median, sqrt, enet, effective"):
+    with pytest.raises(
+        DataError, match="got scheme 'squared', expected one of none, inverse, median, sqrt, enet, effective"
+    ):
         class_weights(masks, "squared")
     with pytest.raises(DataError, match=r"got cap 0.5, expected at least 1"):
         class_weights(masks, "inverse", cap=0.5)
@@ -311,11 +322,13 @@ def test_bad_weights():
         class_weights(masks[0], "none")
 
 
-# --- other data than the original file -----------------------------------------------------------------------------------------
+# --- other data than the original file --------------------------------------------------------------------------------
 
 
 def test_a_camera_that_stands_still_loses_nothing():
-    """A folder of 60 photos by a fixed camera, of which half share a handful of drawn masks: reported, never removed unless asked for."""
+    """A folder of 60 photos by a fixed camera, of which half share a handful of drawn masks: reported, never removed
+    unless asked for.
+    """
     random = np.random.default_rng(0)
     masks = np.repeat(random.integers(0, 3, (8, 16, 24)).astype(np.uint8), 6, 0)
     tiles = Tiles(random.integers(0, 256, masks.shape, dtype=np.uint8), masks)
@@ -323,11 +336,15 @@ def test_a_camera_that_stands_still_loses_nothing():
     kept, reasons = cleaned_by("auto", tiles, original=False, classes=classes)
     assert kept is tiles
     assert len(reasons) == 8
-    assert reasons[0].startswith("6 samples: 6 different images share one mask bit by bit, with a drawn interior (class 0, class 1, class 2) (kept;")
+    assert reasons[0].startswith(
+        "6 samples: 6 different images share one mask bit by bit, with a drawn interior (class 0, class 1, class 2) "
+        "(kept;"
+    )
     assert cleaned_by("report", tiles, original=True, classes=classes) == (tiles, reasons)
     assert cleaned_by("off", tiles, original=True, classes=classes) == (tiles, [])
     assert len(cleaned_by("remove", tiles, original=False, classes=classes)[0]) == 0
-    assert cleaned_by("auto", tiles, original=True)[0] is tiles  # the original file's aliens have one mask, these have eight
+    # the original file's aliens have one mask, these have eight
+    assert cleaned_by("auto", tiles, original=True)[0] is tiles
     suspicious, planted = suspicious_set()
     assert len(cleaned_by("auto", suspicious, original=True)[0]) == len(suspicious) - len(planted)
     assert cleaned_by("auto", suspicious, original=False)[0] is suspicious
@@ -338,7 +355,9 @@ def test_a_split_by_tile_says_that_it_leaks():
     parts = split(tiles, 0.2, 0, by="tile")
     shared = int(np.isin(tiles.groups[parts.val], np.setdiff1d(tiles.groups[parts.train], [""])).sum())
     assert shared > 20
-    assert f"warning: this leaks, {shared} of the tiles to validate share a source image with one to train" in parts.note
+    assert (
+        f"warning: this leaks, {shared} of the tiles to validate share a source image with one to train" in parts.note
+    )
     np.testing.assert_array_equal(sharing(tiles[parts.val], tiles[parts.train]).sum(), shared)
     honest = split(tiles, 0.2, 0)
     assert not sharing(tiles[honest.val], tiles[honest.train]).any()
@@ -357,7 +376,8 @@ def test_a_split_by_folder_keeps_folders_whole():
 def test_weights_of_other_classes_by_hand():
     masks = np.array([[[0, 0, 1], [1, 255, 255]], [[0, 0, 0], [0, 0, 0]]], np.uint8)
     got = class_weights(masks, "inverse", background=True, classes=counted(3))
-    np.testing.assert_allclose(got, np.array([10 / 8, 10 / 2, 0]) / np.mean([10 / 8, 10 / 2]))  # what is ignored is no pixel
+    # what is ignored is no pixel
+    np.testing.assert_allclose(got, np.array([10 / 8, 10 / 2, 0]) / np.mean([10 / 8, 10 / 2]))
 
 
 def prepared(path: Path, masks: np.ndarray, **settings: object) -> Prepared:
@@ -371,14 +391,15 @@ def test_classes_that_never_occur_are_told_and_barred(tmp_path):
     data = prepared(tmp_path / "t.npz", masks, classes="5")
     assert data.absent == (3, 4)
     assert (
-        "warning: 3 of 5 classes occur in training; without a pixel, and so barred from predictions and not in the mean: class 3, class 4"
-        in data.notes
+        "warning: 3 of 5 classes occur in training; without a pixel, and so barred from predictions and not in the "
+        "mean: class 3, class 4" in data.notes
     )
     logits = np.zeros((1, 1, 2, 5), np.float32)
     logits[..., 4], logits[..., 1] = 9, 1
     assert (labels_of(logits, "train", data.absent) == 1).all()
     assert (logits[..., 4] == 9).all()
-    confusion = np.diag([5, 5, 0, 0, 0]) + np.eye(5, k=-1, dtype=np.int64)  # a pixel of class 4 is predicted as 3, of 3 as 2
+    # a pixel of class 4 is predicted as 3, of 3 as 2
+    confusion = np.diag([5, 5, 0, 0, 0]) + np.eye(5, k=-1, dtype=np.int64)
     result = scores(confusion, data.classes, data.absent)
     assert result.iou == (5 / 6, 5 / 7, 0.0, None, None)
     assert result.miou_fg == pytest.approx((5 / 6 + 5 / 7 + 0) / 3)

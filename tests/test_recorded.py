@@ -24,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("by_the_model")
 
 
 class Training:
-    """A small network with its optimiser; every parameter away from its start, for gains of 0 would hide what stands behind them."""
+    """A small network with its optimiser; every parameter away from its start, for gains of 0 would hide what stands
+    behind them.
+    """
 
     def __init__(self, recorded: bool, net: Module | None = None, **settings: Any) -> None:
         rng = np.random.default_rng(3)
@@ -43,7 +45,11 @@ class Training:
         return terms
 
     def state(self) -> list[np.ndarray]:
-        return [self.optimizer.flat.vector.copy(), self.optimizer.gradient.copy(), *(t.data.copy() for _, t in self.net.named_tensors())]
+        return [
+            self.optimizer.flat.vector.copy(),
+            self.optimizer.gradient.copy(),
+            *(t.data.copy() for _, t in self.net.named_tensors()),
+        ]
 
 
 def batches(count: int, n: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,7 +57,9 @@ def batches(count: int, n: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(rng.standard_normal((n, 16, 24, 1), np.float32), rng.integers(0, 5, (n, 16, 24))) for _ in range(count)]
 
 
-def run(training: Training, some: list[tuple[np.ndarray, np.ndarray]]) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+def run(
+    training: Training, some: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[list[dict[str, float]], list[np.ndarray]]:
     """The losses of all steps, and all that the training has become."""
     return [training.step(*batch) for batch in some], training.state()
 
@@ -62,8 +70,19 @@ def same(some: Any, other: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.0}, {"gate": "attnC"}, {"gate": "gau"}, {"bottleneck": "mhsa"}, {"preactivation": True},
-                                      {"encoder": "plain", "skips": "plain"}, {"five": "3x3+3x3", "fppm": True}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dropout": 0.0},
+        {"gate": "attnC"},
+        {"gate": "gau"},
+        {"bottleneck": "mhsa"},
+        {"preactivation": True},
+        {"encoder": "plain", "skips": "plain"},
+        {"five": "3x3+3x3", "fppm": True},
+    ],
+)
 def test_same_bits_as_ordinary_steps(settings: dict[str, Any]) -> None:
     """Losses, parameters, gradients, running statistics and the places of dropout's masks in the random stream."""
     some, recorded = batches(6), Training(True, **settings)
@@ -134,7 +153,9 @@ def test_a_gradient_that_somebody_keeps_is_not_overwritten() -> None:
 
 
 def test_changed_modes_and_arrays_are_noticed() -> None:
-    """A frozen part, a parameter in other memory, or another one in the same: the step is not the recorded one any more."""
+    """A frozen part, a parameter in other memory, or another one in the same: the step is not the recorded one any
+    more.
+    """
     for change in (
         lambda net: net.middle.eval(),
         lambda net: setattr(net.head.weight, "data", net.head.weight.data.copy()),
@@ -221,14 +242,17 @@ def test_arithmetic_is_called_again() -> None:
     some = batches(5)
     training = Training(True, Sums())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # operators without a kernel may make a recording impossible; they may not make it wrong
+        # operators without a kernel may make a recording impossible; they may not make it wrong
+        warnings.simplefilter("ignore")
         got = run(training, some)
     same(got, run(Training(False, Sums()), some))
 
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_step_that_the_optimizer_cannot_do_moves_no_statistic(recorded: bool) -> None:
-    """Found by a program of tests/stateful.py: an ordinary step's forward pass had run by the time the optimizer refused its parameters."""
+    """Found by a program of tests/stateful.py: an ordinary step's forward pass had run by the time the optimizer
+    refused its parameters.
+    """
     training = Training(recorded)
     x, labels = batches(1)[0]
     training.step(x, labels)

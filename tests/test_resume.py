@@ -26,12 +26,14 @@ from layers import UNet
 REAL = ROOT.parent / "shared" / "data" / "mars_ai4mars_64x128.npz"
 
 
-# -- resuming ---------------------------------------------------------------------------------------------------------------------
+# -- resuming ----------------------------------------------------------------------------------------------------------
 
 
 @posix
 def test_killed_anywhere_a_run_ends_with_the_same_bits() -> None:
-    """A slice of tests/crashes.py: kills at file operations, power cuts, kills at random moments. docs/reliability.md has the long run's figures."""
+    """A slice of tests/crashes.py: kills at file operations, power cuts, kills at random moments. docs/reliability.md
+    has the long run's figures.
+    """
     command = [sys.executable, str(ROOT / "tests" / "crashes.py"), "--kills=3", "--every=27", "--seed=1"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -59,9 +61,12 @@ def stopped_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 @posix
 @pytest.mark.parametrize(
-    ("steps", "number", "code"), [(2, signal.SIGINT, 130), (3, signal.SIGTERM, 143), (5, signal.SIGINT, 130), (4, signal.SIGTERM, 143)]
+    ("steps", "number", "code"),
+    [(2, signal.SIGINT, 130), (3, signal.SIGTERM, 143), (5, signal.SIGINT, 130), (4, signal.SIGTERM, 143)],
 )
-def test_signals_save_the_state_and_the_run_goes_on_to_the_same_bits(tiles, whole, tmp_path, monkeypatch, capsys, steps, number, code) -> None:
+def test_signals_save_the_state_and_the_run_goes_on_to_the_same_bits(
+    tiles, whole, tmp_path, monkeypatch, capsys, steps, number, code
+) -> None:
     """In the first and in the second epoch (three steps each), and in an epoch's last step."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -73,7 +78,9 @@ def test_signals_save_the_state_and_the_run_goes_on_to_the_same_bits(tiles, whol
     assert (out / "summary.json").exists() == (steps > 3)
     if steps > 3:
         assert json.loads((out / "summary.json").read_text())["interrupted"] is True
-        assert (out / "predictions.png").exists() == (number == signal.SIGINT), "who terminates a run wants it to end soon"
+        assert (out / "predictions.png").exists() == (number == signal.SIGINT), (
+            "who terminates a run wants it to end soon"
+        )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "as before the run"
     assert run([f"--resume={out}"]) == 0
     assert results(out) == results(whole)
@@ -90,7 +97,9 @@ def test_a_run_stopped_in_its_first_epoch_can_go_on(tiles, tmp_path, monkeypatch
     code, line = ended(flags(tiles, out), capsys)
     assert code == 2
     assert f"--resume {out} goes on with it" in line
-    assert ended([str(out)], capsys, lambda a: report.run(report.Arguments(Path(a[0]))))[1].startswith(f"error: {out}: no epoch")
+    assert ended([str(out)], capsys, lambda a: report.run(report.Arguments(Path(a[0]))))[1].startswith(
+        f"error: {out}: no epoch"
+    )
     assert run(flags(tiles, out, "--overwrite", epochs=1)) == 0
     assert len(read_rows(out)) == 1
 
@@ -129,7 +138,9 @@ def test_interrupted_pictures_leave_the_summary_and_are_drawn_later(tiles, tmp_p
 
 @posix
 def test_the_command_ends_at_signals_with_their_codes(tiles, tmp_path) -> None:
-    """From outside: SIGINT saves and ends with 130; of two signals the second ends the process while the first is still being obeyed."""
+    """From outside: SIGINT saves and ends with 130; of two signals the second ends the process while the first is still
+    being obeyed.
+    """
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "engine.train", *flags(tiles, out, "--patience=0", epochs=100_000)]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -184,7 +195,7 @@ def test_sigterm_ends_every_command_with_143() -> None:
     assert issubclass(signals.Terminated, KeyboardInterrupt)
 
 
-# -- what cannot go on --------------------------------------------------------------------------------------------------------------
+# -- what cannot go on -------------------------------------------------------------------------------------------------
 
 
 def test_what_differs_is_named_in_one_line(tiles, whole, tmp_path, capsys, monkeypatch) -> None:
@@ -261,13 +272,26 @@ def test_damaged_states_are_passed_over(whole, tmp_path, capsys) -> None:
     assert "state-1.safetensors: is " in line
 
 
-# -- starting from weights ------------------------------------------------------------------------------------------------------------
+# -- starting from weights ---------------------------------------------------------------------------------------------
 
 
 def test_a_new_run_from_a_checkpoint(tiles, whole, tmp_path, capsys) -> None:
     """All of it, a part of it, nothing of it."""
     start = whole / "last.safetensors"
-    assert run(flags(tiles, tmp_path / "all", f"--from={start}", "--learning-rate=0", "--final-rate=0", "--average=0", epochs=1)) == 0
+    assert (
+        run(
+            flags(
+                tiles,
+                tmp_path / "all",
+                f"--from={start}",
+                "--learning-rate=0",
+                "--final-rate=0",
+                "--average=0",
+                epochs=1,
+            )
+        )
+        == 0
+    )
     output = capsys.readouterr().out
     assert re.search(r"weights from .*last\.safetensors: (\d+) of \1 arrays taken\n", output)
     weights, taken = (load_checkpoint(p / "last.safetensors").net for p in (whole, tmp_path / "all"))
@@ -276,13 +300,17 @@ def test_a_new_run_from_a_checkpoint(tiles, whole, tmp_path, capsys) -> None:
     wide = UNet(width=8, bottleneck="none", encoder="plain", skips="gated", seed=1, dropout=0.1)
     before = wide.state_dict()
     line = take_weights(wide, start)
-    counts = re.search(r": (\d+) of (\d+) arrays taken; (\d+) not in the file \((.*)\); (\d+) of another shape \(", line)
+    counts = re.search(
+        r": (\d+) of (\d+) arrays taken; (\d+) not in the file \((.*)\); (\d+) of another shape \(", line
+    )
     assert counts, line
     taken_, of, absent, _, other = counts.groups()
     assert int(taken_) + int(absent) + int(other) == int(of) == len(before)
     given = weights.state_dict()
     for name, array in wide.state_dict().items():
-        assert np.array_equal(array, given[name] if name in given and given[name].shape == array.shape else before[name]), name
+        assert np.array_equal(
+            array, given[name] if name in given and given[name].shape == array.shape else before[name]
+        ), name
     from safetensors.numpy import save_file
 
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign")
@@ -298,21 +326,33 @@ def test_a_checkpoint_of_the_first_form_is_read(whole, tmp_path) -> None:
     from safetensors.numpy import save_file
 
     new = load_checkpoint(whole / "best.safetensors")
-    about = {name: json.dumps(value) for name, value in (("config", asdict(new.config)), ("normalisation", asdict(new.normalisation)))}
-    save_file(new.net.state_dict(), tmp_path / "old", {"format": "areograd-1", **about, "record": json.dumps(new.record)})
+    about = {
+        name: json.dumps(value)
+        for name, value in (("config", asdict(new.config)), ("normalisation", asdict(new.normalisation)))
+    }
+    save_file(
+        new.net.state_dict(), tmp_path / "old", {"format": "areograd-1", **about, "record": json.dumps(new.record)}
+    )
     old = load_checkpoint(tmp_path / "old")
     assert (old.config, old.normalisation, old.record) == (new.config, new.normalisation, new.record)
 
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_a_hash_order(tmp_path) -> None:
     code = (
-        "import sys; from pathlib import Path; from engine.checkpoint import build_network, save_checkpoint; from engine.config import Config;"
+        "import sys; from pathlib import Path; from engine.checkpoint import build_network, save_checkpoint; from "
+        "engine.config import Config;"
         "from engine.inference import Normalisation; c = Config(width=4);"
-        "save_checkpoint(Path(sys.argv[1]), build_network(c), c, Normalisation(0.5, 0.25), {'b': 1, 'a': 2, 'c': {'z': 1, 'y': None}})"
+        "save_checkpoint(Path(sys.argv[1]), build_network(c), c, Normalisation(0.5, 0.25), {'b': 1, 'a': 2, 'c': "
+        "{'z': 1, 'y': None}})"
     )
     written = []
     for seed in ("1", "2", "3"):
-        subprocess.run([sys.executable, "-c", code, tmp_path / seed], cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / seed],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+        )
         written.append((tmp_path / seed).read_bytes())
     assert written[0] == written[1] == written[2]
 

@@ -14,11 +14,14 @@ from engine.reporting import read_rows
 from engine.run_folder import FolderError, RunFolder, next_folder
 from engine.run_state import load_state
 
-# -- folders and files ----------------------------------------------------------------------------------------------------------------
+# -- folders and files -------------------------------------------------------------------------------------------------
 
 
 def test_two_runs_never_share_a_folder(tmp_path) -> None:
-    with RunFolder(tmp_path / "a"), pytest.raises(FolderError, match=rf"--out .*a: another process \({os.getpid()}\) is writing there"):
+    with (
+        RunFolder(tmp_path / "a"),
+        pytest.raises(FolderError, match=rf"--out .*a: another process \({os.getpid()}\) is writing there"),
+    ):
         RunFolder(tmp_path / "a").__enter__()
     assert not (tmp_path / "a").exists(), "nothing was put there"
     (tmp_path / "b").mkdir()
@@ -93,7 +96,7 @@ def test_a_file_that_cannot_be_written_is_one_line_and_leaves_the_old_one(tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-# -- one seed, one model --------------------------------------------------------------------------------------------------------------
+# -- one seed, one model -----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_timed_unless_asked_for(tiles, whole, tmp_path, monkeypatch) -> None:
@@ -114,7 +117,9 @@ def test_nothing_is_timed_unless_asked_for(tiles, whole, tmp_path, monkeypatch) 
 
 
 def test_timed_choices_go_with_the_run(tiles, tmp_path, monkeypatch) -> None:
-    """They are kept in its folder, and --config and --resume take them back: other timings would have chosen otherwise."""
+    """They are kept in its folder, and --config and --resume take them back:
+    other timings would have chosen otherwise.
+    """
     from kernels.conv import choice
 
     def forget() -> None:

@@ -1,4 +1,6 @@
-"""Loss scaling, what the optimizer makes of it, and the settings of mixed precision and CUDA graphs on a machine without CUDA."""
+"""Loss scaling, what the optimizer makes of it, and the settings of mixed precision and CUDA graphs on a machine
+without CUDA.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,10 @@ def test_a_step_that_does_not_fit_changes_nothing(bad: float) -> None:
     held = [a.copy() for a in (optimizer.flat.vector, optimizer.m, optimizer.v, optimizer.average)]
     count = optimizer.steps
     assert not math.isfinite(optimizer.step(1e-2, 4.0))
-    assert all((a == b).all() for a, b in zip(held, (optimizer.flat.vector, optimizer.m, optimizer.v, optimizer.average), strict=True))
+    assert all(
+        (a == b).all()
+        for a, b in zip(held, (optimizer.flat.vector, optimizer.m, optimizer.v, optimizer.average), strict=True)
+    )
     assert optimizer.steps == count
 
 
@@ -128,7 +133,11 @@ def test_the_cpu_refuses_reduced_precision_in_one_line(tmp_path, name: str) -> N
 
 def test_the_cpu_refuses_graphs_and_graphs_refuse_dropout(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"^cuda_graph: needs CUDA, but the device is the cpu \(asked for\)$"):
-        Run(Config(tiles=40, width=4, device="cpu", cuda_graph=True, dropout=0.0), tmp_path, PlainReporter(CLASSES, io.StringIO()))
+        Run(
+            Config(tiles=40, width=4, device="cpu", cuda_graph=True, dropout=0.0),
+            tmp_path,
+            PlainReporter(CLASSES, io.StringIO()),
+        )
     with pytest.raises(ConfigError, match=r"cuda_graph: needs dropout 0, got 0.1"):
         from_dict({"cuda_graph": True})
     with pytest.raises(ConfigError, match=r"precision: got 'half', expected one of float32, tf32, bf16, float16"):

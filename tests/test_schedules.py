@@ -72,7 +72,11 @@ PLATEAUS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", PLATEAUS)
 def test_plateau_is_pytorchs(settings: dict[str, Any]) -> None:
     one, other = pair()
-    mine, torchs, rng = Plateau(one, **settings), schedulers.ReduceLROnPlateau(other, **settings), np.random.default_rng(0)
+    mine, torchs, rng = (
+        Plateau(one, **settings),
+        schedulers.ReduceLROnPlateau(other, **settings),
+        np.random.default_rng(0),
+    )
     for step in range(60):
         value = float(rng.random() + 20 / (step + 20)) if step % 13 else math.nan
         mine.step(value)

@@ -1,4 +1,6 @@
-"""Every operator compares its arrays before any kernel runs: what does not fit is a ValueError or a TypeError that names it, never a number."""
+"""Every operator compares its arrays before any kernel runs: what does not fit is a ValueError or a TypeError that
+names it, never a number.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def wide(call: Call, other: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", ["fast", "reference"])
 def test_no_misfit_gives_a_number(backend: str) -> None:
-    """A changed array is refused with the operator's name. What is left are sizes that are free: the operator gives what its definition gives."""
+    """A changed array is refused with the operator's name. What is left are sizes that are free: the operator gives
+    what its definition gives.
+    """
     refused = 0
     with use_kernels(backend), algorithm("direct"):
         for call in calls():
@@ -38,9 +42,13 @@ def test_no_misfit_gives_a_number(backend: str) -> None:
                         pytest.fail(f"{call.name}, {what}: {error}")
                     refused += 1
                     continue
-                naive, truth = (call.run(given, call.operator.reference) for given in (copy.deepcopy(other), wide(call, other)))
+                naive, truth = (
+                    call.run(given, call.operator.reference) for given in (copy.deepcopy(other), wide(call, other))
+                )
                 judge(
-                    f"{call.name}, {what}", *(finite(call.operator.name, result) for result in (got, naive, truth)), winograd=max(WINOGRAD.values())
+                    f"{call.name}, {what}",
+                    *(finite(call.operator.name, result) for result in (got, naive, truth)),
+                    winograd=max(WINOGRAD.values()),
                 )
     assert refused > 4000
 
@@ -60,7 +68,9 @@ def test_what_is_no_array_of_numbers_is_refused(backend: str) -> None:
 
 
 def test_every_operator_says_what_its_arrays_look_like() -> None:
-    """And stands in the table of calls; `evaluate` alone takes any arrays, for it runs a rule that is given with them."""
+    """And stands in the table of calls; `evaluate` alone takes any arrays,
+    for it runs a rule that is given with them.
+    """
     assert {name for name, operator in registry.items() if not operator.line} == {"evaluate"}
     assert {call.operator.name for call in calls()} == registry.keys() - {"evaluate"}
     for name, operator in registry.items():
@@ -101,8 +111,16 @@ MISFITS = [
         (np.zeros((2, 3), "f4"), np.zeros((3, 2), "f4")),
         r"relu_backward: y has shape \(3, 2\), expected \(2, 3\) for dy \(2, 3\)",
     ),
-    (shape.accumulate, (np.zeros(3, "f4"), np.zeros((1, 3), "f4")), r"accumulate: more has shape \(1, 3\), expected \(3\) for total \(3,\)"),
-    (shape.split_channels, (np.zeros((2, 5), "f4"), [2, 2]), r"split_channels: expected sum\(sizes\) == C, got C = 5, sizes = \[2, 2\]"),
+    (
+        shape.accumulate,
+        (np.zeros(3, "f4"), np.zeros((1, 3), "f4")),
+        r"accumulate: more has shape \(1, 3\), expected \(3\) for total \(3,\)",
+    ),
+    (
+        shape.split_channels,
+        (np.zeros((2, 5), "f4"), [2, 2]),
+        r"split_channels: expected sum\(sizes\) == C, got C = 5, sizes = \[2, 2\]",
+    ),
 ]
 
 
@@ -139,7 +157,9 @@ def test_a_call_like_an_earlier_one_is_looked_up(monkeypatch) -> None:
     assert len(seen) <= 2
 
 
-@pytest.mark.parametrize(("line", "message"), [("y (N)", "name y, which it does not take"), ("x N", "got 'x N', expected a name")])
+@pytest.mark.parametrize(
+    ("line", "message"), [("y (N)", "name y, which it does not take"), ("x N", "got 'x N', expected a name")]
+)
 def test_a_line_with_a_mistake_is_refused(line: str, message: str) -> None:
     def doubled(x):
         return 2 * x

@@ -1,4 +1,6 @@
-"""Vector programs against NumPy: every primitive at the host's vector width, and at each narrower one in a process of its own."""
+"""Vector programs against NumPy: every primitive at the host's vector width, and at each narrower one in a process of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def ulps(got: np.ndarray, exact: np.ndarray) -> float:
     return float((np.abs(got.astype(np.float64) - exact) / np.spacing(np.abs(exact).astype(np.float32))).max())
 
 
-# -- arithmetic ---------------------------------------------------------------------------------------------------------------
+# -- arithmetic --------------------------------------------------------------------------------------------------------
 
 # name -> (what is emitted, NumPy on float32 or float64, largest error in units of the last place)
 Row = tuple[Callable[..., Any], Callable[..., Any], float]
@@ -44,7 +46,12 @@ ROWS: dict[str, Row] = {
     "3 * a": (lambda code, a, b: 3 * a, lambda a, b: 3 * a, 0.5),
     "1 / a": (lambda code, a, b: 1 / a, lambda a, b: 1 / a, 0.5),
     "-a": (lambda code, a, b: -a, lambda a, b: -a, 0),
-    "fma": (lambda code, a, b: code.fma(a, b, a), lambda a, b: a * b + a, 0.5 if LANES > 1 else 1e9),  # two roundings are allowed to a scalar
+    # two roundings are allowed to a scalar
+    "fma": (
+        lambda code, a, b: code.fma(a, b, a),
+        lambda a, b: a * b + a,
+        0.5 if LANES > 1 else 1e9,
+    ),
     "fma of numbers": (lambda code, a, b: code.fma(a, 2.0, 1), lambda a, b: a * 2 + 1, 0.5),
     "floor": (lambda code, a, b: code.floor(a), lambda a, b: np.floor(a), 0),
     "sqrt": (lambda code, a, b: code.sqrt(a * a), lambda a, b: np.abs(a), 1),
@@ -53,9 +60,21 @@ ROWS: dict[str, Row] = {
     "maximum with 0": (lambda code, a, b: code.maximum(a, 0), lambda a, b: np.maximum(a, 0), 0),
     "select": (lambda code, a, b: code.select(a > b, a, -1.5), lambda a, b: np.where(a > b, a, -1.5), 0),
     "equals": (lambda code, a, b: code.select(a.equals(b), 1, 2), lambda a, b: np.where(a == b, 1.0, 2.0), 0),
-    "is_nan": (lambda code, a, b: code.select((a / (b - b)).is_nan(), 1, 2), lambda a, b: np.where(a == 0, 1.0, 2.0), 0),
-    "both": (lambda code, a, b: code.select(code.both(a > b, a > 0), 1, 2), lambda a, b: np.where((a > b) & (a > 0), 1.0, 2.0), 0),
-    "either": (lambda code, a, b: code.select(code.either(a > b, a > 0), 1, 2), lambda a, b: np.where((a > b) | (a > 0), 1.0, 2.0), 0),
+    "is_nan": (
+        lambda code, a, b: code.select((a / (b - b)).is_nan(), 1, 2),
+        lambda a, b: np.where(a == 0, 1.0, 2.0),
+        0,
+    ),
+    "both": (
+        lambda code, a, b: code.select(code.both(a > b, a > 0), 1, 2),
+        lambda a, b: np.where((a > b) & (a > 0), 1.0, 2.0),
+        0,
+    ),
+    "either": (
+        lambda code, a, b: code.select(code.either(a > b, a > 0), 1, 2),
+        lambda a, b: np.where((a > b) | (a > 0), 1.0, 2.0),
+        0,
+    ),
     "not": (lambda code, a, b: code.select(code.not_(a > b), 1, 2), lambda a, b: np.where(~(a > b), 1.0, 2.0), 0),
     "broadcast_lane": (lambda code, a, b: code.broadcast_lane(a), lambda a, b: per_vector(a, lambda v: v[:, :1]), 0),
 }
@@ -89,7 +108,9 @@ def test_arithmetic() -> None:
             np.testing.assert_array_equal(np.isfinite(got), finite, err_msg=name)
             if bound < 1e9:
                 assert ulps(got[finite], want[finite]) <= bound + 1e-6, name
-            np.testing.assert_allclose(got[finite], want[finite], rtol=1e-6, atol=2.0**-23 * float(np.abs(a * b).max()), err_msg=name)
+            np.testing.assert_allclose(
+                got[finite], want[finite], rtol=1e-6, atol=2.0**-23 * float(np.abs(a * b).max()), err_msg=name
+            )
 
 
 def applied(emit: Callable[..., Any], x: np.ndarray) -> np.ndarray:
@@ -111,8 +132,12 @@ def applied(emit: Callable[..., Any], x: np.ndarray) -> np.ndarray:
 
 def test_exp() -> None:
     """Within 2 units in the last place where the result is a normal number; the ends as documented."""
-    x = np.concatenate([np.linspace(-86.9, 88.7, 4096 * LANES), np.linspace(88.6, 88.7228, 64 * LANES)]).astype(np.float32)
-    ends = np.resize(np.array([-np.inf, -1e30, -100, -87.4, 0, 88.73, 89, 1e30, np.inf, np.nan], np.float32), 20 * LANES)
+    x = np.concatenate([np.linspace(-86.9, 88.7, 4096 * LANES), np.linspace(88.6, 88.7228, 64 * LANES)]).astype(
+        np.float32
+    )
+    ends = np.resize(
+        np.array([-np.inf, -1e30, -100, -87.4, 0, 88.73, 89, 1e30, np.inf, np.nan], np.float32), 20 * LANES
+    )
     got = applied(lambda code, v: code.exp(v), np.concatenate([x, ends]))
     assert ulps(got[: x.size], np.exp(x.astype(np.float64))) <= 2
     np.testing.assert_array_equal(got[x.size : x.size + 10], [0, 0, 0, 0, 1, np.inf, np.inf, np.inf, np.inf, np.nan])
@@ -122,7 +147,9 @@ SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -1.5, 1e-38, 3e38, 
 
 
 def test_not_a_number_and_infinity_go_through() -> None:
-    """Each function of one vector of special values, against NumPy's; maximum and minimum as documented, since NaN makes them one-sided."""
+    """Each function of one vector of special values, against NumPy's; maximum and minimum as documented, since NaN
+    makes them one-sided.
+    """
     x = np.resize(SPECIAL, 10 * LANES)
     rows: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
         (lambda code, v: code.log(v), np.log),
@@ -141,12 +168,18 @@ def test_not_a_number_and_infinity_go_through() -> None:
     with np.errstate(all="ignore"):
         for k, (emit, exact) in enumerate(rows):
             # Below the normal numbers the logarithm is -inf: `x` has none.
-            want = exact(x.astype(np.float64)) if k != 0 else np.where(np.abs(x) < 2.0**-126, -np.inf, exact(x.astype(np.float64)))
+            want = (
+                exact(x.astype(np.float64))
+                if k != 0
+                else np.where(np.abs(x) < 2.0**-126, -np.inf, exact(x.astype(np.float64)))
+            )
             np.testing.assert_allclose(applied(emit, x), want, rtol=1e-6, atol=1e-37, err_msg=f"row {k}")
 
 
 def test_relu_and_its_mask_are_one_instruction_each() -> None:
-    """A maximum that kept NaN by a comparison and a selection of its own would double what every fused epilogue does."""
+    """A maximum that kept NaN by a comparison and a selection of its own would double what every fused
+    epilogue does.
+    """
     if target().name not in ("avx2", "avx512"):
         pytest.skip("the instructions are those of x86")
 
@@ -166,9 +199,12 @@ def test_relu_and_its_mask_are_one_instruction_each() -> None:
 
 
 def test_log_and_sigmoid() -> None:
-    """log within 3 units in the last place over all normal numbers, also next to 1. sigmoid = 1 / (1 + e^-x): 2 units from e^-x, and a
-    rounding each of the sum and the quotient, make at most 3."""
-    x = np.concatenate([np.geomspace(1.2e-38, 3e38, 4096 * LANES), np.linspace(0.5, 2, 4096 * LANES)]).astype(np.float32)
+    """log within 3 units in the last place over all normal numbers, also next to 1. sigmoid = 1 / (1 + e^-x): 2 units
+    from e^-x, and a rounding each of the sum and the quotient, make at most 3.
+    """
+    x = np.concatenate([np.geomspace(1.2e-38, 3e38, 4096 * LANES), np.linspace(0.5, 2, 4096 * LANES)]).astype(
+        np.float32
+    )
     assert ulps(applied(lambda code, v: code.log(v), x), np.log(x.astype(np.float64))) <= 3
     x = np.linspace(-80, 30, 2048 * LANES).astype(np.float32)
     assert ulps(applied(lambda code, v: code.sigmoid(v), x), 1 / (1 + np.exp(-x.astype(np.float64)))) <= 3
@@ -205,7 +241,9 @@ def test_totals_and_transposed_over_as_many_vectors_as_lanes() -> None:
 
 
 def test_float64() -> None:
-    """Vectors of float64 beside those of float32: 1 + 2^-40 x is only seen there, and what is gathered with such numbers is what lies there."""
+    """Vectors of float64 beside those of float32: 1 + 2^-40 x is only seen there, and what is gathered with such
+    numbers is what lies there.
+    """
 
     @program("pppppi")
     def mixed(code, x, places, table, marks, y, n):
@@ -249,7 +287,7 @@ def test_scalars_in_all_lanes() -> None:
         np.testing.assert_array_equal(row, np.full(LANES, want))
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 def test_loads_and_stores_with_tails_touch_nothing_else() -> None:
@@ -335,7 +373,9 @@ def test_periods() -> None:
 
     @program("piipi")
     def label(code, y, start, stop, table, period):
-        runs.over_periods(code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest))
+        runs.over_periods(
+            code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest)
+        )
 
     @numba.njit
     def run(y, start, stop, table, period):
@@ -350,11 +390,13 @@ def test_periods() -> None:
         np.testing.assert_array_equal(y, want)
 
 
-# -- control and integers ---------------------------------------------------------------------------------------------------
+# -- control and integers ----------------------------------------------------------------------------------------------
 
 
 def test_loops_conditions_variables_and_integers() -> None:
-    """Counts of trips (none when start >= stop), nesting, a loop behind a condition, accumulators; Int arithmetic through `number`."""
+    """Counts of trips (none when start >= stop), nesting, a loop behind a condition, accumulators; Int arithmetic
+    through `number`.
+    """
 
     @program("piii")
     def count(code, y, start, stop, step):
@@ -393,7 +435,7 @@ def test_loops_conditions_variables_and_integers() -> None:
         np.testing.assert_array_equal(y[17:], np.where(np.arange(17, 19)[:, None] == place, 0.5, -9.0) * np.ones(LANES))
 
 
-# -- widths and mistakes ------------------------------------------------------------------------------------------------------
+# -- widths and mistakes -----------------------------------------------------------------------------------------------
 
 
 def other_widths() -> list[str]:
@@ -405,11 +447,25 @@ def other_widths() -> list[str]:
 def test_other_vectors(width: str) -> None:
     """This file and that of the register tile once more with the vector width forced."""
     files = __file__, str(Path(__file__).with_name("test_contract.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not other_vectors and not mistakes", *files]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not other_vectors and not mistakes",
+        *files,
+    ]
+    result = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
+    )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     show = [sys.executable, "-c", "from kernels.core.simd import target; print(target().name, target().lanes)"]
-    shown = subprocess.run(show, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False)
+    shown = subprocess.run(
+        show, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
+    )
     assert shown.stdout.split() == [width, str(TARGETS[width].lanes)]
 
 

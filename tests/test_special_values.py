@@ -1,7 +1,8 @@
-"""NaN and infinity come out exactly where PyTorch has them: every operator of tests/cases.py, one special value at a time, value and gradients.
+"""NaN and infinity come out exactly where PyTorch has them: every operator of tests/cases.py, one special value at a
+time, value and gradients.
 
-A fast kernel that loses a NaN lets a diverged network train on; one that spreads it finds fault where there is none. On CUDA:
-tests/cuda/test_special_values.py.
+A fast kernel that loses a NaN lets a diverged network train on; one that spreads it finds fault where there is none. On
+CUDA: tests/cuda/test_special_values.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ torch = pytest.importorskip("torch")
 BACKENDS = ("reference", "fast")
 
 WITH_TORCH = [
-    (case, sample, name) for (case, sample), name in zip(SAMPLES, SAMPLE_IDS, strict=True) if case.torch is not None and case.name not in UNLIKE
+    (case, sample, name)
+    for (case, sample), name in zip(SAMPLES, SAMPLE_IDS, strict=True)
+    if case.torch is not None and case.name not in UNLIKE
 ]
 
 
@@ -33,16 +36,23 @@ def test_special_values_come_out_where_pytorch_has_them(case: Case, sample: Samp
     assert not (wrong := differences(case, sample, backend)), "\n".join(wrong[:10])
 
 
-# -- Winograd -------------------------------------------------------------------------------------------------------------------
+# -- Winograd ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", SPECIAL)
 @pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5)])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(m: int, r: int, dilation: int, value: float) -> None:
-    """Where PyTorch has NaN or infinity, ours is one or the other; tiles that do not read the value have the bits that they have without it."""
+def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(
+    m: int, r: int, dilation: int, value: float
+) -> None:
+    """Where PyTorch has NaN or infinity, ours is one or the other; tiles that do not read the value have the bits that
+    they have without it.
+    """
     rng = np.random.default_rng(0)
-    images, filters = rng.standard_normal((2, 27, 29, 8)).astype(np.float32), rng.standard_normal((r, r, 8, 8)).astype(np.float32)
+    images, filters = (
+        rng.standard_normal((2, 27, 29, 8)).astype(np.float32),
+        rng.standard_normal((r, r, 8, 8)).astype(np.float32),
+    )
     at, padding, reach = (13, 14), (r // 2) * dilation, (m + r - 1) * dilation
     changed = images.copy()
     changed[1, *at, 3] = value
@@ -55,7 +65,8 @@ def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(m: int, r
     without, got = results
     assert not np.isfinite(theirs).all()
     assert not np.isfinite(got[~np.isfinite(theirs)]).any()
-    assert (np.isfinite(theirs) & ~np.isfinite(got)).any() == (m > 2)  # all of a tile of 2x2 hangs on what it reads, but for the ends of its rows
+    # all of a tile of 2x2 hangs on what it reads, but for the ends of its rows
+    assert (np.isfinite(theirs) & ~np.isfinite(got)).any() == (m > 2)
     far = np.ones((27, 29), bool)
     far[max(0, at[0] - reach) : at[0] + reach + 1, max(0, at[1] - reach) : at[1] + reach + 1] = False
     assert far.any()
@@ -63,7 +74,7 @@ def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(m: int, r
     np.testing.assert_array_equal(got[1][far], without[1][far])
 
 
-# -- losses ---------------------------------------------------------------------------------------------------------------------
+# -- losses ------------------------------------------------------------------------------------------------------------
 
 
 OPERATORS = {
@@ -118,12 +129,18 @@ def test_what_an_ignored_pixel_holds_counts_nowhere(term: str, value: float, bac
 @pytest.mark.parametrize("where", ["another class", "the label", "all but the label"])
 @pytest.mark.parametrize("gamma", [2.0, 0.5])
 def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, gamma: float, backend: str) -> None:
-    """The oracle: the same in float64 with -600 in its place, where e^-600 is a normal number, 3e-261. At the label three terms are infinite."""
+    """The oracle: the same in float64 with -600 in its place, where e^-600 is a normal number, 3e-261. At the label
+    three terms are infinite.
+    """
     logits, labels = pixels(1)
     settings = {"gamma": gamma} if term == "focal" else {}
     far = logits.astype(np.float64)
     label = labels[1, 2, 3]
-    places = {"another class": [(label + 1) % 4], "the label": [label], "all but the label": [c for c in range(4) if c != label]}[where]
+    places = {
+        "another class": [(label + 1) % 4],
+        "the label": [label],
+        "all but the label": [c for c in range(4) if c != label],
+    }[where]
     logits[1, 2, 3, places], far[1, 2, 3, places] = -np.inf, -600
     with use_kernels(backend), np.errstate(all="raise", under="ignore"):
         value, gradient = loss_of(term, logits, labels, **settings)
@@ -138,7 +155,9 @@ def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, gamma: fl
 
 @pytest.mark.parametrize("term", TERMS)
 def test_float16_logits_are_summed_in_float32(term: str) -> None:
-    """Value and gradient are float32's, rounded to float16: a thousand and more pixels add up to more than 2,048 in no sum of 11 bits."""
+    """Value and gradient are float32's, rounded to float16: a thousand and more pixels add up to more than 2,048 in no
+    sum of 11 bits.
+    """
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((1, 64, 128, 3)).astype(np.float16), rng.integers(0, 3, (1, 64, 128))
     value, gradient = loss_of(term, logits, labels)
@@ -149,7 +168,9 @@ def test_float16_logits_are_summed_in_float32(term: str) -> None:
 
 
 def test_float16_keeps_what_is_small_beside_the_sums() -> None:
-    """By hand, p = 1/2 everywhere: Dice has I = 2048 and U = 8192 in both classes, 1 - 4097 / 8193; the cross-entropy is log 2."""
+    """By hand, p = 1/2 everywhere: Dice has I = 2048 and U = 8192 in both classes, 1 - 4097 / 8193; the cross-entropy
+    is log 2.
+    """
     zeros = np.zeros((8192, 2), np.float16)
     halves = np.arange(8192) % 2
     assert abs(float(loss_of("dice", zeros, halves)[0]) - 0.5) < 1e-3

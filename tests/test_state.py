@@ -1,4 +1,6 @@
-"""Captured steps follow every attribute that a forward pass reads: each change against the same training without capture."""
+"""Captured steps follow every attribute that a forward pass reads: each change against the same training without
+capture.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,13 @@ class Net(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act(self.drop(self.body(x)))
-        factor = self.scales.first * self.scales.more["inner"][1] * self.slotted.value * self.pair[1][0] * float(self.table[0])
+        factor = (
+            self.scales.first
+            * self.scales.more["inner"][1]
+            * self.slotted.value
+            * self.pair[1][0]
+            * float(self.table[0])
+        )
         factor += self.shift + getattr(self, "extra", 0.0) + (0.5 if "b" in self.names else 0.0)
         return self.head(ops.relu(y) if self.form == "relu" else y) * factor
 
@@ -118,7 +126,9 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_captured_steps_follow_every_change(change: str) -> None:
-    """Four steps, a change, four more, and back where that is possible: the bits of steps without capture; and they are captured."""
+    """Four steps, a change, four more, and back where that is possible: the bits of steps without capture; and they are
+    captured.
+    """
     trainings = [Training(True), Training(False)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,6 @@
-"""A slice of the stateful programs (tests/stateful.py; `python -m tests.stateful` runs more), driven and shrunk by hypothesis."""
+"""A slice of the stateful programs (tests/stateful.py; `python -m tests.stateful` runs more), driven and shrunk by
+hypothesis.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,23 @@ class Programs(RuleBasedStateMachine):
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_programs_of_any_order() -> None:
-    form = settings(max_examples=PROGRAMS, stateful_step_count=LENGTH, derandomize=True, database=None, deadline=None,
-                    suppress_health_check=list(HealthCheck), print_blob=False)  # fmt: skip
+    form = settings(
+        max_examples=PROGRAMS,
+        stateful_step_count=LENGTH,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
     run_state_machine_as_test(Programs, settings=form)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_programs_of_seeds_use_what_they_are_about() -> None:
-    """The long run's programs: most steps after an edit are captured ones, most evaluations go by a plan, and nothing is left out."""
+    """The long run's programs: most steps after an edit are captured ones, most evaluations go by a plan, and nothing
+    is left out.
+    """
     done = Counter[str]()
     for seed in range(PROGRAMS):
         done += run(seed)

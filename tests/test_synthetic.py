@@ -97,7 +97,7 @@ def test_bad_requests(arguments, message):
         synthetic(**arguments)
 
 
-# --- likeness to the real set --------------------------------------------------------------------------------------------------
+# --- likeness to the real set -----------------------------------------------------------------------------------------
 
 
 def test_class_shares_are_near_the_real_ones(dataset):
@@ -137,7 +137,9 @@ def test_grey_levels_are_a_dark_camera_s(dataset):
 def level_accuracy(tiles: Tiles) -> float:
     """Accuracy on labelled pixels of the best rule that sees one pixel's grey level and nothing else."""
     labelled = tiles.masks > 0
-    joint = np.bincount(tiles.masks[labelled].astype(int) * 256 + tiles.images[labelled], minlength=5 * 256).reshape(5, 256)
+    joint = np.bincount(tiles.masks[labelled].astype(int) * 256 + tiles.images[labelled], minlength=5 * 256).reshape(
+        5, 256
+    )
     return joint.max(axis=0).sum() / joint.sum()
 
 
@@ -150,7 +152,7 @@ def test_the_brightness_check_can_fail(monkeypatch):
     assert level_accuracy(synthetic(200, 0, aliens=False).train) > 0.6
 
 
-# --- aliens --------------------------------------------------------------------------------------------------------------------
+# --- aliens -----------------------------------------------------------------------------------------------------------
 
 
 def test_clean_removes_the_aliens_exactly(dataset):
@@ -170,7 +172,9 @@ def test_aliens_are_brighter_than_mars(dataset):
     assert (natural(dataset).images > 200).mean() == 0
 
 
-@pytest.mark.parametrize(("count", "aliens", "planted"), [(24, True, 0), (25, True, 5), (200, True, 8), (200, False, 0)])
+@pytest.mark.parametrize(
+    ("count", "aliens", "planted"), [(24, True, 0), (25, True, 5), (200, True, 8), (200, False, 0)]
+)
 def test_number_of_aliens(count, aliens, planted):
     train = synthetic(count, 0, seed=2, aliens=aliens).train
     assert len(train) == count
@@ -186,7 +190,7 @@ def test_split_of_the_cleaned_set(dataset):
     assert abs(rock[parts.val].sum() - 0.2 * rock.sum()) <= 2
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["broad", "cloud", "swell", "grain", "pebbles", "plates", "strata"])

@@ -1,4 +1,6 @@
-"""Comparisons and masks: element by element, without a gradient, as PyTorch's; Tensors stay keys and members by identity."""
+"""Comparisons and masks: element by element, without a gradient, as PyTorch's; Tensors stay keys and members by
+identity.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,9 @@ def test_masks() -> None:
     z = Tensor(np.arange(3.0), requires_grad=True)
     (z[x] * 2).sum().backward()
     assert z.grad.data.tolist() == [2, 2, 0]
-    with pytest.raises(ValueError, match=r"bool: a Tensor of shape \(3,\) is no single number; use .*any\(\) or .all\(\)"):
+    with pytest.raises(
+        ValueError, match=r"bool: a Tensor of shape \(3,\) is no single number; use .*any\(\) or .all\(\)"
+    ):
         bool(x)
     with pytest.raises(ValueError, match=r"bool: a Tensor of shape \(0,\)"):
         bool(Tensor(np.zeros(0)))

@@ -1,4 +1,6 @@
-"""The dtypes of results, their values and gradients, against PyTorch, for every pair of operands that a user may write."""
+"""The dtypes of results, their values and gradients, against PyTorch,
+for every pair of operands that a user may write.
+"""
 
 from __future__ import annotations
 
@@ -68,12 +70,27 @@ def both(sign: str, a: Any, b: Any, ta: Any, tb: Any) -> None:
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_tensors_with_tensors(sign: str) -> None:
-    for (a, b), (one, other) in itertools.product(itertools.product(DTYPES, DTYPES), (((3,), (3,)), ((), (3,)), ((3,), ()), ((), ()))):
+    for (a, b), (one, other) in itertools.product(
+        itertools.product(DTYPES, DTYPES), (((3,), (3,)), ((), (3,)), ((3,), ()), ((), ()))
+    ):
         x, y = values(a, one), values(b, other, 2)
         both(sign, Tensor(x), Tensor(y), torch.from_numpy(x), torch.from_numpy(y))
 
 
-NUMBERS = [2, True, 0.5, 2.0, np.float64(0.5), np.float32(3), np.float16(2), np.int64(3), np.int32(2), np.uint8(2), np.bool_(True), np.sqrt(2.0)]
+NUMBERS = [
+    2,
+    True,
+    0.5,
+    2.0,
+    np.float64(0.5),
+    np.float32(3),
+    np.float16(2),
+    np.int64(3),
+    np.int32(2),
+    np.uint8(2),
+    np.bool_(True),
+    np.sqrt(2.0),
+]
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -82,7 +99,8 @@ def test_tensors_with_numbers_of_python_and_numpy(sign: str, dtype: str) -> None
     for number, shape in itertools.product(NUMBERS, ((3,), ())):
         x, plain = values(dtype, shape), number.item() if isinstance(number, np.generic) else number
         if sign == "**" and dtype == "bool" and plain is True:
-            continue  # PyTorch takes a mask to the power True, but no mask to the power of a mask; here neither is an operator
+            # PyTorch takes a mask to the power True, but no mask to the power of a mask; here neither is an operator
+            continue
         ours = Tensor(x)
         both(sign, ours, number, torch.from_numpy(x), plain)
         both(sign, number, ours, plain, torch.from_numpy(x))
@@ -120,7 +138,16 @@ def test_arrays_with_integer_tensors_keep_their_dtype() -> None:
 
 def test_the_lines_that_users_write() -> None:
     x = Tensor(values("float32"), requires_grad=True)
-    for y in (x / np.sqrt(2.0), x * np.float64(2), x + np.zeros(3), x * np.int64(3), np.float64(2) * x, x ** np.float64(2), 2**x, x - [1, 2, 3]):
+    for y in (
+        x / np.sqrt(2.0),
+        x * np.float64(2),
+        x + np.zeros(3),
+        x * np.int64(3),
+        np.float64(2) * x,
+        x ** np.float64(2),
+        2**x,
+        x - [1, 2, 3],
+    ):
         assert y.dtype == np.float32
         x.zero_grad()
         y.sum().backward()
@@ -133,17 +160,24 @@ def test_the_lines_that_users_write() -> None:
     assert (Tensor(np.array([True, False])) + 1).data.tolist() == [2, 1]
     with pytest.raises(TypeError, match="complex"):
         x * 1j
-    with pytest.raises(TypeError, match=r"operand: got str .*expected an array of booleans, integers or floating-point"):
+    with pytest.raises(
+        TypeError, match=r"operand: got str .*expected an array of booleans, integers or floating-point"
+    ):
         x * "2"
 
 
 @pytest.mark.parametrize("a", FLOATING)
 @pytest.mark.parametrize("b", FLOATING)
 def test_gradients_come_back_in_the_dtype_of_each_operand(a: str, b: str) -> None:
-    forms: list[tuple[Callable[..., Any], Callable[..., Any]]] = [(fn, fn) for fn in (operator.add, operator.sub, operator.mul, operator.truediv)]
+    forms: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
+        (fn, fn) for fn in (operator.add, operator.sub, operator.mul, operator.truediv)
+    ]
     forms += [
         (operator.pow, operator.pow),
-        (lambda x, y: ops.where(np.array([[True], [False]]), x, y), lambda x, y: torch.where(torch.tensor([[True], [False]]), x, y)),
+        (
+            lambda x, y: ops.where(np.array([[True], [False]]), x, y),
+            lambda x, y: torch.where(torch.tensor([[True], [False]]), x, y),
+        ),
         (lambda x, y: ops.concat([x, y]), lambda x, y: torch.cat([x, y])),
     ]
     for ours, theirs in forms:
@@ -186,7 +220,8 @@ def test_functions_of_real_numbers_compute_integers_in_float32(dtype: str) -> No
         y, expected = ours(Tensor(x)), theirs(torch.from_numpy(x))
         assert y.dtype == expected.numpy().dtype
         np.testing.assert_allclose(y.data, expected.numpy(), rtol=20 * float(np.finfo(y.dtype).eps))
-    widened = torch.from_numpy(x) if x.dtype.kind == "f" else torch.from_numpy(x).to(torch.float32)  # PyTorch has none of these for integers
+    # PyTorch has none of these for integers
+    widened = torch.from_numpy(x) if x.dtype.kind == "f" else torch.from_numpy(x).to(torch.float32)
     functional = torch.nn.functional
     for ours, theirs in (
         (ops.silu, functional.silu),
@@ -198,7 +233,9 @@ def test_functions_of_real_numbers_compute_integers_in_float32(dtype: str) -> No
     ):
         y, expected = ours(Tensor(x)), theirs(widened)
         assert y.dtype == expected.numpy().dtype
-        np.testing.assert_allclose(y.data, expected.numpy(), rtol=20 * float(np.finfo(y.dtype).eps), atol=2 * float(np.finfo(y.dtype).eps))
+        np.testing.assert_allclose(
+            y.data, expected.numpy(), rtol=20 * float(np.finfo(y.dtype).eps), atol=2 * float(np.finfo(y.dtype).eps)
+        )
     assert ops.dropout(Tensor(x)).dtype.kind == "f"
     compare(Tensor(x).sum(), torch.from_numpy(x).sum())
 
@@ -207,8 +244,14 @@ def test_functions_of_real_numbers_compute_integers_in_float32(dtype: str) -> No
 def test_where_and_concat_with_numbers_and_tensors(dtype: str) -> None:
     x, condition = values(dtype), np.array([True, False, True])
     for number in (2, 0.5, True):
-        compare(ops.where(condition, Tensor(x), number), torch.where(torch.from_numpy(condition), torch.from_numpy(x), number))
-        compare(ops.where(condition, number, Tensor(x)), torch.where(torch.from_numpy(condition), number, torch.from_numpy(x)))
+        compare(
+            ops.where(condition, Tensor(x), number),
+            torch.where(torch.from_numpy(condition), torch.from_numpy(x), number),
+        )
+        compare(
+            ops.where(condition, number, Tensor(x)),
+            torch.where(torch.from_numpy(condition), number, torch.from_numpy(x)),
+        )
     for other in DTYPES:
         y = values(other)
         compare(ops.concat([Tensor(x), Tensor(y)]), torch.cat([torch.from_numpy(x), torch.from_numpy(y)]))
@@ -272,7 +315,13 @@ def test_big_endian_arrays_come_in_native_order(dtype: str) -> None:
     assert x.dtype.isnative
     np.testing.assert_array_equal(x.data, array)
     y = Tensor(values("float32"), requires_grad=True)
-    for z in (y * array, ops.where(np.array([True, False, True]), y, array), array + y, ops.concat([y, array]), y**array):
+    for z in (
+        y * array,
+        ops.where(np.array([True, False, True]), y, array),
+        array + y,
+        ops.concat([y, array]),
+        y**array,
+    ):
         assert z.dtype == np.float32
         y.zero_grad()
         z.sum().backward()
@@ -300,7 +349,9 @@ def test_a_contribution_to_the_gradient_of_a_single_number_is_never_lost() -> No
 
 
 def test_gradients_that_were_broadcast_are_never_added_to() -> None:
-    """The gradient of a mean is one number with many views of it: neither a leaf may keep it, nor may the tape add to it."""
+    """The gradient of a mean is one number with many views of it: neither a leaf may keep it, nor may the tape add to
+    it.
+    """
     x = Tensor(np.ones((2, 3)), requires_grad=True)
     (x.mean() + x.mean() + (x * 2.0).mean() + x.mean(axis=0).mean()).backward()
     x.mean().backward()

@@ -75,8 +75,13 @@ EDGES: list[tuple[Any, ...]] = [
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(("ours", "theirs", "arrays"), [(e[1], e[2], e[3:]) for e in EDGES], ids=[e[0] for e in EDGES])
-def test_values_and_gradients_are_pytorchs(ours: Callable[..., Any], theirs: Callable[..., Any], arrays: tuple[np.ndarray, ...]) -> None:
-    mine, other = [Tensor(a.copy(), requires_grad=True) for a in arrays], [torch.tensor(a, requires_grad=True) for a in arrays]
+def test_values_and_gradients_are_pytorchs(
+    ours: Callable[..., Any], theirs: Callable[..., Any], arrays: tuple[np.ndarray, ...]
+) -> None:
+    mine, other = (
+        [Tensor(a.copy(), requires_grad=True) for a in arrays],
+        [torch.tensor(a, requires_grad=True) for a in arrays],
+    )
     y, z = ours(*mine), theirs(*other)
     assert y.shape == tuple(z.shape)
     np.testing.assert_allclose(y.data, z.detach().numpy())
@@ -89,7 +94,13 @@ def test_values_and_gradients_are_pytorchs(ours: Callable[..., Any], theirs: Cal
 
 
 def test_gradients_given_to_backward_take_the_dtype_of_the_result() -> None:
-    for given in ([1, 2, 3], np.array([1, 2, 3]), Tensor(np.array([1.0, 2.0, 3.0])), Tensor(np.array([1, 2, 3])), np.array([1, 2, 3], ">f8")):
+    for given in (
+        [1, 2, 3],
+        np.array([1, 2, 3]),
+        Tensor(np.array([1.0, 2.0, 3.0])),
+        Tensor(np.array([1, 2, 3])),
+        np.array([1, 2, 3], ">f8"),
+    ):
         x = Tensor(np.ones(3, np.float32), requires_grad=True)
         (x * 2).backward(given)
         assert x.grad.dtype == np.float32
@@ -153,7 +164,9 @@ def test_a_function_serves_one_call() -> None:
         t = torch.tensor(x.data, requires_grad=True)
         (torch.nn.functional.silu(t) * factor).sum().backward()
         np.testing.assert_allclose(x.grad.data, t.grad.numpy())
-        with pytest.raises(RuntimeError, match=r"(Swish|Scaled): this instance was called before.*create one for each call"):
+        with pytest.raises(
+            RuntimeError, match=r"(Swish|Scaled): this instance was called before.*create one for each call"
+        ):
             act(x)
     with no_grad():
         act = Swish()

@@ -1,4 +1,6 @@
-"""Changes in place: all augmented assignments act alike, and where the tape would have to record one there is an error, never a silent rebinding."""
+"""Changes in place: all augmented assignments act alike, and where the tape would have to record one there is an error,
+never a silent rebinding.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,15 @@ def test_where_a_change_would_have_to_be_recorded_there_is_an_error(sign: str) -
     made, free = leaf * 1.0, Tensor(X.copy())
     for target in (leaf, made):
         before = target.data.copy()
-        with pytest.raises(RuntimeError, match=r"requires gradients and would be changed in place.*make a new Tensor .*no_grad"):
+        with pytest.raises(
+            RuntimeError, match=r"requires gradients and would be changed in place.*make a new Tensor .*no_grad"
+        ):
             SIGNS[sign](target, Y)
         np.testing.assert_array_equal(target.data, before)
         assert target.version == 0
-    with pytest.raises(RuntimeError, match=r"the values \(2, 2\) require gradients, and a change in place is not recorded; .*detach"):
+    with pytest.raises(
+        RuntimeError, match=r"the values \(2, 2\) require gradients, and a change in place is not recorded; .*detach"
+    ):
         SIGNS[sign](free, leaf)
     assert free.version == 0
     assert SIGNS[sign](free, Y) is free  # needs no gradient: nothing to record
@@ -149,7 +155,9 @@ def test_data_takes_arrays_and_tensors_and_nothing_else() -> None:
     with pytest.raises(TypeError, match=r"Tensor.data: only floating point can require gradients, got int64"):
         p.data = np.arange(3)
     p.data = np.ones(2)
-    with pytest.raises(RuntimeError, match=r"gradient of a leaf is float64 \(2,\), but its .grad still holds float64 \(2, 2\)"):
+    with pytest.raises(
+        RuntimeError, match=r"gradient of a leaf is float64 \(2,\), but its .grad still holds float64 \(2, 2\)"
+    ):
         p.sum().backward()
     scalar = Tensor(np.asarray(2.0), requires_grad=True)
     scalar.data = scalar.data * 2  # NumPy makes a number of it

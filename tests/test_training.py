@@ -28,7 +28,12 @@ FLAGS = [f"--{key}={value}" for key, value in SMALL.items()]
 
 def command(module: str, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment}, check=False
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        check=False,
     )
 
 
@@ -43,7 +48,15 @@ def run_folder(tmp_path_factory) -> Path:
 
 
 def test_a_run_leaves_everything_that_was_promised(run_folder) -> None:
-    names = {"config.toml", "metrics.jsonl", "summary.json", "best.safetensors", "last.safetensors", "curves.png", "predictions.png"}
+    names = {
+        "config.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "best.safetensors",
+        "last.safetensors",
+        "curves.png",
+        "predictions.png",
+    }
     assert names <= {p.name for p in run_folder.iterdir()}
     assert not list(run_folder.glob("*.part"))
     summary = json.loads((run_folder / "summary.json").read_text())
@@ -60,7 +73,15 @@ def test_a_run_leaves_everything_that_was_promised(run_folder) -> None:
     for picture, least in (("curves.png", (900, 250)), ("predictions.png", (700, 700))):
         assert all(a >= b for a, b in zip(Image.open(run_folder / picture).size, least, strict=True))
     text = (run_folder / "stdout.txt").read_text()
-    for part in ("device: cpu", "removed", "split by source image", "M parameters", "GFLOP per image", "best.safetensors", "predictions.png"):
+    for part in (
+        "device: cpu",
+        "removed",
+        "split by source image",
+        "M parameters",
+        "GFLOP per image",
+        "best.safetensors",
+        "predictions.png",
+    ):
         assert part in text
     assert "\x1b" not in text, "no terminal codes where there is no terminal"
 
@@ -71,19 +92,33 @@ def test_the_same_seed_gives_the_same_run(run_folder, tmp_path) -> None:
     assert result.returncode == 0, result.stderr
     a, b = (load_checkpoint(p / "last.safetensors").net.state_dict() for p in (run_folder, tmp_path / "again"))
     assert all((a[k] == b[k]).all() for k in a)
-    other = command("engine.train", "--config", run_folder / "config.toml", "--out", tmp_path / "other", "--seed", "1", "--epochs", "1")
+    other = command(
+        "engine.train",
+        "--config",
+        run_folder / "config.toml",
+        "--out",
+        tmp_path / "other",
+        "--seed",
+        "1",
+        "--epochs",
+        "1",
+    )
     assert other.returncode == 0, other.stderr
     assert tomllib.loads((tmp_path / "other" / "config.toml").read_text())["seed"] == 1
 
 
 def test_training_learns_and_both_readings_are_reported(tmp_path) -> None:
     """A network of width 4 on few tiles: the loss falls and the score is above what any constant prediction reaches."""
-    config = Config(tiles=160, epochs=12, width=4, batch=8, learning_rate=5e-3, affine=0.0, photometric=0.0, average=0.9)
+    config = Config(
+        tiles=160, epochs=12, width=4, batch=8, learning_rate=5e-3, affine=0.0, photometric=0.0, average=0.9
+    )
     summary = Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO())).train()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.05
     assert summary["val_miou_fg"] > 0.25
-    assert summary["val_miou_keras"] == pytest.approx(summary["val_miou_fg"], abs=1e-6), "class 0 is barred, so both agree"
+    assert summary["val_miou_keras"] == pytest.approx(summary["val_miou_fg"], abs=1e-6), (
+        "class 0 is barred, so both agree"
+    )
 
 
 def test_background_train_is_the_literal_reading(tmp_path) -> None:
@@ -148,13 +183,21 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, aver
     monkeypatch.setattr(run, "_step", poisoned)
     with pytest.raises(TrainingError, match=r"the weights are not finite after epoch 2 \(.* has \d+ of \d+ values"):
         run.train()
-    assert {path.name for path in saved} == {"best.safetensors", "last.safetensors", "state-0.safetensors", "state-1.safetensors"}
+    assert {path.name for path in saved} == {
+        "best.safetensors",
+        "last.safetensors",
+        "state-0.safetensors",
+        "state-1.safetensors",
+    }
     for path, content in saved.items():
         assert path.read_bytes() == content
     for name_of_file in ("best.safetensors", "last.safetensors"):
         load_checkpoint(tmp_path / name_of_file)
     run.net.load_state_dict({k: np.full_like(v, np.nan) if k == name else v for k, v in run.net.state_dict().items()})
-    with pytest.raises(CheckpointError, match=rf"bad.safetensors: not written, for {name} has \d+ of \d+ values that are NaN or infinite"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"bad.safetensors: not written, for {name} has \d+ of \d+ values that are NaN or infinite",
+    ):
         save_checkpoint(tmp_path / "bad.safetensors", run.net, run.config, run.normalisation, {})
     assert not list(tmp_path.glob("bad*"))
 
@@ -172,7 +215,8 @@ def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkey
     monkeypatch.setattr(training, "build_network", diverged)
     assert train.run(train.parse([*FLAGS, "--out", str(tmp_path / "run")])) == 1
     assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == ["state-0.safetensors"]  # what the run began with
+    # what the run began with
+    assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == ["state-0.safetensors"]
 
 
 def test_a_checkpoint_that_is_not_finite_is_refused(run_folder, tmp_path) -> None:
@@ -184,7 +228,9 @@ def test_a_checkpoint_that_is_not_finite_is_refused(run_folder, tmp_path) -> Non
     name = sorted(state)[3]
     state[name].reshape(-1)[0] = np.nan
     save_file(state, tmp_path / "nan.safetensors", metadata)
-    with pytest.raises(CheckpointError, match=rf"nan.safetensors: {name} has 1 of {state[name].size} values that are NaN or infinite"):
+    with pytest.raises(
+        CheckpointError, match=rf"nan.safetensors: {name} has 1 of {state[name].size} values that are NaN or infinite"
+    ):
         load_checkpoint(tmp_path / "nan.safetensors")
     result = command("engine.evaluate", tmp_path / "nan.safetensors")
     assert result.returncode == 2
@@ -199,12 +245,14 @@ def test_evaluate(run_folder) -> None:
     assert scores["miou_fg"] == pytest.approx(summary["val_miou_fg"], abs=1e-9)
     assert scores["miou_fg_interval"][0] <= scores["miou_fg"] <= scores["miou_fg_interval"][1]
     for split in ("test", "all"):
-        result = command("engine.evaluate", run_folder / "best.safetensors", "--data", "synthetic", "--split", split, "--flips")
+        result = command(
+            "engine.evaluate", run_folder / "best.safetensors", "--data", "synthetic", "--split", split, "--flips"
+        )
         assert result.returncode == 0, result.stderr
         assert "mean IoU  fg" in result.stdout
 
 
-# -- settings -----------------------------------------------------------------------------------------------------------------
+# -- settings ----------------------------------------------------------------------------------------------------------
 
 
 def test_config_round_trip_and_presets(tmp_path) -> None:
@@ -238,7 +286,7 @@ def test_bad_settings_are_named(values: dict, message: str) -> None:
         from_dict(values)
 
 
-# -- bad input to the command lines -------------------------------------------------------------------------------------------
+# -- bad input to the command lines ------------------------------------------------------------------------------------
 
 
 def tiles(count: int = 24) -> np.ndarray:
@@ -380,7 +428,7 @@ def test_bad_checkpoints(tmp_path, run_folder) -> None:
     assert result.stderr.count("\n") == 1
 
 
-# -- small parts --------------------------------------------------------------------------------------------------------------
+# -- small parts -------------------------------------------------------------------------------------------------------
 
 
 def test_normalisation_from_the_histogram_is_exact() -> None:

@@ -1,4 +1,6 @@
-"""The whole network against its PyTorch twin: logits, loss, every parameter's gradient, and trajectories of the optimiser."""
+"""The whole network against its PyTorch twin: logits, loss, every parameter's gradient, and trajectories of the
+optimiser.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
 @pytest.fixture
 def pair():
-    """(our network, its twin, images (N, H, W, 1), labels) in float64, with random weights everywhere (no silent branches)."""
+    """(our network, its twin, images (N, H, W, 1), labels) in float64, with random weights everywhere (no silent
+    branches).
+    """
     from bench import twin
 
     net = UNet(width=4, dropout=0.0, seed=0).to(dtype=np.float64)
@@ -78,7 +82,15 @@ def test_optimiser_schedule_and_average_follow_pytorch_for_20_steps(pair) -> Non
     weight = torch.tensor(WEIGHTS, dtype=torch.float64)
     total, warmup = 20, 4
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        theirs, lambda k: 10 * ((k + 1) / warmup if k < warmup else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (k - warmup) / (total - warmup))))
+        theirs,
+        lambda k: (
+            10
+            * (
+                (k + 1) / warmup
+                if k < warmup
+                else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (k - warmup) / (total - warmup)))
+            )
+        ),
     )
     rng = np.random.default_rng(2)
     for step in range(total):
@@ -92,7 +104,8 @@ def test_optimiser_schedule_and_average_follow_pytorch_for_20_steps(pair) -> Non
         theirs.step()
         schedule.step()
         average.update()
-        # Clipping divides by (norm + 1e-6) there and by norm here: the trajectories agree to that, not to the last digit.
+        # Clipping divides by (norm + 1e-6) there and by norm here: the trajectories agree to that, not to the last
+        # digit.
         assert ours.norm == pytest.approx(their_norm.item(), rel=1e-4), step
     state = other.state_dict()
     for name, tensor in net.named_tensors():

@@ -1,4 +1,6 @@
-"""The public signatures, as mypy and an editor see them: the packages say that they are typed, and a strict user program passes."""
+"""The public signatures, as mypy and an editor see them: the packages say that they are typed, and a strict user
+program passes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Checks of the fast CPU kernels with all memory ending at inaccessible pages, or starting behind them; planted mistakes are found so."""
+"""Checks of the fast CPU kernels with all memory ending at inaccessible pages, or starting behind them; planted
+mistakes are found so.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,16 @@ MUTANTS = [
             "softmaxes",
         ),
     ),
-    ("end", Mutant("less scratch memory than is used", "gate/cpu.py", "channels, scratch=_BLOCK)", "channels, scratch=_BLOCK - 1)", "gates")),
+    (
+        "end",
+        Mutant(
+            "less scratch memory than is used",
+            "gate/cpu.py",
+            "channels, scratch=_BLOCK)",
+            "channels, scratch=_BLOCK - 1)",
+            "gates",
+        ),
+    ),
 ]
 
 
@@ -69,7 +80,9 @@ def run(side: str, *checks: str, root: Path = ROOT, **environment: str) -> subpr
 @pytest.mark.parametrize("side", walls.SIDES)
 def test_no_kernel_touches_what_is_beyond_its_arrays(side: str) -> None:
     result = run(side, *SOME)
-    assert result.returncode == 0, f"{(result.stdout.split() or ['the start'])[-1]}, arrays at their {side}: {result.stderr[-2000:]}"
+    assert result.returncode == 0, (
+        f"{(result.stdout.split() or ['the start'])[-1]}, arrays at their {side}: {result.stderr[-2000:]}"
+    )
     assert result.stdout.split() == [*SOME, "passed"]
 
 

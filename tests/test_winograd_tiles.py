@@ -1,4 +1,6 @@
-"""What Winograd's kernels ask the memory for in advance: the pixels that their tiles read and write, all, once, none beyond; within their lists."""
+"""What Winograd's kernels ask the memory for in advance: the pixels that their tiles read and write, all, once, none
+beyond; within their lists.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from engine.reporting import WALL_CLOCK, read_rows
 from engine.training import Run
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain", "--cutmix=0.5"]  # dropout and batch norm are in it
+# dropout and batch norm are in it
+NETWORK = ["--width=4", "--bottleneck=none", "--encoder=plain", "--skips=plain", "--cutmix=0.5"]
 posix = pytest.mark.skipif(os.name != "posix", reason="sends signals, forks, or looks at modes")
 
 
@@ -38,7 +39,9 @@ def run(arguments: list[str]) -> int:
     return train.run(train.parse(arguments))
 
 
-def ended(arguments: list[str], capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int] = run) -> tuple[int, str]:
+def ended(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int] = run
+) -> tuple[int, str]:
     """The exit code of a command, and its only line on stderr."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -50,8 +53,12 @@ def ended(arguments: list[str], capsys: pytest.CaptureFixture[str], main: Callab
 
 def results(out: Path) -> dict[str, Any]:
     """What a run left, without times."""
-    rows = [json.dumps({k: v for k, v in row.items() if k not in WALL_CLOCK}) for row in read_rows(out)]  # as text: keys have an order, too
-    return {"rows": rows, **{name: (out / name).read_bytes() for name in ("best.safetensors", "last.safetensors", "config.toml")}}
+    # as text: keys have an order, too
+    rows = [json.dumps({k: v for k, v in row.items() if k not in WALL_CLOCK}) for row in read_rows(out)]
+    return {
+        "rows": rows,
+        **{name: (out / name).read_bytes() for name in ("best.safetensors", "last.safetensors", "config.toml")},
+    }
 
 
 def stop_in_step(number: int, signal: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,10 @@ def abs(x: Any) -> Any:
 def clip(x: Any, low: Any = None, high: Any = None, **limits: Any) -> Any:
     limits = {"min": low, "max": high} | limits
     if any(hasattr(bound, "shape") for bound in limits.values()):
-        limits = {key: _torch().as_tensor(bound, dtype=x.dtype) if isinstance(bound, float) else bound for key, bound in limits.items()}
+        limits = {
+            key: _torch().as_tensor(bound, dtype=x.dtype) if isinstance(bound, float) else bound
+            for key, bound in limits.items()
+        }
     return x.clamp(**limits)
 
 
@@ -85,7 +88,9 @@ def einsum(*xs: Any, equation: str) -> Any:
 
 def listed(function: Any) -> Any:
     """The function with a list behind each operand, and the last one behind all."""
-    return lambda *xs, lists: function(*(part for pair in zip(xs, lists, strict=False) for part in pair), *lists[len(xs) :])
+    return lambda *xs, lists: function(
+        *(part for pair in zip(xs, lists, strict=False) for part in pair), *lists[len(xs) :]
+    )
 
 
 def einsum_of_lists(*xs: Any, lists: Any) -> Any:

@@ -1,4 +1,5 @@
-"""How PyTorch computes what each operator computes: NHWC in, NHWC out. Written from the definitions, naively, as an independent oracle.
+"""How PyTorch computes what each operator computes: NHWC in, NHWC out. Written from the definitions, naively, as an
+independent oracle.
 
 PyTorch is imported inside the functions, so the table of cases can be read without it.
 """
@@ -202,12 +203,16 @@ def resize_nearest(x: Any, size: Any) -> Any:
     return nhwc(_functional().interpolate(nchw(x), size, mode="nearest"))
 
 
-def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float = 0.1, eps: float = 1e-5) -> Any:
+def _batch_norm(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float = 0.1, eps: float = 1e-5
+) -> Any:
     moved = x.movedim(-1, 1)
     return _functional().batch_norm(moved, mean, var, weight, bias, training, momentum, eps).movedim(1, -1)
 
 
-def batch_norm_training(x: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, **settings: Any) -> Any:
+def batch_norm_training(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, **settings: Any
+) -> Any:
     y = _batch_norm(x, weight, bias, mean.detach().clone(), var.detach().clone(), True, **settings)
     return y if residual is None else y + residual
 
@@ -216,12 +221,24 @@ def batch_norm_relu(*arrays: Any, **settings: Any) -> Any:
     return batch_norm_training(*arrays, **settings).relu()
 
 
-def batch_norm_evaluation(x: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, **settings: Any) -> Any:
+def batch_norm_evaluation(
+    x: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, **settings: Any
+) -> Any:
     y = _batch_norm(x, weight, bias, mean.detach(), var.detach(), False, **settings)
     return y if residual is None else y + residual
 
 
-def conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any = None, relu: bool = False, **settings: Any) -> Any:
+def conv_batch_norm(
+    x: Any,
+    w: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    residual: Any = None,
+    relu: bool = False,
+    **settings: Any,
+) -> Any:
     y = batch_norm_training(conv2d(x, w, None, **settings), weight, bias, mean, var, residual)
     return y.relu() if relu else y
 
@@ -243,7 +260,9 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, scale: float | None = No
     return _functional().scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
-def polarized_channel(x: Any, wq: Any, wv: Any, bv: Any, wz: Any, bz: Any, gain: Any, offset: Any, eps: float = 1e-5) -> Any:
+def polarized_channel(
+    x: Any, wq: Any, wv: Any, bv: Any, wz: Any, bz: Any, gain: Any, offset: Any, eps: float = 1e-5
+) -> Any:
     """The paper's order of operations: all values V = Wv X first, then their attention-weighted mean."""
     weights = (x @ wq).softmax(1)
     u = _torch().einsum("nl,nlh->nh", weights, x @ wv + bv)

@@ -1,4 +1,6 @@
-"""How PyTorch computes the segmentation losses: from probabilities, with one-hot targets, one term after the other; the rules of torch_forms.py."""
+"""How PyTorch computes the segmentation losses: from probabilities, with one-hot targets, one term after the other; the
+rules of torch_forms.py.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,33 @@ def _pixels(logits: Any, labels: Any, weight: Any, ignore_index: int | None, bac
 
 
 def cross_entropy(
-    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, label_smoothing: float = 0.0, background: str = "train"
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    background: str = "train",
 ) -> Any:
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     return _functional().cross_entropy(z, t.argmax(1), w, label_smoothing=label_smoothing)
 
 
-def focal(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, gamma: float = 2.0, background: str = "train") -> Any:
+def focal(
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    gamma: float = 2.0,
+    background: str = "train",
+) -> Any:
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     p = (z.softmax(1) * t).sum(1)
     return ((t @ w) * (1 - p) ** gamma * -p.log()).mean()
 
 
-def _region(logits: Any, labels: Any, weight: Any, ignore_index: int | None, absent: str, background: str) -> tuple[Any, Any, Any]:
+def _region(
+    logits: Any, labels: Any, weight: Any, ignore_index: int | None, absent: str, background: str
+) -> tuple[Any, Any, Any]:
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     p = z.softmax(1)
     if absent == "present":
@@ -98,7 +114,12 @@ def tversky(logits: Any, labels: Any, weight: Any = None, ignore_index: int | No
 
 
 def generalized_dice(
-    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, absent: str = "present", background: str = "train"
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    absent: str = "present",
+    background: str = "train",
 ) -> Any:
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     overlap = total = z.new_zeros(())
@@ -109,13 +130,20 @@ def generalized_dice(
     return 1 - 2 * overlap / total
 
 
-def mcc(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
+def mcc(
+    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train"
+) -> Any:
     """Pearson's correlation of probability and truth, class by class, from the four counts."""
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     values, weights = [], []
     for p, truth, share in zip(z.softmax(1).T, t.T, w, strict=True):
         if 0 < truth.sum() < len(truth):
-            tp, fp, fn, tn = (p * truth).sum(), (p * (1 - truth)).sum(), ((1 - p) * truth).sum(), ((1 - p) * (1 - truth)).sum()
+            tp, fp, fn, tn = (
+                (p * truth).sum(),
+                (p * (1 - truth)).sum(),
+                ((1 - p) * truth).sum(),
+                ((1 - p) * (1 - truth)).sum(),
+            )
             values.append((tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)).sqrt())
             weights.append(share)
     torch = _torch()
@@ -165,17 +193,25 @@ def top_k(
     return losses.topk(max(1, math.ceil(hardest * len(losses) - 1e-6))).values.mean()
 
 
-def boundary(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
+def boundary(
+    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train"
+) -> Any:
     """Distances by comparing every pixel with every other one."""
     torch = _torch()
     _, t, w = _pixels(logits, labels, weight, ignore_index, background)
     first = 1 if background == "mask" else 0
     keep = (labels >= first) & (labels != (-1 if ignore_index is None else ignore_index))
     h, w_ = labels.shape[-2:]
-    places = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w_), indexing="ij"), -1).reshape(-1, 2).to(logits.dtype)
+    places = (
+        torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w_), indexing="ij"), -1)
+        .reshape(-1, 2)
+        .to(logits.dtype)
+    )
     apart = (places[:, None] - places[None]).square().sum(-1).sqrt()
     total = logits.new_zeros(())
-    for z, y, valid in zip(logits.reshape(-1, h * w_, logits.shape[-1]), labels.reshape(-1, h * w_), keep.reshape(-1, h * w_), strict=True):
+    for z, y, valid in zip(
+        logits.reshape(-1, h * w_, logits.shape[-1]), labels.reshape(-1, h * w_), keep.reshape(-1, h * w_), strict=True
+    ):
         p = z[valid, first:].softmax(1)
         for c in range(p.shape[1]):
             inside, other = valid & (y == c + first), valid & (y != c + first)
@@ -185,7 +221,9 @@ def boundary(logits: Any, labels: Any, weight: Any = None, ignore_index: int | N
     return total / len(t)
 
 
-def lovasz(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train") -> Any:
+def lovasz(
+    logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: str = "train"
+) -> Any:
     torch = _torch()
     z, t, w = _pixels(logits, labels, weight, ignore_index, background)
     p = z.softmax(1)
@@ -222,10 +260,26 @@ def margin(
     return total / {"mean": len(z), "sum": 1, "weighted": (t @ w).sum()}[reduction]
 
 
-def combined(logits: Any, labels: Any, weight: Any = None, ignore_index: int | None = None, background: Any = "train", terms: Any = None) -> Any:
-    functions: Any = {"margin": margin, "dice": dice, "focal": focal, "iou": iou, "lovasz": lovasz, "cross_entropy": cross_entropy}
+def combined(
+    logits: Any,
+    labels: Any,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    background: Any = "train",
+    terms: Any = None,
+) -> Any:
+    functions: Any = {
+        "margin": margin,
+        "dice": dice,
+        "focal": focal,
+        "iou": iou,
+        "lovasz": lovasz,
+        "cross_entropy": cross_entropy,
+    }
     total = 0
     for name, coefficient in (terms or {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}).items():
         policy = background.get(name, "train") if isinstance(background, Mapping) else background
-        total = total + coefficient * functions[name](logits, labels, weight=weight, ignore_index=ignore_index, background=policy)
+        total = total + coefficient * functions[name](
+            logits, labels, weight=weight, ignore_index=ignore_index, background=policy
+        )
     return total

@@ -1,10 +1,14 @@
-"""The fast CPU kernels with every array against memory that must not be touched: what reads or writes on is killed on the spot.
+"""The fast CPU kernels with every array against memory that must not be touched: what reads or writes on is killed on
+the spot.
 
-    python tests/walls.py end [CHECK ...]       the checks of fast_checks.py, arrays ending at a wall; `start`: beginning behind one
-    python tests/walls.py end --random 20       the random shapes of the fast kernels' tests, 20 times as many as usual and drawn anew
+    python tests/walls.py end [CHECK ...]       the checks of fast_checks.py, arrays ending at a wall; `start`:
+    beginning behind one
+    python tests/walls.py end --random 20       the random shapes of the fast kernels' tests, 20 times as many as usual
+    and drawn anew
 
-Walls stand at an operator's arguments, at arrays from kernels/core/memory.py, at whatever else a launch is given, and at the scratch memory that
-it asked for. A wall is a page without rights; arrays that end at one start at any address that suits their numbers.
+Walls stand at an operator's arguments, at arrays from kernels/core/memory.py, at whatever else a launch is given, and
+at the scratch memory that it asked for. A wall is a page without rights; arrays that end at one start at any address
+that suits their numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from kernels.core import memory, threads
 from kernels.core.dispatch import Operator
 
 SIDES = ("end", "start")
-RANDOM = ("test_fast_kernels.py", "test_fast_conv.py", "test_fast_attention.py", "test_transposed.py")  # tests over random shapes
+# tests over random shapes
+RANDOM = "test_fast_kernels.py", "test_fast_conv.py", "test_fast_attention.py", "test_transposed.py"
 _PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -120,7 +125,9 @@ def _call(side: str) -> Callable[..., Any]:
 
 
 def _launcher(side: str) -> Callable[..., Any]:
-    """threads.launcher whose launches get copies at walls of whatever does not stand at one: parts of an array, sums from np.empty."""
+    """threads.launcher whose launches get copies at walls of whatever does not stand at one: parts of an array, sums
+    from np.empty.
+    """
     real = threads.launcher
 
     def launcher(kernel: Any) -> Any:
@@ -164,7 +171,9 @@ def _reserve(side: str) -> Callable[..., threads.Scratch]:
 
 
 def build(side: str) -> None:
-    """From now on all memory that this process's kernels are given stands at walls. To be called before the first launch."""
+    """From now on all memory that this process's kernels are given stands at walls. To be called before the first
+    launch.
+    """
     if side not in SIDES:
         raise ValueError(f"walls: got {side!r}, expected one of {', '.join(SIDES)}")
     Operator.call = _call(side)  # type: ignore[method-assign]
@@ -187,7 +196,9 @@ class More:
         items[:] = [item for item in items if hasattr(item.obj, "_hypothesis_internal_use_settings")]
         for function in {item.obj for item in items}:
             own = function._hypothesis_internal_use_settings
-            function._hypothesis_internal_use_settings = settings(own, max_examples=own.max_examples * self.times, derandomize=False)
+            function._hypothesis_internal_use_settings = settings(
+                own, max_examples=own.max_examples * self.times, derandomize=False
+            )
 
 
 def run(side: str, names: list[str]) -> int:

@@ -4,14 +4,17 @@
     report = gradcheck(ops.conv2d, Tensor(x, requires_grad=True), Tensor(w, requires_grad=True))
     report.verdict, report.table(), report.heatmap()
 
-The gradient is compared along a random direction u with the numerical derivative of phi(t) = <v, f(x + t u) - f(x)>, v a random cotangent.
-Central differences at shrinking steps, extrapolated (Ridders), give the derivative and an estimate of its own error, so no tolerance is
-chosen: the bar is ten times that estimate plus round-off. One backward and about 25 forwards test all entries of all inputs at once.
+The gradient is compared along a random direction u with the numerical derivative of phi(t) = <v, f(x + t u) - f(x)>, v
+a random cotangent. Central differences at shrinking steps, extrapolated (Ridders), give the derivative and an estimate
+of its own error, so no tolerance is
+chosen: the bar is ten times that estimate plus round-off. One backward and about 25 forwards test all entries of all
+    inputs at once.
 
 ridders.py    the derivative and its error          probe.py     f along a direction, against a cotangent
 kinks.py      second differences, conventions       facts.py     layouts, repeatability, exact and complex steps, ...
 locate.py     bisection for the wrong entries       report.py    GradReport
-check.py      gradcheck, assert_gradients           curves.py    numeric_gradients, step_curve: what pictures are made of
+check.py      gradcheck, assert_gradients           curves.py    numeric_gradients, step_curve: what pictures are made
+of
 torch_adapter.py   PyTorch functions under this checker, ours under PyTorch's (the only file that imports torch)
 """
 

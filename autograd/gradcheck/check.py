@@ -41,31 +41,41 @@ def gradcheck(
 ) -> GradReport:
     """Check the gradient of fn(*inputs) with respect to every float64 input that requires it and to `parameters`.
 
-    fn: an operator, your own Function's wrapper, a module or a loss; it returns a Tensor or a tuple of Tensors and must be deterministic.
+    fn: an operator, your own Function's wrapper, a module or a loss; it returns a Tensor or a tuple of Tensors and must
+        be deterministic.
     inputs: Tensors (checked when requires_grad) or anything else (passed through).
     parameters: further Tensors to check; by default those of fn, if it is a module (has `named_parameters`).
     name, input_names: what the operator and the inputs are called in the report.
-    directions: how many random directions; the worst is reported, all are in `.trials`.   first_step: the tableau's largest step.
-    convention: what the gradient is at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with `convention_input` the number of the
-        checked input that decides the side. Without it a kink only needs a value between the one-sided slopes, and its verdict KINK is not `ok`.
+    directions: how many random directions; the worst is reported, all are in `.trials`.   first_step: the tableau's
+        largest step.
+    convention: what the gradient is at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with
+        `convention_input` the number of the checked input that decides the side. Without it a kink only needs a value
+        between the one-sided slopes, and its verdict KINK is not `ok`.
     resamples: how many nearby points may be drawn when kinks near x make the bar too wide.
-    invariants: also the checks of autograd.gradcheck.facts.   locate_errors: search for the wrong entries on FAIL, by bisection.
-    maps: on FAIL of a small function also the whole gradient entry by entry, for `.heatmap()` and for what the wrong entries have in common.
+    invariants: also the checks of autograd.gradcheck.facts.   locate_errors: search for the wrong entries on FAIL, by
+        bisection.
+    maps: on FAIL of a small function also the whole gradient entry by entry, for `.heatmap()` and for what the wrong
+        entries have in common.
 
-    The verdict is FAIL when |analytic - numeric| exceeds ten times the estimated error of the numeric derivative plus round-off, and does so
-    again with other steps. TypeError when a checked array is not float64, ValueError when there is nothing to check.
+    The verdict is FAIL when |analytic - numeric| exceeds ten times the estimated error of the numeric derivative plus
+    round-off, and does so again with other steps. TypeError when a checked array is not float64, ValueError when there
+    is nothing to check.
     """
     name = name or str(getattr(fn, "__name__", type(fn).__name__))
     leaves, names, count = checked_leaves(name, fn, inputs, parameters, input_names)
     if convention is not None and convention not in CONVENTIONS:
         raise ValueError(f"gradcheck of {name}: convention is {convention!r}, expected one of {', '.join(CONVENTIONS)}")
     if not 0 <= convention_input < len(leaves):
-        raise ValueError(f"gradcheck of {name}: convention_input is {convention_input}, expected 0 to {len(leaves) - 1}")
+        raise ValueError(
+            f"gradcheck of {name}: convention_input is {convention_input}, expected 0 to {len(leaves) - 1}"
+        )
     if directions < 1:
         raise ValueError(f"gradcheck of {name}: directions is {directions}, expected at least 1")
     start = time.perf_counter()
     originals = [leaf.data for leaf in leaves]
-    report = GradReport(name, PASS, 0.0, 0.0, 0.0, 0.0, 0, 0.0, seed=seed, size=sum(x.size for x in originals), convention=convention)
+    report = GradReport(
+        name, PASS, 0.0, 0.0, 0.0, 0.0, 0, 0.0, seed=seed, size=sum(x.size for x in originals), convention=convention
+    )
     side = None if convention is None else (convention, convention_input)
     probes: list[Probe] = []
     try:
@@ -101,7 +111,9 @@ def gradcheck(
 
 
 def assert_gradients(fn: Callable[..., Any], *inputs: Any, **settings: Any) -> GradReport:
-    """`gradcheck` that raises AssertionError with the table unless the report is `ok` (PASS, or KINK with a named convention)."""
+    """`gradcheck` that raises AssertionError with the table unless the report is `ok` (PASS, or KINK with a named
+    convention).
+    """
     report = gradcheck(fn, *inputs, **settings)
     if not report.ok:
         raise AssertionError("\n".join(["gradient check", report.table(), report.heatmap()]).rstrip())
@@ -113,7 +125,11 @@ class _BrokenBackward(Exception):
 
 
 def checked_leaves(
-    name: str, fn: Any, inputs: Sequence[Any], parameters: Sequence[Tensor] | None, input_names: Sequence[str] | None = None
+    name: str,
+    fn: Any,
+    inputs: Sequence[Any],
+    parameters: Sequence[Tensor] | None,
+    input_names: Sequence[str] | None = None,
 ) -> tuple[list[Tensor], list[str], int]:
     """What is checked, what it is called, and how many of them are inputs. Raises as `gradcheck` does."""
     if input_names is not None and len(input_names) != len(inputs):
@@ -169,7 +185,9 @@ def _direction(
         trial.notes.append("a kink lies so close to the point that the difference sees both slopes")
     elif trial.verdict == PASS and trial.bar > WIDEST_BAR:
         trial.verdict = INCONCLUSIVE
-        trial.notes.append(f"the error bar {trial.bar:.1e} is too wide to say anything; is there a kink within the steps?")
+        trial.notes.append(
+            f"the error bar {trial.bar:.1e} is too wide to say anything; is there a kink within the steps?"
+        )
     return trial, probe, kinks
 
 
@@ -198,9 +216,11 @@ def _judge(probe: Probe, table: Tableau, first_step: float) -> Trial:
 
 
 def _judge_kink(probe: Probe, kinks: KinkTest, trial: Trial, first_step: float, side: tuple[str, int] | None) -> Trial:
-    """Some outputs have a kink at x: the others must agree as usual, these with the convention or with any mixture of the two slopes.
+    """Some outputs have a kink at x: the others must agree as usual, these with the convention or with any mixture of
+    the two slopes.
 
-    A FAIL among the smooth outputs leaves the probe with their cotangent, so that the wrong entries can be searched for.
+    A FAIL among the smooth outputs leaves the probe with their cotangent, so that the wrong entries can be searched
+    for.
     """
     hit, all_v = kinks.at_point, probe.v
     outputs = sum(int(h.sum()) for h in hit)
@@ -234,7 +254,9 @@ def _at_kink(probe: Probe, trial: Trial, outputs: int, side: tuple[str, int] | N
         text = f"{CONVENTIONS['any'].text}, {low:.6g} to {high:.6g}"
     error, bar = abs(analytic - numeric) / scale, (SAFETY * estimate + probe.rounding()) / scale
     holds = error <= bar
-    notes = [f"{outputs} outputs have a kink at this point; {'as documented' if holds else 'AGAINST the convention'}: {text}"]
+    notes = [
+        f"{outputs} outputs have a kink at this point; {'as documented' if holds else 'AGAINST the convention'}: {text}"
+    ]
     return Trial(KINK if holds else FAIL, analytic, numeric, error, bar, trial.tableau, notes, smooth=False)
 
 
@@ -267,10 +289,17 @@ def _locate(report: GradReport, probe: Probe, maps: bool) -> None:
 
 
 def _conclude(report: GradReport) -> None:
-    """The worst direction speaks for all; a broken invariant is a FAIL, a function that is not deterministic proves nothing."""
+    """The worst direction speaks for all; a broken invariant is a FAIL, a function that is not deterministic proves
+    nothing.
+    """
     if report.trials:
         worst = max(report.trials, key=lambda t: (WORSE.index(t.verdict), t.ratio))
-        report.analytic, report.numeric, report.error, report.bar = worst.analytic, worst.numeric, worst.error, worst.bar
+        report.analytic, report.numeric, report.error, report.bar = (
+            worst.analytic,
+            worst.numeric,
+            worst.error,
+            worst.bar,
+        )
         if report.verdict != FAIL:
             report.verdict = worst.verdict
         report.notes += worst.notes

@@ -17,9 +17,11 @@ from autograd.tensor import Tensor
 
 @dataclass
 class StepCurve:
-    """Relative error of (phi(h) - phi(-h)) / 2h at `steps` h, falling: truncation (about h^2) to the right, round-off (about 1 / h) to the left.
+    """Relative error of (phi(h) - phi(-h)) / 2h at `steps` h, falling: truncation (about h^2) to the right, round-off
+    (about 1 / h) to the left.
 
-    numeric: the extrapolated derivative.   estimate: its own relative error estimate.   chosen: the smallest step that went into it.
+    numeric: the extrapolated derivative.   estimate: its own relative error estimate.   chosen: the smallest step that
+        went into it.
     analytic_error: of the handwritten gradient.   roundoff: the round-off expected at every step.
     """
 
@@ -42,7 +44,9 @@ def step_curve(
     last: float = 1e-12,
     count: int = 37,
 ) -> StepCurve:
-    """Measure the V: plain central differences at `count` steps from `first` to `last`, against the extrapolated derivative."""
+    """Measure the V: plain central differences at `count` steps from `first` to `last`, against the extrapolated
+    derivative.
+    """
     probe = _probe(fn, inputs, parameters, input_names, seed)
 
     def difference(h: float) -> tuple[float, float]:
@@ -52,7 +56,13 @@ def step_curve(
     steps = np.geomspace(first, last, count)
     error = np.array([abs(difference(float(h))[0] - table.value) for h in steps]) / scale
     return StepCurve(
-        steps, error, probe.noise() / steps / scale, table.value, table.error / scale, table.chosen, abs(probe.analytic() - table.value) / scale
+        steps,
+        error,
+        probe.noise() / steps / scale,
+        table.value,
+        table.error / scale,
+        table.chosen,
+        abs(probe.analytic() - table.value) / scale,
     )
 
 
@@ -63,13 +73,20 @@ def numeric_gradients(
     input_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[EntryMap]:
-    """Analytic and numeric gradient of <v, fn(*inputs)>, entry by entry, v a random cotangent: four evaluations per entry.
+    """Analytic and numeric gradient of <v, fn(*inputs)>, entry by entry, v a random cotangent: four evaluations per
+    entry.
 
     One EntryMap (`.leaf`, `.analytic`, `.numeric`, `.difference`) per checked input and parameter.
     """
     return entry_maps(_probe(fn, inputs, parameters, input_names, seed))
 
 
-def _probe(fn: Callable[..., Any], inputs: Sequence[Any], parameters: Sequence[Tensor] | None, input_names: Sequence[str] | None, seed: int) -> Probe:
+def _probe(
+    fn: Callable[..., Any],
+    inputs: Sequence[Any],
+    parameters: Sequence[Tensor] | None,
+    input_names: Sequence[str] | None,
+    seed: int,
+) -> Probe:
     leaves, names, _ = checked_leaves("gradcheck", fn, inputs, parameters, input_names)
     return Probe(fn, inputs, leaves, names, np.random.default_rng((seed, 0)))

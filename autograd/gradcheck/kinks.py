@@ -1,10 +1,12 @@
 """Kinks: where the two one-sided slopes of an output differ, and what the gradient may be there.
 
-The second difference of output i, S(h) = (f_i(x + h u) - 2 f_i(x) + f_i(x - h u)) / h, tends to the jump of the slope. It shrinks with h where
-f_i is smooth (S = h f'') and stays where f_i has a kink at x. The tableau's own evaluations give it for every output and step: no call is added.
+The second difference of output i, S(h) = (f_i(x + h u) - 2 f_i(x) + f_i(x - h u)) / h, tends to the jump of the slope.
+It shrinks with h where f_i is smooth (S = h f'') and stays where f_i has a kink at x. The tableau's own evaluations
+give it for every output and step: no call is added.
 
-At a kink the operators follow documented conventions, and each is "the gradient on one side": of the point x + e w, e -> 0+, for a displacement
-w that belongs to the convention. So it is checked by a derivative at displaced points, without writing the backward a second time.
+At a kink the operators follow documented conventions, and each is "the gradient on one side": of the point x + e w, e
+-> 0+, for a displacement w that belongs to the convention. So it is checked by a derivative at displaced points,
+without writing the backward a second time.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class KinkTest:
         for k, s in enumerate(second):
             visible = self._visible(k, h, plus[k], minus[k])
             if self._before:
-                # From a step to a quarter of it, a smooth S falls to a quarter; a kink leaves more than a half; noise makes it grow.
+                # From a step to a quarter of it, a smooth S falls to a quarter; a kink leaves more than a half; noise
+                # makes it grow.
                 kinked = visible & (s > 0.5 * self._before[k]) & (s < 2 * self._before[k])
                 self.stays[k] = np.where(kinked, self.stays[k] + 1, 0)
                 self._near[k] = kinked
@@ -60,7 +63,9 @@ class KinkTest:
         return (s > JUMP * slope) & (s > 256 * EPS * self.size[k] / h)
 
     def confirm(self) -> bool:
-        """Whether any output has a kink at x itself: two more evaluations, where one was seen down to the finest step, sort out those just near."""
+        """Whether any output has a kink at x itself: two more evaluations, where one was seen down to the finest step,
+        sort out those just near.
+        """
         if not any(hit.any() for hit in self.at_point):
             return False
         plus, minus = self.probe.differences(CONFIRM), self.probe.differences(-CONFIRM)
@@ -70,7 +75,9 @@ class KinkTest:
         return any(hit.any() for hit in self.at_point)
 
     def near_jumps(self) -> float:
-        """<|v|, jump of the slope> over outputs with a kink within the finest step: so much can a two-sided difference be off."""
+        """<|v|, jump of the slope> over outputs with a kink within the finest step: so much can a two-sided difference
+        be off.
+        """
         pairs = zip(self.probe.v, self._before, self._near, strict=True)
         return float(sum(float((np.abs(v) * np.where(near, s, 0.0)).sum()) for v, s, near in pairs))
 
@@ -86,7 +93,9 @@ class KinkTest:
 
 @dataclass(frozen=True)
 class Convention:
-    """What the gradient is at a kink: `text` for people, and the displacements w that lead to the side (averaged, if several)."""
+    """What the gradient is at a kink: `text` for people, and the displacements w that lead to the side (averaged, if
+    several).
+    """
 
     text: str
     displacements: Callable[[tuple[int, ...]], list[np.ndarray]]
@@ -99,7 +108,10 @@ def _ramp(shape: tuple[int, ...]) -> np.ndarray:
 
 
 CONVENTIONS = {
-    "below": Convention("at the kink the argument counts as below it: relu'(0) = 0, leaky_relu'(0) = slope", lambda shape: [-np.ones(shape)]),
+    "below": Convention(
+        "at the kink the argument counts as below it: relu'(0) = 0, leaky_relu'(0) = slope",
+        lambda shape: [-np.ones(shape)],
+    ),
     "above": Convention("at the kink the argument counts as above it", lambda shape: [np.ones(shape)]),
     "first": Convention("the first maximum in scan order takes the whole gradient", lambda shape: [_ramp(shape)]),
     "last": Convention("the last maximum in scan order takes the whole gradient", lambda shape: [-_ramp(shape)]),
@@ -109,7 +121,9 @@ CONVENTIONS = {
 
 
 def displaced_derivative(probe: Probe, convention: Convention, leaf: int) -> tuple[float, float]:
-    """(phi'(0) on the convention's side, its error estimate): derivatives at x + e w and x + e w / 4, extrapolated to e = 0."""
+    """(phi'(0) on the convention's side, its error estimate): derivatives at x + e w and x + e w / 4, extrapolated to e
+    = 0.
+    """
     sides = convention.displacements(probe.points[leaf].shape)
     by_distance = []
     error = 0.0
@@ -139,12 +153,19 @@ def _derivative_at(probe: Probe, leaf: int, shift: np.ndarray, e: float) -> tupl
 
 
 def one_sided_interval(probe: Probe) -> tuple[float, float, float]:
-    """(low, high, error): the values that a choice between the one-sided slopes, made for every output by itself, can give <v, f'>."""
+    """(low, high, error): the values that a choice between the one-sided slopes, made for every output by itself, can
+    give <v, f'>.
+    """
     h = 2.0**-16
     slopes = []
     for sign in (1, -1):
         far, near = ([d / (sign * h * s) for d in probe.differences(sign * h * s)] for s in (1.0, 0.25))
-        slopes.append(([n + (n - f) / 3 for f, n in zip(far, near, strict=True)], [np.abs(n - f) for f, n in zip(far, near, strict=True)]))
+        slopes.append(
+            (
+                [n + (n - f) / 3 for f, n in zip(far, near, strict=True)],
+                [np.abs(n - f) for f, n in zip(far, near, strict=True)],
+            )
+        )
     low = high = error = 0.0
     for k, v in enumerate(probe.v):
         right, left = v * slopes[0][0][k], v * slopes[1][0][k]

@@ -1,4 +1,6 @@
-"""Where a gradient is wrong: bisection of the direction, entry by entry maps, and what the wrong entries have in common."""
+"""Where a gradient is wrong: bisection of the direction, entry by entry maps, and what the wrong entries have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ class WrongEntry:
 
     def __str__(self) -> str:
         where = ", ".join(map(str, self.index))
-        return f"{self.leaf}[{where}] ({self.place}): analytic {self.analytic:+.6e}, numeric {self.numeric:+.6e}, ratio {self.ratio:.6g}"
+        return (
+            f"{self.leaf}[{where}] ({self.place}): analytic {self.analytic:+.6e}, numeric {self.numeric:+.6e}, ratio "
+            f"{self.ratio:.6g}"
+        )
 
 
 @dataclass
 class Location:
-    """entries: the wrong ones found, largest error first.  evaluations spent.  complete: no further wrong entry can exist.  pattern: in words."""
+    """entries: the wrong ones found, largest error first.  evaluations spent.  complete: no further wrong entry can
+    exist.  pattern: in words.
+    """
 
     entries: list[WrongEntry] = field(default_factory=list)
     evaluations: int = 0
@@ -82,10 +89,11 @@ def _derivative(probe: Probe, u: Sequence[np.ndarray | None], h: float = STEP) -
 
 
 def locate(probe: Probe) -> Location:
-    """Find wrong entries: the error of a direction is the sum of the errors of its parts, so halves without error are dropped.
+    """Find wrong entries: the error of a direction is the sum of the errors of its parts, so halves without error are
+    dropped.
 
-    A single wrong entry among n takes about 8 log2(n) evaluations. What the two halves fail to add up to is the measuring error, and
-    halves below ten times that are taken for right.
+    A single wrong entry among n takes about 8 log2(n) evaluations. What the two halves fail to add up to is the
+    measuring error, and halves below ten times that are taken for right.
     """
     ends = np.cumsum([x.size for x in probe.points])
     start = probe.evaluations
@@ -107,7 +115,10 @@ def locate(probe: Probe) -> Location:
     entries = [_entry(probe, ends, flat) for flat in wrong]
     entries.sort(key=lambda e: -abs(e.analytic - e.numeric))
     return Location(
-        entries, probe.evaluations - start, not queue, describe(entries, {n: x.shape for n, x in zip(probe.names, probe.points, strict=True)})
+        entries,
+        probe.evaluations - start,
+        not queue,
+        describe(entries, {n: x.shape for n, x in zip(probe.names, probe.points, strict=True)}),
     )
 
 
@@ -159,7 +170,12 @@ def place(index: tuple[int, ...], shape: tuple[int, ...]) -> str:
     return "corner" if all(at_edge) and len(at_edge) > 1 else "border"
 
 
-_RATIOS = {0.5: "a factor 2 is missing", 2.0: "a factor 2 too many", -1.0: "the sign is wrong", 0.0: "the analytic gradient is 0"}
+_RATIOS = {
+    0.5: "a factor 2 is missing",
+    2.0: "a factor 2 too many",
+    -1.0: "the sign is wrong",
+    0.0: "the analytic gradient is 0",
+}
 
 
 def describe(entries: list[WrongEntry], shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -168,7 +184,10 @@ def describe(entries: list[WrongEntry], shapes: dict[str, tuple[int, ...]]) -> l
     for leaf in dict.fromkeys(e.leaf for e in entries):
         own = [e for e in entries if e.leaf == leaf]
         total = math.prod(shapes[leaf])
-        lines.append(f"{leaf} {shapes[leaf]}: {len(own)} of {total} entries wrong" + (", all of them" if len(own) == total else ""))
+        lines.append(
+            f"{leaf} {shapes[leaf]}: {len(own)} of {total} entries wrong"
+            + (", all of them" if len(own) == total else "")
+        )
         ratios = np.array([e.ratio for e in own])
         spread = float(np.ptp(ratios)) if np.isfinite(ratios).all() else math.inf
         ratio = float(np.median(ratios))
@@ -176,7 +195,9 @@ def describe(entries: list[WrongEntry], shapes: dict[str, tuple[int, ...]]) -> l
             lines.append(f"{leaf}: the numeric gradient is 0 in all of them")
         elif spread <= 0.1 * abs(ratio - 1):
             known = next((f" ({text})" for value, text in _RATIOS.items() if abs(ratio - value) < 1e-3), "")
-            lines.append(f"{leaf}: analytic = {ratio:.6g} x numeric" + (" in all of them" if len(own) > 1 else "") + known)
+            lines.append(
+                f"{leaf}: analytic = {ratio:.6g} x numeric" + (" in all of them" if len(own) > 1 else "") + known
+            )
         elif (np.abs(ratios - 1) < 1e-6).all():
             lines.append(f"{leaf}: wrong from the seventh digit on: is something computed in float32?")
         if len(own) == total or total < 2:

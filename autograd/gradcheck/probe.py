@@ -17,18 +17,27 @@ from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module, to_numpy
 
 EPS = float(np.finfo(np.float64).eps)
-ROUNDING = 1024 * EPS  # of a sum of many products, relative to the sum of their sizes: reductions here have fewer than 10^6 terms
+# of a sum of many products, relative to the sum of their sizes: reductions here have fewer than 10^6 terms
+ROUNDING = 1024 * EPS
 
 
 class Probe:
     """fn(*inputs) around the leaves' present values.
 
-    leaves: the Tensors that are varied; names: what they are called.   outputs: the base values, as float64 NumPy arrays.
+    leaves: the Tensors that are varied; names: what they are called.   outputs: the base values, as float64 NumPy
+        arrays.
     v: a cotangent per output.   gradients: backward(v), an array per leaf (zeros where backward gave none).
     evaluations: forward calls so far.
     """
 
-    def __init__(self, fn: Callable[..., Any], inputs: Sequence[Any], leaves: list[Tensor], names: list[str], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        inputs: Sequence[Any],
+        leaves: list[Tensor],
+        names: list[str],
+        rng: np.random.Generator,
+    ) -> None:
         self.fn, self.inputs, self.leaves, self.names = fn, tuple(inputs), leaves, names
         self.points = [leaf.data for leaf in leaves]
         self.evaluations = 0
@@ -57,11 +66,16 @@ class Probe:
         if len(outputs) == 1:
             outputs[0].backward(cotangents[0], retain_graph=keep)
         else:
-            total = sum(((out * Tensor(w)).sum() for out, w in zip(outputs, cotangents, strict=True) if out.requires_grad), Tensor(np.zeros(())))
+            total = sum(
+                ((out * Tensor(w)).sum() for out, w in zip(outputs, cotangents, strict=True) if out.requires_grad),
+                Tensor(np.zeros(())),
+            )
             total.backward(retain_graph=keep)
         kept = all(np.array_equal(to_numpy(c), w) for c, w in zip(cotangents, v, strict=True))
         self.cotangent_kept = self.cotangent_kept and kept
-        found = [np.zeros(leaf.shape) if leaf.grad is None else np.array(to_numpy(leaf.grad.data)) for leaf in self.leaves]
+        found = [
+            np.zeros(leaf.shape) if leaf.grad is None else np.array(to_numpy(leaf.grad.data)) for leaf in self.leaves
+        ]
         for leaf in self.leaves:
             leaf.zero_grad()
         return found
@@ -86,10 +100,18 @@ class Probe:
         """<v, arrays>."""
         return float(sum(float((w * d).sum()) for w, d in zip(self.v, arrays, strict=True)))
 
-    def analytic(self, u: Sequence[np.ndarray | None] | None = None, gradients: Sequence[np.ndarray] | None = None) -> float:
+    def analytic(
+        self, u: Sequence[np.ndarray | None] | None = None, gradients: Sequence[np.ndarray] | None = None
+    ) -> float:
         """<backward(v), u>."""
         gradients = self.gradients if gradients is None else gradients
-        return float(sum(float((g * w).sum()) for g, w in zip(gradients, self.u if u is None else u, strict=True) if w is not None))
+        return float(
+            sum(
+                float((g * w).sum())
+                for g, w in zip(gradients, self.u if u is None else u, strict=True)
+                if w is not None
+            )
+        )
 
     def noise(self) -> float:
         """The round-off of one phi: 4 eps |v f|, entries taken as independent."""
@@ -101,7 +123,9 @@ class Probe:
         return ROUNDING * float(sum(float(np.abs(g * w).sum()) for g, w in pairs))
 
     def scale(self) -> float:
-        """The size a directional derivative has when nothing cancels: |gradient| |u| / sqrt(n); what lies 1e-6 below f itself counts as 0."""
+        """The size a directional derivative has when nothing cancels: |gradient| |u| / sqrt(n); what lies 1e-6 below f
+        itself counts as 0.
+        """
         gradient = sum(float((g**2).sum()) for g in self.gradients) ** 0.5
         return max(gradient, 1e-6 * self.noise() / (4 * EPS)) or 1.0
 
@@ -127,5 +151,8 @@ def floating(value: Any, recorded: bool = True) -> tuple[Tensor, ...]:
     kept = tuple(out for out in outputs if isinstance(out, Tensor) and out.dtype.kind in "fc")
     if not kept or (recorded and not any(out.requires_grad for out in kept)):
         kinds = ", ".join(type(out).__name__ for out in outputs)
-        raise ValueError(f"gradcheck: the function gave {kinds or 'nothing'}, expected at least one Tensor that depends on a checked input")
+        raise ValueError(
+            f"gradcheck: the function gave {kinds or 'nothing'}, expected at least one Tensor that depends on a "
+            "checked input"
+        )
     return kept

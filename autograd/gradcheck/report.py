@@ -18,7 +18,8 @@ SHADES = " .:-=+*#%@"
 
 @dataclass
 class Trial:
-    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau behind them.
+    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau
+    behind them.
 
     smooth: judged by the derivative, not by the convention at a kink.
     """
@@ -40,14 +41,17 @@ class Trial:
 
 @dataclass
 class GradReport:
-    """What a check found. `error` is |analytic - numeric|, `bar` what it may be; both relative to the size of the gradient.
+    """What a check found. `error` is |analytic - numeric|, `bar` what it may be; both relative to the size of the
+    gradient.
 
-    verdict: 'PASS'; 'FAIL'; 'KINK' (not differentiable at x, and the gradient is what the convention says); 'INCONCLUSIVE' (the bar is too
-    wide to prove anything, or the function is not deterministic).
-    convention: what holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.   kink_distance: per output the
-    distance along the direction to the nearest kink (inf: none seen).   resampled: how often another point had to be drawn.
-    trials: every direction.   facts: the checks beside the derivative.   location: on FAIL, the wrong entries.   maps: on FAIL, for small
-    inputs, the whole gradients.
+    verdict: 'PASS'; 'FAIL'; 'KINK' (not differentiable at x, and the gradient is what the convention says);
+    'INCONCLUSIVE' (the bar is too wide to prove anything, or the function is not deterministic).
+    convention: what holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.
+        kink_distance: per output the
+    distance along the direction to the nearest kink (inf: none seen).   resampled: how often another point had to be
+        drawn.
+    trials: every direction.   facts: the checks beside the derivative.   location: on FAIL, the wrong entries.   maps:
+    on FAIL, for small inputs, the whole gradients.
     """
 
     name: str
@@ -80,13 +84,24 @@ class GradReport:
 
     def row(self) -> dict[str, Any]:
         """The row for JSON."""
-        row: dict[str, Any] = {key: getattr(self, key) for key in ("name", "verdict", "error", "bar", "evaluations", "seconds")}
-        row |= {"seed": self.seed, "entries": self.size, "directions": len(self.trials), "resampled": self.resampled, "notes": list(self.notes)}
+        row: dict[str, Any] = {
+            key: getattr(self, key) for key in ("name", "verdict", "error", "bar", "evaluations", "seconds")
+        }
+        row |= {
+            "seed": self.seed,
+            "entries": self.size,
+            "directions": len(self.trials),
+            "resampled": self.resampled,
+            "notes": list(self.notes),
+        }
         row["facts"] = [{"name": f.name, "holds": f.holds, "detail": f.detail} for f in self.facts]
         if self.kinks:
             row["kinks"] = [[output, list(index)] for output, index in self.kinks[:20]]
         if self.location:
-            wrong = [{"input": e.leaf, "index": list(e.index), "analytic": e.analytic, "numeric": e.numeric} for e in self.location.entries[:20]]
+            wrong = [
+                {"input": e.leaf, "index": list(e.index), "analytic": e.analytic, "numeric": e.numeric}
+                for e in self.location.entries[:20]
+            ]
             row["wrong"], row["pattern"] = wrong, self.location.pattern
         return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in row.items()}
 
@@ -104,7 +119,12 @@ class GradReport:
         ]
         if len(self.trials) > 1:
             ratios = sorted(t.ratio for t in self.trials)
-            rows.append(("directions", f"{len(ratios)}: error / bar median {ratios[len(ratios) // 2]:.1e}, largest {ratios[-1]:.1e}"))
+            rows.append(
+                (
+                    "directions",
+                    f"{len(ratios)}: error / bar median {ratios[len(ratios) // 2]:.1e}, largest {ratios[-1]:.1e}",
+                )
+            )
         if self.kinks:
             shown = ", ".join(str(index) for _, index in self.kinks[:4]) + (", ..." if len(self.kinks) > 4 else "")
             rows.append(("kinks", f"{len(self.kinks)} outputs: {shown}"))
@@ -119,13 +139,22 @@ class GradReport:
             rows += [("wrong", str(entry)) for entry in self.location.entries[:8]]
             left = len(self.location.entries) - 8
             if left > 0 or not self.location.complete:
-                rows.append(("", f"and {left} more" if self.location.complete else f"and {max(left, 0)} more; the search stopped there"))
+                rows.append(
+                    (
+                        "",
+                        f"and {left} more"
+                        if self.location.complete
+                        else f"and {max(left, 0)} more; the search stopped there",
+                    )
+                )
         return "\n".join(f"{key:>15}  {value}" for key, value in rows)
 
     def heatmap(self, leaf: int | None = None, width: int = 72) -> str:
-        """|analytic - numeric| of one checked input (by default the worst) drawn in characters, darkest where it is largest.
+        """|analytic - numeric| of one checked input (by default the worst) drawn in characters, darkest where it is
+        largest.
 
-        Axes beyond the two longest are shown as the largest error over them. Empty without maps (nothing failed, or the input is large).
+        Axes beyond the two longest are shown as the largest error over them. Empty without maps (nothing failed, or the
+        input is large).
         """
         if not self.maps:
             return ""
@@ -135,12 +164,17 @@ class GradReport:
         top = float(plane.max(initial=0)) or 1.0
         levels = np.where(plane > 0, 1 + (plane / top * (len(SHADES) - 2)).astype(int), 0).clip(0, len(SHADES) - 1)
         levels[plane < 1e-6 * top] = 0
-        head = f"|analytic - numeric| of {m.leaf} {m.analytic.shape}, rows: axis {axes[0]}, columns: axis {axes[1]}; '@' = {top:.2e}, ' ' = right"
+        head = (
+            f"|analytic - numeric| of {m.leaf} {m.analytic.shape}, rows: axis {axes[0]}, columns: axis {axes[1]}; '@' "
+            f"= {top:.2e}, ' ' = right"
+        )
         return "\n".join([head, *("|" + "".join(SHADES[v] for v in row[:width]) + "|" for row in levels)])
 
 
 def flatten_to_plane(array: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """(2-D array of the largest values over the other axes, the two axes kept): rows and columns for 4 axes (N, H, W, C) unless they are short."""
+    """(2-D array of the largest values over the other axes, the two axes kept): rows and columns for 4 axes (N, H, W,
+    C) unless they are short.
+    """
     if array.ndim == 0:
         return array.reshape(1, 1), (0, 0)
     if array.ndim == 1:

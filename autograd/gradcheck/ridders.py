@@ -15,7 +15,8 @@ STEPS = 12
 class Tableau:
     """steps h_k, the plain central differences `central` at them, their round-off `noise`, and the result.
 
-    value: the extrapolated derivative.   error: its estimated error.   chosen: the smallest step that went into it (0.0: none could).
+    value: the extrapolated derivative.   error: its estimated error.   chosen: the smallest step that went into it
+        (0.0: none could).
     """
 
     steps: list[float] = field(default_factory=list)
@@ -26,12 +27,14 @@ class Tableau:
     chosen: float = 0.0
 
 
-def ridders(difference: Callable[[float], tuple[float, float]], first: float = FIRST_STEP, steps: int = STEPS) -> Tableau:
+def ridders(
+    difference: Callable[[float], tuple[float, float]], first: float = FIRST_STEP, steps: int = STEPS
+) -> Tableau:
     """Extrapolate difference(h) -> (central difference at step h, its round-off) to h = 0.
 
-    The tableau removes the h^2, h^4, ... terms: A[k][j] = A[k][j-1] + (A[k][j-1] - A[k-1][j-1]) / (s^-2j - 1), s the ratio of
-    steps. The entry whose neighbours agree best is taken; its error is the larger of the two disagreements, plus the round-off of the
-    smallest step used. A step outside the domain (nan, inf) starts the tableau anew below it.
+    The tableau removes the h^2, h^4, ... terms: A[k][j] = A[k][j-1] + (A[k][j-1] - A[k-1][j-1]) / (s^-2j - 1), s the
+    ratio of steps. The entry whose neighbours agree best is taken; its error is the larger of the two disagreements,
+    plus the round-off of the smallest step used. A step outside the domain (nan, inf) starts the tableau anew below it.
     Source: Ridders, "Accurate computation of F'(x) and F'(x) F''(x)", Adv. Eng. Software 4(2), 1982.
     """
     table = Tableau()

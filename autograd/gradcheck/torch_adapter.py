@@ -28,7 +28,10 @@ class TorchFunction(Function):
         import torch
 
         # A copy: PyTorch cannot read arrays with negative strides, and must not write to ours.
-        self.leaves = [torch.from_numpy(np.array(a, order="C")).requires_grad_(need) for a, need in zip(arrays, self.needs, strict=True)]
+        self.leaves = [
+            torch.from_numpy(np.array(a, order="C")).requires_grad_(need)
+            for a, need in zip(arrays, self.needs, strict=True)
+        ]
         with torch.set_grad_enabled(any(self.needs)):
             out = self.fn(*self.leaves)
         self.results = tuple(out) if isinstance(out, (tuple, list)) else (out,)
@@ -40,15 +43,20 @@ class TorchFunction(Function):
 
         wanted = [x for x in self.leaves if x.requires_grad]
         used = [(r, torch.from_numpy(np.array(dy))) for r, dy in zip(self.results, dys, strict=True) if r.requires_grad]
-        found = torch.autograd.grad([r for r, _ in used], wanted, [dy for _, dy in used], retain_graph=True, allow_unused=True)
-        grads = iter(g.numpy() if g is not None else np.zeros(tuple(x.shape)) for g, x in zip(found, wanted, strict=True))
+        found = torch.autograd.grad(
+            [r for r, _ in used], wanted, [dy for _, dy in used], retain_graph=True, allow_unused=True
+        )
+        grads = iter(
+            g.numpy() if g is not None else np.zeros(tuple(x.shape)) for g, x in zip(found, wanted, strict=True)
+        )
         return tuple(next(grads) if x.requires_grad else None for x in self.leaves)
 
 
 def torch_gradcheck(fn: Callable[..., Any], *inputs: Any, **settings: Any) -> GradReport:
     """`autograd.gradcheck` on a PyTorch function (a custom torch.autograd.Function's `apply` too).
 
-    inputs: torch tensors, those that require gradients are checked (float64, on the CPU); the others are passed as they are.
+    inputs: torch tensors, those that require gradients are checked (float64, on the CPU); the others are passed as they
+        are.
     settings: gradcheck's.   Returns its GradReport.
     """
     import torch
@@ -71,7 +79,9 @@ def torch_gradcheck(fn: Callable[..., Any], *inputs: Any, **settings: Any) -> Gr
 
 
 def to_torch(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of our Tensors (one output) as a function of torch tensors, its backward ours, through a custom torch.autograd.Function."""
+    """A function of our Tensors (one output) as a function of torch tensors, its backward ours, through a custom
+    torch.autograd.Function.
+    """
     import torch
 
     class Ours(torch.autograd.Function):
@@ -88,6 +98,9 @@ def to_torch(fn: Callable[..., Any]) -> Callable[..., Any]:
             for leaf in ctx.leaves:
                 leaf.zero_grad()
             ctx.out.backward(np.array(dy.numpy()), retain_graph=True)
-            return tuple(torch.zeros(leaf.shape, dtype=dy.dtype) if leaf.grad is None else torch.from_numpy(leaf.grad.data) for leaf in ctx.leaves)
+            return tuple(
+                torch.zeros(leaf.shape, dtype=dy.dtype) if leaf.grad is None else torch.from_numpy(leaf.grad.data)
+                for leaf in ctx.leaves
+            )
 
     return Ours.apply

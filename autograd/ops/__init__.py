@@ -49,7 +49,21 @@ from autograd.ops.pool import max_pool2d
 from autograd.ops.reduction import cumsum, logsumexp, max, mean, min, prod, std, sum, var
 from autograd.ops.regression import binary_cross_entropy_with_logits, l1_loss, mse_loss, smooth_l1_loss
 from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_bilinear, resize_nearest, strip_pool2d
-from autograd.ops.shape import broadcast_to, concat, flatten, flip, getitem, pad, reshape, split, squeeze, stack, swapaxes, transpose, unsqueeze
+from autograd.ops.shape import (
+    broadcast_to,
+    concat,
+    flatten,
+    flip,
+    getitem,
+    pad,
+    reshape,
+    split,
+    squeeze,
+    stack,
+    swapaxes,
+    transpose,
+    unsqueeze,
+)
 from autograd.ops.sorting import argmax, argmin, argsort, sort, topk
 from autograd.promotion import cast
 

@@ -1,4 +1,5 @@
-"""Broadcasting arithmetic, `where`, and elementary functions. Each forward is one array expression, so it needs no kernel.
+"""Broadcasting arithmetic, `where`, and elementary functions. Each forward is one array expression, so it needs no
+kernel.
 
 Operands are Tensors, arrays and numbers; `autograd.promotion` says in which dtype they meet.
 """
@@ -26,8 +27,12 @@ class _Binary(Function):
         return outputs[0].size
 
     def _reduced(self, *grads: Any) -> tuple[Array | None, ...]:
-        """Undo broadcasting for the gradients that are wanted; each is given as a callable so that no other is computed."""
-        return tuple(unbroadcast(g(), s) if need else None for g, s, need in zip(grads, self.shapes, self.needs, strict=True))
+        """Undo broadcasting for the gradients that are wanted; each is given as a callable so that no other is
+        computed.
+        """
+        return tuple(
+            unbroadcast(g(), s) if need else None for g, s, need in zip(grads, self.shapes, self.needs, strict=True)
+        )
 
 
 class Add(_Binary):
@@ -121,7 +126,9 @@ class Where(_Binary):
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         zero = array_module(dz).zeros((), dz.dtype)
-        return self._reduced(lambda: evaluate(_chosen, self.condition, dz, zero), lambda: evaluate(_chosen, self.condition, zero, dz))
+        return self._reduced(
+            lambda: evaluate(_chosen, self.condition, dz, zero), lambda: evaluate(_chosen, self.condition, zero, dz)
+        )
 
 
 def _chosen(condition: Array, x: Array, y: Array) -> Array:
@@ -165,7 +172,9 @@ class PowerOf(_Binary):
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y, z = self.saved
-        return self._reduced(lambda: evaluate(_base_gradient, dz, x, y), lambda: evaluate(_exponent_gradient, dz, x, y, z))
+        return self._reduced(
+            lambda: evaluate(_base_gradient, dz, x, y), lambda: evaluate(_exponent_gradient, dz, x, y, z)
+        )
 
 
 def _base_gradient(dz: Array, x: Array, y: Array) -> Array:
@@ -224,10 +233,14 @@ def add(x: Any, y: Any) -> Tensor:
 
 
 def sub(x: Any, y: Any) -> Tensor:
-    """x - y with broadcasting. Raises TypeError where x or y is a mask, as PyTorch does: `1 - mask` is written `~mask`."""
+    """x - y with broadcasting. Raises TypeError where x or y is a mask, as PyTorch does:
+    `1 - mask` is written `~mask`.
+    """
     for operand in (x, y):
         if operand.dtype.kind == "b" if isinstance(operand, Tensor) else isinstance(operand, (bool, np.bool_)):
-            raise TypeError("sub: an operand is boolean; the complement of a mask is ~mask, and the difference of two mask ^ other")
+            raise TypeError(
+                "sub: an operand is boolean; the complement of a mask is ~mask, and the difference of two mask ^ other"
+            )
     return Sub()(*promoted(x, y))
 
 
@@ -264,15 +277,20 @@ def neg(x: Tensor) -> Tensor:
 def power(x: Any, exponent: Any) -> Tensor:
     """x ** exponent with broadcasting, for Tensors, arrays and numbers.
 
-    Gradients as PyTorch's: that of a base of 0 to the power 0 is 0, and so is that of an exponent over a base of 0; over a negative base it is NaN.
-    Raises ValueError where integers are raised to negative integers.
+    Gradients as PyTorch's: that of a base of 0 to the power 0 is 0, and so is that of an exponent over a base of 0;
+    over a negative base it is NaN. Raises ValueError where integers are raised to negative integers.
     """
     if isinstance(exponent, (str, bytes)) or exponent is None:
-        raise TypeError(f"power: the exponent is {type(exponent).__name__}, expected a Tensor, an array or a Python number")
+        raise TypeError(
+            f"power: the exponent is {type(exponent).__name__}, expected a Tensor, an array or a Python number"
+        )
     base, exponents = _numbers("power", x, exponent)
     if isinstance(x, Tensor) and isinstance(exponent, (int, float)):
         if base.dtype.kind in "iu" and exponent < 0:
-            raise ValueError(f"power: {base.dtype} to the power {exponent}: negative integer powers are fractions, which integers do not hold")
+            raise ValueError(
+                f"power: {base.dtype} to the power {exponent}: negative integer powers are fractions, which integers "
+                "do not hold"
+            )
         return Power(exponent if isinstance(exponent, int) else float(exponent))(base)  # np.float64 would give float64
     return PowerOf()(base, exponents)
 

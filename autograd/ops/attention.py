@@ -37,7 +37,8 @@ class Attention(Function):
 class PolarizedChannel(Function):
     """y = x s[c]: one gate per image and channel from an attention-weighted mean of the pixels.
 
-    a = softmax_L(x wq)    u = (a^T x) wv + bv    s = sigmoid(layer_norm(u wz + bz)).  The gradient is in kernels/attention/reference.py.
+    a = softmax_L(x wq)    u = (a^T x) wv + bv    s = sigmoid(layer_norm(u wz + bz)).  The gradient is in
+    kernels/attention/reference.py.
     """
 
     def __init__(self, eps: float) -> None:
@@ -58,7 +59,8 @@ class PolarizedChannel(Function):
 class PolarizedSpatial(Function):
     """y = x s[l]: one gate per pixel from a softmax over mean features.
 
-    b = softmax_h(mean_L(x) wq + bq)    s = sigmoid(x (wv b) + <bv, b>).  The gradient is in kernels/attention/reference.py.
+    b = softmax_h(mean_L(x) wq + bq)    s = sigmoid(x (wv b) + <bv, b>).  The gradient is in
+    kernels/attention/reference.py.
     """
 
     def forward(self, *arrays: Array) -> Array:
@@ -72,27 +74,37 @@ class PolarizedSpatial(Function):
         return 4 * inputs[0].size + 4 * inputs[0].shape[0] * inputs[1].size
 
 
-def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None) -> Tensor:
+def scaled_dot_product_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None
+) -> Tensor:
     """softmax(scale q k^T + mask) v: q (N, heads, T, d), k (N, heads, T', d), v (N, heads, T', e) -> (N, heads, T, e).
 
     mask broadcasts to (N, heads, T, T'): boolean keeps where True, float (of any width) is added; it gets no gradient.
-    scale defaults to 1 / sqrt(d). Raises TypeError for a mask that is neither boolean nor float and for q, k, v of different dtypes,
-    ValueError where shapes do not fit.
+    scale defaults to 1 / sqrt(d). Raises TypeError for a mask that is neither boolean nor float and for q, k, v of
+    different dtypes, ValueError where shapes do not fit.
     """
     name = "scaled_dot_product_attention"
     if not q.ndim == k.ndim == v.ndim == 4:
         raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected 4 axes (N, heads, T, d) each")
     if q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape} do not fit (N, heads, T, d), (N, heads, T', d), (N, heads, T', e)")
+        raise ValueError(
+            f"{name}: q {q.shape}, k {k.shape}, v {v.shape} do not fit (N, heads, T, d), (N, heads, T', d), (N, "
+            "heads, T', e)"
+        )
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"{name}: q is {q.dtype}, k is {k.dtype} and v is {v.dtype}, expected one dtype")
     if not (k.shape[2] and q.shape[3] and v.shape[3]):
-        raise ValueError(f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected at least one key, and vectors of at least one entry")
+        raise ValueError(
+            f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected at least one key, and vectors of at least one "
+            "entry"
+        )
     array = None if mask is None else to_device(as_array(mask), q.device)
     if array is not None and array.dtype.kind not in "bf":
         raise TypeError(f"{name}: the mask is {array.dtype}, expected bool (True: keep) or float (added to the scores)")
     full = (*q.shape[:3], k.shape[2])
-    if array is not None and (array.ndim > 4 or any(m not in (1, f) for m, f in zip(array.shape[::-1], full[::-1], strict=False))):
+    if array is not None and (
+        array.ndim > 4 or any(m not in (1, f) for m, f in zip(array.shape[::-1], full[::-1], strict=False))
+    ):
         raise ValueError(f"{name}: the mask has shape {array.shape}, which does not broadcast to {full}")
     if array is not None and array.dtype.kind == "f":
         array = array.astype(q.dtype)
@@ -100,9 +112,19 @@ def scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Any = No
 
 
 def polarized_channel(
-    x: Tensor, wq: Tensor, wv: Tensor, bv: Tensor, wz: Tensor, bz: Tensor, gain: Tensor, offset: Tensor, eps: float = 1e-5
+    x: Tensor,
+    wq: Tensor,
+    wv: Tensor,
+    bv: Tensor,
+    wz: Tensor,
+    bz: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    eps: float = 1e-5,
 ) -> Tensor:
-    """Channel branch of polarized self-attention: x (N, L, C), wq (C,), wv (C, h), bv (h,), wz (h, C), bz, gain, offset (C,) -> (N, L, C)."""
+    """Channel branch of polarized self-attention: x (N, L, C), wq (C,), wv (C, h), bv (h,), wz (h, C), bz, gain, offset
+    (C,) -> (N, L, C).
+    """
     c, h = x.shape[-1], wv.shape[-1]
     _check(
         "polarized_channel",

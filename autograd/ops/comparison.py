@@ -1,4 +1,6 @@
-"""Comparisons and logic, element by element: boolean Tensors without a gradient. The operands meet as `autograd.promotion` says."""
+"""Comparisons and logic, element by element: boolean Tensors without a gradient. The operands meet as
+`autograd.promotion` says.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _compared(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
 
 
 def _widened(x: Any, y: Any) -> Any:
-    """x, in a wider dtype where it holds integers and y is an integer beyond their range: 300 is equal to no uint8, but would wrap to 44."""
+    """x, in a wider dtype where it holds integers and y is an integer beyond their range: 300 is equal to no uint8, but
+    would wrap to 44.
+    """
     if type(y) is not int or not isinstance(x, Tensor) or x.dtype.kind not in "iu":
         return x
     info, widest = np.iinfo(x.dtype), np.iinfo(np.int64)

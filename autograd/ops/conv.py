@@ -17,7 +17,8 @@ from kernels.core.geometry import Window, pair
 class Conv2d(Function):
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p stride - top + r dilation, ..., c] w[r,s,c,k].
 
-    dx = the transpose of that map applied to dy (for stride 1 again a convolution, with the filter flipped and its channels swapped).
+    dx = the transpose of that map applied to dy (for stride 1 again a convolution, with the filter flipped and its
+    channels swapped).
     dw[r,s,c,k] = sum_{n,p,q} x[n, p stride - top + r dilation, ..., c] dy[n,p,q,k].      db = sum_{n,p,q} dy.
     x may be two maps, read as if concatenated; each then gets its part of dx.
     Checked by central differences and by the adjoint identity <conv(x), dy> = <x, dx>.
@@ -42,7 +43,9 @@ class Conv2d(Function):
         if not any(self.needs[2:]):
             return dw, db, *(None for _ in maps)
         parts, size = tuple(m.shape[3] for m in maps), maps[0].shape[1:3]
-        dxs = kernels.conv2d_backward_data(dy, w, size, self.window, self.groups, parts, self.room[2:] or (None,) * len(maps))
+        dxs = kernels.conv2d_backward_data(
+            dy, w, size, self.window, self.groups, parts, self.room[2:] or (None,) * len(maps)
+        )
         return dw, db, *(dx if need else None for dx, need in zip(dxs, self.needs[2:], strict=True))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
@@ -58,7 +61,9 @@ class Conv2dReLU(Function):
         self.window, self.groups = window, groups
 
     def forward(self, w: Array, b: Array, residual: Array | None, *maps: Array) -> Array:
-        return kernels.conv2d_forward(maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups, True, residual)
+        return kernels.conv2d_forward(
+            maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups, True, residual
+        )
 
     flops = Conv2d.flops
 
@@ -66,7 +71,8 @@ class Conv2dReLU(Function):
 class ConvTranspose2d(Function):
     """y = unpatch(x w^T) + b: each input pixel adds its value times the filter to the window it came from.
 
-    dx = convolution of dy with the filter.      dw[r,s,c,k] = sum_{n,p,q} x[n,p,q,c] dy[n, p stride - top + r dilation, ..., k].
+    dx = convolution of dy with the filter.      dw[r,s,c,k] = sum_{n,p,q} x[n,p,q,c] dy[n, p stride - top + r dilation,
+    ..., k].
     """
 
     def __init__(self, window: Window, size: tuple[int, int], groups: int) -> None:
@@ -80,7 +86,8 @@ class ConvTranspose2d(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
         db = kernels.backward_bias(dy) if self.needs[2] else None
-        # An output padding of a stride or more makes room for windows that belong to no pixel of x: what only they would see is cut away.
+        # An output padding of a stride or more makes room for windows that belong to no pixel of x: what only they
+        # would see is cut away.
         window, part = self.window.first_outputs(self.size, x.shape[1:3])
         if part != self.size:
             dy = dy[:, : part[0], : part[1]]
@@ -104,7 +111,8 @@ def conv2d(
 ) -> Tensor:
     """2-D cross-correlation, as PyTorch's conv2d.
 
-    input (N, H, W, C), weight (R, S, C/groups, K), bias (K,) -> (N, P, Q, K), P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1.
+    input (N, H, W, C), weight (R, S, C/groups, K), bias (K,) -> (N, P, Q, K), P = floor((H + top + bottom - dilation (R
+    - 1) - 1) / stride) + 1.
     input may be two Tensors (N, H, W, C1), (N, H, W, C2): the same as concat([a, b]), without the copy (groups 1 only).
     padding: an int, a pair, ((top, bottom), (left, right)), 'same' (stride 1) or 'valid'.
     float16, float32 or float64; float16 is multiplied and added up in float32, and rounded once.
@@ -131,8 +139,8 @@ def conv2d_relu(
 
     A 1x1 convolution without stride and padding takes up to 8 maps.
 
-    RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where conv2d raises it, and
-    for a residual of another shape or dtype than the result's.
+    RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where
+    conv2d raises it, and for a residual of another shape or dtype than the result's.
     """
     given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
     if is_recording() and any(t is not None and t.requires_grad for t in given):
@@ -160,19 +168,24 @@ def conv_transpose2d(
     """Transposed convolution, as PyTorch's conv_transpose2d: the data gradient of a convolution, used forward.
 
     input (N, H, W, C), weight (R, S, C, K/groups), bias (K,) -> (N, P, Q, K),
-    P = (H - 1) stride - top - bottom + dilation (R - 1) + 1 + output_padding.  output_padding must be below stride or dilation.
-    Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
+    P = (H - 1) stride - top - bottom + dilation (R - 1) + 1 + output_padding.  output_padding must be below stride or
+    dilation. Raises ValueError when channels, groups or sizes do not fit, naming the numbers.
     """
     window = checked_window("conv_transpose2d", input, weight, stride, padding, dilation)
     x, w = input.shape, weight.shape
     extra = pair(output_padding, "conv_transpose2d: output_padding", 0)
     if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
-        raise ValueError(f"conv_transpose2d: output_padding {extra} must be below stride {window.stride} or dilation {window.dilation}")
+        raise ValueError(
+            f"conv_transpose2d: output_padding {extra} must be below stride {window.stride} or dilation "
+            f"{window.dilation}"
+        )
     check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
     if x[3] != w[2]:
         raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
     check_bias("conv_transpose2d", bias, w[3] * groups, weight.dtype)
     size = window.input_size((x[1], x[2]), extra)
     if min(size) < 1:
-        raise ValueError(f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}")
+        raise ValueError(
+            f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}"
+        )
     return ConvTranspose2d(window, size, groups)(input, weight, bias)

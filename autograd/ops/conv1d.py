@@ -10,12 +10,20 @@ from autograd.tensor import Tensor
 
 
 def conv1d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: Any = 0, dilation: int = 1, groups: int = 1
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int = 1,
+    padding: Any = 0,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> Tensor:
     """1-D cross-correlation, as PyTorch's conv1d, channels last: a `conv2d` of one row.
 
-    input (N, L, C), weight (R, C/groups, K), bias (K,) -> (N, P, K), P = floor((L + before + after - dilation (R - 1) - 1) / stride) + 1.
-    padding: an int, (before, after), 'same' (stride 1) or 'valid'. Raises ValueError where conv2d does, and for other numbers of axes.
+    input (N, L, C), weight (R, C/groups, K), bias (K,) -> (N, P, K), P = floor((L + before + after - dilation (R - 1) -
+    1) / stride) + 1.
+    padding: an int, (before, after), 'same' (stride 1) or 'valid'. Raises ValueError where conv2d does, and for other
+        numbers of axes.
     """
     for name, array, axes in (("input", input, "(N, L, C)"), ("weight", weight, "(R, C/groups, K)")):
         if array.ndim != 3:

@@ -17,22 +17,50 @@ _CHEAP = 9  # multiply-adds for a value of z up to which it is made again in bac
 
 
 class ConvBatchNorm(Function):
-    """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of this very z.
+    """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of
+    this very z.
 
     With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel:
-        dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat dweight) / M)
-    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or made again where few numbers go into each of its values.
+        dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat
+        dweight) / M)
+    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or made again where few numbers
+    go into each of its values.
     """
 
-    def __init__(self, window: Window, groups: int, running: tuple[Tensor, Tensor], momentum: float, eps: float, activation: str | None) -> None:
+    def __init__(
+        self,
+        window: Window,
+        groups: int,
+        running: tuple[Tensor, Tensor],
+        momentum: float,
+        eps: float,
+        activation: str | None,
+    ) -> None:
         super().__init__()
-        self.window, self.groups, self.running, self.momentum, self.eps, self.activation = window, groups, running, momentum, eps, activation
+        self.window, self.groups, self.running, self.momentum, self.eps, self.activation = (
+            window,
+            groups,
+            running,
+            momentum,
+            eps,
+            activation,
+        )
 
     def forward(self, w: Array, weight: Array, bias: Array, residual: Array | None, *maps: Array) -> Array:
-        settings = *(r.data for r in self.running), self.momentum, self.eps, residual, self.activation, self.window, self.groups
+        settings = (
+            *(r.data for r in self.running),
+            self.momentum,
+            self.eps,
+            residual,
+            self.activation,
+            self.window,
+            self.groups,
+        )
         for running in self.running:
             running.will_change()
-        y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(maps if len(maps) > 1 else maps[0], w, weight, bias, *settings)
+        y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(
+            maps if len(maps) > 1 else maps[0], w, weight, bias, *settings
+        )
         cheap = w.size // w.shape[3] <= _CHEAP  # the first layer, depthwise ones
         self.save(w, weight, bias, None if cheap else z, mask, *maps)
         return y
@@ -44,8 +72,16 @@ class ConvBatchNorm(Function):
         x = tuple(maps) if len(maps) > 1 else maps[0]
         if z is None:
             z = kernels.conv2d_forward(x, w, None, self.window, self.groups)
-        dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare))
-        return dw, dweight, dbias, dresidual, *(dx if need else None for dx, need in zip(dxs, self.needs[4:], strict=True))
+        dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(
+            dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare)
+        )
+        return (
+            dw,
+            dweight,
+            dbias,
+            dresidual,
+            *(dx if need else None for dx, need in zip(dxs, self.needs[4:], strict=True)),
+        )
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return Conv2d.flops(self, inputs, outputs) + 4 * outputs[0].size  # type: ignore[arg-type]
@@ -67,8 +103,8 @@ def conv2d_batch_norm(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C), or several maps as conv2d_relu's, filter (R, S, C/groups, K), the
-    vectors (K,) -> (N, P, Q, K).
+    """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C), or several maps as conv2d_relu's, filter
+    (R, S, C/groups, K), the vectors (K,) -> (N, P, Q, K).
 
     The batch's statistics are taken while the convolution's result is at hand; the running ones move as in batch_norm.
     residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
@@ -77,4 +113,6 @@ def conv2d_batch_norm(
     n, h, w, _ = maps[0].shape
     shape = (n, *window.output_size((h, w)), filter.shape[3])
     check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True)
-    return ConvBatchNorm(window, groups, (running_mean, running_var), momentum, eps, activation)(filter, weight, bias, residual, *maps)
+    return ConvBatchNorm(window, groups, (running_mean, running_var), momentum, eps, activation)(
+        filter, weight, bias, residual, *maps
+    )

@@ -15,9 +15,11 @@ from kernels.shape import evaluate
 
 
 class Einsum(Function):
-    """y[out] = sum over all other indices of the product of the operands;  dx_k[its indices] = sum of dy times the product of the others.
+    """y[out] = sum over all other indices of the product of the operands;  dx_k[its indices] = sum of dy times the
+    product of the others.
 
-    An index that only x_k has was summed: dx_k is repeated along it. One that x_k has twice named a diagonal: dx_k is 0 off it.
+    An index that only x_k has was summed: dx_k is repeated along it. One that x_k has twice named a diagonal: dx_k is 0
+        off it.
     """
 
     def __init__(self, terms: Sequence[str], out: str) -> None:
@@ -43,7 +45,9 @@ class Einsum(Function):
         return evaluate(partial(self._laid_out, names, reached, self.terms[k], operands[k].shape), dx)
 
     def _laid_out(self, names: str, reached: str, term: str, shape: tuple[int, ...], dx: Array) -> Array:
-        """dx with axes `reached` as an array of `shape` whose axes are `term`: repeated along what is missing, and on the diagonal."""
+        """dx with axes `reached` as an array of `shape` whose axes are `term`: repeated along what is missing, and on
+        the diagonal.
+        """
         xp = array_module(dx)
         dx = dx.reshape([dx.shape[reached.index(name)] if name in reached else 1 for name in names])
         own = dict(zip(term, shape, strict=True))
@@ -78,13 +82,15 @@ def _sizes(terms: Sequence[str], operands: Sequence[Array]) -> dict[str, int]:
 
 
 def einsum(equation: str | Tensor, *operands: Any) -> Tensor:
-    """The sum of products that an equation names, as NumPy's and PyTorch's einsum: einsum("bij,bjk->bik", x, y) is a batched matrix product.
+    """The sum of products that an equation names, as NumPy's and PyTorch's einsum: einsum("bij,bjk->bik", x, y) is a
+    batched matrix product.
 
-    A letter per axis. Without "->" the result has the letters that occur once, in alphabetical order. "..." stands for axes that are broadcast;
-    a letter twice in an operand is its diagonal; axes of length 1 are repeated. Any number of operands, floating point of one dtype.
-    In place of an equation each operand may be followed by the list of its indices, numbers from 0 to 51 or ..., and the last list is the result's:
-    einsum(x, [0, 1, 2], y, [0, 2, 3], [0, 1, 3]) is the same product.
-    Raises ValueError for an equation that does not fit the operands, TypeError for unlike dtypes.
+    A letter per axis. Without "->" the result has the letters that occur once, in alphabetical order. "..." stands for
+    axes that are broadcast; a letter twice in an operand is its diagonal; axes of length 1 are repeated. Any number of
+    operands, floating point of one dtype. In place of an equation each operand may be followed by the list of its
+    indices, numbers from 0 to 51 or ..., and the last list is the result's: einsum(x, [0, 1, 2], y, [0, 2, 3], [0, 1,
+    3]) is the same product. Raises ValueError for an equation that does not fit the operands, TypeError for unlike
+    dtypes.
     """
     if not isinstance(equation, str):
         equation, operands = _written(equation, *operands)
@@ -98,7 +104,10 @@ def _written(*given: Any) -> tuple[str, tuple[Tensor, ...]]:
     """The equation of operands that are followed by lists of indices, and the operands."""
     operands, lists = given[: len(given) // 2 * 2 : 2], given[1::2]
     if not lists or any(isinstance(x, (str, int, list, tuple)) for x in operands):
-        raise TypeError("einsum: expected an equation and its operands, or operands each of which is followed by a list of its indices")
+        raise TypeError(
+            "einsum: expected an equation and its operands, or operands each of which is followed by a list of its "
+            "indices"
+        )
     terms = ",".join(map(_letters, lists))
     return (f"{terms}->{_letters(given[-1])}" if len(given) % 2 else terms), operands
 
@@ -110,12 +119,16 @@ def _letters(indices: Any) -> str:
     names = ascii_uppercase + ascii_lowercase
     for index in indices:
         if index is not ... and not (isinstance(index, int) and 0 <= index < len(names)):
-            raise ValueError(f"einsum: the indices {list(indices)} hold {index!r}, expected 0 to {len(names) - 1} or ...")
+            raise ValueError(
+                f"einsum: the indices {list(indices)} hold {index!r}, expected 0 to {len(names) - 1} or ..."
+            )
     return "".join("..." if index is ... else names[index] for index in indices)
 
 
 def _parsed(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:
-    """A letter for every axis of every operand and of the result: "..." replaced by letters that the equation does not use."""
+    """A letter for every axis of every operand and of the result: "..." replaced by letters that the equation does not
+    use.
+    """
     left, arrow, out = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     for term in (*terms, out):
@@ -157,4 +170,7 @@ def _check(equation: str, terms: Sequence[str], out: str, shapes: Sequence[tuple
             if known == 1:
                 sizes[name] = n
             elif n not in (1, known) or (term.count(name) > 1 and n != shape[term.index(name)]):
-                raise ValueError(f"einsum: operand {k} has shape {shape}: index {name!r} of {equation!r} is {n} there and {known} elsewhere")
+                raise ValueError(
+                    f"einsum: operand {k} has shape {shape}: index {name!r} of {equation!r} is {n} there and {known} "
+                    "elsewhere"
+                )

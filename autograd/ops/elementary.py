@@ -1,4 +1,6 @@
-"""Functions of single values: |x|, clipping, sine and cosine, the error function, softplus; and the smaller or larger of two values."""
+"""Functions of single values: |x|, clipping, sine and cosine, the error function, softplus; and the smaller or larger
+of two values.
+"""
 
 from __future__ import annotations
 
@@ -73,8 +75,9 @@ class Clip(_Elementary):
 
 
 class ClipBetween(Function):
-    """y = min(max(x, low), high) with broadcasting, NaN where one of them is;  dx = dy where low <= x <= high, dlow = dy where x < low < high,
-    dhigh = dy where x > high or low > high; 0 elsewhere, as PyTorch's clamp: on a bound the gradient is x's. low or high may be None.
+    """y = min(max(x, low), high) with broadcasting, NaN where one of them is;  dx = dy where low <= x <= high, dlow =
+    dy where x < low < high, dhigh = dy where x > high or low > high; 0 elsewhere, as PyTorch's clamp: on a bound the
+    gradient is x's. low or high may be None.
     """
 
     def forward(self, x: Array, low: Array | None, high: Array | None) -> Array:
@@ -177,7 +180,9 @@ class Softplus(_Elementary):
 
 
 class _Chosen(Function):
-    """The smaller or larger of x and y, with broadcasting. Its gradient goes to the chosen one, half to each where they are equal."""
+    """The smaller or larger of x and y, with broadcasting. Its gradient goes to the chosen one, half to each where they
+    are equal.
+    """
 
     def forward(self, x: Array, y: Array) -> Array:
         self.save(x, y)
@@ -187,7 +192,8 @@ class _Chosen(Function):
         x, y = self.saved
         both = ((x, y), (y, x))
         return tuple(
-            unbroadcast(evaluate(self._share, dz, *pair), pair[0].shape) if need else None for pair, need in zip(both, self.needs, strict=True)
+            unbroadcast(evaluate(self._share, dz, *pair), pair[0].shape) if need else None
+            for pair, need in zip(both, self.needs, strict=True)
         )
 
     def _share(self, dz: Array, mine: Array, other: Array) -> Array:
@@ -232,10 +238,11 @@ def abs(x: Tensor) -> Tensor:
 
 
 def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    """x limited to [min, max], as PyTorch's clamp: the gradient is 1 within the limits and on them, 0 outside. Where min > max all is max.
+    """x limited to [min, max], as PyTorch's clamp: the gradient is 1 within the limits and on them, 0 outside. Where
+    min > max all is max.
 
-    min, max: Python numbers, Tensors or arrays that broadcast with x, one of which may be None. A Tensor's gradient is that of the values that it
-    replaced. ValueError if both are None, TypeError for anything else.
+    min, max: Python numbers, Tensors or arrays that broadcast with x, one of which may be None. A Tensor's gradient is
+    that of the values that it replaced. ValueError if both are None, TypeError for anything else.
     """
     if min is None and max is None:
         raise ValueError("clip: got neither min nor max, expected at least one of them")
@@ -270,10 +277,14 @@ def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 
 def maximum(x: Any, y: Any) -> Tensor:
-    """The larger of x and y, value by value, with broadcasting; NaN where either is. Equal values share the gradient."""
+    """The larger of x and y, value by value, with broadcasting; NaN where either is.
+    Equal values share the gradient.
+    """
     return Maximum()(*promoted(x, y))
 
 
 def minimum(x: Any, y: Any) -> Tensor:
-    """The smaller of x and y, value by value, with broadcasting; NaN where either is. Equal values share the gradient."""
+    """The smaller of x and y, value by value, with broadcasting; NaN where either is.
+    Equal values share the gradient.
+    """
     return Minimum()(*promoted(x, y))

@@ -16,8 +16,11 @@ from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.shape import evaluate
 
 
-def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Normalisation over groups of consecutive channels and all pixels of an image, as PyTorch's group_norm, channels last.
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Normalisation over groups of consecutive channels and all pixels of an image, as PyTorch's group_norm, channels
+    last.
 
     x (N, ..., C), weight and bias (C,) or None -> (N, ..., C).  Source: Wu & He, arXiv 1803.08494.
     Raises ValueError when the groups do not divide the channels, or shapes do not fit.
@@ -26,10 +29,11 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor | None = None, bias: T
 
 
 def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """Normalisation of every channel of every image over its pixels: x (N, ..., C), weight and bias (C,) or None -> (N, ..., C).
+    """Normalisation of every channel of every image over its pixels: x (N, ..., C), weight and bias (C,) or None -> (N,
+    ..., C).
 
-    PyTorch's instance_norm without running statistics, channels last: group norm with a group per channel.  (Ulyanov et al., arXiv 1607.08022)
-    Raises ValueError when the vectors do not fit, or for images of one pixel.
+    PyTorch's instance_norm without running statistics, channels last: group norm with a group per channel.  (Ulyanov et
+    al., arXiv 1607.08022) Raises ValueError when the vectors do not fit, or for images of one pixel.
     """
     if x.ndim > 1 and math.prod(x.shape[1:-1]) == 1:
         raise ValueError(f"instance_norm: x {x.shape} has 1 pixel, expected at least 2")
@@ -56,7 +60,9 @@ def _grouped(name: str, x: Tensor, groups: int, weight: Tensor | None, bias: Ten
 
 
 class RMSNorm(Function):
-    """y = x r w over the last axis, r = 1 / sqrt(mean(x^2) + eps);  with g = dy w: dx = r (g - x r^2 mean(g x)), dw = sum of dy x r."""
+    """y = x r w over the last axis, r = 1 / sqrt(mean(x^2) + eps);  with g = dy w: dx = r (g - x r^2 mean(g x)), dw =
+    sum of dy x r.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -96,7 +102,8 @@ class RMSNorm(Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """Division by the root mean square over the last axis: x (..., C), weight (C,) or None -> (..., C), as PyTorch's rms_norm.
+    """Division by the root mean square over the last axis: x (..., C), weight (C,) or None -> (..., C), as PyTorch's
+    rms_norm.
 
     eps: None means the machine epsilon of x's dtype, of float32 for float16.   ValueError when the weight does not fit.
     Source: Zhang & Sennrich, arXiv 1910.07467.

@@ -17,7 +17,9 @@ from kernels.shape import evaluate
 
 
 class Take(Function):
-    """y = the entries of x along an axis at the numbers in an index of any shape;  dx = 0 but for dx[index_i] += dy_i."""
+    """y = the entries of x along an axis at the numbers in an index of any shape;
+    dx = 0 but for dx[index_i] += dy_i.
+    """
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -88,7 +90,9 @@ class Gather(_Along):
 
 
 class ScatterAdd(_Along):
-    """y = x, then y[index[i, j], j] += src[i, j] along axis 0, and so along any;  dx = dy, dsrc[i, j] = dy[index[i, j], j], 0 beyond the index."""
+    """y = x, then y[index[i, j], j] += src[i, j] along axis 0, and so along any;  dx = dy, dsrc[i, j] = dy[index[i, j],
+    j], 0 beyond the index.
+    """
 
     def forward(self, x: Array, index: Array, src: Array) -> Array:
         self.source_shape = src.shape
@@ -124,14 +128,18 @@ def integers(name: str, index: Any, like: Tensor) -> Any:
         index = np.asarray(index)
     if index.dtype.kind not in "iu":
         raise TypeError(f"{name}: the index is {index.dtype}, expected integers")
-    return index if isinstance(index, Tensor) and index.device == like.device else to_device(as_array(index), like.device)
+    return (
+        index if isinstance(index, Tensor) and index.device == like.device else to_device(as_array(index), like.device)
+    )
 
 
 def take(x: Tensor, index: Any, axis: int | None = None) -> Tensor:
-    """x's entries along `axis` at the integers in `index`: x (A, B, C), index (I, J), axis 1 -> (A, I, J, C). axis None: of x flattened.
+    """x's entries along `axis` at the integers in `index`: x (A, B, C), index (I, J), axis 1 -> (A, I, J, C). axis
+    None: of x flattened.
 
-    As PyTorch's take (axis None) and index_select, and NumPy's take, but that negative numbers are refused: IndexError for what is not from
-    0 to the size - 1, TypeError unless the index holds integers. An entry that is taken twice gets both gradients.
+    As PyTorch's take (axis None) and index_select, and NumPy's take, but that negative numbers are refused: IndexError
+    for what is not from 0 to the size - 1, TypeError unless the index holds integers. An entry that is taken twice gets
+    both gradients.
     """
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
@@ -139,20 +147,24 @@ def take(x: Tensor, index: Any, axis: int | None = None) -> Tensor:
 
 
 def gather(x: Tensor, axis: int, index: Any) -> Tensor:
-    """One entry of x along `axis` for every entry of index, as PyTorch's gather: for axis 1, y[i, j, k] = x[i, index[i, j, k], k].
+    """One entry of x along `axis` for every entry of index, as PyTorch's gather: for axis 1, y[i, j, k] = x[i, index[i,
+    j, k], k].
 
-    index: integers, as many axes as x, along the others no longer than x.   The result has the index's shape. NumPy's take_along_axis.
-    Raises IndexError for integers that are not from 0 to x's size - 1, ValueError for a shape that does not fit.
+    index: integers, as many axes as x, along the others no longer than x.   The result has the index's shape. NumPy's
+    take_along_axis. Raises IndexError for integers that are not from 0 to x's size - 1, ValueError for a shape that
+    does not fit.
     """
     numbers, axis = _indexed("gather", x, axis, index)
     return Gather(axis)(x, numbers)
 
 
 def scatter_add(x: Tensor, axis: int, index: Any, src: Tensor) -> Tensor:
-    """x with src's entries added at the places that index names, as PyTorch's scatter_add: for axis 1, y[i, index[i, j, k], k] += src[i, j, k].
+    """x with src's entries added at the places that index names, as PyTorch's scatter_add: for axis 1, y[i, index[i, j,
+    k], k] += src[i, j, k].
 
-    index: integers, as many axes as x and src, no longer than src, nor than x along the other axes. A place that is named twice gets both.
-    Raises IndexError for integers that are not from 0 to x's size - 1, ValueError for a shape that does not fit, TypeError for unlike dtypes.
+    index: integers, as many axes as x and src, no longer than src, nor than x along the other axes. A place that is
+    named twice gets both. Raises IndexError for integers that are not from 0 to x's size - 1, ValueError for a shape
+    that does not fit, TypeError for unlike dtypes.
     """
     numbers, axis = _indexed("scatter_add", x, axis, index)
     if src.ndim != x.ndim or any(i > s for i, s in zip(numbers.shape, src.shape, strict=True)):
@@ -165,8 +177,12 @@ def scatter_add(x: Tensor, axis: int, index: Any, src: Tensor) -> Tensor:
 def _indexed(name: str, x: Tensor, axis: int, index: Any) -> tuple[Any, int]:
     """The checked index of gather or scatter_add, and the axis counted from the front."""
     numbers, axis = integers(name, index, x), along(name, axis, x.ndim)
-    if numbers.ndim != x.ndim or any(i > n for a, (i, n) in enumerate(zip(numbers.shape, x.shape, strict=True)) if a != axis):
-        raise ValueError(f"{name}: the index has shape {numbers.shape}, which does not fit x {x.shape} along axis {axis}")
+    if numbers.ndim != x.ndim or any(
+        i > n for a, (i, n) in enumerate(zip(numbers.shape, x.shape, strict=True)) if a != axis
+    ):
+        raise ValueError(
+            f"{name}: the index has shape {numbers.shape}, which does not fit x {x.shape} along axis {axis}"
+        )
     return numbers, axis
 
 
@@ -174,7 +190,8 @@ def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Ten
     """Rows of a table: input integers (...), weight (V, D) -> (..., D), as PyTorch's embedding.
 
     padding_idx: a row that gets no gradient (negative: counted from the end).
-    Raises IndexError for integers that are not from 0 to V - 1, TypeError unless the input holds integers, ValueError for other shapes.
+    Raises IndexError for integers that are not from 0 to V - 1, TypeError unless the input holds integers, ValueError
+    for other shapes.
     """
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight has shape {weight.shape}, expected 2 axes (V, D)")

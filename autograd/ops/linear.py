@@ -14,7 +14,9 @@ from kernels.shape import evaluate
 
 
 class MatMul(Function):
-    """Z = X Y over the last two axes, the others broadcast;  dX = dZ Y^T, dY = X^T dZ.  A vector is a row (left) or column (right)."""
+    """Z = X Y over the last two axes, the others broadcast;  dX = dZ Y^T, dY = X^T dZ.  A vector is a row (left) or
+    column (right).
+    """
 
     def forward(self, x: Array, y: Array) -> Array:
         self.save(x, y)
@@ -28,8 +30,16 @@ class MatMul(Function):
             dz = dz[..., None, :] if y.ndim > 1 else dz.reshape(1, 1)
         if y.ndim == 1 and x.ndim > 1:
             dz = dz[..., None]
-        dx = unbroadcast(evaluate(operator.matmul, dz, y2.swapaxes(-1, -2)), x2.shape).reshape(x.shape) if self.needs[0] else None
-        dy = unbroadcast(evaluate(operator.matmul, x2.swapaxes(-1, -2), dz), y2.shape).reshape(y.shape) if self.needs[1] else None
+        dx = (
+            unbroadcast(evaluate(operator.matmul, dz, y2.swapaxes(-1, -2)), x2.shape).reshape(x.shape)
+            if self.needs[0]
+            else None
+        )
+        dy = (
+            unbroadcast(evaluate(operator.matmul, x2.swapaxes(-1, -2), dz), y2.shape).reshape(y.shape)
+            if self.needs[1]
+            else None
+        )
         return dx, dy
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
@@ -42,7 +52,10 @@ def matmul(x: Any, y: Any) -> Tensor:
     a, b = as_array(x), as_array(y)
     inner = b.shape[0] if b.ndim == 1 else b.shape[-2] if b.ndim else None
     if not a.ndim or not b.ndim or a.shape[-1] != inner:
-        raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit ({a.shape[-1] if a.ndim else 'a number'} against {inner})")
+        raise ValueError(
+            f"matmul: shapes {a.shape} and {b.shape} do not fit ({a.shape[-1] if a.ndim else 'a number'} against "
+            f"{inner})"
+        )
     return MatMul()(x, y)
 
 
@@ -80,18 +93,24 @@ def _weight_gradient(dy: Array, x: Array) -> Array:
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """input (..., in_features) times the transpose of weight (out_features, in_features), plus bias (out_features,) -> (..., out_features).
+    """input (..., in_features) times the transpose of weight (out_features, in_features), plus bias (out_features,) ->
+    (..., out_features).
 
     As PyTorch's linear, the weight's layout included: PyTorch's weights serve as they are.
     Raises ValueError when the sizes do not fit, TypeError for unlike dtypes.
     """
     if weight.ndim != 2 or not input.ndim or input.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear: input has shape {input.shape}, weight {weight.shape}; expected (..., in_features) and (out_features, in_features)")
+        raise ValueError(
+            f"linear: input has shape {input.shape}, weight {weight.shape}; expected (..., in_features) and "
+            "(out_features, in_features)"
+        )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}")
     dtypes = {t.dtype for t in (input, weight, bias) if t is not None}
     if len(dtypes) > 1:
         raise TypeError(
-            f"linear: input is {input.dtype}, weight {weight.dtype}" + ("" if bias is None else f", bias {bias.dtype}") + "; expected one dtype"
+            f"linear: input is {input.dtype}, weight {weight.dtype}"
+            + ("" if bias is None else f", bias {bias.dtype}")
+            + "; expected one dtype"
         )
     return Linear()(input, weight, bias)

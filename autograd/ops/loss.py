@@ -31,7 +31,8 @@ _RANGES = {  # of a LossSpec's numbers
 
 
 class Loss(Function):
-    """value = sum of coefficient * term(softmax(logits), labels);  the gradient of each term is in kernels/loss/reference.py.
+    """value = sum of coefficient * term(softmax(logits), labels);  the gradient of each term is in
+    kernels/loss/reference.py.
 
     Afterwards `.parts` holds the value of every term.
     """
@@ -45,7 +46,9 @@ class Loss(Function):
         if not self.spec.reads_distances:
             return None
         dtype = np.dtype(wide_type(logits.dtype)).name
-        return kernels.signed_distances(self.labels, logits.shape[-1], self.spec.background_of("boundary"), self.spec.ignore_index, dtype)
+        return kernels.signed_distances(
+            self.labels, logits.shape[-1], self.spec.background_of("boundary"), self.spec.ignore_index, dtype
+        )
 
     def forward(self, logits: Array) -> Array:
         try:
@@ -65,11 +68,15 @@ class Loss(Function):
         return 12 * inputs[0].size
 
 
-def segmentation_loss(logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss") -> tuple[Tensor, dict[str, Array]]:
-    """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by name.
+def segmentation_loss(
+    logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss"
+) -> tuple[Tensor, dict[str, Array]]:
+    """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by
+    name.
 
-    Raises ValueError naming the numbers when shapes, labels or settings do not fit. Labels that are no classes (nor the ignored one) are found by the
-    kernel, on the CPU at once, on CUDA when a value is next copied to the host (kernels/core/labels.py).
+    Raises ValueError naming the numbers when shapes, labels or settings do not fit. Labels that are no classes (nor the
+    ignored one) are found by the kernel, on the CPU at once, on CUDA when a value is next copied to the host
+    (kernels/core/labels.py).
     """
     array = to_device(as_array(labels), logits.device)
     _check(name, logits, array, spec)
@@ -87,13 +94,19 @@ def cross_entropy(
 ) -> Tensor:
     """Mean over pixels of -log p_label, weighted by the labels' class weights, as PyTorch's cross_entropy.
 
-    logits (N, H, W, C), labels integer (N, H, W). For weight, ignore_index and background see LossSpec (true of all losses here).
+    logits (N, H, W, C), labels integer (N, H, W). For weight, ignore_index and background see LossSpec (true of all
+    losses here).
     """
     return _single("cross_entropy", logits, labels, weight, ignore_index, background, label_smoothing=label_smoothing)
 
 
 def focal_loss(
-    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, gamma: float = 2.0, background: str = "train"
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    gamma: float = 2.0,
+    background: str = "train",
 ) -> Tensor:
     """Mean over valid pixels of w (1 - p)^gamma (-log p), p the label's probability.  (arXiv 1708.02002)"""
     return _single("focal", logits, labels, weight, ignore_index, background, gamma=gamma)
@@ -139,11 +152,24 @@ def tversky_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), sums over the batch.  (arXiv 1706.05721)
+    """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), sums over the batch.
+    (arXiv 1706.05721)
 
-    alpha: what false positives weigh; beta: false negatives, above alpha for rare classes. alpha = beta = 1 is `iou_loss`.
+    alpha: what false positives weigh; beta: false negatives, above alpha for rare classes. alpha = beta = 1 is
+        `iou_loss`.
     """
-    return _single("tversky", logits, labels, weight, ignore_index, background, alpha=alpha, beta=beta, smooth=smooth, absent=absent)
+    return _single(
+        "tversky",
+        logits,
+        labels,
+        weight,
+        ignore_index,
+        background,
+        alpha=alpha,
+        beta=beta,
+        smooth=smooth,
+        absent=absent,
+    )
 
 
 def focal_tversky_loss(
@@ -158,7 +184,9 @@ def focal_tversky_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """The weighted mean over classes of (1 - Tversky index)^power: below 1, classes that are nearly right get more.  (arXiv 1810.07842)"""
+    """The weighted mean over classes of (1 - Tversky index)^power: below 1, classes that are nearly right get more.
+    (arXiv 1810.07842)
+    """
     settings = {"alpha": alpha, "beta": beta, "tversky_power": power, "smooth": smooth, "absent": absent}
     return _single("focal_tversky", logits, labels, weight, ignore_index, background, **settings)
 
@@ -176,7 +204,11 @@ def generalized_dice_loss(
 
 
 def mcc_loss(
-    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    background: str = "train",
 ) -> Tensor:
     """1 - the weighted mean over classes of the correlation of probability and truth (Matthews).  (arXiv 2010.13454)
 
@@ -215,7 +247,9 @@ def dice_semimetric_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (2 I + smooth) / (P + T + smooth), for soft truth as in `jaccard_metric_loss`.  (arXiv 2303.16296)"""
+    """1 - the weighted mean over classes of (2 I + smooth) / (P + T + smooth), for soft truth as in
+    `jaccard_metric_loss`.  (arXiv 2303.16296)
+    """
     settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}
     return _single("dice_semimetric", logits, labels, weight, ignore_index, background, **settings)
 
@@ -229,17 +263,25 @@ def top_k_loss(
     label_smoothing: float = 0.0,
     background: str = "train",
 ) -> Tensor:
-    """Cross-entropy of the hardest pixels: the mean of the ceil(hardest * valid) largest weight_y (-log p_y) of the batch.  (arXiv 1605.06457)
+    """Cross-entropy of the hardest pixels: the mean of the ceil(hardest * valid) largest weight_y (-log p_y) of the
+    batch.  (arXiv 1605.06457)
 
     hardest: a share of the valid pixels, 0 to 1. Of equal losses the first are taken.
     """
-    return _single("top_k", logits, labels, weight, ignore_index, background, hardest=hardest, label_smoothing=label_smoothing)
+    return _single(
+        "top_k", logits, labels, weight, ignore_index, background, hardest=hardest, label_smoothing=label_smoothing
+    )
 
 
 def boundary_loss(
-    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    background: str = "train",
 ) -> Tensor:
-    """Mean over valid pixels of sum_c W_c phi_c p_c, W the weights over their sum, phi the distance in pixels from class c.  (arXiv 1812.07032)
+    """Mean over valid pixels of sum_c W_c phi_c p_c, W the weights over their sum, phi the distance in pixels from
+    class c.  (arXiv 1812.07032)
 
     logits (..., H, W, C), labels (..., H, W). phi is positive outside a class and negative within
     (kernels.loss.reference.signed_distances), so the loss is negative for good predictions. It knows nothing of a
@@ -249,7 +291,11 @@ def boundary_loss(
 
 
 def lovasz_softmax(
-    logits: Tensor, labels: Any, weight: Sequence[float] | None = None, ignore_index: int | None = None, background: str = "train"
+    logits: Tensor,
+    labels: Any,
+    weight: Sequence[float] | None = None,
+    ignore_index: int | None = None,
+    background: str = "train",
 ) -> Tensor:
     """The Lovasz extension of the Jaccard loss, mean over the classes present.  (arXiv 1705.08790)"""
     return _single("lovasz", logits, labels, weight, ignore_index, background)
@@ -265,11 +311,22 @@ def margin_loss(
     reduction: str = "mean",
     background: str = "train",
 ) -> Tensor:
-    """(1 - false_positive) f_n + false_positive f_p, the report's margin loss; see kernels.loss.reference.margin for the formula.
+    """(1 - false_positive) f_n + false_positive f_p, the report's margin loss; see kernels.loss.reference.margin for
+    the formula.
 
     It lies in [-w, w] and is negative for good predictions.
     """
-    return _single("margin", logits, labels, weight, ignore_index, background, power=power, false_positive=false_positive, margin_reduction=reduction)
+    return _single(
+        "margin",
+        logits,
+        labels,
+        weight,
+        ignore_index,
+        background,
+        power=power,
+        false_positive=false_positive,
+        margin_reduction=reduction,
+    )
 
 
 def combined_loss(
@@ -285,7 +342,8 @@ def combined_loss(
     """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU, evaluated together.
 
     terms: other coefficients by name (see kernels.loss.TERMS). background: one policy, or one per term.
-    settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every term's value.
+    settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every
+        term's value.
     """
     spec = make_spec(terms or REPORT_TERMS, weight, ignore_index, background, **settings)
     loss, parts = segmentation_loss(logits, labels, spec, "combined_loss")
@@ -308,12 +366,18 @@ def make_spec(
         if policy not in BACKGROUNDS:
             raise ValueError(f"loss: background of {key} is {policy!r}, expected one of {', '.join(BACKGROUNDS)}")
     values = weight.data if isinstance(weight, Tensor) else weight
-    weights = None if values is None else tuple(float(w) for w in (to_numpy(values) if hasattr(values, "__array__") else values))
+    weights = (
+        None
+        if values is None
+        else tuple(float(w) for w in (to_numpy(values) if hasattr(values, "__array__") else values))
+    )
     per_term = tuple(sorted(background.items())) if isinstance(background, Mapping) else background
     return LossSpec(tuple((k, float(v)) for k, v in terms.items()), weights, ignore_index, per_term, **settings)
 
 
-def _single(term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: int | None, background: str, **settings: Any) -> Tensor:
+def _single(
+    term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: int | None, background: str, **settings: Any
+) -> Tensor:
     spec = make_spec({term: 1.0}, weight, ignore_index, background, **settings)
     names = {"cross_entropy": "cross_entropy", "lovasz": "lovasz_softmax"}
     return segmentation_loss(logits, labels, spec, names.get(term, f"{term}_loss"))[0]
@@ -322,7 +386,9 @@ def _single(term: str, logits: Tensor, labels: Any, weight: Any, ignore_index: i
 def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
     classes = logits.shape[-1] if logits.ndim else 0
     if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"{name}: labels have shape {labels.shape}, expected {logits.shape[:-1]} for logits {logits.shape}")
+        raise ValueError(
+            f"{name}: labels have shape {labels.shape}, expected {logits.shape[:-1]} for logits {logits.shape}"
+        )
     if labels.ndim < 2 and spec.reads_distances:
         raise ValueError(f"{name}: labels have shape {labels.shape}, the boundary loss expects maps (..., H, W)")
     if labels.dtype.kind not in "iu":
@@ -337,7 +403,9 @@ def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
     for key, (low, high) in _RANGES.items():
         if not low <= getattr(spec, key) <= high:
             raise ValueError(f"{name}: {key} is {getattr(spec, key)}, expected {low} to {high}")
-    if spec.ignore_index is not None and not (isinstance(spec.ignore_index, (int, np.integer)) and abs(spec.ignore_index) < 2**63):
+    if spec.ignore_index is not None and not (
+        isinstance(spec.ignore_index, (int, np.integer)) and abs(spec.ignore_index) < 2**63
+    ):
         raise TypeError(f"{name}: ignore_index is {spec.ignore_index!r}, expected None or an integer of 64 bits")
     if spec.margin_reduction not in ("mean", "sum", "weighted"):
         raise ValueError(f"{name}: reduction is {spec.margin_reduction!r}, expected 'mean', 'sum' or 'weighted'")

@@ -14,7 +14,8 @@ class BatchNorm(Function):
     """y = act(xhat weight + bias + residual), xhat = (x - mean) / sqrt(var + eps), per channel over N, H, W.
 
     With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel, in training:
-        dbias = sum g    dweight = sum g xhat    dx = weight / sqrt(var + eps) (g - (dbias + xhat dweight) / M)    dresidual = g
+        dbias = sum g    dweight = sum g xhat    dx = weight / sqrt(var + eps) (g - (dbias + xhat dweight) / M)
+        dresidual = g
     In evaluation mean and var are constants: dx = weight / sqrt(var + eps) g.
     """
 
@@ -38,7 +39,9 @@ class BatchNorm(Function):
 
 
 class LayerNorm(Function):
-    """y = xhat weight + bias over the last axis;  with g = dy weight: dx = inverse (g - mean(g) - xhat mean(g xhat))."""
+    """y = xhat weight + bias over the last axis;  with g = dy weight:
+    dx = inverse (g - mean(g) - xhat mean(g xhat)).
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -69,9 +72,9 @@ def batch_norm(
 ) -> Tensor:
     """Batch normalisation over all axes but the last: x (N, H, W, C), the vectors (C,) -> (N, H, W, C).
 
-    In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with the unbiased
-    variance, as PyTorch's); else they are the running ones. residual is added before the activation (None or 'relu').
-    Raises ValueError when shapes do not fit, or when training has a single value per channel.
+    In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with
+    the unbiased variance, as PyTorch's); else they are the running ones. residual is added before the activation (None
+    or 'relu'). Raises ValueError when shapes do not fit, or when training has a single value per channel.
     """
     check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
     if training:
@@ -91,7 +94,8 @@ def _widened(a: Array) -> Array:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Layer normalisation over the last axis: x (..., C), weight and bias (C,).
 
-    ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and x is float16).
+    ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and x is
+    float16).
     """
     expected = weight.dtype if (x.dtype, weight.dtype) == ("float16", "float32") else x.dtype
     for name, vector in (("weight", weight), ("bias", bias)):

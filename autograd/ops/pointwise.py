@@ -1,4 +1,6 @@
-"""Activations, softmax and dropout. Those of integers and booleans compute in float32, but for ReLU, which keeps integers."""
+"""Activations, softmax and dropout. Those of integers and booleans compute in float32, but for ReLU, which keeps
+integers.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from kernels.core.geometry import Window
 
 
 class MaxPool2d(Function):
-    """y = max over the window;  dx = dy where the maximum was (the first one in scan order; of NaN the last). Saves one byte per output."""
+    """y = max over the window;  dx = dy where the maximum was (the first one in scan order; of NaN the last). Saves one
+    byte per output.
+    """
 
     def __init__(self, window: Window) -> None:
         super().__init__()
@@ -32,11 +34,13 @@ class MaxPool2d(Function):
         return outputs[0].size * self.window.kernel[0] * self.window.kernel[1]
 
 
-def max_pool2d(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False) -> Tensor:
+def max_pool2d(
+    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> Tensor:
     """Maximum over windows, as PyTorch's max_pool2d: input (N, H, W, C) -> (N, P, Q, C).
 
-    stride defaults to kernel_size. Padding counts as -inf and is at most half the dilated kernel. The first maximum in scan
-    order, or the last NaN, gets the gradient.
+    stride defaults to kernel_size. Padding counts as -inf and is at most half the dilated kernel. The first maximum in
+    scan order, or the last NaN, gets the gradient.
     """
     if input.dtype.kind not in "fiu":
         raise TypeError(f"max_pool2d: x is {input.dtype}, expected floats or integers")

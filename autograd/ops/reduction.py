@@ -67,7 +67,8 @@ class Mean(Sum):
 
     def backward(self, dy: Array) -> Array:
         count = math.prod(self.shape) // (dy.size or 1)
-        return super().backward(evaluate(partial(operator.mul, 1 / count if count else math.nan), dy))  # of no values: NaN
+        # of no values: NaN
+        return super().backward(evaluate(partial(operator.mul, 1 / count if count else math.nan), dy))
 
 
 class Max(_Reduction):
@@ -95,7 +96,9 @@ class Min(Max):
 
 
 class Var(_Reduction):
-    """y = sum (x - mean)^2 / (n - correction) over the axes (n values each);  dx = dy 2 (x - mean) / (n - correction)."""
+    """y = sum (x - mean)^2 / (n - correction) over the axes (n values each);
+    dx = dy 2 (x - mean) / (n - correction).
+    """
 
     def __init__(self, axis: Axes, keepdims: bool, correction: float) -> None:
         super().__init__(axis, keepdims)
@@ -156,7 +159,8 @@ class Std(Var):
 
     def _root_gradient(self, dy: Array, x: Array, y: Array) -> Array:
         xp, wide = array_module(x), y.astype("float64")
-        return self._gradient(xp.where(y == 0, 0, dy / (2 * xp.where(y == 0, 1, wide))), x)  # 0 whatever dy, as in PyTorch
+        # 0 whatever dy, as in PyTorch
+        return self._gradient(xp.where(y == 0, 0, dy / (2 * xp.where(y == 0, 1, wide))), x)
 
 
 class Prod(_Reduction):
@@ -211,7 +215,9 @@ class LogSumExp(_Reduction):
         return (total if self.keepdims else total.squeeze(self._axes(x.ndim))).astype(wide.dtype, copy=False)
 
     def _gradient(self, dy: Array, x: Array, y: Array) -> Array:
-        return (self._spread(dy, x.shape) * array_module(x).exp(x - self._spread(y, x.shape))).astype(x.dtype, copy=False)
+        return (self._spread(dy, x.shape) * array_module(x).exp(x - self._spread(y, x.shape))).astype(
+            x.dtype, copy=False
+        )
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 4 * inputs[0].size
@@ -271,13 +277,16 @@ def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
     """Variance over `axis` (None: all): sum (x - mean)^2 / (n - correction).
 
-    correction is 1, as in PyTorch: the unbiased estimate, NumPy's ddof=1 (NumPy's own default is 0). NaN for a single value.
+    correction is 1, as in PyTorch: the unbiased estimate, NumPy's ddof=1 (NumPy's own default is 0). NaN for a single
+        value.
     """
     return Var(over("var", axis, x.ndim), keepdims, correction)(_floating("var", x))
 
 
 def std(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
-    """Standard deviation over `axis` (None: all), the square root of `var`; where it is 0 the gradient is 0, as in PyTorch."""
+    """Standard deviation over `axis` (None: all), the square root of `var`; where it is 0 the gradient is 0, as in
+    PyTorch.
+    """
     return Std(over("std", axis, x.ndim), keepdims, correction)(_floating("std", x))
 
 

@@ -1,4 +1,6 @@
-"""Losses between two arrays of one shape, with torch.nn.functional's arguments: squared and absolute errors, and cross-entropy of yes or no."""
+"""Losses between two arrays of one shape, with torch.nn.functional's arguments: squared and absolute errors, and
+cross-entropy of yes or no.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class _OfDifference(Function):
     def backward(self, dl: Array) -> tuple[Array | None, ...]:
         dx = evaluate(self.gradient, dl, *self.saved)
         signed = dx, evaluate(operator.neg, dx) if self.needs[1] else None
-        return tuple(unbroadcast(g, s) if need else None for g, s, need in zip(signed, self.shapes, self.needs, strict=True))
+        return tuple(
+            unbroadcast(g, s) if need else None for g, s, need in zip(signed, self.shapes, self.needs, strict=True)
+        )
 
     def value(self, d: Array) -> Array:
         """f(d)."""
@@ -63,7 +67,9 @@ class AbsoluteError(_OfDifference):
 
 
 class SmoothL1(_OfDifference):
-    """With d = x - t: l = d^2 / (2 beta) where |d| < beta, else |d| - beta / 2;  dx = dl d / beta, or dl sign(d); dt = -dx."""
+    """With d = x - t: l = d^2 / (2 beta) where |d| < beta, else |d| - beta / 2;  dx = dl d / beta, or dl sign(d); dt =
+    -dx.
+    """
 
     def __init__(self, beta: float) -> None:
         super().__init__()
@@ -81,7 +87,8 @@ class SmoothL1(_OfDifference):
 
 
 class LogitCrossEntropy(Function):
-    """l = w ((1 - t) x - (1 + (p - 1) t) log s),  s = sigmoid(x), p the weight of positives and w that of values, both constants, 1 if absent.
+    """l = w ((1 - t) x - (1 + (p - 1) t) log s),  s = sigmoid(x), p the weight of positives and w that of values, both
+    constants, 1 if absent.
 
     dx = dl w ((1 + (p - 1) t) s - p t).      dt = dl w (log sigmoid(-x) - p log s), which is -dl x without weights.
     """
@@ -127,39 +134,55 @@ def _log_sigmoid(x: Array) -> Array:
 
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
-    """The squared error (input - target)^2: its mean, its sum, or one per value ('none'). Both may require gradients, and are broadcast."""
+    """The squared error (input - target)^2: its mean, its sum, or one per value ('none'). Both may require gradients,
+    and are broadcast.
+    """
     return _reduced("mse_loss", SquaredError()(*_pair("mse_loss", input, target)), reduction)
 
 
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
-    """The absolute error |input - target|: its mean, its sum, or one per value ('none'). Both may require gradients, and are broadcast."""
+    """The absolute error |input - target|: its mean, its sum, or one per value ('none'). Both may require gradients,
+    and are broadcast.
+    """
     return _reduced("l1_loss", AbsoluteError()(*_pair("l1_loss", input, target)), reduction)
 
 
 def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
-    """The squared error near 0 and the absolute error elsewhere: d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target.
+    """The squared error near 0 and the absolute error elsewhere: d^2 / (2 beta) where |d| < beta, else |d| - beta / 2,
+    d = input - target.
 
-    Its mean, its sum, or one per value ('none').  (Huber's loss divided by beta; Girshick, arXiv 1504.08083.)  ValueError for a negative beta.
+    Its mean, its sum, or one per value ('none').  (Huber's loss divided by beta; Girshick, arXiv 1504.08083.)
+    ValueError for a negative beta.
     """
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}, expected at least 0")
     return _reduced("smooth_l1_loss", SmoothL1(beta)(*_pair("smooth_l1_loss", input, target)), reduction)
 
 
-def binary_cross_entropy_with_logits(input: Tensor, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> Tensor:
-    """-w (p t log s + (1 - t) log(1 - s)), s = sigmoid(input), t = target: its mean, its sum, or one per value ('none'). Without overflow.
+def binary_cross_entropy_with_logits(
+    input: Tensor, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Tensor:
+    """-w (p t log s + (1 - t) log(1 - s)), s = sigmoid(input), t = target: its mean, its sum, or one per value
+    ('none'). Without overflow.
 
-    target: probabilities, or 0 and 1, in the shape of input.   weight: w, per value.   pos_weight: p, that of positives. Both are broadcast to
+    target: probabilities, or 0 and 1, in the shape of input.   weight: w, per value.   pos_weight: p, that of
+        positives. Both are broadcast to
     input, and constants.   ValueError when the shapes of input and target differ.
     """
     given = [value for value in (weight, pos_weight) if value is not None]
     x, t, *constants = promoted(input, target, *given, floating=True)
     if t.shape != x.shape:
-        raise ValueError(f"binary_cross_entropy_with_logits: target has shape {t.shape}, expected {x.shape} as input has")
+        raise ValueError(
+            f"binary_cross_entropy_with_logits: target has shape {t.shape}, expected {x.shape} as input has"
+        )
     places = weight is not None, pos_weight is not None
-    for name, array in zip((name for name, place in zip(("weight", "pos_weight"), places) if place), constants, strict=True):
+    for name, array in zip(
+        (name for name, place in zip(("weight", "pos_weight"), places) if place), constants, strict=True
+    ):
         if together("binary_cross_entropy_with_logits", **{name: array.shape, "input": x.shape}) != x.shape:
-            raise ValueError(f"binary_cross_entropy_with_logits: {name} has shape {array.shape}, which does not fit input {x.shape}")
+            raise ValueError(
+                f"binary_cross_entropy_with_logits: {name} has shape {array.shape}, which does not fit input {x.shape}"
+            )
     losses = LogitCrossEntropy(places)(x, t, *constants)
     return _reduced("binary_cross_entropy_with_logits", losses, reduction)
 

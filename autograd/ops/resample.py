@@ -42,20 +42,28 @@ def _sizes(name: str, x: Tensor) -> tuple[int, int]:
 
 
 def avg_pool2d(
-    input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False, count_include_pad: bool = True
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
 ) -> Tensor:
     """Mean over windows, as PyTorch's avg_pool2d: input (N, H, W, C) -> (N, P, Q, C)."""
     _sizes("avg_pool2d", input)
     window, after = pooling_window("avg_pool2d", input, kernel_size, stride, padding, 1, ceil_mode)
     a, b = (
         average_matrix(n, k, s, p[0], bottom, count_include_pad, ceil_mode)
-        for n, k, s, p, bottom in zip(input.shape[1:3], window.kernel, window.stride, window.padding, after, strict=True)
+        for n, k, s, p, bottom in zip(
+            input.shape[1:3], window.kernel, window.stride, window.padding, after, strict=True
+        )
     )
     return Resample2d(a, b)(input)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """Means over an (H', W') grid of bins that covers the image, as PyTorch's; a None keeps that axis: (N, H, W, C) -> (N, H', W', C).
+    """Means over an (H', W') grid of bins that covers the image, as PyTorch's; a None keeps that axis: (N, H, W, C) ->
+    (N, H', W', C).
 
     (1, 1) is global average pooling, (1, None) the mean of each column, (None, 1) that of each row.
     """
@@ -77,14 +85,18 @@ def strip_pool2d(input: Tensor, strips: int = 1, axis: int = 1) -> Tensor:
 
 
 def resize_bilinear(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
-    """Linear interpolation to size (H', W'), as PyTorch's interpolate(mode='bilinear', antialias=False): (N, H, W, C) -> (N, H', W', C)."""
+    """Linear interpolation to size (H', W'), as PyTorch's interpolate(mode='bilinear', antialias=False): (N, H, W, C)
+    -> (N, H', W', C).
+    """
     h, w = _sizes("resize_bilinear", input)
     p, q = pair(size, "resize_bilinear: size")
     return Resample2d(bilinear_matrix(h, p, align_corners), bilinear_matrix(w, q, align_corners))(input)
 
 
 def resize_nearest(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
-    """Nearest neighbour to size (H', W'), as PyTorch's interpolate(mode='nearest'); align_corners maps corner to corner."""
+    """Nearest neighbour to size (H', W'), as PyTorch's interpolate(mode='nearest'); align_corners maps corner to
+    corner.
+    """
     h, w = _sizes("resize_nearest", input)
     p, q = pair(size, "resize_nearest: size")
     return Resample2d(nearest_matrix(h, p, align_corners), nearest_matrix(w, q, align_corners))(input)

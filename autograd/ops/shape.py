@@ -1,4 +1,6 @@
-"""Operators that only move values: reshape, transpose, broadcast, index, pad, concatenate. Their gradients move them back."""
+"""Operators that only move values: reshape, transpose, broadcast, index, pad, concatenate. Their gradients move them
+back.
+"""
 
 from __future__ import annotations
 
@@ -204,7 +206,9 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer or boolean arrays and Tensors. IndexError for integers that are no places along their axis."""
+    """x[index]: slices, integers, integer or boolean arrays and Tensors. IndexError for integers that are no places
+    along their axis.
+    """
     places = plain_index(index)
     check_places("getitem", places, x.shape)
     return GetItem(places)(x)
@@ -213,7 +217,9 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """A border of `value`: widths has one (before, after) per axis."""
     if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
-        raise ValueError(f"pad: got widths {widths!r}, expected {x.ndim} pairs (before, after) of non-negative ints for x {x.shape}")
+        raise ValueError(
+            f"pad: got widths {widths!r}, expected {x.ndim} pairs (before, after) of non-negative ints for x {x.shape}"
+        )
     if x.dtype.kind in "biu" and not _holds(x.dtype, value):
         raise ValueError(f"pad: value is {value}, which {x.dtype} does not hold")
     return Pad(tuple((int(a), int(b)) for a, b in widths), value)(x)
@@ -236,7 +242,9 @@ def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
     first = tensors[0].shape
     place = along("concat", axis, len(first))
     for k, t in enumerate(tensors):
-        if len(t.shape) != len(first) or any(a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != place):
+        if len(t.shape) != len(first) or any(
+            a != b for i, (a, b) in enumerate(zip(t.shape, first, strict=True)) if i != place
+        ):
             raise ValueError(f"concat: tensor {k} has shape {t.shape}, which does not fit {first} along axis {axis}")
     return Concat(axis)(*tensors)
 
@@ -244,7 +252,10 @@ def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
 def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """x (..., C) cut along its last axis into groups of `sizes` channels, whose sum must be C."""
     if not x.ndim or sum(sizes) != x.shape[-1] or min(sizes, default=-1) < 0:
-        raise ValueError(f"split: got sizes {tuple(sizes)}, expected numbers that add up to {x.shape[-1] if x.ndim else 0} for x {x.shape}")
+        raise ValueError(
+            f"split: got sizes {tuple(sizes)}, expected numbers that add up to {x.shape[-1] if x.ndim else 0} for x "
+            f"{x.shape}"
+        )
     return Split(tuple(sizes))(x)
 
 

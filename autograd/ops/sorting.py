@@ -1,4 +1,6 @@
-"""Order: where the largest value is, and values in order. Indices have no gradient; sorted values hand theirs back to where they came from."""
+"""Order: where the largest value is, and values in order. Indices have no gradient; sorted values hand theirs back to
+where they came from.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,17 @@ class Arg(Function):
     def _found(self, x: Array) -> Array:
         found = getattr(x, self.method)(self.axis)
         if self.keepdims:
-            shape = (1,) * x.ndim if self.axis is None else tuple(1 if a == self.axis else n for a, n in enumerate(x.shape))
+            shape = (
+                (1,) * x.ndim if self.axis is None else tuple(1 if a == self.axis else n for a, n in enumerate(x.shape))
+            )
             return found.reshape(shape)
         return found
 
 
 class Sort(Function):
-    """values[i] = x[indices[i]] in order along an axis;  dx[indices[i]] = dvalues[i]: a sort is a permutation. Kept: the first `count` of it."""
+    """values[i] = x[indices[i]] in order along an axis;  dx[indices[i]] = dvalues[i]: a sort is a permutation. Kept:
+    the first `count` of it.
+    """
 
     def __init__(self, axis: int, descending: bool, count: int | None = None) -> None:
         super().__init__()
@@ -49,7 +55,11 @@ class Sort(Function):
         if not x.ndim:
             return x.copy(), xp.zeros((), "int64")
         if self.descending:  # backwards before and after, so that equal values keep their order
-            indices = x.shape[self.axis] - 1 - xp.flip(xp.argsort(xp.flip(x, self.axis), axis=self.axis, kind="stable"), self.axis)
+            indices = (
+                x.shape[self.axis]
+                - 1
+                - xp.flip(xp.argsort(xp.flip(x, self.axis), axis=self.axis, kind="stable"), self.axis)
+            )
         else:
             indices = xp.argsort(x, axis=self.axis, kind="stable")
         if self.count is not None:
@@ -64,24 +74,32 @@ class Sort(Function):
 
 
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The number (int64) of the first largest value along `axis` (None: of x flattened); NaN counts as the largest. No gradient."""
+    """The number (int64) of the first largest value along `axis` (None: of x flattened); NaN counts as the largest. No
+    gradient.
+    """
     return _arg("argmax", x, axis, keepdims)
 
 
 def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The number (int64) of the first smallest value along `axis` (None: of x flattened); NaN counts as the smallest. No gradient."""
+    """The number (int64) of the first smallest value along `axis` (None: of x flattened); NaN counts as the smallest.
+    No gradient.
+    """
     return _arg("argmin", x, axis, keepdims)
 
 
 def _arg(name: str, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
     place = None if axis is None else along(name, axis, max(x.ndim, 1))
     if not (x.size if place is None else (x.shape or (1,))[place]):
-        raise ValueError(f"{name}: x has shape {x.shape}, expected at least one value" + ("" if axis is None else f" along axis {axis}"))
+        raise ValueError(
+            f"{name}: x has shape {x.shape}, expected at least one value"
+            + ("" if axis is None else f" along axis {axis}")
+        )
     return Arg(name, place if x.ndim else None, keepdims)(x.detach())
 
 
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """(values, indices): x in order along `axis`, and where each value was (int64); equal values keep their order, NaN counts as the largest.
+    """(values, indices): x in order along `axis`, and where each value was (int64); equal values keep their order, NaN
+    counts as the largest.
 
     The gradient of the values goes back through the indices.
     """
@@ -94,7 +112,9 @@ def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
 
 
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """(values, indices) of the k largest (or smallest) values along `axis`, in order, as PyTorch's topk; the gradient is that of `sort`."""
+    """(values, indices) of the k largest (or smallest) values along `axis`, in order, as PyTorch's topk; the gradient
+    is that of `sort`.
+    """
     place = along("topk", axis, max(x.ndim, 1))
     if not 0 <= k <= (x.shape or (1,))[place]:
         raise ValueError(f"topk: k is {k}, expected 0 to {(x.shape or (1,))[place]} for x {x.shape} along axis {axis}")

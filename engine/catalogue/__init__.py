@@ -4,7 +4,8 @@
     built = entry.make(seed=0, stride=2, padding=1)
     gradcheck(built.target, *built.tensors(), input_names=built.names)
 
-makers.py: input arrays.   entry.py: Entry and Built.   operators.py, array_operators.py, losses.py, blocks.py: the lists.
+makers.py: input arrays.   entry.py: Entry and Built.   operators.py, array_operators.py, losses.py, blocks.py: the
+    lists.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def find(name: str) -> Entry:
     known = catalogue()
     if name not in known:
         close = difflib.get_close_matches(name, known, 3, 0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"it may be one of {', '.join(list(known)[:8])}, ...; --list shows all"
+        hint = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"it may be one of {', '.join(list(known)[:8])}, ...; --list shows all"
+        )
         raise UsageError(f"no operator, block or loss is called {name!r}: {hint}")
     return known[name]

@@ -1,4 +1,6 @@
-"""Entries for the operators on arrays that are not of neural networks alone: reductions, indices, order, einsum, losses between arrays."""
+"""Entries for the operators on arrays that are not of neural networks alone: reductions, indices, order, einsum, losses
+between arrays.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,20 @@ def chosen(op: Callable[..., Any]) -> Callable[..., Built]:
     return build
 
 
-def clipped(rng: Rng, *, shape: Shape = (3, 5), min: float | None = -0.42, max: float | None = 0.33, between: bool = False) -> Built:
+def clipped(
+    rng: Rng, *, shape: Shape = (3, 5), min: float | None = -0.42, max: float | None = 0.33, between: bool = False
+) -> Built:
     """Between two numbers, or between Tensors (a row and a column), some of which cross."""
     if between:
-        return Built(ops.clip, [normal(*shape)(rng), normal(shape[0], 1)(rng), normal(shape[1])(rng) + 0.5], ["x", "min", "max"])
+        return Built(
+            ops.clip, [normal(*shape)(rng), normal(shape[0], 1)(rng), normal(shape[1])(rng) + 0.5], ["x", "min", "max"]
+        )
     return Built(lambda x: ops.clip(x, min, max), [MAKERS["distinct"](*shape)(rng)], ["x"])
 
 
-def einsum(rng: Rng, *, equation: str = "bij,bjk->bik", shape: Shape = (2, 3, 4), other_shape: Shape = (2, 4, 2)) -> Built:
+def einsum(
+    rng: Rng, *, equation: str = "bij,bjk->bik", shape: Shape = (2, 3, 4), other_shape: Shape = (2, 4, 2)
+) -> Built:
     """Operands of two shapes; of as many as the equation names, the first two."""
     shapes = [shape, other_shape][: equation.count(",") + 1]
     arrays = [normal(*some)(rng) for some in shapes]
@@ -76,7 +84,9 @@ def ordered(op: Callable[..., Any], **fixed: Any) -> Callable[..., Built]:
     return unary(lambda x, **settings: op(x, **settings)[0], "distinct", (3, 5), **fixed)
 
 
-def between(op: Callable[..., Any], targets: Callable[[Shape], Any] = lambda shape: normal(*shape)) -> Callable[..., Built]:
+def between(
+    op: Callable[..., Any], targets: Callable[[Shape], Any] = lambda shape: normal(*shape)
+) -> Callable[..., Built]:
     """A builder for a loss between two arrays of one shape."""
 
     def build(rng: Rng, *, shape: Shape = (3, 4), **settings: Any) -> Built:
@@ -115,7 +125,9 @@ def conv1d(
 ) -> Built:
     """x (N, L, C), filters of `kernel`."""
     arrays = [normal(*shape)(rng), normal(kernel, shape[-1] // groups, filters)(rng), normal(filters)(rng)]
-    return Built(lambda x, w, b: ops.conv1d(x, w, b, stride, padding, dilation, groups), arrays, ["input", "weight", "bias"])
+    return Built(
+        lambda x, w, b: ops.conv1d(x, w, b, stride, padding, dilation, groups), arrays, ["input", "weight", "bias"]
+    )
 
 
 def grouped(op: Callable[..., Any], **fixed: Any) -> Callable[..., Built]:

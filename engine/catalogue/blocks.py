@@ -16,7 +16,9 @@ Shape = tuple[int, ...]
 
 
 def prepared(module: layers.Module, seed: int = 0) -> layers.Module:
-    """float64, and no gain, offset or output projection at a special value: a silent branch would have no gradient to check."""
+    """float64, and no gain, offset or output projection at a special value: a silent branch would have no gradient to
+    check.
+    """
     rng = np.random.default_rng(seed)
     module.to(dtype=np.float64)
     with no_grad():
@@ -52,7 +54,10 @@ BLOCKS: dict[str, tuple[Callable[[], layers.Module], list[Shape]]] = {
     "MiniASPP": (lambda: layers.MiniASPP(8), [(2, 6, 9, 8)]),
     "MiniASPP residual": (lambda: layers.MiniASPP(8, rates=(1, 3), pooling=False, residual=True), [(2, 6, 9, 8)]),
     "PolarizedSelfAttention": (lambda: layers.PolarizedSelfAttention(6), [(2, 3, 5, 6)]),
-    "PolarizedSelfAttention parallel": (lambda: layers.PolarizedSelfAttention(6, "parallel", residual=False), [(2, 3, 5, 6)]),
+    "PolarizedSelfAttention parallel": (
+        lambda: layers.PolarizedSelfAttention(6, "parallel", residual=False),
+        [(2, 3, 5, 6)],
+    ),
     "MultiHeadSelfAttention": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 3, 4, 8)]),
     "MultiHeadSelfAttention other size": (lambda: layers.MultiHeadSelfAttention(8, 2, (3, 4)), [(2, 4, 6, 8)]),
     "StripPyramidPooling": (lambda: layers.StripPyramidPooling(8), [(2, 6, 9, 8)]),
@@ -84,7 +89,9 @@ def block(make: Callable[[], layers.Module], shapes: list[Shape]) -> Callable[..
     return build
 
 
-def network(rng: np.random.Generator, *, shape: Shape = (2, 16, 24, 1), width: int = 4, loss: str = "combined", **settings: Any) -> Built:
+def network(
+    rng: np.random.Generator, *, shape: Shape = (2, 16, 24, 1), width: int = 4, loss: str = "combined", **settings: Any
+) -> Built:
     """layers.UNet in training mode through a loss: combined, cross_entropy, lovasz, dice, iou, focal or margin."""
     terms = {"lovasz": 1.0} if loss == "lovasz" else None if loss == "combined" else {loss: 1.0}
     settings.setdefault("dropout", 0.0)

@@ -1,4 +1,6 @@
-"""`Entry`: one operator, block or loss with the settings it can be built with. `Built`: one instance, ready to be called and checked."""
+"""`Entry`: one operator, block or loss with the settings it can be built with. `Built`: one instance, ready to be
+called and checked.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ KINDS = ("operator", "block", "loss", "network")
 
 @dataclass
 class Built:
-    """fn of the arrays (all differentiated, named by `names`) and, for modules, the parameters behind it (names come with the module).
+    """fn of the arrays (all differentiated, named by `names`) and, for modules, the parameters behind it (names come
+    with the module).
 
-    convention: what holds at the kinks that the arrays hit on purpose, with the number of the array that decides the side.
+    convention: what holds at the kinks that the arrays hit on purpose, with the number of the array that decides the
+        side.
     """
 
     fn: Callable[..., Any]
@@ -59,9 +63,11 @@ class Built:
 
 @dataclass(frozen=True)
 class Entry:
-    """name and kind; build(rng, **settings) -> Built; variants: settings that are checked by default (the first is shown in pictures).
+    """name and kind; build(rng, **settings) -> Built; variants: settings that are checked by default (the first is
+    shown in pictures).
 
-    kinks: further variants whose inputs hit kinks.   op: the public function or class, whose docstring and settings count.
+    kinks: further variants whose inputs hit kinks.   op: the public function or class, whose docstring and settings
+        count.
     """
 
     name: str
@@ -76,7 +82,9 @@ class Entry:
         parameters = inspect.signature(self.build).parameters
         own = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            known = list(inspect.signature(self.op).parameters)[2 if self.kind == "loss" else 1 if self.kind == "operator" else 0 :]
+            known = list(inspect.signature(self.op).parameters)[
+                2 if self.kind == "loss" else 1 if self.kind == "operator" else 0 :
+            ]
             own += [name for name in known if name not in (*own, "weight", "ignore_index")]
         return own
 
@@ -97,9 +105,15 @@ class Entry:
         return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in settings.items())])
 
     def formula(self, built: Built) -> list[tuple[str, str]]:
-        """(name, docstring) of the public function, then of every operator on its tape: the formulas forward and backward."""
+        """(name, docstring) of the public function, then of every operator on its tape: the formulas forward and
+        backward.
+        """
         found: dict[str, str] = {}
-        with observe(lambda function, inputs, outputs: found.setdefault(type(function).__name__, inspect.getdoc(type(function)) or "")):
+        with observe(
+            lambda function, inputs, outputs: found.setdefault(
+                type(function).__name__, inspect.getdoc(type(function)) or ""
+            )
+        ):
             built.fn(*built.tensors())
         public = [(self.name, inspect.getdoc(self.op) or "")] if inspect.getdoc(self.op) else []
         return public + _term_formulas(self.name) + list(found.items())

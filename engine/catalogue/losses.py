@@ -15,7 +15,9 @@ WEIGHTS = (0.5, 1.0, 2.0, 0.7, 3.0)
 
 
 def loss(op: Callable[..., Any]) -> Callable[..., Built]:
-    """A builder for op(logits, labels, **settings). ignored: a tenth of the labels is class 3 and ignored. ties: logits from -1, 0, 1."""
+    """A builder for op(logits, labels, **settings). ignored: a tenth of the labels is class 3 and ignored. ties: logits
+    from -1, 0, 1.
+    """
 
     def build(
         rng: np.random.Generator,
@@ -48,7 +50,14 @@ def _at(y: np.ndarray, z: Any) -> Any:
 
 
 def _entry(name: str, *variants: dict[str, Any], kinks: tuple[dict[str, Any], ...] = ()) -> Entry:
-    return Entry(name, "loss", loss(getattr(ops, name)), getattr(ops, name), ({}, {"weighted": True, "ignored": True}, *variants), kinks)
+    return Entry(
+        name,
+        "loss",
+        loss(getattr(ops, name)),
+        getattr(ops, name),
+        ({}, {"weighted": True, "ignored": True}, *variants),
+        kinks,
+    )
 
 
 MASKED = {"weighted": True, "background": "mask"}

@@ -1,4 +1,6 @@
-"""Makers of input arrays: a maker is a function of a random generator. Values keep away from kinks, or hit them, as the name says."""
+"""Makers of input arrays: a maker is a function of a random generator. Values keep away from kinks, or hit them, as the
+name says.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def constant(value: Any) -> Maker:
 
 @dataclass(frozen=True)
 class Sample:
-    """inputs: makers of arrays (float64 ones are differentiated).  settings: keyword arguments.  note: for the test's name."""
+    """inputs: makers of arrays (float64 ones are differentiated).  settings: keyword arguments.  note: for the test's
+    name.
+    """
 
     inputs: Sequence[Maker]
     settings: dict[str, Any] = field(default_factory=dict)

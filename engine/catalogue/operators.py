@@ -1,4 +1,6 @@
-"""Operators with their settings. A builder takes the random generator and keyword settings; `shape` is always that of the first input."""
+"""Operators with their settings. A builder takes the random generator and keyword settings; `shape` is always that of
+the first input.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,17 @@ MAKERS = {"normal": normal, "positive": positive, "away": away, "distinct": dist
 Rng = np.random.Generator
 
 
-def unary(op: Callable[..., Any], values: str = "normal", shape: tuple[int, ...] = (3, 5), kink: str = "", **fixed: Any) -> Callable[..., Built]:
-    """A builder for op(x, **settings). values: which maker; 'kink' and 'ties' hit kinks on purpose, where the convention `kink` holds."""
+def unary(
+    op: Callable[..., Any], values: str = "normal", shape: tuple[int, ...] = (3, 5), kink: str = "", **fixed: Any
+) -> Callable[..., Built]:
+    """A builder for op(x, **settings). values: which maker; 'kink' and 'ties' hit kinks on purpose, where the
+    convention `kink` holds.
+    """
     default_values, default_shape = values, shape
 
-    def build(rng: Rng, *, shape: tuple[int, ...] = default_shape, values: str = default_values, **settings: Any) -> Built:
+    def build(
+        rng: Rng, *, shape: tuple[int, ...] = default_shape, values: str = default_values, **settings: Any
+    ) -> Built:
         if values not in MAKERS:
             raise ValueError(f"values is {values!r}, expected one of {', '.join(MAKERS)}")
         keywords = {**fixed, **settings}
@@ -29,7 +37,9 @@ def unary(op: Callable[..., Any], values: str = "normal", shape: tuple[int, ...]
     return build
 
 
-def binary(op: Callable[..., Any], other: str = "normal", shapes: tuple[Any, Any] = ((2, 1, 4), (3, 1))) -> Callable[..., Built]:
+def binary(
+    op: Callable[..., Any], other: str = "normal", shapes: tuple[Any, Any] = ((2, 1, 4), (3, 1))
+) -> Callable[..., Built]:
     """A builder for op(x, y) with broadcasting."""
 
     def build(rng: Rng, *, shape: tuple[int, ...] = shapes[0], other_shape: tuple[int, ...] = shapes[1]) -> Built:
@@ -115,7 +125,13 @@ def conv_transpose2d(
     r, s = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     w = (r, s, _axes4(shape), filters // groups)
     arrays = [normal(*shape)(rng), normal(*w)(rng)] + ([normal(filters)(rng)] if bias else [])
-    settings = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups, "dilation": dilation}
+    settings = {
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+        "groups": groups,
+        "dilation": dilation,
+    }
     return Built(lambda x, w, b=None: ops.conv_transpose2d(x, w, b, **settings), arrays, ["x", "w", "b"][: len(arrays)])
 
 
@@ -129,7 +145,9 @@ def batch_norm(
     activation: str | None = None,
     values: str = "normal",
 ) -> Built:
-    """Running statistics are state, not inputs. values 'kink': x and the offsets are 0, so that the residual's zeros sit at the ReLU's kink."""
+    """Running statistics are state, not inputs. values 'kink': x and the offsets are 0, so that the residual's zeros
+    sit at the ReLU's kink.
+    """
     c = shape[-1]
     kinked = values == "kink"
     if kinked and (training or not residual or activation != "relu"):
@@ -165,19 +183,37 @@ def gate(rng: Rng, *, shape: tuple[int, ...] = (2, 5, 7, 3), per_channel: bool =
 def blend(rng: Rng, *, shape: tuple[int, ...] = (2, 5, 7, 3), per_channel: bool = False) -> Built:
     """One gate per pixel, or per value."""
     z = shape if per_channel else (*shape[:-1], 1)
-    return Built(lambda x, y, z: ops.blend(x, y, z), [normal(*shape)(rng), normal(*shape)(rng), normal(*z)(rng)], ["x", "other", "z"])
+    return Built(
+        lambda x, y, z: ops.blend(x, y, z),
+        [normal(*shape)(rng), normal(*shape)(rng), normal(*z)(rng)],
+        ["x", "other", "z"],
+    )
 
 
 def attention(
-    rng: Rng, *, shape: tuple[int, ...] = (2, 3, 5, 4), keys: int = 7, values: int = 6, mask: str = "none", scale: float | None = None
+    rng: Rng,
+    *,
+    shape: tuple[int, ...] = (2, 3, 5, 4),
+    keys: int = 7,
+    values: int = 6,
+    mask: str = "none",
+    scale: float | None = None,
 ) -> Built:
     """q of `shape`, `keys` keys, values of width `values`; mask: 'none', 'causal' or 'additive'."""
     n, heads, t, d = _four(shape)
     if mask not in ("none", "causal", "additive"):
         raise ValueError(f"mask is {mask!r}, expected none, causal or additive")
-    array = None if mask == "none" else np.tril(np.ones((t, keys), bool)) if mask == "causal" else rng.standard_normal((t, keys))
+    array = (
+        None
+        if mask == "none"
+        else np.tril(np.ones((t, keys), bool))
+        if mask == "causal"
+        else rng.standard_normal((t, keys))
+    )
     arrays = [normal(*shape)(rng), normal(n, heads, keys, d)(rng), normal(n, heads, keys, values)(rng)]
-    return Built(lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, _like(array, q), scale), arrays, ["q", "k", "v"])
+    return Built(
+        lambda q, k, v: ops.scaled_dot_product_attention(q, k, v, _like(array, q), scale), arrays, ["q", "k", "v"]
+    )
 
 
 def polarized_channel(rng: Rng, *, shape: tuple[int, ...] = (2, 12, 6), eps: float = 1e-5) -> Built:
@@ -186,7 +222,9 @@ def polarized_channel(rng: Rng, *, shape: tuple[int, ...] = (2, 12, 6), eps: flo
     h = max(1, c // 2)
     shapes = [shape, (c,), (c, h), (h,), (h, c), (c,)]
     arrays = [normal(*s)(rng) for s in shapes] + [positive(c)(rng), normal(c)(rng)]
-    return Built(lambda *a: ops.polarized_channel(*a, eps=eps), arrays, ["x", "wq", "wv", "bv", "wz", "bz", "gain", "offset"])
+    return Built(
+        lambda *a: ops.polarized_channel(*a, eps=eps), arrays, ["x", "wq", "wv", "bv", "wz", "bz", "gain", "offset"]
+    )
 
 
 def polarized_spatial(rng: Rng, *, shape: tuple[int, ...] = (2, 12, 6)) -> Built:
@@ -245,7 +283,9 @@ def _like(array: Any, x: Any) -> Any:
     return None if array is None else to_device(array if array.dtype == bool else array.astype(x.dtype), x.device)
 
 
-def _entry(name: str, build: Callable[..., Built], *variants: dict[str, Any], kinks: tuple[dict[str, Any], ...] = ()) -> Entry:
+def _entry(
+    name: str, build: Callable[..., Built], *variants: dict[str, Any], kinks: tuple[dict[str, Any], ...] = ()
+) -> Entry:
     return Entry(name, "operator", build, getattr(ops, name), variants or ({},), kinks)
 
 
@@ -264,7 +304,9 @@ OPERATORS = [
     _entry("where", where),
     _entry("sum", unary(ops.sum, shape=(2, 3, 4)), {}, {"axis": (0, 2)}, {"axis": -1, "keepdims": True}),
     _entry("mean", unary(ops.mean, shape=(2, 3, 4)), {}, {"axis": (0, 1)}),
-    _entry("max", unary(ops.max, "distinct", (3, 4), "share", axis=-1), {}, {"axis": None}, kinks=({"values": "ties"},)),
+    _entry(
+        "max", unary(ops.max, "distinct", (3, 4), "share", axis=-1), {}, {"axis": None}, kinks=({"values": "ties"},)
+    ),
     _entry(
         "matmul",
         binary(ops.matmul, shapes=((3, 4), (4, 2))),
@@ -284,7 +326,13 @@ OPERATORS = [
     _entry("split", split),
     _entry("relu", unary(ops.relu, "away", kink="below"), kinks=({"values": "kink"},)),
     _entry("add_relu", unary(lambda x: ops.add_relu(x, 0.5 * x), "away", kink="below"), kinks=({"values": "kink"},)),
-    _entry("leaky_relu", unary(ops.leaky_relu, "away", kink="below"), {}, {"negative_slope": 0.2}, kinks=({"values": "kink"},)),
+    _entry(
+        "leaky_relu",
+        unary(ops.leaky_relu, "away", kink="below"),
+        {},
+        {"negative_slope": 0.2},
+        kinks=({"values": "kink"},),
+    ),
     _entry("sigmoid", unary(ops.sigmoid)),
     _entry("tanh", unary(ops.tanh)),
     _entry("silu", unary(ops.silu)),
@@ -327,11 +375,21 @@ OPERATORS = [
         kinks=({"values": "kink"},),
     ),
     _entry(
-        "avg_pool2d", unary(ops.avg_pool2d, shape=IMAGE, kernel_size=2), {}, {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False}
+        "avg_pool2d",
+        unary(ops.avg_pool2d, shape=IMAGE, kernel_size=2),
+        {},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
     ),
-    _entry("adaptive_avg_pool2d", unary(ops.adaptive_avg_pool2d, shape=IMAGE, output_size=(3, 4)), {}, {"output_size": 1}),
+    _entry(
+        "adaptive_avg_pool2d", unary(ops.adaptive_avg_pool2d, shape=IMAGE, output_size=(3, 4)), {}, {"output_size": 1}
+    ),
     _entry("strip_pool2d", unary(ops.strip_pool2d, shape=IMAGE), {}, {"strips": 3, "axis": 2}),
-    _entry("resize_bilinear", unary(ops.resize_bilinear, shape=(2, 4, 5, 3), size=(7, 9)), {}, {"size": (7, 3), "align_corners": True}),
+    _entry(
+        "resize_bilinear",
+        unary(ops.resize_bilinear, shape=(2, 4, 5, 3), size=(7, 9)),
+        {},
+        {"size": (7, 3), "align_corners": True},
+    ),
     _entry("resize_nearest", unary(ops.resize_nearest, shape=(2, 4, 5, 3), size=(7, 9))),
     _entry(
         "batch_norm",

@@ -1,13 +1,14 @@
 """The classes of a data set: their names and colours, what stands for each of them in a mask, and what counts nowhere.
 
-Everything that depends on classes (data, weights, losses, metrics, pictures, checkpoints) takes a `Classes`. The Mars tiles' are a preset, `MARS`.
-Others come from a file, `classes.toml` beside the images or `--classes FILE`:
+Everything that depends on classes (data, weights, losses, metrics, pictures, checkpoints) takes a `Classes`. The Mars
+tiles' are a preset, `MARS`. Others come from a file, `classes.toml` beside the images or `--classes FILE`:
 
     ignore = 255                # mask values (or colours) that count nowhere; 255 where nothing is said, [] for none
 
     [[class]]
     name = "road"
-    value = 7                   # what masks hold for it, or several values, as [7, 8]; counted from 0 where nothing is said
+    value = 7                   # what masks hold for it, or several values, as [7, 8]; counted from 0 where nothing is
+    said
     colour = "#804080"          # in pictures, and in masks that are RGB images
 
 A file with one class is a binary problem: the network has one logit, and 0 in a mask is the background.
@@ -41,7 +42,8 @@ class Classes:
 
     further: (value, label) pairs of classes for which a mask may hold other values, too.
 
-    ignore: mask values that count nowhere; in labels they are all `ignored`, as is padding.   ignore_colours: the same in RGB masks.
+    ignore: mask values that count nowhere; in labels they are all `ignored`, as is padding.   ignore_colours: the same
+        in RGB masks.
     unlabelled: 0 where class 0 means "unlabelled" but has a logit (the Mars tiles); None otherwise.
     single: a binary problem of one logit: label 0 is what is not the class, and not scored.
     own_colours: whether the colours are the data's own, so that RGB masks can be read by them.
@@ -64,16 +66,34 @@ class Classes:
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        if not 2 <= count <= MOST or len(self.colours) != count or len(self.values) != count or (self.single and count != 2):
+        if (
+            not 2 <= count <= MOST
+            or len(self.colours) != count
+            or len(self.values) != count
+            or (self.single and count != 2)
+        ):
             sizes = f"{count} names, {len(self.colours)} colours and {len(self.values)} values"
             raise ConfigError(f"classes: got {sizes}, expected 2 to {MOST} of each")
         further = tuple(value for value, _ in self.further)
-        for what, entries in (("name", self.names), ("value", (*self.values, *further, *self.ignore)), ("colour", self._own())):
+        for what, entries in (
+            ("name", self.names),
+            ("value", (*self.values, *further, *self.ignore)),
+            ("colour", self._own()),
+        ):
             twice = next((e for e in entries if entries.count(e) > 1), None)
             if twice is not None:
-                raise ConfigError(f"classes: the {what} {quoted(twice)} stands for two things (classes, or what is ignored), expected one")
-        if any(not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST for name in self.names):
-            raise ConfigError(f"classes: got the names {quoted(self.names)}, expected printable text of at most {_LONGEST} characters for each")
+                raise ConfigError(
+                    f"classes: the {what} {quoted(twice)} stands for two things (classes, or what is ignored), "
+                    "expected one"
+                )
+        if any(
+            not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST
+            for name in self.names
+        ):
+            raise ConfigError(
+                f"classes: got the names {quoted(self.names)}, expected printable text of at most {_LONGEST} "
+                "characters for each"
+            )
         for value in (*self.values, *further, *self.ignore):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < VALUES:
                 raise ConfigError(f"classes: got the value {quoted(value)}, expected a whole number 0 to {VALUES - 1}")
@@ -81,7 +101,10 @@ class Classes:
             if not isinstance(colour, str) or not _COLOUR.fullmatch(colour):
                 raise ConfigError(f"classes: got the colour {quoted(colour)}, expected one like '#804080'")
         if any(not isinstance(label, int) or not 0 <= label < count for _, label in self.further):
-            raise ConfigError(f"classes: got the further values {quoted(self.further)}, expected pairs of a value and a label below {count}")
+            raise ConfigError(
+                f"classes: got the further values {quoted(self.further)}, expected pairs of a value and a label below "
+                f"{count}"
+            )
         if self.unlabelled not in (None, 0):
             raise ConfigError(f"classes: got unlabelled {quoted(self.unlabelled)}, expected 0 or none")
 
@@ -154,7 +177,11 @@ class Classes:
         """The mask values that stand for something, in words."""
         known = sorted({*(int(v) for v in np.flatnonzero(self.table >= 0))})
         runs = known == list(range(known[0], known[-1] + 1)) and len(known) > 2
-        text = f"{known[0]}..{known[-1]}" if runs else ", ".join(map(str, known[:12])) + (", ..." if len(known) > 12 else "")
+        text = (
+            f"{known[0]}..{known[-1]}"
+            if runs
+            else ", ".join(map(str, known[:12])) + (", ..." if len(known) > 12 else "")
+        )
         return f"whole labels {text}"
 
 
@@ -168,14 +195,18 @@ MARS = Classes(
 
 
 def counted(count: int, ignore: tuple[int, ...] | None = None) -> Classes:
-    """`count` classes without names: masks hold the lowest numbers that are not ignored. One class is binary: 0, and 1 or 255."""
+    """`count` classes without names: masks hold the lowest numbers that are not ignored. One class is binary: 0, and 1
+    or 255.
+    """
     if not 1 <= count <= MOST:
         raise ConfigError(f"classes: got {count}, expected 1 to {MOST}")
     return _made([{"name": "class" if count == 1 else None} for _ in range(count)], ignore)
 
 
 def read_classes(path: Path, ignore: tuple[int, ...] | None = None) -> Classes:
-    """The classes that a file declares (see above). ConfigError with one line. ignore: instead of what the file says."""
+    """The classes that a file declares (see above). ConfigError with one line. ignore:
+    instead of what the file says.
+    """
     with reading(ConfigError, f"{path}: cannot be read"):
         text = read_bytes(path, MOST_TOML)
     values = parse_toml(text, str(path))
@@ -203,7 +234,9 @@ def _declared_by(values: dict[str, Any], path: Path, ignore: tuple[int, ...] | N
         raise ConfigError(f"{path}: {str(error).removeprefix('classes: ')}") from None
 
 
-def _made(entries: list[dict[str, Any]], ignore: tuple[Any, ...] | None, ignore_colours: tuple[str, ...] = ()) -> Classes:
+def _made(
+    entries: list[dict[str, Any]], ignore: tuple[Any, ...] | None, ignore_colours: tuple[str, ...] = ()
+) -> Classes:
     """Classes from the tables of a file. ignore: None where nothing is said."""
     for entry in entries:
         unknown = sorted(entry.keys() - {"name", "value", "colour"}, key=str)
@@ -232,7 +265,18 @@ def _made(entries: list[dict[str, Any]], ignore: tuple[Any, ...] | None, ignore_
         names, colours, values = ["background", *names], [black, *colours], [0, *values]
     colours = [c.lower() if isinstance(c, str) else c for c in colours]
     ignored = tuple(c.lower() for c in ignore_colours)
-    return Classes(tuple(names), tuple(colours), tuple(values), tuple(ignore), ignored, None, single, bool(coloured), plain, further=further)
+    return Classes(
+        tuple(names),
+        tuple(colours),
+        tuple(values),
+        tuple(ignore),
+        ignored,
+        None,
+        single,
+        bool(coloured),
+        plain,
+        further=further,
+    )
 
 
 def _palette(count: int) -> tuple[str, ...]:
@@ -245,7 +289,8 @@ def _palette(count: int) -> tuple[str, ...]:
 def declared(setting: str, beside: Path | None, ignore: str = "") -> Classes:
     """The classes that the settings `classes` and `ignore` name. beside: the folder of the images, for 'auto'.
 
-    setting: 'auto' (the folder's classes.toml where it has one, else 'mars'), 'mars', how many classes there are, or a file.
+    setting: 'auto' (the folder's classes.toml where it has one, else 'mars'), 'mars', how many classes there are, or a
+        file.
     ignore: '' (what the classes say), 'none', or mask values with commas between them.
     """
     values = None if not ignore else () if ignore == "none" else _numbers(ignore)
@@ -256,7 +301,10 @@ def declared(setting: str, beside: Path | None, ignore: str = "") -> Classes:
                 return read_classes(path, values)
     if setting in ("auto", "mars"):
         if values not in (None, ()):
-            raise ConfigError(f"ignore: got {quoted(ignore)}, expected nothing, for class 0 of the Mars tiles is what is unlabelled (--classes)")
+            raise ConfigError(
+                f"ignore: got {quoted(ignore)}, expected nothing, for class 0 of the Mars tiles is what is unlabelled "
+                "(--classes)"
+            )
         return MARS
     if setting.isascii() and setting.isdigit() and len(setting) < 10:
         return counted(int(setting), values)
@@ -271,7 +319,9 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def from_dict(values: Any) -> Classes:
-    """The classes of which dataclasses.asdict made a mapping, through JSON or not; ValueError or TypeError for anything else."""
+    """The classes of which dataclasses.asdict made a mapping, through JSON or not; ValueError or TypeError for anything
+    else.
+    """
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
     if "further" in lists:
         lists["further"] = tuple((value, label) for value, label in lists["further"])

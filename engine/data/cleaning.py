@@ -1,9 +1,10 @@
 """Removal of the planted 'alien' samples: pasted figures that all share one identical mask.
 
-What identical masks look like. Legitimate tiles do share masks: uniform ones (all soil, all sand), and ones uniform but for the thin
-unlabelled frame at the edge of the source image, often dozens of them, bit by bit the same. Where the interior holds a boundary,
-though, a person drew it, and no two drawings of two places agree in 8,192 pixels: in the real set no such mask is shared by more
-than two tiles (an unlabelled range limit at the same row). So a mask is planted when
+What identical masks look like. Legitimate tiles do share masks: uniform ones (all soil, all sand), and ones uniform but
+for the thin unlabelled frame at the edge of the source image, often dozens of them, bit by bit the same. Where the
+interior holds a boundary, though, a person drew it, and no two drawings of two places agree in 8,192 pixels: in the
+real set no such mask is shared by more than two tiles (an unlabelled range limit at the same row). So a mask is planted
+when
 
   1. its interior, without a margin of an eighth of each side, is not uniform, and
   2. at least 5 different images carry it, bit by bit.
@@ -23,7 +24,9 @@ import numpy as np
 from engine.data.classes import MARS, Classes
 from engine.data.tiles import Tiles, parts_of
 
-SHARED_BY = 5  # legitimate: at most 2; planted: 110. Nearer the legitimate end, so that a subset's aliens are found too.
+SHARED_BY = (
+    5  # legitimate: at most 2; planted: 110. Nearer the legitimate end, so that a subset's aliens are found too.
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,9 @@ class Cleaned:
 def cleaned_by(policy: str, tiles: Tiles, original: bool, classes: Classes = MARS) -> tuple[Tiles, list[str]]:
     """The tiles that the setting `clean` leaves, and what it did or would do, a line each.
 
-    policy: 'remove', 'report', 'off', or 'auto': what has the form of the original file (`original`) loses what its rule says, one mask on all
-    planted samples; where several masks are shared, and in other data, a camera may stand still, so that nothing is removed, only reported.
+    policy: 'remove', 'report', 'off', or 'auto': what has the form of the original file (`original`) loses what its
+    rule says, one mask on all planted samples; where several masks are shared, and in other data, a camera may stand
+    still, so that nothing is removed, only reported.
     """
     if policy == "off":
         return tiles, []
@@ -70,8 +74,13 @@ def clean(tiles: Tiles, classes: Classes = MARS) -> Cleaned:
         different = len({_digest(tiles.images[i]) for i in rows}) if len(rows) >= SHARED_BY else 0
         if different >= SHARED_BY:
             removed += rows
-            labels = ", ".join("ignored" if label == classes.ignored else classes.names[label] for label in np.unique(masks[rows[0]]))
-            reasons.append(f"removed {len(rows)} samples: {different} different images share one mask bit by bit, with a drawn interior ({labels})")
+            labels = ", ".join(
+                "ignored" if label == classes.ignored else classes.names[label] for label in np.unique(masks[rows[0]])
+            )
+            reasons.append(
+                f"removed {len(rows)} samples: {different} different images share one mask bit by bit, with a drawn "
+                f"interior ({labels})"
+            )
     index = np.array(sorted(removed), dtype=np.int64)
     return Cleaned(tiles[np.delete(np.arange(len(tiles)), index)], index, reasons)
 

@@ -1,7 +1,8 @@
 """Images and masks decoded one after the other, by worker processes where there are many pixels.
 
-A worker is another interpreter that is handed names and hands back pixels through pipes; in order, two names ahead. It shares nothing with its parent
-(no fork, no semaphores, no import of the caller's main module), does not hear Ctrl-C, and ends when its pipe closes, however the parent has ended.
+A worker is another interpreter that is handed names and hands back pixels through pipes; in order, two names ahead. It
+shares nothing with its parent (no fork, no semaphores, no import of the caller's main module), does not hear Ctrl-C,
+and ends when its pipe closes, however the parent has ended.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def read_labels(file: Path, classes: Classes) -> np.ndarray:
     stored = read_stored(file)
     if stored.ndim == 3 and not classes.own_colours:
         if (stored != stored[..., :1]).any():
-            raise DataError(f"{file}: got a colour mask, but the classes have no colours: classes.toml (or --classes FILE) can name them")
+            raise DataError(
+                f"{file}: got a colour mask, but the classes have no colours: classes.toml (or --classes FILE) can "
+                "name them"
+            )
         stored = stored[..., 0]
     if stored.ndim == 3:
         codes, meaning = classes.colour_table
@@ -88,7 +92,9 @@ def decoded(tasks: Sequence[Task], classes: Classes) -> Iterator[Decoded]:
 
 
 def _by_workers(tasks: Sequence[Task], classes: Classes, count: int) -> Iterator[Decoded]:
-    """What worker processes decode, in the order of the tasks: the workers take turns, so that the next result is the next worker's."""
+    """What worker processes decode, in the order of the tasks: the workers take turns, so that the next result is the
+    next worker's.
+    """
     workers: list[_Worker] = []
     try:
         for _ in range(count):
@@ -108,7 +114,9 @@ class _Worker:
     """A process that decodes."""
 
     def __init__(self, classes: Classes) -> None:
-        path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join(
+            [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
         command = [sys.executable, "-m", "engine.data.decoding"]
         self.process: Any = subprocess.Popen(
             command,
@@ -133,7 +141,9 @@ class _Worker:
         try:
             result = pickle.load(self.process.stdout)
         except (EOFError, pickle.UnpicklingError):
-            raise DataError(f"{task.image}: the process that decoded it has died (exit code {self.process.wait()})") from None
+            raise DataError(
+                f"{task.image}: the process that decoded it has died (exit code {self.process.wait()})"
+            ) from None
         if isinstance(result, str):
             raise DataError(result)
         return result

@@ -1,9 +1,10 @@
 """A folder of images and masks (layouts: pairs.py) as tiles.
 
-Images are grey or colour; alpha is dropped. Of grey images of up to 8 bits the darkest and brightest levels become 0 and 255; those of 16 bits and of
-floating point keep their numbers. Masks are grey of any depth, or with a palette, where the number that is stored for a pixel is looked up among the
-values of the classes, or RGB, where its colour is. Images of different sizes are padded to one, a multiple of 8: mirrored, with labels that count
-nowhere. An optional `groups.csv` with the columns `name,group` gives the source image of each.
+Images are grey or colour; alpha is dropped. Of grey images of up to 8 bits the darkest and brightest levels become 0
+and 255; those of 16 bits and of floating point keep their numbers. Masks are grey of any depth, or with a palette,
+where the number that is stored for a pixel is looked up among the values of the classes, or RGB, where its colour is.
+Images of different sizes are padded to one, a multiple of 8: mirrored, with labels that count nowhere. An optional
+    `groups.csv` with the columns `name,group` gives the source image of each.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ Pairs = list[tuple[Pair, Header]]
 
 
 def load_folder(path: Path, classes: Classes, masks: str = "", memory: int | None = None) -> Loaded:
-    """Classes, tiles to train on, to validate on and to test on (None where there are none), and notes. masks: see `parts_of`.
+    """Classes, tiles to train on, to validate on and to test on (None where there are none), and notes. masks: see
+    `parts_of`.
 
-    memory: MiB that the decoded tiles may take; where they take more, they are in a file (stored.py). 0: half of what is available; None: any.
-    DataError, naming files, for orphans, unreadable files, sizes of a pair that differ, and labels that the classes do not know.
+    memory: MiB that the decoded tiles may take; where they take more, they are in a file (stored.py). 0: half of what
+    is available; None: any. DataError, naming files, for orphans, unreadable files, sizes of a pair that differ, and
+    labels that the classes do not know.
     """
     parts = parts_of(path, masks)
     pairs = {part: [(pair, read_header(pair.image)) for pair in some] for part, (_, some) in parts.items()}
@@ -48,7 +51,11 @@ def load_folder(path: Path, classes: Classes, masks: str = "", memory: int | Non
     if memory is not None and not fits(sum(bytes_of.values()), memory):
         stored = TileFile(sum(_bytes_in_file(some, classes) for some in pairs.values()))
     filled = {part: _Part(some, channels, classes, stored) for part, some in pairs.items()}
-    notes = [] if stored is None else [f"{stored.end >> 20} MiB of decoded tiles are in a temporary file in {place()}, not in memory"]
+    notes = (
+        []
+        if stored is None
+        else [f"{stored.end >> 20} MiB of decoded tiles are in a temporary file in {place()}, not in memory"]
+    )
     if channels == 3 and all(part.is_grey for part in filled.values()):  # grey, stored as colour
         for part in filled.values():
             part.drop_colour()
@@ -87,7 +94,9 @@ def _bytes_in_memory(pairs: Pairs, channels: int, classes: Classes) -> int:
 def _bytes_in_file(pairs: Pairs, classes: Classes) -> int:
     """The bytes that tiles and labels take as they are, without padding."""
     label = np.dtype(classes.dtype).itemsize
-    return sum(header.size[0] * header.size[1] * (header.channels * header.dtype.itemsize + label) for _, header in pairs)
+    return sum(
+        header.size[0] * header.size[1] * (header.channels * header.dtype.itemsize + label) for _, header in pairs
+    )
 
 
 def _check_pixels(pairs: Pairs, pixels: int, got: str, hint: str = "") -> None:
@@ -95,7 +104,9 @@ def _check_pixels(pairs: Pairs, pixels: int, got: str, hint: str = "") -> None:
     most = max(MOST_PIXELS, DENSEST * sum(pair.image.stat().st_size for pair, _ in pairs))
     if pixels > most:
         folder = pairs[0][0].image.parent
-        raise DataError(f"{folder}: got {len(pairs)} images of {got}, expected at most {most} in all in files of this size{hint}")
+        raise DataError(
+            f"{folder}: got {len(pairs)} images of {got}, expected at most {most} in all in files of this size{hint}"
+        )
 
 
 class _Part:
@@ -134,12 +145,16 @@ class _Part:
         if isinstance(self.images, Stored):
             self.images.offsets[k] = self.images.file.append(pixels)
         else:
-            self.images[k] = pad(as_channels(pixels, self.images.shape[3] if self.images.ndim == 4 else 0), self.size, None)
+            self.images[k] = pad(
+                as_channels(pixels, self.images.shape[3] if self.images.ndim == 4 else 0), self.size, None
+            )
         if labels is None or self.counts is None:
             return
         counts = np.bincount(labels.ravel(), minlength=self.counts.shape[1])
         self.counts[k] = counts[: self.counts.shape[1]]
-        self.zeros_only = self.zeros_only and self.counts[k, 0] + counts[self.ignored : self.ignored + 1].sum() == labels.size
+        self.zeros_only = (
+            self.zeros_only and self.counts[k, 0] + counts[self.ignored : self.ignored + 1].sum() == labels.size
+        )
         if isinstance(self.masks, Stored):
             self.masks.offsets[k] = self.masks.file.append(labels)
         else:

@@ -1,8 +1,9 @@
 """Seamless textures of Martian ground, lit by a low sun: the material synthetic tiles are cut from.
 
-Each texture is a height map shaded once (slope towards the sun, cast shadow), or plain noise. It repeats every `SIZE` texels in both axes,
-has mean 0 and standard deviation 1, and is stored blurred at `LEVELS` scales, like mip maps but all of one size: far ground, seen
-through large footprints, is looked up in a coarse level and loses its detail as it does in a photograph.
+Each texture is a height map shaded once (slope towards the sun, cast shadow), or plain noise. It repeats every `SIZE`
+texels in both axes, has mean 0 and standard deviation 1, and is stored blurred at `LEVELS` scales, like mip maps but
+all of one size: far ground, seen through large footprints, is looked up in a coarse level and loses its detail as it
+    does in a photograph.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ _SHADOW_STEPS = 12
 
 
 class Ground:
-    """The texture set. `broad`, `cloud`: smooth and fractal noise. `swell`, `grain`, `pebbles`, `plates`, `strata`: lit relief.
+    """The texture set. `broad`, `cloud`: smooth and fractal noise. `swell`, `grain`, `pebbles`, `plates`, `strata`: lit
+    relief.
 
-    The sun stands towards (-1, -1) in texture coordinates (x, y); who rotates the coordinates rotates the sun for all textures alike.
+    The sun stands towards (-1, -1) in texture coordinates (x, y); who rotates the coordinates rotates the sun for all
+    textures alike.
     """
 
     def __init__(self, random: np.random.Generator) -> None:
@@ -38,7 +41,9 @@ class Ground:
         self._texels = {name: _pyramid(texture).ravel() for name, texture in textures.items()}
 
     def sample(self, name: str, x: np.ndarray, y: np.ndarray, level: np.ndarray | float) -> np.ndarray:
-        """Texels at (x, y) of one blur level, nearest in all three. x, y: float32, texels, any shape; level: log2 of the footprint."""
+        """Texels at (x, y) of one blur level, nearest in all three. x, y: float32, texels, any shape; level: log2 of
+        the footprint.
+        """
         scale = np.clip(np.rint(level), 0, LEVELS - 1).astype(np.int32)
         column, row = np.floor(x).astype(np.int32) & (SIZE - 1), np.floor(y).astype(np.int32) & (SIZE - 1)
         return self._texels[name].take((scale * SIZE + row) * SIZE + column)
@@ -57,12 +62,16 @@ def _noise(random: np.random.Generator, slope: float, shortest: float = 0.0) -> 
     """Gaussian noise with amplitude spectrum k^(-slope / 2 - 1/2), without wavelengths much below `shortest` texels."""
     k = _wavenumber()
     k[0, 0] = 1  # the mean; taken out when the texture is standardised
-    spectrum = np.fft.rfft2(random.standard_normal((SIZE, SIZE))) * k ** (-0.5 * slope - 0.5) * np.exp(-((k * shortest) ** 2))
+    spectrum = (
+        np.fft.rfft2(random.standard_normal((SIZE, SIZE))) * k ** (-0.5 * slope - 0.5) * np.exp(-((k * shortest) ** 2))
+    )
     return _standard(np.fft.irfft2(spectrum, (SIZE, SIZE)))
 
 
 def _pyramid(texture: np.ndarray) -> np.ndarray:
-    """float32 (LEVELS, SIZE, SIZE): standardised, then blurred by Gaussians of sigma 2^level / 2 texels (level 0: not at all)."""
+    """float32 (LEVELS, SIZE, SIZE): standardised, then blurred by Gaussians of sigma 2^level / 2 texels (level 0: not
+    at all).
+    """
     spectrum, k = np.fft.rfft2(_standard(texture)), _wavenumber()
     levels = [np.exp(-2 * (np.pi * k * (0.5 * 2**level if level else 0.0)) ** 2) for level in range(LEVELS)]
     return np.stack([np.fft.irfft2(spectrum * blur, (SIZE, SIZE)) for blur in levels]).astype(np.float32)
@@ -74,7 +83,9 @@ def _lit(height: np.ndarray) -> np.ndarray:
     slope = np.clip((away - towards) / np.sqrt(8.0), -0.8, 0.8)
     blocked = np.zeros_like(height)
     for step in range(1, _SHADOW_STEPS + 1):
-        np.maximum(blocked, np.roll(height, (step, step), (0, 1)) - height - step * np.sqrt(2.0) * _SUN_TANGENT, out=blocked)
+        np.maximum(
+            blocked, np.roll(height, (step, step), (0, 1)) - height - step * np.sqrt(2.0) * _SUN_TANGENT, out=blocked
+        )
     return slope - 0.9 * np.minimum(blocked, 1.0)
 
 
@@ -91,7 +102,9 @@ def _stones(random: np.random.Generator) -> np.ndarray:
 
 
 def _plates(random: np.random.Generator, cells: int, warp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and tones of cracked plates: a Voronoi pattern of `cells` x `cells` jittered seeds, its borders warped."""
+    """Heights and tones of cracked plates: a Voronoi pattern of `cells` x `cells` jittered seeds,
+    its borders warped.
+    """
     seeds, step = random.uniform(0, 1, (2, cells, cells)), cells / SIZE
     level, tone = random.normal(0, 1.3, (cells, cells)), random.normal(0, 0.25, (cells, cells))
     tilt = random.normal(0, 0.05, (2, cells, cells))
@@ -114,7 +127,9 @@ def _plates(random: np.random.Generator, cells: int, warp: np.ndarray) -> tuple[
 
 
 def _strata(warp: np.ndarray, cloud: np.ndarray) -> np.ndarray:
-    """Heights of stacked layers: terraces that run along x, rise slowly and break off, wavering and of uneven thickness."""
+    """Heights of stacked layers: terraces that run along x, rise slowly and break off, wavering and of uneven
+    thickness.
+    """
     y = np.arange(SIZE)[:, None] / SIZE
     layer = 22 * y + 1.1 * warp + 0.12 * cloud  # a whole number of layers, so that the texture repeats
     rise = layer - np.floor(layer)

@@ -23,7 +23,9 @@ _PLANES, _BITS = 284, 258  # tags of a TIFF; Pillow reads planes of more than 8 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Any]:
-    """A PIL image (not decoded yet) of at most MOST_PIXELS. Raises DataError for whatever goes wrong, in the block too."""
+    """A PIL image (not decoded yet) of at most MOST_PIXELS.
+    Raises DataError for whatever goes wrong, in the block too.
+    """
     from PIL import Image, UnidentifiedImageError
 
     with reading(DataError, f"{path}: cannot be read as a {path.suffix[1:].upper()}"), warnings.catch_warnings():
@@ -37,9 +39,14 @@ def open_image(path: Path) -> Iterator[Any]:
             raise DataError(f"{path}: not an image, or none of PNG, JPEG, TIFF, WebP and PGM") from None
         with image:
             if image.width * image.height > MOST_PIXELS:
-                raise DataError(f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all")
+                raise DataError(
+                    f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all"
+                )
             if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
-                raise DataError(f"{path}: got a TIFF with a plane of {image.tag_v2[_BITS][0]} bits for each channel, expected channels side by side")
+                raise DataError(
+                    f"{path}: got a TIFF with a plane of {image.tag_v2[_BITS][0]} bits for each channel, expected "
+                    "channels side by side"
+                )
             yield image
 
 
@@ -53,7 +60,9 @@ MODES: dict[str, tuple[int, type]] = {  # Pillow's modes that are images: channe
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself: (height, width), channels without alpha (1 or 3), a level's dtype, whether it has alpha."""
+    """What an image file says of itself: (height, width), channels without alpha (1 or 3), a level's dtype, whether it
+    has alpha.
+    """
 
     size: tuple[int, int]
     channels: int
@@ -75,7 +84,11 @@ def _deep(image: Any) -> str | None:
     """How the samples of 16 bits of an RGB or RGBA image are stored, as Pillow names it; None where they have 8."""
     kinds = {tile.args if isinstance(tile.args, str) else tile.args[0] for tile in image.tile}
     kind = kinds.pop() if len(kinds) == 1 else None
-    return kind if image.mode in ("RGB", "RGBA") and isinstance(kind, str) and kind[-4:] in (";16B", ";16L", ";16N") else None
+    return (
+        kind
+        if image.mode in ("RGB", "RGBA") and isinstance(kind, str) and kind[-4:] in (";16B", ";16L", ";16N")
+        else None
+    )
 
 
 def _deep_bytes(path: Path, order: str) -> np.ndarray:
@@ -85,7 +98,9 @@ def _deep_bytes(path: Path, order: str) -> np.ndarray:
         if kind is None:
             raise DataError(f"{path}: has changed while it was read")
         name = kind[:-1] + order
-        image.tile = [tile._replace(args=name if isinstance(tile.args, str) else (name, *tile.args[1:])) for tile in image.tile]
+        image.tile = [
+            tile._replace(args=name if isinstance(tile.args, str) else (name, *tile.args[1:])) for tile in image.tile
+        ]
         return np.asarray(image)[..., :3]
 
 
@@ -95,7 +110,8 @@ _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
 def read_pixels(path: Path) -> np.ndarray:
     """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha.
 
-    Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, by the order of bytes that it is told. So it is asked for both.
+    Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, by the order of bytes that it is told.
+        So it is asked for both.
     """
     with open_image(path) as image:
         channels, dtype = MODES[image.mode]
@@ -120,7 +136,9 @@ def _shallow(path: Path, image: Any, channels: int, dtype: type) -> np.ndarray:
 
 
 def read_stored(path: Path) -> np.ndarray:
-    """What a mask file stores for each pixel: numbers (H, W), of grey levels or of the entries of a palette, or colours (H, W, 3)."""
+    """What a mask file stores for each pixel: numbers (H, W), of grey levels or of the entries of a palette, or colours
+    (H, W, 3).
+    """
     with open_image(path) as image:
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I"):
             raise DataError(f"{path}: got a mask of mode {image.mode}, expected grey levels, a palette or RGB")

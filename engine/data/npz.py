@@ -1,7 +1,8 @@
 """The original homework file's form: an .npz archive, read without trusting it.
 
-Sizes are looked at before memory is taken: of the archive's directory, of each array's header, of its values. Arrays are decompressed a few tiles
-at a time and become uint8 at once, so that reading needs the memory of the result and little more.
+Sizes are looked at before memory is taken: of the archive's directory, of each array's header, of its values. Arrays
+are decompressed a few tiles at a time and become uint8 at once, so that reading needs the memory of the result and
+little more.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Archive:
         with reading(DataError, f"{self.path}: {key}: cannot be read, is the file whole?"):
             member = Member(self.archive, self.files[key])
         if len(member.shape) != axes:
-            raise DataError(f"{self.path}: {key}: got {len(member.shape)} axes {quoted(member.shape)}, expected {axes}: {form}")
+            raise DataError(
+                f"{self.path}: {key}: got {len(member.shape)} axes {quoted(member.shape)}, expected {axes}: {form}"
+            )
         return member
 
 
@@ -77,7 +80,9 @@ class Member:
             raise ValueError("it is large and in Fortran order, expected C order")
 
     def parts(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """(rows, values), a few rows of the first axis at a time; all of them where the file has another order in memory."""
+        """(rows, values), a few rows of the first axis at a time; all of them where the file has another order in
+        memory.
+        """
         count, values = self.shape[0], math.prod(self.shape[1:])
         step = max(1, count if self.fortran else min(256, _PART // max(values, 1)))
         for start in range(0, count, step):
@@ -117,7 +122,9 @@ def _check_form(path: Path, file: IO[bytes]) -> None:
     if start[:6] == b"\x93NUMPY":
         file.seek(0)
         shape, _, _ = _header(file)
-        raise DataError(f"{path}: got a single array of shape {quoted(shape)}, expected an .npz file with the key 'training_set'")
+        raise DataError(
+            f"{path}: got a single array of shape {quoted(shape)}, expected an .npz file with the key 'training_set'"
+        )
     file.seek(0, io.SEEK_END)
     file.seek(max(0, file.tell() - (1 << 16) - 22))
     tail = file.read()
@@ -137,15 +144,22 @@ def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
     where = f"{path}: training_set"
     pairs = archive.member("training_set", "(N, 2, H, W)", 4)
     if pairs.shape[1] != 2:
-        raise DataError(f"{where}: got shape {quoted(pairs.shape)}, expected (N, 2, H, W), an image and a mask per sample")
+        raise DataError(
+            f"{where}: got shape {quoted(pairs.shape)}, expected (N, 2, H, W), an image and a mask per sample"
+        )
     shape = (pairs.shape[0], *pairs.shape[2:])
     _check_size(shape, archive, where)
-    images, masks = GreyLevels(shape, pairs.dtype, f"{where} images"), Labels(shape, pairs.dtype, f"{where} masks", classes)
+    images, masks = (
+        GreyLevels(shape, pairs.dtype, f"{where} images"),
+        Labels(shape, pairs.dtype, f"{where} masks", classes),
+    )
     with reading(DataError, f"{where}: cannot be read, is the file whole?"):
         for rows, part in pairs.parts():
             images.put(rows, part[:, 0])
             masks.put(rows, part[:, 1])
-    return Tiles(images.finished(), masks.finished(), _groups(archive, "train_group", shape[0]), classes=classes), _test(archive, classes)
+    return Tiles(
+        images.finished(), masks.finished(), _groups(archive, "train_group", shape[0]), classes=classes
+    ), _test(archive, classes)
 
 
 def _test(archive: Archive, classes: Classes) -> Tiles | None:
@@ -156,11 +170,19 @@ def _test(archive: Archive, classes: Classes) -> Tiles | None:
             raise DataError(f"{path}: got '{orphan}' without 'test_set'")
         return None
     images = _converted(archive, "test_set", GreyLevels, classes)
-    masks = _converted(archive, "test_labels", Labels, classes, images.shape) if "test_labels" in archive.files else None
+    masks = (
+        _converted(archive, "test_labels", Labels, classes, images.shape) if "test_labels" in archive.files else None
+    )
     return Tiles(images, masks, _groups(archive, "test_group", len(images)), classes=classes)
 
 
-def _converted(archive: Archive, key: str, kind: type[GreyLevels | Labels], classes: Classes, expected: tuple[int, ...] | None = None) -> np.ndarray:
+def _converted(
+    archive: Archive,
+    key: str,
+    kind: type[GreyLevels | Labels],
+    classes: Classes,
+    expected: tuple[int, ...] | None = None,
+) -> np.ndarray:
     """uint8 (M, H, W); labels of 256 classes are uint16."""
     member, where = archive.member(key, "(M, H, W)", 3), f"{archive.path}: {key}"
     if expected is not None and member.shape != expected:
@@ -179,7 +201,9 @@ def _check_size(shape: tuple[int, ...], archive: Archive, where: str) -> None:
     most = max(MOST_PIXELS, DENSEST * archive.path.stat().st_size)
     if math.prod(size) > MOST_TILE or math.prod(shape) > most:
         got = f"{quoted(count)} tiles of {' x '.join(map(quoted, size))} pixels"
-        raise DataError(f"{where}: got {got}, expected at most {MOST_TILE} pixels a tile and {most} in a file of this size")
+        raise DataError(
+            f"{where}: got {got}, expected at most {MOST_TILE} pixels a tile and {most} in a file of this size"
+        )
 
 
 def _groups(archive: Archive, key: str, count: int) -> np.ndarray | None:
@@ -191,7 +215,10 @@ def _groups(archive: Archive, key: str, count: int) -> np.ndarray | None:
     if member.shape[0] != count:
         raise DataError(f"{where}: got {quoted(member.shape[0])} names, expected {count}, one per tile")
     if member.dtype.itemsize > 4 * _MOST_NAME or count * member.dtype.itemsize > _MOST_TEXT:
-        raise DataError(f"{where}: got {count} names of up to {member.dtype.itemsize // 4} characters, expected {_MOST_NAME} characters at most")
+        raise DataError(
+            f"{where}: got {count} names of up to {member.dtype.itemsize // 4} characters, expected {_MOST_NAME} "
+            "characters at most"
+        )
     if not member.dtype.itemsize:
         return np.zeros(count, "U1")
     names = np.zeros(count, member.dtype.newbyteorder("="))

@@ -2,10 +2,12 @@
 
     images/NAME.*  masks/NAME.*            two folders of any names: --data IMAGES --masks MASKS
     NAME.*  NAME_mask.*                    one folder; also NAME.jpg with NAME.png
-    train/  val/  test/                    each in one of these layouts; val/ and test/ may be missing, and so may the masks of test/
+    train/  val/  test/                    each in one of these layouts; val/ and test/ may be missing, and so may the
+    masks of test/
     images/train/  masks/train/  ...       the same the other way round
 
-Folders may have folders within; NAME is then the path in them. Images are PNG, JPEG, TIFF, WebP or PGM files, masks are not JPEG.
+Folders may have folders within; NAME is then the path in them. Images are PNG, JPEG, TIFF, WebP or PGM files, masks are
+not JPEG.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _EXPECTED = "expected images/NAME.png with masks/NAME.png, or NAME.png with NAME
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask. name: its path in the folder, without its suffix.  folder: the path's folder, '' at the top."""
+    """An image and its mask. name: its path in the folder, without its suffix.  folder: the path's folder, '' at the
+    top.
+    """
 
     name: str
     image: Path
@@ -39,12 +43,17 @@ class Pair:
 def parts_of(path: Path, masks: str = "") -> dict[str, tuple[Path, list[Pair]]]:
     """The parts of a data set by name ('train' alone, or some of PARTS): the folder of a part, and its pairs by name.
 
-    masks: the folder of the masks, where `path` holds images only. DataError, naming files, for orphans and names that occur twice.
+    masks: the folder of the masks, where `path` holds images only. DataError, naming files, for orphans and names that
+        occur twice.
     """
     if masks and not Path(masks).is_dir():
         raise DataError(f"masks: {masks}: no such folder")
     if (path / "train").is_dir():
-        return {p: (path / p, _two(path / p, Path(masks) / p, p) if masks else _layout(path / p, p)) for p in PARTS if (path / p).is_dir()}
+        return {
+            p: (path / p, _two(path / p, Path(masks) / p, p) if masks else _layout(path / p, p))
+            for p in PARTS
+            if (path / p).is_dir()
+        }
     if masks:
         return {"train": (path, _two(path, Path(masks), "train"))}
     if (path / "images" / "train").is_dir():
@@ -113,5 +122,7 @@ def _only(files: list[Path]) -> Path:
     """The file; DataError where there are two."""
     if len(files) > 1:
         name = files[1].stem
-        raise DataError(f"{files[1]}: got the name '{name}' twice, here and in {files[0].name}; expected one file of each name")
+        raise DataError(
+            f"{files[1]}: got the name '{name}' twice, here and in {files[0].name}; expected one file of each name"
+        )
     return files[0]

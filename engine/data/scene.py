@@ -1,8 +1,10 @@
-"""One synthetic source image: a camera over sunlit ground, the terrains in view, and what an annotator would have drawn.
+"""One synthetic source image: a camera over sunlit ground, the terrains in view, and what an annotator would have
+drawn.
 
-A `Scene` is a set of random parameters; `render` makes any window of its frame, image and mask, without making the rest. Coordinates:
-(u, v) are pixels of the frame, columns to the right and rows down; (x, y) are texels of the ground, flat below a pinhole camera, so that
-texture grows finer and flatter towards the horizon. Lengths given in pixels are for frames `FRAME` rows high and scale with the frame.
+A `Scene` is a set of random parameters; `render` makes any window of its frame, image and mask, without making the
+rest. Coordinates: (u, v) are pixels of the frame, columns to the right and rows down; (x, y) are texels of the ground,
+flat below a pinhole camera, so that texture grows finer and flatter towards the horizon. Lengths given in pixels are
+for frames `FRAME` rows high and scale with the frame.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _MARGIN = 2  # pixels rendered around a window for the camera's blur
 
 @dataclass(frozen=True, eq=False)
 class Star:
-    """A star-shaped polygon around (u, v): `radii` in pixels at equal angles from `turn`, squeezed vertically by `squeeze`."""
+    """A star-shaped polygon around (u, v): `radii` in pixels at equal angles from `turn`, squeezed vertically by
+    `squeeze`.
+    """
 
     u: float
     v: float
@@ -33,14 +37,17 @@ class Star:
     squeeze: float = 1.0
 
     def gauge(self, u: np.ndarray, v: np.ndarray, du: float = 0.0, dv: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """(rho, sector) of each pixel: rho < 1 inside, 1 on the straight edges, growing linearly outwards. The star is moved by (du, dv)."""
+        """(rho, sector) of each pixel: rho < 1 inside, 1 on the straight edges, growing linearly outwards. The star is
+        moved by (du, dv).
+        """
         x, y = u - np.float32(self.u + du), (v - np.float32(self.v + dv)) / np.float32(self.squeeze)
         step = 2 * np.pi / len(self.radii)
         sector = np.floor((np.arctan2(y, x) - self.turn) / step).astype(np.int32) % len(self.radii)
         angle = self.turn + step * np.arange(len(self.radii) + 1)
         corner = np.stack([np.cos(angle), np.sin(angle)]) * np.append(self.radii, self.radii[0])  # (2, K + 1)
         edge = np.diff(corner)
-        offset = corner[0, :-1] * edge[1] - corner[1, :-1] * edge[0]  # normal (e_y, -e_x) times the corner: the edge's distance
+        # normal (e_y, -e_x) times the corner: the edge's distance
+        offset = corner[0, :-1] * edge[1] - corner[1, :-1] * edge[0]
         normal = (np.stack([edge[1], -edge[0]]) / offset).astype(np.float32)
         return normal[0][sector] * x + normal[1][sector] * y, sector
 
@@ -82,11 +89,18 @@ class Scene:
 
 
 def render(
-    scene: Scene, ground: Ground, row: int, column: int, size: tuple[int, int], boulders: tuple[Star, ...], random: np.random.Generator
+    scene: Scene,
+    ground: Ground,
+    row: int,
+    column: int,
+    size: tuple[int, int],
+    boulders: tuple[Star, ...],
+    random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window of `size` (h, w) at (row, column) of the frame -> image uint8 (h, w), mask uint8 (h, w).
 
-    `boulders` are put on this window only; `random` draws the sensor's noise. All else is the scene's: windows fit together.
+    `boulders` are put on this window only; `random` draws the sensor's noise. All else is the scene's: windows fit
+    together.
     """
     v = np.arange(row - _MARGIN, row + size[0] + _MARGIN, dtype=np.float32)[:, None] + 0.5
     u = np.arange(column - _MARGIN, column + size[1] + _MARGIN, dtype=np.float32)[None] + 0.5
@@ -96,15 +110,18 @@ def render(
     for boulder in boulders:
         radiance = _with_boulder(radiance, scene, ground, boulder, u, v)
     inner = slice(_MARGIN, -_MARGIN)
-    grey = _exposed(scene, radiance, u, v)[inner, inner] + np.float32(scene.noise) * random.standard_normal(size, np.float32)
+    grey = _exposed(scene, radiance, u, v)[inner, inner] + np.float32(scene.noise) * random.standard_normal(
+        size, np.float32
+    )
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8), _labels(scene, ground, u[:, inner], v[inner], boulders)
 
 
 def _ground_position(scene: Scene, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pixels (u (1, W), v (H, 1)) -> ground x, y (H, W) in texels and blur level (H, 1).
 
-    Distance over that of the bottom row: d = (H - horizon) / (v - horizon). Before turning and moving, x = (u - W / 2) d, y = f d.
-    A pixel spans d by f d^2 / (H - horizon); the level is half the log2 of that area, less a little that the camera's blur adds again.
+    Distance over that of the bottom row: d = (H - horizon) / (v - horizon). Before turning and moving, x = (u - W / 2)
+    d, y = f d. A pixel spans d by f d^2 / (H - horizon); the level is half the log2 of that area, less a little that
+    the camera's blur adds again.
     """
     rows, columns = scene.shape
     below = rows - scene.horizon
@@ -112,12 +129,17 @@ def _ground_position(scene: Scene, u: np.ndarray, v: np.ndarray) -> tuple[np.nda
     focal = max(_FOCAL * columns, 0.8 * below)
     across, along = (u - columns / 2) * depth * scene.scale, focal * depth * scene.scale
     cos, sin = np.float32(np.cos(scene.yaw)), np.float32(np.sin(scene.yaw))
-    x, y = cos * across - sin * along + np.float32(scene.origin[0]), sin * across + cos * along + np.float32(scene.origin[1])
+    x, y = (
+        cos * across - sin * along + np.float32(scene.origin[0]),
+        sin * across + cos * along + np.float32(scene.origin[1]),
+    )
     return x, y, 0.5 * np.log2(focal / below * depth**3) + np.log2(scene.scale) - _SHARPER
 
 
 def _field(ground: Ground, x: np.ndarray, y: np.ndarray, which: int) -> np.ndarray:
-    """Where the terrain number `which` lies: smooth noise, standard deviation about 1, another stretch of it for each terrain."""
+    """Where the terrain number `which` lies: smooth noise, standard deviation about 1, another stretch of it for each
+    terrain.
+    """
     shift = np.float32(171.0 * which)
     return ground.sample("broad", 0.9 * x + shift, 0.9 * y - shift, 4)
 
@@ -144,9 +166,12 @@ def _covered(cover: Cover, ground: Ground, x: np.ndarray, y: np.ndarray, level: 
         out = out + np.float32(amplitude) * ground.sample(name, f * x, f * y, level + np.log2(frequency))
     amplitude, wavelength, direction = cover.ripple
     if amplitude:
-        phase = (x * np.float32(np.cos(direction)) + y * np.float32(np.sin(direction))) * np.float32(2 * np.pi / wavelength)
+        phase = (x * np.float32(np.cos(direction)) + y * np.float32(np.sin(direction))) * np.float32(
+            2 * np.pi / wavelength
+        )
         phase = phase + 2.2 * ground.sample("broad", 3 * x, 3 * y, 3) + 0.5 * ground.sample("cloud", x, y, 3)
-        seen = np.clip(1.6 - 3.5 * 2.0**level / wavelength, 0, 1).astype(np.float32)  # narrower than the footprint: averaged away
+        # narrower than the footprint: averaged away
+        seen = np.clip(1.6 - 3.5 * 2.0**level / wavelength, 0, 1).astype(np.float32)
         patchy = np.clip(0.6 + 0.5 * ground.sample("broad", y, x, 3), 0, 1.3)
         out = out + np.float32(amplitude) * seen * patchy * np.sin(phase + 0.6 * np.sin(phase))
     if cover.dust > -3:
@@ -169,7 +194,9 @@ def _with_sky(radiance: np.ndarray, scene: Scene, ground: Ground, u: np.ndarray,
 
 
 def _with_hardware(radiance: np.ndarray, part: Star, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A dark metal part: facets of different brightness, a bright rim, seams; and its shadow on the ground beside it."""
+    """A dark metal part: facets of different brightness, a bright rim, seams;
+    and its shadow on the ground beside it.
+    """
     shadow, _ = part.gauge(u, v, -0.15 * part.radii.mean(), 0.1 * part.radii.mean())
     rho, sector = part.gauge(u, v)
     facet = np.float32(0.22) + np.float32(0.28) * (sector * 7 % 5 / 4).astype(np.float32) * (rho > 0.45)
@@ -177,7 +204,9 @@ def _with_hardware(radiance: np.ndarray, part: Star, u: np.ndarray, v: np.ndarra
     return np.where(rho < 1, facet, np.where(shadow < 1, 0.55 * radiance, radiance))
 
 
-def _with_boulder(radiance: np.ndarray, scene: Scene, ground: Ground, rock: Star, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _with_boulder(
+    radiance: np.ndarray, scene: Scene, ground: Ground, rock: Star, u: np.ndarray, v: np.ndarray
+) -> np.ndarray:
     """A faceted boulder: bright on the sun's side, dark on the other, rough, with a cast shadow away from the sun."""
     right, down = _sun(scene)
     size = float(rock.radii.mean())
@@ -185,14 +214,17 @@ def _with_boulder(radiance: np.ndarray, scene: Scene, ground: Ground, rock: Star
     radiance = np.where(shadow < 1, radiance * (0.25 + 0.35 * np.clip(shadow, 0, 1) ** 4), radiance)
     rho, sector = rock.gauge(u, v)
     middle = rock.turn + (sector + 0.5) * np.float32(2 * np.pi / len(rock.radii))
-    facing = np.cos(middle) * right + np.sin(middle) * down  # the outward direction of the pixel's facet towards the sun
+    # the outward direction of the pixel's facet towards the sun
+    facing = np.cos(middle) * right + np.sin(middle) * down
     shade = 0.95 + np.float32(0.75) * facing * np.clip(2.2 * rho - 0.6 + 0.2 * (sector % 2), 0, 1)  # the top is flat
     rough = ground.sample("strata", 2.2 * u + 40 * rock.turn, 2.2 * v, 1) + ground.sample("grain", 1.3 * u, 1.3 * v, 1)
     return np.where(rho < 1, np.maximum(scene.covers[0].albedo * (shade + 0.13 * rough), 0.12), radiance)
 
 
 def _sun(scene: Scene) -> tuple[float, float]:
-    """Unit vector to the sun in the image, (right, down): (-1, -1) of the turned ground, whose y runs away from the camera, flattened."""
+    """Unit vector to the sun in the image, (right, down): (-1, -1) of the turned ground, whose y runs away from the
+    camera, flattened.
+    """
     right = -(np.cos(scene.yaw) + np.sin(scene.yaw))
     down = 0.5 * (np.cos(scene.yaw) - np.sin(scene.yaw))
     return float(right / np.hypot(right, down)), float(down / np.hypot(right, down))
@@ -213,7 +245,9 @@ def _exposed(scene: Scene, radiance: np.ndarray, u: np.ndarray, v: np.ndarray) -
 
 
 def _labels(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray, boulders: tuple[Star, ...]) -> np.ndarray:
-    """The annotator's mask, uint8 (H, W): outlines of straight pieces, strips left out between terrains, parts left out."""
+    """The annotator's mask, uint8 (H, W): outlines of straight pieces, strips left out between terrains, parts left
+    out.
+    """
     mask = np.full((v.size, u.size), scene.terrains[0], np.uint8)
     for which, (terrain, threshold) in enumerate(zip(scene.terrains[1:], scene.levels, strict=True), start=1):
         field = _faceted_field(scene, ground, u, v, which) - threshold
@@ -237,7 +271,9 @@ def _labels(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray, boulders
 
 
 def _faceted_field(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray, which: int) -> np.ndarray:
-    """The terrain's field sampled on a coarse lattice and interpolated linearly over its triangles: level lines are polygons."""
+    """The terrain's field sampled on a coarse lattice and interpolated linearly over its triangles: level lines are
+    polygons.
+    """
     spacing, offset_u, offset_v = scene.mesh
     p, q = (v[:, 0] + offset_v) / spacing, (u[0] + offset_u) / spacing
     i, j = np.floor(p).astype(int), np.floor(q).astype(int)
@@ -248,4 +284,6 @@ def _faceted_field(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray, w
     a, b = (p - i)[:, None], (q - j)[None]
     row, column = (i - i[0])[:, None], j - j[0]
     f00, f01, f10, f11 = (nodes[row + di, column + dj] for di, dj in np.ndindex(2, 2))
-    return np.where(a + b < 1, f00 + a * (f10 - f00) + b * (f01 - f00), f11 + (1 - a) * (f01 - f11) + (1 - b) * (f10 - f11))
+    return np.where(
+        a + b < 1, f00 + a * (f10 - f00) + b * (f01 - f00), f11 + (1 - a) * (f01 - f11) + (1 - b) * (f10 - f11)
+    )

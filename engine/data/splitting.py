@@ -1,8 +1,9 @@
 """Training and validation parts that share no source image, with every class in both.
 
-Tiles of one source image share light, ground and camera; a tile of it on either side of a split is a leak. So whole groups are
-dealt out. Big rock is in some 3 % of the tiles: dealt at random, a part may get none. So the dealing is stratified, rarest class first
-(after Sechidis, Tsoumakas, Vlahavas, "On the stratification of multi-label data", ECML 2011, with groups in place of samples).
+Tiles of one source image share light, ground and camera; a tile of it on either side of a split is a leak. So whole
+groups are dealt out. Big rock is in some 3 % of the tiles: dealt at random, a part may get none. So the dealing is
+stratified, rarest class first (after Sechidis, Tsoumakas, Vlahavas, "On the stratification of multi-label data", ECML
+2011, with groups in place of samples).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from engine.data.tiles import DataError, Tiles
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """train, val: int64 indices into the tiles, ascending, disjoint, together all. by: 'source image', 'folder' or 'tile'. note: one line."""
+    """train, val: int64 indices into the tiles, ascending, disjoint, together all. by: 'source image', 'folder' or
+    'tile'. note: one line.
+    """
 
     train: np.ndarray
     val: np.ndarray
@@ -29,10 +32,12 @@ class Split:
 def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0, by: str = "image", classes: Classes = MARS) -> Split:
     """Part of the tiles for validation: close to `fraction` of all tiles and of the tiles of every class.
 
-    By source image where groups are known (a tile of group '' is a group of its own): no group is in both parts. A class that
-    occurs in two groups or more occurs in both parts. By tile where no group is known; the note says so. Deterministic in seed.
-    by: 'image'; 'tile', which deals every tile alone, whatever its source, and leaks; or 'folder', which deals the folders the tiles lay in.
-    Raises DataError for tiles without masks, a fraction outside (0, 1), or fewer than two groups.
+    By source image where groups are known (a tile of group '' is a group of its own): no group is in both parts. A
+    class that occurs in two groups or more occurs in both parts. By tile where no group is known; the note says so.
+    Deterministic in seed.
+    by: 'image'; 'tile', which deals every tile alone, whatever its source, and leaks; or 'folder', which deals the
+    folders the tiles lay in. Raises DataError for tiles without masks, a fraction outside (0, 1), or fewer than two
+    groups.
     """
     if not 0 < fraction < 1:
         raise DataError(f"fraction: got {fraction}, expected a number between 0 and 1")
@@ -41,7 +46,8 @@ def split(tiles: Tiles, fraction: float = 0.2, seed: int = 0, by: str = "image",
 
 
 def folds(tiles: Tiles, k: int = 5, seed: int = 0, by: str = "image", classes: Classes = MARS) -> list[Split]:
-    """k splits for cross-validation, dealt like `split`: every tile is validated on exactly once, in a k-th of its class.
+    """k splits for cross-validation, dealt like `split`: every tile is validated on exactly once, in a k-th of its
+    class.
 
     Raises DataError for tiles without masks, k below 2, or fewer than k groups.
     """
@@ -63,7 +69,10 @@ def _split(tiles: Tiles, validation: np.ndarray, by: str, classes: Classes) -> S
     caution = "" if by != "tile" else "; source images are unknown, tiles of one image may be in both parts"
     if by == "tile" and tiles.sources_known:
         shared = int(sharing(tiles[val], tiles[train]).sum())
-        caution = f"; warning: this leaks, {shared} of the tiles to validate share a source image with one to train, so scores are too high"
+        caution = (
+            f"; warning: this leaks, {shared} of the tiles to validate share a source image with one to train, so "
+            "scores are too high"
+        )
     rock = f"{classes.names[rarest]} in {present[train, rarest].sum()} and {present[val, rarest].sum()}"
     return Split(train, val, by, f"split by {by}: {len(train)} tiles to train, {len(val)} to validate, {rock}{caution}")
 
@@ -74,7 +83,9 @@ def _dealt_by(tiles: Tiles, by: str, shares: tuple[float, ...], seed: int, class
         return _dealt(tiles if by == "image" else tiles.having(groups=None), shares, seed, classes)
     if tiles.folders is None:
         raise DataError("split: got 'folder', but the images lie in no folders of their own (images/NAME/...)")
-    return _dealt(tiles.having(groups=np.where(tiles.folders == "", ".", tiles.folders)), shares, seed, classes)[0], "folder"
+    return _dealt(tiles.having(groups=np.where(tiles.folders == "", ".", tiles.folders)), shares, seed, classes)[
+        0
+    ], "folder"
 
 
 def _dealt(tiles: Tiles, shares: tuple[float, ...], seed: int, classes: Classes) -> tuple[np.ndarray, str]:
@@ -101,8 +112,9 @@ def _group_numbers(tiles: Tiles) -> np.ndarray:
 def _parts(counts: np.ndarray, shares: tuple[float, ...], random: np.random.Generator) -> np.ndarray:
     """Deal groups to parts. counts: tiles per group and class (G, K) -> part (G,).
 
-    A part's fill in class k is (its tiles of k) / (its share of them). A group goes to the part filled least in the class being
-    dealt; ties are settled by the mean fill over all classes the group has, so that it goes where its other classes lack.
+    A part's fill in class k is (its tiles of k) / (its share of them). A group goes to the part filled least in the
+    class being dealt; ties are settled by the mean fill over all classes the group has, so that it goes where its other
+    classes lack.
     """
     part = np.full(len(counts), -1)
     due = [[share * float(total) for total in counts.sum(axis=0)] for share in shares]
@@ -121,7 +133,9 @@ def _parts(counts: np.ndarray, shares: tuple[float, ...], random: np.random.Gene
 
 
 def _dealing_order(counts: np.ndarray, random: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """(class, group): the class in the fewest groups first; within it groups with most tiles of it first, equals in random order."""
+    """(class, group): the class in the fewest groups first; within it groups with most tiles of it first, equals in
+    random order.
+    """
     order = random.permutation(len(counts))
     groups_with = np.count_nonzero(counts, axis=0)
     for k in np.argsort(groups_with, kind="stable"):

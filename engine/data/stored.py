@@ -5,7 +5,8 @@ batch, or the rows of a crop, is read where it lies. Decoding on demand, with a 
 in every epoch it decodes again whatever does not fit, on the cores that train, and it needs what this does not: a cache
 and its limit, shared memory, an order in which samples are handed over, and an answer to files that change while a run
 goes on. The price is space on a disk. Here the operating system's page cache is the cache: it belongs to no process and
-is given back as soon as anyone needs memory. Nothing is mapped, so a process's own memory stays as small as its batches.
+is given back as soon as anyone needs memory. Nothing is mapped, so a process's own memory stays as small as its
+batches.
 
 The file has no name from the start: it is gone with the process, however that ends.
 """
@@ -44,7 +45,9 @@ class TileFile:
                 raise OSError(errno.ENOSPC, f"{free >> 20} MiB are free")
             self.file: IO[bytes] = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - as long as its tiles live
         except OSError as error:
-            raise DataError(f"{folder}: no temporary file of {size >> 20} MiB for the decoded tiles ({error.strerror}); {_HINT}") from None
+            raise DataError(
+                f"{folder}: no temporary file of {size >> 20} MiB for the decoded tiles ({error.strerror}); {_HINT}"
+            ) from None
         self.end = 0
 
     def append(self, array: np.ndarray) -> int:
@@ -54,7 +57,9 @@ class TileFile:
             while content:
                 content = content[self.file.write(content) :]
         except OSError as error:
-            raise DataError(f"{place()}: the decoded tiles cannot be written there ({error.strerror}); {_HINT}") from None
+            raise DataError(
+                f"{place()}: the decoded tiles cannot be written there ({error.strerror}); {_HINT}"
+            ) from None
         self.end += array.nbytes
         return start
 
@@ -80,9 +85,11 @@ _HINT = "TMPDIR names another folder, --memory allows more memory"
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Images or masks in a file. Behaves as an array (N, H, W) or (N, H, W, C) where a tile, a batch or a window is read, and loads just that.
+    """Images or masks in a file. Behaves as an array (N, H, W) or (N, H, W, C) where a tile, a batch or a window is
+    read, and loads just that.
 
-    dtype: of the numbers.   offsets: int (N,), where tiles begin.   sizes: int (N, 2), their height and width as they are stored.
+    dtype: of the numbers.   offsets: int (N,), where tiles begin.   sizes: int (N, 2), their height and width as they
+        are stored.
     colour: bool (N,), whether three channels are stored.   channels: of what is read, 0 for (N, H, W).
     padded: sizes (H, W) that a tile is padded to, one after the other.   fill: the padding's number; None mirrors.
     instead: a number that is read for each `fill` that is stored, or None.
@@ -118,10 +125,14 @@ class Stored:
         return replace(self, padded=(*self.padded, size))
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """A tile (an integer), a window of one (an integer and two slices), or several tiles (a slice, or integers), read into memory."""
+        """A tile (an integer), a window of one (an integer and two slices), or several tiles (a slice, or integers),
+        read into memory.
+        """
         if isinstance(index, tuple):
             tile, rows, columns = index
-            return self._window(int(tile), *(slice(*s.indices(n)) for s, n in zip((rows, columns), self.padded[-1], strict=True)))
+            return self._window(
+                int(tile), *(slice(*s.indices(n)) for s, n in zip((rows, columns), self.padded[-1], strict=True))
+            )
         if np.ndim(index) == 0 and not isinstance(index, slice):
             return self._tile(int(index))
         numbers = np.arange(len(self))[index]
@@ -172,7 +183,9 @@ class Stored:
 
 
 def as_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """An image (h, w) or (h, w, 3) with three channels, or, where channels is 0, without: grey that was stored as colour."""
+    """An image (h, w) or (h, w, 3) with three channels, or, where channels is 0, without: grey that was stored as
+    colour.
+    """
     if channels and pixels.ndim == 2:
         return np.repeat(pixels[..., None], channels, 2)
     return pixels if channels else pixels[..., 0] if pixels.ndim == 3 else pixels
@@ -217,7 +230,8 @@ class _Joined:
 
 
 def fits(size: int, memory: int) -> bool:
-    """Whether decoded tiles of so many bytes are kept in memory. memory: MiB that they may take; 0: half of what is available.
+    """Whether decoded tiles of so many bytes are kept in memory. memory: MiB that they may take; 0: half of what is
+    available.
 
     They take twice their size for a moment, when they are split.
     """

@@ -1,8 +1,9 @@
 """A made data set in the image of the real one: procedural Mars NavCam tiles with their masks.
 
-Scenes (scene.py) stand for source images: of each, one to four tiles of its 4 x 2 grid are taken, so that groups mean what they mean in
-the real set. Class shares, tiles with big rock and tiles of a single terrain are near the real ones; soil and sand overlap in
-brightness, and far away in texture. Like the original file, the training part holds planted 'alien' samples for cleaning.py to find.
+Scenes (scene.py) stand for source images: of each, one to four tiles of its 4 x 2 grid are taken, so that groups mean
+what they mean in the real set. Class shares, tiles with big rock and tiles of a single terrain are near the real ones;
+soil and sand overlap in brightness, and far away in texture. Like the original file, the training part holds planted
+'alien' samples for cleaning.py to find.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ _GOLDEN = 0.5 * (5**0.5 - 1)
 _BASE_ALBEDO = {SOIL: (1.04, 0.1), BEDROCK: (1.04, 0.16), SAND: (0.84, 0.14)}  # mean, standard deviation
 
 
-def synthetic(count: int = 2000, test: int = 200, seed: int = 0, size: tuple[int, int] = (64, 128), aliens: bool = True) -> DataSet:
-    """`count` training tiles, `test` test tiles of other scenes, all with masks and groups; the same for the same arguments.
+def synthetic(
+    count: int = 2000, test: int = 200, seed: int = 0, size: tuple[int, int] = (64, 128), aliens: bool = True
+) -> DataSet:
+    """`count` training tiles, `test` test tiles of other scenes, all with masks and groups; the same for the same
+    arguments.
 
-    size: (H, W) in pixels, divisible by 8, at least 32. About 4 % of the training samples, at least 5, are aliens of group '', unless
-    `aliens` is false or there are fewer than 25 samples. Raises DataError for sizes and counts outside this.
+    size: (H, W) in pixels, divisible by 8, at least 32. About 4 % of the training samples, at least 5, are aliens of
+    group '', unless `aliens` is false or there are fewer than 25 samples. Raises DataError for sizes and counts outside
+    this.
     """
     for name, number, least in (("count", count, 1), ("test", test, 0)):
         if number < least:
@@ -44,7 +49,9 @@ def synthetic(count: int = 2000, test: int = 200, seed: int = 0, size: tuple[int
     if planted:
         train = _with_aliens(train, planted, stream.generator())
         notes.append(f"synthetic: {planted} of the training tiles are planted aliens with one mask")
-    return DataSet("synthetic", train, _tiles(test, size, ground, stream, "test") if test else None, tuple(notes), original=True)
+    return DataSet(
+        "synthetic", train, _tiles(test, size, ground, stream, "test") if test else None, tuple(notes), original=True
+    )
 
 
 def _tiles(count: int, size: tuple[int, int], ground: Ground, stream: Stream, name: str) -> Tiles:
@@ -112,11 +119,16 @@ def _scene(random: np.random.Generator, size: tuple[int, int], quantile: float) 
 
 
 def _cover(random: np.random.Generator, terrain: int) -> Cover:
-    """The look of one terrain: soil is grainy and stony, bedrock cracked, layered and dusted with sand, sand smooth, swelling, rippled."""
+    """The look of one terrain: soil is grainy and stony, bedrock cracked, layered and dusted with sand, sand smooth,
+    swelling, rippled.
+    """
     albedo = max(random.normal(*_BASE_ALBEDO[terrain]), 0.35)
     mottle = ("cloud", random.uniform(0.01, 0.06), 1.0)
     if terrain == SOIL:
-        stones = (("pebbles", random.uniform(0.01, 0.2), random.uniform(0.5, 1.6)), ("pebbles", random.uniform(0, 0.15), random.uniform(1.3, 2.0)))
+        stones = (
+            ("pebbles", random.uniform(0.01, 0.2), random.uniform(0.5, 1.6)),
+            ("pebbles", random.uniform(0, 0.15), random.uniform(1.3, 2.0)),
+        )
         return Cover(albedo, (mottle, ("grain", random.uniform(0.06, 0.2), random.uniform(0.7, 1.4)), *stones))
     if terrain == BEDROCK:
         plates, strata = random.uniform(0.03, 0.4), random.uniform(0.03, 0.35)
@@ -124,7 +136,11 @@ def _cover(random: np.random.Generator, terrain: int) -> Cover:
         rough = (("cloud", random.uniform(0.02, 0.14), 2.0), ("grain", random.uniform(0.02, 0.08), 1.0))
         return Cover(albedo, (*relief, *rough), dust=random.uniform(-2.2, 0.1))
     swell = ("swell", random.uniform(0.03, 0.2), random.uniform(0.4, 1.0))
-    ripple = (random.choice([0.0, 1.0], p=(0.35, 0.65)) * random.uniform(0.04, 0.22), random.uniform(7, 40), random.uniform(0, np.pi))
+    ripple = (
+        random.choice([0.0, 1.0], p=(0.35, 0.65)) * random.uniform(0.04, 0.22),
+        random.uniform(7, 40),
+        random.uniform(0, np.pi),
+    )
     return Cover(albedo, (mottle, swell, ("grain", random.uniform(0.005, 0.05), 1.0)), ripple=ripple)
 
 
@@ -132,10 +148,14 @@ def _star(random: np.random.Generator, rows: int, columns: int, unit: float, rad
     """A polygon of four to six corners somewhere in the frame, radii in pixels of a standard frame."""
     corners = random.integers(4, 7)
     radii = random.uniform(*radius) * unit * random.uniform(0.6, 1.3, corners)
-    return Star(random.uniform(0, columns), random.uniform(0, rows), radii, random.uniform(0, 2 * np.pi), random.uniform(0.5, 1))
+    return Star(
+        random.uniform(0, columns), random.uniform(0, rows), radii, random.uniform(0, 2 * np.pi), random.uniform(0.5, 1)
+    )
 
 
-def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, size: tuple[int, int]) -> tuple[Star, ...]:
+def _boulders(
+    random: np.random.Generator, scene: Scene, row: int, column: int, size: tuple[int, int]
+) -> tuple[Star, ...]:
     """One or two boulders that lie whole in the tile and in the labelled range."""
     h, w = size
     unit = GRID[0] * min(size) / FRAME
@@ -151,7 +171,9 @@ def _boulders(random: np.random.Generator, scene: Scene, row: int, column: int, 
 
 
 def _with_aliens(train: Tiles, count: int, random: np.random.Generator) -> Tiles:
-    """`count` random tiles get a bright saucer pasted on, turned and moved at random, the aliens' mask, and no group."""
+    """`count` random tiles get a bright saucer pasted on, turned and moved at random, the aliens' mask,
+    and no group.
+    """
     images, masks, groups = train.images.copy(), train.labels().copy(), train.sources.copy()
     h, w = train.size
     mask = _alien_mask(train.size)

@@ -1,8 +1,8 @@
 """Tiles and data sets: what the engine trains on, and how it is read, checked and written.
 
-A data set comes from one of three sources, all through `load`: the word 'synthetic' (synthetic.py), an .npz file in the form of
-the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with the data is a `DataError`
-of one line that says where, what came, and what was expected: the command line prints it as it stands.
+A data set comes from one of three sources, all through `load`: the word 'synthetic' (synthetic.py), an .npz file in the
+form of the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with the data is a
+`DataError` of one line that says where, what came, and what was expected: the command line prints it as it stands.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ class Tiles:
     images: uint8 or uint16 levels, or float32, of one channel (N, H, W) or several (N, H, W, C).
     masks: uint8 (N, H, W), labels of a `Classes`, or None where nobody labelled; uint16 for 256 classes.
     groups: str (N,), the source image of each tile, '' where unknown; or None where no tile's source is known.
-    sizes: int (N, 2), height and width where tiles are smaller than the array: the rest is padding, whose labels count nowhere; or None.
+    sizes: int (N, 2), height and width where tiles are smaller than the array: the rest is padding, whose labels count
+        nowhere; or None.
     folders: str (N,), the folder that each tile lay in; or None.
-    classes: what the labels mean.   known: the pixels of each class in each tile, where they have been counted already (see `counts`).
+    classes: what the labels mean.   known: the pixels of each class in each tile, where they have been counted already
+        (see `counts`).
     images and masks may lie in a file (stored.py): then a tile, a batch or a window is in memory when it is read.
     Raises DataError when the arrays do not fit together, and for other labels.
     """
@@ -55,7 +57,9 @@ class Tiles:
 
     def __post_init__(self, known: np.ndarray | None) -> None:
         if self.images.ndim not in (3, 4) or self.images.dtype not in (np.uint8, np.uint16, np.float32):
-            raise DataError(f"images: got {_described(self.images)}, expected uint8, uint16 or float32 (N, H, W) or (N, H, W, C)")
+            raise DataError(
+                f"images: got {_described(self.images)}, expected uint8, uint16 or float32 (N, H, W) or (N, H, W, C)"
+            )
         shape = self.images.shape[:3]
         if self.masks is not None and (self.masks.shape != shape or self.masks.dtype not in (np.uint8, np.uint16)):
             raise DataError(f"masks: got {_described(self.masks)}, expected uint8 {shape} like the images")
@@ -67,7 +71,9 @@ class Tiles:
             if names is not None and (names.shape != (len(self),) or names.dtype.kind != "U"):
                 raise DataError(f"{name}: got {_described(names)}, expected str ({len(self)},), one per image")
         if self.sizes is not None and (self.sizes.shape != (len(self), 2) or self.sizes.dtype.kind != "i"):
-            raise DataError(f"sizes: got {_described(self.sizes)}, expected int ({len(self)}, 2), height and width per image")
+            raise DataError(
+                f"sizes: got {_described(self.sizes)}, expected int ({len(self)}, 2), height and width per image"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,7 +103,9 @@ class Tiles:
         return self.__dict__["_counts"]
 
     def having(self, **changes: Any) -> Tiles:
-        """The same tiles with other groups, sizes or classes of the same labels, or other padding; not counted again."""
+        """The same tiles with other groups, sizes or classes of the same labels, or other padding;
+        not counted again.
+        """
         return replace(self, **changes, known=self.__dict__["_counts"])
 
     def loaded(self) -> Tiles:
@@ -139,7 +147,8 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Tiles to train on, tiles to test on (None when the source has none; their masks may be None), and lines worth printing.
+    """Tiles to train on, tiles to test on (None when the source has none; their masks may be None), and lines worth
+    printing.
 
     classes: what their labels mean.  val: tiles to validate on, where the source has them.
     original: whether it has the form of the original file, whose rule tells planted samples.
@@ -155,12 +164,16 @@ class DataSet:
 
 
 def check_masks(name: str, masks: np.ndarray, classes: Classes = MARS) -> None:
-    """DataError unless all labels are of the classes, for the Mars tiles 0..4, or what they ignore; TypeError unless they are integers."""
+    """DataError unless all labels are of the classes, for the Mars tiles 0..4, or what they ignore; TypeError unless
+    they are integers.
+    """
     check_labels(name, "masks", masks, len(classes), classes.allowed, error=DataError)
 
 
 def pixel_counts(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
-    """Pixels of each class in each mask. masks: labels (N, H, W) -> int64 (N, C). Raises DataError for other labels than the classes'."""
+    """Pixels of each class in each mask. masks: labels (N, H, W) -> int64 (N, C). Raises DataError for other labels
+    than the classes'.
+    """
     check_masks("pixel_counts", masks, classes)
     return _counted(masks, classes)
 
@@ -168,8 +181,12 @@ def pixel_counts(masks: np.ndarray, classes: Classes = MARS) -> np.ndarray:
 def _counted(masks: np.ndarray, classes: Classes) -> np.ndarray:
     count = len(classes)
     if count <= 16:
-        return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(count)], axis=1).astype(np.int64)
-    return np.array([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks], np.int64).reshape(len(masks), count)
+        return np.stack([np.count_nonzero(masks == label, axis=(1, 2)) for label in range(count)], axis=1).astype(
+            np.int64
+        )
+    return np.array([np.bincount(mask.ravel(), minlength=count)[:count] for mask in masks], np.int64).reshape(
+        len(masks), count
+    )
 
 
 def parts_of(array: Any) -> Iterator[np.ndarray]:
@@ -195,20 +212,25 @@ def load(
     """Read a data set, checked to the last pixel.
 
     source: 'synthetic' (`count` training tiles and a tenth as many test tiles, made from `seed`);
-      a .npz file in the original form: training_set (N, 2, H, W) with [:, 0] the image, grey levels 0..255, and [:, 1] the mask,
-      labels 0..4; optional test_set (M, H, W), test_labels (M, H, W), train_group (N,) and test_group (M,); any real dtype;
-      or a folder of images and masks (see folder.py).
-    Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be divisible by 8.
-    classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder, where it is another.
-    memory: MiB that a folder's decoded tiles may take in memory, else they are read from a temporary file; 0: half of what is available; None: any.
-    seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for classes.
+      a .npz file in the original form: training_set (N, 2, H, W) with [:, 0] the image, grey levels 0..255, and [:, 1]
+      the mask, labels 0..4; optional test_set (M, H, W), test_labels (M, H, W), train_group (N,) and test_group (M,);
+      any real dtype; or a folder of images and masks (see folder.py).
+    Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be
+    divisible by 8.
+    classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder,
+        where it is another.
+    memory: MiB that a folder's decoded tiles may take in memory, else they are read from a temporary file; 0: half of
+    what is available; None: any. seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for
+    classes.
     """
     if str(source) == "synthetic":
         from engine.data.synthetic import synthetic
 
         for name, value in (("classes", classes if classes not in ("auto", "mars", MARS) else ""), ("masks", masks)):
             if value:
-                raise DataError(f"{name}: got {value if isinstance(value, str) else 'other classes'}, but 'synthetic' has its own")
+                raise DataError(
+                    f"{name}: got {value if isinstance(value, str) else 'other classes'}, but 'synthetic' has its own"
+                )
         return synthetic(count, test=max(1, count // 10), seed=seed)
     path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of images and masks"
     with reading(DataError, f"{source}: cannot be read"):
@@ -237,8 +259,9 @@ def load(
 def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
     """Write a data set in the original form (see `load`), compressed; float64 is the homework file's own dtype.
 
-    The file is written under a temporary name beside `path` and then renamed: a reader sees the old file or the whole new one.
-    Raises DataError for a name without .npz, a dtype other than uint8, float32 and float64, and training tiles without masks.
+    The file is written under a temporary name beside `path` and then renamed: a reader sees the old file or the whole
+    new one. Raises DataError for a name without .npz, a dtype other than uint8, float32 and float64, and training tiles
+    without masks.
     """
     path, dtype = Path(path), np.dtype(dtype)
     if path.suffix.lower() != ".npz":
@@ -246,7 +269,10 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
     if dtype not in (np.uint8, np.float32, np.float64):
         raise DataError(f"save_npz: got dtype {dtype}, expected uint8, float32 or float64")
     train, test = dataset.train, dataset.test
-    arrays: dict[str, Any] = {"training_set": np.stack([train.images, train.labels()], axis=1).astype(dtype), "train_group": train.groups}
+    arrays: dict[str, Any] = {
+        "training_set": np.stack([train.images, train.labels()], axis=1).astype(dtype),
+        "train_group": train.groups,
+    }
     if test is not None:
         labels = None if test.masks is None else test.masks.astype(dtype)
         arrays |= {"test_set": test.images.astype(dtype), "test_labels": labels, "test_group": test.groups}
@@ -289,7 +315,10 @@ class GreyLevels(_Converted):
     def finished(self) -> np.ndarray:
         """The levels; DataError where rounding has left black and white."""
         if self.fractional and self.largest <= 1:
-            raise DataError(f"{self.where}: got fractional levels of at most {self.largest:.4g}, expected grey levels 0..255 (scale by 255)")
+            raise DataError(
+                f"{self.where}: got fractional levels of at most {self.largest:.4g}, expected grey levels 0..255 "
+                "(scale by 255)"
+            )
         return self.out
 
 
@@ -322,7 +351,10 @@ def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected
     """DataError naming the first offending value and its index."""
     if bad.any():
         tile, y, x = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(f"{where}: got {part[tile, y, x]:.6g} in tile {rows.start + tile} at row {y}, column {x}, expected {expected}")
+        raise DataError(
+            f"{where}: got {part[tile, y, x]:.6g} in tile {rows.start + tile} at row {y}, column {x}, expected "
+            f"{expected}"
+        )
 
 
 def _finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> DataSet:
@@ -333,14 +365,25 @@ def _finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> 
         if not len(tiles):
             raise DataError(f"{name}: got no {part} tile, expected at least one")
         if h % divisor or w % divisor or not h * w:
-            raise DataError(f"{name}: {part} tiles are {h} x {w}, expected sides divisible by {divisor} ({_POOLINGS} poolings)")
+            raise DataError(
+                f"{name}: {part} tiles are {h} x {w}, expected sides divisible by {divisor} ({_POOLINGS} poolings)"
+            )
         if tiles.size != train.size:
-            raise DataError(f"{name}: {part} tiles are {h} x {w}, expected {train.size[0]} x {train.size[1]} like the training tiles")
-    return DataSet(name, train, test, tuple(_description(part, tiles) for part, tiles in parts), classes, original=classes == MARS)
+            raise DataError(
+                f"{name}: {part} tiles are {h} x {w}, expected {train.size[0]} x {train.size[1]} like the training "
+                "tiles"
+            )
+    return DataSet(
+        name, train, test, tuple(_description(part, tiles) for part, tiles in parts), classes, original=classes == MARS
+    )
 
 
 def _description(part: str, tiles: Tiles) -> str:
-    known = f"{len(np.unique(tiles.sources[tiles.sources != '']))} source images" if tiles.sources_known else "source images unknown"
+    known = (
+        f"{len(np.unique(tiles.sources[tiles.sources != '']))} source images"
+        if tiles.sources_known
+        else "source images unknown"
+    )
     labelled = "" if tiles.masks is not None else ", no masks"
     colour = "" if tiles.channels == 1 else f" and {tiles.channels} channels"
     depth = {np.dtype(np.uint16): ", 16 bits", np.dtype(np.float32): ", floating point"}.get(tiles.images.dtype, "")

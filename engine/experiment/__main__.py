@@ -1,4 +1,6 @@
-"""Run a grid of training runs and tabulate it:  python -m engine.experiment GRID [--data FILE] [--seeds 3] [--epochs N] [--out DIR]"""
+"""Run a grid of training runs and tabulate it:  python -m engine.experiment GRID [--data FILE] [--seeds 3] [--epochs N]
+[--out DIR]
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ MOST_JOBS, MOST_FOLDS = 256, 100
 class Arguments:
     """Run a grid of training runs; write a CSV, a Markdown table and a figure with intervals.
 
-    A grid is a TOML file, or the name of one that comes with the package. Every run has a folder OUT/CELL/seed-N. Run the same command again
+    A grid is a TOML file, or the name of one that comes with the package. Every run has a folder OUT/CELL/seed-N. Run
+    the same command again
     to go on after an interruption: finished runs are kept, and a run that was stopped continues.
 
     Examples:
@@ -41,18 +44,23 @@ class Arguments:
     seeds: int = 3
     """Runs of every cell. A seed decides the split, the initial weights, the order and the augmentation."""
     folds: int = 0
-    """Cross-validation in place of seeds: so many runs of every cell, each validated on another part of the source images; scores are pooled."""
+    """Cross-validation in place of seeds: so many runs of every cell, each validated on another part of the source
+    images; scores are pooled.
+    """
     epochs: int | None = None
     """Epochs of every run; by default what the grid says."""
     out: Path | None = None
     """Where the runs go; by default experiments/GRID."""
     jobs: int = 1
-    """Runs side by side. With as many as there are cores each takes longer, and all of them together less: one thread never waits."""
+    """Runs side by side. With as many as there are cores each takes longer, and all of them together less: one thread
+    never waits.
+    """
     threads: int = 0
     """Threads of CPU kernels per run; 0: the cores divided by the jobs."""
     logs: Path | None = None
-    """Copy the small logs of finished runs to this folder, GRID/CELL/seed-N, and take from it, whatever grid they belong to, runs with the same
-    settings instead of training them again."""
+    """Copy the small logs of finished runs to this folder, GRID/CELL/seed-N, and take from it, whatever grid they
+    belong to, runs with the same settings instead of training them again.
+    """
     tables_only: bool = False
     """Train nothing: tabulate the runs that are finished."""
     list: bool = False
@@ -77,7 +85,9 @@ def run(arguments: Arguments) -> int:
     grid = read_grid(arguments.grid)
     given = {"data": arguments.data, "epochs": arguments.epochs}
     out = arguments.out or Path("experiments") / grid.name
-    runs = runs_of(grid, out, arguments.seeds, {key: value for key, value in given.items() if value is not None}, arguments.folds)
+    runs = runs_of(
+        grid, out, arguments.seeds, {key: value for key, value in given.items() if value is not None}, arguments.folds
+    )
     for one in runs:
         if (line := conflict(one)) is not None:
             raise UsageError(line)
@@ -106,7 +116,11 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
         for one in trainings:
             measure(one)
             done += 1
-            left = f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go" if done < len(missing) else ""
+            left = (
+                f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go"
+                if done < len(missing)
+                else ""
+            )
             print(f"{done} of {len(missing)} runs done: {one.cell.name}, seed {one.seed}{left}", flush=True)
             write_results(grid, runs, out)
             if arguments.logs:

@@ -12,7 +12,8 @@
     published = 0.6264                    # the figure of a publication to stand beside ours, if there is one
     settings = { margin = 0.4, dice = 0.2, focal = 0.2, iou = 0.2 }
 
-A cell is one option of every axis. Its name joins the options' names; its settings are the grid's, overridden axis by axis.
+A cell is one option of every axis. Its name joins the options' names; its settings are the grid's, overridden axis by
+axis.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _SEPARATOR = ", "
 
 @dataclass(frozen=True)
 class Cell:
-    """One configuration. options: the chosen option of every axis.  published: a figure to compare with, mean IoU in [0, 1], or None."""
+    """One configuration. options: the chosen option of every axis.  published: a figure to compare with, mean IoU in
+    [0, 1], or None.
+    """
 
     name: str
     options: dict[str, str]
@@ -71,7 +74,9 @@ def read_grid(source: str) -> Grid:
     try:
         text = read_bytes(path, MOST_TOML)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"grid {quoted(source)}: {reason(error)}; expected a TOML file or one of {', '.join(names())}") from error
+        raise ConfigError(
+            f"grid {quoted(source)}: {reason(error)}; expected a TOML file or one of {', '.join(names())}"
+        ) from error
     values = parse_toml(text, f"grid {path}")
     with reading(ConfigError, f"grid {path}: cannot be used"):
         return _grid(values, path)
@@ -83,9 +88,17 @@ def _grid(values: dict[str, Any], path: Path) -> Grid:
     for axis in axes:
         _known(axis, {"name": str, "option": list}, f"grid {path}: an axis")
         for option in axis.get("option", []):
-            _known(option, {"name": str, "settings": dict, "published": float}, f"grid {path}: an option of axis {axis.get('name')!r}")
-    if not axes or any("name" not in axis or not axis.get("option") or any("name" not in o for o in axis["option"]) for axis in axes):
-        raise ConfigError(f"grid {path}: expected at least one [[axis]] with a name and [[axis.option]] entries, each with a name")
+            _known(
+                option,
+                {"name": str, "settings": dict, "published": float},
+                f"grid {path}: an option of axis {axis.get('name')!r}",
+            )
+    if not axes or any(
+        "name" not in axis or not axis.get("option") or any("name" not in o for o in axis["option"]) for axis in axes
+    ):
+        raise ConfigError(
+            f"grid {path}: expected at least one [[axis]] with a name and [[axis.option]] entries, each with a name"
+        )
     base = values.get("settings", {})
     cells = tuple(_cell(axes, options, base) for options in itertools.product(*(axis["option"] for axis in axes)))
     by_folder = {cell.folder: cell for cell in cells}
@@ -96,7 +109,9 @@ def _grid(values: dict[str, Any], path: Path) -> Grid:
     wanted = values.get("baseline", cells[0].name)
     baseline = next((cell for cell in cells if cell.name == wanted), None)
     if baseline is None:
-        raise ConfigError(f"grid {path}: baseline is {wanted!r}, expected one of {'; '.join(cell.name for cell in cells)}")
+        raise ConfigError(
+            f"grid {path}: baseline is {wanted!r}, expected one of {'; '.join(cell.name for cell in cells)}"
+        )
     return Grid(path.stem, values.get("title", path.stem), tuple(axis["name"] for axis in axes), cells, baseline)
 
 

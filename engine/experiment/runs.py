@@ -1,11 +1,15 @@
-"""The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never repeated when it is finished.
+"""The runs of a grid: one folder per cell and seed, each trained by a process of its own, measured once, and never
+repeated when it is finished.
 
 OUT/CELL/seed-N/            the run folder of engine.train
-OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the last's; by the best's with
-                                 test-time augmentation, 'flips' and 'views'; groups (N,); form; the revision of the software that trained it
+OUT/CELL/seed-N/validation.npz   confusion (N, C, C) of every validation tile by the best epoch's weights, and by the
+last's; by the best's with
+                                 test-time augmentation, 'flips' and 'views'; groups (N,); form; the revision of the
+                                 software that trained it
 
-The settings, curves, scores and counts of a finished run are small. They can be kept elsewhere as logs, GRID/CELL/seed-N under a folder, from which
-tables are made without the runs, and any grid that asks for the same settings takes them instead of training again.
+The settings, curves, scores and counts of a finished run are small. They can be kept elsewhere as logs,
+GRID/CELL/seed-N under a folder, from which tables are made without the runs, and any grid that asks for the same
+settings takes them instead of training again.
 """
 
 from __future__ import annotations
@@ -81,11 +85,17 @@ def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any], folds:
         parts = [({"folds": folds, "fold": k, "seed": k}, f"fold-{k}-of-{folds}") for k in range(folds)]
     else:
         parts = [({"seed": seed}, f"seed-{seed}") for seed in range(seeds)]
-    return [Run(cell, part["seed"], cell.config(**part, **overrides), out / cell.folder / name) for part, name in parts for cell in grid.cells]
+    return [
+        Run(cell, part["seed"], cell.config(**part, **overrides), out / cell.folder / name)
+        for part, name in parts
+        for cell in grid.cells
+    ]
 
 
 def conflict(run: Run) -> str | None:
-    """What differs between a run folder's settings and the grid's, in one line; None where nothing does or the folder is new."""
+    """What differs between a run folder's settings and the grid's, in one line; None where nothing does or the folder
+    is new.
+    """
     path = run.folder / SETTINGS
     if not path.is_file():
         return None
@@ -104,7 +114,9 @@ def logged(root: Path) -> dict[Config, Path]:
 
 
 def take(run: Run, logs: dict[Config, Path]) -> Path | None:
-    """Copy the logs of a finished run with the run's settings into its folder; returns where they lay, None where there are none."""
+    """Copy the logs of a finished run with the run's settings into its folder; returns where they lay, None where there
+    are none.
+    """
     folder = logs.get(_of_any_place(run.config))
     if folder is not None:
         _copy_logs(folder, run.folder)
@@ -129,10 +141,11 @@ def _of_any_place(config: Config) -> Config:
 
 
 class Trainings:
-    """Trains runs, `jobs` at a time, each in a process of its own with `threads` threads. Iterating gives each run when it is finished.
+    """Trains runs, `jobs` at a time, each in a process of its own with `threads` threads. Iterating gives each run when
+    it is finished.
 
-    Whatever ends the `with` block, a signal included, lets the processes save their states and end; the next time they go on. RunError where one
-    fails.
+    Whatever ends the `with` block, a signal included, lets the processes save their states and end; the next time they
+    go on. RunError where one fails.
     """
 
     def __init__(self, runs: list[Run], jobs: int, threads: int, say: Callable[[str], None]) -> None:
@@ -168,11 +181,20 @@ class Trainings:
     def _train(self, run: Run) -> None:
         place = f"{run.cell.name}, seed {run.seed}"
         self.say(f"training {place}")
-        train(run, self.threads, lambda line: self.say(f"  {place}: {line}" if self.several else f"  {line}"), self.processes)
+        train(
+            run,
+            self.threads,
+            lambda line: self.say(f"  {place}: {line}" if self.several else f"  {line}"),
+            self.processes,
+        )
 
 
-def train(run: Run, threads: int = 0, say: Callable[[str], None] = print, processes: set[subprocess.Popen] | None = None) -> None:
-    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails. processes: holds it while it runs."""
+def train(
+    run: Run, threads: int = 0, say: Callable[[str], None] = print, processes: set[subprocess.Popen] | None = None
+) -> None:
+    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails. processes:
+    holds it while it runs.
+    """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = run.folder.with_name(run.folder.name + ".toml")
     settings.write_text(to_toml(run.config), encoding="utf-8")
@@ -180,7 +202,9 @@ def train(run: Run, threads: int = 0, say: Callable[[str], None] = print, proces
     place = ["--resume", str(run.folder)] if begun else ["--config", str(settings), "--out", str(run.folder)]
     command = [sys.executable, "-m", "engine.train", *place, "--threads", str(threads)]
     running = set() if processes is None else processes
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+    )
     running.add(process)
     line = ""
     try:
@@ -199,7 +223,9 @@ def train(run: Run, threads: int = 0, say: Callable[[str], None] = print, proces
 
 
 def measure(run: Run) -> None:
-    """Write validation.npz: what the best and the last weights predict on every validation tile, and the tiles' source images."""
+    """Write validation.npz: what the best and the last weights predict on every validation tile, and the tiles' source
+    images.
+    """
     from engine.checkpoint import load_checkpoint
 
     val = _validation(_of_data(run.config))
@@ -227,7 +253,9 @@ def revision() -> str:
 
 
 def outcome(run: Run, checkpoint: str = "best") -> Outcome:
-    """The measured outcome of a finished run, measuring it first where that has not been done, or not everything of it."""
+    """The measured outcome of a finished run, measuring it first where that has not been done,
+    or not everything of it.
+    """
     from engine.checkpoint import form_from_dict
 
     path = run.folder / _MEASURED
@@ -235,7 +263,14 @@ def outcome(run: Run, checkpoint: str = "best") -> Outcome:
         measure(run)
     with np.load(path, allow_pickle=False) as file:
         form = form_from_dict(json.loads(str(file["form"])))
-        return Outcome(run.seed, file[checkpoint].astype(np.int64), file["groups"], form.classes, form.absent, str(file["revision"]))
+        return Outcome(
+            run.seed,
+            file[checkpoint].astype(np.int64),
+            file["groups"],
+            form.classes,
+            form.absent,
+            str(file["revision"]),
+        )
 
 
 def _is_whole(path: Path) -> bool:
@@ -253,7 +288,20 @@ def _validation(config: Config) -> Any:
 
 def _of_data(config: Config) -> Config:
     """A Config with those settings only that decide the tiles: the same for all cells of a grid with one seed."""
-    names = ("data", "masks", "classes", "ignore", "split", "clean", "crop", "tiles", "val_fraction", "folds", "fold", "seed")
+    names = (
+        "data",
+        "masks",
+        "classes",
+        "ignore",
+        "split",
+        "clean",
+        "crop",
+        "tiles",
+        "val_fraction",
+        "folds",
+        "fold",
+        "seed",
+    )
     return Config(**{name: getattr(config, name) for name in names})
 
 

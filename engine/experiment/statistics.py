@@ -1,10 +1,11 @@
 """What a set of runs says about a configuration, and about the difference between two.
 
-Two kinds of noise are told apart. *Between seeds*: another seed deals another split, other initial weights, another order; its measure is the
-standard deviation over the runs. *Between source images*: other validation images would have given another score; its measure is a bootstrap
-over source images (tiles of one image are not independent), on the confusion matrix pooled over the runs, because big rock is in so few
-images that a mean of per-run scores would be biased. Two configurations are compared on the same seeds with the same resampled images, so that
-what hard images take from both cancels.
+Two kinds of noise are told apart. *Between seeds*: another seed deals another split, other initial weights, another
+    order; its measure is the
+standard deviation over the runs. *Between source images*: other validation images would have given another score; its
+measure is a bootstrap over source images (tiles of one image are not independent), on the confusion matrix pooled over
+the runs, because big rock is in so few images that a mean of per-run scores would be biased. Two configurations are
+compared on the same seeds with the same resampled images, so that what hard images take from both cancels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ DRAWS = 2000
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source images.
+    """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source
+    images.
 
     classes, absent: as `engine.metrics.scores` takes them.   revision: of the software that trained it.
     """
@@ -45,7 +47,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """A configuration over its seeds. mean, deviation: of the runs' fg scores (deviation is NaN for one run).  pooled: the scores of the pooled
+    """A configuration over its seeds. mean, deviation: of the runs' fg scores (deviation is NaN for one run).  pooled:
+    the scores of the pooled
     confusion matrix.  interval: 95 % bootstrap interval of pooled.miou_fg over source images.
     """
 
@@ -59,7 +62,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Pooled fg of one configuration minus another's on their common seeds, with its 95 % interval from paired resampling."""
+    """Pooled fg of one configuration minus another's on their common seeds, with its 95 % interval from paired
+    resampling.
+    """
 
     seeds: int
     value: float
@@ -78,7 +83,9 @@ def summarise(outcomes: list[Outcome], draws: int = DRAWS) -> Summary:
     counts = _by_group(outcomes, _group_index(outcomes))
     deviation = float(single.std(ddof=1)) if len(single) > 1 else float("nan")
     pooled = outcomes[0].scores_of(counts.sum(0))
-    return Summary(len(outcomes), float(single.mean()), deviation, keras, pooled, _interval(_resampled(counts, draws, outcomes[0])))
+    return Summary(
+        len(outcomes), float(single.mean()), deviation, keras, pooled, _interval(_resampled(counts, draws, outcomes[0]))
+    )
 
 
 def difference(ours: list[Outcome], baseline: list[Outcome], draws: int = DRAWS) -> Difference | None:

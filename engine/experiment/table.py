@@ -24,7 +24,10 @@ def write_results(grid: Grid, runs: list[Run], out: Path) -> str:
     _write_csv(out / "results.csv", grid, finished)
     baseline = outcomes[grid.baseline.name]
     measured = {
-        cell.name: (summarise(outcomes[cell.name]), None if cell is grid.baseline else difference(outcomes[cell.name], baseline))
+        cell.name: (
+            summarise(outcomes[cell.name]),
+            None if cell is grid.baseline else difference(outcomes[cell.name], baseline),
+        )
         for cell in grid.cells
         if outcomes[cell.name]
     }
@@ -69,18 +72,42 @@ def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
 
 
 def _markdown(grid: Grid, measured: dict[str, tuple[Summary, Difference | None]], classes: list[str]) -> str:
-    """A row per cell: mean and deviation over seeds, pooled score with interval, IoU per class, difference to the baseline, published."""
-    heads = ["configuration", "runs", "fg, mean ± sd of seeds", "fg, pooled (95 %)", "keras", *classes, f"minus {grid.baseline.name} (95 %)"]
+    """A row per cell: mean and deviation over seeds, pooled score with interval, IoU per class, difference to the
+    baseline, published.
+    """
+    heads = [
+        "configuration",
+        "runs",
+        "fg, mean ± sd of seeds",
+        "fg, pooled (95 %)",
+        "keras",
+        *classes,
+        f"minus {grid.baseline.name} (95 %)",
+    ]
     with_published = any(cell.published is not None for cell in grid.cells)
-    lines = [f"# {grid.title}", "", _row([*heads, *(["published"] if with_published else [])]), _row(["---"] * (len(heads) + with_published))]
+    lines = [
+        f"# {grid.title}",
+        "",
+        _row([*heads, *(["published"] if with_published else [])]),
+        _row(["---"] * (len(heads) + with_published)),
+    ]
     for cell in grid.cells:
         if cell.name not in measured:
             continue
         summary, versus = measured[cell.name]
         low, high = summary.interval
         spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.3f}"
-        row = [cell.name, str(summary.runs), f"{summary.mean:.3f}{spread}", f"{summary.pooled.miou_fg:.3f} ({low:.3f} to {high:.3f})"]
-        row += [f"{summary.mean_keras:.3f}", *("absent" if v is None else f"{v:.3f}" for v in summary.pooled.iou), _difference(versus)]
+        row = [
+            cell.name,
+            str(summary.runs),
+            f"{summary.mean:.3f}{spread}",
+            f"{summary.pooled.miou_fg:.3f} ({low:.3f} to {high:.3f})",
+        ]
+        row += [
+            f"{summary.mean_keras:.3f}",
+            *("absent" if v is None else f"{v:.3f}" for v in summary.pooled.iou),
+            _difference(versus),
+        ]
         if with_published:
             row.append("" if cell.published is None else f"{cell.published:.4f}")
         lines.append(_row(row))
@@ -99,7 +126,9 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _draw(path: Path, grid: Grid, measured: dict[str, tuple[Summary, Difference | None]], outcomes: dict[str, list[Outcome]]) -> None:
+def _draw(
+    path: Path, grid: Grid, measured: dict[str, tuple[Summary, Difference | None]], outcomes: dict[str, list[Outcome]]
+) -> None:
     """Per cell a dot for every seed, the pooled score with its interval, and the published figure."""
     plt = pyplot()
     names = [cell.name for cell in grid.cells if cell.name in measured]
@@ -108,7 +137,13 @@ def _draw(path: Path, grid: Grid, measured: dict[str, tuple[Summary, Difference 
     for k, name in enumerate(names):
         summary = measured[name][0]
         low, high = summary.interval
-        axis.plot([low, high], [k, k], color="0.4", lw=2, label="pooled over seeds, 95 % over source images" if k == 0 else None)
+        axis.plot(
+            [low, high],
+            [k, k],
+            color="0.4",
+            lw=2,
+            label="pooled over seeds, 95 % over source images" if k == 0 else None,
+        )
         axis.plot(summary.pooled.miou_fg, k, "ks", ms=5)
         seeds = [o.scores.miou_fg for o in outcomes[name]]
         axis.plot(seeds, [k + 0.22] * len(seeds), "o", color="#1f77b4", ms=5, label="single seeds" if k == 0 else None)

@@ -1,7 +1,8 @@
 """Named bugs for `--break` and for the power study: what a wrong backward pass looks like.
 
-Two kinds. A `Spoiled` gradient is right until something is done to the finished arrays; it fits every operator. A `Misprint` is a change in
-the text of the backward pass itself, made in a copy that stands in for the original for a while.
+Two kinds. A `Spoiled` gradient is right until something is done to the finished arrays; it fits every operator. A
+`Misprint` is a change in the text of the backward pass itself, made in a copy that stands in for the original for a
+while.
 """
 
 from __future__ import annotations
@@ -39,8 +40,16 @@ class Spoiled:
     def planted(self, built: Built) -> Iterator[Built]:
         """A copy of `built` whose backward has the bug."""
         if built.module is not None:
-            built = Built(built.fn, built.arrays, built.names)  # its parameters keep their right gradients: only the inputs' are spoiled
-        yield Built(lambda *x: Spoil(built.fn, self.change)(*x), built.arrays, built.names, None, built.convention, built.convention_input)
+            # its parameters keep their right gradients: only the inputs' are spoiled
+            built = Built(built.fn, built.arrays, built.names)
+        yield Built(
+            lambda *x: Spoil(built.fn, self.change)(*x),
+            built.arrays,
+            built.names,
+            None,
+            built.convention,
+            built.convention_input,
+        )
 
 
 @dataclass(frozen=True)
@@ -143,11 +152,29 @@ SPOILED = [
     Spoiled("border", "the gradient at the border of the first input is counted twice", _times(_border, 2.0)),
     Spoiled("half", "a factor 2 is missing", _times(_everything, 0.5)),
     Spoiled("sign", "the sign of the last input's gradient is wrong", _times(_everything, -1.0, 9)),
-    Spoiled("flipped", "the second input's gradient (the filter's) is upside down", _moved(lambda g: np.flip(g, 0) if g.ndim else g, 1)),
-    Spoiled("shifted", "the first input's gradient is shifted by one row", _moved(lambda g: np.roll(g, 1, _row_axis(g)) if g.ndim else g)),
-    Spoiled("channel", "the last channel of the second input's gradient (the filter's) is missing", _times(_last_channel, 0.0, 1)),
-    Spoiled("tiny", "the gradient of one entry of the first input is off by one part in 100 000", _times(_middle, 1 + 1e-5)),
-    Spoiled("float32", "the gradient is rounded to float32 on its way", _moved(lambda g: g.astype(np.float32).astype(g.dtype))),
+    Spoiled(
+        "flipped",
+        "the second input's gradient (the filter's) is upside down",
+        _moved(lambda g: np.flip(g, 0) if g.ndim else g, 1),
+    ),
+    Spoiled(
+        "shifted",
+        "the first input's gradient is shifted by one row",
+        _moved(lambda g: np.roll(g, 1, _row_axis(g)) if g.ndim else g),
+    ),
+    Spoiled(
+        "channel",
+        "the last channel of the second input's gradient (the filter's) is missing",
+        _times(_last_channel, 0.0, 1),
+    ),
+    Spoiled(
+        "tiny", "the gradient of one entry of the first input is off by one part in 100 000", _times(_middle, 1 + 1e-5)
+    ),
+    Spoiled(
+        "float32",
+        "the gradient is rounded to float32 on its way",
+        _moved(lambda g: g.astype(np.float32).astype(g.dtype)),
+    ),
     Spoiled("constant", "a constant is added, whatever the cotangent", _moved(lambda g: g + 1e-3)),
 ]
 _CONV, _NORM, _POINT = "kernels.conv.reference:", "kernels.norm.reference:", "kernels.pointwise.reference:"
@@ -198,7 +225,9 @@ MISPRINTS = [
         "leaky_relu",
         {"values": "kink"},
     ),
-    Misprint("relu-mask", "the ReLU's mask lets everything through", _POINT + "relu_backward", "y <= 0", "y < 0", "relu"),
+    Misprint(
+        "relu-mask", "the ReLU's mask lets everything through", _POINT + "relu_backward", "y <= 0", "y < 0", "relu"
+    ),
     Misprint(
         "no-mean",
         "batch norm: the mean's share is missing",
@@ -284,7 +313,8 @@ def find_bug(name: str) -> Bug:
 
 @contextmanager
 def misprinted(target: str, old: str, new: str) -> Iterator[None]:
-    """Within the block a copy of `target` (module:function or module:Class.method), with `old` replaced by `new`, stands in for it everywhere.
+    """Within the block a copy of `target` (module:function or module:Class.method), with `old` replaced by `new`,
+    stands in for it everywhere.
 
     The original is put back in every place afterwards. ValueError when the text no longer contains `old`.
     """
@@ -303,7 +333,13 @@ def misprinted(target: str, old: str, new: str) -> Iterator[None]:
     code = compile("from __future__ import annotations\n" + source.replace(old, new), f"<misprint in {target}>", "exec")
     exec(code, vars(module), scope)
     places = [(owner, name)] + [place for place in _holders(raw) if place != (owner, name)]
-    tables = [(table, key) for table in vars(module).values() if isinstance(table, dict) for key, value in table.items() if value is raw]
+    tables = [
+        (table, key)
+        for table in vars(module).values()
+        if isinstance(table, dict)
+        for key, value in table.items()
+        if value is raw
+    ]
     operator = registry.get(name)
     if operator is not None and operator.reference is raw:
         places.append((operator, "reference"))

@@ -21,7 +21,9 @@ ORDER = (PASS, KINK, INCONCLUSIVE, FAIL)
 
 @dataclass
 class Result:
-    """One variant of one entry over all seeds: the worst verdict, error and bar of the worst seed, totals of the rest."""
+    """One variant of one entry over all seeds: the worst verdict, error and bar of the worst seed,
+    totals of the rest.
+    """
 
     entry: Entry
     settings: Mapping[str, Any]
@@ -44,17 +46,28 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         """The row for JSON; of the worst seed's report what it has."""
-        own = {key: getattr(self, key) for key in ("verdict", "error", "bar", "evaluations", "seconds", "seeds", "ok", "notes")}
+        own = {
+            key: getattr(self, key)
+            for key in ("verdict", "error", "bar", "evaluations", "seconds", "seeds", "ok", "notes")
+        }
         detail = {k: v for k, v in ({} if self.report is None else self.report.row()).items() if k not in own}
-        row = {"name": self.entry.name, **own, "kind": self.entry.kind, "settings": {k: str(v) for k, v in self.settings.items()}} | (
-            {"break": self.bug.name} if self.bug else {}
-        )
+        row = {
+            "name": self.entry.name,
+            **own,
+            "kind": self.entry.kind,
+            "settings": {k: str(v) for k, v in self.settings.items()},
+        } | ({"break": self.bug.name} if self.bug else {})
         merged = {**detail, **row}
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in merged.items()}
 
-    def add(self, ok: bool, verdict: str, error: float, bar: float, evaluations: int, seconds: float, notes: Sequence[str]) -> bool:
+    def add(
+        self, ok: bool, verdict: str, error: float, bar: float, evaluations: int, seconds: float, notes: Sequence[str]
+    ) -> bool:
         """Count one seed; True when it is the worst so far."""
-        worse = self.seeds == 0 or (ORDER.index(verdict), error / max(bar, 1e-300)) > (ORDER.index(self.verdict), self.error / max(self.bar, 1e-300))
+        worse = self.seeds == 0 or (ORDER.index(verdict), error / max(bar, 1e-300)) > (
+            ORDER.index(self.verdict),
+            self.error / max(self.bar, 1e-300),
+        )
         if worse:
             self.verdict, self.error, self.bar, self.notes = verdict, error, bar, list(notes)
         self.ok = self.ok and ok
@@ -66,7 +79,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to check: backend 'reference', 'cpu' or 'cuda'; dtype; device; the seeds; directions per seed; a planted bug."""
+    """How to check: backend 'reference', 'cpu' or 'cuda'; dtype; device; the seeds; directions per seed;
+    a planted bug.
+    """
 
     backend: str = "reference"
     dtype: str = "float64"
@@ -96,7 +111,9 @@ def check(entry: Entry, settings: Mapping[str, Any], plan: Plan) -> Result:
             result.add(found.ok, found.verdict, found.error, found.bar, 3, found.seconds, [*found.notes, served])
             continue
         report = run(built, entry.title(settings), seed, plan)
-        if result.add(report.ok, report.verdict, report.error, report.bar, report.evaluations, report.seconds, report.notes):
+        if result.add(
+            report.ok, report.verdict, report.error, report.bar, report.evaluations, report.seconds, report.notes
+        ):
             result.report = report
     return result
 
@@ -106,7 +123,10 @@ def run(built: Built, name: str, seed: int, plan: Plan) -> GradReport:
     if built.module is not None:
         built.module.to(plan.device)
     started = time.perf_counter()
-    with use_kernels("reference" if plan.backend == "reference" else "fast"), plan.bug.planted(built) if plan.bug else nullcontext(built) as planted:
+    with (
+        use_kernels("reference" if plan.backend == "reference" else "fast"),
+        plan.bug.planted(built) if plan.bug else nullcontext(built) as planted,
+    ):
         report = gradcheck(
             planted.target,
             *planted.tensors(device=plan.device),

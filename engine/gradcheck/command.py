@@ -1,6 +1,8 @@
-"""Check gradients:  python -m engine.gradcheck [OPERATOR ...] [--stride 2 --shape 2,9,11,3 ...] [--break NAME] [--html FILE]
+"""Check gradients:  python -m engine.gradcheck [OPERATOR ...] [--stride 2 --shape 2,9,11,3 ...] [--break NAME] [--html
+FILE]
 
-Without names every operator, loss, block and the network. Options that the command does not know are settings of the operator.
+Without names every operator, loss, block and the network. Options that the command does not know are settings of the
+operator.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ STYLES = {"PASS": "green", "KINK": "cyan", "INCONCLUSIVE": "yellow", "FAIL": "bo
 
 @dataclass(frozen=True)
 class Arguments:
-    """Check gradients against derivatives with an error bar. Exit code 0: all proven; 1: something is wrong or unproven; 2: bad input.
+    """Check gradients against derivatives with an error bar. Exit code 0: all proven; 1: something is wrong or
+    unproven; 2: bad input.
 
-    Any other option is a setting of the named operator (see --list):  python -m engine.gradcheck conv2d --stride 2 --padding 1 --shape 2,9,11,3
+    Any other option is a setting of the named operator (see --list):  python -m engine.gradcheck conv2d --stride 2
+    --padding 1 --shape 2,9,11,3
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -39,7 +43,9 @@ class Arguments:
     backend: Literal["reference", "cpu", "cuda"] = "reference"
     """Whose gradients: the reference code's, or those of the fast kernels of the CPU or of CUDA."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
-    """float64: finite differences. float32 (default of the fast backends): comparison with the float64 reference's gradient."""
+    """float64: finite differences. float32 (default of the fast backends): comparison with the float64 reference's
+    gradient.
+    """
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; by default where the backend is."""
     seeds: int = 1
@@ -59,7 +65,9 @@ class Arguments:
 def run(argv: Sequence[str]) -> int:
     """The command; returns the exit code."""
     hints = typing.get_type_hints(Arguments)
-    known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)} | {"--help": False}
+    known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)} | {
+        "--help": False
+    }
     own, settings = split_arguments(argv, known)
     arguments = parsed(Arguments, "python -m engine.gradcheck", args=own)
     from engine.gradcheck.bugs import BUGS
@@ -106,17 +114,33 @@ def _plan(arguments: Arguments, settings: dict[str, Any]) -> tuple[list[Entry], 
             raise UsageError(f"--{name}: got {getattr(arguments, name)}, expected at least 1")
     bug = find_bug(arguments.break_) if arguments.break_ else None
     names = arguments.names or ((bug.operator,) if bug else ())
-    entries = [e for name in names for e in ([x for x in catalogue().values() if x.kind == name] if name in KINDS else [find(name)])]
+    entries = [
+        e
+        for name in names
+        for e in ([x for x in catalogue().values() if x.kind == name] if name in KINDS else [find(name)])
+    ]
     entries = entries or list(catalogue().values())
     if settings and len(entries) != 1:
-        raise UsageError(f"settings ({', '.join('--' + k for k in settings)}) need the name of one operator; --list shows which it has")
+        raise UsageError(
+            f"settings ({', '.join('--' + k for k in settings)}) need the name of one operator; --list shows which it "
+            "has"
+        )
     if bug:
         if len(entries) != 1:
             raise UsageError(f"--break {bug.name}: name one operator to break, such as {bug.operator}")
         settings = {**bug.settings, **settings} if entries[0].name == bug.operator else settings
-    dtype = arguments.dtype if arguments.dtype != "auto" else "float64" if arguments.backend == "reference" or bug else "float32"
+    dtype = (
+        arguments.dtype
+        if arguments.dtype != "auto"
+        else "float64"
+        if arguments.backend == "reference" or bug
+        else "float32"
+    )
     if dtype == "float32" and arguments.backend == "reference":
-        raise UsageError("--dtype float32: the reference is checked by finite differences, which need float64; choose --backend cpu or cuda")
+        raise UsageError(
+            "--dtype float32: the reference is checked by finite differences, which need float64; choose --backend "
+            "cpu or cuda"
+        )
     if dtype == "float32" and bug:
         raise UsageError(f"--break {bug.name}: bugs are planted for finite differences, which need --dtype float64")
     where = arguments.device if arguments.device != "auto" else "cuda" if arguments.backend == "cuda" else "cpu"

@@ -2,11 +2,14 @@
 
     max|fast - ref64| <= 3 max|naive - ref64| + tiny
 
-ref64 is the reference in float64 (whose gradients the finite differences prove), naive the reference in the dtype in question, tiny four roundings
-of the largest value. Convolutions may be computed by Winograd's transforms, whose stated bound is 2e-5 of the largest value per convolution.
+ref64 is the reference in float64 (whose gradients the finite differences prove), naive the reference in the dtype in
+question, tiny four roundings of the largest value. Convolutions may be computed by Winograd's transforms, whose stated
+bound is 2e-5 of the largest value per convolution.
 
-Some gradients are zero by construction: of a bias whose effect a softmax or a normalisation takes away. Then every version sums terms that cancel,
-and what is left is rounding, in float64 too: its largest value divided by float64's precision is the size of the terms, and takes its place.
+Some gradients are zero by construction: of a bias whose effect a softmax or a normalisation takes away. Then every
+    version sums terms that cancel,
+and what is left is rounding, in float64 too: its largest value divided by float64's precision is the size of the terms,
+    and takes its place.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ CONVOLUTIONS = ("conv2d_forward", "conv2d_backward_data", "conv2d_backward_filte
 
 @dataclass
 class Comparison:
-    """The worst array: error and bar relative to its largest value; served: how many kernel calls the fast code served, and of how many."""
+    """The worst array: error and bar relative to its largest value; served: how many kernel calls the fast code served,
+    and of how many.
+    """
 
     verdict: str
     error: float
@@ -54,7 +59,11 @@ def compare(built: Built, dtype: str, device: str) -> Comparison:
         fast = _run(rounded, dtype, device, "fast")
     _to(rounded, np.float64, "cpu")
     fast_calls = [entry for entry in log if entry.by == "fast"]
-    winograd = WINOGRAD * sum(entry.operator in CONVOLUTIONS for entry in fast_calls) * (choice.mode() not in ("exact", "direct"))
+    winograd = (
+        WINOGRAD
+        * sum(entry.operator in CONVOLUTIONS for entry in fast_calls)
+        * (choice.mode() not in ("exact", "direct"))
+    )
     worst, notes = (-1.0, 0.0, 0.0), []
     for name, a, b, c in ((n, fast[n], naive[n], exact[n]) for n in exact):
         if not c.size:
@@ -93,8 +102,14 @@ def _run(built: Built, dtype: Any, device: str, backend: str) -> dict[str, np.nd
             total = part if total is None else total + part
         total.backward()  # type: ignore[union-attr]
     found = {f"output {k}": to_numpy(out.data) for k, out in enumerate(results)}
-    found |= {f"gradient of {n}": to_numpy(x.grad.data) for n, x in zip(built.names, inputs, strict=True) if x.grad is not None}
+    found |= {
+        f"gradient of {n}": to_numpy(x.grad.data)
+        for n, x in zip(built.names, inputs, strict=True)
+        if x.grad is not None
+    }
     if built.module is not None:
-        found |= {f"gradient of {n}": to_numpy(p.grad.data) for n, p in built.module.named_parameters() if p.grad is not None}
+        found |= {
+            f"gradient of {n}": to_numpy(p.grad.data) for n, p in built.module.named_parameters() if p.grad is not None
+        }
         built.module.zero_grad()
     return found

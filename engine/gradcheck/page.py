@@ -55,14 +55,23 @@ def write_page(path: Path, results: Sequence[Result], plan: Plan) -> None:
     sections: list[Section] = []
     links: dict[int, str] = {}
     for k, result in enumerate(results):
-        shown = result.entry.variants[0] == result.settings or result.settings in result.entry.kinks or not result.ok or len(results) < 10
+        shown = (
+            result.entry.variants[0] == result.settings
+            or result.settings in result.entry.kinks
+            or not result.ok
+            or len(results) < 10
+        )
         if shown and result.report is not None and result.built is not None:
             sections.append(_section(result, plan, f"check-{k}"))
             links[k] = sections[-1].anchor
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     template = environment.from_string(Path(__file__).with_name("page.html").read_text())
     counts = {v: sum(r.verdict == v for r in results) for v in ("PASS", "KINK", "INCONCLUSIVE", "FAIL")}
-    path.write_text(template.render(results=list(enumerate(results)), sections=sections, links=links, counts=counts, plan=plan))
+    path.write_text(
+        template.render(results=list(enumerate(results)), sections=sections, links=links, counts=counts, plan=plan)
+    )
 
 
 def _section(result: Result, plan: Plan, anchor: str) -> Section:
@@ -108,5 +117,9 @@ def _kink_picture(k: int, distance: np.ndarray) -> Picture:
     h, w = montage(distance).shape
     at = int((distance < 1e-6).sum())
     near = float(distance.min())
-    text = f"output {k} {distance.shape}: {at} kinks at the point itself" if at else f"output {k} {distance.shape}: nearest kink at {near:.1e}"
+    text = (
+        f"output {k} {distance.shape}: {at} kinks at the point itself"
+        if at
+        else f"output {k} {distance.shape}: nearest kink at {near:.1e}"
+    )
     return Picture(kink_png(distance), w, h, text)

@@ -14,16 +14,26 @@ INK, BLUE, ORANGE, GREEN, RED, GREY = "#1b1f24", "#2563a8", "#c2571a", "#2b8a4b"
 
 
 def curve_svg(curve: StepCurve, salt: str, kinked: bool = False) -> str:
-    """log-log: the error of the plain difference against the step, the two laws behind the V, the extrapolated value's error, ours.
+    """log-log: the error of the plain difference against the step, the two laws behind the V, the extrapolated value's
+    error, ours.
 
-    kinked: at a kink the plain difference tends to the mean of both slopes, which the handwritten gradient need not be: its line is left out.
+    kinked: at a kink the plain difference tends to the mean of both slopes, which the handwritten gradient need not be:
+        its line is left out.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "axes.edgecolor": GREY, "font.family": "sans-serif"}):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": salt,
+            "font.size": 10,
+            "axes.edgecolor": GREY,
+            "font.family": "sans-serif",
+        }
+    ):
         figure, axes = pyplot.subplots(figsize=(5.6, 3.5))
         shown = np.isfinite(curve.error) & (curve.error > 0)
         steps, error = curve.steps[shown], curve.error[shown]
@@ -42,7 +52,14 @@ def curve_svg(curve: StepCurve, salt: str, kinked: bool = False) -> str:
             axes.axhline(max(curve.analytic_error, floor), color=RED, lw=1.4, ls="-.", label="handwritten gradient")
         if curve.chosen:
             axes.axvline(curve.chosen, color=ORANGE, lw=1, label="chosen step")
-        low = max(floor, min(low, curve.estimate / 3 if curve.estimate > 0 else low, curve.analytic_error / 3 if curve.analytic_error > 0 else low))
+        low = max(
+            floor,
+            min(
+                low,
+                curve.estimate / 3 if curve.estimate > 0 else low,
+                curve.analytic_error / 3 if curve.analytic_error > 0 else low,
+            ),
+        )
         top = max([curve.analytic_error * 10, 1.0, *(error[:1] * 10 if len(error) else [])])
         axes.set(xlabel="step h", ylabel="relative error", ylim=(low, top), xlim=(curve.steps.min(), curve.steps.max()))
         axes.grid(True, color="#e5e8ec", lw=0.6)
@@ -53,11 +70,15 @@ def curve_svg(curve: StepCurve, salt: str, kinked: bool = False) -> str:
         pyplot.close(figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
 
 
 def _truncation(steps: np.ndarray, error: np.ndarray) -> float | None:
-    """c of c h^2 through the curve where it falls as h^2; None where it does not (linear functions have no truncation)."""
+    """c of c h^2 through the curve where it falls as h^2;
+    None where it does not (linear functions have no truncation).
+    """
     for k in range(len(steps) - 3):
         slope = np.log(error[k] / error[k + 3]) / np.log(steps[k] / steps[k + 3])
         if 1.7 < slope < 2.3 and error[k + 3] > 1e-13:
@@ -66,7 +87,9 @@ def _truncation(steps: np.ndarray, error: np.ndarray) -> float | None:
 
 
 def montage(array: np.ndarray, is_filter: bool = False, gap: float = np.nan) -> np.ndarray:
-    """Any array as one picture, planes side by side with a gap: images (N, H, W, C) as N x C planes, filters (R, S, C, K) as C x K planes."""
+    """Any array as one picture, planes side by side with a gap: images (N, H, W, C) as N x C planes, filters (R, S, C,
+    K) as C x K planes.
+    """
     array = np.asarray(array, np.float64)
     if array.ndim <= 1:
         return array.reshape(1, -1)
@@ -92,10 +115,16 @@ def signed_png(array: np.ndarray, largest: float, is_filter: bool = False) -> st
 
 
 def kink_png(distance: np.ndarray) -> str:
-    """Per output the distance to the nearest kink along the direction: red at the point itself, pale yellow where none was seen."""
+    """Per output the distance to the nearest kink along the direction: red at the point itself, pale yellow where none
+    was seen.
+    """
     with np.errstate(divide="ignore"):
         level = 1 - (np.log10(montage(distance, gap=-1.0).clip(1e-7, None)) + 7) / 6
-    level = np.where(montage(distance, gap=np.nan) == np.inf, 0.0, np.where(np.isnan(montage(distance, gap=np.nan)), np.nan, level.clip(0.15, 1)))
+    level = np.where(
+        montage(distance, gap=np.nan) == np.inf,
+        0.0,
+        np.where(np.isnan(montage(distance, gap=np.nan)), np.nan, level.clip(0.15, 1)),
+    )
     return _png(level, "YlOrRd")
 
 

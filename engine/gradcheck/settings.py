@@ -15,7 +15,8 @@ TUPLES = ("shape", "other_shape", "sizes")
 def split_arguments(argv: Sequence[str], known: Mapping[str, bool]) -> tuple[list[str], dict[str, Any]]:
     """(what the command itself understands, the rest as settings). known: option -> whether a value follows it.
 
-    An unknown option takes the next word as its value, or is True when there is none. UsageError when an option is given twice.
+    An unknown option takes the next word as its value, or is True when there is none. UsageError when an option is
+    given twice.
     """
     own: list[str] = []
     settings: dict[str, Any] = {}
@@ -39,13 +40,17 @@ def split_arguments(argv: Sequence[str], known: Mapping[str, bool]) -> tuple[lis
         settings[key] = parse(value)
         if key in TUPLES and isinstance(settings[key], int):
             settings[key] = (settings[key],)
-        if key in TUPLES and not (isinstance(settings[key], tuple) and all(isinstance(n, int) and n > 0 for n in settings[key])):
+        if key in TUPLES and not (
+            isinstance(settings[key], tuple) and all(isinstance(n, int) and n > 0 for n in settings[key])
+        ):
             raise UsageError(f"{option}: got {value!r}, expected positive integers such as 2,9,11,3")
     return own, settings
 
 
 def parse(text: str) -> Any:
-    """'2' -> 2, '2,9' -> (2, 9), 'true' -> True, 'none' -> None, '((1,2),(0,1))' -> nested tuples, anything else stays text."""
+    """'2' -> 2, '2,9' -> (2, 9), 'true' -> True, 'none' -> None, '((1,2),(0,1))' -> nested tuples, anything else stays
+    text.
+    """
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     try:

@@ -10,7 +10,9 @@ _HEADS = {"cpu": "kernels.attention.flash", "cuda": "kernels.attention.cuda"}
 _POLARIZED = {"cpu": "kernels.attention.cpu", "cuda": "kernels.attention.polarized"}
 
 attention_forward = operator(reference.attention_forward, _QKV, **_HEADS)
-attention_backward = operator(reference.attention_backward, f"{_QKV}; do (N, A, T, E); o (N, A, T, E); lse (N, A, T)", **_HEADS)
+attention_backward = operator(
+    reference.attention_backward, f"{_QKV}; do (N, A, T, E); o (N, A, T, E); lse (N, A, T)", **_HEADS
+)
 polarized_channel_forward = operator(reference.polarized_channel_forward, _CHANNEL, **_POLARIZED)
 polarized_channel_backward = operator(reference.polarized_channel_backward, f"{_CHANNEL}; dy (N, L, C)", **_POLARIZED)
 polarized_spatial_forward = operator(reference.polarized_spatial_forward, _SPATIAL, **_POLARIZED)

@@ -1,7 +1,9 @@
-"""Fast polarized self-attention, float32: a chunk per image, forward and backward, and a kernel that adds up the parameters' gradients.
+"""Fast polarized self-attention, float32: a chunk per image, forward and backward, and a kernel that adds up the
+parameters' gradients.
 
-An image of the network (64 or 128 KB) stays in the L2 cache, so it is read once however many products it is part of: forward 4 bytes read
-and 4 written per element, backward 8 and 4. Backward computes the gates again. What an image adds to the parameters is written down as a row
+An image of the network (64 or 128 KB) stays in the L2 cache, so it is read once however many products it is part of:
+forward 4 bytes read and 4 written per element, backward 8 and 4. Backward computes the gates again. What an image adds
+to the parameters is written down as a row
 of vectors: sums over images of these, and of their outer products, are the gradients.
 """
 
@@ -28,7 +30,7 @@ def _served(inner: int, *arrays: np.ndarray) -> bool:
     return inner > 0 and all(a.dtype == np.float32 and a.flags.c_contiguous and a.size for a in arrays)
 
 
-# -- channels -------------------------------------------------------------------------------------------------------------------------
+# -- channels ----------------------------------------------------------------------------------------------------------
 
 
 @inline()
@@ -50,7 +52,9 @@ def _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, t, pixels, channels,
 @lru_cache(maxsize=1)
 def _channel_forward_kernel() -> Kernel:
     @cpu_kernel("pppppppppiiif")
-    def polarized_channel_forward(start, stop, scratch, x, wq, wv, bv, wz, bz, gain, offset, y, pixels, channels, inner, eps):  # type: ignore[no-untyped-def]
+    def polarized_channel_forward(
+        start, stop, scratch, x, wq, wv, bv, wz, bz, gain, offset, y, pixels, channels, inner, eps
+    ):  # type: ignore[no-untyped-def]
         for image in range(start, stop):
             x0 = image * pixels * channels
             _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, scratch, pixels, channels, inner, eps)
@@ -129,13 +133,22 @@ def polarized_channel_backward(
     if not _served(h, dy, x, *weights):
         return NotImplemented
     dx, rows = memory.empty(x.shape, np.float32), memory.empty((n, 5 * c + 2 * h), np.float32)
-    parallel(_channel_backward_kernel(), n, *flat(dy, x, *weights, dx, rows), pixels, c, h, eps, scratch=2 * pixels + 5 * c + h)
+    parallel(
+        _channel_backward_kernel(),
+        n,
+        *flat(dy, x, *weights, dx, rows),
+        pixels,
+        c,
+        h,
+        eps,
+        scratch=2 * pixels + 5 * c + h,
+    )
     dwv, dwz, sums = _over_images(rows, (0, 5 * c + h, c, h), (c, c + h, h, c), c + h)
     dbz, dgain, doffset, dwq = (sums[k * c : (k + 1) * c] for k in range(4))
     return dx, dwq, dwv, sums[4 * c :], dwz, dbz, dgain, doffset
 
 
-# -- pixels ---------------------------------------------------------------------------------------------------------------------------
+# -- pixels ------------------------------------------------------------------------------------------------------------
 
 
 @inline()
@@ -205,23 +218,35 @@ def polarized_spatial_forward(x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv:
     if not _served(inner, x, wq, bq, wv, bv):
         return NotImplemented
     y = memory.empty(x.shape, np.float32)
-    parallel(_spatial_forward_kernel(), n, *flat(x, wq, bq, wv, bv, y), pixels, c, inner, scratch=pixels + 2 * c + inner + 2)
+    parallel(
+        _spatial_forward_kernel(), n, *flat(x, wq, bq, wv, bv, y), pixels, c, inner, scratch=pixels + 2 * c + inner + 2
+    )
     return y
 
 
-def polarized_spatial_backward(dy: np.ndarray, x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv: np.ndarray, bv: np.ndarray) -> Any:
+def polarized_spatial_backward(
+    dy: np.ndarray, x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv: np.ndarray, bv: np.ndarray
+) -> Any:
     """As kernels.attention.reference.polarized_spatial_backward."""
     n, pixels, c = x.shape
     h = wq.shape[1]
     if not _served(h, dy, x, wq, bq, wv, bv):
         return NotImplemented
     dx, rows = memory.empty(x.shape, np.float32), memory.empty((n, 2 * c + 3 * h), np.float32)
-    parallel(_spatial_backward_kernel(), n, *flat(dy, x, wq, bq, wv, bv, dx, rows), pixels, c, h, scratch=2 * pixels + 2 * c + h + 3)
+    parallel(
+        _spatial_backward_kernel(),
+        n,
+        *flat(dy, x, wq, bq, wv, bv, dx, rows),
+        pixels,
+        c,
+        h,
+        scratch=2 * pixels + 2 * c + h + 3,
+    )
     dwq, dwv, sums = _over_images(rows, (0, 2 * c + h, c, h), (c + h, c, c, h), 2 * c + h)
     return dx, dwq, sums[:h], dwv, sums[h:]
 
 
-# -- parameters -----------------------------------------------------------------------------------------------------------------------
+# -- parameters --------------------------------------------------------------------------------------------------------
 
 _SUMS = 256  # columns of a chunk of sums
 
@@ -239,7 +264,9 @@ def _parameters_kernel() -> Kernel:
                 at = (chunk - panels1 - panels2) * _SUMS
                 programs.sum_rows(rows, first + at, n, width, sums, at, min(_SUMS, width - first - at))
                 continue
-            (left, right, height, columns), out, panel = (pair1, one, chunk) if chunk < panels1 else (pair2, two, chunk - panels1)
+            (left, right, height, columns), out, panel = (
+                (pair1, one, chunk) if chunk < panels1 else (pair2, two, chunk - panels1)
+            )
             at = panel * lanes
             column(rows, left, 1, width, rows, right + at, width, n, 1, 0, 0, 1, 0, 0,
                    out, at, columns, height, min(lanes, columns - at), scratch, 0)  # fmt: skip
@@ -247,8 +274,12 @@ def _parameters_kernel() -> Kernel:
     return polarized_parameters
 
 
-def _over_images(rows: np.ndarray, pair1: tuple[int, ...], pair2: tuple[int, ...], first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two matrices sum_n left right^T, each given as (first column of left, of right, their lengths); sum_n of the columns from `first`."""
+def _over_images(
+    rows: np.ndarray, pair1: tuple[int, ...], pair2: tuple[int, ...], first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two matrices sum_n left right^T, each given as (first column of left, of right, their lengths); sum_n of the
+    columns from `first`.
+    """
     (n, width), lanes = rows.shape, target().lanes
     one, two, sums = (memory.empty(shape, np.float32) for shape in (pair1[2:], pair2[2:], (width - first,)))
     chunks = -(-pair1[3] // lanes) - (-pair2[3] // lanes) - (-(width - first) // _SUMS)

@@ -1,6 +1,8 @@
-"""Attention on CUDA. Dot-product: flash kernels for float32 (flash.cu), a block per row for the rest (attention.cu), d and e up to 128.
+"""Attention on CUDA. Dot-product: flash kernels for float32 (flash.cu), a block per row for the rest (attention.cu), d
+and e up to 128.
 
-Forward leaves the log-sum-exp of every row; backward makes the probabilities again from it, in a pass over keys and a pass over queries.
+Forward leaves the log-sum-exp of every row; backward makes the probabilities again from it, in a pass over keys and a
+pass over queries.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from kernels.core.module import Launch, Module, blocks, device_limits
 
 
 class Tiles(NamedTuple):
-    """Rows of a block and of the tiles it walks over, forward and backward: 64 KB of shared memory at most (72 at d = 128)."""
+    """Rows of a block and of the tiles it walks over, forward and backward: 64 KB of shared memory at most (72 at d =
+    128).
+    """
 
     own: int
     other: int
@@ -23,7 +27,8 @@ class Tiles(NamedTuple):
     other_back: int
 
 
-TILES = {32: Tiles(64, 64, 64, 32), 64: Tiles(64, 64, 64, 32), 128: Tiles(64, 32, 32, 32)}  # by width: d and e rounded up
+# by width: d and e rounded up
+TILES = {32: Tiles(64, 64, 64, 32), 64: Tiles(64, 64, 64, 32), 128: Tiles(64, 32, 32, 32)}
 _PASSES = ("attention_rows", "attention_keys", "attention_queries")
 _PLAIN = (*(f"{step}_plain" for step in _PASSES), "attention_delta")
 _TYPES = {"float32": "float", "float64": "double"}
@@ -38,16 +43,25 @@ def _name(step: str, width: int) -> str:
 
 # One module per width and per type, since one run needs one of them; the registry lists the last ones, which have all.
 FLASH = {width: Module("attention/flash.cu", tuple(_name(step, width) for step in _PASSES)) for width in TILES}
-PLAIN = {kind: Module("attention/attention.cu", tuple(f"{name}<{kind}>" for name in _PLAIN)) for kind in ("float", "double")}
+PLAIN = {
+    kind: Module("attention/attention.cu", tuple(f"{name}<{kind}>" for name in _PLAIN)) for kind in ("float", "double")
+}
 Module("attention/flash.cu", tuple(name for module in FLASH.values() for name in module.instances))
 Module("attention/attention.cu", tuple(name for module in PLAIN.values() for name in module.instances))
 
 
 def flash_launch(step: str, width: int, heads: int, rows: int) -> Launch:
-    """A block per `own` rows and head. Shared memory: padded rows of both operands (two each in backward), and the tile of probabilities."""
+    """A block per `own` rows and head. Shared memory: padded rows of both operands (two each in backward), and the tile
+    of probabilities.
+    """
     own, other = TILES[width][:2] if step == "attention_rows" else TILES[width][2:]
     operands = 1 if step == "attention_rows" else 2
-    return Launch(_name(step, width), (blocks(rows, own), heads), (256,), 4 * (operands * (own + other) * (width + 4) + own * (other + 16)))
+    return Launch(
+        _name(step, width),
+        (blocks(rows, own), heads),
+        (256,),
+        4 * (operands * (own + other) * (width + 4) + own * (other + 16)),
+    )
 
 
 def plain_launch(step: str, kind: str, heads: int, rows: int, others: int) -> Launch:
@@ -77,7 +91,9 @@ class _Problem:
             return
         xp, self.kind, self.width = module_of("cuda"), _TYPES[q.dtype.name], next(w for w in TILES if w >= wide)
         limit = device_limits()[1]
-        self.flash = self.kind == "float" and all(flash_launch(step, self.width, 1, 1).shared <= limit for step in _PASSES)
+        self.flash = self.kind == "float" and all(
+            flash_launch(step, self.width, 1, 1).shared <= limit for step in _PASSES
+        )
         rows = max(queries, keys) * 2 * q.itemsize
         self.served = self.flash or rows <= 48 * 1024
         self.arrays = [xp.ascontiguousarray(a) for a in arrays]
@@ -90,7 +106,9 @@ class _Problem:
         if mask is not None:
             full = xp.broadcast_to(mask, (n, heads, queries, keys))
             found["data"], found["kind"] = full.data.ptr, 1 if mask.dtype == bool else 2
-            found["strides"] = [0 if length == 1 else s // full.itemsize for s, length in zip(full.strides, full.shape, strict=True)]
+            found["strides"] = [
+                0 if length == 1 else s // full.itemsize for s, length in zip(full.strides, full.shape, strict=True)
+            ]
         self.settings = sizes[()], found[()], self.scale
 
     def run(self, step: str, *arrays: Array) -> None:
@@ -114,7 +132,9 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     return o, lse
 
 
-def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float) -> Any:
+def attention_backward(
+    do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float
+) -> Any:
     """As kernels.attention.reference.attention_backward."""
     problem = _Problem(q, k, v, mask, scale, do, o, lse)
     if not problem.served:
@@ -122,7 +142,9 @@ def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: A
     xp = module_of("cuda")
     q, k, v, do, o, lse = problem.arrays
     delta, rows = xp.empty(lse.shape, q.dtype), math.prod(lse.shape)
-    PLAIN[problem.kind].run(Launch(f"attention_delta<{problem.kind}>", (blocks(rows, 4),), (128,)), do, o, delta, rows, v.shape[3])
+    PLAIN[problem.kind].run(
+        Launch(f"attention_delta<{problem.kind}>", (blocks(rows, 4),), (128,)), do, o, delta, rows, v.shape[3]
+    )
     dq, dk, dv = (xp.empty(a.shape, a.dtype) for a in (q, k, v))
     problem.run("attention_keys", do, q, k, v, lse, delta, dk, dv)
     problem.run("attention_queries", do, q, k, v, lse, delta, dq)

@@ -1,18 +1,23 @@
-"""Fast dot-product attention, float32, forward and backward: in blocks of queries and keys, without the matrix of all their scores.
+"""Fast dot-product attention, float32, forward and backward: in blocks of queries and keys, without the matrix of all
+their scores.
 
-A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and all products read K, V and
-their gradients' rows where they are (kernels/core/contract.py). Only blocks of queries are ever turned: of Q, dO, O, and of the results O and dQ.
+A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and
+all products read K, V and their gradients' rows where they are (kernels/core/contract.py). Only blocks of queries are
+ever turned: of Q, dO, O, and of the results O and dQ.
 
-Forward, a chunk per block of queries: softmax with a running maximum m and a running sum l per query. Block after block of keys,
+Forward, a chunk per block of queries: softmax with a running maximum m and a running sum l per query. Block after block
+    of keys,
 
-    S^T = K (scale Q)^T    m' = max(m, max_j S)    P^T = e^(S^T - m')    l = e^(m - m') l + sum_j P    O^T = e^(m - m') O^T + V^T P^T
+    S^T = K (scale Q)^T    m' = max(m, max_j S)    P^T = e^(S^T - m')    l = e^(m - m') l + sum_j P    O^T = e^(m - m')
+    O^T + V^T P^T
 
-and in the end O / l and L = m + log l.   Backward, a chunk per head, so that every block of scores is made once and nothing is added by two threads:
+and in the end O / l and L = m + log l.   Backward, a chunk per head, so that every block of scores is made once and
+nothing is added by two threads:
 
     P^T = e^(S^T - L)    dS^T = scale P^T (V dO^T - rowsum(dO O))    dQ^T += K^T dS^T    dV += P^T dO    dK += dS^T Q
 
-FLOPs: forward 2 T T' (d + e), backward 2 T T' (3 d + 2 e) per head. Memory: a block's scores and its operands turned, 60 to 120 KB for d = e = 64,
-which stays in the L2 cache; T = T' = 2048 scores of one head are 16 MB.
+FLOPs: forward 2 T T' (d + e), backward 2 T T' (3 d + 2 e) per head. Memory: a block's scores and its operands turned,
+60 to 120 KB for d = e = 64, which stays in the L2 cache; T = T' = 2048 scores of one head are 16 MB.
 Source: Dao et al., arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867.
 """
 
@@ -31,16 +36,29 @@ from kernels.core.simd import Code, Int, Pointer, program, target
 from kernels.core.threads import contiguous, flat, parallel
 
 QUERIES = KEYS = 64  # of a block
-_ROW = QUERIES + 16  # floats between rows of a block: a power of two would put a column of it into few sets of the L1 cache
+# floats between rows of a block: a power of two would put a column of it into few sets of the L1 cache
+_ROW = QUERIES + 16
 _ZEROS = 64  # what sums start from: the widest panel's columns
 _NONE, _KEPT, _ADDED = range(3)  # kinds of masks
 
 
-# -- programs -------------------------------------------------------------------------------------------------------------------------
+# -- programs ----------------------------------------------------------------------------------------------------------
 
 
 @program("piiiipiiif")
-def turn(code: Code, x: Pointer, x0: Int, x_row: Int, rows: Int, columns: Int, y: Pointer, y0: Int, y_row: Int, length: Int, factor: Any) -> None:
+def turn(
+    code: Code,
+    x: Pointer,
+    x0: Int,
+    x_row: Int,
+    rows: Int,
+    columns: Int,
+    y: Pointer,
+    y0: Int,
+    y_row: Int,
+    length: Int,
+    factor: Any,
+) -> None:
     """y[c, r] = factor x[r, c] for c < columns, r < length; the last of x's rows stands for those from `rows` on."""
     lanes, scale = code.lanes, code.splat(factor)
 
@@ -64,7 +82,8 @@ def turn(code: Code, x: Pointer, x0: Int, x_row: Int, rows: Int, columns: Int, y
 def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: Int, features: Int, span: Int) -> None:
     """A block's scores S^T become e^(S^T - m'), m' the largest so far; sums and O^T so far are shrunk by e^(m - m').
 
-    At top0: m, at top0 + _ROW: the sums; features: rows of O^T at out0 (0: there are none yet). span: queries, whole vectors of them.
+    At top0: m, at top0 + _ROW: the sums; features: rows of O^T at out0 (0: there are none yet). span: queries, whole
+        vectors of them.
     """
     with code.loop(0, span, code.lanes) as i:
         before = code.load(t, top0 + i)
@@ -99,7 +118,9 @@ def finish(code: Code, t: Pointer, top0: Int, out0: Int, features: Int, span: In
 
 @program("piiiii")
 def row_products(code: Code, t: Pointer, a0: Int, b0: Int, out0: Int, features: Int, span: Int) -> None:
-    """out[i] = sum_c A[c, i] B[c, i], term by term as tiles of products sum: with a single key dP - delta is 0, not a rounding."""
+    """out[i] = sum_c A[c, i] B[c, i], term by term as tiles of products sum: with a single key dP - delta is 0, not a
+    rounding.
+    """
     with code.loop(0, span, code.lanes) as i:
         total = code.variable(0.0)
         with code.loop(0, features) as c:
@@ -110,7 +131,9 @@ def row_products(code: Code, t: Pointer, a0: Int, b0: Int, out0: Int, features: 
 
 @program("piiiiif")
 def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys: Int, span: Int, scale: Any) -> None:
-    """S^T becomes P^T = e^(S^T - L), and dP^T becomes scale P^T (dP^T - delta). At level0: L, at level0 + _ROW: delta."""
+    """S^T becomes P^T = e^(S^T - L), and dP^T becomes scale P^T (dP^T - delta). At level0: L, at level0 + _ROW:
+    delta.
+    """
     factor = code.splat(scale)
     with code.loop(0, span, code.lanes) as i:
         level, delta = code.load(t, level0 + i), code.load(t, level0 + _ROW + i)
@@ -123,7 +146,9 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
 
 @inline()
 def _mask_scores(t, s0, added, kept, mask, heads, head, query, key, queries, keys):  # type: ignore[no-untyped-def]
-    """Add the mask from (query, key) on to a block of scores, or make those that it does not keep -inf. mask: kind, steps along the four axes."""
+    """Add the mask from (query, key) on to a block of scores, or make those that it does not keep -inf. mask: kind,
+    steps along the four axes.
+    """
     kind, image_step, head_step, query_step, key_step = mask
     at = head // heads * image_step + head % heads * head_step + query * query_step + key * key_step
     for j in range(keys if kind != _NONE else 0):
@@ -135,28 +160,36 @@ def _mask_scores(t, s0, added, kept, mask, heads, head, query, key, queries, key
                 t[place] = -np.inf
 
 
-# -- kernels --------------------------------------------------------------------------------------------------------------------------
+# -- kernels -----------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def _products() -> tuple[Any, Any, int]:
-    """from_features(a, a0, t, b0, c0, keys, features, span): C (keys, span) = A B: A (keys, features), B and C blocks in t.
+    """from_features(a, a0, t, b0, c0, keys, features, span): C (keys, span) = A B: A (keys, features), B and C blocks
+    in t.
 
-    from_keys(a, a0, t, b0, c0, keys, features, span, begun): C (features, span) = A^T B, added to what is there if begun.
+    from_keys(a, a0, t, b0, c0, keys, features, span, begun): C (features, span) = A^T B, added to what is there if
+        begun.
     And the panels' width: spans are multiples of it.
     """
     vectors = panel_vectors(QUERIES)
-    width, over_features, over_keys = vectors * target().lanes, make_column(vectors), make_column(vectors, blocks=True, beside=True)
+    width, over_features, over_keys = (
+        vectors * target().lanes,
+        make_column(vectors),
+        make_column(vectors, blocks=True, beside=True),
+    )
 
     @inline()
     def from_features(a, a0, t, b0, c0, keys, features, span):  # type: ignore[no-untyped-def]
         for panel in range(0, span, width):
-            over_features(a, a0, features, 1, t, b0 + panel, _ROW, features, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW, keys, width, t, 0)
+            over_features(a, a0, features, 1, t, b0 + panel, _ROW, features, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW,
+                          keys, width, t, 0)  # fmt: skip
 
     @inline()
     def from_keys(a, a0, t, b0, c0, keys, features, span, begun):  # type: ignore[no-untyped-def]
         for panel in range(0, span, width):
-            over_keys(a, a0, 1, features, t, b0 + panel, _ROW, keys, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW, features, width, t, begun)
+            over_keys(a, a0, 1, features, t, b0 + panel, _ROW, keys, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW, features,
+                      width, t, begun)  # fmt: skip
 
     return from_features, from_keys, width
 
@@ -203,7 +236,8 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
     def from_queries(t, a0, b, b0, c, c0, keys, features, queries, begun):  # type: ignore[no-untyped-def]
         """C (keys, features) = A B, added to what is there if begun: A (keys, queries) a block in t."""
         for j in range(0, features, wide):
-            over_queries(t, a0, _ROW, 1, b, b0 + j, features, queries, 1, 0, 0, 1, 0, 0, c, c0 + j, features, keys, features - j, t, begun)
+            over_queries(t, a0, _ROW, 1, b, b0 + j, features, queries, 1, 0, 0, 1, 0, 0, c, c0 + j, features, keys,
+                         features - j, t, begun)  # fmt: skip
 
     @cpu_kernel("ppppppbppppg5g5f", f"{vectors} {masked}")
     def attention_backward(start, stop, t, dy, q, k, v, o, lse, kept, added, dq, dk, dv, sizes, mask, scale):  # type: ignore[no-untyped-def]
@@ -239,7 +273,7 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
     return attention_backward
 
 
-# -- operators ------------------------------------------------------------------------------------------------------------------------
+# -- operators ---------------------------------------------------------------------------------------------------------
 
 
 def _served(mask: np.ndarray | None, *arrays: np.ndarray) -> bool:
@@ -254,8 +288,14 @@ def _mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> tuple[np.ndarray, 
         return none.view(np.uint8), none, np.zeros(5, np.int64)
     mask = contiguous(mask)
     whole = np.broadcast_to(mask, shape)
-    steps = np.array([_KEPT if mask.dtype == bool else _ADDED, *(step // mask.itemsize for step in whole.strides)], np.int64)
-    return (mask.view(np.uint8).reshape(-1), none, steps) if mask.dtype == bool else (none.view(np.uint8), mask.reshape(-1), steps)
+    steps = np.array(
+        [_KEPT if mask.dtype == bool else _ADDED, *(step // mask.itemsize for step in whole.strides)], np.int64
+    )
+    return (
+        (mask.view(np.uint8).reshape(-1), none, steps)
+        if mask.dtype == bool
+        else (none.view(np.uint8), mask.reshape(-1), steps)
+    )
 
 
 def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, scale: float) -> Any:
@@ -272,7 +312,14 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndar
 
 
 def attention_backward(
-    do: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, o: np.ndarray, lse: np.ndarray, mask: np.ndarray | None, scale: float
+    do: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    o: np.ndarray,
+    lse: np.ndarray,
+    mask: np.ndarray | None,
+    scale: float,
 ) -> Any:
     """As kernels.attention.reference.attention_backward."""
     if not _served(mask, do, q, k, v, o, lse):
@@ -283,5 +330,16 @@ def attention_backward(
     sizes = np.array((heads, queries, keys, d, e), np.int64)
     kernel = _backward_kernel(min(panel_vectors(d), panel_vectors(e)), any(size % target().lanes for size in (d, e)))
     scratch = _ZEROS + (d + e + max(d, e) + 2 * KEYS + 2) * _ROW
-    parallel(kernel, n * heads, *flat(do, q, k, v, o, lse), kept, added, *flat(dq, dk, dv), sizes, steps, scale, scratch=scratch)
+    parallel(
+        kernel,
+        n * heads,
+        *flat(do, q, k, v, o, lse),
+        kept,
+        added,
+        *flat(dq, dk, dv),
+        sizes,
+        steps,
+        scale,
+        scratch=scratch,
+    )
     return dq, dk, dv

@@ -1,4 +1,6 @@
-"""Polarized self-attention on CUDA: a block per image, one launch forward and two backward; see polarized.cu. float32 and float64."""
+"""Polarized self-attention on CUDA: a block per image, one launch forward and two backward; see polarized.cu. float32
+and float64.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,21 @@ from kernels.core.module import Launch, Module, blocks, device_limits
 
 _STEPS = ("channel_forward", "channel_backward", "spatial_forward", "spatial_backward", "over_images")
 # One module per type, since one run needs one type; the last one, with all of them, is what the registry lists.
-MODULES = {kind: Module("attention/polarized.cu", tuple(f"{step}<{kind}>" for step in _STEPS)) for kind in ("float", "double")}
+MODULES = {
+    kind: Module("attention/polarized.cu", tuple(f"{step}<{kind}>" for step in _STEPS)) for kind in ("float", "double")
+}
 Module("attention/polarized.cu", tuple(name for module in MODULES.values() for name in module.instances))
 THREADS = 512
 _TYPES = {"float32": "float", "float64": "double"}
 _RESERVED = 6 * 1024  # bytes of shared memory for sums
 _OUTER = np.dtype([(name, np.int32) for name in ("left", "right", "heights", "widths")])
 # Numbers in shared memory: (per pixel, per channel, per inner channel)
-_ROOM = {"channel_forward": (1, 3, 1), "channel_backward": (2, 6, 2), "spatial_forward": (1, 2, 1), "spatial_backward": (2, 4, 2)}
+_ROOM = {
+    "channel_forward": (1, 3, 1),
+    "channel_backward": (2, 6, 2),
+    "spatial_forward": (1, 2, 1),
+    "spatial_backward": (2, 4, 2),
+}
 
 
 def image_launch(step: str, kind: str, n: int, pixels: int, channels: int, inner: int) -> Launch:
@@ -35,10 +44,14 @@ def parameters_launch(kind: str, channels: int, inner: int, width: int) -> Launc
 class _Branch:
     """Contiguous operands of one branch, its structure of weights, and whether it is served."""
 
-    def __init__(self, step: str, x: Array, weights: tuple[Array, ...], inner: int, eps: float | None, *more: Array) -> None:
+    def __init__(
+        self, step: str, x: Array, weights: tuple[Array, ...], inner: int, eps: float | None, *more: Array
+    ) -> None:
         arrays = (x, *weights, *more)
         n, pixels, channels = x.shape
-        self.served = x.dtype.name in _TYPES and all(a.dtype == x.dtype for a in arrays) and 0 < x.size < 2**31 and inner > 0
+        self.served = (
+            x.dtype.name in _TYPES and all(a.dtype == x.dtype for a in arrays) and 0 < x.size < 2**31 and inner > 0
+        )
         if not self.served:
             return
         xp, self.kind, self.sizes = module_of("cuda"), _TYPES[x.dtype.name], (n, pixels, channels, inner)
@@ -47,7 +60,11 @@ class _Branch:
         self.x, *rest = (xp.ascontiguousarray(a) for a in arrays)
         self.weights, self.more = rest[: len(weights)], rest[len(weights) :]
         scalars = [] if eps is None else [("eps", x.dtype)]
-        layout = [(f"w{k}", np.uint64) for k in range(len(weights))] + scalars + [(name, np.int32) for name in ("pixels", "channels", "inner")]
+        layout = (
+            [(f"w{k}", np.uint64) for k in range(len(weights))]
+            + scalars
+            + [(name, np.int32) for name in ("pixels", "channels", "inner")]
+        )
         found = np.zeros((), np.dtype(layout, align=True))
         values = [w.data.ptr for w in self.weights] + ([] if eps is None else [eps]) + list(self.sizes[1:])
         for (name, _), value in zip(layout, values, strict=True):
@@ -61,7 +78,9 @@ class _Branch:
         return y
 
     def backward(self, width: int, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[Array, Array, Array, Array]:
-        """dx; two matrices sum_n left right^T, each given as (place of left, place of right, its length, its length); sum_n of the rows (width,)."""
+        """dx; two matrices sum_n left right^T, each given as (place of left, place of right, its length, its length);
+        sum_n of the rows (width,).
+        """
         xp, (n, _, channels, inner) = module_of("cuda"), self.sizes
         dx, rows = xp.empty(self.x.shape, self.x.dtype), xp.empty((n, width), self.x.dtype)
         MODULES[self.kind].run(self.launch, *self.more, self.x, dx, rows, self.settings)
@@ -72,7 +91,9 @@ class _Branch:
         return dx, out[:size].reshape(one[2:]), out[size : 2 * size].reshape(two[2:]), out[2 * size :]
 
 
-def polarized_channel_forward(x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float) -> Any:
+def polarized_channel_forward(
+    x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float
+) -> Any:
     """As kernels.attention.reference.polarized_channel_forward."""
     branch = _Branch("channel_forward", x, (wq, wv, bv, wz, bz, gain, offset), wv.shape[1], eps)
     return branch.forward() if branch.served else NotImplemented

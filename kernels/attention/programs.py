@@ -1,6 +1,8 @@
-"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, layer norm and gates.
+"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, layer norm
+and gates.
 
-Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as (array, first float).
+Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as
+    (array, first float).
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ _TOGETHER = 4  # rows whose products are summed at the same time
 _BLOCKS = (8, 4)  # vectors of columns that are summed at the same time
 
 
-# -- matrix times vector ----------------------------------------------------------------------------------------------------------
+# -- matrix times vector -----------------------------------------------------------------------------------------------
 
 
 def _make_dots(paired: bool) -> Callable[..., None]:
     @program("pipipiii")
-    def dots(code: Code, a: Pointer, a0: Int, b: Pointer, b0: Int, y: Pointer, y0: Int, rows: Int, columns: Int) -> None:
+    def dots(
+        code: Code, a: Pointer, a0: Int, b: Pointer, b0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
+    ) -> None:
         """y[i] = <A[i], b>; paired: <A[i], B[i]>."""
 
         def some(first: Int, count: int) -> None:
@@ -48,7 +52,9 @@ def _make_dots(paired: bool) -> Callable[..., None]:
 
 def _make_combine(paired: bool) -> Callable[..., None]:
     @program("piipipiii")
-    def combine(code: Code, f: Pointer, f0: Int, f_step: Int, a: Pointer, a0: Int, y: Pointer, y0: Int, rows: Int, columns: Int) -> None:
+    def combine(
+        code: Code, f: Pointer, f0: Int, f_step: Int, a: Pointer, a0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
+    ) -> None:
         """y[j] += sum_i f[i f_step] A[i, j]; paired: sum_i F[i, j] A[i, j] (no f_step then)."""
 
         def block(j: Int, vectors: int, rest: Any) -> None:
@@ -77,7 +83,7 @@ dots, dots_of_pairs = _make_dots(False), _make_dots(True)
 combine, combine_pairs = _make_combine(False), _make_combine(True)
 
 
-# -- gates of channels: sigmoid of a layer norm, in float64 but for the exponential (its gradient is what is left of larger numbers) ------
+# -- gates of channels: sigmoid of a layer norm, in float64 but for the exponential (its gradient is what is left of lar
 
 
 def _wide(code: Code, x: Pointer, at: Int, rest: Any) -> Vec:
@@ -101,7 +107,9 @@ def _standard(code: Code, o: Pointer, o0: Int, channels: Int, eps: Any) -> tuple
 
 
 @program("pippipif")
-def channel_gates(code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointer, channels: Int, s: Pointer, s0: Int, eps: Any) -> None:
+def channel_gates(
+    code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointer, channels: Int, s: Pointer, s0: Int, eps: Any
+) -> None:
     """s = sigmoid(xhat gain + offset)."""
     xhat, _ = _standard(code, o, o0, channels, eps)
 
@@ -113,8 +121,11 @@ def channel_gates(code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointe
 
 
 @program("piiippiif")
-def channel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, gain: Pointer, out: Pointer, at: Int, channels: Int, eps: Any) -> None:
-    """out[at :] = do, dgain, doffset of one image, a row of channels each; ds, s and o are in t.  With g = ds s (1 - s):
+def channel_gates_gradient(
+    code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, gain: Pointer, out: Pointer, at: Int, channels: Int, eps: Any
+) -> None:
+    """out[at :] = do, dgain, doffset of one image, a row of channels each; ds, s and o are in t.  With g = ds s (1 -
+    s):
 
     doffset = g    dgain = g xhat    do = inverse (g gain - mean(g gain) - xhat mean(g gain xhat))
     """
@@ -127,7 +138,8 @@ def channel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, g
         g = _wide(code, t, ds0 + i, rest) * gate * (1 - gate)
         code.store(code.converted(g * normal), out, at + channels + i, rest)
         code.store(code.converted(g), out, at + channels * 2 + i, rest)
-        weighted = code.converted(g * _wide(code, gain, i, rest))  # rounded: what is subtracted below must be what was summed here
+        # rounded: what is subtracted below must be what was summed here
+        weighted = code.converted(g * _wide(code, gain, i, rest))
         code.store(weighted, out, at + i, rest)
         first.set(first.get() + wide.converted(weighted))
         second.set(wide.fma(wide.converted(weighted), normal, second.get()))
@@ -142,7 +154,7 @@ def channel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, g
     over_run(code, channels, gradient)
 
 
-# -- gates of pixels ----------------------------------------------------------------------------------------------------------------
+# -- gates of pixels ---------------------------------------------------------------------------------------------------
 
 
 @program("piii")
@@ -167,7 +179,7 @@ def pixel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, total: Int, 
     code.store(code.total(sums.get()), t, total, code.int(1))
 
 
-# -- maps -----------------------------------------------------------------------------------------------------------------------------
+# -- maps --------------------------------------------------------------------------------------------------------------
 
 
 def _gates(code: Code, of_pixels: bool, t: Pointer, s0: Int, pixel: Int) -> Callable[[Int, Any], Vec]:
@@ -184,7 +196,9 @@ def _make_scale(of_pixels: bool) -> Callable[..., None]:
         """y = s x."""
         with code.loop(0, pixels) as pixel:
             at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
-            over_run(code, channels, lambda c, rest: code.store(code.load(x, at + c, rest) * gates(c, rest), y, at + c, rest))
+            over_run(
+                code, channels, lambda c, rest: code.store(code.load(x, at + c, rest) * gates(c, rest), y, at + c, rest)
+            )
 
     return scale
 
@@ -224,7 +238,7 @@ scale_channels, scale_pixels = _make_scale(False), _make_scale(True)
 scale_channels_gradient, scale_pixels_gradient = _make_scale_gradient(False), _make_scale_gradient(True)
 
 
-# -- sums over images -----------------------------------------------------------------------------------------------------------------
+# -- sums over images --------------------------------------------------------------------------------------------------
 
 
 @program("piiipii")

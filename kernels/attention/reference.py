@@ -1,6 +1,7 @@
 """Scaled dot-product attention and the two branches of polarized self-attention.
 
-Dot-product: q, k (N, heads, T, d), v (N, heads, T, e).  FLOPs: forward 2 T T' (d + e) per head, backward 2.5 times that.
+Dot-product: q, k (N, heads, T, d), v (N, heads, T, e).  FLOPs: forward 2 T T' (d + e) per head, backward 2.5 times
+    that.
 Polarized: x (N, L, C) with L = H W pixels; each branch is re-associated so that it costs about 4 C L operations
 instead of C^2 L (the pooling commutes with the 1x1 convolution), i.e. it reads x and writes y and little else.
 Source: Vaswani et al., arXiv 1706.03762; Liu et al., arXiv 2107.00782.
@@ -15,7 +16,9 @@ from kernels.pointwise.reference import sigmoid, softmax_backward, softmax_forwa
 
 
 def attention_scores(q: Array, k: Array, mask: Array | None, scale: float) -> Array:
-    """S = scale q k^T + mask (N, heads, T, T'). A boolean mask keeps where True (-inf elsewhere), a float mask is added."""
+    """S = scale q k^T + mask (N, heads, T, T'). A boolean mask keeps where True (-inf elsewhere), a float mask is
+    added.
+    """
     xp = array_module(q)
     s = scale * (q @ k.swapaxes(-1, -2))
     if mask is not None:
@@ -37,10 +40,14 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     total = e.sum(-1, keepdims=True)
     some = total != 0
     total = xp.where(some, total, xp.ones((), s.dtype))
-    return ((e / total) @ v).astype(dtype, copy=False), xp.where(some, top + xp.log(total), xp.asarray(xp.inf, s.dtype))[..., 0]
+    return ((e / total) @ v).astype(dtype, copy=False), xp.where(
+        some, top + xp.log(total), xp.asarray(xp.inf, s.dtype)
+    )[..., 0]
 
 
-def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float) -> tuple[Array, Array, Array]:
+def attention_backward(
+    do: Array, q: Array, k: Array, v: Array, o: Array, lse: Array, mask: Array | None, scale: float
+) -> tuple[Array, Array, Array]:
     """(dq, dk, dv), with P = exp(S - L) computed again:
 
     dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
@@ -53,7 +60,9 @@ def attention_backward(do: Array, q: Array, k: Array, v: Array, o: Array, lse: A
 
 
 @halves_in_float32
-def polarized_channel_forward(x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float) -> Array:
+def polarized_channel_forward(
+    x: Array, wq: Array, wv: Array, bv: Array, wz: Array, bz: Array, gain: Array, offset: Array, eps: float
+) -> Array:
     """Channel branch: y = x * s, one gate s[c] per image and channel.
 
     a = softmax_L(x wq)    u = (a^T x) wv + bv    s = sigmoid(layer_norm(u wz + bz) gain + offset)
@@ -97,7 +106,8 @@ def polarized_channel_backward(
 def polarized_spatial_forward(x: Array, wq: Array, bq: Array, wv: Array, bv: Array) -> Array:
     """Spatial branch: y = x * s, one gate s[l] per pixel.
 
-    b = softmax_h(mean_L(x) wq + bq)    c = wv b    s = sigmoid(x c + <bv, b>).  Shapes: x (N, L, C), wq (C, h), wv (C, h).
+    b = softmax_h(mean_L(x) wq + bq)    c = wv b    s = sigmoid(x c + <bv, b>).  Shapes: x (N, L, C), wq (C, h), wv (C,
+    h).
     """
     return x * _pixel_gates(x, wq, bq, wv, bv)[-1][:, :, None]
 

@@ -1,4 +1,6 @@
-"""Augmentation of a batch: a tile per chunk, gathered and recoloured a vector of pixels at a time, without the reference's index arrays."""
+"""Augmentation of a batch: a tile per chunk, gathered and recoloured a vector of pixels at a time, without the
+reference's index arrays.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def _augment_tile(
     w: Int,
     outside: Int,
 ) -> None:
-    """out, labels <- image and mask of one tile; outside: the label of what comes from beyond the tile, below 0: it is mirrored."""
+    """out, labels <- image and mask of one tile; outside: the label of what comes from beyond the tile, below 0: it is
+    mirrored.
+    """
     wide, pixels = code.wide, h * w
     first = tile * pixels
     image, mask = images + first, masks + first
@@ -116,7 +120,9 @@ def _augment_tile(
 @lru_cache(maxsize=1)
 def _kernel() -> Kernel:
     @cpu_kernel("pbdppppbiii")
-    def augment_batch(start, stop, _scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside):  # type: ignore[no-untyped-def]
+    def augment_batch(
+        start, stop, _scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside
+    ):  # type: ignore[no-untyped-def]
         for tile in range(start, stop):
             _augment_tile(images, masks, matrices, contrast, brightness, gamma, out, labels, tile, h, w, outside)
 
@@ -124,7 +130,13 @@ def _kernel() -> Kernel:
 
 
 def augment_batch(
-    images: np.ndarray, masks: np.ndarray, matrices: np.ndarray, contrast: np.ndarray, brightness: np.ndarray, gamma: np.ndarray, outside: int | None
+    images: np.ndarray,
+    masks: np.ndarray,
+    matrices: np.ndarray,
+    contrast: np.ndarray,
+    brightness: np.ndarray,
+    gamma: np.ndarray,
+    outside: int | None,
 ) -> Any:
     """As kernels.augment.reference.augment_batch, for float32 images and uint8 masks."""
     n, h, w = images.shape
@@ -136,5 +148,16 @@ def augment_batch(
     flat = np.ascontiguousarray(images).reshape(-1), np.ascontiguousarray(masks).reshape(-1)
     maps = np.ascontiguousarray(matrices, np.float64).reshape(-1)
     settings = (np.ascontiguousarray(v, np.float32) for v in (contrast, brightness, gamma))
-    parallel(_kernel(), n, *flat, maps, *settings, out.reshape(-1), labels.reshape(-1), h, w, -1 if outside is None else outside)
+    parallel(
+        _kernel(),
+        n,
+        *flat,
+        maps,
+        *settings,
+        out.reshape(-1),
+        labels.reshape(-1),
+        h,
+        w,
+        -1 if outside is None else outside,
+    )
     return out, labels

@@ -1,4 +1,6 @@
-"""Augmentation on CUDA: one launch moves and recolours a batch and its masks; see augment.cu. float32 and float64 images, uint8 masks."""
+"""Augmentation on CUDA: one launch moves and recolours a batch and its masks; see augment.cu. float32 and float64
+images, uint8 masks.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def plain_launch(n: int) -> Launch:
     return Launch("augment_plain<float>", (blocks(n, 32),), (32,))
 
 
-def augment_batch(images: Array, masks: Array, matrices: Array, contrast: Array, brightness: Array, gamma: Array, outside: int | None) -> Any:
+def augment_batch(
+    images: Array, masks: Array, matrices: Array, contrast: Array, brightness: Array, gamma: Array, outside: int | None
+) -> Any:
     """As kernels.augment.reference.augment_batch; the settings may still be on the host."""
     if images.dtype.name not in _TYPES or masks.dtype != np.uint8 or images.size >= 2**31 or len(images) > 65535:
         return NotImplemented
@@ -34,7 +38,12 @@ def augment_batch(images: Array, masks: Array, matrices: Array, contrast: Array,
     xp, kind = module_of("cuda"), _TYPES[images.dtype.name]
     n, h, w = images.shape
     settings = (xp.ascontiguousarray(xp.asarray(value, images.dtype)) for value in (contrast, brightness, gamma))
-    arrays = xp.ascontiguousarray(images), xp.ascontiguousarray(masks), xp.ascontiguousarray(xp.asarray(matrices, np.float64)), *settings
+    arrays = (
+        xp.ascontiguousarray(images),
+        xp.ascontiguousarray(masks),
+        xp.ascontiguousarray(xp.asarray(matrices, np.float64)),
+        *settings,
+    )
     out, labels = xp.empty(images.shape, images.dtype), xp.empty(masks.shape, masks.dtype)
     MODULE.run(augment_launch(n, h, w, kind), *arrays, out, labels, h, w, -1 if outside is None else outside)
     return out, labels

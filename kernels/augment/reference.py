@@ -1,8 +1,8 @@
 """Augmentation of a whole batch: one gather for flips, rotation, scaling and translation, then photometric changes.
 
-Every output pixel reads its source through one inverse affine map, bilinear in the image, nearest in the mask, so nothing is
-resampled twice. Outside the tile the image is mirrored (the edge pixel is not repeated); the mask is `outside`, or
-mirrored as well where outside is None.
+Every output pixel reads its source through one inverse affine map, bilinear in the image, nearest in the mask, so
+nothing is resampled twice. Outside the tile the image is mirrored (the edge pixel is not repeated); the mask is
+`outside`, or mirrored as well where outside is None.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ def mirror(i: Array, n: int) -> Array:
 def augment_batch(
     images: Array, masks: Array, matrices: Array, contrast: Array, brightness: Array, gamma: Array, outside: int | None
 ) -> tuple[Array, Array]:
-    """images (N, H, W) float in [0, 1], masks (N, H, W) integer, matrices (N, 2, 3): source (x, y) = M [x_out, y_out, 1], in pixels.
+    """images (N, H, W) float in [0, 1], masks (N, H, W) integer, matrices (N, 2, 3): source (x, y) = M [x_out, y_out,
+    1], in pixels.
 
-    Per image: value <- clip(contrast (value - mean) + mean + brightness, 0, 1)^gamma, mean over the tile before the gather.
-    Returns images and masks of the same shapes and dtypes. Labels are moved, whatever they are; ValueError where their dtype does not hold `outside`.
+    Per image: value <- clip(contrast (value - mean) + mean + brightness, 0, 1)^gamma, mean over the tile before the
+    gather. Returns images and masks of the same shapes and dtypes. Labels are moved, whatever they are; ValueError
+    where their dtype does not hold `outside`.
     """
     xp = array_module(images)
     n, h, w = images.shape

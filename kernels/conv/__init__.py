@@ -9,13 +9,17 @@ _MAPS = f"x+ (N, H, W, C); where min(window.output_size((H, W))) > 0; {_GROUPS};
 _OUT = "(N, *window.output_size((H, W)), K)"
 _NORM = "weight (K); bias (K)"
 _FORWARD = f"{_MAPS}; w (*window.kernel, C // groups, K); residual? {_OUT}"
-# A map's gradient is added to what is there, part by part of the channels. Fewer windows than fit are right: an output may be padded.
-_DATA = """dy (N, P, Q, K); w (*window.kernel, M, K); where within((P, Q), window.output_size(size)); where K % groups == 0 < groups;
-    into*?! (N, *size, (parts or (M * groups,))[i]); where len(into) == len(parts or (0,)); where sum(parts or (M * groups,)) == M * groups;
+# A map's gradient is added to what is there, part by part of the channels. Fewer windows than fit are right: an output
+# may be padded.
+_DATA = """dy (N, P, Q, K); w (*window.kernel, M, K); where within((P, Q), window.output_size(size));
+    where K % groups == 0 < groups; into*?! (N, *size, (parts or (M * groups,))[i]);
+    where len(into) == len(parts or (0,)); where sum(parts or (M * groups,)) == M * groups;
     where len(into) == 1 or groups == 1"""
 
 conv2d_forward = operator(reference.conv2d_forward, f"{_FORWARD}; b? (K)", **_FAST)
-conv2d_norm_forward = operator(reference.conv2d_norm_forward, f"{_FORWARD}; {_NORM}; running_mean! (K); running_var! (K)", **_FAST)
+conv2d_norm_forward = operator(
+    reference.conv2d_norm_forward, f"{_FORWARD}; {_NORM}; running_mean! (K); running_var! (K)", **_FAST
+)
 conv2d_backward_data = operator(reference.conv2d_backward_data, _DATA, **_FAST)
 conv2d_backward_filter = operator(reference.conv2d_backward_filter, f"{_MAPS}; dy {_OUT}", **_FAST)
 conv2d_norm_backward = operator(
@@ -27,10 +31,14 @@ conv2d_norm_backward = operator(
 backward_bias = operator(reference.backward_bias, "dy (*S, K)", **_FAST)
 _TRANSPOSED = "w (*window.kernel, C, M); where C % groups == 0 < groups"
 conv_transpose2d_forward = operator(
-    reference.conv_transpose2d_forward, f"x (N, P, Q, C); {_TRANSPOSED}; b? (M * groups); where within((P, Q), window.output_size(size))", **_FAST
+    reference.conv_transpose2d_forward,
+    f"x (N, P, Q, C); {_TRANSPOSED}; b? (M * groups); where within((P, Q), window.output_size(size))",
+    **_FAST,
 )
 conv_transpose2d_backward_data = operator(
-    reference.conv_transpose2d_backward_data, f"{_TRANSPOSED}; dy (N, H, W, M * groups); where min(window.output_size((H, W))) > 0", **_FAST
+    reference.conv_transpose2d_backward_data,
+    f"{_TRANSPOSED}; dy (N, H, W, M * groups); where min(window.output_size((H, W))) > 0",
+    **_FAST,
 )
 conv_transpose2d_backward_filter = operator(
     reference.conv_transpose2d_backward_filter,

@@ -1,9 +1,13 @@
-"""Which algorithm serves a convolution: what a small cost model says, or, where asked for, what was fastest of those that it finds close.
+"""Which algorithm serves a convolution: what a small cost model says, or, where asked for, what was fastest of those
+that it finds close.
 
-AREOGRAD_CONV = auto (default) | direct | winograd4 | winograd2 | exact.  `exact` never uses Winograd; a forced algorithm that cannot serve a
-layer gives way to `direct`.  The algorithms round differently, so a choice by timing would make the bits of a trained network depend on the
-machine's mood: the model, a pure function of the layer, decides alone.  AREOGRAD_TUNE=1 times the candidates once; timings are kept on disk, so
-that later runs choose the same, and a run folder keeps those that its run used (`chosen`, `use`).
+AREOGRAD_CONV = auto (default) | direct | winograd4 | winograd2 | exact.  `exact` never uses Winograd; a forced
+algorithm that cannot serve a
+layer gives way to `direct`.  The algorithms round differently, so a choice by timing would make the bits of a trained
+network depend on the
+machine's mood: the model, a pure function of the layer, decides alone.  AREOGRAD_TUNE=1 times the candidates once;
+timings are kept on disk, so that later runs choose the same, and a run folder keeps those that its run used (`chosen`,
+`use`).
 """
 
 from __future__ import annotations
@@ -51,7 +55,9 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
             continue
         points = m + r - 1
         tiles = images * dh * dw * -(-p // (dh * m)) * -(-q // (dw * m))
-        out[f"winograd{m}"] = tiles * (points**2 * c * kv * 1.1 + cv * _READ[points] + kv * _WRITE[points]) + c * kv * 120
+        out[f"winograd{m}"] = (
+            tiles * (points**2 * c * kv * 1.1 + cv * _READ[points] + kv * _WRITE[points]) + c * kv * 120
+        )
     return out
 
 
@@ -59,7 +65,9 @@ def timed() -> bool:
     """Whether timing was asked for; ValueError for an AREOGRAD_TUNE other than 0 and 1."""
     asked = os.environ.get("AREOGRAD_TUNE", "").strip() or "0"
     if asked not in ("0", "1"):
-        raise ValueError(f"AREOGRAD_TUNE: got {asked!r}, expected 0 (the cost model decides) or 1 (close candidates are timed)")
+        raise ValueError(
+            f"AREOGRAD_TUNE: got {asked!r}, expected 0 (the cost model decides) or 1 (close candidates are timed)"
+        )
     return asked == "1"
 
 
@@ -81,9 +89,18 @@ def use(choices: Mapping[str, str]) -> None:
     _known.clear()
 
 
-def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any] | None = None) -> str:
-    """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data, filter, or norm: all gradients
-    of a convolution and its norm. Without `run` the model alone decides.
+def choose(
+    kind: str,
+    images: int,
+    size: Pair,
+    c: int,
+    k: int,
+    window: Window,
+    groups: int,
+    run: Callable[[str], Any] | None = None,
+) -> str:
+    """The algorithm for a layer; `run(name)` computes it with one (used for the timing). kind: forward, data, filter,
+    or norm: all gradients of a convolution and its norm. Without `run` the model alone decides.
     """
     layer = mode(), kind, images, size, c, k, window, groups
     if layer in _known:
@@ -94,7 +111,17 @@ def choose(kind: str, images: int, size: Pair, c: int, k: int, window: Window, g
     return chosen
 
 
-def _choose(asked: str, kind: str, images: int, size: Pair, c: int, k: int, window: Window, groups: int, run: Callable[[str], Any] | None) -> str:
+def _choose(
+    asked: str,
+    kind: str,
+    images: int,
+    size: Pair,
+    c: int,
+    k: int,
+    window: Window,
+    groups: int,
+    run: Callable[[str], Any] | None,
+) -> str:
     cost = costs(images, size, c, k, window, groups)
     if asked == "exact" or len(cost) == 1:
         return "direct"

@@ -1,4 +1,6 @@
-"""The fast CPU convolutions: dispatch between direct, Winograd, depthwise and stem kernels. float32 only; anything else goes to the reference."""
+"""The fast CPU convolutions: dispatch between direct, Winograd, depthwise and stem kernels. float32 only; anything else
+goes to the reference.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice, depthwise, direct, filters, gathered, in_turn, norm_gradient, stem, stem_data, winograd, winograd_few
+from kernels.conv import (
+    choice,
+    depthwise,
+    direct,
+    filters,
+    gathered,
+    in_turn,
+    norm_gradient,
+    stem,
+    stem_data,
+    winograd,
+    winograd_few,
+)
 from kernels.core import memory
 from kernels.core.dispatch import by_numpy
 from kernels.core.geometry import Pair, Window
@@ -46,7 +60,13 @@ def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
 
 
 def conv2d_forward(
-    x: Maps, w: np.ndarray, b: np.ndarray | None, window: Window, groups: int = 1, relu: bool = False, residual: np.ndarray | None = None
+    x: Maps,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    groups: int = 1,
+    relu: bool = False,
+    residual: np.ndarray | None = None,
 ) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
     maps, given = _contiguous(*(x if isinstance(x, tuple) else (x,))), _contiguous(w, b, residual)
@@ -79,7 +99,9 @@ def conv2d_norm_forward(
     maps, running = _contiguous(*(x if isinstance(x, tuple) else (x,))), (running_mean, running_var)
     fits = _contiguous(w, residual, *running) and all(r.flags.c_contiguous for r in running)
     if maps is None or not fits or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return in_turn.conv2d_norm_forward(x, w, weight, bias, *running, momentum, eps, residual, activation, window, groups)
+        return in_turn.conv2d_norm_forward(
+            x, w, weight, bias, *running, momentum, eps, residual, activation, window, groups
+        )
     z, sums = _forward(maps, w, None, window, groups, False, True)
     mean, variance = vectors.moments(sums, z)
     vectors.running(*running, mean, variance, z.size // z.shape[3], momentum)
@@ -150,9 +172,14 @@ def conv2d_backward_data(
     def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
             slices = _slices(w, parts) if len(parts) > 1 else [w]
-            return tuple(direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(slices, totals, strict=True))
+            return tuple(
+                direct.backward_data(dy, f, size, window, groups, None, t) for f, t in zip(slices, totals, strict=True)
+            )
         add = all(t is not None for t in totals)
-        dxs = [t if add and t is not None else memory.empty((n, *size, part), np.float32) for part, t in zip(parts, totals, strict=True)]
+        dxs = [
+            t if add and t is not None else memory.empty((n, *size, part), np.float32)
+            for part, t in zip(parts, totals, strict=True)
+        ]
         winograd.forward([dy], filters.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
         return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, totals, strict=True))
 
@@ -220,7 +247,9 @@ def conv2d_norm_backward(
     into: tuple[np.ndarray | None, ...] | None = (None,),
     overwrite: bool = False,
 ) -> Any:
-    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass behind that for the sums, others in turn."""
+    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass behind that for the sums,
+    others in turn.
+    """
     norm = mask, weight, bias, mean, inverse, activation
 
     def turn() -> Any:
@@ -233,9 +262,19 @@ def conv2d_norm_backward(
     plan = _norm_plan(maps, z, mask, window, groups)
     if plan is None:
         return turn()
-    kept = None if activation is None or not with_residual else g if overwrite and g.flags.writeable else memory.empty(g.shape, np.float32)
+    kept = (
+        None
+        if activation is None or not with_residual
+        else g
+        if overwrite and g.flags.writeable
+        else memory.empty(g.shape, np.float32)
+    )
     dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
-    masked, opened = g if kept is None else kept, activation is not None and not with_residual  # with a residual g itself is wanted
+    # with a residual g itself is wanted
+    masked, opened = (
+        g if kept is None else kept,
+        activation is not None and not with_residual,
+    )
     adds = [t is not None and _takes(t) for t in into]
     if plan.most == 2 and not all(adds):
         adds = [False] * len(maps)
@@ -269,12 +308,15 @@ def backward_bias(dy: np.ndarray) -> Any:
     if given is None:
         return NotImplemented
     channels = dy.shape[-1]
-    return vectors.totals(pixel_sums(given[0], winograd.ZEROS[:channels]), channels)  # the sums; the squares behind them are left aside
+    # the sums; the squares behind them are left aside
+    return vectors.totals(pixel_sums(given[0], winograd.ZEROS[:channels]), channels)
 
 
-def conv_transpose2d_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1) -> Any:
-    """As kernels.conv.reference.conv_transpose2d_forward: windows side by side are products, row by row; else every phase
-    of the stride is a small convolution whose result is interleaved.
+def conv_transpose2d_forward(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1
+) -> Any:
+    """As kernels.conv.reference.conv_transpose2d_forward: windows side by side are products, row by row; else every
+    phase of the stride is a small convolution whose result is interleaved.
     """
     given = _contiguous(x)
     if given is None or _contiguous(w, b) is None:

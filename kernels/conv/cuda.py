@@ -1,6 +1,8 @@
-"""CUDA convolutions: who serves what. float32, float64 and, without groups, 16-bit arrays; anything else goes to the reference.
+"""CUDA convolutions: who serves what. float32, float64 and, without groups, 16-bit arrays; anything else goes to the
+reference.
 
-tensor cores   groups 1, of float32 arrays under a precision policy other than float32, of 16-bit arrays (cuda_tensor.py); all that follows is exact
+tensor cores   groups 1, of float32 arrays under a precision policy other than float32, of 16-bit arrays
+(cuda_tensor.py); all that follows is exact
 cuBLAS         1x1, one map, nothing fused into it: a matrix product
 stem.cu        forward of one input channel
 depthwise.cu   groups = C = K
@@ -25,28 +27,55 @@ from kernels.core.geometry import Pair, Window
 from kernels.shape import concat_channels
 
 Maps = Array | tuple[Array, ...]
-conv2d_norm_forward, conv2d_norm_backward, backward_bias = in_turn.conv2d_norm_forward, in_turn.conv2d_norm_backward, in_turn.backward_bias
+conv2d_norm_forward, conv2d_norm_backward, backward_bias = (
+    in_turn.conv2d_norm_forward,
+    in_turn.conv2d_norm_backward,
+    in_turn.backward_bias,
+)
 
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:
-    """Whether all arrays (and a result of that many elements) are of one type that has kernels, on the device, and within 32-bit indices."""
+    """Whether all arrays (and a result of that many elements) are of one type that has kernels, on the device, and
+    within 32-bit indices.
+    """
     given = [a for a in arrays if a is not None]
     kinds = {a.dtype for a in given}
     on_device = all(isinstance(a, cupy.ndarray) for a in given)
-    return on_device and len(kinds) == 1 and kinds <= cuda_plain.TYPES.keys() and max(results, *(a.size for a in given)) <= LARGEST
+    return (
+        on_device
+        and len(kinds) == 1
+        and kinds <= cuda_plain.TYPES.keys()
+        and max(results, *(a.size for a in given)) <= LARGEST
+    )
 
 
 def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Array | None) -> bool:
     """Whether cuBLAS computes exactly this: one map, no bias, nothing added to."""
-    return groups == 1 and len(maps) == 1 and all(f is None for f in fused) and cuda_special.pointwise(window) and cuda_special.exact_products()
+    return (
+        groups == 1
+        and len(maps) == 1
+        and all(f is None for f in fused)
+        and cuda_special.pointwise(window)
+        and cuda_special.exact_products()
+    )
 
 
 def _contiguous(maps: Sequence[Array]) -> list[Array]:
     return [cupy.ascontiguousarray(m) for m in maps]
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Any:
-    """As kernels.conv.reference.conv2d_forward; more than two maps are concatenated, the residual and the ReLU are passes of their own."""
+def conv2d_forward(
+    x: Maps,
+    w: Array,
+    b: Array | None,
+    window: Window,
+    groups: int = 1,
+    relu: bool = False,
+    residual: Array | None = None,
+) -> Any:
+    """As kernels.conv.reference.conv2d_forward; more than two maps are concatenated, the residual and the ReLU are
+    passes of their own.
+    """
     x = concat_channels(x) if isinstance(x, tuple) and len(x) > 2 else x
     y = _forward(x, w, b, window, groups)
     if y is not NotImplemented and residual is not None:
@@ -99,10 +128,19 @@ def conv2d_backward_data(
 
 
 def _backward_data(
-    dy: Array, w: Array, b: Array | None, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Array | None, ...]
+    dy: Array,
+    w: Array,
+    b: Array | None,
+    size: Pair,
+    window: Window,
+    groups: int,
+    parts: tuple[int, ...],
+    into: tuple[Array | None, ...],
 ) -> Any:
     n, c = dy.shape[0], sum(parts)
-    fits = len(parts) <= 2 and all(total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in into)
+    fits = len(parts) <= 2 and all(
+        total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in into
+    )
     if not fits or not _serves(dy, w, b, *into, results=n * size[0] * size[1] * c):
         return NotImplemented
     dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
@@ -118,7 +156,9 @@ def _backward_data(
     elif walked and groups == 1:
         cuda_direct.convolve(data_walk(n, dy.shape[1:3], size, k, c, window), [dy], w.swapaxes(2, 3), b, dxs, add)
     elif walked and groups == c == k:
-        cuda_special.depthwise(data_walk(n, dy.shape[1:3], size, k, c, window), dy, cupy.ascontiguousarray(w), b, dxs[0], bool(add))
+        cuda_special.depthwise(
+            data_walk(n, dy.shape[1:3], size, k, c, window), dy, cupy.ascontiguousarray(w), b, dxs[0], bool(add)
+        )
     else:
         cuda_plain.backward_data(dy, cupy.ascontiguousarray(w), b, window, groups, dxs, add)
     return tuple(dxs)
@@ -129,11 +169,15 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
     if (dw := cuda_tensor.conv2d_backward_filter(x, dy, window, groups)) is not NotImplemented:
         return dw
     maps = x if isinstance(x, tuple) else (x,)
-    if not _serves(*maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]):
+    if not _serves(
+        *maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]
+    ):
         return NotImplemented
     maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
     if dy.dtype == np.float32:
-        if groups == 1 and cuda_winograd.serves(dy.shape[0], dy.shape[1:3], sum(m.shape[3] for m in maps), dy.shape[3], window):
+        if groups == 1 and cuda_winograd.serves(
+            dy.shape[0], dy.shape[1:3], sum(m.shape[3] for m in maps), dy.shape[3], window
+        ):
             return cuda_winograd.backward_filter(maps, dy, window)
         if groups == 1:
             return cuda_direct.backward_filter(maps, dy, window)

@@ -1,9 +1,11 @@
-"""Geometry of the CUDA convolutions: affine walks along the axes (axes.cuh), the structures the kernels take, and who may use 16-byte vectors.
+"""Geometry of the CUDA convolutions: affine walks along the axes (axes.cuh), the structures the kernels take, and who
+may use 16-byte vectors.
 
-Forward, data gradient and transposed convolution are one kernel because along each axis they are one kind of walk: output out0 + out_step i
-sums tap t times the input at in0 + in_step i + tap_step t. Forward: in0 = -top, in_step = stride, tap_step = dilation. The data gradient
-solves p stride - top + r dilation = h for p: for h = a + stride i (phase a), the taps r with r dilation = a + top (mod stride) take part,
-every (stride / gcd)-th one, and each of them reads one p, moving backwards.
+Forward, data gradient and transposed convolution are one kernel because along each axis they are one kind of walk:
+output out0 + out_step i sums tap t times the input at in0 + in_step i + tap_step t. Forward: in0 = -top, in_step =
+stride, tap_step = dilation. The data gradient solves p stride - top + r dilation = h for p: for h = a + stride i (phase
+a), the taps r with r dilation = a + top (mod stride) take part, every (stride / gcd)-th one, and each of them reads one
+p, moving backwards.
 """
 
 from __future__ import annotations
@@ -43,7 +45,11 @@ def integers(names: str, *first: tuple) -> np.dtype:
 
 
 AXIS = integers(" ".join(Axis.__dataclass_fields__))
-PROBLEM = integers("n in_h in_w out_h out_w c c0 k k0 s phase_rows phase_columns splits add", ("rows", AXIS, PHASES), ("columns", AXIS, PHASES))
+PROBLEM = integers(
+    "n in_h in_w out_h out_w c c0 k k0 s phase_rows phase_columns splits add",
+    ("rows", AXIS, PHASES),
+    ("columns", AXIS, PHASES),
+)
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,21 @@ class Walk:
     @property
     def in_order(self) -> bool:
         """Whether the walk takes the filter's taps as they lie in memory."""
-        orders = ([r.tap0 + r.tap_stride * t for r in axes for t in range(r.taps)] for axes in (self.rows, self.columns))
+        orders = (
+            [r.tap0 + r.tap_stride * t for r in axes for t in range(r.taps)] for axes in (self.rows, self.columns)
+        )
         rows, columns = (order == list(range(len(order))) for order in orders)
         return rows and columns and (len(self.columns) == 1 or all(r.taps <= 1 for r in self.rows))
 
     def structure(self, c0: int, k0: int, splits: int = 1, add: int = 0) -> Any:
-        """The `Problem` of axes.cuh. c0, k0: channels of the first input and output map; add: bit i, whether output map i is added to."""
+        """The `Problem` of axes.cuh. c0, k0: channels of the first input and output map; add: bit i, whether output map
+        i is added to.
+        """
         problem = np.zeros((), PROBLEM)
         for name, axes in (("rows", self.rows), ("columns", self.columns)):
             problem[name] = [astuple(a) for a in (*axes, *(Axis(),) * (PHASES - len(axes)))]
-        values = (self.n, *self.inputs, *self.outputs, self.c, c0, self.k, k0, self.kernel[1], len(self.rows), len(self.columns), splits, add)
+        values = (self.n, *self.inputs, *self.outputs, self.c, c0, self.k, k0, self.kernel[1], len(self.rows),
+                  len(self.columns), splits, add)  # fmt: skip
         for name, value in zip(PROBLEM.names[2:], values, strict=True):  # type: ignore[index]
             problem[name] = value
         return problem[()]
@@ -106,7 +117,9 @@ def data_walk(n: int, out: Pair, size: Pair, k: int, c: int, window: Window) -> 
     """dy (n, *out, k) -> dx (n, *size, c): one phase per offset within the stride, which may be at most PHASES."""
     rows, columns = (
         _phases(extent, stride, dilation, pad[0], taps)
-        for extent, stride, dilation, pad, taps in zip(size, window.stride, window.dilation, window.padding, window.kernel, strict=True)
+        for extent, stride, dilation, pad, taps in zip(
+            size, window.stride, window.dilation, window.padding, window.kernel, strict=True
+        )
     )
     return Walk(rows, columns, n, out, size, k, c, window.kernel)
 
@@ -136,6 +149,8 @@ def _phases(extent: int, stride: int, dilation: int, before: int, taps: int) -> 
 
 
 def vectors(*arrays: Any, channels: tuple[int, ...]) -> int:
-    """4 where all channel counts are multiples of four and all arrays start at multiples of 16 bytes, else 1: floats per copy."""
+    """4 where all channel counts are multiples of four and all arrays start at multiples of 16 bytes, else 1: floats
+    per copy.
+    """
     aligned = all(a is None or a.data.ptr % 16 == 0 for a in arrays)
     return 4 if aligned and all(c % 4 == 0 for c in channels) else 1

@@ -1,4 +1,6 @@
-"""Launches of direct.cu and filter.cu, the implicit matrix products: which tile, how many splits. All choices are pure functions of the shape."""
+"""Launches of direct.cu and filter.cu, the implicit matrix products: which tile, how many splits. All choices are pure
+functions of the shape.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LONGEST = 8192  # terms that one float32 sum (of two levels, tiles.cuh) may have
 
 @dataclass(frozen=True)
 class Tile:
-    """A block's tile of results, its warps, and the share of the FMA rate it should reach (computed: loads per FMA, warps per block)."""
+    """A block's tile of results, its warps, and the share of the FMA rate it should reach (computed: loads per FMA,
+    warps per block).
+    """
 
     m: int
     n: int
@@ -38,21 +42,33 @@ class Tile:
         return 32 * self.warps_m * self.warps_n
 
 
-BIG, TALL, SQUARE, NARROW = Tile(128, 128, 4, 2, 0.9), Tile(128, 64, 4, 1, 0.8), Tile(64, 64, 4, 1, 0.65), Tile(128, 32, 4, 1, 0.6)
+BIG, TALL, SQUARE, NARROW = (
+    Tile(128, 128, 4, 2, 0.9),
+    Tile(128, 64, 4, 1, 0.8),
+    Tile(64, 64, 4, 1, 0.65),
+    Tile(128, 32, 4, 1, 0.6),
+)
 FORWARD_TILES = {4: (BIG, TALL, SQUARE, NARROW), 1: (SQUARE, NARROW)}
 FILTER_SQUARE, FLAT = Tile(64, 64, 2, 2, 0.65), Tile(32, 64, 1, 2, 0.5)
 FILTER_TILES = {4: (BIG, FILTER_SQUARE, NARROW, FLAT), 1: (FILTER_SQUARE, NARROW, FLAT)}
 
-FORWARD = Module("conv/direct.cu", [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "finish", "arrange_filter"])
-FILTER = Module("conv/filter.cu", [*(t.kernel("filter_gradient", s) for s, ts in FILTER_TILES.items() for t in ts), "add_partials"])
+FORWARD = Module(
+    "conv/direct.cu",
+    [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "finish", "arrange_filter"],
+)
+FILTER = Module(
+    "conv/filter.cu", [*(t.kernel("filter_gradient", s) for s, ts in FILTER_TILES.items() for t in ts), "add_partials"]
+)
 CONV = integers("n h w c p q k r s sh sw dh dw top left c0 splits")
 
 
 def choose(tiles: Sequence[Tile], m: int, n: int, terms: int, problems: int, multiprocessors: int) -> tuple[Tile, int]:
-    """The tile and the number of splits with the fewest modelled cycles, for `problems` products (m, terms) x (terms, n).
+    """The tile and the number of splits with the fewest modelled cycles, for `problems` products (m, terms) x (terms,
+    n).
 
-    A multiprocessor does 128 FMAs a cycle once eight warps keep it busy, and a share with fewer; the fullest multiprocessor decides. Every block
-    pays four steps of latency. Splits cost writing and reading their partial sums, at 16 bytes a cycle and multiprocessor, and a launch.
+    A multiprocessor does 128 FMAs a cycle once eight warps keep it busy, and a share with fewer; the fullest
+    multiprocessor decides. Every block pays four steps of latency. Splits cost writing and reading their partial sums,
+    at 16 bytes a cycle and multiprocessor, and a launch.
     """
     steps, least = max(1, blocks(terms, DEPTH)), max(1, blocks(terms, LONGEST))
 
@@ -65,7 +81,9 @@ def choose(tiles: Sequence[Tile], m: int, n: int, terms: int, problems: int, mul
         work = share * (blocks(steps, splits) + 4) * tile.m * tile.n * DEPTH / (128 * tile.rate * busy)
         return work if splits == 1 else work + m * n * problems * (splits + 1) * 4 / (16 * multiprocessors) + 2000
 
-    def counts(tile: Tile) -> set[int]:  # splits that fill 1, 2, ... rounds of the device, four steps each at least, none of them empty
+    def counts(
+        tile: Tile,
+    ) -> set[int]:  # splits that fill 1, 2, ... rounds of the device, four steps each at least, none of them empty
         wanted = {least, *(max(least, min(r * multiprocessors // count(tile), steps // 4)) for r in range(1, 9))}
         return {blocks(steps, blocks(steps, s)) for s in wanted}
 
@@ -91,10 +109,21 @@ def convolve(walk: Walk, maps: Sequence[Array], w: Array, b: Array | None, outs:
     launch, splits = plan(walk, step, device_limits()[0])
     problem = walk.structure(maps[0].shape[3], outs[0].shape[3], splits, add)
     partials = cupy.empty((splits, sum(y.size for y in outs)), np.float32) if splits > 1 else NULL
-    bias, second, second_out = NULL if b is None else b, maps[1] if len(maps) == 2 else NULL, outs[1] if len(outs) == 2 else NULL
+    bias, second, second_out = (
+        NULL if b is None else b,
+        maps[1] if len(maps) == 2 else NULL,
+        outs[1] if len(outs) == 2 else NULL,
+    )
     FORWARD.run(launch, maps[0], second, w, bias, outs[0], second_out, partials, problem)
     if splits > 1:
-        FORWARD.run(Launch("finish", (blocks(partials.size // splits, 256),), (256,)), partials, bias, outs[0], second_out, problem)
+        FORWARD.run(
+            Launch("finish", (blocks(partials.size // splits, 256),), (256,)),
+            partials,
+            bias,
+            outs[0],
+            second_out,
+            problem,
+        )
 
 
 def _arranged(walk: Walk, w: Array) -> Array:
@@ -105,14 +134,18 @@ def _arranged(walk: Walk, w: Array) -> Array:
         w = cupy.ascontiguousarray(w)
         si, sj = k, 1
     out = cupy.empty((r * s, c, k), w.dtype)
-    FORWARD.run(Launch("arrange_filter", (blocks(k, 32), blocks(c, 32), r * s), (32, 8)), w, out, si, sj, walk.structure(c, k))
+    FORWARD.run(
+        Launch("arrange_filter", (blocks(k, 32), blocks(c, 32), r * s), (32, 8)), w, out, si, sj, walk.structure(c, k)
+    )
     return out
 
 
 def filter_plan(pixels: int, results: int, k: int, step: int, multiprocessors: int) -> tuple[Launch, int]:
     """The launch of `filter_gradient` for (results, k) filters summed over pixels, and its number of splits."""
     tile, splits = choose(FILTER_TILES[step], results, k, pixels, 1, multiprocessors)
-    return Launch(tile.kernel("filter_gradient", step), (blocks(results, tile.m), blocks(k, tile.n), splits), (tile.threads,)), splits
+    return Launch(
+        tile.kernel("filter_gradient", step), (blocks(results, tile.m), blocks(k, tile.n), splits), (tile.threads,)
+    ), splits
 
 
 def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
@@ -123,7 +156,9 @@ def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
     step = vectors(*maps, dy, dw, channels=(*(m.shape[3] for m in maps), k))
     launch, splits = filter_plan(n * p * q, dw.size // k, k, step, device_limits()[0])
     before = (window.padding[0][0], window.padding[1][0])
-    conv: Any = np.array((n, h, wd, c, p, q, k, *window.kernel, *window.stride, *window.dilation, *before, c0, splits), CONV)[()]
+    conv: Any = np.array(
+        (n, h, wd, c, p, q, k, *window.kernel, *window.stride, *window.dilation, *before, c0, splits), CONV
+    )[()]
     out = cupy.empty((splits, dw.size), np.float32) if splits > 1 else dw
     FILTER.run(launch, maps[0], maps[1] if len(maps) == 2 else NULL, dy, out, conv)
     if splits > 1:
@@ -132,5 +167,7 @@ def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
 
 
 def add_partials(module: Module, partials: Array, dw: Array) -> None:
-    """dw = the sum of partials (splits, dw.size) over the splits, by the kernel of partials.cuh that the module includes."""
+    """dw = the sum of partials (splits, dw.size) over the splits, by the kernel of partials.cuh that the module
+    includes.
+    """
     module.run(Launch("add_partials", (blocks(dw.size, 256),), (256,)), partials, dw, len(partials), dw.size)

@@ -27,7 +27,9 @@ def launch(name: str, dtype: Any, results: int) -> Launch:
 def structure(n: int, size: Pair, out: Pair, c: int, k: int, window: Window, groups: int, c0: int, add: int = 0) -> Any:
     """The `Conv` of plain.cu."""
     before = (window.padding[0][0], window.padding[1][0])
-    return np.array((n, *size, c, *out, k, *window.kernel, *window.stride, *window.dilation, *before, groups, c0, add), CONV)[()]
+    return np.array(
+        (n, *size, c, *out, k, *window.kernel, *window.stride, *window.dilation, *before, groups, c0, add), CONV
+    )[()]
 
 
 def forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, groups: int) -> Array:
@@ -37,12 +39,24 @@ def forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, gr
     out = window.output_size((h, wd))
     y = cupy.empty((n, *out, k), w.dtype)
     conv = structure(n, (h, wd), out, c, k, window, groups, c0)
-    MODULE.run(launch(NAMES[0], w.dtype, y.size), maps[0], maps[1] if len(maps) == 2 else NULL, w, NULL if b is None else b, y, conv)
+    MODULE.run(
+        launch(NAMES[0], w.dtype, y.size),
+        maps[0],
+        maps[1] if len(maps) == 2 else NULL,
+        w,
+        NULL if b is None else b,
+        y,
+        conv,
+    )
     return y
 
 
-def backward_data(dy: Array, w: Array, b: Array | None, window: Window, groups: int, dxs: Sequence[Array], add: int) -> None:
-    """dx into one or two maps; bit i of `add`: added to what map i holds. b: a bias per channel of dx, or None (transposed convolution)."""
+def backward_data(
+    dy: Array, w: Array, b: Array | None, window: Window, groups: int, dxs: Sequence[Array], add: int
+) -> None:
+    """dx into one or two maps; bit i of `add`: added to what map i holds. b: a bias per channel of dx, or None
+    (transposed convolution).
+    """
     n, h, wd, c0 = dxs[0].shape
     c = sum(dx.shape[3] for dx in dxs)
     conv = structure(n, (h, wd), dy.shape[1:3], c, dy.shape[3], window, groups, c0, add)

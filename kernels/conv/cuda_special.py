@@ -26,7 +26,9 @@ def pointwise(window: Window) -> bool:
 
 
 def exact_products() -> bool:
-    """Whether CuPy asks cuBLAS for exact float32 (CUPY_TF32 or set_compute_type may ask for less; our own kernels serve then)."""
+    """Whether CuPy asks cuBLAS for exact float32 (CUPY_TF32 or set_compute_type may ask for less; our own kernels serve
+    then).
+    """
     default, pedantic, single = 1, 2, 4  # cupy._core: COMPUTE_TYPE_DEFAULT, _PEDANTIC, _FP32
     return cupy._core.get_compute_type(np.dtype(np.float32)) in (default, pedantic, single)
 
@@ -82,7 +84,9 @@ def depthwise_filter(x: Array, dy: Array, window: Window) -> Array:
     launch = depthwise_filter_launch(n * p * q, c, dw.size // c, device_limits()[0])
     splits = launch.grid[2]
     before = (window.padding[0][0], window.padding[1][0])
-    conv: Any = np.array((n, h, wd, c, p, q, *window.kernel, *window.stride, *window.dilation, *before, splits), FILTER_CONV)[()]
+    conv: Any = np.array(
+        (n, h, wd, c, p, q, *window.kernel, *window.stride, *window.dilation, *before, splits), FILTER_CONV
+    )[()]
     out = cupy.empty((splits, dw.size), np.float32) if splits > 1 else dw
     DEPTHWISE.run(launch, x, dy, out, conv)
     if splits > 1:

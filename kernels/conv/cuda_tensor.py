@@ -1,12 +1,15 @@
-"""Convolutions on tensor cores: of float32 arrays under the policies tf32, bf16 and float16 (kernels.core.precision), and of 16-bit arrays.
+"""Convolutions on tensor cores: of float32 arrays under the policies tf32, bf16 and float16 (kernels.core.precision),
+and of 16-bit arrays.
 
-float32 arrays: operands are rounded to the policy's type on their way into the multipliers. Arrays of float16, or of ml_dtypes' bfloat16, are the
-operands whatever the policy says, and results have their dtype. Sums are float32. Functions have the reference's names and signatures and return
-NotImplemented for what they do not serve: the policy float32, other or mixed dtypes, groups, empty arrays, 2^31 elements or 2^15 rows or
-columns or more, a device below compute capability 8.0.
+float32 arrays: operands are rounded to the policy's type on their way into the multipliers. Arrays of float16, or of
+ml_dtypes' bfloat16, are the operands whatever the policy says, and results have their dtype. Sums are float32.
+Functions have the reference's names and signatures and return
+NotImplemented for what they do not serve: the policy float32, other or mixed dtypes, groups, empty arrays, 2^31
+elements or 2^15 rows or columns or more, a device below compute capability 8.0.
 
-The data gradient for stride (sh, sw) is sh sw convolutions of dy with stride 1, one per phase of the input pixel: the taps that reach pixels
-of that phase, flipped. For stride 1 that is one convolution with the flipped filter. A transposed convolution forward is a data gradient.
+The data gradient for stride (sh, sw) is sh sw convolutions of dy with stride 1, one per phase of the input pixel: the
+taps that reach pixels of that phase, flipped. For stride 1 that is one convolution with the flipped filter. A
+transposed convolution forward is a data gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ TYPES = {"tf32": "Tf32", "bf16": "Bf16", "float16": "F16"}  # of float32 arrays,
 ARRAYS = {"float16": "F16Array", "bfloat16": "Bf16Array"}  # of 16-bit arrays, by dtype
 KINDS = (*TYPES.values(), *ARRAYS.values())
 DEPTH = 32
-TILES = {"Wide": (128, 128, 256), "Wide16": (128, 128, 512), "Middle": (128, 64, 256), "Small": (64, 32, 128)}  # rows, columns, threads
+# rows, columns, threads
+TILES = {"Wide": (128, 128, 256), "Wide16": (128, 128, 512), "Middle": (128, 64, 256), "Small": (64, 32, 128)}
 WIDE = {"Tf32": "Wide", "Bf16": "Wide16", "F16": "Wide16", "F16Array": "Wide", "Bf16Array": "Wide"}
 RUN = {kind: 8 if kind in ARRAYS.values() else 4 for kind in KINDS}  # channels of a 16-byte copy
 BLOCKS = 160  # a launch should have that many blocks before it uses large tiles or stops cutting the depth
@@ -38,11 +42,16 @@ LONGEST = 4096  # pixels of a float32 sum in the filter gradient
 MODULE = Module(
     "conv/tensor.cu",
     [f"plain<{t}>" for t in KINDS]
-    + [f"forward<{t}, {tile}, {v}>" for t in KINDS for tile, v in ((WIDE[t], RUN[t]), ("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))],
+    + [
+        f"forward<{t}, {tile}, {v}>"
+        for t in KINDS
+        for tile, v in ((WIDE[t], RUN[t]), ("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))
+    ],
 )
 FILTER_MODULE = Module(
     "conv/tensor_filter.cu",
-    ["add_parts"] + [f"filter<{t}, {tile}, {v}>" for t in KINDS for tile, v in (("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))],
+    ["add_parts"]
+    + [f"filter<{t}, {tile}, {v}>" for t in KINDS for tile, v in (("Middle", RUN[t]), ("Small", RUN[t]), ("Small", 1))],
 )
 
 
@@ -101,14 +110,21 @@ def _tile_count(tile: str, rows: int, columns: int) -> int:
 
 
 def forward_launch(kind: str, pixels: int, k: int, v: int) -> Launch:
-    """The largest tile that `k` fills and that leaves enough blocks for a whole GPU. v: channels per copy, RUN[kind] or 1."""
+    """The largest tile that `k` fills and that leaves enough blocks for a whole GPU. v: channels per copy, RUN[kind] or
+    1.
+    """
     tile = "Small"
     if v > 1:
         for name, least in ((WIDE[kind], 65), ("Middle", 33)):
             if k >= least and _tile_count(name, pixels, k) >= BLOCKS:
                 tile = name
                 break
-    return Launch(f"forward<{kind}, {tile}, {v}>", (_tile_count(tile, pixels, k),), (TILES[tile][2],), _shared(kind, tile, 12 * TILES[tile][0]))
+    return Launch(
+        f"forward<{kind}, {tile}, {v}>",
+        (_tile_count(tile, pixels, k),),
+        (TILES[tile][2],),
+        _shared(kind, tile, 12 * TILES[tile][0]),
+    )
 
 
 def filter_launches(kind: str, pixels: int, depth: int, k: int, v: int) -> tuple[Launch, Launch | None, int]:
@@ -124,7 +140,9 @@ def filter_launches(kind: str, pixels: int, depth: int, k: int, v: int) -> tuple
 
 @dataclass(frozen=True)
 class Phase:
-    """One axis of a phase of the data gradient: filter taps `taps`, read with `dilation` from `-before` on; results first, first + stride, ..."""
+    """One axis of a phase of the data gradient: filter taps `taps`, read with `dilation` from `-before` on; results
+    first, first + stride, ...
+    """
 
     taps: slice
     length: int
@@ -136,8 +154,9 @@ class Phase:
 
 @lru_cache(maxsize=1024)
 def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[Phase, ...]:
-    """The phases of one axis of dx: pixel h = stride a + i - before gets the taps r with r dilation = i modulo stride, from dy's pixel
-    a - (r dilation - i) / stride. They are every (stride / g)-th one, g = gcd(stride, dilation); their pixels in dy lie dilation / g apart.
+    """The phases of one axis of dx: pixel h = stride a + i - before gets the taps r with r dilation = i modulo stride,
+    from dy's pixel a - (r dilation - i) / stride. They are every (stride / g)-th one, g = gcd(stride, dilation); their
+    pixels in dy lie dilation / g apart.
     """
     step, apart = stride // math.gcd(stride, dilation), dilation // math.gcd(stride, dilation)
     out = []
@@ -160,7 +179,9 @@ def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> t
 
 
 def _kind(groups: int, size: Pair, window: Window, *arrays: Array | None) -> str | None:
-    """The arrays' 16-bit type, or the operand type of the policy; None when these arguments are not served. size: of the larger map."""
+    """The arrays' 16-bit type, or the operand type of the policy; None when these arguments are not served. size: of
+    the larger map.
+    """
     given = [a for a in arrays if a is not None]
     dtype = given[0].dtype
     kind = TYPES.get(precision()) if dtype == np.float32 else ARRAYS.get(dtype.name)
@@ -194,10 +215,14 @@ def _geometry(maps: tuple[Array, ...], window: Window, out: Pair, k: int) -> Geo
     n, h, w, c0 = maps[0].shape
     c1 = maps[1].shape[3] if len(maps) > 1 else 0
     (top, _), (left, _) = window.padding
-    return Geometry(h, w, c0, c1, *out, n * out[0] * out[1], k, *window.kernel, *window.stride, top, left, *window.dilation, *out)
+    return Geometry(
+        h, w, c0, c1, *out, n * out[0] * out[1], k, *window.kernel, *window.stride, top, left, *window.dilation, *out
+    )
 
 
-def _run_forward(kind: str, maps: tuple[Array, ...], w: Array, b: Array | None, y: Array, g: Geometry, add: bool) -> None:
+def _run_forward(
+    kind: str, maps: tuple[Array, ...], w: Array, b: Array | None, y: Array, g: Geometry, add: bool
+) -> None:
     v = _width(kind, (g.c0, g.c1, g.k), *maps, w, y)
     launch = forward_launch(kind, g.pixels, g.k, v)
     MODULE.run(launch, maps[0], _pointer(maps[1] if g.c1 else None), w, _pointer(b), y, g.struct, add)
@@ -222,7 +247,9 @@ def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: i
         return NotImplemented
     maps, w = tuple(map(_contiguous, maps)), _contiguous(w)
     y = array_module(w).empty((size[0], *out, w.shape[3]), w.dtype)
-    _run_forward(kind, maps, w, None if b is None else _contiguous(b), y, _geometry(maps, window, out, w.shape[3]), False)
+    _run_forward(
+        kind, maps, w, None if b is None else _contiguous(b), y, _geometry(maps, window, out, w.shape[3]), False
+    )
     return y
 
 
@@ -238,7 +265,11 @@ def conv2d_backward_data(
     """As kernels.conv.reference.conv2d_backward_data."""
     parts = parts or (w.shape[2] * groups,)
     kind = _kind(groups, size, window, dy, w, *into)
-    if kind is None or dy.shape[0] * math.prod(size) * max(parts) >= 2**31 or any(t is not None and not t.flags.c_contiguous for t in into):
+    if (
+        kind is None
+        or dy.shape[0] * math.prod(size) * max(parts) >= 2**31
+        or any(t is not None and not t.flags.c_contiguous for t in into)
+    ):
         return NotImplemented
     xp, dy = array_module(dy), _contiguous(dy)
     dxs, start = [], 0
@@ -255,7 +286,9 @@ def _data_gradient(kind: str, dy: Array, w: Array, b: Array | None, dx: Array, w
     size, c = dx.shape[1:3], dx.shape[3]
     rows, columns = (
         phases(length, kernel, stride, pad[0], dilation)
-        for length, kernel, stride, pad, dilation in zip(size, window.kernel, window.stride, window.padding, window.dilation, strict=True)
+        for length, kernel, stride, pad, dilation in zip(
+            size, window.kernel, window.stride, window.padding, window.dilation, strict=True
+        )
     )
     for i, j in product(rows, columns):
         if not i.length or not j.length:  # the stride passes over these pixels: no tap reaches them

@@ -1,7 +1,8 @@
-"""Winograd convolution F(4x4, 3x3) on CUDA: transforms by winograd.cu, the 36 products by one strided batched call of cuBLAS, in exact float32.
+"""Winograd convolution F(4x4, 3x3) on CUDA: transforms by winograd.cu, the 36 products by one strided batched call of
+cuBLAS, in exact float32.
 
-Served where a model of its cost says so; AREOGRAD_CONV = auto | direct | winograd4 | exact as on the CPU (choice.py), without its timing. The largest
-error is within BOUND of the largest output. Sums over tiles and channels are cuBLAS's.
+Served where a model of its cost says so; AREOGRAD_CONV = auto | direct | winograd4 | exact as on the CPU (choice.py),
+without its timing. The largest error is within BOUND of the largest output. Sums over tiles and channels are cuBLAS's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def tiles(n: int, out: Pair) -> int:
 
 
 def cycles(n: int, out: Pair, c: int, k: int, multiprocessors: int) -> tuple[float, float]:
-    """Modelled cycles (direct, Winograd): 128 FMAs and 12 bytes a cycle and multiprocessor, 2000 cycles a launch. Computed, not measured."""
+    """Modelled cycles (direct, Winograd): 128 FMAs and 12 bytes a cycle and multiprocessor, 2000 cycles a launch.
+    Computed, not measured.
+    """
     pixels, count = n * out[0] * out[1], tiles(n, out)
     moved = 4 * pixels * (c + k)
     direct = max(9 * pixels * c * k / (0.8 * 128), moved / 12) / multiprocessors + 2000
@@ -44,7 +47,11 @@ def cycles(n: int, out: Pair, c: int, k: int, multiprocessors: int) -> tuple[flo
 def serves(n: int, out: Pair, c: int, k: int, window: Window) -> bool:
     """Whether a 3x3 layer with n x out results goes through Winograd."""
     mode = choice.mode()
-    can = window.kernel == (3, 3) and window.stride == window.dilation == (1, 1) and POINTS * max(tiles(n, out), c, k) * max(c, k) <= LARGEST
+    can = (
+        window.kernel == (3, 3)
+        and window.stride == window.dilation == (1, 1)
+        and POINTS * max(tiles(n, out), c, k) * max(c, k) <= LARGEST
+    )
     if not can or mode not in ("auto", "winograd4") or not n or not exact_products():
         return False
     direct, winograd = cycles(n, out, c, k, device_limits()[0])
@@ -52,7 +59,9 @@ def serves(n: int, out: Pair, c: int, k: int, window: Window) -> bool:
 
 
 def multiply(a: Array, b: Array, across: bool = False) -> Array:
-    """(36, m, s) @ (36, s, n) -> (36, m, n); across: a is (36, s, m). Row-major C = A B is, to the column-major library, C^T = B^T A^T."""
+    """(36, m, s) @ (36, s, n) -> (36, m, n); across: a is (36, s, m). Row-major C = A B is, to the column-major
+    library, C^T = B^T A^T.
+    """
     (points, s, m), n = a.shape if across else (a.shape[0], a.shape[2], a.shape[1]), b.shape[2]
     out = cupy.empty((points, m, n), np.float32)
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
@@ -62,8 +71,17 @@ def multiply(a: Array, b: Array, across: bool = False) -> Array:
     return out
 
 
-def convolve(maps: Sequence[Array], w: Array, b: Array | None, before: Pair, outs: Sequence[Array], add: int = 0, flipped: bool = False) -> None:
-    """Stride-1 convolution of one or two maps into one or two `outs`. before: padding (top, left), may be negative; w (3, 3, C, K) contiguous.
+def convolve(
+    maps: Sequence[Array],
+    w: Array,
+    b: Array | None,
+    before: Pair,
+    outs: Sequence[Array],
+    add: int = 0,
+    flipped: bool = False,
+) -> None:
+    """Stride-1 convolution of one or two maps into one or two `outs`. before: padding (top, left), may be negative; w
+    (3, 3, C, K) contiguous.
 
     flipped: with the taps from the end and the channels exchanged, K -> C, the data gradient for padding 2 - before.
     """
@@ -74,7 +92,14 @@ def convolve(maps: Sequence[Array], w: Array, b: Array | None, before: Pair, out
     u = cupy.empty((POINTS, c, k), np.float32)
     MODULE.run(Launch("transform_filter", (blocks(k, 32), blocks(c, 8)), (32, 8)), w, u, c, k, flipped)
     m = multiply(_input(maps, tiles(n, (p, q)), geometry), u)
-    MODULE.run(_each("transform_output", m), m, NULL if b is None else b, outs[0], outs[1] if len(outs) == 2 else NULL, geometry)
+    MODULE.run(
+        _each("transform_output", m),
+        m,
+        NULL if b is None else b,
+        outs[0],
+        outs[1] if len(outs) == 2 else NULL,
+        geometry,
+    )
 
 
 def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:

@@ -1,9 +1,11 @@
 """Depthwise convolution: one filter per channel. Pure vector code over channels; bytes decide, not arithmetic.
 
-A chunk is a strip of output rows of one image. It is walked in tiles of a few rows and columns, and each tile channel vector by channel
-vector: an input vector is loaded once for all of the tile's outputs that it reaches, and memory is read and written in order. x is read in
-place: rows beyond the image are read from a row of zeros, and columns beyond it are looked for only at a row's ends, whose output columns
-are computed one by one.
+A chunk is a strip of output rows of one image. It is walked in tiles of a few rows and columns, and each tile channel
+vector by channel
+vector: an input vector is loaded once for all of the tile's outputs that it reaches, and memory is read and written in
+    order. x is read in
+place: rows beyond the image are read from a row of zeros, and columns beyond it are looked for only at a row's ends,
+whose output columns are computed one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from kernels.core.runs import clear, copy, over_run
 from kernels.core.simd import Code, Int, Pointer, Vec, program
 from kernels.core.threads import contiguous, parallel
 
-# Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the L1 cache.
+# Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the
+# L1 cache.
 _FORWARD, _GRADIENT = (2, 4), (4, 4)
 _STRIP = 65_536  # floats of x under a strip: 256 KB, inside an L2 cache
 _CHUNKS = 16
@@ -77,12 +80,24 @@ def _reach(outputs: int, kernel: int, stride: int, dilation: int) -> dict[int, _
 class _Walk:
     """How programs walk over an image's output rows first .. first + count."""
 
-    def __init__(self, code: Code, taps: _Taps, layer: _Layer, x: Pointer, zeros: Pointer, image: Int, first: Int, count: Int) -> None:
-        self.code, self.taps, self.layer, self.zeros, self.image, self.first, self.count = code, taps, layer, zeros, image, first, count
+    def __init__(
+        self, code: Code, taps: _Taps, layer: _Layer, x: Pointer, zeros: Pointer, image: Int, first: Int, count: Int
+    ) -> None:
+        self.code, self.taps, self.layer, self.zeros, self.image, self.first, self.count = (
+            code,
+            taps,
+            layer,
+            zeros,
+            image,
+            first,
+            count,
+        )
         self.x = x + image * (layer.h * layer.w * layer.c)
 
     def over_tiles(self, rows: int, columns: int, body: Callable[[Int, Int, int, int], None]) -> None:
-        """body(first row, first column, rows, columns) over all output pixels, each once. A tile of one column may read padding columns."""
+        """body(first row, first column, rows, columns) over all output pixels, each once. A tile of one column may read
+        padding columns.
+        """
         code, whole = self.code, self.first + self.code.rounded_to(self.count, self.code.int(rows))
         with code.loop(self.first, whole, rows) as row:
             self._over_columns(columns, lambda q, many: body(row, q, rows, many))
@@ -98,7 +113,9 @@ class _Walk:
             body(q + code.choose(q < layer.inner, code.int(0), whole), 1)
 
     def inputs(self, row: Int, q: Int, rows: int, columns: int) -> _Inputs:
-        """The pixels that a tile reads, each with the (output row, filter row) and the (output column, filter column) that meet there."""
+        """The pixels that a tile reads, each with the (output row, filter row) and the (output column, filter column)
+        that meet there.
+        """
         code, taps, layer = self.code, self.taps, self.layer
         left, out = q * taps.sw - layer.left, []
         for down, vertical in _reach(rows, taps.r, taps.sh, taps.dh).items():
@@ -114,7 +131,11 @@ class _Walk:
 
     def taps_at(self, start: Any, c: Int) -> dict[_Place, Int]:
         """Where the filter's taps lie for channel c, from `start` on."""
-        return {(i, j): start + (i * self.taps.s + j) * self.layer.c + c for i in range(self.taps.r) for j in range(self.taps.s)}
+        return {
+            (i, j): start + (i * self.taps.s + j) * self.layer.c + c
+            for i in range(self.taps.r)
+            for j in range(self.taps.s)
+        }
 
     def products(self, inputs: _Inputs, c: Int, rest: Any) -> Iterator[tuple[Vec, _Place, _Place]]:
         """(input vector, output, tap) for every product of a tile; each input is loaded once."""
@@ -134,7 +155,18 @@ class _Walk:
 @lru_cache(maxsize=64)
 def _forward_kernel(taps: _Taps) -> Kernel:
     @program("pppppiii" + "i" * _NUMBERS)
-    def strip(code: Code, x: Pointer, own: Pointer, w: Pointer, bias: Pointer, y: Pointer, image: Int, first: Int, count: Int, *numbers: Int) -> None:
+    def strip(
+        code: Code,
+        x: Pointer,
+        own: Pointer,
+        w: Pointer,
+        bias: Pointer,
+        y: Pointer,
+        image: Int,
+        first: Int,
+        count: Int,
+        *numbers: Int,
+    ) -> None:
         """Output rows first .. first + count of an image: y = bias + sum over taps of x w. own: a row of zeros."""
         layer = _Layer(*numbers)
         walk = _Walk(code, taps, layer, x, own, image, first, count)
@@ -169,8 +201,12 @@ def _filter_kernel(taps: _Taps) -> Kernel:
     tap_count = taps.r * taps.s
 
     @program("pppiiii" + "i" * _NUMBERS)
-    def strip(code: Code, x: Pointer, own: Pointer, dy: Pointer, dw0: Int, image: Int, first: Int, count: Int, *numbers: Int) -> None:
-        """own[dw0 ...] += for every tap the sums of x dy over output rows first .. first + count of an image. own begins with a row of zeros."""
+    def strip(
+        code: Code, x: Pointer, own: Pointer, dy: Pointer, dw0: Int, image: Int, first: Int, count: Int, *numbers: Int
+    ) -> None:
+        """own[dw0 ...] += for every tap the sums of x dy over output rows first .. first + count of an image. own
+        begins with a row of zeros.
+        """
         layer = _Layer(*numbers)
         walk = _Walk(code, taps, layer, x, own, image, first, count)
 
@@ -194,7 +230,8 @@ def _filter_kernel(taps: _Taps) -> Kernel:
     def depthwise_filter_gradient(start, stop, scratch, x, dy, partial, layer, rows, blocks, strips, per_chunk):  # type: ignore[no-untyped-def]
         row, floats = layer[1] * layer[2], tap_count * layer[2]
         for chunk in range(start, stop):
-            clear(scratch, 0, row + floats)  # the sums grow in memory of the thread's own: no other writes to their cache lines
+            # the sums grow in memory of the thread's own: no other writes to their cache lines
+            clear(scratch, 0, row + floats)
             for k in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
                 image, first = k // blocks, k % blocks * rows
                 strip(x, scratch, dy, row, image, first, min(rows, layer[3] - first), *layer)
@@ -235,6 +272,16 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray
     chunks = -(-strips // per_chunk)
     partial = memory.empty((chunks, taps.r, taps.s, 1, layer.c), np.float32)
     arrays = x.reshape(-1), dy.reshape(-1), partial.reshape(-1)
-    parallel(_filter_kernel(taps), chunks, *arrays, numbers, rows, blocks, strips, per_chunk, scratch=(layer.w + taps.r * taps.s) * layer.c)
+    parallel(
+        _filter_kernel(taps),
+        chunks,
+        *arrays,
+        numbers,
+        rows,
+        blocks,
+        strips,
+        per_chunk,
+        scratch=(layer.w + taps.r * taps.s) * layer.c,
+    )
     by_numpy()
     return partial.sum(0)

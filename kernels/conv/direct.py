@@ -1,8 +1,10 @@
-"""Direct convolution on the register tile: any kernel size, stride, dilation, padding and groups; forward, data and filter gradient.
+"""Direct convolution on the register tile: any kernel size, stride, dilation, padding and groups; forward, data and
+filter gradient.
 
-A chunk is a strip of output rows of one image. The input rows it needs are copied into a padded strip in the cache (unless there is no
-padding: then they are read in place), and the filter walks over the strip: for dilation 1 a filter row meets S C contiguous floats, so no
-im2col exists. A 1x1 convolution is the same with all pixels in one row: a matrix product.
+A chunk is a strip of output rows of one image. The input rows it needs are copied into a padded strip in the cache
+(unless there is no
+padding: then they are read in place), and the filter walks over the strip: for dilation 1 a filter row meets S C
+contiguous floats, so no im2col exists. A 1x1 convolution is the same with all pixels in one row: a matrix product.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ CHUNKS = filters.CHUNKS
 
 
 class Layer(NamedTuple):
-    """A convolution as the kernels see it: image (h, w, c), output (p, q), window, groups, and where output pixels are stored."""
+    """A convolution as the kernels see it: image (h, w, c), output (p, q), window, groups, and where output pixels are
+    stored.
+    """
 
     h: int
     w: int
@@ -45,7 +49,8 @@ class Layer(NamedTuple):
     top: int
     left: int
     padded_width: int  # of a strip; 0: read x in place
-    groups: int  # parts of the output channels, of k each; each reads cg input channels, group_in floats after the part before
+    # parts of the output channels, of k each; each reads cg input channels, group_in floats after the part before
+    groups: int
     cg: int
     group_in: int
     group_out: int  # floats between the groups' first outputs
@@ -58,7 +63,14 @@ class Layer(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tuple[int, int, int] | None = None, size: Pair | None = None) -> Layer:
+def _layer(
+    shape: tuple[int, ...],
+    window: Window,
+    groups: int,
+    k: int,
+    out: tuple[int, int, int] | None = None,
+    size: Pair | None = None,
+) -> Layer:
     _, h, w, c = shape
     cg = c // groups
     p, q = size or window.output_size((h, w))
@@ -74,7 +86,8 @@ def _layer(shape: tuple[int, ...], window: Window, groups: int, k: int, out: tup
     blocks = -(-p // rows)
     rows = -(-p // blocks)  # at most as many: no block is empty
     pixel, out_row, image = out or (groups * k, q * groups * k, p * q * groups * k)
-    return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, cg, k, k, pixel, out_row, image, rows, blocks)
+    return Layer(h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, cg, k, k, pixel, out_row, image,
+                 rows, blocks)  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
@@ -84,9 +97,12 @@ def _numbers(layer: Layer) -> np.ndarray:
 
 @inline()
 def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ignore[no-untyped-def]
-    """out (lines, width, C) = rows first .. first + lines of an image of x (N, H, W, C), from column -left on: zeros where it has none."""
+    """out (lines, width, C) = rows first .. first + lines of an image of x (N, H, W, C), from column -left on: zeros
+    where it has none.
+    """
     before = min(max(0, left), width)
-    inside = max(0, min(w + min(0, left), width - before))  # columns of x that the strip holds: none where it lies beside the image
+    # columns of x that the strip holds: none where it lies beside the image
+    inside = max(0, min(w + min(0, left), width - before))
     for line in range(lines):
         y, o = first + line, line * width * c
         if y < 0 or y >= h:
@@ -98,7 +114,9 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ign
 
 
 _PIECE = 512  # pixels whose results are summed in float32
-_TOGETHER = 96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the second one ...
+_TOGETHER = (
+    96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the second one ...
+)
 _KEPT = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
 _MOST_LINES = 2048  # of the next rows that are asked for meanwhile
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
@@ -111,11 +129,41 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     finish: ADDED: conv is added to y, of which `residual` makes more + bias first;   RELU: max(y, 0), not with sums.
     summing: per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    start_rows, column, width = make_start_rows(vectors), make_finishing_column(vectors, masked, summing), vectors * target().lanes
+    start_rows, column, width = (
+        make_start_rows(vectors),
+        make_finishing_column(vectors, masked, summing),
+        vectors * target().lanes,
+    )
 
     @cpu_kernel("pppppdg24iiiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together, asked, residual, finish):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, group_in, group_out, k, pixel, out_row, out_image, rows, blocks = layer
+    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together,
+                       asked, residual, finish):  # fmt: skip  # type: ignore[no-untyped-def]
+        (
+            h,
+            w,
+            c,
+            p,
+            q,
+            r,
+            s,
+            sh,
+            sw,
+            dh,
+            dw,
+            top,
+            left,
+            padded,
+            groups,
+            cg,
+            group_in,
+            group_out,
+            k,
+            pixel,
+            out_row,
+            out_image,
+            rows,
+            blocks,
+        ) = layer
         per_group, noted = -(-k // width), (sums + 2 * width + 1) // 2
         steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
@@ -126,7 +174,9 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                 for i in range(2 * groups * k):
                     out[out0 + i] = 0.0
             if padded:
-                padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
+                padded_rows(
+                    x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch
+                )
                 source, base, wide = scratch, 0, padded
             else:
                 source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
@@ -134,7 +184,13 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                 following, until, met = min(together, count - part - together), noted, 0
                 if asked and following > 0:
                     until = note(scratch, until, x, base + (part + together) * sh * w * c, following * sh * w * c)
-                    until = note(scratch, until, y, y0 + image * out_image + (first + part + together) * out_row, following * out_row)
+                    until = note(
+                        scratch,
+                        until,
+                        y,
+                        y0 + image * out_image + (first + part + together) * out_row,
+                        following * out_row,
+                    )
                 products = groups * per_group * min(together, count - part) * -(-q // piece)
                 for group in range(groups):
                     for panel in range(per_group):
@@ -143,15 +199,23 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                         bias0 = (group * per_group + panel) * width
                         for row in range(part, min(part + together, count)):
                             for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
-                                at = y0 + image * out_image + (first + row) * out_row + done * pixel + group * group_out + panel * width
+                                at = (
+                                    y0
+                                    + image * out_image
+                                    + (first + row) * out_row
+                                    + done * pixel
+                                    + group * group_out
+                                    + panel * width
+                                )
                                 a0 = base + row * sh * wide * c + done * sw * c + group * group_in
                                 if summing:
                                     clear(scratch, sums, 2 * width)
                                 low, some = share(until - noted, met, products)
                                 if residual:
                                     start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
-                                column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c, s * cg * width, taps, dw * c, cg * width,
-                                       y, at, pixel, min(piece, q - done), columns, bias, bias0, scratch, noted + low, some,
+                                column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c,
+                                       s * cg * width, taps, dw * c, cg * width, y, at, pixel, min(piece, q - done),
+                                       columns, bias, bias0, scratch, noted + low, some,
                                        scratch, sums, finish)  # fmt: skip
                                 met += 1
                                 if summing:
@@ -179,8 +243,8 @@ def run_forward(
     """y = conv(x, w) + b + residual (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
-    Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), else nothing of use: (chunks, 2, f K) float64, of f pixels
-    in a row where these are computed together.
+    Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), else nothing of use: (chunks, 2,
+    f K) float64, of f pixels in a row where these are computed together.
     """
     p, q = size or window.output_size((x.shape[1], x.shape[2]))
     f = _widening(window, groups, w.shape[3], q)
@@ -188,21 +252,43 @@ def run_forward(
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
         bias = None if b is None else filters.repeated_bias(b, f)
         wider = prepared(w, ("widened", f), lambda: filters.widened(w, f), filter=True)
-        return run_forward(x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing, residual)
+        return run_forward(
+            x, wider, bias, wide, _widened(window, f), groups, None, (p, q // f), relu, add, summing, residual
+        )
     k = w.shape[3] // groups
     layer = _layer(x.shape, window, groups, k, out[1:] if out else None, size)
     images = x.shape[0]
     vectors = panel_vectors(k)
     width = vectors * target().lanes
-    launch = partial(_launch, filters.packed(w, groups, width), filters.padded_bias(b, groups, k, width), y, vectors, relu, add, summing)
-    flat = window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
+    launch = partial(
+        _launch,
+        filters.packed(w, groups, width),
+        filters.padded_bias(b, groups, k, width),
+        y,
+        vectors,
+        relu,
+        add,
+        summing,
+    )
+    flat = (
+        window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
+    )
     if flat and window.padding == ((0, 0), (0, 0)):  # chunks of pixels, in rows of some that meet all panels in turn
         pixels = images * layer.h * layer.w
         row = 128 if pixels >= 128 * 2 * CHUNKS else 64
         rows = max(1, -(-pixels // (row * CHUNKS)))
         whole, rest = divmod(pixels, row * rows)
         sums = np.empty((whole + (rest > 0), 2, groups * k if summing else 0))
-        layer = layer._replace(h=rows, w=row, p=rows, q=row, rows=rows, blocks=1, out_row=row * groups * k, out_image=row * rows * groups * k)
+        layer = layer._replace(
+            h=rows,
+            w=row,
+            p=rows,
+            q=row,
+            rows=rows,
+            blocks=1,
+            out_row=row * groups * k,
+            out_image=row * rows * groups * k,
+        )
         if whole:
             launch(x, layer, whole, sums, residual=residual)
         if rest:
@@ -216,15 +302,19 @@ def run_forward(
 
 
 def side_by_side(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
-    """Whether a map of `size` consists of windows without gaps or overlaps, one for each pixel of a map of shape `small`."""
+    """Whether a map of `size` consists of windows without gaps or overlaps, one for each pixel of a map of shape
+    `small`.
+    """
     (r, s), (_, p, q, _) = window.kernel, small
     return window == Window((r, s), (r, s)) and size == (r * p, s * q)
 
 
 def run_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.ndarray:
-    """y (N, R P, S Q, K) = the transposed convolution of x (N, P, Q, C) with w (R, S, C, K) for stride (R, S), plus b: windows do not overlap.
+    """y (N, R P, S Q, K) = the transposed convolution of x (N, P, Q, C) with w (R, S, C, K) for stride (R, S), plus b:
+    windows do not overlap.
 
-    A row of x times the filter's row a is a row of y, every R-th: groups that share their input, of S neighbouring pixels each.
+    A row of x times the filter's row a is a row of y, every R-th: groups that share their input, of S neighbouring
+    pixels each.
     """
     (n, p, q, _), (r, s, _, k) = x.shape, w.shape
     y = memory.empty((n, r * p, s * q, k), np.float32)
@@ -238,8 +328,9 @@ def run_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.nda
     return y
 
 
-# A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16 floats, and computing
-# them together is a convolution too: of stride 2, with a filter one tap wider that holds the filter twice, the second time shifted.
+# A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16
+# floats, and computing them together is a convolution too: of stride 2, with a filter one tap wider that holds the
+# filter twice, the second time shifted.
 
 
 def _widening(window: Window, groups: int, k: int, q: int) -> int:
@@ -271,12 +362,22 @@ def _launch(
     chunk0: int = 0,
     residual: np.ndarray | None = None,
 ) -> None:
-    """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of chunk0."""
+    """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of
+    chunk0.
+    """
     finish = ADDED * (add or residual is not None) + RELU * relu
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
     more = y if residual is None else residual
-    arrays = x.reshape(-1), panels.reshape(-1), bias.reshape(-1), y.reshape(-1), more.reshape(-1), sums.reshape(-1), _numbers(layer)
+    arrays = (
+        x.reshape(-1),
+        panels.reshape(-1),
+        bias.reshape(-1),
+        y.reshape(-1),
+        more.reshape(-1),
+        sums.reshape(-1),
+        _numbers(layer),
+    )
     piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
     together = max(1, _TOGETHER // layer.q) if panels.size <= _KEPT else layer.rows
     lines = together * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
@@ -284,16 +385,26 @@ def _launch(
     asked = worth_asking(panels.size) and not layer.padded_width and beside and lines <= _MOST_LINES
     scratch = strip + 2 * vectors * target().lanes + asked * 2 * lines
     numbers = y0, chunk0, strip, piece, together, asked, residual is not None, finish
-    parallel(forward_kernel(vectors, layer.k % target().lanes != 0, summing), chunks, *arrays, *numbers, scratch=scratch)
+    parallel(
+        forward_kernel(vectors, layer.k % target().lanes != 0, summing), chunks, *arrays, *numbers, scratch=scratch
+    )
 
 
-# -- data gradient --------------------------------------------------------------------------------------------------------------
+# -- data gradient -----------------------------------------------------------------------------------------------------
 
 
 def backward_data(
-    dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, groups: int = 1, bias: np.ndarray | None = None, into: np.ndarray | None = None
+    dy: np.ndarray,
+    w: np.ndarray,
+    size: Pair,
+    window: Window,
+    groups: int = 1,
+    bias: np.ndarray | None = None,
+    into: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the taps that reach it."""
+    """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the
+    taps that reach it.
+    """
     n, c = dy.shape[0], w.shape[2] * groups
     (h, wd), (sh, sw) = size, window.stride
     if into is None and groups == 1 and side_by_side(window, size, dy.shape):
@@ -301,7 +412,9 @@ def backward_data(
     dx, add = (memory.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
     if (sh, sw) == (1, 1):
         all_taps = tuple((0, k, 1) for k in window.kernel)
-        run_forward(dy, filters.flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size, add=add)
+        run_forward(
+            dy, filters.flipped(w, groups), bias, dx, _data_window(window, (0, 0), all_taps), groups, size=size, add=add
+        )
         return dx
     for a in range(min(sh, h)):
         for b in range(min(sw, wd)):
@@ -322,27 +435,33 @@ def backward_data(
 
 
 def _taps(i: int, k: int, stride: int, dilation: int, pad: int) -> tuple[int, int, int]:
-    """The taps r with (i + pad - r dilation) divisible by the stride, as (first, stop, step): they reach input pixels of phase i."""
+    """The taps r with (i + pad - r dilation) divisible by the stride, as (first, stop, step): they reach input pixels
+    of phase i.
+    """
     step = stride // math.gcd(stride, dilation)
     first = next((r for r in range(min(k, step)) if (i + pad - r * dilation) % stride == 0), k)
     return first, k, step
 
 
 def _data_window(window: Window, start: Pair, taps: tuple[tuple[int, int, int], ...]) -> Window:
-    """The stride-1 window over dy that gives the input pixels start, start + stride, ...: with u the pixel's index in its phase, tap r reads
-    p = (start + stride u + pad - r dilation) / stride. The reversed taps are `dilation' apart in p, the last one comes first.
+    """The stride-1 window over dy that gives the input pixels start, start + stride, ...: with u the pixel's index in
+    its phase, tap r reads p = (start + stride u + pad - r dilation) / stride. The reversed taps are
+    `dilation' apart in p, the last one comes first.
     """
     padding, dilation, kernel = [], [], []
-    for i, (first, stop, step), s, d, pad in zip(start, taps, window.stride, window.dilation, window.padding, strict=True):
+    for i, (first, stop, step), s, d, pad in zip(
+        start, taps, window.stride, window.dilation, window.padding, strict=True
+    ):
         count = len(range(first, stop, step))
         last = first + (count - 1) * step
         kernel.append(count)
         dilation.append(step * d // s if count > 1 else 1)
-        padding.append((-((i + pad[0] - last * d) // s), 0))  # may be negative: the window then starts inside; its far end follows from the size
+        # may be negative: the window then starts inside; its far end follows from the size
+        padding.append((-((i + pad[0] - last * d) // s), 0))
     return Window((kernel[0], kernel[1]), (1, 1), (padding[0], padding[1]), (dilation[0], dilation[1]))
 
 
-# -- filter gradient ------------------------------------------------------------------------------------------------------------
+# -- filter gradient ---------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=32)
@@ -353,7 +472,32 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
 
     @cpu_kernel("ppppg24iii", f"x{vectors}{' masked' * masked}")
     def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, padded, groups, cg, _group_in, _group_out, k, pixel, out_row, out_image, rows, blocks = layer
+        (
+            h,
+            w,
+            c,
+            p,
+            q,
+            r,
+            s,
+            sh,
+            sw,
+            dh,
+            dw,
+            top,
+            left,
+            padded,
+            groups,
+            cg,
+            _group_in,
+            _group_out,
+            k,
+            pixel,
+            out_row,
+            out_image,
+            rows,
+            blocks,
+        ) = layer
         flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
         lines, line_rows = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
@@ -362,7 +506,9 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                 image, first = strip // blocks, strip % blocks * rows
                 count, known = min(rows, p - first), strip > chunk * per_chunk
                 if padded:
-                    padded_rows(x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch)
+                    padded_rows(
+                        x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch
+                    )
                     source, base, wide = scratch, 0, padded
                 else:
                     source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
@@ -370,10 +516,14 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
                 for group in range(groups):
                     for i in range(r):
                         for j in range(lines):
-                            a0, c0 = base + (i * dh * wide + j * dw) * c + group * cg, sums + ((i * s + j) * cg) * groups * k + group * k
+                            a0, c0 = (
+                                base + (i * dh * wide + j * dw) * c + group * cg,
+                                sums + ((i * s + j) * cg) * groups * k + group * k,
+                            )
                             for column in range(0, k, width):
-                                column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count, sh * wide * c, out_row, 1, 0, 0,
-                                                partial, c0 + column, groups * k, line_rows, min(width, k - column), zeros, known)  # fmt: skip
+                                column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count,
+                                                sh * wide * c, out_row, 1, 0, 0, partial, c0 + column, groups * k,
+                                                line_rows, min(width, k - column), zeros, known)  # fmt: skip
 
     return direct_filter_gradient
 

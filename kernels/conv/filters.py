@@ -1,4 +1,6 @@
-"""What becomes of filters and biases before and after a convolution: panels, transposes, wider filters, the sums of chunks."""
+"""What becomes of filters and biases before and after a convolution: panels, transposes, wider filters, the sums of
+chunks.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ MOST_SUMS = 600_000  # floats of the filter gradient's sums of all chunks: chunk
 _SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
 
 
-# -- biases -----------------------------------------------------------------------------------------------------------------------
+# -- biases ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
@@ -63,17 +65,20 @@ def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
     return prepared(b, ("bias", groups, width, times), arrange)
 
 
-# -- panels -----------------------------------------------------------------------------------------------------------------------
+# -- panels ------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def pack_kernel() -> Kernel:
-    """Filters to panels (G, panels, taps, width), zeros beyond a group's k output channels. These lie in runs of `run` floats, `run_step`
-    apart; `tap_step` lies between the taps of a row of `row` taps, `row_step` between rows, `group_step` between groups.
+    """Filters to panels (G, panels, taps, width), zeros beyond a group's k output channels. These lie in runs of `run`
+    floats, `run_step` apart; `tap_step` lies between the taps of a row of `row` taps, `row_step` between rows,
+    `group_step` between groups.
     """
 
     @cpu_kernel("ppiiiiiiiii")
-    def pack_filter(start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step, row, row_step):  # type: ignore[no-untyped-def]
+    def pack_filter(
+        start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step, row, row_step
+    ):  # type: ignore[no-untyped-def]
         per_group = -(-k // width)
         for panel in range(start, stop):
             group, column = panel // per_group, panel % per_group * width
@@ -83,7 +88,13 @@ def pack_kernel() -> Kernel:
                 while done < count:
                     at = column + done
                     some = min(count - done, run - at % run)
-                    copy(w, group * group_step + i // row * row_step + i % row * tap_step + at // run * run_step + at % run, panels, o + done, some)
+                    copy(
+                        w,
+                        group * group_step + i // row * row_step + i % row * tap_step + at // run * run_step + at % run,
+                        panels,
+                        o + done,
+                        some,
+                    )
                     done += some
                 clear(panels, o + count, width - count)
 
@@ -104,12 +115,18 @@ def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
 
 
 def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
-    """The panels of a filter (R, S, C, K) with the taps of an input channel one behind the other: (panels, C, R S, width)."""
+    """The panels of a filter (R, S, C, K) with the taps of an input channel one behind the other: (panels, C, R S,
+    width).
+    """
     r, s, c, k = w.shape
-    return prepared(w, ("channels", width), lambda: _pack(w, r * s * c, 1, k, width, k, 0, c * k, 0, row=r * s, row_step=k))
+    return prepared(
+        w, ("channels", width), lambda: _pack(w, r * s * c, 1, k, width, k, 0, c * k, 0, row=r * s, row_step=k)
+    )
 
 
-def _pack(w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int, row: int | None = None, row_step: int = 0) -> np.ndarray:
+def _pack(
+    w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int, row: int | None = None, row_step: int = 0
+) -> np.ndarray:
     count = groups * -(-k // width)
     panels = memory.empty((count * taps * width,), np.float32)
     parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps, row or taps, row_step)
@@ -139,12 +156,14 @@ def packed_transposed(w: np.ndarray, width: int) -> np.ndarray:
     return panels
 
 
-# -- transposes -------------------------------------------------------------------------------------------------------------------
+# -- transposes --------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def flip_kernel() -> Kernel:
-    """Filters (taps, C, K) to (taps, K, C), the taps reversed if `reverse`; a chunk per tap and _SQUARE input channels."""
+    """Filters (taps, C, K) to (taps, K, C), the taps reversed if `reverse`;
+    a chunk per tap and _SQUARE input channels.
+    """
 
     @cpu_kernel("ppiiii")
     def flip_filter(start, stop, _scratch, w, out, taps, c, k, reverse):  # type: ignore[no-untyped-def]
@@ -170,7 +189,9 @@ def swapped(w: np.ndarray, reverse: bool = False) -> np.ndarray:
 
 
 def flipped(w: np.ndarray, groups: int) -> np.ndarray:
-    """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G, C)."""
+    """The filter of the data gradient: taps reversed, input and output channels swapped within each group: (R, S, K/G,
+    C).
+    """
     r, s, c, k = w.shape
     if groups == 1 and w.flags.c_contiguous:
         return swapped(w, reverse=True)
@@ -179,7 +200,7 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     return contiguous(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 
 
-# -- several pixels as one ----------------------------------------------------------------------------------------------------------
+# -- several pixels as one ---------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +251,7 @@ def narrowed(wide: np.ndarray, f: int) -> np.ndarray:
     return dw
 
 
-# -- gradients --------------------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,8 @@
-"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered piece by piece, in the cache, as they are needed.
+"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered piece by piece, in the cache,
+as they are needed.
 
-Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write the result again.
+Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write
+    the result again.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
 
     @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
-    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes, count, c, k, pixels, per, asked,
-                         finish):  # fmt: skip  # type: ignore[no-untyped-def]
+    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes,
+                         count, c, k, pixels, per, asked, finish):  # fmt: skip  # type: ignore[no-untyped-def]
         maps, row = (m0, m1, m2, m3, m4, m5, m6, m7), c + _PAD
         sums = piece * row
         noted = (sums + 2 * width + 1) // 2
@@ -61,8 +63,8 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                     if summing:
                         clear(scratch, sums, 2 * width)
                     low, some = share(until - noted, channel // width, -(-k // width))
-                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns, bias, channel,
-                           scratch, noted + low, some, scratch, sums, finish)  # fmt: skip
+                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns,
+                           bias, channel, scratch, noted + low, some, scratch, sums, finish)  # fmt: skip
                     if summing:
                         for i in range(columns):
                             out[chunk * 2 * k + channel + i] += scratch[sums + i]
@@ -85,9 +87,11 @@ def forward(
     residual: np.ndarray | None = None,
     summing: bool = False,
 ) -> np.ndarray:
-    """y = conv(maps side by side, w) + b + residual, then ReLU: maps (N, H, W, C_i) and y, residual (N, H, W, K), contiguous float32.
+    """y = conv(maps side by side, w) + b + residual, then ReLU: maps (N, H, W, C_i) and y, residual (N, H, W, K),
+    contiguous float32.
 
-    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added), else nothing of use.
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added),
+    else nothing of use.
     """
     c, k = w.shape[2:]
     vectors = panel_vectors(k)
@@ -99,9 +103,18 @@ def forward(
     sizes = np.array([m.shape[3] for m in maps] + [0] * unused, np.int64)
     chunks, finish = -(-pixels // per), ADDED * (residual is not None) + RELU * relu
     sums = np.empty((chunks, 2, k if summing else 0))
-    arrays = packed(w, 1, width), bias, y.reshape(-1), (y if residual is None else residual).reshape(-1), sums.reshape(-1), sizes
+    arrays = (
+        packed(w, 1, width),
+        bias,
+        y.reshape(-1),
+        (y if residual is None else residual).reshape(-1),
+        sums.reshape(-1),
+        sizes,
+    )
     lines = _PIECE * (c + k) // 16 + 2 * MOST
     scratch = 2 * _PIECE * (c + _PAD) + 2 * width + 2 * lines
     numbers = len(maps), c, k, pixels, per, worth_asking(c * k), finish
-    parallel(forward_kernel(vectors, k % target().lanes != 0, summing), chunks, *flat, *arrays, *numbers, scratch=scratch)
+    parallel(
+        forward_kernel(vectors, k % target().lanes != 0, summing), chunks, *flat, *arrays, *numbers, scratch=scratch
+    )
     return sums

@@ -11,7 +11,13 @@ from kernels.core.geometry import Pair, Window
 
 def conv2d_norm_forward(*arguments: Any) -> Any:
     """As kernels.conv.reference.conv2d_norm_forward: the convolution, statistics of its result, batch norm."""
-    steps = (conv.conv2d_forward, norm.batch_norm_statistics, norm.batch_norm_running, norm.batch_norm_inverse, norm.batch_norm_forward)
+    steps = (
+        conv.conv2d_forward,
+        norm.batch_norm_statistics,
+        norm.batch_norm_running,
+        norm.batch_norm_inverse,
+        norm.batch_norm_forward,
+    )
     return reference.conv2d_norm_forward(*arguments, steps=steps)
 
 
@@ -26,7 +32,9 @@ def _backward_filter(x: Any, dz: Any, window: Window, groups: int) -> Any:
     return conv.conv2d_backward_filter(shape.concat_channels(x) if several else x, dz, window, groups)
 
 
-def _backward_data(dz: Any, w: Any, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Any, ...]) -> Any:
+def _backward_data(
+    dz: Any, w: Any, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Any, ...]
+) -> Any:
     if len(parts) < 3:
         return conv.conv2d_backward_data(dz, w, size, window, groups, parts, into)
     (whole,) = conv.conv2d_backward_data(dz, w, size, window, groups)

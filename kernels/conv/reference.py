@@ -6,9 +6,10 @@ Everything follows from one linear map and its transpose: `patches` reads the in
     conv2d:            y  = X w          dx = unpatch(dy w^T)     dw = X^T dy
     conv_transpose2d:  y  = unpatch(x w^T)    and its gradients are the two others with the roles of x and dy swapped.
 
-Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C / groups.
-Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy then); groups must be 1.
-A 1x1 convolution's forward takes more of them. float16 is computed and added up in float32, and rounded once.
+Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C /
+groups. Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy
+then); groups must be 1. A 1x1 convolution's forward takes more of them. float16 is computed and added up in float32,
+and rounded once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from typing import Any
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
 from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
-from kernels.norm.reference import batch_norm_backward, batch_norm_forward, batch_norm_inverse, batch_norm_running, batch_norm_statistics
+from kernels.norm.reference import (
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inverse,
+    batch_norm_running,
+    batch_norm_statistics,
+)
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 Maps = Array | tuple[Array, ...]
@@ -61,14 +68,20 @@ def unpatch(cols: Array, size: Pair, window: Window) -> Array:
     x = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), wide_type(cols.dtype))
     for i in range(r):
         for j in range(s):
-            x[:, i * dh : i * dh + (p - 1) * sh + 1 : sh, j * dw : j * dw + (q - 1) * sw + 1 : sw] += cols[:, :, :, i, j]
+            x[:, i * dh : i * dh + (p - 1) * sh + 1 : sh, j * dw : j * dw + (q - 1) * sw + 1 : sw] += cols[
+                :, :, :, i, j
+            ]
     return x[:, top : top + size[0], left : left + size[1]].astype(cols.dtype, copy=False)
 
 
 def grouped_rows(cols: Array, groups: int) -> Array:
     """(N, P, Q, R, S, C) -> (G, N*P*Q, R*S*C/G): one matrix of patches per group."""
     n, p, q, r, s, c = cols.shape
-    return cols.reshape(n * p * q, r * s, groups, c // groups).transpose(2, 0, 1, 3).reshape(groups, n * p * q, r * s * (c // groups))
+    return (
+        cols.reshape(n * p * q, r * s, groups, c // groups)
+        .transpose(2, 0, 1, 3)
+        .reshape(groups, n * p * q, r * s * (c // groups))
+    )
 
 
 def grouped_filter(w: Array, groups: int) -> Array:
@@ -84,7 +97,15 @@ def grouped_pixels(y: Array, groups: int) -> Array:
 
 
 @halves_in_float32
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1, relu: bool = False, residual: Array | None = None) -> Array:
+def conv2d_forward(
+    x: Maps,
+    w: Array,
+    b: Array | None,
+    window: Window,
+    groups: int = 1,
+    relu: bool = False,
+    residual: Array | None = None,
+) -> Array:
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
 
     residual (N, P, Q, K): y + residual.   relu: max(y, 0), of that sum.
@@ -115,9 +136,11 @@ def conv2d_norm_forward(
     groups: int = 1,
     steps: Steps | None = None,
 ) -> tuple[Array, Array, Array | None, Array, Array]:
-    """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(x, w)) + residual) in training, and what its backward needs.
+    """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(x, w)) + residual) in training, and what its backward
+    needs.
 
-    mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.   mask: as it gives it.
+    mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.   mask:
+        as it gives it.
     steps: the five functions that do it, by default those of the references.
     """
     own = (conv2d_forward, batch_norm_statistics, batch_norm_running, batch_norm_inverse, batch_norm_forward)
@@ -144,13 +167,19 @@ def conv2d_backward_data(
     parts: tuple[int, ...] | None = None,
     into: tuple[Array | None, ...] = (None,),
 ) -> tuple[Array, ...]:
-    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> a tuple of (N, H, W, C), one per part of the channels.
+    """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> a tuple of (N, H, W, C), one per
+    part of the channels.
 
-    parts: the channels of x's maps, by default one map. into: per part an array to which its dx is added (and which is returned), or None.
+    parts: the channels of x's maps, by default one map. into: per part an array to which its dx is added (and which is
+        returned), or None.
     """
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
-    dtype, (dy, w) = dy.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w))  # not `into`, which is added to
+    # not `into`, which is added to
+    dtype, (dy, w) = (
+        dy.dtype,
+        (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w)),
+    )
     # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
@@ -189,13 +218,21 @@ def conv2d_norm_backward(
     overwrite: bool = False,
     steps: Steps | None = None,
 ) -> tuple[Array, Array, Array, Array | None, tuple[Array | None, ...]]:
-    """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the convolution's gradients.
+    """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the
+    convolution's gradients.
 
-    mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted. overwrite: dy may be
+    mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted.
+        overwrite: dy may be
     written to.   steps: the three functions that do it, by default those of the references.
     """
-    norm_backward, backward_filter, backward_data = steps or (batch_norm_backward, conv2d_backward_filter, conv2d_backward_data)
-    dz, dweight, dbias, dresidual = norm_backward(dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite)
+    norm_backward, backward_filter, backward_data = steps or (
+        batch_norm_backward,
+        conv2d_backward_filter,
+        conv2d_backward_data,
+    )
+    dz, dweight, dbias, dresidual = norm_backward(
+        dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite
+    )
     dw = backward_filter(x, dz, window, groups)
     maps = x if isinstance(x, tuple) else (x,)
     dxs: tuple[Array | None, ...] = (None,) * len(maps)

@@ -1,7 +1,9 @@
-"""The data gradient of convolutions to many channels of one: many channels become one, and no vector of results lies in memory.
+"""The data gradient of convolutions to many channels of one: many channels become one, and no vector of results lies in
+memory.
 
-Lanes run along the channels of dy. A tile is as many neighbouring pixels of dx as a vector has lanes, with a vector of partial sums each: a vector
-of dy is loaded once for the S pixels that it reaches. At the end the lanes of all sums are added crosswise, which gives one vector of pixels.
+Lanes run along the channels of dy. A tile is as many neighbouring pixels of dx as a vector has lanes, with a vector of
+partial sums each: a vector of dy is loaded once for the S pixels that it reaches. At the end the lanes of all sums are
+    added crosswise, which gives one vector of pixels.
 dy is far larger than dx and read in place: pixels beyond it are read from zeros.
 """
 
@@ -27,13 +29,27 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
     (r, s), pixels = kernel, target().lanes
 
     @program("ppppiii" + "i" * NUMBERS)
-    def strip(code: Code, dy: Pointer, w: Pointer, zeros: Pointer, dx: Pointer, image: Int, first: Int, count: Int, *numbers: Int) -> None:
-        """Rows first .. first + count of an image: dx[y, x] = sum over taps (i, j) and channels of dy[y + top - i, x + left - j] w[i, j]."""
+    def strip(
+        code: Code,
+        dy: Pointer,
+        w: Pointer,
+        zeros: Pointer,
+        dx: Pointer,
+        image: Int,
+        first: Int,
+        count: Int,
+        *numbers: Int,
+    ) -> None:
+        """Rows first .. first + count of an image: dx[y, x] = sum over taps (i, j) and channels of dy[y + top - i, x +
+        left - j] w[i, j].
+        """
         layer = Layer(*numbers)
         k = layer.k
 
         def tile(y: Int, x: Int, inside: bool) -> None:
-            """`pixels` pixels of a row; inside: those of dy that they need lie in one row and all exist. One that does not is read from zeros."""
+            """`pixels` pixels of a row; inside: those of dy that they need lie in one row and all exist. One that does
+            not is read from zeros.
+            """
             given: list[list[Pointer]] = []  # by filter row: pixels of dy from the first pixel's last tap on
             column = x + layer.left - (s - 1)
             for i in range(r):
@@ -43,24 +59,35 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
                     start = code.choose(valid, row + column * k, zeros)
                     given.append([start + k * u for u in range(pixels + s - 1)])
                 else:
-                    within = [code.both(valid, code.both(column + u >= 0, column + u < layer.q)) for u in range(pixels + s - 1)]
-                    given.append([code.choose(exists, row + (column + u) * k, zeros) for u, exists in enumerate(within)])
+                    within = [
+                        code.both(valid, code.both(column + u >= 0, column + u < layer.q))
+                        for u in range(pixels + s - 1)
+                    ]
+                    given.append(
+                        [code.choose(exists, row + (column + u) * k, zeros) for u, exists in enumerate(within)]
+                    )
             sums = [code.variable() for _ in range(pixels)]
 
             def channels(c: Int, rest: Any) -> None:
                 for i in range(r):
-                    factors = [code.load(w, k * (i * s + s - 1 - j) + c, rest) for j in range(s)]  # the last tap meets the first pixel
+                    # the last tap meets the first pixel
+                    factors = [code.load(w, k * (i * s + s - 1 - j) + c, rest) for j in range(s)]
                     for place, pairs in zip(given[i], meetings(pixels, s), strict=True):
                         value = code.load(place, c, rest)
                         for t, j in pairs:
                             sums[t].set(code.fma(value, factors[j], sums[t].get()))
 
             over_run(code, k, channels)
-            total, to, rest = code.totals([v.get() for v in sums]), (image * layer.h + y) * layer.w + x, None if inside else layer.w - x
+            total, to, rest = (
+                code.totals([v.get() for v in sums]),
+                (image * layer.h + y) * layer.w + x,
+                None if inside else layer.w - x,
+            )
             code.store(total + code.load(dx, to, rest) if add else total, dx, to, rest)
 
         with code.loop(first, first + count) as y, code.loop(0, layer.w, pixels) as x:
-            ends = code.lesser(layer.q - layer.left, layer.w) - (pixels - 1)  # the first pixel of a tile inside lies before
+            # the first pixel of a tile inside lies before
+            ends = code.lesser(layer.q - layer.left, layer.w) - (pixels - 1)
             inside = code.both(x >= (s - 1) - layer.left, x < ends)
             with code.when(inside):
                 tile(y, x, True)
@@ -78,7 +105,9 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
     return stem_data_gradient
 
 
-def backward_data(dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None) -> np.ndarray:
+def backward_data(
+    dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None
+) -> np.ndarray:
     """dx (N, H, W, 1) of contiguous float32 dy (N, P, Q, K) and w (R, S, 1, K), or `into` with it added."""
     n, p, q, k = dy.shape
     _, numbers, chunks = plan(n, size, (p, q), k, window, False)

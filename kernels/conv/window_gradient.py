@@ -1,8 +1,10 @@
-"""The filter gradient where windows lie side by side: 1x1 convolutions, and transposed ones whose stride is their kernel.
+"""The filter gradient where windows lie side by side: 1x1 convolutions, and transposed ones whose stride is their
+kernel.
 
-Every pixel of x belongs to one window, so dw is one product: dw = A^T B with A (windows, R S C) and B = dy (windows, K), the sum over windows.
-A chunk computes a block of dw over some windows, piece by piece: both factors of a piece are packed (kernels/core/packing.py), and the block's sums
-stay in the L2 cache. Per window R S C + K floats are copied for R S C K multiply-adds.
+Every pixel of x belongs to one window, so dw is one product: dw = A^T B with A (windows, R S C) and B = dy (windows,
+K), the sum over windows. A chunk computes a block of dw over some windows, piece by piece: both factors of a piece are
+packed (kernels/core/packing.py), and the block's sums stay in the L2 cache. Per window R S C + K floats are copied for
+R S C K multiply-adds.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
 
 @inline()
 def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
-    """Windows `first` and following that lie in one row of the map, so for every tap in one row of x: the row, the first column, how many."""
+    """Windows `first` and following that lie in one row of the map, so for every tap in one row of x: the row, the
+    first column, how many.
+    """
     line = first // q
     column = first - line * q
     return line, column, min(end - first, q - column)
@@ -64,7 +68,9 @@ def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=16)
 def gradient_kernel(vectors: int) -> Kernel:
-    """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp). asked: the next piece is asked for meanwhile."""
+    """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp). asked: the next piece is asked
+    for meanwhile.
+    """
     column_of_tiles = make_asking_column(vectors, blocks=True, beside=True)
     pack_rows, pack_panels = make_pack_rows(vectors), make_pack_panels(vectors)
     width, pitch = vectors * target().lanes, _PIECE + GAP
@@ -76,7 +82,9 @@ def gradient_kernel(vectors: int) -> Kernel:
         while done < n:
             line, column, some = _row_of_windows(first + done, first + n, q)
             for t in range(together):
-                pack_rows(x, ((line * taps + tap + t) * q + column) * c + row, c, done, some, scratch, t * room, rows, pitch)
+                pack_rows(
+                    x, ((line * taps + tap + t) * q + column) * c + row, c, done, some, scratch, t * room, rows, pitch
+                )
             done += some
 
     @inline(f"{vectors}")
@@ -90,8 +98,8 @@ def gradient_kernel(vectors: int) -> Kernel:
         return until
 
     @cpu_kernel("pppp" + "i" * 14, f"x{vectors}")
-    def window_gradient(start, stop, scratch, x, dy, partial, zeros, windows, q, taps, c, k, together, rows, columns, kp, per_chunk, asked,
-                        room, panels_at, noted):  # fmt: skip  # type: ignore[no-untyped-def]
+    def window_gradient(start, stop, scratch, x, dy, partial, zeros, windows, q, taps, c, k, together, rows, columns,
+                        kp, per_chunk, asked, room, panels_at, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         row_blocks, column_blocks = (c + rows - 1) // rows, (k + columns - 1) // columns
         blocks = (taps + together - 1) // together * row_blocks * column_blocks
         for chunk in range(start, stop):
@@ -112,14 +120,16 @@ def gradient_kernel(vectors: int) -> Kernel:
                     panel, t = product // together, product % together
                     low, some = share(until - noted, product, panels * together)
                     b0, c0 = panels_at + panel * panel_pitch, sums + t * c * kp + panel * width
-                    column_of_tiles(scratch, t * room, pitch, 0, scratch, b0, width, n, 1, 0, 0, 1, 0, 0, partial, c0, kp, m, width,
-                                    zeros, first > begin, scratch, noted + low, some)  # fmt: skip
+                    column_of_tiles(scratch, t * room, pitch, 0, scratch, b0, width, n, 1, 0, 0, 1, 0, 0, partial,
+                                    c0, kp, m, width, zeros, first > begin, scratch, noted + low, some)  # fmt: skip
 
     return window_gradient
 
 
 def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
-    """dw (R, S, C, K) of contiguous float32 x (N, R P, S Q, C) and dy (N, P, Q, K), for windows of size and stride (R, S)."""
+    """dw (R, S, C, K) of contiguous float32 x (N, R P, S Q, C) and dy (N, P, Q, K), for windows of size and stride (R,
+    S).
+    """
     (n, p, q, k), (r, s) = dy.shape, kernel
     vectors = panel_vectors(k)
     width = vectors * target().lanes

@@ -1,8 +1,11 @@
-"""Winograd convolution, 3x3 and 5x5, stride 1 (any padding, any dilation): forward, and the filter gradient in the transformed domain.
+"""Winograd convolution, 3x3 and 5x5, stride 1 (any padding, any dilation): forward, and the filter gradient in the
+transformed domain.
 
-A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix products,
-transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense problems ("phases") of
-every image. Point panels are padded by one cache line: 36 panels a power of two apart would all fall into one set of the L1 cache.
+A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix
+products, transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense
+problems ("phases") of
+every image. Point panels are padded by one cache line: 36 panels a power of two apart would all fall into one set of
+    the L1 cache.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from kernels.core.threads import contiguous, parallel
 
 PAD = 16  # floats, a cache line
 _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a typical L2
-_SUMS_PER_TILE = 18_000  # floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
+# floats of the filter gradient's sums that are worth a tile more per block: they are read and written once per block
+_SUMS_PER_TILE = 18_000
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them ...
 _SMALL = 300_000  # ... half as many for transformed filters of so many floats, which stay in the cache
@@ -39,7 +43,9 @@ ZEROS = np.zeros(8192, np.float32)
 
 
 class Tiling(NamedTuple):
-    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and padding."""
+    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and
+    padding.
+    """
 
     h: int
     w: int
@@ -88,9 +94,10 @@ def _note_outputs(noted, until, y, y2, more, first, at, last, m, t, k, k2, added
 def forward_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors: y = conv + bias.
 
-    added: `more` (for a second y: what it holds) is added.   relu: max(y, 0).   summing: per chunk out[chunk] (2, K) = sums over the pixels of y
-    and of y^2.
-    A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are neighbours: few panels a core.
+    added: `more` (for a second y: what it holds) is added.   relu: max(y, 0).   summing: per chunk out[chunk] (2, K) =
+    sums over the pixels of y and of y^2.
+    A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are
+    neighbours: few panels a core.
     """
     m, n, points = form[0], programs.points(form), programs.points(form) ** 2
     read_tiles = make_tiles_reader(programs.input_matrix(form), n, m)
@@ -98,8 +105,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     column_of_tiles, width = make_asking_column(vectors, ahead=AHEAD), vectors * target().lanes
 
     @cpu_kernel("ppppppppdg10iiiiiiiiiiiiii", f"F{form} x{vectors}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp, units, per_chunk, block, parts,
-                         added, summing, relu, noted):  # fmt: skip  # type: ignore[no-untyped-def]
+    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp,
+                         units, per_chunk, block, parts, added, summing, relu, noted):  # fmt: skip  # type: ignore[no-untyped-def]
         h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
         v_step, product_step = block * cp + PAD, block * kp + PAD
         product = points * v_step
@@ -121,7 +128,9 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     read_tiles(x2, at, count, t, above, before, h, w, c2, scratch, c, cp, v_step, patch)
                 until = noted
                 if noted:
-                    until = _note_inputs(scratch, until, x, x2, first, at + count, min(at + 2 * count, end), m, n, t, c, c2)
+                    until = _note_inputs(
+                        scratch, until, x, x2, first, at + count, min(at + 2 * count, end), m, n, t, c, c2
+                    )
                     if parts == 1:  # else other chunks write to the same lines
                         until = _note_outputs(scratch, until, y, y2, more, first, at, at + count, m, t, k, k2, added)
                 for i in range(products):
@@ -129,8 +138,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
                     a0, c0 = point * v_step, product + point * product_step + panel * width
                     low, some = share(until - noted, i, products)
-                    column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp, count, width, zeros, 0,
-                                    scratch, noted + low, some)  # fmt: skip
+                    column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp,
+                                    count, width, zeros, 0, scratch, noted + low, some)  # fmt: skip
                 if summing:
                     clear(scratch, sums, 2 * kp)
                 unit, column = at // columns, at % columns
@@ -156,7 +165,9 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
 
 @lru_cache(maxsize=4)
 def filter_kernel(form: Form) -> Kernel:
-    """Transforms filters (r, r, C, K) into panels (points, K / width, C, width), a cache line between points: all are written in turn."""
+    """Transforms filters (r, r, C, K) into panels (points, K / width, C, width), a cache line between points: all are
+    written in turn.
+    """
     filter_, points, lanes = programs.make_filter(form), programs.points(form) ** 2, target().lanes
 
     @cpu_kernel("ppiiiiii", f"F{form}")
@@ -165,7 +176,8 @@ def filter_kernel(form: Form) -> Kernel:
             panel, part = chunk // parts, chunk % parts
             columns = min(width, k - panel * width)
             empty = (width - columns) // lanes * lanes
-            for i in range(part * per_part, min((part + 1) * per_part, c)):  # one panel at a time: its rows are written one after another
+            # one panel at a time: its rows are written one after another
+            for i in range(part * per_part, min((part + 1) * per_part, c)):
                 filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, kp * c + PAD)
                 for point in range(empty and points):  # whole vectors beyond the last channel
                     clear(u, point * (kp * c + PAD) + (panel * c + i) * width + width - empty, empty)
@@ -174,24 +186,32 @@ def filter_kernel(form: Form) -> Kernel:
 
 
 def _equal_parts(count: int, about: int, step: int) -> int:
-    """`count` is cut into equal parts of about `about`: their size, a multiple of `step`. A small last part would cost as much as a full one."""
+    """`count` is cut into equal parts of about `about`: their size, a multiple of `step`. A small last part would cost
+    as much as a full one.
+    """
     parts = max(1, round(count / about))
     return -(-count // (parts * step)) * step
 
 
 def worth_noting(floats: int, lines: int) -> bool:
-    """Whether to ask for the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and their list is no burden."""
+    """Whether to ask for the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and
+    their list is no burden.
+    """
     return target().asks and floats > _QUIET and lines <= _MOST_LINES
 
 
 def with_list(floats: int, lines: int) -> tuple[int, int]:
-    """Floats of scratch memory with a list of so many lines (of 8 bytes each) behind the first `floats`; where it begins, in lines (0: no list)."""
+    """Floats of scratch memory with a list of so many lines (of 8 bytes each) behind the first `floats`; where it
+    begins, in lines (0: no list).
+    """
     noted = (floats + 1) // 2
     return 2 * (noted + lines), noted if lines else 0
 
 
 class _Plan:
-    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer. last: channels of a second map, of c."""
+    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer. last: channels
+    of a second map, of c.
+    """
 
     def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window, last: int = 0) -> None:
         lanes, self.vectors = target().lanes, panel_vectors(k)
@@ -205,7 +225,8 @@ class _Plan:
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
         least = LEAST // 2 if self.points * c * self.kp <= _SMALL else LEAST
         self.per = max(-(-self.units // CHUNKS), least // columns)
-        if LEAST // 2 <= self.units * columns <= LEAST:  # two halves: every part of the panels transforms its chunk's input again
+        # two halves: every part of the panels transforms its chunk's input again
+        if LEAST // 2 <= self.units * columns <= LEAST:
             self.per = -(-self.units // 2)
         self.block = _equal_parts(self.per * columns, max(LEAST // 2, fitting), height)
         self.parts = min(self.kp // self.width, -(-4 // -(-self.units // self.per)))
@@ -213,7 +234,9 @@ class _Plan:
         chunks = max(2, min(CHUNKS, self.units * columns // 64, 4_000_000 // (self.points * c * self.kp)))
         self.gradient_per = -(-self.units // chunks)
         sums = self.points * c * self.kp
-        self.gradient_block = _equal_parts(self.gradient_per * columns, max(LEAST // 2, fitting, min(2 * LEAST, sums // _SUMS_PER_TILE)), 1)
+        self.gradient_block = _equal_parts(
+            self.gradient_per * columns, max(LEAST // 2, fitting, min(2 * LEAST, sums // _SUMS_PER_TILE)), 1
+        )
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
     def scratch(self, block: int, lines: int) -> tuple[int, int]:
@@ -221,7 +244,9 @@ class _Plan:
         return with_list(self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD, lines)
 
     def lines(self, block: int, *maps: tuple[Pair, int, int]) -> int:
-        """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they are not asked for."""
+        """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they
+        are not asked for.
+        """
         rows = min(block // self.tiling.columns + 2, self.units)
         lines = rows * sum(side * (w * c // 16 + 2) for (_, w), c, side in maps)
         floats = self.units // self.tiling.units * sum(h * w * c for (h, w), c, _ in maps)
@@ -241,7 +266,9 @@ def _transform(plan: _Plan, w: np.ndarray, form: Form) -> np.ndarray:
     u = memory.empty((plan.points * (plan.kp * c + PAD),), np.float32)
     parts = -(-c // plan.filter_per)
     flat = contiguous(w).reshape(-1)
-    parallel(filter_kernel(form), plan.kp // plan.width * parts, flat, u, c, k, plan.kp, plan.width, parts, plan.filter_per)
+    parallel(
+        filter_kernel(form), plan.kp // plan.width * parts, flat, u, c, k, plan.kp, plan.width, parts, plan.filter_per
+    )
     return u
 
 
@@ -263,10 +290,13 @@ def forward(
     summing: bool = False,
     residual: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to those of one or two
-    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold, or to a `residual` (N, P, Q, K), of one out.
+    """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to
+    those of one or two
+    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold, or to a `residual` (N, P, Q, K), of
+        one out.
 
-    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias), else nothing of use.
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias),
+    else nothing of use.
     """
     n, h, wd, _ = maps[0].shape
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)
@@ -294,7 +324,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     column_of_tiles, width = make_asking_column(vectors, blocks=True, beside=True), vectors * target().lanes
 
     @cpu_kernel("pppppg10iiiiiiiii", f"F{form} x{vectors}")
-    def winograd_gradient(start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block, noted):  # type: ignore[no-untyped-def]
+    def winograd_gradient(
+        start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block, noted
+    ):  # type: ignore[no-untyped-def]
         c = c1 + c2
         h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
         v_step, z_step = block * cp + PAD, block * kp + PAD
@@ -319,8 +351,8 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                         a0, b0 = point * v_step, z + point * z_step + panel * width
                         c0, known = sums + point * (c * kp + PAD) + panel * width, at > first
                         low, some = share(until - noted, point * (kp // width) + panel, points * (kp // width))
-                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0, kp, c, width, zeros, known,
-                                        scratch, noted + low, some)  # fmt: skip
+                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0,
+                                        kp, c, width, zeros, known, scratch, noted + low, some)  # fmt: skip
                 at += count
 
     return winograd_gradient
@@ -328,7 +360,9 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
 
 @lru_cache(maxsize=4)
 def gradient_finish_kernel(form: Form) -> Kernel:
-    """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K); `tap` floats between taps, the first at `first`."""
+    """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K); `tap` floats between taps, the first at
+    `first`.
+    """
     points, finish = programs.points(form) ** 2, programs.make_filter_gradient(form)
 
     @cpu_kernel("ppiiiiiii", f"F{form}")
@@ -343,8 +377,12 @@ def gradient_finish_kernel(form: Form) -> Kernel:
     return winograd_gradient_finish
 
 
-def finished(partial: np.ndarray, form: Form, c: int, k: int, kp: int, chunks: int, reverse: bool = False) -> np.ndarray:
-    """dw (r, r, C, K) of the chunks' sums (chunks, points, C, K padded; a cache line more between points); reverse: its taps in reverse order."""
+def finished(
+    partial: np.ndarray, form: Form, c: int, k: int, kp: int, chunks: int, reverse: bool = False
+) -> np.ndarray:
+    """dw (r, r, C, K) of the chunks' sums (chunks, points, C, K padded; a cache line more between points); reverse: its
+    taps in reverse order.
+    """
     r = form[1]
     dw = memory.empty((r, r, c, k), np.float32)
     per = -(-c // CHUNKS)
@@ -354,7 +392,9 @@ def finished(partial: np.ndarray, form: Form, c: int, k: int, kp: int, chunks: i
 
 
 def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, form: Form) -> np.ndarray:
-    """dw (r, r, C, K) of a stride-1 convolution of one or two maps (N, H, W, C), dy (N, P, Q, K), contiguous float32."""
+    """dw (r, r, C, K) of a stride-1 convolution of one or two maps (N, H, W, C), dy (N, P, Q, K),
+    contiguous float32.
+    """
     n, h, wd, _ = maps[0].shape
     x, x2, c, c2 = two(maps)
     k = dy.shape[3]
@@ -364,5 +404,16 @@ def backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window: Window, 
     lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, programs.points(form)), (dy.shape[1:3], k, form[0]))
     scratch, noted = plan.scratch(plan.gradient_block, lines)
     numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block, noted)
-    parallel(gradient_kernel(form, plan.vectors), chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.geometry, *numbers, scratch=scratch)
+    parallel(
+        gradient_kernel(form, plan.vectors),
+        chunks,
+        x,
+        x2,
+        dy.reshape(-1),
+        partial,
+        ZEROS,
+        plan.geometry,
+        *numbers,
+        scratch=scratch,
+    )
     return finished(partial, form, c + c2, k, plan.kp, chunks)

@@ -1,14 +1,17 @@
 """Winograd's transforms F(m x m, r x r) as vector programs over channels.
 
-    y = A^T [ (G g G^T) * (B^T d B) ] A        d: n x n input tile, n = m + r - 1, g: r x r filter, y: m x m output tile, * per point
+    y = A^T [ (G g G^T) * (B^T d B) ] A        d: n x n input tile, n = m + r - 1, g: r x r filter, y: m x m output
+    tile, * per point
 
-For a whole layer the product per point sums over channels: n^2 small matrix products. The gradients are the transposed steps:
+For a whole layer the product per point sums over channels: n^2 small matrix products. The gradients are the transposed
+    steps:
 
     dd = B [(G g G^T) * (A dy A^T)] B^T (not used: the data gradient is the forward kernel with the flipped filter)
     dg = G^T [ (A dy A^T) * (B^T d B) ] G, summed over tiles
 
-Multiplications per output: F(4, 3) 36 / 16 and F(2, 3) 16 / 4 against 9, F(2, 5) 36 / 4 against 25. Largest float32 error, relative to the
-largest output, about 2e-5, 1e-6 and 2e-5. The evaluation points are 0, 1, -1, (2, -2,) infinity; transforms with as many points share B^T.
+Multiplications per output: F(4, 3) 36 / 16 and F(2, 3) 16 / 4 against 9, F(2, 5) 36 / 4 against 25. Largest float32
+error, relative to the largest output, about 2e-5, 1e-6 and 2e-5. The evaluation points are 0, 1, -1, (2, -2,) infinity;
+transforms with as many points share B^T.
 Source: Lavin & Gray, arXiv 1509.09308.
 """
 
@@ -31,7 +34,14 @@ Form = tuple[int, int]  # (m, r)
 
 _BT: dict[int, Matrix] = {
     4: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    6: ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1)),
+    6: (
+        (4, 0, -5, 0, 1, 0),
+        (0, -4, -4, 1, 1, 0),
+        (0, 4, -4, -1, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 2, -1, -2, 1, 0),
+        (0, 4, 0, -5, 0, 1),
+    ),
 }
 AT: dict[Form, Matrix] = {
     (2, 3): ((1, 1, 1, 0), (0, 1, -1, -1)),
@@ -48,7 +58,14 @@ G: dict[Form, Matrix] = {
         (1 / 24, -1 / 12, 1 / 6, -1 / 3, 2 / 3),
         (0, 0, 0, 0, 1),
     ),
-    (4, 3): ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)),
+    (4, 3): (
+        (1 / 4, 0, 0),
+        (-1 / 6, -1 / 6, -1 / 6),
+        (-1 / 6, 1 / 6, -1 / 6),
+        (1 / 24, 1 / 12, 1 / 6),
+        (1 / 24, -1 / 12, 1 / 6),
+        (0, 0, 1),
+    ),
 }
 
 
@@ -68,12 +85,18 @@ def cotangent_matrix(form: Form) -> Matrix:
 
 
 def combine(code: Code, matrix: Matrix, x: Sequence[Vec]) -> list[Vec]:
-    """matrix @ x with shared work: two rows that agree but for signs are e + o and e - o; so for columns, with sums and differences of x."""
+    """matrix @ x with shared work: two rows that agree but for signs are e + o and e - o; so for columns, with sums and
+    differences of x.
+    """
     columns = _transposed(matrix)
     for j in range(len(columns)):
         for k in range(j + 1, len(columns)):
             signs = [_sign(a, b) for a, b in zip(columns[j], columns[k], strict=True)]
-            if None not in signs and any(columns[j]) and len({s for s, a in zip(signs, columns[j], strict=True) if a}) == 2:
+            if (
+                None not in signs
+                and any(columns[j])
+                and len({s for s, a in zip(signs, columns[j], strict=True) if a}) == 2
+            ):
                 plus, minus = x[j] + x[k], x[j] - x[k]
                 reduced = tuple(
                     tuple(a for i, a in enumerate(row) if i not in (j, k)) + ((row[j], 0) if s == 1 else (0, row[j]))
@@ -124,16 +147,28 @@ def transform(code: Code, matrix: Matrix, tile: Sequence[Sequence[Vec]]) -> list
 
 
 def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
-    """read(x, x0, row, column, channels, out, o0, step, tiles, apart, pitch): transform `tiles` tiles of an image side by side, all of them inside.
+    """read(x, x0, row, column, channels, out, o0, step, tiles, apart, pitch): transform `tiles` tiles of an image side
+    by side, all of them inside.
 
-    The first size x size tile starts at x[x0], the next ones `apart` floats further on each; pixels are `row` and `column` floats apart and have
-    `channels` channels. Point (i, j) of a transform goes to out[o0 + (i n + j) step], those of the next tile `pitch` further on, channels padded
-    with zeros to whole vectors.
+    The first size x size tile starts at x[x0], the next ones `apart` floats further on each; pixels are `row` and
+    `column` floats apart and have `channels` channels. Point (i, j) of a transform goes to out[o0 + (i n + j) step],
+    those of the next tile `pitch` further on, channels padded with zeros to whole vectors.
     """
 
     @program("piiiipiiiii")
     def read(
-        code: Code, x: Pointer, x0: Int, row: Int, column: Int, channels: Int, out: Pointer, o0: Int, step: Int, tiles: Int, apart: Int, pitch: Int
+        code: Code,
+        x: Pointer,
+        x0: Int,
+        row: Int,
+        column: Int,
+        channels: Int,
+        out: Pointer,
+        o0: Int,
+        step: Int,
+        tiles: Int,
+        apart: Int,
+        pitch: Int,
     ) -> None:
         n = len(matrix)
         columns, steps = [column * j for j in range(size)], [step * j for j in range(n)]
@@ -157,7 +192,8 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
     """write(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu):
     A^T product A + bias[b0 + c] to an m x m tile at y[y0], or with relu max(that, 0).
 
-    edge: only the first `rows` rows and `columns` columns of the tile exist.   added: what stands in `more` where the result stands in y is added,
+    edge: only the first `rows` rows and `columns` columns of the tile exist.   added: what stands in `more` where the
+        result stands in y is added,
     too.   summing: sums[s0 + c] += the results, sums[s0 + s_step + c] += their squares.
     """
     m, n = form[0], points(form)
@@ -183,7 +219,9 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
         s_step: Int,
         relu: Int,
     ) -> None:
-        inside = [[code.both(code.int(i) < rows, code.int(j) < columns) if edge else None for j in range(m)] for i in range(m)]
+        inside = [
+            [code.both(code.int(i) < rows, code.int(j) < columns) if edge else None for j in range(m)] for i in range(m)
+        ]
         least = code.select(code.spread(relu >= 1), 0, -math.inf)
 
         points_in_row, steps = [product + p0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
@@ -212,7 +250,8 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
 
 
 def make_filter(form: Form) -> Callable[..., None]:
-    """filter(w, w0, tap, columns, out, o0, step): G w G^T of one input channel: taps at w[w0 + (r i + j) tap], over `columns` outputs.
+    """filter(w, w0, tap, columns, out, o0, step): G w G^T of one input channel: taps at w[w0 + (r i + j) tap], over
+    `columns` outputs.
 
     Point p goes to out[o0 + p step], padded with zeros to whole vectors.
     """
@@ -233,11 +272,15 @@ def make_filter(form: Form) -> Callable[..., None]:
 
 
 def make_filter_gradient(form: Form) -> Callable[..., None]:
-    """filter_gradient(u, u0, step, dw, w0, tap, columns): G^T u G, points at u[u0 + p step], taps to dw[w0 + (r i + j) tap]."""
+    """filter_gradient(u, u0, step, dw, w0, tap, columns): G^T u G, points at u[u0 + p step], taps to dw[w0 + (r i + j)
+    tap].
+    """
     r, n = form[1], points(form)
 
     @program("piipiii")
-    def filter_gradient(code: Code, u: Pointer, u0: Int, step: Int, dw: Pointer, w0: Int, tap: Int, columns: Int) -> None:
+    def filter_gradient(
+        code: Code, u: Pointer, u0: Int, step: Int, dw: Pointer, w0: Int, tap: Int, columns: Int
+    ) -> None:
         def body(c: Int, count: Int | None) -> None:
             tile = [[code.load(u, u0 + c + step * (i * n + j)) for j in range(n)] for i in range(n)]
             for i, line in enumerate(transform(code, _transposed(G[form]), tile)):

@@ -1,4 +1,6 @@
-"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, noting what is to be asked for."""
+"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, noting what is to
+be asked for.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,11 @@ def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
 
 @cache
 def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
-    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the image's border.
+    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the
+    image's border.
 
-    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to patch[:size^2 channels].
+    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to
+    patch[:size^2 channels].
     """
     read = programs.make_read(matrix, size)
 
@@ -64,10 +68,12 @@ def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
 
 @cache
 def make_tiles_reader(matrix: programs.Matrix, size: int, m: int) -> Any:
-    """read_tiles(x, first, count, t, above, before, rows, columns, channels, out, o0, pitch, step, patch): `count` tiles, m apart, from `first` on.
+    """read_tiles(x, first, count, t, above, before, rows, columns, channels, out, o0, pitch, step, patch): `count`
+    tiles, m apart, from `first` on.
 
-    The tiles of outputs, and those of size x size pixels that they need, `above` and `before` pixels further up and to the left. Tile number s of
-    them goes to out[o0 + s pitch]. A call for every run of tiles inside the image: for few channels, calls cost as much as the transform.
+    The tiles of outputs, and those of size x size pixels that they need, `above` and `before` pixels further up and to
+    the left. Tile number s of them goes to out[o0 + s pitch]. A call for every run of tiles inside the image: for few
+    channels, calls cost as much as the transform.
     """
     read, read_tile = programs.make_read(matrix, size), make_tile_reader(matrix, size)
 
@@ -80,7 +86,11 @@ def make_tiles_reader(matrix: programs.Matrix, size: int, m: int) -> Any:
             iy, ix = oy - above, ox + column * m * dw - before
             until = min(columns, column + count - done)
             while column < until:
-                inside = 0 if iy < 0 or ix < 0 or iy + (size - 1) * dh >= h else (w - 1 - (size - 1) * dw - ix) // (m * dw) + 1
+                inside = (
+                    0
+                    if iy < 0 or ix < 0 or iy + (size - 1) * dh >= h
+                    else (w - 1 - (size - 1) * dw - ix) // (m * dw) + 1
+                )
                 some = max(1, min(until - column, inside))
                 if inside > 0:
                     x0 = ((image * h + iy) * w + ix) * c
@@ -99,7 +109,9 @@ def _make_writer(form: Form, added: bool, summing: bool) -> Any:
     m = form[0]
 
     @inline(f"{form} {added} {summing}")
-    def write(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu):  # type: ignore[no-untyped-def]
+    def write(
+        inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu
+    ):  # type: ignore[no-untyped-def]
         if inside:
             whole(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
         else:
@@ -110,35 +122,43 @@ def _make_writer(form: Form, added: bool, summing: bool) -> Any:
 
 @cache
 def make_tile_writer(form: Form, sums_up: bool) -> Any:
-    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border; see `make_write`.
+    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border; see
+    `make_write`.
 
-    added: `more` is added; summing: sums are taken (never both); relu: max(the result, 0).   sums_up: whether any caller asks for sums.
+    added: `more` is added; summing: sums are taken (never both); relu: max(the result, 0).   sums_up: whether any
+        caller asks for sums.
     """
     m = form[0]
     plain, adding, totals = (_make_writer(form, *kind) for kind in ((False, False), (True, False), (False, True)))
 
     @inline(f"{form} {sums_up}")
-    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step, added, summing, relu):  # type: ignore[no-untyped-def]
+    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step,
+                   added, summing, relu):  # fmt: skip  # type: ignore[no-untyped-def]
         y0, channels, row, column = ((image * p + oy) * q + ox) * k + first, last - first, dh * q * k, dw * k
         p0, b0, s0, rows, columns = p0 + first, b0 + first, s0 + first, m, m
         inside = oy + (m - 1) * dh < p and ox + (m - 1) * dw < q
         if not inside:
             rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
         if sums_up and summing:
-            totals(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            totals(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
+                   s_step, relu)  # fmt: skip
         elif added:
-            adding(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            adding(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
+                   s_step, relu)  # fmt: skip
         else:
-            plain(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            plain(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
+                  s_step, relu)  # fmt: skip
 
     return write_tile
 
 
 @inline()
 def note_tiles(noted, at, x, begin, first, last, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
-    """Note (runs.note) the pixels of the tiles first .. last of a map (N, h, w, c), each of size x size pixels, m apart; returns the next number.
+    """Note (runs.note) the pixels of the tiles first .. last of a map (N, h, w, c), each of size x size pixels, m
+    apart; returns the next number.
 
-    Left out is what the tiles before, down to number `begin`, have asked for. With size = m: the pixels that tiles of outputs write.
+    Left out is what the tiles before, down to number `begin`, have asked for. With size = m: the pixels that tiles of
+    outputs write.
     """
     columns, dh, dw = t[5], t[6], t[7]
     while first < last:

@@ -5,9 +5,9 @@
 
     parallel(scale, chunks, x, y, n)                    # kernels/core/threads.py
 
-Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float64, int64 (in the kernel: a pointer); i an integer; f a
-float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is called natively by every thread, without
-the interpreter in between.
+Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float64, int64 (in the kernel: a pointer); i
+an integer; f a float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is
+called natively by every thread, without the interpreter in between.
 
 The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache). A kernel is kept under a
 digest of what it is made of (sources.py), so the cache survives a reinstallation and never serves stale code; store.py
@@ -57,20 +57,28 @@ def store() -> Store:
     asked, xdg = os.environ.get("AREOGRAD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
     try:
         # A relative XDG_CACHE_HOME is to be ignored, says its specification.
-        base = Path(asked).absolute() if asked else (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "areograd"
+        base = (
+            Path(asked).absolute()
+            if asked
+            else (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "areograd"
+        )
     except (RuntimeError, OSError, KeyError):  # nobody knows this user's home, or the working folder is gone
         return Store(None, "this user has no home folder (AREOGRAD_CACHE names another place)")
     return Store(base / "kernels")
 
 
 class _Cache(caching.NullCache):
-    """One numba function's machine code in `store`, a file for each combination of argument types. module: where it is written."""
+    """One numba function's machine code in `store`, a file for each combination of argument types. module: where it is
+    written.
+    """
 
     def __init__(self, name: str, module: str) -> None:
         self.name, self.module = name, module
 
     def _key(self, signature: Any, codegen: Any) -> str:
-        """All that machine code depends on. Closures of vector programs differ from process to process; sources and name cover them."""
+        """All that machine code depends on. Closures of vector programs differ from process to process; sources and
+        name cover them.
+        """
         versions = numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
         return repr((self.name, signature, codegen.magic_tuple(), str(simd.target()), versions, made_of(self.module)))
 
@@ -104,12 +112,16 @@ def cached(dispatcher: Any, function: Any, name: str) -> None:
 
 
 def _rename(function: Any, name: str) -> None:
-    """Make the name unique: machine code from the cache is linked by name, and what one factory makes twice has one name otherwise."""
+    """Make the name unique: machine code from the cache is linked by name, and what one factory makes twice has one
+    name otherwise.
+    """
     function.__qualname__ = re.sub(r"\W+", "_", name)
 
 
 def drop_bitcode(library: Any) -> None:
-    """Half a megabyte of a compiled function that is kept for linking it into other code; not for what is only ever called."""
+    """Half a megabyte of a compiled function that is kept for linking it into other code; not for what is only ever
+    called.
+    """
     library._shared_module = None
 
 
@@ -120,7 +132,9 @@ class Kernel:
         self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
         self.letters: list[str] = re.findall(r"g\d+|[pbdlif]", letters)
         if "".join(self.letters) != letters:
-            raise ValueError(f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN")
+            raise ValueError(
+                f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN"
+            )
         _rename(function, f"{self.name}_body")
         body = Part(function, fastmath)
         unpack = _unpacker(self.letters)
@@ -129,7 +143,9 @@ class Kernel:
             body(start, stop, scratch, *unpack(words))
 
         run.__module__ = function.__module__
-        self.callback: Any = ccallback.CFunc(run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"})
+        self.callback: Any = ccallback.CFunc(
+            run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"}
+        )
         cached(self.callback, run, self.name)
         self.address = 0
         self.launcher: Any = None  # made by threads.py on first use
@@ -155,13 +171,20 @@ class Kernel:
 
     @property
     def argument_types(self) -> tuple[types.Type, ...]:
-        """What the caller passes, as numba types. Arrays may be read-only (a kernel gets addresses and knows which it writes)."""
+        """What the caller passes, as numba types. Arrays may be read-only (a kernel gets addresses and knows which it
+        writes).
+        """
         numbers = {"i": types.int64, "f": types.float64}
-        return tuple(numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C", readonly=True) for t in self.letters)
+        return tuple(
+            numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C", readonly=True)
+            for t in self.letters
+        )
 
 
 def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
-    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples, from one 64-bit word each."""
+    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples,
+    from one 64-bit word each.
+    """
 
     def kind(letter: str) -> types.Type:
         if letter in _POINTERS:
@@ -192,8 +215,11 @@ def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
     return intrinsic(unpack)
 
 
-def cpu_kernel(letters: str, variant: str = "", fastmath: Sequence[str] = ("contract",)) -> Callable[[Callable[..., None]], Kernel]:
-    """Make a kernel of a function (start, stop, scratch, ...) that returns nothing. letters: its further arguments, see above.
+def cpu_kernel(
+    letters: str, variant: str = "", fastmath: Sequence[str] = ("contract",)
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function (start, stop, scratch, ...) that returns nothing. letters: its further arguments, see
+    above.
 
     variant: what tells apart kernels that one factory makes of the same source (it is part of the cache's key).
     """
@@ -207,7 +233,9 @@ def cpu_kernel(letters: str, variant: str = "", fastmath: Sequence[str] = ("cont
 
 
 def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function that kernels call; compiled into them. variant: tells apart functions that one factory makes of the same source."""
+    """Make a function that kernels call; compiled into them. variant: tells apart functions that one factory makes of
+    the same source.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         _rename(function, f"{function.__qualname__}_{variant}")
@@ -218,7 +246,9 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
 
 @contextlib.contextmanager
 def listing() -> Iterator[list[Kernel]]:
-    """Within the block kernels are listed, once each, and not run: what would a computation need? Its numbers mean nothing then."""
+    """Within the block kernels are listed, once each, and not run: what would a computation need? Its numbers mean
+    nothing then.
+    """
     global _listed
     _listed = []
     try:

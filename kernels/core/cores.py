@@ -1,4 +1,6 @@
-"""How many processors and how much memory this process may use: its affinity mask and its control groups say so, not the machine's size."""
+"""How many processors and how much memory this process may use: its affinity mask and its control groups say so, not
+the machine's size.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def usable_cores() -> int:
 
 
 def capped(count: int, source: str) -> int:
-    """`count`, or all usable cores with a warning where that is more: threads that wait for each other's core are slower than one."""
+    """`count`, or all usable cores with a warning where that is more: threads that wait for each other's core are
+    slower than one.
+    """
     most = usable_cores()
     if count <= most:
         return count
@@ -38,12 +42,16 @@ def available_memory() -> int:
 
 
 def group_memory(groups: Path = _GROUPS, mine: Path = _MINE) -> float:
-    """Bytes of memory that control groups leave to this process (inf: no limit). What is cached of files counts as left."""
+    """Bytes of memory that control groups leave to this process (inf: no limit). What is cached of files counts as
+    left.
+    """
     return _least(groups, mine, "memory", _memory)
 
 
 def quota(groups: Path, mine: Path) -> float:
-    """Cores' worth of time that control groups leave to this process (inf: no limit), the least of its group's and of those around it."""
+    """Cores' worth of time that control groups leave to this process (inf: no limit), the least of its group's and of
+    those around it.
+    """
     return _least(groups, mine, "cpu", _limit)
 
 
@@ -71,7 +79,9 @@ def _least(groups: Path, mine: Path, controller: str, limit: Callable[[Path], fl
 
 
 def _memory(folder: Path) -> float:
-    """What one group leaves: `memory.max` of version 2, or `memory.limit_in_bytes` of version 1, less what is used but for cached files."""
+    """What one group leaves: `memory.max` of version 2, or `memory.limit_in_bytes` of version 1, less what is used but
+    for cached files.
+    """
     for most, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

@@ -14,7 +14,9 @@ ALIGNMENT = 16  # bytes of the widest access
 
 
 def type_of(*arrays: Array) -> str | None:
-    """The CUDA name of the one floating-point type that all arrays have; None for other types, empty arrays, and more than MOST values."""
+    """The CUDA name of the one floating-point type that all arrays have; None for other types, empty arrays, and more
+    than MOST values.
+    """
     dtypes = {a.dtype for a in arrays}
     if len(dtypes) > 1 or any(not 0 < a.size <= MOST for a in arrays):
         return None
@@ -32,8 +34,14 @@ def ready(array: Array) -> Array:
 
 
 def compact(array: Array, dtype: Any = None) -> Array:
-    """The array, or a copy of it, such that it is contiguous (and of `dtype`, if given): enough for vectors that are read value by value."""
-    return array if array.flags.c_contiguous and dtype in (None, array.dtype) else array_module(array).array(array, dtype, order="C")
+    """The array, or a copy of it, such that it is contiguous (and of `dtype`, if given): enough for vectors that are
+    read value by value.
+    """
+    return (
+        array
+        if array.flags.c_contiguous and dtype in (None, array.dtype)
+        else array_module(array).array(array, dtype, order="C")
+    )
 
 
 def variant(name: str, kind: str, channels: int) -> str:

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM wait until a function has been compiled: numba and llvmlite do not survive exceptions in the middle of their work."""
+"""Ctrl-C and SIGTERM wait until a function has been compiled: numba and llvmlite do not survive exceptions in the
+middle of their work.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Within the block, Python's handlers of these signals are called at its end; a second signal calls its handler at once."""
+    """Within the block, Python's handlers of these signals are called at its end; a second signal calls its handler at
+    once.
+    """
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread
         yield
         return

@@ -38,7 +38,9 @@ class Choice:
 
 
 _chosen: Choice | None = None
-watchers: list[Callable[[], None]] = []  # called after every copy from the device: what kernels have noted for the host may raise here
+watchers: list[
+    Callable[[], None]
+] = []  # called after every copy from the device: what kernels have noted for the host may raise here
 
 
 def choose(name: str | None = None) -> Choice:
@@ -53,7 +55,9 @@ def choose(name: str | None = None) -> Choice:
         name = os.environ.get("AREOGRAD_DEVICE", "auto").strip().lower() or "auto"
         source = "AREOGRAD_DEVICE"
     if name not in NAMES:
-        raise ValueError(f"{'device' if source == 'asked for' else source}: got {name!r}, expected one of {', '.join(NAMES)}")
+        raise ValueError(
+            f"{'device' if source == 'asked for' else source}: got {name!r}, expected one of {', '.join(NAMES)}"
+        )
     if name == CPU:
         _chosen = Choice(CPU, source)
         return _chosen

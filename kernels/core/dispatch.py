@@ -2,11 +2,13 @@
 
 A family declares its public kernels once:
 
-    conv2d_forward = operator(reference.conv2d_forward, "x (N, H, W, C); ...", cpu="kernels.conv.cpu", cuda="kernels.conv.cuda")
+    conv2d_forward = operator(reference.conv2d_forward, "x (N, H, W, C); ...", cpu="kernels.conv.cpu",
+    cuda="kernels.conv.cuda")
 
-A call compares its arrays with what the operator says of their shapes (kernels/core/shapes.py), looks at the device of its array arguments,
-imports that device's module on first use, and takes the function of the same name from it. A fast implementation that does not serve some
-arguments (a dtype, a size) returns `NotImplemented`; the call then goes to the reference, which serves everything.
+A call compares its arrays with what the operator says of their shapes (kernels/core/shapes.py), looks at the device of
+its array arguments, imports that device's module on first use, and takes the function of the same name from it. A fast
+implementation that does not serve some arguments (a dtype, a size) returns `NotImplemented`; the call then goes to the
+reference, which serves everything.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class _State(threading.local):
         self.backend = os.environ.get("AREOGRAD_KERNELS", "fast").strip().lower() or "fast"
         self.logs: list[list[Served]] = []
         self.recorder: Callable[..., Any] | None = None
-        self.draws: list[tuple[Any, int]] | None = None  # while recording: numbers that launches read, and the offset in the random stream they hold
+        self.draws: list[tuple[Any, int]] | None = (
+            None  # while recording: numbers that launches read, and the offset in the random stream they hold
+        )
         self.outside = False  # whether something was computed on values that is no kernel launch
 
 
@@ -48,21 +52,27 @@ def is_plain() -> bool:
 
 
 def by_numpy() -> None:
-    """Said by the Python around a CPU kernel that it computes on values itself: who records launches has to call it again."""
+    """Said by the Python around a CPU kernel that it computes on values itself: who records launches has to call it
+    again.
+    """
     _state.outside = True
 
 
 def drawn(words: Any, offset: int) -> None:
-    """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place there."""
+    """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place
+    there.
+    """
     if _state.draws is not None:
         _state.draws.append((words, offset))
 
 
 @contextmanager
 def recorded_by(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> Iterator[None]:
-    """Within the block this thread's calls of operators go through recorder(call, args, kwargs), which has to call call(*args, **kwargs).
+    """Within the block this thread's calls of operators go through recorder(call, args, kwargs), which has to call
+    call(*args, **kwargs).
 
-    What operators call in turn is theirs. `computed_outside` tells of the last call.   draws: receives what `drawn` was told.
+    What operators call in turn is theirs. `computed_outside` tells of the last call.   draws: receives what `drawn` was
+    told.
     """
     before = _state.recorder, _state.draws
     _state.recorder, _state.draws = recorder, draws
@@ -157,11 +167,18 @@ class Operator:
 
 def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
     """The arrays among a call's arguments, and within its lists and tuples."""
-    return [a for given in arguments for a in (given if isinstance(given, (list, tuple)) else (given,)) if hasattr(a, "__array__")]
+    return [
+        a
+        for given in arguments
+        for a in (given if isinstance(given, (list, tuple)) else (given,))
+        if hasattr(a, "__array__")
+    ]
 
 
 def operator(reference: Callable[..., Any], shapes: str, **modules: str) -> Operator:
-    """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a faster one of the same name."""
+    """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a
+    faster one of the same name.
+    """
     made = Operator(reference, shapes, modules)
     functools.update_wrapper(made, reference)
     registry[made.name] = made
@@ -170,7 +187,9 @@ def operator(reference: Callable[..., Any], shapes: str, **modules: str) -> Oper
 
 @contextmanager
 def definitions() -> Iterator[None]:
-    """Within the block operators are their references, for whatever numbers these compute with (complex steps): arguments are not compared."""
+    """Within the block operators are their references, for whatever numbers these compute with (complex steps):
+    arguments are not compared.
+    """
     before, _state.backend = _state.backend, _UNCHECKED
     try:
         yield

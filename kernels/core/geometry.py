@@ -27,13 +27,16 @@ def pair(value: Any, name: str, least: int = 1) -> Pair:
 def padding_pairs(padding: Any, name: str, kernel: Pair, stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
     """An int, a pair, ((top, bottom), (left, right)) or 'same' as ((top, bottom), (left, right)).
 
-    'same' keeps the size at stride 1; where the total is odd the extra pixel goes to the bottom / right (PyTorch's rule).
+    'same' keeps the size at stride 1; where the total is odd the extra pixel goes to the bottom / right (PyTorch's
+    rule).
     """
     if isinstance(padding, str):
         if padding == "valid":
             return (0, 0), (0, 0)
         if padding != "same":
-            raise ValueError(f"{name}: got {padding!r}, expected an int, a pair, ((top, bottom), (left, right)), 'same' or 'valid'")
+            raise ValueError(
+                f"{name}: got {padding!r}, expected an int, a pair, ((top, bottom), (left, right)), 'same' or 'valid'"
+            )
         if stride != (1, 1):
             raise ValueError(f"{name}: 'same' needs stride 1, got stride {stride}")
         totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -85,7 +88,9 @@ class Window:
         """`output_size`, or a ValueError naming the numbers when the window does not fit into the padded input."""
         out = self.output_size(size)
         if min(out) < 1:
-            raise ValueError(f"{name}: the window spans {self.extent} pixels, but the input is {size} with padding {self.padding}")
+            raise ValueError(
+                f"{name}: the window spans {self.extent} pixels, but the input is {size} with padding {self.padding}"
+            )
         return out
 
     def with_ceil_mode(self, size: Pair) -> Window:
@@ -116,7 +121,9 @@ class Window:
         return Window(self.kernel, self.stride, (padding[0], padding[1]), self.dilation), (part[0], part[1])
 
     def input_size(self, size: Pair, output_padding: Pair = (0, 0)) -> Pair:
-        """The size whose windows give `size`: (P - 1) stride - padding + extent + output_padding (transposed convolution)."""
+        """The size whose windows give `size`: (P - 1) stride - padding + extent + output_padding (transposed
+        convolution).
+        """
         (h, w) = (
             (p - 1) * s - sum(pad) + e + extra
             for p, s, pad, e, extra in zip(size, self.stride, self.padding, self.extent, output_padding, strict=True)

@@ -1,11 +1,14 @@
-"""Labels and indices outside their range: one check and one message for every function that takes them, on every device.
+"""Labels and indices outside their range: one check and one message for every function that takes them, on every
+device.
 
-A value that names no class is an error, never a wrong count and never silently an ignored one. On the CPU `check_labels` raises at once; kernels that
-read the labels anyway count the wrong ones in that pass, and raise afterwards.
+A value that names no class is an error, never a wrong count and never silently an ignored one. On the CPU
+`check_labels` raises at once; kernels that read the labels anyway count the wrong ones in that pass, and raise
+afterwards.
 
-CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/labels.cuh), and the error is raised by the next
-copy from the device to the host that this package makes: `Tensor.numpy`, `item`, `float`, the losses that a training step fetches. Whoever copies a
-CuPy array by its own `get` is not told.
+CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/labels.cuh), and
+    the error is raised by the next
+copy from the device to the host that this package makes: `Tensor.numpy`, `item`, `float`, the losses that a training
+step fetches. Whoever copies a CuPy array by its own `get` is not told.
 """
 
 from __future__ import annotations
@@ -22,11 +25,19 @@ _PAGE = 512  # slots allocated at a time
 
 
 def check_labels(
-    name: str, argument: str, values: Array, count: int, ignored: int | None = None, low: int = 0, error: type[Exception] = ValueError
+    name: str,
+    argument: str,
+    values: Array,
+    count: int,
+    ignored: int | None = None,
+    low: int = 0,
+    error: type[Exception] = ValueError,
 ) -> None:
-    """TypeError unless `values` are integers; `error`, naming the first value that is not from `low` to count - 1 nor the ignored one.
+    """TypeError unless `values` are integers; `error`, naming the first value that is not from `low` to count - 1 nor
+    the ignored one.
 
-    Negative values of a range that starts at 0 are large numbers without their sign, so that a right array is read once.
+    Negative values of a range that starts at 0 are large numbers without their sign, so that a right array is read
+    once.
     """
     if values.dtype.kind not in "iu":
         raise TypeError(f"{name}: {argument} is {values.dtype}, expected an integer array")
@@ -46,11 +57,15 @@ def check_held(name: str, argument: str, label: int, dtype: Any) -> None:
     """ValueError unless an integer dtype holds the label."""
     bounds = np.iinfo(dtype)
     if not bounds.min <= label <= bounds.max:
-        raise ValueError(f"{name}: {argument} is {label}, expected {bounds.min} to {bounds.max} for {bounds.dtype} labels")
+        raise ValueError(
+            f"{name}: {argument} is {label}, expected {bounds.min} to {bounds.max} for {bounds.dtype} labels"
+        )
 
 
 def check_places(name: str, index: Any, shape: tuple[int, ...]) -> None:
-    """IndexError, naming the first one, for integers of an index's arrays that are no places along their axes; CuPy would wrap them round."""
+    """IndexError, naming the first one, for integers of an index's arrays that are no places along their axes; CuPy
+    would wrap them round.
+    """
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is Ellipsis or isinstance(part, (slice, int)) for part in parts):
         return  # what picks a view is compared by NumPy and CuPy
@@ -69,7 +84,16 @@ def _is_mask(part: Any) -> bool:
     return hasattr(part, "dtype") and part.dtype.kind == "b"
 
 
-def _message(name: str, argument: str, value: int | str, first: int, shape: tuple[int, ...], low: int, count: int, ignored: int | None) -> str:
+def _message(
+    name: str,
+    argument: str,
+    value: int | str,
+    first: int,
+    shape: tuple[int, ...],
+    low: int,
+    count: int,
+    ignored: int | None,
+) -> str:
     place = tuple(int(i) for i in np.unravel_index(first, shape)) if shape else ()
     expected = f"{low} to {count - 1}" + ("" if ignored is None else f", or {ignored} to ignore")
     return f"{name}: {argument} holds {value}{f' at {place}' if place else ''}, expected {expected}"
@@ -80,11 +104,14 @@ _pages: list[np.ndarray] = []
 
 
 def reported(name: str, argument: str, labels: Array, count: int, ignored: int | None = None) -> np.uint64:
-    """The address at which a CUDA kernel notes the first of the `labels` that is wrong; the same for every launch with these arguments."""
+    """The address at which a CUDA kernel notes the first of the `labels` that is wrong; the same for every launch with
+    these arguments.
+    """
     key = name, argument, labels.shape, count, ignored
     slot = _slots.setdefault(key, len(_slots))
     if slot >= _PAGE * len(_pages):
-        page = np.frombuffer(module_of(CUDA).cuda.alloc_pinned_memory(8 * _PAGE), np.uint64, _PAGE)  # which the array keeps alive
+        # which the array keeps alive
+        page = np.frombuffer(module_of(CUDA).cuda.alloc_pinned_memory(8 * _PAGE), np.uint64, _PAGE)
         page[:] = _CLEAR
         _pages.append(page)
     return np.uint64(_pages[slot // _PAGE].ctypes.data + 8 * (slot % _PAGE))

@@ -1,9 +1,10 @@
 """Recycled buffers: large NumPy arrays whose memory is used again when the last view of them is gone.
 
-A fresh large array costs a page fault per 4 KB (about a millisecond per 16 MB, several when two threads fault at once); a
-recycled one costs a microsecond. `empty` hands out ordinary NumPy arrays: views of blocks that the pool keeps. A block is free when the
-pool's is the only reference to it, so nothing has to be freed by hand and nothing can be freed too early. Blocks are aligned to
-64 bytes and come in size classes at most 12.5 % apart. Small arrays are not worth it and come from NumPy.
+A fresh large array costs a page fault per 4 KB (about a millisecond per 16 MB, several when two threads fault at once);
+a recycled one costs a microsecond. `empty` hands out ordinary NumPy arrays: views of blocks that the pool keeps. A
+block is free when the pool's is the only reference to it, so nothing has to be freed by hand and nothing can be freed
+too early. Blocks are aligned to 64 bytes and come in size classes at most 12.5 % apart. Small arrays are not worth it
+and come from NumPy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ SMALLEST = 1 << 16  # bytes; below this NumPy's own cache is faster
 ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
 HUGE_PAGE = 1 << 21  # bytes
 
-_SHARED = 8 * HUGE_PAGE  # bytes of memory that small blocks are cut from; it goes back to the system with the last of them
+# bytes of memory that small blocks are cut from; it goes back to the system with the last of them
+_SHARED = 8 * HUGE_PAGE
 _SLACK = 4  # a free block may be this many times larger than what is asked for
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
@@ -41,17 +43,23 @@ class _Slab:
         self.end = self.used + size
 
     def block(self, size: int) -> np.ndarray:
-        """The next `size` bytes, an array of its own: not a view of a common one, whose references would be counted in its place."""
+        """The next `size` bytes, an array of its own: not a view of a common one, whose references would be counted in
+        its place.
+        """
         self.used += size
         return np.frombuffer(self.memory, np.uint8, size, self.used - size)
 
 
 class Pool:
-    """A pool of recycled blocks. `peak` counts the bytes of all blocks at their most. smallest: bytes from which on arrays come from it."""
+    """A pool of recycled blocks. `peak` counts the bytes of all blocks at their most. smallest: bytes from which on
+    arrays come from it.
+    """
 
     def __init__(self, smallest: int = SMALLEST) -> None:
         self._lock, self._smallest = threading.Lock(), smallest
-        self._blocks: dict[int, list[tuple[np.ndarray, int]]] = {}  # by size class: blocks and where they are aligned, the last one used last
+        self._blocks: dict[
+            int, list[tuple[np.ndarray, int]]
+        ] = {}  # by size class: blocks and where they are aligned, the last one used last
         self._bytes = self.peak = 0
         self._slab: _Slab | None = None  # what blocks below a huge page are cut from
 
@@ -84,7 +92,9 @@ class Pool:
         return None
 
     def _free_larger(self, size: int) -> tuple[np.ndarray, int] | None:
-        """A free block of the next larger classes, up to _SLACK times the size: fewer blocks wait for an array of just their size."""
+        """A free block of the next larger classes, up to _SLACK times the size: fewer blocks wait for an array of just
+        their size.
+        """
         for other in sorted(s for s in self._blocks if size < s <= _SLACK * size):
             found = self._free(other)
             if found:
@@ -99,7 +109,9 @@ class Pool:
         return block, start
 
     def _fresh(self, size: int) -> tuple[np.ndarray, int]:
-        """A new block and where in it `size` aligned bytes begin. A large one has huge pages of its own, small ones share them."""
+        """A new block and where in it `size` aligned bytes begin. A large one has huge pages of its own, small ones
+        share them.
+        """
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             block = np.empty(size + ALIGNMENT, np.uint8)
             return block, -block.__array_interface__["data"][0] % ALIGNMENT
@@ -130,7 +142,9 @@ class Pool:
     def live(self) -> int:
         """Bytes of the blocks in use."""
         with self._lock:
-            return sum(size for size, blocks in self._blocks.items() for block, _ in blocks if sys.getrefcount(block) != _FREE)
+            return sum(
+                size for size, blocks in self._blocks.items() for block, _ in blocks if sys.getrefcount(block) != _FREE
+            )
 
     @property
     def held(self) -> int:

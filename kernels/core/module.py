@@ -3,11 +3,12 @@
     MODULE = Module("gate/gate.cu", ("gate_forward<float>", "gate_forward<double>"))
 
     def gate_forward(x, z):
-        MODULE.run(forward_launch(x.shape, "float"), x, z, y, n, c)      # a Launch: pure geometry, testable without a device
+        MODULE.run(forward_launch(x.shape, "float"), x, z, y, n, c)      # a Launch: pure geometry, testable without a
+        device
 
-Integers are passed as 32-bit, floats as 32-bit numbers; NumPy scalars and structures keep their own type. `launch_log` records who was launched.
-A source may say `#include "core/device.cuh"`: such lines are replaced by the file of that name under kernels/, so that CuPy's cache,
-which is keyed by the source text, never serves stale code.
+Integers are passed as 32-bit, floats as 32-bit numbers; NumPy scalars and structures keep their own type. `launch_log`
+records who was launched. A source may say `#include "core/device.cuh"`: such lines are replaced by the file of that
+name under kernels/, so that CuPy's cache, which is keyed by the source text, never serves stale code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ _INCLUDE = re.compile(r'^\s*#include\s+"([\w./]+)"\s*$')
 
 @dataclass(frozen=True)
 class Launch:
-    """What a kernel is launched with: its name expression, blocks, threads of a block, bytes of dynamic shared memory."""
+    """What a kernel is launched with: its name expression, blocks, threads of a block,
+    bytes of dynamic shared memory.
+    """
 
     kernel: str
     grid: tuple[int, ...]
@@ -53,7 +56,9 @@ _logs: list[list[Launch]] = []
 
 
 def source_of(path: str) -> str:
-    """The text of kernels/`path` with its includes of our own files put in, line numbers kept for messages and counters."""
+    """The text of kernels/`path` with its includes of our own files put in, line numbers kept for messages and
+    counters.
+    """
     return _expanded(path, set())
 
 
@@ -76,7 +81,9 @@ def parameter_counts(source: str) -> dict[str, int]:
 
 
 def _parameters(text: str, start: int) -> int:
-    """The number of parameters of a list that begins behind its parenthesis at `start`: its commas outside of further brackets, plus 1."""
+    """The number of parameters of a list that begins behind its parenthesis at `start`: its commas outside of further
+    brackets, plus 1.
+    """
     depth, commas = 1, 0
     for end in range(start, len(text)):
         depth += (text[end] in "(<[{") - (text[end] in ")>]}")
@@ -87,7 +94,9 @@ def _parameters(text: str, start: int) -> int:
 
 
 class Module:
-    """One .cu file with the template instances that are used (name expressions; a plain `extern "C"` name will do too)."""
+    """One .cu file with the template instances that are used (name expressions;
+    a plain `extern "C"` name will do too).
+    """
 
     def __init__(self, path: str, instances: Sequence[str], options: Sequence[str] = ()) -> None:
         self.path, self.instances, self.options = path, tuple(instances), (*OPTIONS, *options)
@@ -98,11 +107,16 @@ class Module:
     def _module(self) -> Any:
         cupy = importlib.import_module("cupy")
         try:
-            module = cupy.RawModule(code=source_of(self.path), backend="nvrtc", options=self.options, name_expressions=self.instances)
+            module = cupy.RawModule(
+                code=source_of(self.path), backend="nvrtc", options=self.options, name_expressions=self.instances
+            )
             module.compile()
         except (ImportError, RuntimeError, OSError) as error:
             if "nvrtc" in str(error).lower() and not hasattr(error, "source"):
-                raise DeviceError(f"kernels/{self.path}: NVRTC or CUDA's headers are missing; pip install 'areograd[cuda13]' ({error})") from error
+                raise DeviceError(
+                    f"kernels/{self.path}: NVRTC or CUDA's headers are missing; pip install 'areograd[cuda13]' "
+                    f"({error})"
+                ) from error
             raise
         return module
 
@@ -126,9 +140,14 @@ class Module:
         return self._counts[name]
 
     def run(self, launch: Launch, *arguments: Any) -> None:
-        """Launch on the current stream; nothing happens for an empty grid. TypeError unless there are as many arguments as parameters."""
+        """Launch on the current stream; nothing happens for an empty grid. TypeError unless there are as many arguments
+        as parameters.
+        """
         if len(arguments) != self.parameters(launch.kernel):
-            raise TypeError(f"kernels/{self.path}: {launch.kernel} got {len(arguments)} arguments, expected {self.parameters(launch.kernel)}")
+            raise TypeError(
+                f"kernels/{self.path}: {launch.kernel} got {len(arguments)} arguments, expected "
+                f"{self.parameters(launch.kernel)}"
+            )
         if not launch.threads:
             return
         function = self.function(launch.kernel)
@@ -160,10 +179,16 @@ def launch_log() -> Iterator[list[Launch]]:
 
 @lru_cache(maxsize=8)
 def device_limits() -> tuple[int, int, int]:
-    """(multiprocessors, largest shared memory of a block in bytes, compute capability as 80 for 8.0) of the current device."""
+    """(multiprocessors, largest shared memory of a block in bytes, compute capability as 80 for 8.0) of the current
+    device.
+    """
     cupy = importlib.import_module("cupy")
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
-    return properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"], 10 * properties["major"] + properties["minor"]
+    return (
+        properties["multiProcessorCount"],
+        properties["sharedMemPerBlockOptin"],
+        10 * properties["major"] + properties["minor"],
+    )
 
 
 def blocks(count: int, size: int) -> int:

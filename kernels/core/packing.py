@@ -1,8 +1,9 @@
 """Both factors of a product copied into the order in which register tiles (kernels/core/contract.py) read them.
 
-A sum over pixels, C = A^T B with A (pixels, M) and B (pixels, K), needs a few floats of every pixel: each is a cache line of its own, and lines
-by a power of two apart meet in few sets of the L1 cache. So pieces of some pixels are packed: the M rows of C in tiles as high as those that
-compute them, the K columns in panels, both pixel behind pixel. A tile then reads two runs of memory. A float is copied once and used K or M times.
+A sum over pixels, C = A^T B with A (pixels, M) and B (pixels, K), needs a few floats of every pixel: each is a cache
+line of its own, and lines by a power of two apart meet in few sets of the L1 cache. So pieces of some pixels are
+packed: the M rows of C in tiles as high as those that compute them, the K columns in panels, both pixel behind pixel. A
+    tile then reads two runs of memory. A float is copied once and used K or M times.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from kernels.core.compile import inline
 from kernels.core.contract import make_tall_tiles, tile_heights
 from kernels.core.simd import Code, Int, Pointer, program, target
 
-GAP = 4  # floats more between rows than a piece has pixels: whole vectors are stored, the last one reaches into the gap behind its tile
+# floats more between rows than a piece has pixels: whole vectors are stored, the last one reaches into the gap behind
+# its tile
+GAP = 4
 
 
 @lru_cache(maxsize=8)
 def make_pack_rows(vectors: int) -> Any:
-    """pack_rows(x, x0, x_pixel, at, pixels, out, o0, rows, pitch): `rows` floats of so many pixels, x_pixel apart, as pixels `at` and following of a
-    piece. Row d + i, pixel p, where a tile of `height` rows begins with row d: out[o0 + d pitch + p height + i]; pitch >= pixels of a piece + GAP.
+    """pack_rows(x, x0, x_pixel, at, pixels, out, o0, rows, pitch): `rows` floats of so many pixels, x_pixel apart, as
+    pixels `at` and following of a piece. Row d + i, pixel p, where a tile of `height` rows begins with row d: out[o0 +
+    d pitch + p height + i]; pitch >= pixels of a piece + GAP.
 
     The tiles are those of a column that is `vectors` wide. For make_column's columns: a0 = o0, ar = pitch, at = 0.
     """
@@ -32,20 +36,33 @@ def make_pack_rows(vectors: int) -> Any:
         talls = tall_tiles(rows)
         done = talls * tall
         pack_tall(x, x0, x_pixel, at, pixels, out, o0, talls, pitch * tall, rows)
-        pack_low(x, x0 + done, x_pixel, at, pixels, out, o0 + done * pitch, (rows - done + low - 1) // low, pitch * low, rows - done)
+        pack_low(
+            x,
+            x0 + done,
+            x_pixel,
+            at,
+            pixels,
+            out,
+            o0 + done * pitch,
+            (rows - done + low - 1) // low,
+            pitch * low,
+            rows - done,
+        )
 
     return pack_rows
 
 
 @lru_cache(maxsize=8)
 def _make_pack_tiles(height: int) -> Any:
-    """pack_tiles(...): so many tiles of `height` rows, or panels as wide, `tile_pitch` apart; x has `length` floats of a pixel from x0 on."""
+    """pack_tiles(...): so many tiles of `height` rows, or panels as wide, `tile_pitch` apart; x has `length` floats of
+    a pixel from x0 on.
+    """
     lanes = target().lanes
     span = -(-height // lanes) * lanes  # floats that are read and written for a tile's pixel
 
     @program("piiiipiiiii")
-    def pack(code: Code, x: Pointer, x0: Int, x_pixel: Int, at: Int, pixels: Int, out: Pointer, o0: Int, tiles: Int, tile_pitch: Int,
-             length: Int, whole: Int) -> None:  # fmt: skip
+    def pack(code: Code, x: Pointer, x0: Int, x_pixel: Int, at: Int, pixels: Int, out: Pointer, o0: Int, tiles: Int,
+             tile_pitch: Int, length: Int, whole: Int) -> None:  # fmt: skip
         with code.loop(0, pixels) as p:
             source, place = x + (x0 + p * x_pixel), out + (o0 + (at + p) * height)
             for first, last, masked in ((code.int(0), whole, False), (whole, tiles, True)):
@@ -64,7 +81,8 @@ def _make_pack_tiles(height: int) -> Any:
 
 @lru_cache(maxsize=8)
 def make_pack_panels(vectors: int) -> Any:
-    """pack_panels(x, x0, x_pixel, at, pixels, out, o0, columns, pitch): likewise `columns` floats of pixels, in panels `pitch` floats apart:
+    """pack_panels(x, x0, x_pixel, at, pixels, out, o0, columns, pitch): likewise `columns` floats of pixels, in panels
+    `pitch` floats apart:
     column j of panel i, pixel p: out[o0 + i pitch + p width + j], zeros beyond the last column.
 
     For make_column's columns: b0 = o0 + i pitch, bt = width.

@@ -1,10 +1,13 @@
-"""Functions that kernels are made of: typed and lowered like any numba function, but machine code is made of them only within a kernel.
+"""Functions that kernels are made of: typed and lowered like any numba function, but machine code is made of them only
+within a kernel.
 
-numba optimises every function it compiles and makes machine code of it, and does so again in each function that calls it, with all that is
-called. A kernel's body is called by the function that unpacks its arguments, and calls others: three rounds where one is enough. Here
+numba optimises every function it compiles and makes machine code of it, and does so again in each function that calls
+it, with all that is called. A kernel's body is called by the function that unpacks its arguments, and calls others:
+three rounds where one is enough. Here
 
     function = Part(python_function, {"contract"})      is for kernels only: Python cannot call it
-    with linked_first(): ...                            what numba compiles in this block is put together first, then optimised as a whole
+    with linked_first(): ...                            what numba compiles in this block is put together first, then
+        optimised as a whole
 
 halves the time that compiling takes.
 """
@@ -42,7 +45,9 @@ class _Library(codegen.JITCodeLibrary):
                 self._final_module.link_in(library._get_module_for_linking(), preserve=True)
             for function in self._final_module.functions:
                 if not function.is_declaration and function.linkage == llvm.Linkage.external:
-                    function.linkage = "linkonce_odr"  # several callers may bring it; dropped where all calls were inlined
+                    function.linkage = (
+                        "linkonce_odr"  # several callers may bring it; dropped where all calls were inlined
+                    )
             self._shared_module = self._final_module
         return self._shared_module
 
@@ -63,7 +68,8 @@ class _Compiler(dispatcher._FunctionCompiler):  # type: ignore[name-defined]
 
     def compile(self, args: Any, return_type: Any) -> Any:
         with linked_first():
-            result = super().compile(args, return_type)._replace(entry_point=object())  # the key that callers find the function by
+            # the key that callers find the function by
+            result = super().compile(args, return_type)._replace(entry_point=object())
         result.library.is_part = True
         result.target_context.insert_user_function(result.entry_point, result.fndesc, [result.library])
         return result

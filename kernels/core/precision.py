@@ -1,15 +1,18 @@
 """How products are computed on CUDA: the precision policy.
 
-It decides the type to which both operands of a product of float32 arrays are rounded on their way into the multipliers; arrays stay float32,
-sums are float32 always. Arrays of 16-bit numbers are multiplied as they are under every policy (kernels/conv/cuda_tensor.py).
+It decides the type to which both operands of a product of float32 arrays are rounded on their way into the multipliers;
+arrays stay float32, sums are float32 always. Arrays of 16-bit numbers are multiplied as they are under every policy
+(kernels/conv/cuda_tensor.py).
 
     name      bits of the fraction   largest number   unit
     float32   23                     3.4e38           ordinary cores, nothing is rounded
-    tf32      10 (cut off)           3.4e38           tensor cores; operands need no conversion, the low 13 bits are not looked at
+    tf32      10 (cut off)           3.4e38           tensor cores; operands need no conversion, the low 13 bits are not
+    looked at
     bf16       7                     3.4e38           tensor cores
     float16   10                     65504            tensor cores; gradients need loss scaling (engine/scaling.py)
 
-The CPU ignores the policy: it computes in float32. AREOGRAD_PRECISION is where a thread starts from; `use_precision` changes it for a block.
+The CPU ignores the policy: it computes in float32. AREOGRAD_PRECISION is where a thread starts from; `use_precision`
+    changes it for a block.
 """
 
 from __future__ import annotations
@@ -48,7 +51,9 @@ def _current() -> _State:
 
 
 def precision() -> str:
-    """The policy of this thread: 'float32', 'tf32', 'bf16' or 'float16'. ValueError when AREOGRAD_PRECISION is none of them."""
+    """The policy of this thread: 'float32', 'tf32', 'bf16' or 'float16'. ValueError when AREOGRAD_PRECISION is none of
+    them.
+    """
     return _current().name
 
 

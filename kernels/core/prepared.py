@@ -1,6 +1,7 @@
 """What is made of a filter or bias before it is used (panels, transforms), kept for those that cannot change.
 
-Training makes it anew in every step. Inference uses the same filters again and again: copies made by `read_only`, which nobody else has.
+Training makes it anew in every step. Inference uses the same filters again and again: copies made by `read_only`, which
+nobody else has.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
-    """make(), remembered under `key` as long as w's memory lives, if `read_only` gave it; any other memory may change: made at every call.
+    """make(), remembered under `key` as long as w's memory lives, if `read_only` gave it; any other memory may change:
+    made at every call.
 
     filter: what is made is a filter too, whose panels are to be kept.
     """

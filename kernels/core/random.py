@@ -1,7 +1,7 @@
 """Counter-based random numbers: Philox 4x32-10, the same bits on every device.
 
-A stream is a pair (seed, offset) of 64-bit integers and nothing else: the i-th block of four 32-bit words is a pure function
-of (seed, offset, i). So random masks need not be stored (backward makes them again), checkpoints restore the
+A stream is a pair (seed, offset) of 64-bit integers and nothing else: the i-th block of four 32-bit words is a pure
+function of (seed, offset, i). So random masks need not be stored (backward makes them again), checkpoints restore the
 stream by writing two integers, and work can be split over threads or GPU blocks in any way.
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
@@ -23,8 +23,8 @@ ROUNDS = 10
 def philox(counter: Any, key: tuple[int, int], xp: Any = np) -> Any:
     """Ten Philox rounds. counter: uint32 (4, ...), key: two ints below 2^32 -> uint32 (4, ...), uniform bits.
 
-    One round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)); the key grows by the
-    Weyl constants after each round.
+    One round: (c0, c1, c2, c3) -> (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)); the key grows by
+    the Weyl constants after each round.
     """
     c0, c1, c2, c3 = (counter[i].astype(xp.uint64) for i in range(4))
     k0, k1 = key

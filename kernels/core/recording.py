@@ -1,13 +1,17 @@
 """Kernel launches, recorded once and done again in one native call.
 
     recording = Recording()
-    with recording.active(): y = computation(x)         # launches of this thread are written down; its arrays come from the recording's own pool
-    recording.replay(first, stop)                       # the same machine code on the same memory: new numbers in x give new numbers in y
+    with recording.active(): y = computation(x)         # launches of this thread are written down; its arrays come from
+        the recording's own pool
+    recording.replay(first, stop)                       # the same machine code on the same memory: new numbers in x
+    give new numbers in y
 
-What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of arrays). All memory it
-points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a reference to every other array. Arrays of the
-computation reuse each other's blocks as they did when it was recorded, which is right as long as launches are replayed in their order.
-Chunks depend on shapes alone, so a recording is good for any number of threads.
+What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of
+arrays). All memory it
+points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a reference to every
+other array. Arrays of the computation reuse each other's blocks as they did when it was recorded, which is right as
+long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good for any number of
+threads.
 """
 
 from __future__ import annotations
@@ -29,8 +33,10 @@ _FIELDS = 3  # of a launch in the table: address, chunks, address of its argumen
 
 @compiled
 def _replay(control, table, at, stop, helpers, woken, scratch, stride):  # type: ignore[no-untyped-def]
-    """Do the launches at .. stop and return `stop`, or BUSY with nothing done, or the number of the launch before which helpers have to be woken:
-    between two launches that keep them busy they may fall asleep. woken: they have just been. control = 0: without the team."""
+    """Do the launches at .. stop and return `stop`, or BUSY with nothing done, or the number of the launch before which
+    helpers have to be woken: between two launches that keep them busy they may fall asleep. woken: they have just been.
+        control = 0: without the team.
+    """
     if control and take(control, scratch, stride, helpers, 1):
         return BUSY
     while at < stop:
@@ -57,7 +63,9 @@ class Place(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """An operator that computes on values in Python, too: it is called again, before launch number `before`, and its results copied."""
+    """An operator that computes on values in Python, too: it is called again, before launch number `before`, and its
+    results copied.
+    """
 
     before: int
     call: Callable[..., Any]
@@ -79,7 +87,9 @@ def _arrays(result: Any) -> tuple[np.ndarray, ...]:
 
 
 def _boxed(result: Any) -> Any:
-    """An operator's result with NumPy's scalars, which expressions of single numbers give, as arrays: memory that another run can write to."""
+    """An operator's result with NumPy's scalars, which expressions of single numbers give, as arrays: memory that
+    another run can write to.
+    """
     if isinstance(result, (tuple, list)):
         parts = [_boxed(part) for part in result]
         return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
@@ -119,7 +129,9 @@ class Recording:
 
     @contextmanager
     def operators(self) -> Iterator[None]:
-        """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both again."""
+        """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both
+        again.
+        """
         with self.active(), recorded_by(self._operator, self._draws):
             yield
 
@@ -165,10 +177,14 @@ class Recording:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        return np.array([(address, chunks, address_of(words)) for address, chunks, words in self._launches], np.int64).reshape(-1, _FIELDS)
+        return np.array(
+            [(address, chunks, address_of(words)) for address, chunks, words in self._launches], np.int64
+        ).reshape(-1, _FIELDS)
 
     def replay(self, first: int, stop: int) -> None:
-        """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be recorded afterwards."""
+        """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be
+        recorded afterwards.
+        """
         table, team = address_of(self._table), current_team()
         room = team.scratch if self._scratch <= team.scratch.floats else team.reserve(self._scratch)
         helpers, woken = team.size - 1, 0

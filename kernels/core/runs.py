@@ -1,4 +1,6 @@
-"""Vector programs over runs of consecutive floats, of any length: copy, clear, add; and the loop that all such programs share."""
+"""Vector programs over runs of consecutive floats, of any length: copy, clear, add; and the loop that all such programs
+share.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
 def total_over_run(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec]) -> Vec:
     """The sum over a run, in all lanes; add(sum, i, None or how many) gives a sum with the vector at i added.
 
-    There are four partial sums: additions do not wait for one another, and fewer roundings follow one another than in a single sum.
+    There are four partial sums: additions do not wait for one another, and fewer roundings follow one another than in a
+        single sum.
     """
     sums = [code.variable(0.0) for _ in range(_PARTS)]
     step = _PARTS * code.lanes
@@ -44,9 +47,11 @@ def total_over_run(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec])
 
 
 def over_periods(code: Code, start: Int, stop: Int, period: Int, body: Callable[[Int, Int, Any], None]) -> None:
-    """body(i, j, None or how many) for the vectors at i = start .. stop, j = i - start modulo `period` (a multiple of the lanes).
+    """body(i, j, None or how many) for the vectors at i = start .. stop, j = i - start modulo `period` (a multiple of
+    the lanes).
 
-    For maps with channels last: a period is a whole number of pixels, and tables of one period hold the channels' constants.
+    For maps with channels last: a period is a whole number of pixels, and tables of one period hold the channels'
+        constants.
     """
     whole = start + code.rounded_to(stop - start, period)
     with code.loop(start, whole, period) as i, code.loop(0, period, code.lanes) as j:
@@ -67,7 +72,9 @@ def copy(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> N
 
 
 @program("piipiiii")
-def copy_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int) -> None:
+def copy_rows(
+    code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int
+) -> None:
     """`rows` runs of `length` floats, x_row apart in x and y_row apart in y."""
 
     def body(i: Int, rest: Any) -> None:
@@ -78,7 +85,9 @@ def copy_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, 
 
 
 @program("piipiiii")
-def add_rows(code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int) -> None:
+def add_rows(
+    code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int
+) -> None:
     """The same, added to what y holds."""
 
     def body(i: Int, rest: Any) -> None:
@@ -98,14 +107,22 @@ def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
 @program("pipii")
 def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
     """y[y0 : y0 + length] += x[x0 : x0 + length]."""
-    over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest))
+    over_run(
+        code,
+        length,
+        lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest),
+    )
 
 
 def make_start_rows(vectors: int) -> Callable[..., None]:
-    """start_rows(y, residual, at, bias, b0, columns, row, rows): y = residual + bias for `rows` runs of up to `vectors` vectors, `row` apart."""
+    """start_rows(y, residual, at, bias, b0, columns, row, rows): y = residual + bias for `rows` runs of up to `vectors`
+    vectors, `row` apart.
+    """
 
     @program("ppipiiii")
-    def start_rows(code: Code, y: Pointer, residual: Pointer, at: Int, bias: Pointer, b0: Int, columns: Int, row: Int, rows: Int) -> None:
+    def start_rows(
+        code: Code, y: Pointer, residual: Pointer, at: Int, bias: Pointer, b0: Int, columns: Int, row: Int, rows: Int
+    ) -> None:
         offsets = [code.load(bias, b0 + j * code.lanes) for j in range(vectors)]
         counts = [columns - j * code.lanes for j in range(vectors)]
         with code.loop(0, rows) as i:
@@ -125,7 +142,8 @@ def touch(code: Code, x: Pointer, x0: Int, length: Int) -> None:
         code.prefetch(x, x0 + i, near=False)
 
 
-# A list of cache lines: addresses of 8 bytes. Register tiles go through it while they multiply (kernels/core/contract.py).
+# A list of cache lines: addresses of 8 bytes. Register tiles go through it while they multiply
+# (kernels/core/contract.py).
 
 
 @program("pipii")

@@ -1,21 +1,25 @@
 """What an operator's arrays must look like, said once in a line and compared before any kernel runs.
 
-    conv2d_forward = operator(reference.conv2d_forward, "x+ (N, H, W, C); w (*window.kernel, C // groups, K); b? (K)", ...)
+    conv2d_forward = operator(reference.conv2d_forward, "x+ (N, H, W, C); w (*window.kernel, C // groups, K); b? (K)",
+    ...)
 
-A kernel takes some sizes from one array and reads another with them: a misfit would be read beyond its end. Items are separated by
-semicolons; each is an argument's name, signs, kinds of numbers (float where nothing is said) and axes:
+A kernel takes some sizes from one array and reads another with them: a misfit would be read beyond its end. Items are
+separated by semicolons; each is an argument's name, signs, kinds of numbers (float where nothing is said) and axes:
 
     b?              may be None                         total!          is written to: must be writeable
     x+              one array, or several in a tuple that agree but for their last axis, which counts as the sum
     xs*             a sequence of arrays, xs*? of arrays and Nones, xs?*? the same or None; i is the index within it
     any bool int float                                  kinds of numbers; any: all real ones
-    (N, *S, C)      a capital letter is a size, a starred one a run of sizes: whatever it is first, and then the same everywhere; _ is any size
-    (*window.kernel, C // groups, 1 | C)                anything else is computed from sizes and arguments; | separates what may be
+    (N, *S, C)      a capital letter is a size, a starred one a run of sizes: whatever it is first, and then the same
+    everywhere; _ is any size
+    (*window.kernel, C // groups, 1 | C)                anything else is computed from sizes and arguments; | separates
+    what may be
     < (N, T)        the array broadcasts to these axes
     where K % groups == 0                               a condition
 
-What has been found right is remembered by the shapes and the arguments that the line names, so that a call that is like an earlier one costs a
-look-up. Arrays are those of NumPy and CuPy; TypeError for anything else and for other kinds of numbers, ValueError for shapes that do not fit.
+What has been found right is remembered by the shapes and the arguments that the line names, so that a call that is like
+an earlier one costs a look-up. Arrays are those of NumPy and CuPy; TypeError for anything else and for other kinds of
+numbers, ValueError for shapes that do not fit.
 """
 
 from __future__ import annotations
@@ -68,7 +72,15 @@ def _item(text: str) -> Item:
     several = next((sign for sign in "+*" if sign in signs), "")
     before, _, after = signs.partition(several) if several else (signs, "", "")
     return Item(
-        name, "?" in before, several, "?" in after, "!" in signs, tuple(kinds.split()) or ("float",), bool(broadcast), tuple(_split(axes, ",")), axes
+        name,
+        "?" in before,
+        several,
+        "?" in after,
+        "!" in signs,
+        tuple(kinds.split()) or ("float",),
+        bool(broadcast),
+        tuple(_split(axes, ",")),
+        axes,
     )
 
 
@@ -89,7 +101,17 @@ def _maps(x: Any) -> tuple[Any, ...]:
 
 
 # What expressions may call.
-_FUNCTIONS = {"within": _within, "broadcasts": _broadcasts, "fit": _fit, "maps": _maps, "sum": sum, "min": min, "len": len, "all": all, "zip": zip}
+_FUNCTIONS = {
+    "within": _within,
+    "broadcasts": _broadcasts,
+    "fit": _fit,
+    "maps": _maps,
+    "sum": sum,
+    "min": min,
+    "len": len,
+    "all": all,
+    "zip": zip,
+}
 
 
 class Shapes:
@@ -107,31 +129,56 @@ class Shapes:
         unknown = arrays.keys() - self.signature.parameters.keys()
         if unknown:
             raise ValueError(f"{self.name}: its shapes name {', '.join(sorted(unknown))}, which it does not take")
-        others = [parameter for name, parameter in self.signature.parameters.items() if name in words and name not in arrays]
-        self._others = [f"tuple({p.name})" if str(p.annotation).startswith("Sequence") else p.name for p in others]  # a list has no hash
-        self._code = {text: compile(text.removeprefix("*"), f"<shapes of {self.name}>", "eval") for text in self._texts(expressions)}
+        others = [
+            parameter for name, parameter in self.signature.parameters.items() if name in words and name not in arrays
+        ]
+        # a list has no hash
+        self._others = [f"tuple({p.name})" if str(p.annotation).startswith("Sequence") else p.name for p in others]
+        self._code = {
+            text: compile(text.removeprefix("*"), f"<shapes of {self.name}>", "eval")
+            for text in self._texts(expressions)
+        }
         self._key = self._made_key(arrays)
         self._known: dict[Any, bool] = {}
 
     @staticmethod
     def _texts(expressions: list[str]) -> list[str]:
         """Everything that has to be computed."""
-        return [choice for text in expressions for choice in _split(text, "|") if not _SIZE.fullmatch(choice.removeprefix("*"))]
+        return [
+            choice
+            for text in expressions
+            for choice in _split(text, "|")
+            if not _SIZE.fullmatch(choice.removeprefix("*"))
+        ]
 
     def _made_key(self, arrays: dict[str, Item]) -> Callable[..., Any]:
         """A function with the reference's parameters that gives all that the comparison depends on."""
         facts = []
         for name, item in arrays.items():
-            own = f"type({name}), {name}.shape, {name}.dtype" + f", getattr({name}.flags, 'writeable', True)" * item.written
+            own = (
+                f"type({name}), {name}.shape, {name}.dtype"
+                + f", getattr({name}.flags, 'writeable', True)" * item.written
+            )
             one = f"None if {name} is None else ({own})" if item.optional else own
             fact = (
-                f"*(({own}) if type({name}) is not tuple else _facts({name}))" if item.several == "+" else f"_facts({name})" if item.several else one
+                f"*(({own}) if type({name}) is not tuple else _facts({name}))"
+                if item.several == "+"
+                else f"_facts({name})"
+                if item.several
+                else one
             )
             facts.append(fact)
         parameters = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
         known = "".join(f"{fact}, " for fact in [*facts, *self._others])
         scope: dict[str, Any] = {"_facts": _facts}
-        exec(f"def key{self.signature.replace(parameters=parameters, return_annotation=self.signature.empty)}: return ({known})", scope)
+        exec(
+            (
+                f"def key{self.signature.replace(parameters=parameters, return_annotation=self.signature.empty)}: "
+                "return "
+                f"({known})"
+            ),
+            scope,
+        )
         scope["key"].__qualname__ = self.name  # what Python calls it where arguments are missing
         return scope["key"]
 
@@ -147,7 +194,9 @@ class Shapes:
                 return self._known[key]
         except AttributeError:  # something that is no array
             pass
-        except TypeError as error:  # no hash: a list among the arguments; or a call with arguments that do not fit the reference's
+        except (
+            TypeError
+        ) as error:  # no hash: a list among the arguments; or a call with arguments that do not fit the reference's
             if "unhashable" not in str(error):
                 raise
         arguments = self.signature.bind(*args, **kwargs)
@@ -188,7 +237,9 @@ class Shapes:
             first = first or (f" for {item.name} {shape}" if shape is not None else "")
         for condition in self.conditions:
             if not self._value(condition, scope):
-                used = sorted(name for name in set(re.findall(r"\w+", condition)) if name in scope and name not in _FUNCTIONS)
+                used = sorted(
+                    name for name in set(re.findall(r"\w+", condition)) if name in scope and name not in _FUNCTIONS
+                )
                 given = ", ".join(f"{name} = {_shown(scope[name])}" for name in used)
                 raise ValueError(f"{self.name}: expected {condition}, got {given}{first}")
 
@@ -211,11 +262,15 @@ class Shapes:
             raise TypeError(f"{self.name}: {name} is {_shown(array)}, expected an array")
         kind = array.dtype.kind
         if all(kind not in KINDS[wanted] for wanted in item.kinds) or (kind == "V" and array.dtype.name != "bfloat16"):
-            raise TypeError(f"{self.name}: {name} is {array.dtype}, expected {' or '.join(item.kinds).replace('any', 'real numbers')}")
+            raise TypeError(
+                f"{self.name}: {name} is {array.dtype}, expected "
+                f"{' or '.join(item.kinds).replace('any', 'real numbers')}"
+            )
         if not self._matches(item, array.shape, scope):
             sizes = ", ".join(self._expected(axis, scope) for axis in item.axes)
             raise ValueError(
-                f"{self.name}: {name} has shape {array.shape}, expected {'an array that broadcasts to ' * item.broadcast}({sizes}){first}"
+                f"{self.name}: {name} has shape {array.shape}, expected "
+                f"{'an array that broadcasts to ' * item.broadcast}({sizes}){first}"
             )
         if item.written and not getattr(array.flags, "writeable", True):
             raise ValueError(f"{self.name}: {name} is written to, but it is read-only")
@@ -224,9 +279,21 @@ class Shapes:
         """Whether a shape is what the axes say; sizes that are not known yet become so."""
         if item.broadcast:
             return _broadcasts(shape, tuple(size for axis in item.axes for size in self._sizes(axis, scope)))
-        runs = [k for k, axis in enumerate(item.axes) if axis.startswith("*") and axis[1:] not in scope and _SIZE.fullmatch(axis[1:])]
-        sizes: list[list[int] | None] = [None if _is_free(axis, scope) else self._sizes(axis, scope) for axis in item.axes]
-        rest = len(shape) - sum(1 if known is None or "|" in axis else len(known) for axis, known in zip(item.axes, sizes, strict=True)) + len(runs)
+        runs = [
+            k
+            for k, axis in enumerate(item.axes)
+            if axis.startswith("*") and axis[1:] not in scope and _SIZE.fullmatch(axis[1:])
+        ]
+        sizes: list[list[int] | None] = [
+            None if _is_free(axis, scope) else self._sizes(axis, scope) for axis in item.axes
+        ]
+        rest = (
+            len(shape)
+            - sum(
+                1 if known is None or "|" in axis else len(known) for axis, known in zip(item.axes, sizes, strict=True)
+            )
+            + len(runs)
+        )
         if rest < 0 or (rest and not runs):
             return False
         at = 0

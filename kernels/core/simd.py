@@ -11,10 +11,12 @@ A program is a Python function that runs once, while its caller is being compile
     @njit
     def caller(x, y): axpy(x, y, np.float32(2), x.size)
 
-Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, and are addressed as flat memory; offsets count elements.
-Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop. Nothing checks bounds; registers are LLVM's choice.
+Arrays (or pointers) are C-contiguous float32, or uint8 for masks and offsets, and are addressed as flat memory; offsets
+count elements. Alignment does not matter. Python `for` loops unroll; `code.loop` emits a loop. Nothing checks bounds;
+registers are LLVM's choice.
 
-The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD names another one that it has.
+The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a scalar); AREOGRAD_SIMD names another one
+    that it has.
 """
 
 from __future__ import annotations
@@ -33,7 +35,19 @@ from kernels.core.values import TARGETS, Int, Pointer, Target, Variable, Vec, ma
 Scalar = TypeVar("Scalar", Int, Pointer)
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
 
-__all__ = ["TARGETS", "Code", "Int", "Pointer", "Target", "Variable", "Vec", "mask_bytes", "program", "target", "usable_targets"]
+__all__ = [
+    "TARGETS",
+    "Code",
+    "Int",
+    "Pointer",
+    "Target",
+    "Variable",
+    "Vec",
+    "mask_bytes",
+    "program",
+    "target",
+    "usable_targets",
+]
 
 
 class Code:
@@ -46,7 +60,9 @@ class Code:
 
     @property
     def wide(self) -> Code:
-        """The same with vectors of as many float64, for what float32 is too coarse for: places in an image, long sums."""
+        """The same with vectors of as many float64, for what float32 is too coarse for:
+        places in an image, long sums.
+        """
         return Code(self.builder, self.lanes, ir.DoubleType())
 
     # constants and conversions
@@ -57,7 +73,9 @@ class Code:
 
     def vec(self, value: Any) -> Vec:
         """A Python number in all lanes."""
-        return value if isinstance(value, Vec) else Vec(self, ir.Constant(self.vector_type, [float(value)] * self.lanes))
+        return (
+            value if isinstance(value, Vec) else Vec(self, ir.Constant(self.vector_type, [float(value)] * self.lanes))
+        )
 
     def number(self, value: Int) -> Vec:
         """An integer as a float in all lanes."""
@@ -74,7 +92,9 @@ class Code:
 
     def splat(self, value: Any) -> Vec:
         """A float argument of the program, in all lanes."""
-        return self.vec(value) if isinstance(value, (float, int)) else Vec(self, self._in_all_lanes(value, self.element))
+        return (
+            self.vec(value) if isinstance(value, (float, int)) else Vec(self, self._in_all_lanes(value, self.element))
+        )
 
     # memory
 
@@ -85,7 +105,12 @@ class Code:
             return Vec(self, self.builder.load(address, align=4))
         kind = ir.FunctionType(self.vector_type, [address.type, ir.IntType(32), self._mask_type, self.vector_type])
         name = f"llvm.masked.load.{self.suffix}.p0"
-        return Vec(self, self.builder.call(self._declared(name, kind), [address, ir.IntType(32)(4), self._first(count), self.vec(0).value]))
+        return Vec(
+            self,
+            self.builder.call(
+                self._declared(name, kind), [address, ir.IntType(32)(4), self._first(count), self.vec(0).value]
+            ),
+        )
 
     def store(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
         """Write a vector to p[offset]; with `count` only its first `count` lanes."""
@@ -110,13 +135,18 @@ class Code:
         else:
             name, zero = f"llvm.masked.load.v{self.lanes}i8.p0", ir.Constant(kind, [0] * self.lanes)
             signature = ir.FunctionType(kind, [address.type, ir.IntType(32), self._mask_type, kind])
-            raw = self.builder.call(self._declared(name, signature), [address, ir.IntType(32)(1), self._first(count), zero])
+            raw = self.builder.call(
+                self._declared(name, signature), [address, ir.IntType(32)(1), self._first(count), zero]
+            )
         return Vec(self, self.builder.uitofp(raw, self.vector_type))
 
     def store_bytes(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
         """Write whole numbers 0..255 as bytes."""
         kind = ir.VectorType(_BYTE, self.lanes)
-        raw, address = self.builder.fptoui(value.value, kind), self.builder.bitcast((p + offset).value, kind.as_pointer())
+        raw, address = (
+            self.builder.fptoui(value.value, kind),
+            self.builder.bitcast((p + offset).value, kind.as_pointer()),
+        )
         if count is None:
             self.builder.store(raw, address, align=1)
             return
@@ -144,7 +174,9 @@ class Code:
         return self.builder.call(function, [address, ir.IntType(32)(alignment), every, ir.Constant(kind, ir.Undefined)])
 
     def load_mask(self, p: Pointer, index: Int) -> ir.Value:
-        """The mask of the vector at element `index` (a multiple of the lanes) from bytes p, as `store_mask` wrote it."""
+        """The mask of the vector at element `index` (a multiple of the lanes) from bytes p,
+        as `store_mask` wrote it.
+        """
         bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
         raw = self.builder.load(self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
         return self.builder.bitcast(raw if bits == unit else self.builder.trunc(raw, bits), self._mask_type)
@@ -161,10 +193,15 @@ class Code:
         return p + Int(self, self.builder.lshr(index.value, _INT(per_byte.bit_length() - 1)))
 
     def prefetch(self, p: Pointer, offset: Any, write: bool = False, near: bool = True) -> None:
-        """Ask for the cache line of p[offset], to be read or written soon (near: at once, else a little later); the address need not exist."""
+        """Ask for the cache line of p[offset], to be read or written soon (near: at once, else a little later); the
+        address need not exist.
+        """
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
         address = self.builder.bitcast((p + offset).value, _BYTE.as_pointer())
-        self.builder.call(self._declared("llvm.prefetch.p0", kind), [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))])
+        self.builder.call(
+            self._declared("llvm.prefetch.p0", kind),
+            [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))],
+        )
 
     def note(self, p: Pointer, noted: Pointer, index: Int) -> None:
         """noted[index] = the address p; noted is memory of 8 bytes an address."""
@@ -184,13 +221,17 @@ class Code:
         """a b + c, rounded once where the processor can."""
         kind = ir.FunctionType(self.vector_type, [self.vector_type] * 3)
         name = "llvm.fma" if self.lanes > 1 else "llvm.fmuladd"
-        return Vec(self, self.builder.call(self._declared(f"{name}.{self.suffix}", kind), [self.vec(v).value for v in (a, b, c)]))
+        return Vec(
+            self,
+            self.builder.call(self._declared(f"{name}.{self.suffix}", kind), [self.vec(v).value for v in (a, b, c)]),
+        )
 
     def exp(self, x: Any) -> Vec:
         """e^x to 2 units in the last place; 0 below -87, inf from e^x = 2^128 on, NaN of NaN.
 
-        x = n ln 2 + r with |r| <= ln 2 / 2; 2 e^r by its series to r^7 (the next term is below 6e-9), 2^(n - 1) by the exponent's bits:
-        all zero for n = -126, so that the result is 0. Two factors reach beyond 2^127, and overflow where the result does.
+        x = n ln 2 + r with |r| <= ln 2 / 2; 2 e^r by its series to r^7 (the next term is below 6e-9), 2^(n - 1) by the
+        exponent's bits: all zero for n = -126, so that the result is 0. Two factors reach beyond 2^127, and overflow
+            where the result does.
         """
         small = self.maximum(-87.3, self.minimum(x, 89))  # in this order NaN stays NaN
         n = self._unary("llvm.rint", small * 1.4426950408889634)
@@ -205,7 +246,8 @@ class Code:
         return total * Vec(self, self.builder.bitcast(power, self.vector_type))
 
     def log(self, x: Vec) -> Vec:
-        """The natural logarithm to 3 units in the last place; -inf of 0 (and of what is too small to be a normal number), inf of inf, else NaN.
+        """The natural logarithm to 3 units in the last place; -inf of 0 (and of what is too small to be a normal
+        number), inf of inf, else NaN.
 
         x = 2^e m with m in [2/3, 4/3); log m = 2 artanh f, f = (m - 1) / (m + 1), by its series to f^9 (|f| <= 0.2).
         """
@@ -217,14 +259,18 @@ class Code:
         bits = self.builder.bitcast(x.value, integers)
         shifted = self.builder.sub(bits, constant(0x3F2AAAAB))  # the bits of 2/3
         exponent = self.builder.ashr(shifted, constant(23))
-        m = Vec(self, self.builder.bitcast(self.builder.sub(bits, self.builder.shl(exponent, constant(23))), self.vector_type))
+        m = Vec(
+            self,
+            self.builder.bitcast(self.builder.sub(bits, self.builder.shl(exponent, constant(23))), self.vector_type),
+        )
         f = (m - 1) / (m + 1)
         square = f * f
         total = self.vec(1 / 9)
         for k in (7, 5, 3, 1):
             total = self.fma(total, square, 1 / k)
         e = Vec(self, self.builder.sitofp(exponent, self.vector_type))
-        result = self.select(self.vec(math.inf) > x, self.fma(e, 0.6931471805599453, 2 * f * total), x)  # inf and NaN are their own
+        # inf and NaN are their own
+        result = self.select(self.vec(math.inf) > x, self.fma(e, 0.6931471805599453, 2 * f * total), x)
         return self.select(self.vec(0) > x, math.nan, self.select(self.vec(2.0**-126) > x, -math.inf, result))
 
     def sigmoid(self, x: Vec) -> Vec:
@@ -236,20 +282,29 @@ class Code:
         return self._folded(x, lambda a, b: a + b)
 
     def totals(self, vectors: Sequence[Vec]) -> Vec:
-        """The sums of all lanes of `lanes` vectors, the k-th one's in lane k: halves of two vectors are put together and added."""
+        """The sums of all lanes of `lanes` vectors, the k-th one's in lane k: halves of two vectors are put together
+        and added.
+        """
         out = list(vectors)
         while len(out) > 1:
             width = len(out) // 2
-            # Of a's lanes in groups of 2 `width` the lower halves, then b's in the upper halves: pairs come `width` vectors apart.
+            # Of a's lanes in groups of 2 `width` the lower halves, then b's in the upper halves: pairs come `width`
+            # vectors apart.
             low = [k if k & width == 0 else self.lanes + (k ^ width) for k in range(self.lanes)]
-            orders = [ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [k ^ flip for k in low]) for flip in (0, width)]
+            orders = [
+                ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [k ^ flip for k in low]) for flip in (0, width)
+            ]
             pairs = list(zip(out[:width], out[width:], strict=True))
-            halves = [[Vec(self, self.builder.shuffle_vector(a.value, b.value, order)) for order in orders] for a, b in pairs]
+            halves = [
+                [Vec(self, self.builder.shuffle_vector(a.value, b.value, order)) for order in orders] for a, b in pairs
+            ]
             out = [first + second for first, second in halves]
         return out[0]
 
     def transposed(self, vectors: Sequence[Vec]) -> list[Vec]:
-        """Of `lanes` vectors the first lanes, the second lanes, ...: halves of vectors change places, then halves of the halves."""
+        """Of `lanes` vectors the first lanes, the second lanes, ...: halves of vectors change places, then halves of
+        the halves.
+        """
         out, width = list(vectors), self.lanes // 2
         while width:
             lanes, integers = range(self.lanes), ir.VectorType(ir.IntType(32), self.lanes)
@@ -271,7 +326,9 @@ class Code:
             width //= 2
             order = [(k + width) % self.lanes for k in range(self.lanes)]
             undefined = ir.Constant(self.vector_type, ir.Undefined)
-            swapped = self.builder.shuffle_vector(x.value, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), order))
+            swapped = self.builder.shuffle_vector(
+                x.value, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), order)
+            )
             x = join(x, Vec(self, swapped))
         return self.broadcast_lane(x)
 
@@ -306,7 +363,9 @@ class Code:
         return self.maximum(0, x)
 
     def relu_open(self, y: Vec) -> ir.Value:
-        """Where a ReLU of argument or result y passes the gradient: not y <= 0, so that a NaN passes it, as in PyTorch."""
+        """Where a ReLU of argument or result y passes the gradient:
+        not y <= 0, so that a NaN passes it, as in PyTorch.
+        """
         return y.not_at_most(0)
 
     def select(self, mask: ir.Value, a: Any, b: Any) -> Vec:
@@ -342,8 +401,12 @@ class Code:
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
     def opaque(self, p: Pointer) -> Pointer:
-        """The same address, of which the compiler cannot know how it came about: what is added to it is added where it is used."""
-        return Pointer(self, self.builder.asm(ir.FunctionType(p.value.type, [p.value.type]), "", "=r,0", [p.value], False))
+        """The same address, of which the compiler cannot know how it came about: what is added to it is added where it
+        is used.
+        """
+        return Pointer(
+            self, self.builder.asm(ir.FunctionType(p.value.type, [p.value.type]), "", "=r,0", [p.value], False)
+        )
 
     def choose(self, condition: ir.Value, a: Scalar, b: Scalar) -> Scalar:
         """One of two integers, or of two addresses."""
@@ -369,7 +432,9 @@ class Code:
 
     @contextmanager
     def loop(self, start: Any, stop: Any, step: Any = 1) -> Iterator[Int]:
-        """Emit the block once, to be run for start, start + step, ... while below stop (not at all when start >= stop)."""
+        """Emit the block once, to be run for start, start + step, ...
+        while below stop (not at all when start >= stop).
+        """
         builder, first, last = self.builder, self.int(start), self.int(stop)
         before = builder.block
         body, done = builder.append_basic_block("body"), builder.append_basic_block("done")
@@ -416,7 +481,7 @@ class Code:
         return self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
 
 
-# -- programs as numba intrinsics ---------------------------------------------------------------------------------------------
+# -- programs as numba intrinsics --------------------------------------------------------------------------------------
 
 
 def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -430,7 +495,10 @@ def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[...,
 
     def decorate(build: Callable[..., None]) -> Callable[..., None]:
         def typed(_context: Any, given: Sequence[types.Type]) -> Any:
-            wanted = [g if letter == "p" else {"i": types.int64, "f": types.float32}[letter] for letter, g in zip(arguments, given, strict=True)]
+            wanted = [
+                g if letter == "p" else {"i": types.int64, "f": types.float32}[letter]
+                for letter, g in zip(arguments, given, strict=True)
+            ]
             signature = types.void(*wanted)
 
             def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
@@ -438,7 +506,11 @@ def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[...,
                 inputs: list[Any] = []
                 for letter, kind, value in zip(arguments, signature.args, values, strict=True):
                     if letter == "p":
-                        address = value if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, value).data
+                        address = (
+                            value
+                            if isinstance(kind, types.CPointer)
+                            else context.make_array(kind)(context, builder, value).data
+                        )
                         inputs.append(Pointer(code, address))
                     else:
                         inputs.append(Int(code, value) if letter == "i" else value)
@@ -453,7 +525,9 @@ def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[...,
 
 
 def _with_arity(count: int, typed: Callable[..., Any]) -> Callable[..., Any]:
-    """numba reads the number of arguments off the signature: a function of (context, a0, a1, ...) that calls `typed`."""
+    """numba reads the number of arguments off the signature:
+    a function of (context, a0, a1, ...) that calls `typed`.
+    """
     names = ", ".join(f"a{k}" for k in range(count))
     scope = {"typed": typed}
     return eval(f"lambda context, {names}: typed(context, ({names},))", scope)

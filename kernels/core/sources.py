@@ -1,9 +1,11 @@
 """What machine code is made of: the key under which a compiled kernel is kept changes with that, and with nothing else.
 
 A kernel's body is numba code and vector programs of its own module and of those that it imports, and of those that they
-import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to machine
-code, so they are not followed. What counts of a module is its bytecode without the numbers of its lines, as the interpreter
-compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another family neither.
+import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to
+machine code, so they are not followed. What counts of a module is its bytecode without the numbers of its lines, as the
+interpreter
+compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another family
+    neither.
 
     made_of("kernels.gate.cpu")         16 hexadecimal digits
 """
@@ -26,7 +28,9 @@ _HOST = {
 
 
 def is_host_only(module: str) -> bool:
-    """Whether nothing of a module gets into machine code: packages, references, CUDA's launchers and what `_HOST` names."""
+    """Whether nothing of a module gets into machine code: packages, references, CUDA's launchers and what `_HOST`
+    names.
+    """
     last = module.rsplit(".", 1)[-1]
     return module in _HOST or last == "reference" or last.startswith("cuda") or module not in modules()
 
@@ -63,7 +67,9 @@ def imports(module: str) -> frozenset[str]:
     """Modules of kernels that a module's code names in its imports, wherever they stand in it."""
     names = {name for code in _codes(_code(module)) for name in code.co_names}
     packages = [name for name in names if name == "kernels" or name.startswith("kernels.")]
-    return frozenset(packages) | {full for package in packages for name in names if (full := f"{package}.{name}") in modules()}
+    return frozenset(packages) | {
+        full for package in packages for name in names if (full := f"{package}.{name}") in modules()
+    }
 
 
 @cache
@@ -90,11 +96,19 @@ def _digest(module: str) -> str:
 
 
 def _content(value: Any) -> Any:
-    """A code object without its lines and its file, a constant as it is; equal values of another type or sign are told apart."""
+    """A code object without its lines and its file, a constant as it is; equal values of another type or sign are told
+    apart.
+    """
     if isinstance(value, CodeType):
         counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
         names = value.co_name, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
-        return counts, names, value.co_code, value.co_exceptiontable, [_content(constant) for constant in value.co_consts]
+        return (
+            counts,
+            names,
+            value.co_code,
+            value.co_exceptiontable,
+            [_content(constant) for constant in value.co_consts],
+        )
     if isinstance(value, frozenset):  # its order changes from process to process
         return "frozenset", sorted(map(repr, value))
     return repr(value)

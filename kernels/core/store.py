@@ -1,13 +1,16 @@
-"""The folder of compiled kernels on disk. What is read from it is executed, so nothing is believed that this user did not write, whole.
+"""The folder of compiled kernels on disk. What is read from it is executed, so nothing is believed that this user did
+not write, whole.
 
     store = Store(folder)
     store.write(name, key, payload)
     store.read(name, key)               the payload, or None: not there, damaged, of another key, or not to be trusted
 
-A file holds a first line with the format's version and a checksum, then the key's length, the key and the payload. It appears under its name when
-it is complete. The folder and the one it lies in must belong to this user (or root) and be closed to the writing of others; the files, too.
+A file holds a first line with the format's version and a checksum, then the key's length, the key and the payload. It
+appears under its name when it is complete. The folder and the one it lies in must belong to this user (or root) and be
+closed to the writing of others; the files, too.
 
-Whatever is wrong with the folder, its files or the disk, the caller compiles in memory; one `CacheWarning` per process says why.
+Whatever is wrong with the folder, its files or the disk, the caller compiles in memory; one `CacheWarning` per process
+says why.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _FORMAT = b"areograd-cache 1 "
 _HEADER = len(_FORMAT) + 2 * 32 + 1
 _LARGEST = 64 << 20  # bytes; kernels take some ten thousand
 _STALE = 3600.0  # seconds after which another process's unfinished file is litter,
-_OLD = 90 * 24 * 3600.0  # and after which a kernel may well be of a version that is gone; at worst it is compiled once more
+# and after which a kernel may well be of a version that is gone; at worst it is compiled once more
+_OLD = 90 * 24 * 3600.0
 
 
 class CacheWarning(RuntimeWarning):
@@ -52,7 +56,9 @@ def _reason(error: BaseException) -> str:
 
 
 class Store:
-    """Files of the kernel cache. folder: where they lie, None for nowhere (then `why` says why: the first look at it tells the user)."""
+    """Files of the kernel cache. folder: where they lie, None for nowhere (then `why` says why: the first look at it
+    tells the user).
+    """
 
     def __init__(self, folder: Path | None, why: str = "") -> None:
         self.folder, self._why = folder, why
@@ -130,8 +136,12 @@ class Store:
 
 
 def _file(name: str, key: str) -> str:
-    """A file's name: of its own for each key, so that machines, versions and signatures do not overwrite each other's."""
-    return f"{re.sub(r'[^0-9A-Za-z_]+', '_', name)[:120]}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}.bin"
+    """A file's name: of its own for each key, so that machines,
+    versions and signatures do not overwrite each other's.
+    """
+    return (
+        f"{re.sub(r'[^0-9A-Za-z_]+', '_', name)[:120]}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}.bin"
+    )
 
 
 def _digest(content: bytes) -> bytes:
@@ -153,7 +163,9 @@ def _payload(content: bytes, key: bytes) -> bytes:
 
 def _content(path: Path) -> bytes:
     """A file of this user's, read whole. O_NONBLOCK: a pipe of that name would wait for a writer."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -165,13 +177,17 @@ def _content(path: Path) -> bytes:
 
 
 def _own(status: os.stat_result, path: Path, shared: bool = False) -> None:
-    """Untrusted where another user could have written it. shared: a folder such as /tmp will do, where nobody can touch what is another's."""
+    """Untrusted where another user could have written it. shared: a folder such as /tmp will do, where nobody can touch
+    what is another's.
+    """
     if not hasattr(os, "geteuid"):
         return
     if status.st_uid not in (os.geteuid(), 0):  # root could change this program itself
         raise Untrusted(f"{path} belongs to user {status.st_uid}, not to you (user {os.geteuid()})")
     if status.st_mode & 0o022 and not (shared and status.st_mode & stat.S_ISVTX):
-        raise Untrusted(f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}; chmod go-w closes it)")
+        raise Untrusted(
+            f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):o}; chmod go-w closes it)"
+        )
 
 
 def _trust(folder: Path, shared: bool = False) -> None:

@@ -1,18 +1,21 @@
 """A small team of threads for kernels. One knob: AREOGRAD_THREADS, or `set_threads`.
 
-Work is cut into chunks by its shape alone, never by the number of threads, and a chunk is computed by one thread: results are the
-same bits for any number of threads.
+Work is cut into chunks by its shape alone, never by the number of threads, and a chunk is computed by one thread:
+results are the same bits for any number of threads.
 
 How a job is handed over. Helpers sit in native code, without the interpreter's lock, and watch one word of memory:
 
     next = chunks << 40 | chunks taken from the end << 20 | chunks taken from the start
 
-The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left does that chunk. The
-caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and with them its cache, from layer to layer.
-The caller returns when the count of finished chunks is complete. That takes about a microsecond; waking a thread would take fifty. A helper that has
-waited in vain for about a millisecond goes to sleep in the interpreter and says so; the next caller wakes it, and only then puts its job up.
+The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left
+does that chunk. The
+caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and with them its cache,
+from layer to layer. The caller returns when the count of finished chunks is complete. That takes about a microsecond;
+waking a thread would take fifty. A helper that has waited in vain for about a millisecond goes to sleep in the
+interpreter and says so; the next caller wakes it, and only then puts its job up.
 
-Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. A job is therefore put up, done and taken down within
+Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. A job is therefore put
+up, done and taken down within
 one native call: an exception finds either no job, or one that is finished, and never a taken lock.
 """
 
@@ -70,7 +73,9 @@ def _place(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 def _emit_call(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
     address, start, stop, scratch, words = values
     pointer = ir.FloatType().as_pointer()
-    function = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), [_I64, _I64, pointer, _I64.as_pointer()]).as_pointer())
+    function = builder.inttoptr(
+        address, ir.FunctionType(ir.VoidType(), [_I64, _I64, pointer, _I64.as_pointer()]).as_pointer()
+    )
     builder.call(function, [start, stop, builder.inttoptr(scratch, pointer), _place(builder, words)])
 
 
@@ -98,7 +103,9 @@ def _store_address(_context, place, array):  # type: ignore[no-untyped-def]
 
 
 def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
-    """Wait for some ten cycles, and leave the core to others meanwhile. On ARM a barrier for instructions does it; `yield` does nothing on most."""
+    """Wait for some ten cycles, and leave the core to others meanwhile. On ARM a barrier for instructions does it;
+    `yield` does nothing on most.
+    """
     triple, word = builder.module.triple, ir.IntType(32)
     if "x86" in triple or "i686" in triple:
         name, arguments = "llvm.x86.sse2.pause", []
@@ -185,8 +192,10 @@ def asleep(control, helpers):  # type: ignore[no-untyped-def]
 
 @compiled
 def take(control, scratch, stride, helpers, awake):  # type: ignore[no-untyped-def]
-    """Make the team this caller's. 0: it is; BUSY: it is another thread's; else how many helpers sleep, and it is not (unless `awake`: they have
-    been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each helper's."""
+    """Make the team this caller's. 0: it is; BUSY: it is another thread's; else how many helpers sleep, and it is not
+    (unless `awake`: they have
+    been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each helper's.
+    """
     if not _take(control + 8 * _BUSY):
         return BUSY
     sleeping = 0 if awake else asleep(control, helpers)
@@ -221,17 +230,18 @@ def address_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-# -- launching: one native call that takes the team, writes the arguments down, puts the job up, works at it and gives the team back -----
+# -- launching: one native call that takes the team, writes the arguments down, puts the job up, works at it and gives t
 
 MOST_ARGUMENTS = 40
 _launchers: dict[tuple[str, ...], Any] = {}
 
 
 def launcher(kernel: Kernel) -> Any:
-    """launch(control, words, address, chunks, helpers, awake, scratch, stride, *arguments) for the kernel's argument types, compiled on first use.
+    """launch(control, words, address, chunks, helpers, awake, scratch, stride, *arguments) for the kernel's argument
+    types, compiled on first use.
 
-    It returns 0 when all is done, else what `take` returns, and nothing is done. helpers = 0: the caller does it alone; control = 0: without
-    the team.
+    It returns 0 when all is done, else what `take` returns, and nothing is done. helpers = 0: the caller does it alone;
+    control = 0: without the team.
     """
     letters = tuple("g" if letter[0] == "g" else letter for letter in kernel.letters)
     if letters not in _launchers:
@@ -268,7 +278,9 @@ def _start(control, words, address, chunks, helpers, scratch):  # type: ignore[n
 
 
 class Scratch(NamedTuple):
-    """Memory that every member of a team has for itself: an array (members, floats), its address, a member's bytes, a member's floats."""
+    """Memory that every member of a team has for itself: an array (members, floats), its address, a member's bytes, a
+    member's floats.
+    """
 
     array: np.ndarray
     address: int
@@ -344,7 +356,8 @@ def set_threads(count: int) -> None:
         return
     # BLAS threads spin for milliseconds after a product; one core's worth of them halves the speed of everything here.
     threadpool_limits(1, user_api="blas")
-    _team, _process = _Team(count), os.getpid()  # then the old one ends: an interrupt in between leaves a team that works
+    # then the old one ends: an interrupt in between leaves a team that works
+    _team, _process = _Team(count), os.getpid()
     if before is not None:
         before.close()
 
@@ -357,7 +370,9 @@ def current_team() -> _Team:
 
 
 class _Recorder(threading.local):
-    """Per thread: who is told of every launch (address, chunks, scratch, argument words, arguments); see recording.py."""
+    """Per thread: who is told of every launch (address, chunks, scratch, argument words, arguments);
+    see recording.py.
+    """
 
     tell: Callable[..., None] | None = None
 
@@ -366,7 +381,9 @@ recorder = _Recorder()
 
 
 def contiguous(array: Any, dtype: Any = None) -> Any:
-    """The array itself if kernels can take it: C-contiguous and, where a dtype is given, of that one; else a copy that is."""
+    """The array itself if kernels can take it: C-contiguous and, where a dtype is given, of that one; else a copy that
+    is.
+    """
     if not array.flags.c_contiguous or (dtype is not None and array.dtype != dtype):
         by_numpy()
         array = np.ascontiguousarray(array, dtype)
@@ -379,7 +396,8 @@ def flat(*arrays: Any) -> list[Any]:
 
 
 def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> None:
-    """kernel(k, k + 1, own scratch, *arguments) for every k below `chunks` (at most a million), over all threads, each k once.
+    """kernel(k, k + 1, own scratch, *arguments) for every k below `chunks` (at most a million), over all threads, each
+    k once.
 
     scratch: floats of uninitialised memory that each thread has for itself.
     """

@@ -1,4 +1,6 @@
-"""What vector programs compute with: the host's vector unit, and integers, vectors, pointers and variables of the code being emitted."""
+"""What vector programs compute with: the host's vector unit, and integers, vectors, pointers and variables of the code
+being emitted.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,12 @@ class Target:
     asks: bool = False
 
 
-TARGETS = {t.name: t for t in (Target("avx512", 16, 32), Target("avx2", 8, 16), Target("neon", 4, 32), Target("scalar", 1, 16))}
+TARGETS = {
+    t.name: t for t in (Target("avx512", 16, 32), Target("avx2", 8, 16), Target("neon", 4, 32), Target("scalar", 1, 16))
+}
 
-_HALVES = {"znver4"}  # processors that compute AVX-512 in two halves: AVX2 trains as fast or faster and needs fewer kernels
+# processors that compute AVX-512 in two halves: AVX2 trains as fast or faster and needs fewer kernels
+_HALVES = {"znver4"}
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,6 @@
-"""Fast gates and blends, float32, with a gate per pixel (sigmoids for a block of pixels at once, then a run of channels per pixel) or per channel."""
+"""Fast gates and blends, float32, with a gate per pixel (sigmoids for a block of pixels at once, then a run of channels
+per pixel) or per channel.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _sigmoids(code: Code, z: Pointer, z0: Int, s: Pointer, length: Int) -> None:
 
 def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
     @program("ppipipi")
-    def mix(code: Code, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, y: Pointer, length: Int) -> None:
+    def mix(
+        code: Code, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, y: Pointer, length: Int
+    ) -> None:
         """y = s x (blends: + (1 - s) other). single: s = gates[gate0]; else s[i] = sigmoid(gates[gate0 + i])."""
         one = code.broadcast(gates, gate0) if single else None
 
@@ -41,9 +45,11 @@ def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
 
 def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
     @program("pppipippppi")
-    def gradients(code: Code, dy: Pointer, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, dx: Pointer, dother: Pointer,
-                  dz: Pointer, sums: Pointer, length: Int) -> None:  # fmt: skip
-        """dx = s dy, dother = (1 - s) dy; single: sums[gate0 + _BLOCK] = <dy, x - other>; else dz = dy (x - other) s (1 - s)."""
+    def gradients(code: Code, dy: Pointer, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int,
+                  dx: Pointer, dother: Pointer, dz: Pointer, sums: Pointer, length: Int) -> None:  # fmt: skip
+        """dx = s dy, dother = (1 - s) dy; single: sums[gate0 + _BLOCK] = <dy, x - other>; else dz = dy (x - other) s (1
+        - s).
+        """
         one, total = code.broadcast(gates, gate0) if single else None, code.variable(0.0)
 
         def body(i: Int, rest: Any) -> None:
@@ -110,7 +116,9 @@ def _backward_kernel(blends: bool, single: bool) -> Kernel:
                     gradients(dy, x, other, (first + i) * channels, scratch, i, dx, dother, dz, scratch, channels)
                 _gate_gradients(scratch, dz, first, count)
             else:
-                gradients(dy, x, other, first * channels, z, first * channels, dx, dother, dz, scratch, count * channels)
+                gradients(
+                    dy, x, other, first * channels, z, first * channels, dx, dother, dz, scratch, count * channels
+                )
 
     return gate_backward
 
@@ -124,7 +132,9 @@ def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> A
         return NotImplemented
     y, channels, single = memory.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
     pixels = x.size // channels
-    parallel(_forward_kernel(blends, single), -(-pixels // _BLOCK), *flat(x, other, z, y), pixels, channels, scratch=_BLOCK)
+    parallel(
+        _forward_kernel(blends, single), -(-pixels // _BLOCK), *flat(x, other, z, y), pixels, channels, scratch=_BLOCK
+    )
     return y
 
 

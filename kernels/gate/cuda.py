@@ -27,7 +27,16 @@ def _forward(x: Array, other: Array | None, z: Array) -> Any:
         return NotImplemented
     y, kernel = array_module(x).empty(x.shape, x.dtype), variant("blend_forward", kind, channels)
     count, packs = x.size // width_of(kernel), channels // width_of(kernel)
-    MODULE.run(threads_launch(kernel, count), ready(x), None if other is None else ready(other), ready(z), y, count, packs, z.shape[-1] == 1)
+    MODULE.run(
+        threads_launch(kernel, count),
+        ready(x),
+        None if other is None else ready(other),
+        ready(z),
+        y,
+        count,
+        packs,
+        z.shape[-1] == 1,
+    )
     return y
 
 

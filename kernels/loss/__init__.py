@@ -7,7 +7,8 @@ from kernels.loss.spec import BACKGROUNDS, TERMS, LossSpec
 __all__ = ["BACKGROUNDS", "TERMS", "LossSpec", "loss_backward", "loss_forward", "signed_distances"]
 
 _SHAPES = (
-    "logits (*S, C); labels int (*S); distances? (*S, C); where spec.class_weights is None or len(spec.class_weights) == C;"
+    "logits (*S, C); labels int (*S); distances? (*S, C); where spec.class_weights is None or len(spec.class_weights) "
+    "== C;"
     "where distances is not None or not spec.reads_distances"
 )
 

@@ -1,7 +1,8 @@
 """All loss terms in two passes over the logits, one vector lane per pixel; no probability or one-hot tensor is stored.
 
-Pass 1 (forward) reads the logits and adds up a few numbers: the pixelwise terms, and per class sum m p t, sum m p, sum m t. The host turns
-them into the region terms' coefficients A_c, B_c. Pass 2 (backward) reads the logits again and writes dz. Bytes per pixel: 12 C + 16.
+Pass 1 (forward) reads the logits and adds up a few numbers: the pixelwise terms, and per class sum m p t, sum m p, sum
+m t. The host turns them into the region terms' coefficients A_c, B_c. Pass 2 (backward) reads the logits again and
+writes dz. Bytes per pixel: 12 C + 16.
 
 Lovasz and the hardest pixels (top_k) sort all pixels, and the boundary loss reads a map of distances: these terms are
 left to the reference and added. So are different background policies for different terms, with all of them.
@@ -31,7 +32,8 @@ _CHUNK = 8192
 _MOST_CLASSES = 64  # the code is unrolled over classes: compiling takes longer with each, to some 15 s
 _FUSED = ("focal", "margin", "cross_entropy", *REGIONS, *METRICS)
 
-# Where pass 1 adds up: numbers, then per class intersections, probabilities, truths, and for the metric losses overlaps with the soft truth.
+# Where pass 1 adds up: numbers, then per class intersections, probabilities, truths, and for the metric losses overlaps
+# with the soft truth.
 _COUNT, _LABEL_WEIGHT, _FOCAL, _FALSE_NEGATIVE, _FALSE_POSITIVE, _ENTROPY, _FIRST_CLASS = range(7)
 # Constants both passes read: settings, then per class weights, and for pass 2 A and B, and the metric losses' A.
 _GAMMA, _POWER, _SMOOTHING, _C_FOCAL, _C_FN, _C_FP, _C_ENTROPY, _WEIGHTS = range(8)
@@ -88,7 +90,9 @@ class _Pixels:
         return self.wy * code.select(code.both(self.miss.equals(0), self.constant(_GAMMA) > 0), 0, power)
 
     def margin(self) -> tuple[Vec, list[Vec], Vec, list[Vec], list[Vec]]:
-        """g = ||p_wrong||_n, r, f_p, q and w~; see kernels.loss.reference.margin. The strongest wrong class sets the scale."""
+        """g = ||p_wrong||_n, r, f_p, q and w~; see kernels.loss.reference.margin. The strongest wrong class sets the
+        scale.
+        """
         code, n = self.code, self.constant(_POWER)
         worst = code.vec(-3e38)
         for h, z in zip(self.hit, self.z, strict=True):
@@ -123,9 +127,11 @@ class _Pixels:
 
 @inline()
 def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
-    """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is invalid.
+    """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is
+    invalid.
 
-    A pixel that does not count has zeros for logits, so that no NaN of its own counts either. Returns how many labels are no classes.
+    A pixel that does not count has zeros for logits, so that no NaN of its own counts either. Returns how many labels
+    are no classes.
     """
     wide, wrong = classes + first, 0
     for i in range(count):
@@ -196,7 +202,9 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             mine = totals[chunk * (numbers + 1) : (chunk + 1) * (numbers + 1)]
             mine[:] = 0.0
             for at in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, pixels), _BLOCK):
-                mine[numbers] += _load_planes(logits, truth, planes, at, min(_BLOCK, pixels - at), classes, first, ignore)
+                mine[numbers] += _load_planes(
+                    logits, truth, planes, at, min(_BLOCK, pixels - at), classes, first, ignore
+                )
                 sums[:] = np.float32(0)
                 measure(planes, constants, sums)
                 for k in range(numbers):
@@ -218,7 +226,8 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             hits = [code.select(h, code.vec(1), 0) for h in px.hit]
             dz = [code.vec(0)] * classes
             if focal:
-                k = code.select(px.miss > 1e-30, code.minimum(-px.log_py, 1e30) / code.maximum(1e-30, px.miss), 1)  # p k -> 0 as p -> 0
+                # p k -> 0 as p -> 0
+                k = code.select(px.miss > 1e-30, code.minimum(-px.log_py, 1e30) / code.maximum(1e-30, px.miss), 1)
                 scale = px.constant(_C_FOCAL) * px.focal_weight(gamma) * code.fma(px.constant(_GAMMA) * px.py, k, 1)
                 dz = [code.fma(scale, p - t, d) for d, p, t in zip(dz, px.p, hits, strict=True)]
             if margin:
@@ -231,12 +240,21 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             if entropy:
                 targets, _ = px.entropy()
                 total = px._summed(targets)
-                dz = [code.fma(px.constant(_C_ENTROPY), p * total - s, d) for d, p, s in zip(dz, px.p, targets, strict=True)]
+                dz = [
+                    code.fma(px.constant(_C_ENTROPY), p * total - s, d)
+                    for d, p, s in zip(dz, px.p, targets, strict=True)
+                ]
             if region:
-                dp = [code.fma(px.constant(_WEIGHTS + classes + c), hits[c], px.constant(_WEIGHTS + 2 * classes + c)) for c in range(classes)]
+                dp = [
+                    code.fma(px.constant(_WEIGHTS + classes + c), hits[c], px.constant(_WEIGHTS + 2 * classes + c))
+                    for c in range(classes)
+                ]
                 if metric:
                     below = [t > p for t, p in zip(px.soft(), px.p, strict=True)]
-                    dp = [code.select(low, px.constant(_WEIGHTS + 3 * classes + c), 0) + d for c, (low, d) in enumerate(zip(below, dp, strict=True))]
+                    dp = [
+                        code.select(low, px.constant(_WEIGHTS + 3 * classes + c), 0) + d
+                        for c, (low, d) in enumerate(zip(below, dp, strict=True))
+                    ]
                 mean = px._summed([p * d for p, d in zip(px.p, dp, strict=True)])
                 dz = [code.fma(p, v - mean, d) for d, p, v in zip(dz, px.p, dp, strict=True)]
             for c in range(classes):
@@ -261,7 +279,7 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
     return loss_backward
 
 
-# -- the host's part ------------------------------------------------------------------------------------------------------------
+# -- the host's part ---------------------------------------------------------------------------------------------------
 
 
 class _Plan:
@@ -274,10 +292,18 @@ class _Plan:
         self.first = 1 if policies == {"mask"} else 0
         self.classes = logits.shape[-1] - self.first
         self.pixels = labels.size
-        self.served = logits.dtype == np.float32 and self.pixels > 0 and len(policies) == 1 and 2 <= self.classes <= _MOST_CLASSES
+        self.served = (
+            logits.dtype == np.float32 and self.pixels > 0 and len(policies) == 1 and 2 <= self.classes <= _MOST_CLASSES
+        )
         names = self.coefficients.keys()
         metric = not names.isdisjoint(METRICS)
-        self.terms: Terms = ("focal" in names, "margin" in names, metric or not names.isdisjoint(REGIONS), "cross_entropy" in names, metric)
+        self.terms: Terms = (
+            "focal" in names,
+            "margin" in names,
+            metric or not names.isdisjoint(REGIONS),
+            "cross_entropy" in names,
+            metric,
+        )
         self.sums = _FIRST_CLASS + (3 + metric) * self.classes
         self.gamma = 2.0 if spec.gamma == 2.0 else None
         weights = np.ones(logits.shape[-1]) if spec.class_weights is None else np.array(spec.class_weights)
@@ -304,7 +330,15 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, distanc
     by_numpy()
     out = np.empty((plan.chunks, plan.sums + 1))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
-    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, plan.constants, out.reshape(-1), plan.pixels, plan.first, plan.ignore)
+    arguments = (
+        np.ascontiguousarray(logits).reshape(-1),
+        truth,
+        plan.constants,
+        out.reshape(-1),
+        plan.pixels,
+        plan.first,
+        plan.ignore,
+    )
     parallel(_forward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     sums = out.sum(0)
     if sums[-1]:
@@ -333,13 +367,17 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
         elif name == "margin":
             norm = {"mean": count, "sum": 1.0, "weighted": label_weight}[spec.margin_reduction]
             fn, fp = sums[_FALSE_NEGATIVE] / norm, sums[_FALSE_POSITIVE] / norm
-            parts.update({name: (1 - share) * fn + share * fp, "margin_false_negative": fn, "margin_false_positive": fp})
+            parts.update(
+                {name: (1 - share) * fn + share * fp, "margin_false_negative": fn, "margin_false_positive": fp}
+            )
             plan.constants[_C_FN], plan.constants[_C_FP] = coefficient * (1 - share) / norm, coefficient * share / norm
         elif name == "cross_entropy":
             parts[name] = -sums[_ENTROPY] / label_weight
             plan.constants[_C_ENTROPY] = coefficient / label_weight
         elif name in METRICS:
-            value, by_hit, by_probability = METRICS[name](Sums(*overlap, probability, soft, plan.weights, sums[_COUNT], truth), spec)
+            value, by_hit, by_probability = METRICS[name](
+                Sums(*overlap, probability, soft, plan.weights, sums[_COUNT], truth), spec
+            )
             parts[name] = float(value)
             metric[0] += coefficient * by_hit
             b += coefficient * by_probability
@@ -352,11 +390,21 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
 
 
 def loss_backward(
-    dy: np.ndarray, logits: np.ndarray, labels: np.ndarray, spec: LossSpec, state: np.ndarray | None, distances: np.ndarray | None = None
+    dy: np.ndarray,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    spec: LossSpec,
+    state: np.ndarray | None,
+    distances: np.ndarray | None = None,
 ) -> Any:
     """As kernels.loss.reference.loss_backward."""
     own, rest = spec.split(_FUSED)
-    if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != plan.constants.shape:
+    if (
+        state is None
+        or own is None
+        or not (plan := _Plan(logits, labels, own)).served
+        or state.shape != plan.constants.shape
+    ):
         return NotImplemented
     by_numpy()
     constants = state.copy()
@@ -365,7 +413,16 @@ def loss_backward(
     dz = memory.empty(logits.shape, np.float32)
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
     wrong = np.zeros(plan.chunks)
-    arguments = (np.ascontiguousarray(logits).reshape(-1), truth, constants, dz.reshape(-1), wrong, plan.pixels, plan.first, plan.ignore)
+    arguments = (
+        np.ascontiguousarray(logits).reshape(-1),
+        truth,
+        constants,
+        dz.reshape(-1),
+        wrong,
+        plan.pixels,
+        plan.first,
+        plan.ignore,
+    )
     parallel(_backward_kernel(plan.classes, plan.terms, plan.gamma), plan.chunks, *arguments, scratch=plan.scratch)
     if wrong.any():
         check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)

@@ -19,11 +19,17 @@ from kernels.core.module import Launch, Module, blocks
 from kernels.loss import reference
 from kernels.loss.spec import LossSpec
 
-_SHAPES = (("float", 5, 0), ("float", 5, 1), ("float", 4, 0), ("double", 5, 0), ("double", 5, 1))  # type, logits, first class
+# type, logits, first class
+_SHAPES = ("float", 5, 0), ("float", 5, 1), ("float", 4, 0), ("double", 5, 0), ("double", 5, 1)
 _KERNELS = {
     kind: (
         *(f"loss_{step}<{kind}>" for step in ("sums_plain", "gradient_plain", "settle")),
-        *(f"loss_{step}<{t}, {wide}, {first}>" for step in ("sums", "gradient") for t, wide, first in _SHAPES if t == kind),
+        *(
+            f"loss_{step}<{t}, {wide}, {first}>"
+            for step in ("sums", "gradient")
+            for t, wide, first in _SHAPES
+            if t == kind
+        ),
     )
     for kind in ("float", "double")
 }
@@ -83,8 +89,14 @@ class _Plan:
             self.bytes = labels.dtype.itemsize * (-1 if labels.dtype.kind == "i" else 1)
 
     def arguments(self, name: str, labels: Array, spec: LossSpec) -> tuple[Any, ...]:
-        """The last ones of a pass: sizes (the plain kernels are told what the others know), where wrong labels are noted, settings."""
-        sizes = (self.pixels, self.bytes) if fast(self.kind, self.wide, self.first) else (self.pixels, self.wide, self.bytes)
+        """The last ones of a pass: sizes (the plain kernels are told what the others know), where wrong labels are
+        noted, settings.
+        """
+        sizes = (
+            (self.pixels, self.bytes)
+            if fast(self.kind, self.wide, self.first)
+            else (self.pixels, self.wide, self.bytes)
+        )
         return *sizes, reported(name, "labels", labels, self.wide, spec.ignore_index), self.settings
 
 
@@ -93,10 +105,22 @@ def _settings(spec: LossSpec, dtype: str, classes: int, wide: int) -> Any:
     """loss/pixel.cuh's Settings<T> of a spec."""
     scalars = ("gamma", "power", "smoothing", "smooth", "share", "alpha", "beta", "tversky_power")
     integers = ("terms", "reduction", "present", "classes")
-    fields = [(name, dtype) for name in scalars] + [("coefficient", dtype, len(_NUMBERS)), ("weights", dtype, MOST_CLASSES)]
+    fields = [(name, dtype) for name in scalars] + [
+        ("coefficient", dtype, len(_NUMBERS)),
+        ("weights", dtype, MOST_CLASSES),
+    ]
     fields += [(name, "i4") for name in integers] + [("ignore", "i8")]
     s = np.zeros((), np.dtype(fields, align=True))
-    values = (spec.gamma, spec.power, spec.label_smoothing, spec.smooth, spec.false_positive, spec.alpha, spec.beta, spec.tversky_power)
+    values = (
+        spec.gamma,
+        spec.power,
+        spec.label_smoothing,
+        spec.smooth,
+        spec.false_positive,
+        spec.alpha,
+        spec.beta,
+        spec.tversky_power,
+    )
     for name, value in zip(scalars, values, strict=True):
         s[name] = value
     coefficients = dict(spec.terms)
@@ -116,7 +140,9 @@ def _aligned(array: Array) -> Array:
 
 
 def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array | None = None) -> Any:
-    """As kernels.loss.reference.loss_forward; value and parts are 0-d views of one small device array, the state stays on the device."""
+    """As kernels.loss.reference.loss_forward; value and parts are 0-d views of one small device array, the state stays
+    on the device.
+    """
     own, rest = spec.split(_NUMBERS)
     if own is None or not (plan := _Plan(logits, labels, own)).served:
         return NotImplemented
@@ -127,7 +153,9 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array 
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
     MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, own))
     out, state = xp.empty(1 + len(_PARTS), z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
-    MODULES[plan.kind].run(Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings)
+    MODULES[plan.kind].run(
+        Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings
+    )
     wanted = {name for name, _ in own.terms}
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}
     if rest is None:
@@ -136,16 +164,25 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array 
     return out[0] + more, terms | others, state
 
 
-def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None) -> Any:
+def loss_backward(
+    dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None
+) -> Any:
     """As kernels.loss.reference.loss_backward."""
     own, rest = spec.split(_NUMBERS)
-    if state is None or own is None or not (plan := _Plan(logits, labels, own)).served or state.shape != (4 + 2 * plan.most,):
+    if (
+        state is None
+        or own is None
+        or not (plan := _Plan(logits, labels, own)).served
+        or state.shape != (4 + 2 * plan.most,)
+    ):
         return NotImplemented
     xp = module_of("cuda")
     z, y = _aligned(logits), xp.ascontiguousarray(labels)
     dz = xp.empty(z.shape, z.dtype)
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
-    MODULES[plan.kind].run(launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, own))
+    MODULES[plan.kind].run(
+        launch, xp.asarray(dy, z.dtype), z, y, state, dz, *plan.arguments("loss_backward", labels, own)
+    )
     if rest is not None:
         dz += reference.loss_backward(dy, logits, labels, rest, None, distances)
     return dz

@@ -46,7 +46,9 @@ def _columns(truth, columns, h, w, c, first, ignore, within):  # type: ignore[no
 
 @inline()
 def _row(columns, stack, starts, w, none):  # type: ignore[no-untyped-def]
-    """Fill the stack of one row: column stack[k] is the nearest one from column starts[k] on. Returns its last k, or -1."""
+    """Fill the stack of one row: column stack[k] is the nearest one from column starts[k] on. Returns its last k, or
+    -1.
+    """
     top = -1
     for u in range(w):
         g = int(columns[u])
@@ -86,7 +88,9 @@ def _kernel() -> Kernel:
             counts[chunk] = 0.0
             if c == 0:
                 for k in range(size):
-                    counts[chunk] += (truth[k] != ignore or ignore == NO_LABEL) and (truth[k] < 0 or truth[k] >= classes)
+                    counts[chunk] += (truth[k] != ignore or ignore == NO_LABEL) and (
+                        truth[k] < 0 or truth[k] >= classes
+                    )
             both = True
             for within in (True, False):
                 both = _columns(truth, columns, h, w, c, first, ignore, within) and both

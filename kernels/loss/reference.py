@@ -1,16 +1,17 @@
 """The losses of the report, from logits, each with its gradient written out.
 
 Per pixel i: logits z_i, p_i = softmax(z_i), label y_i, one-hot t_i, validity m_i, class weights w_c.
-A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed form.
-Region (Dice, IoU, Tversky, MCC, metric losses in kernels/loss/regions.py; Lovasz; boundary): a function of sums over
-the whole batch, whose gradient to the probabilities is simple; the chain rule through the softmax is then
+A term is one of two kinds. Pixelwise (cross-entropy, focal, margin): a mean of a function of z_i, with dz in closed
+form. Region (Dice, IoU, Tversky, MCC, metric losses in kernels/loss/regions.py; Lovasz; boundary): a function of sums
+over the whole batch, whose gradient to the probabilities is simple; the chain rule through the softmax is then
 
     dz = p (dp - <p, dp>)                                                                                       (*)
 
 Every term function returns (parts, value, dz): named numbers for the log, the value, and dvalue/dz of shape (M, C).
 
-Pixels that do not count (m_i = 0) do so nowhere: whatever their logits hold, they stand for zeros. A logit of -inf is the limit: a class of
-probability 0. Hence 0 log 0 = 0: -inf costs where it is the label's, or where smoothing asks for it. float16 is computed in float32.
+Pixels that do not count (m_i = 0) do so nowhere: whatever their logits hold, they stand for zeros. A logit of -inf is
+the limit: a class of probability 0. Hence 0 log 0 = 0: -inf costs where it is the label's, or where smoothing asks for
+    it. float16 is computed in float32.
 Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
 """
 
@@ -30,7 +31,9 @@ Term = tuple[Parts, Array, Array]
 
 
 class Pixels(NamedTuple):
-    """What a term sees, background policy applied: z (M, C), t (M, C) one-hot and 0 on invalid pixels, m (M, 1), w (C,)."""
+    """What a term sees, background policy applied: z (M, C), t (M, C) one-hot and 0 on invalid pixels, m (M, 1), w
+    (C,).
+    """
 
     z: Array
     t: Array
@@ -65,7 +68,8 @@ def pixels_of(logits: Array, labels: Array, spec: LossSpec, term: str) -> Pixels
 
 
 def cross_entropy(pixels: Pixels, spec: LossSpec) -> Term:
-    """sum_i -<s_i, log p_i> / sum_i w_{y_i} with s = w ((1 - e) t + e / C), e the label smoothing (PyTorch's weighting).
+    """sum_i -<s_i, log p_i> / sum_i w_{y_i} with s = w ((1 - e) t + e / C), e the label smoothing (PyTorch's
+    weighting).
 
     dz = (p sum_c s_c - s) / sum_i w_{y_i}.
     """
@@ -122,7 +126,8 @@ def margin(pixels: Pixels, spec: LossSpec) -> Term:
         f_p = sum_{c != y} w_c q_c,  q = p^n / sum p^n        the weights of what is predicted instead
 
     p^n underflows float32 below p = 1e-8, so both come from logits: with L = LSE(z) and L_w = LSE_{c != y}(n z_c),
-    ||p_{c != y}||_n = g = exp(L_w / n - L) and q = softmax(n z). With r_c = exp(n z_c - L_w) on the wrong classes, r_y = 0:
+    ||p_{c != y}||_n = g = exp(L_w / n - L) and q = softmax(n z). With r_c = exp(n z_c - L_w) on the wrong classes, r_y
+        = 0:
 
         df_n/dz = w_y (g r - p_y t - (g - p_y) p)        df_p/dz = n q (w~ - f_p),  w~_c = w_c [c != y]
     """
@@ -163,9 +168,11 @@ def region(name: str, pixels: Pixels, spec: LossSpec) -> Term:
 
 
 def metric(name: str, pixels: Pixels, spec: LossSpec) -> Term:
-    """Overlap with soft truth t~ = (1 - e) t + e / C, e the label smoothing: I = sum m min(p, t~), T = sum m t~; dp = m (A [p < t~] + B), then (*).
+    """Overlap with soft truth t~ = (1 - e) t + e / C, e the label smoothing: I = sum m min(p, t~), T = sum m t~; dp = m
+    (A [p < t~] + B), then (*).
 
-    jaccard_metric: Wang et al., arXiv 2302.05666;  dice_semimetric: arXiv 2303.16296. |p| + |t~| - |p - t~| = 2 min(p, t~).
+    jaccard_metric: Wang et al., arXiv 2302.05666;  dice_semimetric: arXiv 2303.16296. |p| + |t~| - |p - t~| = 2 min(p,
+        t~).
     """
     xp = array_module(pixels.z)
     z, t, m, w = pixels
@@ -204,7 +211,8 @@ def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
 def boundary(pixels: Pixels, spec: LossSpec, distances: Array) -> Term:
     """sum_i m_i <W phi_i, p_i> / count, phi the `signed_distances`, W_c = w_c / sum w: dp = m W phi / count; then (*).
 
-    Linear in p: a probability costs more, the farther from its class it lies, and gains the deeper within.  (Kervadec et al., arXiv 1812.07032)
+    Linear in p: a probability costs more, the farther from its class it lies, and gains the deeper within.  (Kervadec
+        et al., arXiv 1812.07032)
     """
     z, _, m, w = pixels
     p = softmax_forward(z, 1)
@@ -214,11 +222,13 @@ def boundary(pixels: Pixels, spec: LossSpec, distances: Array) -> Term:
 
 
 def signed_distances(labels: Array, classes: int, background: str, ignore_index: int | None, dtype: str) -> Array:
-    """phi (..., H, W, C) of labels (..., H, W), in pixels: how far a pixel lies outside (above 0) or inside a class (0 at its edge, then below).
+    """phi (..., H, W, C) of labels (..., H, W), in pixels: how far a pixel lies outside (above 0) or inside a class (0
+    at its edge, then below).
 
-    Outside, phi is the Euclidean distance to the nearest pixel of the class; inside, 1 - the distance to the nearest pixel of another class.
-    Pixels that do not count (the ignored label; class 0, where background is 'mask') belong to no class and bound none.
-    phi = 0 all over an image for a class that has no pixel of it, or all. Raises ValueError for labels that are no classes.
+    Outside, phi is the Euclidean distance to the nearest pixel of the class; inside, 1 - the distance to the nearest
+    pixel of another class. Pixels that do not count (the ignored label; class 0, where background is 'mask') belong to
+    no class and bound none. phi = 0 all over an image for a class that has no pixel of it, or all. Raises ValueError
+    for labels that are no classes.
     """
     check_labels("signed_distances", "labels", labels, classes, ignore_index)
     xp = array_module(labels)
@@ -230,12 +240,18 @@ def signed_distances(labels: Array, classes: int, background: str, ignore_index:
     for c in range(classes):
         inside, other = valid & (labels == c), valid & (labels != c)
         phi = xp.where(inside, 1 - _to_nearest(other, dtype), _to_nearest(inside, dtype))
-        maps.append(xp.where(inside.any((-2, -1), keepdims=True) & other.any((-2, -1), keepdims=True), phi, xp.zeros((), phi.dtype)))
+        maps.append(
+            xp.where(
+                inside.any((-2, -1), keepdims=True) & other.any((-2, -1), keepdims=True), phi, xp.zeros((), phi.dtype)
+            )
+        )
     return xp.stack(maps, -1)
 
 
 def _to_nearest(there: Array, dtype: str) -> Array:
-    """The distance of every pixel of (..., H, W) to the nearest one that is true, infinite where none is: within columns, then across them."""
+    """The distance of every pixel of (..., H, W) to the nearest one that is true, infinite where none is: within
+    columns, then across them.
+    """
     xp, (h, w) = array_module(there), there.shape[-2:]
     rows, columns = xp.arange(h, dtype=dtype)[:, None], xp.arange(w, dtype=dtype)
     far = xp.asarray(xp.inf, dtype)
@@ -266,12 +282,16 @@ def _term(name: str, pixels: Pixels, spec: LossSpec, distances: Array | None) ->
     return boundary(pixels, spec, distances) if name == "boundary" else _FUNCTIONS[name](pixels, spec)
 
 
-def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array | None = None) -> tuple[Array, Parts, Array | None]:
-    """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array; and every term's own value by name.
+def loss_forward(
+    logits: Array, labels: Array, spec: LossSpec, distances: Array | None = None
+) -> tuple[Array, Parts, Array | None]:
+    """value = sum of coefficient * term: logits (..., C), labels integer (...) -> 0-d array; and every term's own value
+    by name.
 
     distances (..., C): the labels' `signed_distances`, where the term `boundary` is among the terms.
     Third: what backward should be given back, in a form of the implementation's own (here: None).
-    Raises ValueError for labels that are no classes, unless they are the ignored one (on CUDA later: kernels/core/labels.py).
+    Raises ValueError for labels that are no classes, unless they are the ignored one (on CUDA later:
+    kernels/core/labels.py).
     """
     check_labels("loss_forward", "labels", labels, logits.shape[-1], spec.ignore_index)
     value: Array | float = 0.0
@@ -285,10 +305,15 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array 
     return xp.asarray(value, logits.dtype), {name: xp.asarray(part, logits.dtype) for name, part in parts.items()}, None
 
 
-def loss_backward(dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None) -> Array:
+def loss_backward(
+    dy: Array, logits: Array, labels: Array, spec: LossSpec, state: Array | None, distances: Array | None = None
+) -> Array:
     """dlogits = dy * sum of coefficient * dterm/dz; a masked background logit gets 0."""
     if state is not None:
-        raise ValueError("loss_backward: the state comes from another implementation; run forward and backward under the same use_kernels")
+        raise ValueError(
+            "loss_backward: the state comes from another implementation; run forward and backward under the same "
+            "use_kernels"
+        )
     check_labels("loss_backward", "labels", labels, logits.shape[-1], spec.ignore_index)
     xp = array_module(logits)
     d = xp.zeros((labels.size, logits.shape[-1]), wide_type(logits.dtype))

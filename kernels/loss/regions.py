@@ -2,10 +2,12 @@
 
     I_c = sum m p t    P_c = sum m p    T_c = sum m t    M = sum m (the valid pixels)
 
-A term V(I, P, T) has dV/dp = m (A t + B) with A = dV/dI and B = dV/dP, whatever the term: two numbers per class carry all that a pixel needs to know
-of the others. Hence every implementation has the same two passes over the logits, and between them one of these functions (CUDA: `loss_settle`).
+A term V(I, P, T) has dV/dp = m (A t + B) with A = dV/dI and B = dV/dP, whatever the term: two numbers per class carry
+all that a pixel needs to know of the others. Hence every implementation has the same two passes over the logits, and
+between them one of these functions (CUDA: `loss_settle`).
 
-Each takes the sums and a LossSpec and returns (V, A, B). W_c are the class weights over their sum. absent = 'present' leaves out the classes
+Each takes the sums and a LossSpec and returns (V, A, B). W_c are the class weights over their sum. absent = 'present'
+leaves out the classes
 without a pixel. A denominator is at least 1e-30: it may be 0 only where its numerator is 0 too.
 """
 
@@ -67,7 +69,8 @@ def iou(sums: Sums, spec: LossSpec) -> Settled:
 def tversky(sums: Sums, spec: LossSpec) -> Settled:
     """sum_c W_c (1 - K_c),  K = (I + s) / (I + a (P - I) + b (T - I) + s).  (Salehi et al., arXiv 1706.05721)
 
-    a = spec.alpha weighs false positives, b = spec.beta false negatives; a = b = 1/2 is Dice with smoothing 2 s, a = b = 1 is IoU.
+    a = spec.alpha weighs false positives, b = spec.beta false negatives; a = b = 1/2 is Dice with smoothing 2 s, a = b
+    = 1 is IoU.
     With N the denominator: A_c = -W_c (1 - (1 - a - b) K_c) / N_c,  B_c = a W_c K_c / N_c.
     """
     w, (miss, a, b) = sums.shares(spec), _missed(sums, spec)
@@ -75,9 +78,11 @@ def tversky(sums: Sums, spec: LossSpec) -> Settled:
 
 
 def focal_tversky(sums: Sums, spec: LossSpec) -> Settled:
-    """sum_c W_c (1 - K_c)^e,  K as in `tversky`, e = spec.tversky_power (1 / gamma of the paper: 3/4).  (Abraham, Khan, arXiv 1810.07842)
+    """sum_c W_c (1 - K_c)^e,  K as in `tversky`, e = spec.tversky_power (1 / gamma of the paper: 3/4).  (Abraham, Khan,
+    arXiv 1810.07842)
 
-    Tversky's A_c and B_c times e (1 - K_c)^(e - 1). For e < 1 that grows without bound towards K = 1; 1 - K counts as at least 1e-6 in it.
+    Tversky's A_c and B_c times e (1 - K_c)^(e - 1). For e < 1 that grows without bound towards K = 1; 1 - K counts as
+    at least 1e-6 in it.
     """
     w, (miss, a, b) = sums.shares(spec), _missed(sums, spec)
     e = spec.tversky_power
@@ -94,9 +99,11 @@ def _missed(sums: Sums, spec: LossSpec) -> Settled:
 
 
 def generalized_dice(sums: Sums, spec: LossSpec) -> Settled:
-    """1 - G,  G = 2 sum_c v_c I_c / sum_c v_c (P_c + T_c),  v_c = w_c / max(T_c, 1)^2.  (Sudre et al., arXiv 1707.03237)
+    """1 - G,  G = 2 sum_c v_c I_c / sum_c v_c (P_c + T_c),  v_c = w_c / max(T_c, 1)^2.  (Sudre et al., arXiv
+    1707.03237)
 
-    One ratio for all classes, each of which weighs by the square of its size; without smoothing, which would outweigh such sums.
+    One ratio for all classes, each of which weighs by the square of its size; without smoothing, which would outweigh
+    such sums.
     With N the denominator: A_c = -2 v_c / N,  B_c = v_c G / N.
     """
     v = sums.shares(spec) / sums.truth.clip(1, None) ** 2
@@ -109,9 +116,11 @@ def generalized_dice(sums: Sums, spec: LossSpec) -> Settled:
 def mcc(sums: Sums, spec: LossSpec) -> Settled:
     """sum_c W_c (1 - C_c), C the correlation of p and t (Matthews).  (Abhishek, Hamarneh, arXiv 2010.13454)
 
-    With the shares i = I / M, q = P / M, r = T / M of the valid pixels: C = (i - q r) / R,  R = sqrt(q (1 - q) r (1 - r)).
+    With the shares i = I / M, q = P / M, r = T / M of the valid pixels: C = (i - q r) / R,  R = sqrt(q (1 - q) r (1 -
+    r)).
     A_c = -W_c / (M R_c),  B_c = W_c / M (r_c / R_c + C_c (1 - 2 q_c) / (2 q_c (1 - q_c))).
-    A class that no valid pixel has, or every one, correlates with nothing and is left out. q (1 - q) counts as at least 1e-12.
+    A class that no valid pixel has, or every one, correlates with nothing and is left out. q (1 - q) counts as at least
+    1e-12.
     """
     xp = array_module(sums.hit)
     count = xp.clip(sums.count, 1, None)
@@ -132,7 +141,7 @@ REGIONS: dict[str, Callable[[Sums, LossSpec], Settled]] = {
     "generalized_dice": generalized_dice,
     "mcc": mcc,
 }
-# With soft truth t~ = (1 - e) t + e / C, e = spec.label_smoothing, sum p t~ is no overlap: it is largest for a p of 0 and 1.
-# These take I_c = sum m min(p, t~) and T_c = sum m t~, so that V is 0 exactly at p = t~, and dV/dp = m (A [p < t~] + B).
-# With e = 0 they are IoU and Dice.
+# With soft truth t~ = (1 - e) t + e / C, e = spec.label_smoothing, sum p t~ is no overlap: it is largest for a p of 0
+# and 1. These take I_c = sum m min(p, t~) and T_c = sum m t~, so that V is 0 exactly at p = t~, and dV/dp = m (A [p <
+# t~] + B). With e = 0 they are IoU and Dice.
 METRICS: dict[str, Callable[[Sums, LossSpec], Settled]] = {"jaccard_metric": iou, "dice_semimetric": dice}

@@ -10,7 +10,9 @@ from kernels.core.device import Array, module_of
 from kernels.core.labels import reported
 from kernels.core.module import Launch, Module, blocks
 
-MODULE = Module("metric/metric.cu", ("predicted_labels<float>", "predicted_labels<double>", "confusion_plain", "confusion"))
+MODULE = Module(
+    "metric/metric.cu", ("predicted_labels<float>", "predicted_labels<double>", "confusion_plain", "confusion")
+)
 THREADS, WARPS, STRIPS, MOST_CLASSES = 256, 8, 8, 16
 _TYPES = {"float32": "float", "float64": "double"}
 
@@ -37,19 +39,35 @@ def predicted_labels(logits: Array, first: int) -> Any:
         return NotImplemented
     xp = module_of("cuda")
     labels = xp.empty(logits.shape[:-1], np.uint8)
-    MODULE.run(labels_launch(labels.size, _TYPES[logits.dtype.name]), xp.ascontiguousarray(logits), labels, labels.size, classes, first)
+    MODULE.run(
+        labels_launch(labels.size, _TYPES[logits.dtype.name]),
+        xp.ascontiguousarray(logits),
+        labels,
+        labels.size,
+        classes,
+        first,
+    )
     return labels
 
 
 def notes(truth: Array, prediction: Array, classes: int) -> tuple[Any, ...]:
     """Where a wrong label of either is noted: the last arguments of both kernels."""
-    return tuple(reported("confusion_per_image", key, labels, classes) for key, labels in (("truth", truth), ("prediction", prediction)))
+    return tuple(
+        reported("confusion_per_image", key, labels, classes)
+        for key, labels in (("truth", truth), ("prediction", prediction))
+    )
 
 
 def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Any:
     """As kernels.metric.reference.confusion_per_image."""
     n = len(truth)
-    if truth.dtype != np.uint8 or prediction.dtype != np.uint8 or classes > MOST_CLASSES or truth.size >= 2**31 or not 0 < n <= 65535:
+    if (
+        truth.dtype != np.uint8
+        or prediction.dtype != np.uint8
+        or classes > MOST_CLASSES
+        or truth.size >= 2**31
+        or not 0 < n <= 65535
+    ):
         return NotImplemented
     xp, pixels = module_of("cuda"), truth.size // n
     counts = xp.zeros((n, classes, classes), np.int64)

@@ -7,12 +7,15 @@ from kernels.core.labels import check_labels
 
 
 def predicted_labels(logits: Array, first: int) -> Array:
-    """The class of the largest logit among those from `first` on, the lower one in a tie: logits (..., C) -> uint8 (...)."""
+    """The class of the largest logit among those from `first` on, the lower one in a tie: logits (..., C) -> uint8
+    (...).
+    """
     return (logits[..., first:].argmax(-1) + first).astype(array_module(logits).uint8)
 
 
 def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Array:
-    """counts[n, t, p]: pixels of image n with truth t predicted as p. Integer (N, ...), values 0..classes-1 -> int64 (N, classes, classes).
+    """counts[n, t, p]: pixels of image n with truth t predicted as p. Integer (N, ...), values 0..classes-1 -> int64
+    (N, classes, classes).
 
     Raises ValueError for other values (on CUDA later: kernels/core/labels.py).
     """

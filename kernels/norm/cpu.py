@@ -1,7 +1,9 @@
-"""Fast batch norm: vector programs over the flat map, with the channels' constants in tables of one period (in the thread's own scratch memory).
+"""Fast batch norm: vector programs over the flat map, with the channels' constants in tables of one period (in the
+thread's own scratch memory).
 
-Bytes per element: statistics 4 read; forward 4 read, 4 written (8 and a bit with a residual); backward 8 read for the sums, 8 read and 4
-written for dx. The ReLU's mask is computed again from x; only with a residual it is stored, one bit per element.
+Bytes per element: statistics 4 read; forward 4 read, 4 written (8 and a bit with a residual); backward 8 read for the
+sums, 8 read and 4 written for dx. The ReLU's mask is computed again from x; only with a residual it is stored, one bit
+per element.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from kernels.core.threads import contiguous, parallel
 from kernels.norm import vectors
 
 _CHUNK = 65_536  # floats, 256 KB
-_AHEAD = 1024  # floats that are asked for in advance: the arithmetic between two loads is too much for the processor's own look-ahead
+# floats that are asked for in advance: the arithmetic between two loads is too much for the processor's own look-ahead
+_AHEAD = 1024
 _FLUSH = 64  # periods summed in float32 before they are added in float64
 
 
@@ -49,7 +52,7 @@ def _add_periods(sums, period, channels, totals):  # type: ignore[no-untyped-def
             totals[1, c] += sums[period + base + c]
 
 
-# -- statistics -------------------------------------------------------------------------------------------------------------------
+# -- statistics --------------------------------------------------------------------------------------------------------
 
 
 @program("piiip")
@@ -101,14 +104,26 @@ def pixel_sums(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     out = memory.empty((chunks, 2, channels), np.float64)
-    parallel(_statistics_kernel(), chunks, x.reshape(-1), shift, out.reshape(-1), x.size, period, channels, per, scratch=3 * period)
+    parallel(
+        _statistics_kernel(),
+        chunks,
+        x.reshape(-1),
+        shift,
+        out.reshape(-1),
+        x.size,
+        period,
+        channels,
+        per,
+        scratch=3 * period,
+    )
     return out
 
 
 def batch_norm_statistics(x: np.ndarray) -> Any:
     """As kernels.norm.reference.batch_norm_statistics; in one pass over x.
 
-    Sums are taken of x minus the mean of a few sample pixels: the subtraction in var = E[d^2] - E[d]^2 then cancels next to nothing.
+    Sums are taken of x minus the mean of a few sample pixels: the subtraction in var = E[d^2] - E[d]^2 then cancels
+        next to nothing.
     """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
@@ -117,19 +132,30 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     rows = x.size // x.shape[-1]
     sample = x.reshape(rows, -1)[:: max(1, rows // 8)][:8]
     shift = sample.sum(0) * np.float32(1 / len(sample))
-    if not math.isfinite(shift.sum()):  # infinities and NaN are for the sums to meet, and of huge samples the sum overflows
+    # infinities and NaN are for the sums to meet, and of huge samples the sum overflows
+    if not math.isfinite(shift.sum()):
         shift = np.where(np.isfinite(shift), shift, np.float32(0))
     mean, square = pixel_sums(x, shift).sum(0) / rows
     return mean + shift, np.maximum(square - mean * mean, 0)
 
 
-# -- forward ----------------------------------------------------------------------------------------------------------------------
+# -- forward -----------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4)
 def _forward_kernel(residual: bool, relu: bool) -> Kernel:
     @program("piiipppp")
-    def normalise(code: Code, x: Pointer, start: Int, stop: Int, period: Int, tables: Pointer, other: Pointer, y: Pointer, mask: Pointer) -> None:
+    def normalise(
+        code: Code,
+        x: Pointer,
+        start: Int,
+        stop: Int,
+        period: Int,
+        tables: Pointer,
+        other: Pointer,
+        y: Pointer,
+        mask: Pointer,
+    ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
             code.prefetch(x, i + _AHEAD)
             value = _normalised(code, x, i, j, rest, tables, period)
@@ -152,7 +178,9 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
 
 
 def _normalised(code: Code, x: Pointer, i: Int, j: Int, rest: Any, tables: Pointer, period: Int) -> Any:
-    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient. tables: of the three."""
+    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient.
+    tables: of the three.
+    """
     mean, scale, bias = (code.load(tables, j + period * k, rest) for k in range(3))
     return code.fma(code.load(x, i, rest) - mean, scale, bias)
 
@@ -169,7 +197,9 @@ def batch_norm_forward(
     residual: np.ndarray | None = None,
     activation: str | None = None,
 ) -> Any:
-    """As kernels.norm.reference.batch_norm_forward; the mask is bits where there is a residual, else None (computed again)."""
+    """As kernels.norm.reference.batch_norm_forward; the mask is bits where there is a residual, else None (computed
+    again).
+    """
     if not x.size or any(a is not None and a.dtype != np.float32 for a in (x, residual)):
         return NotImplemented
     x = contiguous(x)
@@ -186,24 +216,49 @@ def batch_norm_forward(
     return y, mask if stored else None
 
 
-# -- backward ---------------------------------------------------------------------------------------------------------------------
+# -- backward ----------------------------------------------------------------------------------------------------------
 
 
-def open_gradient(code: Code, dy: Pointer, x: Pointer, i: Int, j: Int, rest: Any, relu: str, tables: Pointer, period: Int, mask: Pointer) -> Any:
+def open_gradient(
+    code: Code,
+    dy: Pointer,
+    x: Pointer,
+    i: Int,
+    j: Int,
+    rest: Any,
+    relu: str,
+    tables: Pointer,
+    period: Int,
+    mask: Pointer,
+) -> Any:
     """dy where the ReLU was open."""
     g = code.load(dy, i, rest)
     code.prefetch(dy, i + _AHEAD)
     code.prefetch(x, i + _AHEAD)
     if relu == "none":
         return g
-    is_open = code.load_mask(mask, i) if relu == "stored" else code.relu_open(_normalised(code, x, i, j, rest, tables, period))
+    is_open = (
+        code.load_mask(mask, i)
+        if relu == "stored"
+        else code.relu_open(_normalised(code, x, i, j, rest, tables, period))
+    )
     return code.select(is_open, g, 0)
 
 
 @lru_cache(maxsize=6)
 def _sums_kernel(relu: str, keeps: bool) -> Kernel:
     @program("ppiiippp")
-    def gradient_sums(code: Code, dy: Pointer, x: Pointer, start: Int, stop: Int, period: Int, mask: Pointer, sums: Pointer, kept: Pointer) -> None:
+    def gradient_sums(
+        code: Code,
+        dy: Pointer,
+        x: Pointer,
+        start: Int,
+        stop: Int,
+        period: Int,
+        mask: Pointer,
+        sums: Pointer,
+        kept: Pointer,
+    ) -> None:
         tables = sums + period * 2
 
         def body(i: Int, j: Int, rest: Any) -> None:
@@ -324,7 +379,8 @@ def gradient_rows(
     training: bool,
     kept: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives g, dy where the ReLU was open; it may be dy itself.
+    """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives g, dy where the ReLU was open;
+    it may be dy itself.
 
     rows: as vectors.gradient_rows gives them.
     """
@@ -332,12 +388,25 @@ def gradient_rows(
     chunks, per = _chunks(x.size, period)
     sums = memory.empty((chunks, 2, channels), np.float64)
     kernel, bits = _sums_kernel(_relu(activation, mask), kept is not None), _NO_MASK if mask is None else mask
-    maps = dy.reshape(-1), x.reshape(-1), vectors.rows(weight, bias, mean, inverse), bits, (dy if kept is None else kept).reshape(-1)
+    maps = (
+        dy.reshape(-1),
+        x.reshape(-1),
+        vectors.rows(weight, bias, mean, inverse),
+        bits,
+        (dy if kept is None else kept).reshape(-1),
+    )
     parallel(kernel, chunks, *maps, sums.reshape(-1), x.size, period, channels, per, scratch=5 * period)
     return vectors.gradient_rows(sums, weight, bias, mean, inverse, x.size // channels if training else 0)
 
 
-def batch_norm_running(running_mean: np.ndarray, running_var: np.ndarray, mean: np.ndarray, variance: np.ndarray, rows: int, momentum: float) -> Any:
+def batch_norm_running(
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    rows: int,
+    momentum: float,
+) -> Any:
     """As kernels.norm.reference.batch_norm_running."""
     if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (running_mean, running_var)):
         return NotImplemented

@@ -1,4 +1,6 @@
-"""Batch norm, layer norm and sums over pixels on CUDA; the kernels and what they cost are described in batch_norm.cu and layer_norm.cu."""
+"""Batch norm, layer norm and sums over pixels on CUDA; the kernels and what they cost are described in batch_norm.cu
+and layer_norm.cu.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,19 @@ PARTS = 512  # blocks of rows of a sum, at most: what the second pass has to add
 BATCH = Module(
     "norm/batch_norm.cu",
     (
-        *variants("batch_norm_moments", "batch_norm_forward", "batch_norm_gradient_sums", "batch_norm_gradient", "sum_rows"),
+        *variants(
+            "batch_norm_moments", "batch_norm_forward", "batch_norm_gradient_sums", "batch_norm_gradient", "sum_rows"
+        ),
         *(
             f"batch_norm_{name}<{kind}>"
-            for name in ("moments_plain", "moments_finish", "running", "forward_plain", "backward_plain", "gradient_finish")
+            for name in (
+                "moments_plain",
+                "moments_finish",
+                "running",
+                "forward_plain",
+                "backward_plain",
+                "gradient_finish",
+            )
             for kind in KINDS
         ),
         "batch_norm_inverse",
@@ -38,11 +49,15 @@ LAYER = Module(
 )
 
 
-# -- geometry ---------------------------------------------------------------------------------------------------------------------
+# -- geometry ----------------------------------------------------------------------------------------------------------
 
 
-def columns_launch(kernel: str, rows: int, channels: int, least: int, most: int | None = None) -> tuple[Launch, int, int]:
-    """(launch, packs a block is wide, rows it covers) of a kernel in the layout of columns.cuh; at most `most` blocks of rows."""
+def columns_launch(
+    kernel: str, rows: int, channels: int, least: int, most: int | None = None
+) -> tuple[Launch, int, int]:
+    """(launch, packs a block is wide, rows it covers) of a kernel in the layout of columns.cuh; at most `most` blocks
+    of rows.
+    """
     packs = channels // width_of(kernel)
     wide = blocks(packs, blocks(packs, WIDEST))
     high = THREADS // wide
@@ -80,7 +95,7 @@ def _sums(module: Module, kernel: str, terms: int, x: Array, *arguments: Any) ->
     return parts, launch.grid[0], per
 
 
-# -- sums and statistics ----------------------------------------------------------------------------------------------------------
+# -- sums and statistics -----------------------------------------------------------------------------------------------
 
 
 def sum_pixels(x: Array) -> Any:
@@ -107,18 +122,41 @@ def batch_norm_statistics(x: Array, plain: bool = False) -> Any:
         BATCH.run(plain_launch(f"batch_norm_moments_plain<{kind}>", channels), x, mean, variance, rows, channels)
     else:
         parts, count, per = _sums(BATCH, variant("batch_norm_moments", kind, channels), 2, x, x)
-        BATCH.run(finish_launch(f"batch_norm_moments_finish<{kind}>", channels), x, parts, mean, variance, rows, channels, per, count)
+        BATCH.run(
+            finish_launch(f"batch_norm_moments_finish<{kind}>", channels),
+            x,
+            parts,
+            mean,
+            variance,
+            rows,
+            channels,
+            per,
+            count,
+        )
     return mean, variance
 
 
-def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float) -> Any:
+def batch_norm_running(
+    running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float
+) -> Any:
     """As kernels.norm.reference.batch_norm_running."""
     kind = type_of(running_mean, running_var)
     if kind is None or not (running_mean.flags.c_contiguous and running_var.flags.c_contiguous):
         return NotImplemented
     channels = len(mean)
-    settings, (mean, variance) = (np.float64(momentum), np.float64(rows / (rows - 1))), (compact(v, np.float64) for v in (mean, variance))
-    BATCH.run(vector_launch(f"batch_norm_running<{kind}>", channels), running_mean, running_var, mean, variance, *settings, channels)
+    settings, (mean, variance) = (
+        (np.float64(momentum), np.float64(rows / (rows - 1))),
+        (compact(v, np.float64) for v in (mean, variance)),
+    )
+    BATCH.run(
+        vector_launch(f"batch_norm_running<{kind}>", channels),
+        running_mean,
+        running_var,
+        mean,
+        variance,
+        *settings,
+        channels,
+    )
     return None
 
 
@@ -127,11 +165,13 @@ def batch_norm_inverse(variance: Array, eps: float) -> Any:
     if type_of(variance) != "double":
         return NotImplemented
     inverse = array_module(variance).empty(variance.shape, np.float64)
-    BATCH.run(vector_launch("batch_norm_inverse", variance.size), compact(variance), inverse, np.float64(eps), variance.size)
+    BATCH.run(
+        vector_launch("batch_norm_inverse", variance.size), compact(variance), inverse, np.float64(eps), variance.size
+    )
     return inverse
 
 
-# -- batch norm -------------------------------------------------------------------------------------------------------------------
+# -- batch norm --------------------------------------------------------------------------------------------------------
 
 
 def batch_norm_forward(
@@ -144,7 +184,9 @@ def batch_norm_forward(
     activation: str | None = None,
     plain: bool = False,
 ) -> Any:
-    """As kernels.norm.reference.batch_norm_forward; the mask is a byte per value where there is a residual, else None (made again from x)."""
+    """As kernels.norm.reference.batch_norm_forward; the mask is a byte per value where there is a residual, else None
+    (made again from x).
+    """
     kind = type_of(x, weight, bias, *(() if residual is None else (residual,)))
     if kind is None:
         return NotImplemented
@@ -175,7 +217,9 @@ def batch_norm_backward(
     overwrite: bool = False,
     plain: bool = False,
 ) -> Any:
-    """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain: by the learner's kernel."""
+    """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain:
+    by the learner's kernel.
+    """
     kind = type_of(dy, x, weight, bias)
     if kind is None or (mask is not None and (mask.dtype != np.uint8 or mask.shape != x.shape)):
         return NotImplemented
@@ -190,13 +234,22 @@ def batch_norm_backward(
     else:
         parts, count, _ = _sums(BATCH, variant("batch_norm_gradient_sums", kind, channels), 2, x, *arrays, relu)
         totals = xp.empty((2, channels), np.float64)
-        BATCH.run(finish_launch(f"batch_norm_gradient_finish<{kind}>", channels), parts, arrays[6], totals, dweight, dbias, channels, count)
+        BATCH.run(
+            finish_launch(f"batch_norm_gradient_finish<{kind}>", channels),
+            parts,
+            arrays[6],
+            totals,
+            dweight,
+            dbias,
+            channels,
+            count,
+        )
         launch, wide, per = columns_launch(variant("batch_norm_gradient", kind, channels), rows, channels, MAP_ROWS)
         BATCH.run(launch, *arrays, totals, dx, dresidual, rows, channels, relu, training, wide, per)
     return dx, dweight, dbias, (dresidual if relu else dy) if with_residual else None
 
 
-# -- layer norm -------------------------------------------------------------------------------------------------------------------
+# -- layer norm --------------------------------------------------------------------------------------------------------
 
 
 def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Any:

@@ -4,8 +4,9 @@
     dx = inverse (g - mean(g) - xhat mean(g xhat))          g = dy weight
     dweight = sum dy xhat          dbias = sum dy           over rows
 
-A row is read three times, twice of them from the L1 cache: for the mean, about it for the variance, for the result. Backward takes the sums of
-g and of g (x - mean) with these and keeps nothing of forward. Bytes per element: forward 4 read, 4 written; backward 8 and 4.
+A row is read three times, twice of them from the L1 cache: for the mean, about it for the variance, for the result.
+Backward takes the sums of g and of g (x - mean) with these and keeps nothing of forward. Bytes per element: forward 4
+read, 4 written; backward 8 and 4.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _FLUSH = 16  # rows summed in float32 before they are added in float64
 
 
 def _is_wide(channels: int) -> bool:
-    """Whether rows are computed in float64: short ones, whose dx is what is left of larger numbers, and ones too long for sums in float32."""
+    """Whether rows are computed in float64: short ones, whose dx is what is left of larger numbers, and ones too long
+    for sums in float32.
+    """
     lanes = target().lanes
     return lanes == 1 or not 16 <= channels <= 64 * lanes
 
@@ -37,7 +40,17 @@ def _is_wide(channels: int) -> bool:
 @lru_cache(maxsize=2)
 def _forward_kernel(wide: bool) -> Kernel:
     @program("ppppiiif")
-    def normalise(code: Code, x: Pointer, weight: Pointer, bias: Pointer, y: Pointer, first: Int, last: Int, channels: Int, eps: Any) -> None:
+    def normalise(
+        code: Code,
+        x: Pointer,
+        weight: Pointer,
+        bias: Pointer,
+        y: Pointer,
+        first: Int,
+        last: Int,
+        channels: Int,
+        eps: Any,
+    ) -> None:
         rows = Rows(code, channels, eps, wide)
 
         def some(places: list[Int]) -> None:
@@ -64,7 +77,16 @@ def _forward_kernel(wide: bool) -> Kernel:
 def _backward_kernel(wide: bool) -> Kernel:
     @program("pppppiiif")
     def gradient(
-        code: Code, dy: Pointer, x: Pointer, weight: Pointer, dx: Pointer, sums: Pointer, first: Int, last: Int, channels: Int, eps: Any
+        code: Code,
+        dy: Pointer,
+        x: Pointer,
+        weight: Pointer,
+        dx: Pointer,
+        sums: Pointer,
+        first: Int,
+        last: Int,
+        channels: Int,
+        eps: Any,
     ) -> None:
         """dx of the rows first .. last; sums[c] += dy xhat, sums[C + c] += dy, in float64 if the rows are wide."""
         rows = Rows(code, channels, eps, wide)
@@ -74,7 +96,11 @@ def _backward_kernel(wide: bool) -> Kernel:
             known = rows.statistics(x, places, (dy, weight))
 
             def body(j: Int, rest: Any) -> None:
-                w, dweight, dbias = rows.load(weight, j, rest), math.load(sums, j, rest), math.load(sums, channels + j, rest)
+                w, dweight, dbias = (
+                    rows.load(weight, j, rest),
+                    math.load(sums, j, rest),
+                    math.load(sums, channels + j, rest),
+                )
                 for place, row in zip(places, known, strict=True):
                     xhat, d = rows.xhat(x, place + j, rest, row), rows.load(dy, place + j, rest)
                     dweight, dbias = math.fma(d, xhat, dweight), dbias + d
@@ -124,12 +150,23 @@ def layer_norm_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps:
         return NotImplemented
     x, y = contiguous(x), memory.empty(x.shape, np.float32)
     chunks, *sizes = _sizes(x)
-    parallel(_forward_kernel(_is_wide(sizes[1])), chunks, x.reshape(-1), contiguous(weight), contiguous(bias), y.reshape(-1), *sizes, eps)
+    parallel(
+        _forward_kernel(_is_wide(sizes[1])),
+        chunks,
+        x.reshape(-1),
+        contiguous(weight),
+        contiguous(bias),
+        y.reshape(-1),
+        *sizes,
+        eps,
+    )
     return y
 
 
 def layer_norm_backward(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float) -> Any:
-    """As kernels.norm.reference.layer_norm_backward: dy and x (..., C), weight (C,) -> dx (..., C), dweight (C,), dbias (C,)."""
+    """As kernels.norm.reference.layer_norm_backward: dy and x (..., C), weight (C,) -> dx (..., C), dweight (C,), dbias
+    (C,).
+    """
     if not _served(x, dy, weight):
         return NotImplemented
     dy, x, dx = contiguous(dy), contiguous(x), memory.empty(x.shape, np.float32)

@@ -1,7 +1,8 @@
 """Batch normalisation (with optional residual addition and ReLU) and layer normalisation.
 
 Batch norm treats x (N, H, W, C) as M = N H W rows of C channels. Statistics are float64 vectors of length C.
-Bytes per element, ideally: statistics 1 read; forward 1 read, 1 write; backward 2 reads for the sums, 2 reads and 1 write for dx.
+Bytes per element, ideally: statistics 1 read; forward 1 read, 1 write; backward 2 reads for the sums, 2 reads and 1
+    write for dx.
 Source: Ioffe & Szegedy, arXiv 1502.03167; Ba, Kiros & Hinton, arXiv 1607.06450.
 """
 
@@ -18,8 +19,11 @@ def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     return mean, sum_pixels((x - mean.astype(x.dtype)) ** 2) / rows
 
 
-def batch_norm_running(running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float) -> None:
-    """running = (1 - momentum) running + momentum value in place, the value of the variance being the unbiased one: variance rows / (rows - 1).
+def batch_norm_running(
+    running_mean: Array, running_var: Array, mean: Array, variance: Array, rows: int, momentum: float
+) -> None:
+    """running = (1 - momentum) running + momentum value in place, the value of the variance being the unbiased one:
+    variance rows / (rows - 1).
 
     running + momentum (value - running) would make NaN of two infinities of one sign.
     """
@@ -34,13 +38,21 @@ def batch_norm_inverse(variance: Array, eps: float) -> Array:
 
 
 def batch_norm_forward(
-    x: Array, weight: Array, bias: Array, mean: Array, inverse: Array, residual: Array | None = None, activation: str | None = None
+    x: Array,
+    weight: Array,
+    bias: Array,
+    mean: Array,
+    inverse: Array,
+    residual: Array | None = None,
+    activation: str | None = None,
 ) -> tuple[Array, Array | None]:
-    """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or 'relu'.
+    """y = act(xhat weight + bias + residual), xhat = (x - mean) inverse, inverse = 1 / sqrt(var + eps).  act: None or
+    'relu'.
 
     y has x's dtype (float16 is computed in float32 and rounded once); the vectors may be of any float type.
 
-    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here: whether not y <= 0, or None).
+    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here:
+    whether not y <= 0, or None).
     """
     dtype, x = x.dtype, x.astype(wide_type(x.dtype), copy=False)
     y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias.astype(x.dtype, copy=False)
@@ -64,8 +76,8 @@ def batch_norm_backward(
     with_residual: bool,
     overwrite: bool = False,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy; mask: what forward returned.  overwrite: dx may be written
-    over dy (it isn't, here).
+    """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy; mask: what forward returned.
+    overwrite: dx may be written over dy (it isn't, here).
 
     g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
     dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)
@@ -73,7 +85,10 @@ def batch_norm_backward(
     """
     xp = array_module(x)
     if activation is not None and (mask is None or mask.shape != x.shape):
-        raise ValueError("batch_norm_backward: the mask comes from another implementation; run forward and backward under the same use_kernels")
+        raise ValueError(
+            "batch_norm_backward: the mask comes from another implementation; run forward and backward under the same "
+            "use_kernels"
+        )
     g = dy if activation is None else xp.where(mask, dy, xp.zeros((), dy.dtype))
     dtype, dresidual = x.dtype, g if with_residual else None
     x, g = (a.astype(wide_type(a.dtype), copy=False) for a in (x, g))

@@ -1,4 +1,6 @@
-"""Rows of floats that are standardised, in vector programs: their means and variances, several rows at the same time."""
+"""Rows of floats that are standardised, in vector programs:
+their means and variances, several rows at the same time.
+"""
 
 from __future__ import annotations
 
@@ -80,8 +82,11 @@ class Rows:
 
         over_run(code, self.channels, second)
         out = []
-        for mean, offset, square, g, product in zip(means, *map(self._means, (offsets, squares, gs, products)), strict=True):
-            # The mean was rounded: `offset`, the mean of x - mean, is what it lacks. A row far from zero then loses nothing.
+        for mean, offset, square, g, product in zip(
+            means, *map(self._means, (offsets, squares, gs, products)), strict=True
+        ):
+            # The mean was rounded: `offset`, the mean of x - mean, is what it lacks. A row far from zero then loses
+            # nothing.
             inverse = 1 / math.sqrt(math.maximum(0, square - offset * offset) + self.eps)
             out.append(Row(mean, inverse, -offset * inverse, g, (product - offset * g) * inverse))
         return out

@@ -1,4 +1,6 @@
-"""The vectors of channels that batch norm needs, made from sums by chunks in kernels: no NumPy between two passes over a map."""
+"""The vectors of channels that batch norm needs, made from sums by chunks in kernels: no NumPy between two passes over
+a map.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def _moments_kernel() -> Kernel:
 
 
 def moments(sums: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and biased variance (C,), float64, of y (..., C) from its sums and sums of squares (chunks, 2, times C): `times` pixels in a row."""
+    """Mean and biased variance (C,), float64, of y (..., C) from its sums and sums of squares (chunks, 2, times C):
+    `times` pixels in a row.
+    """
     channels = y.shape[-1]
     mean, variance = memory.empty((channels,), np.float64), memory.empty((channels,), np.float64)
     sizes = len(sums), sums.shape[2] // channels, channels, y.size // channels, _TOGETHER
@@ -59,7 +63,14 @@ def _running_kernel() -> Kernel:
     return batch_norm_running
 
 
-def running(running_mean: np.ndarray, running_var: np.ndarray, mean: np.ndarray, variance: np.ndarray, rows: int, momentum: float) -> None:
+def running(
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    rows: int,
+    momentum: float,
+) -> None:
     """As kernels.norm.reference.batch_norm_running, of contiguous float32 running statistics."""
     mean, variance = contiguous(mean, np.float64), contiguous(variance, np.float64)
     parallel(_running_kernel(), 1, running_mean, running_var, mean, variance, momentum, rows, len(mean))
@@ -99,7 +110,12 @@ def _rows_kernel() -> Kernel:
 
 def _operands(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, ...]:
     """A norm's vectors as kernels take them; they may come in any layout and of any float type."""
-    return contiguous(weight, np.float32), contiguous(bias, np.float32), contiguous(mean, np.float64), contiguous(inverse, np.float64)
+    return (
+        contiguous(weight, np.float32),
+        contiguous(bias, np.float32),
+        contiguous(mean, np.float64),
+        contiguous(inverse, np.float64),
+    )
 
 
 def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> np.ndarray:
@@ -132,7 +148,9 @@ def totals(sums: np.ndarray, count: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _gradient_kernel() -> Kernel:
     @cpu_kernel("dpppppddiii")
-    def batch_norm_gradient_rows(start, stop, _scratch, sums, weight, bias, dweight, dbias, rows, mean, inverse, chunks, channels, count):  # type: ignore[no-untyped-def]
+    def batch_norm_gradient_rows(
+        start, stop, _scratch, sums, weight, bias, dweight, dbias, rows, mean, inverse, chunks, channels, count
+    ):  # type: ignore[no-untyped-def]
         for c in range(channels):
             first = second = 0.0
             for k in range(chunks):
@@ -151,7 +169,8 @@ def _gradient_kernel() -> Kernel:
 def gradient_rows(
     sums: np.ndarray, weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(dweight, dbias, rows) from the sums (chunks, 2, C) of g and g (x - mean); count: values per channel, 0 where mean and inverse are constants.
+    """(dweight, dbias, rows) from the sums (chunks, 2, C) of g and g (x - mean); count: values per channel, 0 where
+    mean and inverse are constants.
 
     dweight and dbias have the types of weight and bias.
 
@@ -160,5 +179,6 @@ def gradient_rows(
     channels = len(weight)
     dweight, dbias, out = (memory.empty((n * channels,), np.float32) for n in (1, 1, 5))
     gain, offset, mean, inverse = _operands(weight, bias, mean, inverse)
-    parallel(_gradient_kernel(), 1, sums.reshape(-1), gain, offset, dweight, dbias, out, mean, inverse, len(sums), channels, count)
+    parallel(_gradient_kernel(), 1, sums.reshape(-1), gain, offset, dweight, dbias, out, mean, inverse, len(sums),
+             channels, count)  # fmt: skip
     return contiguous(dweight, weight.dtype), contiguous(dbias, bias.dtype), out

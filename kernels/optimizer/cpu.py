@@ -1,4 +1,6 @@
-"""AdamW, SGD, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 20 read, 16 written."""
+"""AdamW, SGD, moving average and gradient norm in one pass each over the flat vectors. Bytes per parameter: 20 read, 16
+written.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +76,20 @@ _SGD_CONSTANTS = 5
 def _step_kernel(averaged: bool) -> Kernel:
     @program("ppppppiip")
     def step(
-        code: Code, p: Pointer, g: Pointer, m: Pointer, v: Pointer, decay: Pointer, average: Pointer, at: Int, length: Int, constants: Pointer
+        code: Code,
+        p: Pointer,
+        g: Pointer,
+        m: Pointer,
+        v: Pointer,
+        decay: Pointer,
+        average: Pointer,
+        at: Int,
+        length: Int,
+        constants: Pointer,
     ) -> None:
-        clip, first, second, rate, root, eps, learning_rate, kept = (code.broadcast(constants, k) for k in range(_CONSTANTS))
+        clip, first, second, rate, root, eps, learning_rate, kept = (
+            code.broadcast(constants, k) for k in range(_CONSTANTS)
+        )
 
         def body(i: Int, rest: Any) -> None:
             i = at + i
@@ -121,7 +134,11 @@ def adamw_step(
 ) -> Any:
     """As kernels.optimizer.reference.adamw_step."""
     vectors = (p, g, m, v, decay, p if average is None else average)
-    if decay.size != -(-p.size // LINE) or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors) or not p.size:
+    if (
+        decay.size != -(-p.size // LINE)
+        or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors)
+        or not p.size
+    ):
         return NotImplemented
     rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
     constants = np.array([clip, 1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay], np.float32)
@@ -132,7 +149,17 @@ def adamw_step(
 @lru_cache(maxsize=8)
 def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
     @program("pppppiip")
-    def step(code: Code, p: Pointer, g: Pointer, buffer: Pointer, decay: Pointer, average: Pointer, at: Int, length: Int, constants: Pointer) -> None:
+    def step(
+        code: Code,
+        p: Pointer,
+        g: Pointer,
+        buffer: Pointer,
+        decay: Pointer,
+        average: Pointer,
+        at: Int,
+        length: Int,
+        constants: Pointer,
+    ) -> None:
         clip, kept_momentum, fresh, learning_rate, kept = (code.broadcast(constants, k) for k in range(_SGD_CONSTANTS))
 
         def body(i: Int, rest: Any) -> None:
@@ -176,7 +203,11 @@ def sgd_step(
 ) -> Any:
     """As kernels.optimizer.reference.sgd_step."""
     vectors = (p, g, p if buffer is None else buffer, decay, p if average is None else average)
-    if decay.size != -(-p.size // LINE) or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors) or not p.size:
+    if (
+        decay.size != -(-p.size // LINE)
+        or any(a.dtype != np.float32 or not a.flags.c_contiguous for a in vectors)
+        or not p.size
+    ):
         return NotImplemented
     constants = np.array([clip, momentum, 1 - dampening, learning_rate, 1 - average_decay], np.float32)
     kernel = _sgd_kernel(buffer is not None, buffer is not None and nesterov, average is not None)
@@ -184,7 +215,7 @@ def sgd_step(
     return None
 
 
-# -- gathering --------------------------------------------------------------------------------------------------------------------
+# -- gathering ---------------------------------------------------------------------------------------------------------
 
 _PARTS = 32  # of one launch; a launch takes 7 microseconds with so many
 _PIECE = 16_384  # floats
@@ -217,8 +248,11 @@ Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in floats
 
 
 @lru_cache(maxsize=256)
-def _pieces(offsets: tuple[int, ...], sizes: tuple[int, ...], layouts: tuple[Layout | tuple[()] | None, ...], room: int) -> np.ndarray | None:
-    """Pieces of about _PIECE floats: (part or -1, first float in it, place in the vector, rows, columns, from row to row, from column to column).
+def _pieces(
+    offsets: tuple[int, ...], sizes: tuple[int, ...], layouts: tuple[Layout | tuple[()] | None, ...], room: int
+) -> np.ndarray | None:
+    """Pieces of about _PIECE floats: (part or -1, first float in it, place in the vector, rows, columns, from row to
+    row, from column to column).
 
     layouts: () is a contiguous part, None a missing one. None where a part does not fit into the vector.
     """

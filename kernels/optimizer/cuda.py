@@ -1,4 +1,6 @@
-"""The optimiser on CUDA: a pass for the norm, a pass for the step, nothing copied to the host; see optimizer.cu. float32 and float64."""
+"""The optimiser on CUDA: a pass for the norm, a pass for the step, nothing copied to the host; see optimizer.cu.
+float32 and float64.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from kernels.optimizer.layout import LINE
 MODULE = Module(
     "optimizer/optimizer.cu",
     (
-        *(f"{name}<{t}>" for name in ("adamw_plain", "adamw", "squares_plain", "squares", "clip", "gather") for t in ("float", "double")),
+        *(
+            f"{name}<{t}>"
+            for name in ("adamw_plain", "adamw", "squares_plain", "squares", "clip", "gather")
+            for t in ("float", "double")
+        ),
         "squares_finish",
     ),
 )
@@ -25,7 +31,11 @@ _STEP = ("first", "second", "rate", "root", "eps", "learning_rate", "kept")
 
 def _served(*arrays: Array) -> bool:
     first = arrays[0]
-    return first.dtype.name in _TYPES and first.size < 2**31 and all(a.dtype == first.dtype and a.flags.c_contiguous for a in arrays)
+    return (
+        first.dtype.name in _TYPES
+        and first.size < 2**31
+        and all(a.dtype == first.dtype and a.flags.c_contiguous for a in arrays)
+    )
 
 
 def in_runs(count: int, itemsize: int, *addresses: int) -> bool:
@@ -36,7 +46,9 @@ def in_runs(count: int, itemsize: int, *addresses: int) -> bool:
 def squares_launch(count: int, kind: str, runs: bool) -> Launch:
     """A partial sum per block, at most MOST_PARTS. count: of numbers."""
     if runs:
-        return Launch(f"squares<{kind}>", (min(blocks(count // (4 if kind == "float" else 2), THREADS), MOST_PARTS),), (THREADS,))
+        return Launch(
+            f"squares<{kind}>", (min(blocks(count // (4 if kind == "float" else 2), THREADS), MOST_PARTS),), (THREADS,)
+        )
     return Launch(f"squares_plain<{kind}>", (min(blocks(count, THREADS), MOST_PARTS),), (THREADS,))
 
 
@@ -98,12 +110,25 @@ def adamw_step(
     xp, kind = module_of("cuda"), _TYPES[p.dtype.name]
     constants = np.zeros((), np.dtype([(name, p.dtype) for name in _STEP]))
     rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
-    for name, value in zip(_STEP, (1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay), strict=True):
+    for name, value in zip(
+        _STEP, (1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay), strict=True
+    ):
         constants[name] = value
     runs = in_runs(p.size, p.itemsize, *(a.data.ptr for a in vectors))
     factor = xp.asarray(clip, p.dtype)
     pointer = np.uint64(0) if average is None else average
-    MODULE.run(step_launch(p.size, kind, runs), p, g, m, v, decay, pointer, factor, p.nbytes // 16 if runs else p.size, constants[()])
+    MODULE.run(
+        step_launch(p.size, kind, runs),
+        p,
+        g,
+        m,
+        v,
+        decay,
+        pointer,
+        factor,
+        p.nbytes // 16 if runs else p.size,
+        constants[()],
+    )
     return None
 
 

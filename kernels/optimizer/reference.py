@@ -19,7 +19,9 @@ def squared_norm(g: Array) -> Array:
 
 
 def clip_factor(squared: Array, largest: float, dtype: Any) -> Array:
-    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0, NaN where it is NaN: what `adamw_step` takes as clip."""
+    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0, NaN where it is NaN: what
+    `adamw_step` takes as clip.
+    """
     xp = array_module(squared)
     norm = xp.sqrt(squared)
     factor = xp.where(norm == 0, 1, xp.minimum(1, largest / xp.where(norm == 0, 1, norm)))
@@ -27,7 +29,9 @@ def clip_factor(squared: Array, largest: float, dtype: Any) -> Array:
 
 
 def gather(parts: Sequence[Array | None], out: Array, offsets: Sequence[int], sizes: Sequence[int]) -> None:
-    """out[offset : offset + size] = part, flattened; 0 for a part that is None. out (P,); numbers between the parts are left alone."""
+    """out[offset : offset + size] = part, flattened; 0 for a part that is None. out (P,); numbers between the parts are
+    left alone.
+    """
     for part, offset, size in zip(parts, offsets, sizes, strict=True):
         out[offset : offset + size] = 0 if part is None else part.reshape(-1)
 
@@ -48,7 +52,8 @@ def adamw_step(
     clip: Any,
     average_decay: float,
 ) -> None:
-    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` (ceil(P / LINE),) is the weight decay of every LINE parameters
+    """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` (ceil(P / LINE),) is the weight decay of
+    every LINE parameters
     (0: none), `clip` a number or a 0-d array of p's dtype.
 
     g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
@@ -81,7 +86,8 @@ def sgd_step(
     clip: Any,
     average_decay: float,
 ) -> None:
-    """One step of stochastic gradient descent, in place on p, buffer and `average`; all (P,), decay and clip as in `adamw_step`.
+    """One step of stochastic gradient descent, in place on p, buffer and `average`; all (P,), decay and clip as in
+    `adamw_step`.
 
     d = clip g + decay p    without a buffer: p <- p - lr d
     buffer <- momentum buffer + (1 - dampening) d    p <- p - lr (d + momentum buffer if nesterov, else buffer)

@@ -20,7 +20,11 @@ silu_backward = operator(reference.silu_backward, "dy any (*S); x any (*S)", **_
 gelu_forward = operator(reference.gelu_forward, "x any (*S)", **_FAST)
 gelu_backward = operator(reference.gelu_backward, "dy any (*S); x any (*S)", **_FAST)
 softmax_forward = operator(reference.softmax_forward, "x any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX)
-softmax_backward = operator(reference.softmax_backward, "dy any (*S); y any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX)
+softmax_backward = operator(
+    reference.softmax_backward, "dy any (*S); y any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX
+)
 log_softmax_forward = operator(reference.log_softmax_forward, "x any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX)
-log_softmax_backward = operator(reference.log_softmax_backward, "dy any (*S); y any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX)
+log_softmax_backward = operator(
+    reference.log_softmax_backward, "dy any (*S); y any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX
+)
 dropout_forward = operator(reference.dropout_forward, "x any (*S)", **{**_FAST, "cpu": "kernels.pointwise.dropout"})

@@ -21,7 +21,9 @@ Body = Callable[..., Vec]  # (code, input vectors ...) -> output vector
 
 
 def erf(code: Code, x: Vec) -> Vec:
-    """The error function, to 2e-7: erf |x| = 1 - t P(t) e^(-x^2) with t = 1 / (1 + |x| / 2); P interpolates at Chebyshev nodes of t."""
+    """The error function, to 2e-7: erf |x| = 1 - t P(t) e^(-x^2) with t = 1 / (1 + |x| / 2); P interpolates at
+    Chebyshev nodes of t.
+    """
     size = code.maximum(x, -x)
     t = 1 / code.fma(size, 0.5, 1)
     total = code.vec(_ERF[-1])
@@ -56,12 +58,16 @@ _BODIES: dict[str, Body] = {
     "silu_forward": lambda code, x: x * code.sigmoid(x),
     "silu_backward": lambda code, dy, x: _silu_gradient(code, dy, x),
     "gelu_forward": lambda code, x: x * _phi(code, x),
-    "gelu_backward": lambda code, dy, x: dy * code.fma(x * (1 / math.sqrt(2 * math.pi)), code.exp(x * x * -0.5), _phi(code, x)),
+    "gelu_backward": lambda code, dy, x: (
+        dy * code.fma(x * (1 / math.sqrt(2 * math.pi)), code.exp(x * x * -0.5), _phi(code, x))
+    ),
 }
 
 
 def _tanh(code: Code, x: Vec) -> Vec:
-    """(1 - e) / (1 + e) with e = e^(-2 |x|); where |x| < 0.5 that would cancel, so the series x - x^3 / 3 + ... serves, to x^13."""
+    """(1 - e) / (1 + e) with e = e^(-2 |x|); where |x| < 0.5 that would cancel, so the series x - x^3 / 3 + ... serves,
+    to x^13.
+    """
     size = code.maximum(x, -x)
     e = code.exp(size * -2)
     far = (1 - e) / (1 + e)

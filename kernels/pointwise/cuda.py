@@ -12,14 +12,30 @@ from kernels.core.device import Array, array_module
 from kernels.core.module import Launch, Module, blocks
 
 THREADS = 256
-ACTIVATIONS = {"relu": "Relu", "leaky_relu": "LeakyRelu", "sigmoid": "Sigmoid", "tanh": "Tanh", "silu": "Silu", "gelu": "Gelu"}
+ACTIVATIONS = {
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "silu": "Silu",
+    "gelu": "Gelu",
+}
 
 MODULE = Module(
     "pointwise/pointwise.cu",
     (
-        *(f"activation_{way}<{op}, {kind}>" for op in ACTIVATIONS.values() for way in ("forward", "backward") for kind in ("float", "double")),
+        *(
+            f"activation_{way}<{op}, {kind}>"
+            for op in ACTIVATIONS.values()
+            for way in ("forward", "backward")
+            for kind in ("float", "double")
+        ),
         "activation_plain<Gelu, float>",
-        *(f"{name}<{kind}>" for name in ("dropout", "softmax_forward", "softmax_backward") for kind in ("float", "double")),
+        *(
+            f"{name}<{kind}>"
+            for name in ("dropout", "softmax_forward", "softmax_backward")
+            for kind in ("float", "double")
+        ),
     ),
 )
 
@@ -112,7 +128,15 @@ def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Any:
     y = array_module(x).empty(x.shape, x.dtype)
     threshold = math.ceil(float(np.float32(p)) * 2**24)  # u >= p for u = (word >> 8) 2^-24
     words = [np.uint32(value >> shift & 0xFFFFFFFF) for value in (seed, offset) for shift in (0, 32)]
-    MODULE.run(flat_launch(f"dropout<{kind}>", x.size, 4), ready(x), y, x.dtype.type(1 / (1 - p)), np.uint32(threshold), *words, x.size)
+    MODULE.run(
+        flat_launch(f"dropout<{kind}>", x.size, 4),
+        ready(x),
+        y,
+        x.dtype.type(1 / (1 - p)),
+        np.uint32(threshold),
+        *words,
+        x.size,
+    )
     return y
 
 

@@ -1,6 +1,8 @@
-"""Fast dropout, float32: as many Philox blocks at once as a vector has lanes, their words then in the order of the elements.
+"""Fast dropout, float32: as many Philox blocks at once as a vector has lanes, their words then in the order of the
+elements.
 
-A block is ten rounds of two 32-bit products, some 60 instructions for four numbers; written for vectors, that is what a few numbers from memory cost.
+A block is ten rounds of two 32-bit products, some 60 instructions for four numbers; written for vectors, that is what a
+few numbers from memory cost.
 """
 
 from __future__ import annotations
@@ -41,23 +43,32 @@ class _Words:
     def splat_long(self, value: Int) -> ir.Value:
         """An integer in all lanes."""
         first = self.builder.insert_element(ir.Constant(self.longs, ir.Undefined), value.value, _WORD(0))
-        return self.builder.shuffle_vector(first, ir.Constant(self.longs, ir.Undefined), ir.Constant(self.words, [0] * self.lanes))
+        return self.builder.shuffle_vector(
+            first, ir.Constant(self.longs, ir.Undefined), ir.Constant(self.words, [0] * self.lanes)
+        )
 
     def product(self, a: ir.Value, factor: int) -> tuple[ir.Value, ir.Value]:
         """The upper and the lower half of a times a constant."""
         whole = self.builder.mul(self.builder.zext(a, self.longs), self.constant(self.longs, factor))
-        return self.builder.trunc(self.builder.lshr(whole, self.constant(self.longs, 32)), self.words), self.builder.trunc(whole, self.words)
+        return self.builder.trunc(
+            self.builder.lshr(whole, self.constant(self.longs, 32)), self.words
+        ), self.builder.trunc(whole, self.words)
 
     def philox(self, block: Int, low: Int, high: Int, keys: tuple[Int, Int]) -> list[ir.Value]:
         """The four words of as many blocks as there are lanes, from number `block` on."""
         numbers = self.builder.add(self.splat_long(block), self.constant(self.longs, *range(self.lanes)))
-        c0, c1 = self.builder.trunc(numbers, self.words), self.builder.trunc(self.builder.lshr(numbers, self.constant(self.longs, 32)), self.words)
+        c0, c1 = (
+            self.builder.trunc(numbers, self.words),
+            self.builder.trunc(self.builder.lshr(numbers, self.constant(self.longs, 32)), self.words),
+        )
         c2, c3 = self.splat(low), self.splat(high)
         k0, k1 = (self.splat(key) for key in keys)
         for _ in range(ROUNDS):
             (high0, low0), (high1, low1) = self.product(c0, MULTIPLIERS[0]), self.product(c2, MULTIPLIERS[1])
             c0, c1, c2, c3 = self._mixed(high1, c1, k0), low1, self._mixed(high0, c3, k1), low0
-            k0, k1 = (self.builder.add(k, self.constant(self.words, step)) for k, step in zip((k0, k1), WEYL, strict=True))
+            k0, k1 = (
+                self.builder.add(k, self.constant(self.words, step)) for k, step in zip((k0, k1), WEYL, strict=True)
+            )
         return [c0, c1, c2, c3]
 
     def _mixed(self, *words: ir.Value) -> ir.Value:
@@ -72,9 +83,22 @@ class _Words:
 
 @program("ppiiiiiiiif")
 def _drop(
-    code: Code, x: Pointer, y: Pointer, first: Int, last: Int, n: Int, low: Int, high: Int, key0: Int, key1: Int, least: Int, scale: Any
+    code: Code,
+    x: Pointer,
+    y: Pointer,
+    first: Int,
+    last: Int,
+    n: Int,
+    low: Int,
+    high: Int,
+    key0: Int,
+    key1: Int,
+    least: Int,
+    scale: Any,
 ) -> None:
-    """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more, else 0 x."""
+    """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more,
+    else 0 x.
+    """
     words, factor = _Words(code), code.splat(scale)
 
     def vectors(block: Int, rest: bool) -> None:
@@ -83,7 +107,9 @@ def _drop(
         for k, word in enumerate(w for pair in pairs for w in words.interleaved(*pair)):
             at = block * 4 + k * code.lanes
             count = n - at if rest else None
-            kept = code.builder.icmp_unsigned(">=", code.builder.lshr(word, words.constant(words.words, 8)), words.splat(least))
+            kept = code.builder.icmp_unsigned(
+                ">=", code.builder.lshr(word, words.constant(words.words, 8)), words.splat(least)
+            )
             code.store(code.load(x, at, count) * code.select(kept, factor, 0), y, at, count)
 
     whole = code.lesser(last, code.shifted(n, 2))
@@ -114,5 +140,15 @@ def dropout_forward(x: np.ndarray, p: float, seed: int, offset: int) -> Any:
     drawn(place, offset)
     blocks = -(-x.size // 4)
     threshold = math.ceil(float(np.float32(p)) * 2**24)  # keep when (word >> 8) >= p 2^24
-    parallel(_dropout_kernel(), -(-blocks // _BLOCKS), x.reshape(-1), y.reshape(-1), *words_of(seed), place, threshold, x.size, 1 / (1 - p))
+    parallel(
+        _dropout_kernel(),
+        -(-blocks // _BLOCKS),
+        x.reshape(-1),
+        y.reshape(-1),
+        *words_of(seed),
+        place,
+        threshold,
+        x.size,
+        1 / (1 - p),
+    )
     return y

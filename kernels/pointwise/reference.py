@@ -1,4 +1,6 @@
-"""Activations, softmax and dropout. Each backward says what it reads: the input x or the output y, whichever is cheaper."""
+"""Activations, softmax and dropout. Each backward says what it reads: the input x or the output y, whichever is
+cheaper.
+"""
 
 from __future__ import annotations
 
@@ -137,9 +139,11 @@ def log_softmax_backward(dy: Array, y: Array, axis: int) -> Array:
 
 
 def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Array:
-    """y = x m, m = keep / (1 - p), keep = [u >= p] with u the uniform numbers of the Philox stream (seed, offset). 0 times NaN or infinity is NaN.
+    """y = x m, m = keep / (1 - p), keep = [u >= p] with u the uniform numbers of the Philox stream (seed, offset). 0
+    times NaN or infinity is NaN.
 
-    It is its own backward: the mask is made again from (seed, offset), never stored.  (Srivastava et al., JMLR 15, 2014)
+    It is its own backward: the mask is made again from (seed, offset), never stored.  (Srivastava et al., JMLR 15,
+        2014)
     """
     xp = array_module(x)
     keep = random.uniform(seed, offset, x.shape, xp) >= p

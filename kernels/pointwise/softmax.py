@@ -1,4 +1,6 @@
-"""Fast softmax and log-softmax over the last axis, float32, and their gradients: a row is read from memory once, then it is in the cache."""
+"""Fast softmax and log-softmax over the last axis, float32, and their gradients: a row is read from memory once, then
+it is in the cache.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
     def softmax(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
         """y = e^(x - max) / sum e^(x - max), or its logarithm. y may be x."""
         top, total = code.variable(float("-inf")), code.variable(0.0)
-        over_run(code, length, lambda i, rest: top.set(code.maximum(code.kept(code.load(x, x0 + i, rest), rest, float("-inf")), top.get())))
+        over_run(
+            code,
+            length,
+            lambda i, rest: top.set(
+                code.maximum(code.kept(code.load(x, x0 + i, rest), rest, float("-inf")), top.get())
+            ),
+        )
         largest = code.largest(top.get())
 
         def exponentials(i: Int, rest: Any) -> None:
@@ -35,7 +43,9 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
         whole = code.total(total.get())
         if logarithm:
             size = code.log(whole)
-            over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest) - largest - size, y, y0 + i, rest))
+            over_run(
+                code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest) - largest - size, y, y0 + i, rest)
+            )
         else:
             over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) / whole, y, y0 + i, rest))
 

@@ -1,7 +1,9 @@
 """Fast max pooling: vector programs over channels, one output pixel (forward) or input pixel (backward) at a time.
 
-Forward reads each window and writes the maximum and one byte, the tap it came from. Backward is a gather: an input pixel adds dy of the
-windows whose byte names it. Bytes per output: its taps read, 5 written; backward: 5 read per window that covers the pixel, 4 written.
+Forward reads each window and writes the maximum and one byte, the tap it came from. Backward is a gather: an input
+pixel adds dy of the
+windows whose byte names it. Bytes per output: its taps read, 5 written; backward: 5 read per window that covers the
+    pixel, 4 written.
 """
 
 from __future__ import annotations
@@ -30,10 +32,14 @@ def _take(code: Code, best: Vec, where: Vec, value: Vec, tap: Any) -> tuple[Vec,
 
 
 def _make_whole(r: int, s: int, places: bool) -> Any:
-    """whole(x, x0, row, column, y, offset, y0, channels): an R x S window that lies inside, unrolled. places: write offsets."""
+    """whole(x, x0, row, column, y, offset, y0, channels): an R x S window that lies inside, unrolled. places: write
+    offsets.
+    """
 
     @program("piiippii")
-    def whole(code: Code, x: Pointer, x0: Int, row: Int, column: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+    def whole(
+        code: Code, x: Pointer, x0: Int, row: Int, column: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
+    ) -> None:
         taps = [x + x0 + row * i + column * j for i in range(r) for j in range(s)]
 
         def body(c: Int, rest: Any) -> None:
@@ -57,7 +63,9 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
     """first_tap starts a window with one tap, next_tap compares its maximum so far with a further one."""
 
     @program("piippii")
-    def first_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+    def first_tap(
+        code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
+    ) -> None:
         number = code.number(tap)
 
         def body(c: Int, rest: Any) -> None:
@@ -68,7 +76,9 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
         over_run(code, channels, body)
 
     @program("piippii")
-    def next_tap(code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int) -> None:
+    def next_tap(
+        code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
+    ) -> None:
         number = code.number(tap)
 
         def body(c: Int, rest: Any) -> None:
@@ -118,15 +128,23 @@ def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
 def _geometry(n: int, size: Pair, c: int, window: Window) -> np.ndarray:
     p, q = window.output_size(size)
     (top, _), (left, _) = window.padding
-    return np.array((*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0]), np.int64)
+    return np.array(
+        (*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0]), np.int64
+    )
 
 
 def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> Any:
-    """As kernels.pool.reference.max_pool2d_forward, for float32 and windows of up to 256 taps that meet the image everywhere."""
+    """As kernels.pool.reference.max_pool2d_forward, for float32 and windows of up to 256 taps that meet the image
+    everywhere.
+    """
     r, s = window.kernel
     (top, bottom), (left, right) = window.padding
     (er, es) = window.extent
-    alone = max(top, bottom) >= er or max(left, right) >= es or (window.dilation != (1, 1) and (top or bottom or left or right))
+    alone = (
+        max(top, bottom) >= er
+        or max(left, right) >= es
+        or (window.dilation != (1, 1) and (top or bottom or left or right))
+    )
     if x.dtype != np.float32 or not x.size or r * s > 256 or alone:
         return NotImplemented
     x = contiguous(x)
@@ -135,12 +153,16 @@ def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> An
     y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c if places else 0), np.uint8)
     per = max(1, _CHUNK // (q * c))
     geometry = _geometry(n, (h, w), c, window)
-    parallel(_forward_kernel(r, s, places), -(-n * p // per), x.reshape(-1), y.reshape(-1), offset.reshape(-1), geometry, per)
+    parallel(
+        _forward_kernel(r, s, places), -(-n * p // per), x.reshape(-1), y.reshape(-1), offset.reshape(-1), geometry, per
+    )
     return y, offset if places else None
 
 
 @program("ppipiii")
-def _add_claimed(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, tap: Int, channels: Int) -> None:
+def _add_claimed(
+    code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, tap: Int, channels: Int
+) -> None:
     """dx += dy where the window's maximum is `tap`."""
     number = code.number(tap)
 
@@ -152,10 +174,14 @@ def _add_claimed(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer,
 
 
 def _make_spread(r: int, s: int, into: bool) -> Any:
-    """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written (into: added to) once."""
+    """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written
+    (into: added to) once.
+    """
 
     @program("ppipiiii")
-    def spread(code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int) -> None:
+    def spread(
+        code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int
+    ) -> None:
         def body(c: Int, rest: Any) -> None:
             value, where = code.load(dy, d0 + c, rest), code.load_bytes(offset, d0 + c, rest)
             for i in range(r):
@@ -170,16 +196,22 @@ def _make_spread(r: int, s: int, into: bool) -> Any:
 
 
 def _make_gather(r: int, s: int, into: bool) -> Any:
-    """gather(dy, offset, d0, row, dx, x0, channels): a pixel that all R S windows of stride 1 cover; d0 is the window of tap 0."""
+    """gather(dy, offset, d0, row, dx, x0, channels): a pixel that all R S windows of stride 1 cover; d0 is the window
+    of tap 0.
+    """
 
     @program("ppiipii")
-    def gather(code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int) -> None:
+    def gather(
+        code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int
+    ) -> None:
         def body(c: Int, rest: Any) -> None:
             total = code.load(dx, x0 + c, rest) if into else code.vec(0)
             for i in range(r):
                 for j in range(s):
                     at = d0 - row * i - channels * j + c
-                    total = total + code.select(code.load_bytes(offset, at, rest).equals(i * s + j), code.load(dy, at, rest), 0)
+                    total = total + code.select(
+                        code.load_bytes(offset, at, rest).equals(i * s + j), code.load(dy, at, rest), 0
+                    )
             code.store(total, dx, x0 + c, rest)
 
         over_run(code, channels, body)
@@ -228,12 +260,16 @@ def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
             image, row = line // p, line % p
             for column in range(q):
-                spread(dy, offset, (line * q + column) * c, dx, ((image * h + row * r) * w + column * s) * c, w * c, c, c)
+                spread(
+                    dy, offset, (line * q + column) * c, dx, ((image * h + row * r) * w + column * s) * c, w * c, c, c
+                )
 
     return max_pool2d_spread
 
 
-def max_pool2d_backward(dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None) -> Any:
+def max_pool2d_backward(
+    dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None
+) -> Any:
     """As kernels.pool.reference.max_pool2d_backward."""
     if (
         dy.dtype != np.float32

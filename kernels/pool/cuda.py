@@ -17,7 +17,11 @@ GRID = 65_535  # parts of a line at most
 MODULE = Module(
     "pool/pool.cu",
     (
-        *(f"max_pool2d_forward<{types}, {r}, {s}>" for r, s in ((0, 0), *UNROLLED) for types in ("float, 4", "float, 1", "double, 1")),
+        *(
+            f"max_pool2d_forward<{types}, {r}, {s}>"
+            for r, s in ((0, 0), *UNROLLED)
+            for types in ("float, 4", "float, 1", "double, 1")
+        ),
         *variants("max_pool2d_gather", "max_pool2d_spread"),
     ),
 )

@@ -8,10 +8,11 @@ from kernels.core.geometry import Pair, Window
 
 
 def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[Array, Array | None]:
-    """y[n,p,q,c] = max over the window; outside x counts as -inf.  x (N, H, W, C) -> y (N, P, Q, C), offset (N, P, Q, C).
+    """y[n,p,q,c] = max over the window; outside x counts as -inf.  x (N, H, W, C) -> y (N, P, Q, C), offset (N, P, Q,
+    C).
 
-    `offset` is r * S + s of the first maximum in scan order that lies inside x, or of the last NaN (PyTorch's rules), uint8 for windows of up to
-    256 taps.
+    `offset` is r * S + s of the first maximum in scan order that lies inside x, or of the last NaN (PyTorch's rules),
+    uint8 for windows of up to 256 taps.
     Without `places` it may be None: nobody is going to ask where the maximum was.
     """
     xp = array_module(x)

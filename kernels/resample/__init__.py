@@ -4,7 +4,14 @@ from kernels.core.dispatch import operator
 from kernels.resample import reference
 from kernels.resample.reference import adaptive_matrix, average_matrix, bilinear_matrix, nearest_matrix
 
-__all__ = ["adaptive_matrix", "average_matrix", "bilinear_matrix", "nearest_matrix", "resample2d_backward", "resample2d_forward"]
+__all__ = [
+    "adaptive_matrix",
+    "average_matrix",
+    "bilinear_matrix",
+    "nearest_matrix",
+    "resample2d_backward",
+    "resample2d_forward",
+]
 
 _FAST = {"cpu": "kernels.resample.cpu", "cuda": "kernels.resample.cuda"}
 

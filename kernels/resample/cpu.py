@@ -1,6 +1,8 @@
-"""Y = A X B^T by rows: every output row is a weighted sum of a few input rows (A is sparse), every output pixel of a few pixels of that.
+"""Y = A X B^T by rows: every output row is a weighted sum of a few input rows (A is sparse), every output pixel of a
+few pixels of that.
 
-Bytes per element: the input rows with a nonzero weight read, the output written; the row between the two steps stays in the cache.
+Bytes per element: the input rows with a nonzero weight read, the output written; the row between the two steps stays in
+    the cache.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ _CHUNK = 16_384  # output floats per chunk, about
 def _axpy(code: Code, a: Any, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
     """y += a x."""
     factor = code.splat(a)
-    over_run(code, length, lambda i, rest: code.store(code.fma(factor, code.load(x, x0 + i, rest), code.load(y, y0 + i, rest)), y, y0 + i, rest))
+    over_run(
+        code,
+        length,
+        lambda i, rest: code.store(
+            code.fma(factor, code.load(x, x0 + i, rest), code.load(y, y0 + i, rest)), y, y0 + i, rest
+        ),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +65,8 @@ def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
     p, q = len(a), len(b)
     y = memory.empty((n, p, q, c), np.float32)
     per = max(1, _CHUNK // (q * c))
-    parallel(_kernel(), -(-n * p // per), x.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1), n * p, h, w, c, p, q, per, scratch=w * c)
+    parallel(_kernel(), -(-n * p // per), x.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1), n * p, h, w, c, p,
+             q, per, scratch=w * c)  # fmt: skip
     return y
 
 

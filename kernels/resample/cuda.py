@@ -1,4 +1,6 @@
-"""Resampling on CUDA: matrices become bands, are copied to the device once and kept there; the kernels are described in resample.cu."""
+"""Resampling on CUDA: matrices become bands, are copied to the device once and kept there; the kernels are described in
+resample.cu.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def packs_launch(kernel: str, count: int) -> Launch:
 
 
 def plan(a: tuple[int, int, int], b: tuple[int, int, int]) -> str:
-    """'plane', 'ab' or 'ba': how to apply two matrices given as (rows, columns, width of the band); the smaller map goes between."""
+    """'plane', 'ab' or 'ba': how to apply two matrices given as (rows, columns, width of the band); the smaller map
+    goes between.
+    """
     if a[2] * b[2] <= PLANE:
         return "plane"
     return "ab" if a[0] * b[1] <= a[1] * b[0] else "ba"
@@ -83,7 +87,9 @@ def _plane(x: Array, a: Bands, b: Bands) -> Array:
     y = array_module(x).empty((n, p, q, c), x.dtype)
     kernel = variant("resample_plane", "float" if x.dtype == np.float32 else "double", c)
     count, packs = y.size // width_of(kernel), c // width_of(kernel)
-    MODULE.run(packs_launch(kernel, count), x, *a, *b, y, count, h, w, p, q, packs, a.weights.shape[1], b.weights.shape[1])
+    MODULE.run(
+        packs_launch(kernel, count), x, *a, *b, y, count, h, w, p, q, packs, a.weights.shape[1], b.weights.shape[1]
+    )
     return y
 
 

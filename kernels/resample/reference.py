@@ -28,7 +28,9 @@ def resample2d_forward(x: Array, a: Array, b: Array) -> Array:
 
 
 def _product(a: Array, x: Array) -> Array:
-    """a @ x, (P, H) @ (..., H, M), where a weight of 0 takes nothing: not even the NaN that 0 times infinity would be."""
+    """a @ x, (P, H) @ (..., H, M), where a weight of 0 takes nothing:
+    not even the NaN that 0 times infinity would be.
+    """
     xp = array_module(x)
     y = a @ x
     if bool(xp.isfinite(y).all()):
@@ -47,7 +49,9 @@ def resample2d_backward(dy: Array, a: Array, b: Array) -> Array:
 
 @functools.lru_cache(maxsize=256)
 def adaptive_matrix(n: int, out: int) -> Matrix:
-    """(out, n): row i averages the pixels [floor(i n / out), ceil((i + 1) n / out)). out = 1 is the mean, out = n the identity."""
+    """(out, n): row i averages the pixels [floor(i n / out), ceil((i + 1) n / out)). out = 1 is the mean, out = n the
+    identity.
+    """
     a = np.zeros((out, n))
     for i in range(out):
         start, stop = i * n // out, -(-(i + 1) * n // out)
@@ -56,8 +60,12 @@ def adaptive_matrix(n: int, out: int) -> Matrix:
 
 
 @functools.lru_cache(maxsize=256)
-def average_matrix(n: int, kernel: int, stride: int, before: int, after: int, count_include_pad: bool, ceil_mode: bool) -> Matrix:
-    """(P, n) of a sliding mean. The divisor is the window clipped to the padded size, or to the input (not count_include_pad)."""
+def average_matrix(
+    n: int, kernel: int, stride: int, before: int, after: int, count_include_pad: bool, ceil_mode: bool
+) -> Matrix:
+    """(P, n) of a sliding mean. The divisor is the window clipped to the padded size, or to the input (not
+    count_include_pad).
+    """
     span = n + before + after - kernel
     p = (-(-span // stride) if ceil_mode else span // stride) + 1
     if ceil_mode and (p - 1) * stride >= n + before:
@@ -73,7 +81,9 @@ def average_matrix(n: int, kernel: int, stride: int, before: int, after: int, co
 
 @functools.lru_cache(maxsize=256)
 def bilinear_matrix(n: int, out: int, align_corners: bool) -> Matrix:
-    """(out, n) of linear interpolation: source = (i + .5) n / out - .5 clipped at 0, or i (n - 1) / (out - 1) with align_corners."""
+    """(out, n) of linear interpolation: source = (i + .5) n / out - .5 clipped at 0, or i (n - 1) / (out - 1) with
+    align_corners.
+    """
     i = np.arange(out)
     if align_corners:
         source = i * ((n - 1) / (out - 1) if out > 1 else 0.0)

@@ -15,7 +15,9 @@ from kernels.core.threads import flat, parallel
 
 _SMALL = 16_384  # floats; below, NumPy is as fast
 _CHUNK = 65_536
-_ROWS = 32  # pixels moved at a time for one map after the other: what they make up stays in the L1 cache, and its lines are written once
+# pixels moved at a time for one map after the other: what they make up stays in the L1 cache, and its lines are written
+# once
+_ROWS = 32
 _MOST = 8  # maps
 
 
@@ -23,11 +25,14 @@ _MOST = 8  # maps
 def _rows_kernel(together: bool) -> Kernel:
     """Copies between one wide map and up to _MOST narrow ones: into the wide one (together), or out of it.
 
-    steps: three for each map, the wide one last: floats from image to image, line to line, pixel to pixel; 0 where a map repeats itself.
+    steps: three for each map, the wide one last: floats from image to image, line to line, pixel to pixel; 0 where a
+        map repeats itself.
     """
 
     @cpu_kernel("p" * (_MOST + 1) + f"g{_MOST}g{3 * _MOST + 3}iiiii", "concat" if together else "split")
-    def move_channels(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, wide, sizes, steps, count, lines, pixels, rows, per_chunk):  # type: ignore[no-untyped-def]
+    def move_channels(
+        start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, wide, sizes, steps, count, lines, pixels, rows, per_chunk
+    ):  # type: ignore[no-untyped-def]
         maps = (m0, m1, m2, m3, m4, m5, m6, m7)
         for chunk in range(start, stop):
             row, end = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
@@ -49,7 +54,9 @@ def _rows_kernel(together: bool) -> Kernel:
 
 
 def _memory(x: np.ndarray) -> np.ndarray | None:
-    """The numbers of a contiguous map, or of one that repeats a contiguous one along its leading axes, each once; None for any other."""
+    """The numbers of a contiguous map, or of one that repeats a contiguous one along its leading axes, each once; None
+    for any other.
+    """
     once = x if x.flags.c_contiguous else x[tuple(slice(None) if step else slice(1) for step in x.strides)]
     same = once.shape[-1] == x.shape[-1] and 0 < x.ndim <= 4
     return once.reshape(-1) if once is x or (same and once.flags.c_contiguous) else None
@@ -68,11 +75,19 @@ def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
     else:
         shape = (1,) * (4 - wide.ndim) + wide.shape
         lines, pixels = shape[1:3]
-        steps = [tuple(0 if n == 1 else s // 4 for n, s in zip(shape[:3], ((0,) * (4 - m.ndim) + m.strides)[:3], strict=True)) for m in (*maps, wide)]
+        steps = [
+            tuple(
+                0 if n == 1 else s // 4 for n, s in zip(shape[:3], ((0,) * (4 - m.ndim) + m.strides)[:3], strict=True)
+            )
+            for m in (*maps, wide)
+        ]
     per = max(_ROWS, _CHUNK // width // _ROWS * _ROWS)
     rest = _MOST - len(maps)
     padded = found[:-1] + [found[-1]] * (rest + 1)
-    geometry = np.array(sizes + [0] * rest, np.int64), np.array(steps[:-1] + [(0, 0, 0)] * rest + steps[-1:], np.int64).reshape(-1)
+    geometry = (
+        np.array(sizes + [0] * rest, np.int64),
+        np.array(steps[:-1] + [(0, 0, 0)] * rest + steps[-1:], np.int64).reshape(-1),
+    )
     parallel(_rows_kernel(together), -(-rows // per), *padded, *geometry, len(maps), lines, pixels, rows, per)
     return True
 
@@ -110,7 +125,11 @@ def _add_kernel() -> Kernel:
 
 def accumulate(total: np.ndarray, more: np.ndarray) -> Any:
     """As kernels.shape.reference.accumulate."""
-    if total.shape != more.shape or not _large([total, more]) or not (total.flags.c_contiguous and more.flags.c_contiguous):
+    if (
+        total.shape != more.shape
+        or not _large([total, more])
+        or not (total.flags.c_contiguous and more.flags.c_contiguous)
+    ):
         return NotImplemented
     parallel(_add_kernel(), -(-total.size // _CHUNK), total.reshape(-1), more.reshape(-1), total.size)
     return None

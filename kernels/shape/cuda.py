@@ -46,13 +46,21 @@ def _move(maps: Sequence[Array], wide: Array, together: bool) -> bool:
     pointers = [m.data.ptr for m in maps] + [0] * (MOST_MAPS - len(maps))
     argument = np.array([(pointers, starts, 0)], _MAPS)[0]
     count = wide.size * wide.itemsize // unit
-    MODULE.run(flat_launch(f"move_channels<{UNITS[unit]}, {str(together).lower()}>", count), argument, wide, count, sum(sizes) // unit)
+    MODULE.run(
+        flat_launch(f"move_channels<{UNITS[unit]}, {str(together).lower()}>", count),
+        argument,
+        wide,
+        count,
+        sum(sizes) // unit,
+    )
     return True
 
 
 def _served(arrays: Sequence[Array]) -> bool:
     """One dtype of at least 4 bytes, something in every array, and not too many of them."""
-    return 0 < len(arrays) <= MOST_MAPS and len({a.dtype for a in arrays}) == 1 and all(0 < a.size <= MOST for a in arrays)
+    return (
+        0 < len(arrays) <= MOST_MAPS and len({a.dtype for a in arrays}) == 1 and all(0 < a.size <= MOST for a in arrays)
+    )
 
 
 def concat_channels(xs: Sequence[Array]) -> Any:
@@ -79,5 +87,10 @@ def accumulate(total: Array, more: Array) -> Any:
     kind = type_of(total, more)
     if kind is None or total.shape != more.shape or not is_ready(total):
         return NotImplemented
-    MODULE.run(flat_launch(f"accumulate<{kind}>", blocks(total.size * total.itemsize, ALIGNMENT)), total, ready(more), total.size)
+    MODULE.run(
+        flat_launch(f"accumulate<{kind}>", blocks(total.size * total.itemsize, ALIGNMENT)),
+        total,
+        ready(more),
+        total.size,
+    )
     return None

@@ -1,4 +1,6 @@
-"""Long runs:  python -m tests.conformance --calls 200000 --seed 0 [--only conv2d,max_pool2d] [--out FILE.json [--summary]] [--case conv2d:17]"""
+"""Long runs:  python -m tests.conformance --calls 200000 --seed 0 [--only conv2d,max_pool2d] [--out FILE.json
+[--summary]] [--case conv2d:17]
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,23 @@ CHUNK = 250
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description="Compare every operator with PyTorch on generated cases.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.conformance", description="Compare every operator with PyTorch on generated cases."
+    )
     parser.add_argument("--calls", type=int, default=20000, help="how many cases, spread evenly over the operators")
     parser.add_argument("--seed", type=int, default=0, help="which cases: another seed gives other ones")
     parser.add_argument("--only", default="", help="these operators only, separated by commas")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--out", type=Path, help="results as JSON; a run that finds its file there goes on where it ended")
+    parser.add_argument(
+        "--out", type=Path, help="results as JSON; a run that finds its file there goes on where it ended"
+    )
     parser.add_argument("--case", default="", help="show and check a single case: NAME:NUMBER")
-    parser.add_argument("--summary", action="store_true", help="print the results of --out as a table of Markdown, and stop")
-    parser.add_argument("--differences", action="store_true", help="print the documented differences from PyTorch, and stop")
+    parser.add_argument(
+        "--summary", action="store_true", help="print the results of --out as a table of Markdown, and stop"
+    )
+    parser.add_argument(
+        "--differences", action="store_true", help="print the documented differences from PyTorch, and stop"
+    )
     return parser.parse_args()
 
 
@@ -43,7 +53,13 @@ def _add(total: dict, part: dict) -> None:
 
 def _show(name: str, tally: dict) -> None:
     others = {k: v for k, v in tally["compared"].items() if k not in ("values", "errors")}
-    print(f"{name:32} {tally['tried']:7} cases {tally['compared'].get('values', 0):7} values {tally['compared'].get('errors', 0):6} errors", end="")
+    print(
+        (
+            f"{name:32} {tally['tried']:7} cases {tally['compared'].get('values', 0):7} values "
+            f"{tally['compared'].get('errors', 0):6} errors"
+        ),
+        end="",
+    )
     print(f" {sum(tally['findings'].values()):5} findings" + "".join(f"; {v} {k}" for k, v in others.items()))
     sys.stdout.flush()
     for what, texts in tally["examples"].items():
@@ -71,12 +87,20 @@ def differences() -> list[str]:
 
 
 def summary(saved: dict[str, Any]) -> list[str]:
-    """A saved run as a table of Markdown: how many calls of each operator gave values, errors on both sides, documented differences, findings."""
+    """A saved run as a table of Markdown: how many calls of each operator gave values, errors on both sides, documented
+    differences, findings.
+    """
     lines = ["| operator | calls | values | errors | differences | findings |", "|---|--:|--:|--:|--:|--:|"]
     sums = [0] * 5
     for name, row in saved["rows"].items():
         values, errors = (row["compared"].get(key, 0) for key in ("values", "errors"))
-        counts = [row["tried"], values, errors, sum(row["compared"].values()) - values - errors, sum(row["findings"].values())]
+        counts = [
+            row["tried"],
+            values,
+            errors,
+            sum(row["compared"].values()) - values - errors,
+            sum(row["findings"].values()),
+        ]
         lines.append(f"| `{name}` | " + " | ".join(map(str, counts)) + " |")
         sums = [a + b for a, b in zip(sums, counts, strict=True)]
     return [*lines, "| all | " + " | ".join(map(str, sums)) + " |", "", f"Seed {saved['seed']}."]
@@ -124,7 +148,10 @@ def main() -> int:
             args.out.write_text(json.dumps({"seed": args.seed, "rows": totals}, indent=1))
         if totals[name]["tried"] >= each:
             _show(name, totals[name])
-    tried, findings = sum(t["tried"] for t in totals.values()), sum(sum(t["findings"].values()) for t in totals.values())
+    tried, findings = (
+        sum(t["tried"] for t in totals.values()),
+        sum(sum(t["findings"].values()) for t in totals.values()),
+    )
     seconds = time.perf_counter() - begun
     print(f"{tried} cases, {findings} findings; {(tried - before) / max(seconds, 1e-9):.0f} cases a second in this run")
     return findings > 0

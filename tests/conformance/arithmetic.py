@@ -12,7 +12,20 @@ import torch
 from autograd import Tensor, ops, random
 
 from .choices import Choices
-from .operands import NUMBERS, Case, Operand, array, broadcastable, case, dtype, number, other_dtype, palette, shape, tensor
+from .operands import (
+    NUMBERS,
+    Case,
+    Operand,
+    array,
+    broadcastable,
+    case,
+    dtype,
+    number,
+    other_dtype,
+    palette,
+    shape,
+    tensor,
+)
 from .table import Difference, Row
 
 F = torch.nn.functional
@@ -66,7 +79,11 @@ def _where(d: Choices) -> Case:
 
 
 def _leaky(d: Choices) -> Case:
-    return case(d, [tensor(d, shape(d), dtype(d))], negative_slope=d.pick((0.01, 0.2, 0.0, 1.0, -0.5, 2, float("nan"), float("inf"))))
+    return case(
+        d,
+        [tensor(d, shape(d), dtype(d))],
+        negative_slope=d.pick((0.01, 0.2, 0.0, 1.0, -0.5, 2, float("nan"), float("inf"))),
+    )
 
 
 def _add_relu(d: Choices) -> Case:
@@ -95,7 +112,9 @@ def _torch_blend(x: Any, other: Any, z: Any) -> Any:
 def _out_of_range(c: Case) -> bool:
     """Whether a number does not fit the dtype of the Tensor that it meets."""
     given = [o for o in c.operands if o is not None]
-    numbers = [o.values for o in given if not isinstance(o.values, np.ndarray)] + [v for v in c.settings.values() if isinstance(v, (int, float))]
+    numbers = [o.values for o in given if not isinstance(o.values, np.ndarray)] + [
+        v for v in c.settings.values() if isinstance(v, (int, float))
+    ]
     kinds = [o.values.dtype for o in given if isinstance(o.values, np.ndarray) and o.values.dtype.kind in "iuf"]
     return any(_outside(n, k) for n in numbers for k in kinds)
 
@@ -108,7 +127,11 @@ def _outside(n: Any, kind: np.dtype) -> bool:
 
 RANGE = Difference(
     "a number that the dtype of the Tensor it meets does not hold",
-    "integers are refused and floats become infinite; PyTorch wraps integers in some operators and refuses floats in others",
+    (
+        "integers are refused and floats become infinite; PyTorch wraps integers in some operators and refuses floats "
+        "in "
+        "others"
+    ),
     "any",
     _out_of_range,
 )
@@ -116,7 +139,9 @@ MINUS_TRUE = Difference(
     "subtracting True or False",
     "they count as 1 and 0, as in Python; PyTorch refuses",
     "allow",
-    lambda c: any(isinstance(o.values, bool) or getattr(o.values, "dtype", np.dtype(int)).kind == "b" for o in c.operands),
+    lambda c: any(
+        isinstance(o.values, bool) or getattr(o.values, "dtype", np.dtype(int)).kind == "b" for o in c.operands
+    ),
 )
 
 
@@ -124,7 +149,9 @@ ROOT = Difference(
     "the gradient of x ** 0.5 at -0",
     "infinity, the limit from the right; PyTorch takes the root of -0, which is -0, and has -infinity",
     "infinite",
-    lambda c: c.settings["exponent"] == 0.5 and bool((np.signbit(c.operands[0].values) & (c.operands[0].values == 0)).any()),
+    lambda c: (
+        c.settings["exponent"] == 0.5 and bool((np.signbit(c.operands[0].values) & (c.operands[0].values == 0)).any())
+    ),
 )
 TWO_BOOLEANS = Difference(
     "a boolean to the power of True or False",
@@ -145,19 +172,27 @@ def of_numbers(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pair(name: str, mine: Callable[..., Any], other: Callable[..., Any], **settings: Any) -> Row:
-    return Row(name, two_operands, mine, other, "element", differences=(RANGE, *settings.pop("differences", ())), **settings)
+    return Row(
+        name, two_operands, mine, other, "element", differences=(RANGE, *settings.pop("differences", ())), **settings
+    )
 
 
-def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
+def _single(
+    name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any
+) -> Row:
     return Row(name, draw or one_operand(), getattr(ops, name), other, "element", **settings)
 
 
 def _dropout(d: Choices) -> Case:
-    p, training = d.pick(((0.5, True), (0.2, True), (0.0, True), (0.5, False), (0.0, False), (1.0, True), (-0.1, True), (1.5, False)))
+    p, training = d.pick(
+        ((0.5, True), (0.2, True), (0.0, True), (0.5, False), (0.0, False), (1.0, True), (-0.1, True), (1.5, False))
+    )
     return case(d, [tensor(d, shape(d), dtype(d), palette(d, 30))], p=p, training=training, seed=d.integer(0, 999))
 
 
-def drawn_dropout(dropout: Callable[..., Any], like: Callable[[Any], Any] = lambda x: x) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def drawn_dropout(
+    dropout: Callable[..., Any], like: Callable[[Any], Any] = lambda x: x
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """The calls of a dropout here and in PyTorch, which gets our draw: what becomes of ones, 0 or 1 / (1 - p).
 
     like: the draw as it should be, of one where places share their fate.
@@ -185,7 +220,14 @@ ALL_DROPPED = Difference(
     "refuse",
     lambda c: c.settings["p"] == 1,
 )
-COMPARISONS = {"equal": "eq", "not_equal": "ne", "less": "lt", "less_equal": "le", "greater": "gt", "greater_equal": "ge"}
+COMPARISONS = {
+    "equal": "eq",
+    "not_equal": "ne",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
+}
 
 ROWS = [
     _pair("add", ops.add, torch.add, words=("add",)),

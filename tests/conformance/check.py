@@ -21,7 +21,8 @@ from .table import Difference, Row
 CLEAR = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError)
 FEW = 8  # roundings
 SAMPLES = 12  # further places at which PyTorch's error is measured
-LACKING = ("not implemented for", "not supported for", "expected m1 and m2")  # what PyTorch says where it merely lacks a kernel for a dtype
+# what PyTorch says where it merely lacks a kernel for a dtype
+LACKING = "not implemented for", "not supported for", "expected m1 and m2"
 
 
 class Finding(AssertionError):
@@ -62,7 +63,14 @@ def _quietly() -> Iterator[None]:
 def ours(row: Row, case: Case) -> Outcome:
     """Our outcome. An operand that is not what it was counts as an error."""
     result = Outcome()
-    args = [Tensor(o.given, requires_grad=o.grad) if o is not None and o.form == "tensor" else None if o is None else o.given for o in case.operands]
+    args = [
+        Tensor(o.given, requires_grad=o.grad)
+        if o is not None and o.form == "tensor"
+        else None
+        if o is None
+        else o.given
+        for o in case.operands
+    ]
     with _quietly(), use_kernels(case.backend):
         try:
             made = row.ours(*args, **case.settings)
@@ -91,10 +99,14 @@ def _torch_operand(o: Operand | None, double: bool, noise: np.random.Generator |
     return t.requires_grad_() if o.grad else t
 
 
-def theirs(row: Row, case: Case, double: bool = False, noise: np.random.Generator | None = None, like: Outcome | None = None) -> Outcome:
-    """PyTorch's outcome; double: on the operands in float64, with the cotangents that `like` had; noise: on operands off by a rounding.
+def theirs(
+    row: Row, case: Case, double: bool = False, noise: np.random.Generator | None = None, like: Outcome | None = None
+) -> Outcome:
+    """PyTorch's outcome; double: on the operands in float64, with the cotangents that `like` had; noise: on operands
+    off by a rounding.
 
-    Without oneDNN: it leaves out padding in float32 only, and its gradient of a strided 1x1 filter writes outside of its array.
+    Without oneDNN: it leaves out padding in float32 only, and its gradient of a strided 1x1 filter writes outside of
+        its array.
     """
     result = Outcome()
     with _quietly(), torch.backends.mkldnn.flags(enabled=False):
@@ -108,17 +120,24 @@ def theirs(row: Row, case: Case, double: bool = False, noise: np.random.Generato
             roots = [k for k, recorded in enumerate(result.recorded) if recorded]
             dys = [cotangent(case, k, (like or result).values[k]).astype(result.values[k].dtype) for k in roots]
             if noise is not None:
-                dys = [dy * (1 + np.finfo(like.values[k].dtype).eps * noise.choice((-1.0, 1.0), dy.shape)) for k, dy in zip(roots, dys, strict=True)]
+                dys = [
+                    dy * (1 + np.finfo(like.values[k].dtype).eps * noise.choice((-1.0, 1.0), dy.shape))
+                    for k, dy in zip(roots, dys, strict=True)
+                ]
             if roots:
                 torch.autograd.backward([outputs[k] for k in roots], [torch.from_numpy(np.array(dy)) for dy in dys])
-            result.gradients = [a.grad.numpy() if isinstance(a, torch.Tensor) and a.grad is not None else None for a in args]
+            result.gradients = [
+                a.grad.numpy() if isinstance(a, torch.Tensor) and a.grad is not None else None for a in args
+            ]
         except Exception as error:
             result.error = error
     return result
 
 
 def check(row: Row, case: Case) -> str:
-    """Compare one case; Finding where the two differ. Says what was compared: 'values', 'errors', or which documented difference applied."""
+    """Compare one case; Finding where the two differ. Says what was compared: 'values', 'errors', or which documented
+    difference applied.
+    """
     frozen = [None if o is None or not isinstance(o.given, np.ndarray) else o.given.copy() for o in case.operands]
     mine, native = ours(row, case), theirs(row, case)
     for k, (o, was) in enumerate(zip(case.operands, frozen, strict=True)):
@@ -132,7 +151,12 @@ def check(row: Row, case: Case) -> str:
     if native.error is not None:
         if applying is not None or lacking:
             return applying.what if applying is not None else "PyTorch lacks the dtype"
-        raise Finding(row, case, "value where PyTorch raises", f"got {mine.values[0].dtype} {mine.values[0].shape}; {_short(native.error)}")
+        raise Finding(
+            row,
+            case,
+            "value where PyTorch raises",
+            f"got {mine.values[0].dtype} {mine.values[0].shape}; {_short(native.error)}",
+        )
     if applying is not None and applying.ours == "refuse":
         raise Finding(row, case, "value where a refusal is documented", applying.what)
     if applying is not None and applying.ours in ("other", "any"):
@@ -145,7 +169,9 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def _check_error(row: Row, case: Case, mine: Outcome, native: Outcome, lacking: bool, applying: Difference | None) -> None:
+def _check_error(
+    row: Row, case: Case, mine: Outcome, native: Outcome, lacking: bool, applying: Difference | None
+) -> None:
     error = mine.error
     text = _short(error)  # type: ignore[arg-type]
     if not isinstance(error, CLEAR):
@@ -161,7 +187,9 @@ def _compare(row: Row, case: Case, mine: Outcome, native: Outcome, unlike: str) 
     """unlike: in what the results may differ, as in Difference.ours."""
     if len(mine.values) != len(native.values):
         raise Finding(row, case, "outputs", f"got {len(mine.values)}, expected {len(native.values)}")
-    has_floats = any(o is not None and isinstance(o.values, np.ndarray) and o.values.dtype.kind == "f" for o in case.operands)
+    has_floats = any(
+        o is not None and isinstance(o.values, np.ndarray) and o.values.dtype.kind == "f" for o in case.operands
+    )
     double = theirs(row, case, True, like=native) if has_floats else native
     if double.error is not None:
         double = native
@@ -171,7 +199,9 @@ def _compare(row: Row, case: Case, mine: Outcome, native: Outcome, unlike: str) 
         if mine.recorded[k] != native.recorded[k]:
             raise Finding(row, case, "requires_grad", f"{what}: {mine.recorded[k]}, expected {native.recorded[k]}")
         _check_values(row, case, what, a, b, c, lambda o, k=k: o.values[k], row.scale == "element", unlike)
-    for k, (o, a, b, c) in enumerate(zip(case.operands, mine.gradients, native.gradients, double.gradients, strict=True)):
+    for k, (o, a, b, c) in enumerate(
+        zip(case.operands, mine.gradients, native.gradients, double.gradients, strict=True)
+    ):
         if unlike == "value" or o is None or not o.grad or (a is None and b is None):
             continue
         zeros = np.zeros(o.values.shape, o.values.dtype)
@@ -179,7 +209,17 @@ def _compare(row: Row, case: Case, mine: Outcome, native: Outcome, unlike: str) 
         what = f"gradient of operand {k}"
         _check_kind(row, case, what, a, b)
         alone = row.scale == "element" and o.values.shape == native.values[0].shape
-        _check_values(row, case, what, a, b, c, lambda o, k=k, z=zeros: z if o.gradients[k] is None else o.gradients[k], alone, unlike)
+        _check_values(
+            row,
+            case,
+            what,
+            a,
+            b,
+            c,
+            lambda o, k=k, z=zeros: z if o.gradients[k] is None else o.gradients[k],
+            alone,
+            unlike,
+        )
 
 
 def _check_kind(row: Row, case: Case, what: str, a: np.ndarray, b: np.ndarray) -> None:
@@ -194,8 +234,12 @@ def _classes(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), 2, np.where(np.isinf(x), np.sign(x), 0))
 
 
-def _check_values(row: Row, case: Case, what: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, part: Any, alone: bool, unlike: str) -> None:
-    """a: ours, b: PyTorch's in the same dtype, c: PyTorch's in float64. Either of b and c may say where NaN and infinities are."""
+def _check_values(
+    row: Row, case: Case, what: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, part: Any, alone: bool, unlike: str
+) -> None:
+    """a: ours, b: PyTorch's in the same dtype, c: PyTorch's in float64. Either of b and c may say where NaN and
+    infinities are.
+    """
     if a.dtype.kind != "f":
         if not np.array_equal(a, b):
             raise Finding(row, case, what, f"got {_text(a)}, expected {_text(b)}")
@@ -223,11 +267,20 @@ def _check_values(row: Row, case: Case, what: str, a: np.ndarray, b: np.ndarray,
     if (error <= bar).all():
         return
     if row.cancels and (what.startswith("gradient") or not row.cancels.endswith(", in the gradient")):
-        bar = bar + FEW * float(np.finfo(a.dtype).eps) * _largest(case) + (_allowance(row, case, c, part, finite, alone) if row.smooth else 0.0)
+        bar = (
+            bar
+            + FEW * float(np.finfo(a.dtype).eps) * _largest(case)
+            + (_allowance(row, case, c, part, finite, alone) if row.smooth else 0.0)
+        )
     if not (error <= bar).all():
         worst = np.unravel_index(int(np.argmax(error - bar)), a.shape)
-        numbers = f"{float(a[worst])!r}, expected {float(c[worst])!r} (PyTorch {float(b[worst])!r}; off by {error[worst]:.3g})"
-        raise Finding(row, case, what, f"at {tuple(int(i) for i in worst)} got {numbers}; got {_text(a)}, expected {_text(b)}")
+        numbers = (
+            f"{float(a[worst])!r}, expected {float(c[worst])!r} (PyTorch {float(b[worst])!r}; off by "
+            f"{error[worst]:.3g})"
+        )
+        raise Finding(
+            row, case, what, f"at {tuple(int(i) for i in worst)} got {numbers}; got {_text(a)}, expected {_text(b)}"
+        )
 
 
 def _largest(case: Case) -> float:
@@ -241,9 +294,11 @@ def _largest(case: Case) -> float:
 
 
 def _bar(a: np.ndarray, b: np.ndarray, c: np.ndarray, finite: np.ndarray, alone: bool) -> Any:
-    """3 x the error of PyTorch's version in the same dtype + a few roundings of the largest value (or of each value, where it stands alone).
+    """3 x the error of PyTorch's version in the same dtype + a few roundings of the largest value (or of each value,
+    where it stands alone).
 
-    What lies below the normal numbers may come out as 0 on either side."""
+    What lies below the normal numbers may come out as 0 on either side.
+    """
     info = np.finfo(a.dtype)
     size, naive = np.where(finite, np.abs(c), 0.0), _apart(b, c, finite)
     if not alone:
@@ -252,10 +307,12 @@ def _bar(a: np.ndarray, b: np.ndarray, c: np.ndarray, finite: np.ndarray, alone:
 
 
 def _sampled(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray, alone: bool) -> Any:
-    """The largest error of PyTorch's version in the same dtype at inputs near the case's: at a single one it may happen to be exact.
+    """The largest error of PyTorch's version in the same dtype at inputs near the case's: at a single one it may happen
+    to be exact.
 
-    In float64 there is nothing to compare PyTorch's version with: there it is the error of its float32 version, scaled to float64's rounding, or
-    where float32 does not hold the numbers, what a rounding of every input and cotangent changes.
+    In float64 there is nothing to compare PyTorch's version with: there it is the error of its float32 version, scaled
+    to float64's rounding, or where float32 does not hold the numbers, what a rounding of every input and cotangent
+    changes.
     """
     largest = np.zeros(c.shape)
     wide = any(o is not None and getattr(o.values, "dtype", None) == np.float64 for o in case.operands)
@@ -272,7 +329,9 @@ def _sampled(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray,
 
 
 def _allowance(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarray, alone: bool) -> Any:
-    """How far the results move when every input is off by one rounding: what no algorithm in this dtype can be asked to beat, times a few."""
+    """How far the results move when every input is off by one rounding: what no algorithm in this dtype can be asked to
+    beat, times a few.
+    """
     moved = np.zeros(c.shape)
     like = theirs(row, case)
     for seed in range(3):
@@ -284,7 +343,9 @@ def _allowance(row: Row, case: Case, c: np.ndarray, part: Any, finite: np.ndarra
 
 
 def _moved(case: Case, seed: int) -> Case:
-    """The case with every input off by a rounding, and other cotangents: PyTorch's error there is another sample of what this dtype loses."""
+    """The case with every input off by a rounding, and other cotangents: PyTorch's error there is another sample of
+    what this dtype loses.
+    """
     rng = np.random.default_rng(seed)
     operands = []
     for o in case.operands:
@@ -298,9 +359,13 @@ def _moved(case: Case, seed: int) -> Case:
 
 
 def _narrow(case: Case) -> Case:
-    """The case in float32: what PyTorch's float32 version loses, scaled to a rounding of float64, bounds what ours may lose in float64."""
+    """The case in float32: what PyTorch's float32 version loses, scaled to a rounding of float64, bounds what ours may
+    lose in float64.
+    """
     operands = [
-        dataclasses.replace(o, values=o.values.astype(np.float32)) if o is not None and getattr(o.values, "dtype", None) == np.float64 else o
+        dataclasses.replace(o, values=o.values.astype(np.float32))
+        if o is not None and getattr(o.values, "dtype", None) == np.float64
+        else o
         for o in case.operands
     ]
     return dataclasses.replace(case, operands=operands)

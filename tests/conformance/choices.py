@@ -10,7 +10,9 @@ import numpy as np
 
 
 class Choices:
-    """Choices from a seed, recorded. The first option of every choice is the simplest one: shrinking moves towards it."""
+    """Choices from a seed, recorded. The first option of every choice is the simplest one:
+    shrinking moves towards it.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)

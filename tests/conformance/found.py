@@ -1,4 +1,6 @@
-"""What generated cases have found, as small cases of their own: (row, arrays, settings). None is an operand left out; integers have no gradient."""
+"""What generated cases have found, as small cases of their own: (row, arrays, settings). None is an operand left out;
+integers have no gradient.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ FOUND: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("max_pool2d", [image([NAN, NAN], [-INF, 1]).astype(np.float64)], {"kernel_size": 2, "padding": 1, "stride": 1}),
     ("max_pool2d", [np.zeros((2, 0, 5, 5), np.float32)], {"kernel_size": 2, "padding": 1}),
     ("avg_pool2d", [image([2, 1, 4])], {"kernel_size": 2, "ceil_mode": True, "count_include_pad": False}),
-    ("avg_pool2d", [image([2, INF, 4, 5, 1], [1, 2, 3, NAN, 1]).astype(np.float64)], {"kernel_size": (1, 2), "stride": 1}),
+    (
+        "avg_pool2d",
+        [image([2, INF, 4, 5, 1], [1, 2, 3, NAN, 1]).astype(np.float64)],
+        {"kernel_size": (1, 2), "stride": 1},
+    ),
     ("adaptive_avg_pool2d", [np.zeros((1, 0, 2, 1), np.float32)], {"output_size": 2}),
     ("resize_nearest", [image([2, INF, 4], [1, 2, NAN]).astype(np.float64)], {"size": (2, 5)}),
     ("resize_nearest", [np.zeros((1, 2, 0, 1), np.float32)], {"size": 3}),
@@ -64,7 +70,11 @@ def as_case(arrays: list[Any], settings: dict[str, Any]) -> Case:
         if x is None or isinstance(x, Operand):
             operands.append(x)
         elif isinstance(x, np.ndarray):
-            operands.append(Operand(np.ascontiguousarray(x, x.dtype.newbyteorder("=")).reshape(x.shape), x, grad=x.dtype.kind == "f"))
+            operands.append(
+                Operand(
+                    np.ascontiguousarray(x, x.dtype.newbyteorder("=")).reshape(x.shape), x, grad=x.dtype.kind == "f"
+                )
+            )
         else:
             operands.append(Operand(x, x, "number", False))
     return Case(operands, settings)

@@ -66,12 +66,20 @@ def _torch_clip(x: Any, low: Any, high: Any, min: Any, max: Any) -> Any:
     """PyTorch's, for which a plain array without axes becomes a Tensor of the dtype in which it meets x."""
     if low is None and high is None:
         return torch.clamp(x, min, max)
-    low, high = (b if b is None or isinstance(b, torch.Tensor) else torch.tensor(b, dtype=torch.result_type(x, b)) for b in (low, high))
+    low, high = (
+        b if b is None or isinstance(b, torch.Tensor) else torch.tensor(b, dtype=torch.result_type(x, b))
+        for b in (low, high)
+    )
     return torch.clamp(x, low, high)
 
 
 def _softplus(d: Choices) -> Case:
-    return case(d, [tensor(d, shape(d), dtype(d), palette(d, 30))], beta=d.pick((1.0, 2.0, 0.5, 1)), threshold=d.pick((20.0, 1.0, 0.0, 20)))
+    return case(
+        d,
+        [tensor(d, shape(d), dtype(d), palette(d, 30))],
+        beta=d.pick((1.0, 2.0, 0.5, 1)),
+        threshold=d.pick((20.0, 1.0, 0.0, 20)),
+    )
 
 
 def _spread(d: Choices) -> Case:
@@ -119,7 +127,10 @@ def index(d: Choices, dims: tuple[int, ...], size: int, wrong: int = 4) -> Opera
     values = np.asarray(d.generator().integers(0, max(size, 1), dims))
     if values.size and d.chance(wrong):
         values.flat[-1] = size
-    given = laid_out(values.astype(d.pick(INTEGERS) if d.chance(25) else "int64"), d.pick(("C", "strided", "F", "swapped", "read-only")))
+    given = laid_out(
+        values.astype(d.pick(INTEGERS) if d.chance(25) else "int64"),
+        d.pick(("C", "strided", "F", "swapped", "read-only")),
+    )
     return Operand(np.array(given, np.int64), given, d.pick(("array", "tensor")), False)
 
 
@@ -169,7 +180,10 @@ def _embedding(d: Choices) -> Case:
 
 def _stack(d: Choices) -> Case:
     dims, name = shape(d, 0, 3), dtype(d, 15)
-    operands = [tensor(d, shape(d) if d.chance(2) else dims, dtype(d, 15) if d.chance(4) else name) for _ in range(d.integer(1, 4))]
+    operands = [
+        tensor(d, shape(d) if d.chance(2) else dims, dtype(d, 15) if d.chance(4) else name)
+        for _ in range(d.integer(1, 4))
+    ]
     return case(d, operands, axis=axis(d, len(dims) + 1, many=False))
 
 
@@ -207,11 +221,15 @@ def _einsum(d: Choices) -> Case:
         lead = shape(d, 0, 2) if term.startswith("...") and not operands else ()
         dims = (*lead, *(sizes[letter] + d.chance(1) for letter in term.replace(".", "")))
         operands.append(tensor(d, dims, other_dtype(d, name, 2), palette(d, 10)))
-    return case(d, operands, equation=equation, numbers=d.generator().permutation(52).tolist() if d.chance(35) else None)
+    return case(
+        d, operands, equation=equation, numbers=d.generator().permutation(52).tolist() if d.chance(35) else None
+    )
 
 
 def _listed(xs: Sequence[Any], equation: str, numbers: list[int]) -> list[Any]:
-    """The arguments of the other form: every operand with the list of its indices, `numbers` in the place of letters; the result's list last."""
+    """The arguments of the other form: every operand with the list of its indices, `numbers` in the place of letters;
+    the result's list last.
+    """
     left, arrow, out = equation.partition("->")
     names = dict(zip(sorted(set(equation) - set("->,.")), numbers, strict=False))
 
@@ -253,7 +271,12 @@ def _group_norm(d: Choices) -> Case:
     name, groups = dtype(d, 0, 6), d.integer(1, 4)
     c = groups * d.integer(1, 4) + d.chance(2)
     vectors = [None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6)) for _ in range(2)]
-    return case(d, [tensor(d, (length(d, 3), *shape(d, 0, 2), c), name, palette(d, 10)), *vectors], num_groups=groups, eps=d.pick((1e-5, 1e-2)))
+    return case(
+        d,
+        [tensor(d, (length(d, 3), *shape(d, 0, 2), c), name, palette(d, 10)), *vectors],
+        num_groups=groups,
+        eps=d.pick((1e-5, 1e-2)),
+    )
 
 
 def _torch_group_norm(x: Any, w: Any, b: Any, num_groups: int, eps: float) -> Any:
@@ -271,7 +294,12 @@ def _torch_group_norm(x: Any, w: Any, b: Any, num_groups: int, eps: float) -> An
 def _rms_norm(d: Choices) -> Case:
     name, c = dtype(d, 0, 6), length(d, 6)
     weight = None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6))
-    return case(d, [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight], eps=d.pick((1e-5, 1e-2, 1e-6, None)), name=name)
+    return case(
+        d,
+        [tensor(d, (*shape(d, 0, 3), c), name, palette(d, 12)), weight],
+        eps=d.pick((1e-5, 1e-2, 1e-6, None)),
+        name=name,
+    )
 
 
 def _our_rms_norm(x: Any, w: Any, eps: float | None, name: str) -> Any:
@@ -285,12 +313,21 @@ def _torch_rms_norm(x: Any, w: Any, eps: float | None, name: str) -> Any:
     return F.rms_norm(x, x.shape[-1:], w, eps)
 
 
-def _single(name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
+def _single(
+    name: str, other: Callable[..., Any], draw: Callable[[Choices], Case] | None = None, **settings: Any
+) -> Row:
     return Row(name, draw or one_operand(), getattr(ops, name), other, "element", **settings)
 
 
 def _over(name: str, method: str, draw: Callable[[Choices], Case] | None = None, **settings: Any) -> Row:
-    return Row(name, draw or reduced(), getattr(ops, name), all_or(method), differences=(NO_AXES, *settings.pop("differences", ())), **settings)
+    return Row(
+        name,
+        draw or reduced(),
+        getattr(ops, name),
+        all_or(method),
+        differences=(NO_AXES, *settings.pop("differences", ())),
+        **settings,
+    )
 
 
 def _torch_prod(x: Any, axis: Any, keepdims: bool) -> Any:
@@ -298,7 +335,9 @@ def _torch_prod(x: Any, axis: Any, keepdims: bool) -> Any:
     if axis == ():
         return x.prod()
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    if any(not -max(x.ndim, 1) <= a < max(x.ndim, 1) for a in axes) or len({a % max(x.ndim, 1) for a in axes}) < len(axes):
+    if any(not -max(x.ndim, 1) <= a < max(x.ndim, 1) for a in axes) or len({a % max(x.ndim, 1) for a in axes}) < len(
+        axes
+    ):
         raise IndexError("no such axes")
     for a in sorted((a % max(x.ndim, 1) for a in axes), reverse=True):
         x = x.prod(a, keepdim=keepdims)
@@ -335,7 +374,9 @@ def _finite_product(c: Case) -> bool:
     x, axis = c.operands[0].values, c.settings["axis"]
     with np.errstate(all="ignore"):
         try:
-            return bool(np.isfinite(np.prod(np.maximum(np.abs(x), 1), None if axis == () else axis, dtype=x.dtype)).all())
+            return bool(
+                np.isfinite(np.prod(np.maximum(np.abs(x), 1), None if axis == () else axis, dtype=x.dtype)).all()
+            )
         except (ValueError, IndexError):  # no such axes
             return True
 
@@ -350,12 +391,17 @@ NO_INDEX = Difference(
     "an index without numbers whose axes do not fit",
     "refused as any other; PyTorch does not look at it",
     "refuse",
-    lambda c: not c.operands[1].values.size and _misfits(c.operands[1].values.shape, c.operands[0].values.shape, c.settings["axis"]),
+    lambda c: (
+        not c.operands[1].values.size
+        and _misfits(c.operands[1].values.shape, c.operands[0].values.shape, c.settings["axis"])
+    ),
 )
 
 
 def _misfits(index: tuple[int, ...], x: tuple[int, ...], axis: int) -> bool:
-    return len(index) != len(x) or any(i > n for a, (i, n) in enumerate(zip(index, x, strict=True)) if a != axis % len(x))
+    return len(index) != len(x) or any(
+        i > n for a, (i, n) in enumerate(zip(index, x, strict=True)) if a != axis % len(x)
+    )
 
 
 LARGER_SOURCE = Difference(
@@ -390,9 +436,15 @@ WIDER_BOUND = Difference(
 )
 ORDER = Difference(
     "einsum of three operands, one of them with NaN or infinity",
-    "which two are multiplied first is left open, and with it whether an infinity meets a 0 or another infinity before it is summed",
+    (
+        "which two are multiplied first is left open, and with it whether an infinity meets a 0 or another infinity "
+        "before it is summed"
+    ),
     "infinite",
-    lambda c: len(c.operands) == 3 and (c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands)),
+    lambda c: (
+        len(c.operands) == 3
+        and (c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands))
+    ),
 )
 ONE_DTYPE = Difference(
     "einsum of Tensors of different dtypes",
@@ -416,14 +468,51 @@ ROWS = [
     _over("logsumexp", "logsumexp"),
     Row("prod", reduced(), ops.prod, _torch_prod, differences=(NO_AXES, NOT_FINITE)),
     Row("cumsum", _one_axis, ops.cumsum, lambda x, axis: torch.cumsum(x, axis)),
-    Row("argmax", _arg, ops.argmax, lambda x, axis, keepdims: torch.argmax(x, axis, keepdim=keepdims), differences=(MASKS,)),
-    Row("argmin", _arg, ops.argmin, lambda x, axis, keepdims: torch.argmin(x, axis, keepdim=keepdims), differences=(MASKS,)),
-    Row("sort", _sort, ops.sort, lambda x, axis, descending: torch.sort(x, dim=axis, descending=descending, stable=True), "element", smooth=False),
-    Row("argsort", _argsort, ops.argsort, lambda x, axis, descending: torch.argsort(x, dim=axis, descending=descending, stable=True)),
-    Row("topk", _topk, lambda x, axis, k, largest: ops.topk(x, k, axis, largest)[0], _topk_torch, "element", smooth=False, differences=(MASKS, TIES)),
+    Row(
+        "argmax",
+        _arg,
+        ops.argmax,
+        lambda x, axis, keepdims: torch.argmax(x, axis, keepdim=keepdims),
+        differences=(MASKS,),
+    ),
+    Row(
+        "argmin",
+        _arg,
+        ops.argmin,
+        lambda x, axis, keepdims: torch.argmin(x, axis, keepdim=keepdims),
+        differences=(MASKS,),
+    ),
+    Row(
+        "sort",
+        _sort,
+        ops.sort,
+        lambda x, axis, descending: torch.sort(x, dim=axis, descending=descending, stable=True),
+        "element",
+        smooth=False,
+    ),
+    Row(
+        "argsort",
+        _argsort,
+        ops.argsort,
+        lambda x, axis, descending: torch.argsort(x, dim=axis, descending=descending, stable=True),
+    ),
+    Row(
+        "topk",
+        _topk,
+        lambda x, axis, k, largest: ops.topk(x, k, axis, largest)[0],
+        _topk_torch,
+        "element",
+        smooth=False,
+        differences=(MASKS, TIES),
+    ),
     Row("take", _take, ops.take, _torch_take, "element"),
     Row(
-        "gather", _gather, lambda x, i, axis: ops.gather(x, axis, i), lambda x, i, axis: torch.gather(x, axis, i), "element", differences=(NO_INDEX,)
+        "gather",
+        _gather,
+        lambda x, i, axis: ops.gather(x, axis, i),
+        lambda x, i, axis: torch.gather(x, axis, i),
+        "element",
+        differences=(NO_INDEX,),
     ),
     Row(
         "scatter_add",

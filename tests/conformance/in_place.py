@@ -23,7 +23,9 @@ def _two(d: Choices) -> Case:
     x = tensor(d, dims, name, palette(d, 20), grad=False)
     which = d.integer(0, 9)
     if which < 6:
-        y = tensor(d, broadcastable(d, dims), dtype(d, integers=30) if d.chance(25) else name, palette(d, 20), grad=False)
+        y = tensor(
+            d, broadcastable(d, dims), dtype(d, integers=30) if d.chance(25) else name, palette(d, 20), grad=False
+        )
     elif which < 8:
         y = array(d, broadcastable(d, dims), dtype(d, integers=30))
         as_seen(x, y)
@@ -73,11 +75,18 @@ def _integers(c: Case, holds: Callable[[np.ndarray], Any]) -> bool:
 
 def _is_no_integer(c: Case) -> bool:
     x, y = (np.asarray(o.values) for o in c.operands)
-    return x.dtype.kind in "iu" and y.dtype.kind == "f" and not bool(((np.iinfo(x.dtype).min <= y) & (y <= np.iinfo(x.dtype).max)).all())
+    return (
+        x.dtype.kind in "iu"
+        and y.dtype.kind == "f"
+        and not bool(((np.iinfo(x.dtype).min <= y) & (y <= np.iinfo(x.dtype).max)).all())
+    )
 
 
 BY_ZERO = Difference(
-    "integers divided by 0 and rounded down", "0 and a warning, as in NumPy; PyTorch raises", "allow", lambda c: _integers(c, lambda y: y == 0)
+    "integers divided by 0 and rounded down",
+    "0 and a warning, as in NumPy; PyTorch raises",
+    "allow",
+    lambda c: _integers(c, lambda y: y == 0),
 )
 FRACTIONS = Difference(
     "negative powers of integers",
@@ -97,7 +106,9 @@ ROWS = [
     _row(
         "copy_",
         lambda x, y: x.copy_(y),
-        theirs=lambda x, y: x.copy_(y if isinstance(y, torch.Tensor) else torch.tensor(y, dtype=torch.float64 if isinstance(y, float) else None)),
+        theirs=lambda x, y: x.copy_(
+            y if isinstance(y, torch.Tensor) else torch.tensor(y, dtype=torch.float64 if isinstance(y, float) else None)
+        ),
         differences=(RANGE, NO_INTEGER),
     ),
     _row("+=", operator.iadd, differences=(RANGE,)),

@@ -67,7 +67,15 @@ ROWS = [
     Row("bitwise_or", _bits, ops.bitwise_or, operator.or_, "element", differences=(RANGE,)),
     Row("bitwise_xor", _bits, ops.bitwise_xor, operator.xor, "element", differences=(RANGE,)),
     Row("bitwise_not", _inverted, ops.bitwise_not, torch.bitwise_not, "element"),
-    Row("floor_divide", _constant, ops.floor_divide, of_numbers(torch.floor_divide), "element", smooth=False, differences=(RANGE, BY_ZERO)),
+    Row(
+        "floor_divide",
+        _constant,
+        ops.floor_divide,
+        of_numbers(torch.floor_divide),
+        "element",
+        smooth=False,
+        differences=(RANGE, BY_ZERO),
+    ),
     Row(
         "remainder",
         two_operands,
@@ -78,5 +86,13 @@ ROWS = [
         cancels=BROADCAST,
         differences=(RANGE, BY_ZERO),
     ),
-    Row("cast", _cast, ops.cast, lambda x, dtype: x.to(getattr(torch, dtype)), "element", smooth=False, differences=(UNDEFINED,)),
+    Row(
+        "cast",
+        _cast,
+        ops.cast,
+        lambda x, dtype: x.to(getattr(torch, dtype)),
+        "element",
+        smooth=False,
+        differences=(UNDEFINED,),
+    ),
 ]

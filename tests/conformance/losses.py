@@ -35,7 +35,13 @@ def _cross_entropy(d: Choices) -> Case:
     ignore = d.pick((None, None, 0, 1, 255, -100))
     x = tensor(d, (*dims, classes), name, palette(d, 15))
     weight = None if d.chance(60) else tuple(d.pick((0.5, 1.0, 2.0, 0.0, 3.0)) for _ in range(classes + d.chance(3)))
-    return case(d, [x, labels(d, dims, classes, ignore)], weight=weight, ignore_index=ignore, label_smoothing=d.pick((0.0, 0.0, 0.1, 1.0, 0.5)))
+    return case(
+        d,
+        [x, labels(d, dims, classes, ignore)],
+        weight=weight,
+        ignore_index=ignore,
+        label_smoothing=d.pick((0.0, 0.0, 0.1, 1.0, 0.5)),
+    )
 
 
 def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_smoothing: float) -> Any:
@@ -46,13 +52,17 @@ def _torch_cross_entropy(x: Any, t: Any, weight: Any, ignore_index: Any, label_s
 
 
 def _segmentation(**settings: Sequence[Any]) -> Callable[[Choices], Case]:
-    """Logits and labels of losses that PyTorch has not: finite logits and cotangents, since a composition is no authority on others."""
+    """Logits and labels of losses that PyTorch has not: finite logits and cotangents, since a composition is no
+    authority on others.
+    """
 
     def draw(d: Choices) -> Case:
         dims, classes = shape(d, 0, 3), d.integer(2, 6)
         ignore = d.pick((None, None, 0, 1, 255, -100))
         x = tensor(d, (*dims, classes), dtype(d), d.pick(PALETTES[:3]))
-        weight = None if d.chance(60) else tuple(d.pick((0.5, 1.0, 2.0, 0.0, 3.0)) for _ in range(classes + d.chance(3)))
+        weight = (
+            None if d.chance(60) else tuple(d.pick((0.5, 1.0, 2.0, 0.0, 3.0)) for _ in range(classes + d.chance(3)))
+        )
         drawn = {key: d.pick(options) for key, options in settings.items()}
         return case(d, [x, labels(d, dims, classes, ignore)], weight=weight, ignore_index=ignore, **drawn)
 
@@ -111,7 +121,9 @@ def _torch_generalized_dice(x: Any, t: Any, weight: Any, ignore_index: Any, abse
 
 
 def _torch_mcc(x: Any, t: Any, weight: Any, ignore_index: Any) -> Any:
-    """Class by class the covariance of probability and truth, over the spread of two binary variables of their means."""
+    """Class by class the covariance of probability and truth,
+    over the spread of two binary variables of their means.
+    """
     z, t, w = _pixels(x, t, weight, ignore_index)
     p = z.softmax(1)
     some = (t.sum(0) > 0) & (t.sum(0) < len(t))
@@ -122,8 +134,12 @@ def _torch_mcc(x: Any, t: Any, weight: Any, ignore_index: Any) -> Any:
     return (w * (1 - c)).sum() / w.sum()
 
 
-def _torch_margin(x: Any, t: Any, weight: Any, ignore_index: Any, power: int, false_positive: float, reduction: str) -> Any:
-    """From logarithms: the n-th power of a probability is below every number of float32 where its logarithm is still one of two digits."""
+def _torch_margin(
+    x: Any, t: Any, weight: Any, ignore_index: Any, power: int, false_positive: float, reduction: str
+) -> Any:
+    """From logarithms: the n-th power of a probability is below every number of float32 where its logarithm is still
+    one of two digits.
+    """
     z, t, w = _pixels(x, t, weight, ignore_index)
     logp = z.log_softmax(1)
     wrong = torch.logsumexp((power * logp).masked_fill(t > 0, -torch.inf), 1) / power
@@ -160,7 +176,11 @@ def _is_uniform(c: Case) -> bool:
     """Whether no class that weighs something has a pixel and lacks one."""
     t, ignore, weight = c.operands[1].values, c.settings["ignore_index"], c.settings["weight"]
     t = t.reshape(-1) if ignore is None else t[t != ignore]
-    counts = [(t == k).sum() for k in range(c.operands[0].values.shape[-1]) if weight is None or (k < len(weight) and weight[k])]
+    counts = [
+        (t == k).sum()
+        for k in range(c.operands[0].values.shape[-1])
+        if weight is None or (k < len(weight) and weight[k])
+    ]
     return all(n in (0, t.size) for n in counts)
 
 
@@ -194,7 +214,10 @@ LIMIT = Difference(
     "cross-entropy where a class of probability 0 weighs nothing",
     "0 log 0 is 0, the limit; PyTorch multiplies 0 by infinity, which gives NaN",
     "infinite",
-    lambda c: bool((c.operands[0].values == -np.inf).any()) and bool(c.settings["label_smoothing"] or 0 in (c.settings["weight"] or ())),
+    lambda c: (
+        bool((c.operands[0].values == -np.inf).any())
+        and bool(c.settings["label_smoothing"] or 0 in (c.settings["weight"] or ()))
+    ),
 )
 NO_CORRELATION = Difference(
     "Matthews' loss where every class has no pixel, or all of them",
@@ -218,24 +241,42 @@ _terms = ops.REPORT_TERMS, {"margin": 1.0, "dice": 0.5}, {"lovasz": 0.5, "focal"
 
 
 def _row(name: str, theirs: Callable[..., Any], draw: Callable[[Choices], Case], **settings: Any) -> Row:
-    return Row(name, draw, getattr(ops, name), theirs, differences=(NOTHING, *settings.pop("differences", ())), **settings)
+    return Row(
+        name, draw, getattr(ops, name), theirs, differences=(NOTHING, *settings.pop("differences", ())), **settings
+    )
 
 
 ROWS = [
-    _row("cross_entropy", _torch_cross_entropy, finite_cotangent(_cross_entropy), cancels=ONE_HOT, differences=(LIMIT,)),
+    _row(
+        "cross_entropy", _torch_cross_entropy, finite_cotangent(_cross_entropy), cancels=ONE_HOT, differences=(LIMIT,)
+    ),
     _row("focal_loss", _torch_focal, _segmentation(gamma=(2.0, 0.0, 1.0, 0.5, 3.0, 5.0)), cancels=ONE_HOT),
     _row("dice_loss", _torch_region(2), _region, cancels=SHARES),
     _row("iou_loss", _torch_region(1), _region, cancels=SHARES),
     _row("tversky_loss", _torch_tversky, _segmentation(**_overlaps)),
-    _row("focal_tversky_loss", _torch_tversky, _segmentation(power=(0.75, 1.0, 1.5), **(_overlaps | {"alpha": (0.3, 0.5, 1.0)})), cancels=SHARES),
+    _row(
+        "focal_tversky_loss",
+        _torch_tversky,
+        _segmentation(power=(0.75, 1.0, 1.5), **(_overlaps | {"alpha": (0.3, 0.5, 1.0)})),
+        cancels=SHARES,
+    ),
     _row("generalized_dice_loss", _torch_generalized_dice, _segmentation(**_absent)),
     _row("mcc_loss", _torch_mcc, _segmentation(), differences=(NO_CORRELATION,)),
     _row(
         "margin_loss",
         _torch_margin,
-        _segmentation(power=(5, 1, 2, 3, 10), false_positive=(0.01, 0.0, 0.5, 1.0), reduction=("mean", "sum", "weighted")),
+        _segmentation(
+            power=(5, 1, 2, 3, 10), false_positive=(0.01, 0.0, 0.5, 1.0), reduction=("mean", "sum", "weighted")
+        ),
         cancels=SHARES,
     ),
     _row("lovasz_softmax", _torch_lovasz, _segmentation(), differences=(EQUAL_ERRORS,)),
-    _row("combined_loss", _torch_combined, _segmentation(terms=_terms), words=("combined_loss", "loss"), cancels=SHARES, differences=(EQUAL_ERRORS,)),
+    _row(
+        "combined_loss",
+        _torch_combined,
+        _segmentation(terms=_terms),
+        words=("combined_loss", "loss"),
+        cancels=SHARES,
+        differences=(EQUAL_ERRORS,),
+    ),
 ]

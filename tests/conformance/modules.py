@@ -1,4 +1,6 @@
-"""Rows: modules, with their parameters as operands; in training, in evaluation, and without gradients, where they cache and fuse."""
+"""Rows: modules, with their parameters as operands; in training, in evaluation, and without gradients, where they cache
+and fuse.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,13 @@ def _transposed(d: Choices) -> Case:
 def _batch_norm(d: Choices) -> Case:
     name, dims = dtype(d, 0, 0), (*(max(1, n) for n in shape(d, 3, 3)), length(d))
     vectors = [tensor(d, dims[-1:], name, palette(d, 5)) for _ in range(2)]
-    return case(d, [tensor(d, dims, name, palette(d, 5)), *vectors], steps=d.integer(0, 3), momentum=d.pick((0.1, 0.3)), eps=d.pick((1e-5, 1e-2)))
+    return case(
+        d,
+        [tensor(d, dims, name, palette(d, 5)), *vectors],
+        steps=d.integer(0, 3),
+        momentum=d.pick((0.1, 0.3)),
+        eps=d.pick((1e-5, 1e-2)),
+    )
 
 
 def _our_batch_norm(x: Any, w: Any, b: Any, steps: int, momentum: float, eps: float) -> Any:
@@ -115,7 +123,9 @@ def _our_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
 def _instance_norm(d: Choices) -> Case:
     name, c = dtype(d, 0, 6), length(d)
     vectors = [None if d.chance(30) else tensor(d, (c + d.chance(2),), name, palette(d, 6)) for _ in range(2)]
-    return case(d, [tensor(d, (length(d, 3), *shape(d, 1, 2), c), name, palette(d, 10)), *vectors], eps=d.pick((1e-5, 1e-2)))
+    return case(
+        d, [tensor(d, (length(d, 3), *shape(d, 1, 2), c), name, palette(d, 10)), *vectors], eps=d.pick((1e-5, 1e-2))
+    )
 
 
 def _torch_instance_norm(x: Any, w: Any, b: Any, eps: float) -> Any:
@@ -145,15 +155,33 @@ def _our_self_attention(x: Any, *arrays: Any, heads: int, size: tuple[int, int])
     return _run(m, x, *arrays)
 
 
-def _torch_self_attention(x: Any, gain: Any, offset: Any, w: Any, b: Any, out: Any, out_bias: Any, heads: int, size: tuple[int, int]) -> Any:
-    """x + torch.nn.MultiheadAttention's function of the normalised pixels and their positions, with the same weights."""
+def _torch_self_attention(
+    x: Any, gain: Any, offset: Any, w: Any, b: Any, out: Any, out_bias: Any, heads: int, size: tuple[int, int]
+) -> Any:
+    """x + torch.nn.MultiheadAttention's function of the normalised pixels and their positions,
+    with the same weights.
+    """
     n, h, width, c = x.shape
     if x.numel() == 0:
         return x + 0 * (gain.sum() + offset.sum() + w.sum() + b.sum() + out.sum() + out_bias.sum())
     places = F.interpolate(_positions(*size, c).to(x.dtype)[None], (h, width), mode="bilinear")[0].permute(1, 2, 0)
     u = (F.layer_norm(x, (c,), gain, offset, 1e-5) + places).reshape(n, h * width, c).transpose(0, 1)
     y, _ = F.multi_head_attention_forward(
-        u, u, u, c, heads, w[0, 0].T, b, None, None, False, 0.0, out[0, 0].T, out_bias, training=False, need_weights=False
+        u,
+        u,
+        u,
+        c,
+        heads,
+        w[0, 0].T,
+        b,
+        None,
+        None,
+        False,
+        0.0,
+        out[0, 0].T,
+        out_bias,
+        training=False,
+        need_weights=False,
     )
     return x + y.transpose(0, 1).reshape(x.shape)
 
@@ -161,8 +189,12 @@ def _torch_self_attention(x: Any, gain: Any, offset: Any, w: Any, b: Any, out: A
 def _positions(h: int, w: int, c: int) -> Any:
     """(C, H, W): sines and cosines of the row, then of the column, a quarter of the channels each, rounded up."""
     quarter = max(1, (c + 3) // 4)
-    rows, columns = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
-    waves = [f(at / 10000 ** (k / quarter)) for at in (rows, columns) for f in (torch.sin, torch.cos) for k in range(quarter)]
+    rows, columns = torch.meshgrid(
+        torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij"
+    )
+    waves = [
+        f(at / 10000 ** (k / quarter)) for at in (rows, columns) for f in (torch.sin, torch.cos) for k in range(quarter)
+    ]
     return torch.stack(waves)[:c].float()
 
 
@@ -173,7 +205,8 @@ def _of(draw: Any) -> Any:
 
 NO_IMAGES = Difference(
     "instance norm of nothing",
-    "an x without channels and vectors that do not fit are refused, and an empty batch gives an empty result; PyTorch checks neither, and its index"
+    "an x without channels and vectors that do not fit are refused, and an empty batch gives an empty result; PyTorch "
+    "checks neither, and its index"
     " into the batch raises",
     "any",
     lambda c: 0 in c.operands[0].values.shape,
@@ -189,10 +222,24 @@ ROWS = [
         differences=TRANSPOSED.differences,
         bound=winograd_bound,
     ),
-    Row("BatchNorm2d", _batch_norm, _our_batch_norm, _torch_batch_norm, words=("batch_norm",), cancels=MEAN, differences=(INFINITE_GAIN, UNDERFLOW)),
+    Row(
+        "BatchNorm2d",
+        _batch_norm,
+        _our_batch_norm,
+        _torch_batch_norm,
+        words=("batch_norm",),
+        cancels=MEAN,
+        differences=(INFINITE_GAIN, UNDERFLOW),
+    ),
     Row("Linear", _of(linear_case), _our_linear, F.linear, cancels="a sum of products", differences=(ONE_BIAS,)),
     Row(
-        "LayerNorm", _of(LAYER_NORM.draw), _our_layer_norm, LAYER_NORM.theirs, words=("layer_norm",), cancels=MEAN, differences=LAYER_NORM.differences
+        "LayerNorm",
+        _of(LAYER_NORM.draw),
+        _our_layer_norm,
+        LAYER_NORM.theirs,
+        words=("layer_norm",),
+        cancels=MEAN,
+        differences=LAYER_NORM.differences,
     ),
     Row(
         "GroupNorm",

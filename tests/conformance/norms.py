@@ -10,7 +10,19 @@ import torch
 from autograd import Tensor, ops
 
 from .choices import Choices
-from .operands import Case, array, broadcastable, case, dtype, finite_cotangent, length, other_dtype, palette, shape, tensor
+from .operands import (
+    Case,
+    array,
+    broadcastable,
+    case,
+    dtype,
+    finite_cotangent,
+    length,
+    other_dtype,
+    palette,
+    shape,
+    tensor,
+)
 from .table import Difference, Row
 from .windows import MAPS, NOT_FINITE, conv2d, conv_arguments
 
@@ -39,7 +51,16 @@ def _our_batch_norm(x: Any, weight: Any, bias: Any, mean: Any, var: Any, residua
 
 
 def torch_batch_norm(
-    x: Any, weight: Any, bias: Any, mean: Any, var: Any, residual: Any, training: bool, momentum: float, eps: float, activation: Any
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    residual: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: Any,
 ) -> Any:
     """PyTorch's over the last axis, and what became of the running statistics."""
     mean, var = mean.clone(), var.clone()
@@ -52,7 +73,14 @@ def _conv_batch_norm(d: Choices) -> Case:
     (x, w, _), settings = conv_arguments(d)
     x, w = (tensor(d, o.values.shape, "float64" if d.chance(30) else "float32", palette(d, 6)) for o in (x, w))
     vectors = _vectors(d, w.values.shape[3], w.values.dtype.name)
-    return case(d, [x, w, *vectors], momentum=0.1, eps=d.pick((1e-5, 1e-3)), activation="relu" if d.chance(50) else None, **settings)
+    return case(
+        d,
+        [x, w, *vectors],
+        momentum=0.1,
+        eps=d.pick((1e-5, 1e-3)),
+        activation="relu" if d.chance(50) else None,
+        **settings,
+    )
 
 
 def _our_conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, **settings: Any) -> Any:
@@ -61,9 +89,20 @@ def _our_conv_batch_norm(x: Any, w: Any, weight: Any, bias: Any, mean: Any, var:
 
 
 def _torch_conv_batch_norm(
-    x: Any, w: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float, activation: Any, **settings: Any
+    x: Any,
+    w: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    var: Any,
+    momentum: float,
+    eps: float,
+    activation: Any,
+    **settings: Any,
 ) -> Any:
-    return torch_batch_norm(conv2d(x, w, None, **settings), weight, bias, mean, var, None, True, momentum, eps, activation)
+    return torch_batch_norm(
+        conv2d(x, w, None, **settings), weight, bias, mean, var, None, True, momentum, eps, activation
+    )
 
 
 def _layer_norm(d: Choices) -> Case:
@@ -84,8 +123,18 @@ def _mask(d: Choices, full: tuple[int, ...], name: str) -> Any:
 
 def _attention(d: Choices) -> Case:
     name = dtype(d, 0, 6)
-    n, heads, t, s, width, wide = (length(d, 3), length(d, 3), length(d, 9), length(d, 9), length(d, 17 if d.chance(20) else 5), length(d, 5))
-    q, k, v = (tensor(d, (n, heads, rows, columns), name, palette(d, 8)) for rows, columns in ((t, width), (s, width), (s, wide)))
+    n, heads, t, s, width, wide = (
+        length(d, 3),
+        length(d, 3),
+        length(d, 9),
+        length(d, 9),
+        length(d, 17 if d.chance(20) else 5),
+        length(d, 5),
+    )
+    q, k, v = (
+        tensor(d, (n, heads, rows, columns), name, palette(d, 8))
+        for rows, columns in ((t, width), (s, width), (s, wide))
+    )
     return case(d, [q, k, v, _mask(d, (n, heads, t, s), name)], scale=d.pick((None, None, 1.0, 0.3, 0.0, -1.0)))
 
 
@@ -119,7 +168,9 @@ def _scores(c: Case) -> np.ndarray:
 def _kept(c: Case) -> np.ndarray:
     """Which scores a boolean mask keeps."""
     mask, s = c.operands[3], _scores(c)
-    return np.broadcast_to(mask.values if mask is not None and mask.values.dtype == bool and _fits(mask.values, s) else True, s.shape)
+    return np.broadcast_to(
+        mask.values if mask is not None and mask.values.dtype == bool and _fits(mask.values, s) else True, s.shape
+    )
 
 
 def _fits(mask: np.ndarray, s: np.ndarray) -> bool:
@@ -140,7 +191,8 @@ NO_STATISTICS = Difference(
 )
 INFINITE_GAIN = Difference(
     "norms with an infinite gain",
-    "gain times normalised value, so that it is infinite; PyTorch's CPU kernels compute x a + (b - mean a), NaN, and differ in the order of the"
+    "gain times normalised value, so that it is infinite; PyTorch's CPU kernels compute x a + (b - mean a), NaN, and "
+    "differ in the order of the"
     " gradient's terms, among which infinities cancel",
     "infinite",
     lambda c: c.settings.get("activation") is None and _gain_is_infinite(c),
@@ -173,19 +225,29 @@ DOUBLE_MASK = Difference(
     "a float mask of another dtype than the query",
     "it is converted, since float64 is NumPy's default; PyTorch refuses",
     "allow",
-    lambda c: c.operands[3] is not None and c.operands[3].values.dtype.kind == "f" and c.operands[3].values.dtype != c.operands[0].values.dtype,
+    lambda c: (
+        c.operands[3] is not None
+        and c.operands[3].values.dtype.kind == "f"
+        and c.operands[3].values.dtype != c.operands[0].values.dtype
+    ),
 )
 MASKED_SCORES = Difference(
     "a score of NaN or +infinity that a boolean mask leaves out",
     "what is left out counts nowhere, whatever it is; PyTorch adds -inf to it, which gives NaN",
     "other",
-    lambda c: c.operands[3] is not None and c.operands[3].values.dtype == bool and bool((~_kept(c) & ~(_scores(c) < np.inf)).any()),
+    lambda c: (
+        c.operands[3] is not None
+        and c.operands[3].values.dtype == bool
+        and bool((~_kept(c) & ~(_scores(c) < np.inf)).any())
+    ),
 )
 ONLY_NAN = Difference(
     "attention of a query to which every key scores NaN or -infinity",
     "NaN, as elsewhere; PyTorch gives 0 for fewer keys than a vector register holds",
     "other",
-    lambda c: bool((np.isnan(_scores(c)) & _kept(c)).any()) and not bool((_kept(c) & (_scores(c) > -np.inf)).any(-1).all()),
+    lambda c: (
+        bool((np.isnan(_scores(c)) & _kept(c)).any()) and not bool((_kept(c) & (_scores(c) > -np.inf)).any(-1).all())
+    ),
 )
 NO_KEYS = Difference(
     "attention over no keys, or of vectors without entries",

@@ -19,9 +19,11 @@ LAYOUTS = ("C", "F", "reversed", "strided", "transposed", "broadcast", "swapped"
 
 @dataclass
 class Operand:
-    """values: native and contiguous, which PyTorch gets.  given: the same values, laid out as drawn, which our operator gets.
+    """values: native and contiguous, which PyTorch gets.  given: the same values, laid out as drawn, which our operator
+    gets.
 
-    form: 'tensor', 'array' (plain NumPy), 'scalar' (of NumPy) or 'number' (of Python).  grad: whether its gradient is compared.
+    form: 'tensor', 'array' (plain NumPy), 'scalar' (of NumPy) or 'number' (of Python).  grad: whether its gradient is
+        compared.
     """
 
     values: Any
@@ -39,7 +41,9 @@ class Operand:
 
 @dataclass
 class Case:
-    """One call: operands (None: left out), settings (keyword arguments, the same for both), the seed of the cotangent, who serves the kernels."""
+    """One call: operands (None: left out), settings (keyword arguments, the same for both), the seed of the cotangent,
+    who serves the kernels.
+    """
 
     operands: list[Operand | None]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +66,9 @@ def case(d: Choices, operands: Sequence[Operand | None], **settings: Any) -> Cas
 
 
 def finite_cotangent(draw: Callable[[Choices], Case]) -> Callable[[Choices], Case]:
-    """Of an infinite cotangent these gradients are differences of infinities, whose terms depend on the order of operations."""
+    """Of an infinite cotangent these gradients are differences of infinities, whose terms depend on the order of
+    operations.
+    """
 
     def drawn(d: Choices) -> Case:
         made = draw(d)
@@ -102,7 +108,9 @@ def dtype(d: Choices, integers: int = 0, half: int = 10) -> str:
 
 
 def palette(d: Choices, rare: int = 20) -> str:
-    """Which values: ties and zeros, normal ones, or (in `rare` of a hundred cases) NaN, infinities, large and tiny ones."""
+    """Which values: ties and zeros, normal ones, or (in `rare` of a hundred cases) NaN, infinities, large and tiny
+    ones.
+    """
     return d.pick(PALETTES[3:]) if d.chance(rare) else d.pick(PALETTES[:3])
 
 
@@ -184,6 +192,12 @@ def number(d: Choices) -> Operand:
     form = d.pick(("number", "number", "scalar", "array"))
     if form == "number":
         return Operand(value, value, "number", False)
-    kind = np.bool_ if isinstance(value, bool) else d.pick((np.float64, np.float32)) if isinstance(value, float) else d.pick((np.int64, np.int16))
+    kind = (
+        np.bool_
+        if isinstance(value, bool)
+        else d.pick((np.float64, np.float32))
+        if isinstance(value, float)
+        else d.pick((np.int64, np.int16))
+    )
     given = kind(value)
     return Operand(given.item(), given if form == "scalar" else np.asarray(given), "scalar", False)

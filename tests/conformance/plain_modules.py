@@ -1,4 +1,6 @@
-"""Rows of modules that are an operator with settings: the operator's cases, with the settings given to the module, or left to its defaults."""
+"""Rows of modules that are an operator with settings: the operator's cases, with the settings given to the module, or
+left to its defaults.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ OF_THE_SPEC = {"margin_loss": {"reduction": "margin_reduction"}, "focal_tversky_
 
 
 def run(module: Any, *xs: Any, arrays: Sequence[Any] = ()) -> Any:
-    """The module's result; where nothing needs a gradient, that of its second call, which finds what the first one kept."""
+    """The module's result; where nothing needs a gradient, that of its second call, which finds what the first one
+    kept.
+    """
     if any(isinstance(x, Tensor) and x.requires_grad for x in (*xs, *arrays)):
         return module(*xs)
     with no_grad():
@@ -57,10 +61,19 @@ def _drawn(row: Row, name: str, defaults: bool) -> Callable[[Choices], Case]:
     return draw
 
 
-def _row(name: str, operator: str, ours: Callable[..., Any], theirs: Callable[..., Any] | None = None, defaults: bool = False, **changes: Any) -> Row:
+def _row(
+    name: str,
+    operator: str,
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any] | None = None,
+    defaults: bool = False,
+    **changes: Any,
+) -> Row:
     row = OPERATORS[operator]
     changes = {"words": (name, operator, *row.words)} | changes
-    return dataclasses.replace(row, name=name, draw=_drawn(row, name, defaults), ours=ours, theirs=theirs or row.theirs, **changes)
+    return dataclasses.replace(
+        row, name=name, draw=_drawn(row, name, defaults), ours=ours, theirs=theirs or row.theirs, **changes
+    )
 
 
 def _like(name: str, operator: str, images: bool = False, **changes: Any) -> Row:
@@ -70,7 +83,14 @@ def _like(name: str, operator: str, images: bool = False, **changes: Any) -> Row
         module = getattr(torch.nn, name)(**settings)
         return nhwc(module(nchw(xs[0]))) if images else module(*xs)
 
-    return _row(name, operator, lambda *xs, **settings: run(getattr(layers, name)(**settings), *xs), changes.pop("theirs", theirs), True, **changes)
+    return _row(
+        name,
+        operator,
+        lambda *xs, **settings: run(getattr(layers, name)(**settings), *xs),
+        changes.pop("theirs", theirs),
+        True,
+        **changes,
+    )
 
 
 def _loss(name: str, operator: str) -> Row:
@@ -160,7 +180,10 @@ ROWS = [
     _row("Embedding", "embedding", _our_embedding),
     _row("Conv1d", "conv1d", _our_conv1d),
     _row("RMSNorm", "rms_norm", _our_rms_norm),
-    *(_regression(name, operator) for name, operator in {"MSELoss": "mse_loss", "L1Loss": "l1_loss", "SmoothL1Loss": "smooth_l1_loss"}.items()),
+    *(
+        _regression(name, operator)
+        for name, operator in {"MSELoss": "mse_loss", "L1Loss": "l1_loss", "SmoothL1Loss": "smooth_l1_loss"}.items()
+    ),
     _row("BCEWithLogitsLoss", "binary_cross_entropy_with_logits", _our_bce),
     _loss("CrossEntropyLoss", "cross_entropy"),
     _loss("FocalLoss", "focal_loss"),

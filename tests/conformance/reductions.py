@@ -81,5 +81,11 @@ ROWS = [
     Row("mean", reduced(), ops.mean, all_or("mean"), differences=(NO_AXES, INTEGER_MEAN)),
     Row("max", reduced(), ops.max, all_or("amax"), "element", smooth=False, differences=(NO_AXES,)),
     Row("softmax", along, ops.softmax, lambda x, axis: torch.softmax(x, axis), differences=(INTEGER_SOFTMAX,)),
-    Row("log_softmax", along, ops.log_softmax, lambda x, axis: torch.log_softmax(x, axis), differences=(INTEGER_SOFTMAX,)),
+    Row(
+        "log_softmax",
+        along,
+        ops.log_softmax,
+        lambda x, axis: torch.log_softmax(x, axis),
+        differences=(INTEGER_SOFTMAX,),
+    ),
 ]

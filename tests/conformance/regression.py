@@ -20,7 +20,9 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def _errors(**more: Sequence[Any]) -> Callable[[Choices], Case]:
-    """Predictions and what they should be: Tensors, or a Tensor and an array or a number; of one dtype, or of several; integers and booleans too."""
+    """Predictions and what they should be: Tensors, or a Tensor and an array or a number; of one dtype, or of several;
+    integers and booleans too.
+    """
 
     def draw(d: Choices) -> Case:
         name, dims = dtype(d, 12), drawn_shape(d)
@@ -42,8 +44,15 @@ def _errors(**more: Sequence[Any]) -> Callable[[Choices], Case]:
 def _bce(d: Choices) -> Case:
     name, dims = dtype(d, 6), drawn_shape(d)
     x = tensor(d, dims, name)
-    t = tensor(d, dims, d.pick(("int64", "bool", "uint8")) if d.chance(15) else name, d.pick(("positive", "integers", "normal")))
-    weights = [tensor(d, broadcastable(d, dims), name, "positive", grad=False) if d.chance(25) else None for _ in range(2)]
+    t = tensor(
+        d,
+        dims,
+        d.pick(("int64", "bool", "uint8")) if d.chance(15) else name,
+        d.pick(("positive", "integers", "normal")),
+    )
+    weights = [
+        tensor(d, broadcastable(d, dims), name, "positive", grad=False) if d.chance(25) else None for _ in range(2)
+    ]
     return case(d, [x, t, *weights], reduction=d.pick(REDUCTIONS))
 
 
@@ -62,7 +71,11 @@ def _real(*xs: Any) -> list[Any]:
     first = xs[0]
     kind = first.dtype
     for x in xs[1:]:
-        kind = torch.result_type(first, x) if kind == first.dtype else torch.promote_types(kind, torch.result_type(first, x))
+        kind = (
+            torch.result_type(first, x)
+            if kind == first.dtype
+            else torch.promote_types(kind, torch.result_type(first, x))
+        )
     kind = kind if kind.is_floating_point else torch.float32
     return [x.to(kind) if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=kind) for x in xs]
 
@@ -77,14 +90,26 @@ def _dtypes(c: Case) -> set[Any]:
 
 PROMOTED = Difference(
     "losses between integers, or between Tensors of different dtypes",
-    "the operands meet as in x - y, and integers and booleans in float32; PyTorch does so in some of these losses and refuses in others",
+    (
+        "the operands meet as in x - y, and integers and booleans in float32; PyTorch does so in some of these losses "
+        "and "
+        "refuses in others"
+    ),
     "allow",
     lambda c: len(_dtypes(c)) > 1 or next(iter(_dtypes(c))).kind != "f",
 )
 
 ROWS = [
     Row("mse_loss", _errors(), ops.mse_loss, _promoted(F.mse_loss), cancels=BROADCAST, differences=(PROMOTED, RANGE)),
-    Row("l1_loss", _errors(), ops.l1_loss, _promoted(F.l1_loss), cancels=BROADCAST, smooth=False, differences=(PROMOTED, RANGE)),
+    Row(
+        "l1_loss",
+        _errors(),
+        ops.l1_loss,
+        _promoted(F.l1_loss),
+        cancels=BROADCAST,
+        smooth=False,
+        differences=(PROMOTED, RANGE),
+    ),
     Row(
         "smooth_l1_loss",
         _errors(beta=(1.0, 0.5, 2.0, 0.0)),
@@ -94,5 +119,12 @@ ROWS = [
         smooth=False,
         differences=(PROMOTED, RANGE),
     ),
-    Row("binary_cross_entropy_with_logits", _bce, _our_bce, _torch_bce, cancels="(1 - t) x - log s", differences=(PROMOTED,)),
+    Row(
+        "binary_cross_entropy_with_logits",
+        _bce,
+        _our_bce,
+        _torch_bce,
+        cancels="(1 - t) x - log s",
+        differences=(PROMOTED,),
+    ),
 ]

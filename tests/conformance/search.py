@@ -29,7 +29,12 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """For the file of results."""
-        return {"tried": self.tried, "compared": dict(self.compared), "findings": dict(self.findings), "examples": self.examples}
+        return {
+            "tried": self.tried,
+            "compared": dict(self.compared),
+            "findings": dict(self.findings),
+            "examples": self.examples,
+        }
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Tally:
@@ -51,7 +56,9 @@ def attempt(row: Row, choices: Choices) -> tuple[str, Finding | None]:
 
 
 def shrink(row: Row, record: list[int], finding: Finding, budget: int = 150) -> Finding:
-    """A smaller case with a finding of the same kind: choices are left out, set to the simplest, and halved, while the finding stays."""
+    """A smaller case with a finding of the same kind: choices are left out, set to the simplest, and halved, while the
+    finding stays.
+    """
     best, changed = list(record), True
 
     def still(candidate: list[int]) -> bool:
@@ -73,7 +80,9 @@ def shrink(row: Row, record: list[int], finding: Finding, budget: int = 150) -> 
         while k < len(best) and budget > 0:
             value = best[k]
             tries = [[*best[:k], *best[k + 1 :]]] + [
-                [*best[:k], smaller, *best[k + 1 :]] for smaller in dict.fromkeys((0, value // 2, value - 1)) if 0 <= smaller < value
+                [*best[:k], smaller, *best[k + 1 :]]
+                for smaller in dict.fromkeys((0, value // 2, value - 1))
+                if 0 <= smaller < value
             ]
             smaller = next((t for t in tries if (len(t), t) < (len(best), best) and still(t)), None)
             changed |= smaller is not None

@@ -54,7 +54,10 @@ MIXED = Difference(
     lambda c: c.operands[0].values.dtype != c.operands[1].values.dtype,
 )
 CROPS = Difference(
-    "pad with negative widths", "cutting off is what indexing is for", "refuse", lambda c: any(min(w) < 0 for w in c.settings["widths"])
+    "pad with negative widths",
+    "cutting off is what indexing is for",
+    "refuse",
+    lambda c: any(min(w) < 0 for w in c.settings["widths"]),
 )
 
 
@@ -169,7 +172,14 @@ def _getitem(d: Choices) -> Case:
         parts.append(part)
         if part is not None and part is not Ellipsis:
             left.pop(0)
-    return case(d, [x], index=tuple(np.array(p, np.bool_ if p and isinstance(p[0], bool) else np.int64) if isinstance(p, list) else p for p in parts))
+    return case(
+        d,
+        [x],
+        index=tuple(
+            np.array(p, np.bool_ if p and isinstance(p[0], bool) else np.int64) if isinstance(p, list) else p
+            for p in parts
+        ),
+    )
 
 
 def _torch_getitem(x: Any, index: Any) -> Any:
@@ -192,7 +202,9 @@ NO_FILL = Difference(
     "refused; PyTorch does not look at the value then",
     "refuse",
     lambda c: (
-        c.operands[0].values.dtype.kind in "iu" and not np.isfinite(c.settings["value"]) and not any(w for pair in c.settings["widths"] for w in pair)
+        c.operands[0].values.dtype.kind in "iu"
+        and not np.isfinite(c.settings["value"])
+        and not any(w for pair in c.settings["widths"] for w in pair)
     ),
 )
 

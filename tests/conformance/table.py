@@ -15,10 +15,11 @@ from .operands import Case
 class Difference:
     """A deliberate difference from PyTorch: what it is, why, and in which cases.
 
-    ours: what we do there. 'refuse': raise a clear error; 'may refuse': raise, or give PyTorch's value; 'allow': give a value where PyTorch
-    raises; 'value': the same value with another gradient, which is not compared; 'other': another value; 'any': refuse or give another value.
-    'more': NaN or an infinity at further places, nowhere a number in their place; 'infinite': anything where PyTorch has NaN or an infinity.
-    The other numbers are compared.
+    ours: what we do there. 'refuse': raise a clear error; 'may refuse': raise, or give PyTorch's value; 'allow': give a
+    value where PyTorch raises; 'value': the same value with another gradient, which is not compared; 'other': another
+    value; 'any': refuse or give another value.
+    'more': NaN or an infinity at further places, nowhere a number in their place; 'infinite': anything where PyTorch
+    has NaN or an infinity. The other numbers are compared.
     """
 
     what: str
@@ -31,11 +32,13 @@ class Difference:
 class Row:
     """One operator.
 
-    draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the settings.
-    scale: 'element' where every value stands alone, 'largest' where values are sums.  cancels: what cancels on the way, if numbers as large as the
-    inputs do: then, and only where PyTorch's own error does not explain ours, a few roundings of the largest inputs are allowed, and (smooth: a
-    small change of the inputs is a small change of the results) what a rounding of every input changes. A reason that ends
-    in ", in the gradient" is one for gradients alone.
+    draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the
+        settings.
+    scale: 'element' where every value stands alone, 'largest' where values are sums.  cancels: what cancels on the way,
+        if numbers as large as the
+    inputs do: then, and only where PyTorch's own error does not explain ours, a few roundings of the largest inputs are
+    allowed, and (smooth: a small change of the inputs is a small change of the results) what a rounding of every input
+    changes. A reason that ends in ", in the gradient" is one for gradients alone.
     bound: the error that an algorithm states as its own, relative to the largest value.
     words: an error names one of them.
     """
@@ -63,15 +66,22 @@ WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have
     "polarized_channel": NOT_IN_TORCH,
     "polarized_spatial": NOT_IN_TORCH,
     **dict.fromkeys(("jaccard_metric_loss", "dice_semimetric_loss", "top_k_loss", "boundary_loss"), NEW_LOSS),
-    **dict.fromkeys(("JaccardMetricLoss", "DiceSemimetricLoss", "TopKLoss", "BoundaryLoss", "UnifiedFocalLoss"), NEW_LOSS),
+    **dict.fromkeys(
+        ("JaccardMetricLoss", "DiceSemimetricLoss", "TopKLoss", "BoundaryLoss", "UnifiedFocalLoss"), NEW_LOSS
+    ),
     "ConvNorm": "a convolution and batch norm, which have rows; tests/stateful.py compares the two with it",
     "LoadReport": "what load_state_dict found",
     "Size": "what measure found",
     "measure": "counts, and computes nothing of a network's",
     "seeded": "a seed for initial weights",
     **dict.fromkeys(("Buffer", "Identity", "Module", "ModuleDict", "ModuleList", "Parameter", "Sequential"), CONTAINER),
-    **dict.fromkeys(("AttentionAndStrips", "AttentionGate", "DecoderStage", "FeaturePyramidAttention", "FeaturePyramidPooling"), NOT_IN_TORCH),
-    **dict.fromkeys(("InceptionBlock", "MiniASPP", "MixedPooling", "PolarizedSelfAttention", "PreActivationBlock"), NOT_IN_TORCH),
+    **dict.fromkeys(
+        ("AttentionAndStrips", "AttentionGate", "DecoderStage", "FeaturePyramidAttention", "FeaturePyramidPooling"),
+        NOT_IN_TORCH,
+    ),
+    **dict.fromkeys(
+        ("InceptionBlock", "MiniASPP", "MixedPooling", "PolarizedSelfAttention", "PreActivationBlock"), NOT_IN_TORCH
+    ),
     **dict.fromkeys(("ResidualBlock", "StripPooling", "StripPyramidPooling", "UNet", "encoder_stage"), NOT_IN_TORCH),
 }
 
@@ -79,9 +89,35 @@ WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have
 @functools.cache
 def table() -> dict[str, Row]:
     """All rows by name."""
-    from . import arithmetic, functions, in_place, logic, losses, modules, norms, plain_modules, reductions, regression, shapes, windows
+    from . import (
+        arithmetic,
+        functions,
+        in_place,
+        logic,
+        losses,
+        modules,
+        norms,
+        plain_modules,
+        reductions,
+        regression,
+        shapes,
+        windows,
+    )
 
-    files = arithmetic, in_place, logic, reductions, functions, regression, shapes, windows, norms, losses, modules, plain_modules
+    files = (
+        arithmetic,
+        in_place,
+        logic,
+        reductions,
+        functions,
+        regression,
+        shapes,
+        windows,
+        norms,
+        losses,
+        modules,
+        plain_modules,
+    )
     rows = [row for file in files for row in file.ROWS]
     made = {row.name: row for row in rows}
     if len(made) != len(rows):

@@ -75,7 +75,9 @@ def conv_arguments(d: Choices) -> tuple[list[Any], dict[str, Any]]:
         "groups": groups,
     }
     dilation = as_pair(settings["dilation"])
-    x = image(d, c * groups + d.chance(2), name, tuple(max(1, a * (b - 1)) for a, b in zip(dilation, kernel, strict=True)))
+    x = image(
+        d, c * groups + d.chance(2), name, tuple(max(1, a * (b - 1)) for a, b in zip(dilation, kernel, strict=True))
+    )
     w = tensor(d, (*kernel, c, k * groups), other_dtype(d, name, 2), palette(d, 6))
     b = None if d.chance(30) else tensor(d, (k * groups + d.chance(2),), other_dtype(d, name, 2), palette(d, 6))
     return [x, w, b], settings
@@ -110,7 +112,11 @@ def _our_conv_relu(x: Any, w: Any, b: Any, **settings: Any) -> Any:
 def _transposed(d: Choices) -> Case:
     (x, w, b), settings = conv_arguments(d)
     padding = settings.pop("padding")
-    if isinstance(padding, (str, tuple)) and not isinstance(padding, int) and (isinstance(padding, str) or isinstance(padding[0], tuple)):
+    if (
+        isinstance(padding, (str, tuple))
+        and not isinstance(padding, int)
+        and (isinstance(padding, str) or isinstance(padding[0], tuple))
+    ):
         padding = pair(d, 0, 2)
     kernel, groups, name = w.values.shape[:2], settings["groups"], w.values.dtype.name
     c = x.values.shape[-1] if x.values.ndim else 1
@@ -146,7 +152,9 @@ def _avg_pool(d: Choices) -> Case:
 
 
 def _torch_max_pool(x: Any, **settings: Any) -> Any:
-    """PyTorch's; where windows hold nothing but padding, its backward writes outside of its array, and the gradient is taken by hand."""
+    """PyTorch's; where windows hold nothing but padding, its backward writes outside of its array, and the gradient is
+    taken by hand.
+    """
     x = nchw(x)
     real = F.max_pool2d(torch.zeros(1, 1, *x.shape[2:]), **settings) == 0
     if bool(real.all()):
@@ -203,7 +211,10 @@ def _sizes(c: Case) -> tuple[Any, ...]:
 
 EMPTY_MEAN = Difference(
     "adaptive pooling of or to an empty map",
-    "there is nothing to average; PyTorch gives NaN for output_size 1, raises for others, and in backward for output_size 0",
+    (
+        "there is nothing to average; PyTorch gives NaN for output_size 1, raises for others, and in backward for "
+        "output_size 0"
+    ),
     "refuse",
     lambda c: 0 in c.operands[0].values.shape[1:] or 0 in _sizes(c),
 )
@@ -215,7 +226,10 @@ INTEGER_MEAN = Difference(
 )
 NO_PIXELS = Difference(
     "convolving an image without rows or columns",
-    "there is nothing to convolve; PyTorch raises too, but for an empty batch, or where padding makes room for the filter",
+    (
+        "there is nothing to convolve; PyTorch raises too, but for an empty batch, or where padding makes room for the "
+        "filter"
+    ),
     "refuse",
     lambda c: 0 in c.operands[0].values.shape[1:-1],
 )
@@ -245,7 +259,8 @@ OTHER_BIAS = Difference(
 )
 NOT_FINITE = Difference(
     "convolving with NaN or infinity",
-    "padding counts as zeros, of which such a weight makes NaN, in gradients too, and a tile of Winograd's (4x4 outputs of a 3x3 filter) shares its"
+    "padding counts as zeros, of which such a weight makes NaN, in gradients too, and a tile of Winograd's (4x4 "
+    "outputs of a 3x3 filter) shares its"
     " sums; PyTorch leaves padding out of gradients",
     "more",
     lambda c: c.special_cotangent or not all(np.isfinite(o.values.astype(np.float64)).all() for o in c.operands[:2]),
@@ -263,7 +278,11 @@ NO_WEIGHT = Difference(
 def winograd_bound(c: Case) -> float:
     """Winograd's stated largest error, where it may serve: filters of 3x3 and 5x5, with stride 1, in float32."""
     w = c.operands[1].values
-    return 2e-5 if w.dtype == np.float32 and w.shape[:2] in ((3, 3), (5, 5)) and as_pair(c.settings["stride"]) == (1, 1) else 0.0
+    return (
+        2e-5
+        if w.dtype == np.float32 and w.shape[:2] in ((3, 3), (5, 5)) and as_pair(c.settings["stride"]) == (1, 1)
+        else 0.0
+    )
 
 
 ROWS = [
@@ -287,9 +306,20 @@ ROWS = [
     ),
     Row("max_pool2d", _max_pool, ops.max_pool2d, _torch_max_pool, smooth=False),
     Row("avg_pool2d", _avg_pool, ops.avg_pool2d, _inside(F.avg_pool2d), differences=(INTEGER_MEAN,)),
-    Row("adaptive_avg_pool2d", _adaptive, ops.adaptive_avg_pool2d, _inside(F.adaptive_avg_pool2d), differences=(EMPTY_MEAN, INTEGER_MEAN)),
     Row(
-        "strip_pool2d", _strip, ops.strip_pool2d, _torch_strip, words=("strip_pool2d", "adaptive_avg_pool2d"), differences=(EMPTY_MEAN, INTEGER_MEAN)
+        "adaptive_avg_pool2d",
+        _adaptive,
+        ops.adaptive_avg_pool2d,
+        _inside(F.adaptive_avg_pool2d),
+        differences=(EMPTY_MEAN, INTEGER_MEAN),
+    ),
+    Row(
+        "strip_pool2d",
+        _strip,
+        ops.strip_pool2d,
+        _torch_strip,
+        words=("strip_pool2d", "adaptive_avg_pool2d"),
+        differences=(EMPTY_MEAN, INTEGER_MEAN),
     ),
     Row("resize_bilinear", _bilinear, ops.resize_bilinear, _torch_bilinear, differences=(INTEGER_MEAN, NO_WEIGHT)),
     Row("resize_nearest", _nearest, ops.resize_nearest, _torch_nearest, differences=(INTEGER_MEAN,)),

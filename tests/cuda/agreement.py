@@ -16,14 +16,22 @@ ROUNDINGS = {"float32": 1, "float64": 256}
 
 def flat(result: Any) -> list[Any]:
     """The arrays of a result, None left out."""
-    return [a for part in result for a in flat(part)] if isinstance(result, (tuple, list)) else [] if result is None else [result]
+    return (
+        [a for part in result for a in flat(part)]
+        if isinstance(result, (tuple, list))
+        else []
+        if result is None
+        else [result]
+    )
 
 
 def agree(fast: Any, naive: Any, exact: Any, what: str = "") -> None:
-    """max|fast - exact| <= 3 max|naive - exact| + tiny.  naive: the reference in the type under test, exact: in float64.
+    """max|fast - exact| <= 3 max|naive - exact| + tiny.  naive: the reference in the type under test, exact: in
+    float64.
 
-    tiny is one rounding of the largest value: what even an exact sum costs when it is stored. In float64 naive and exact are the same, so
-    nothing is known of their own error; tiny is then what 256 terms, more than any sum here has, may lose by being added in another order.
+    tiny is one rounding of the largest value: what even an exact sum costs when it is stored. In float64 naive and
+    exact are the same, so nothing is known of their own error; tiny is then what 256 terms, more than any sum here has,
+    may lose by being added in another order.
     """
     fast, naive, exact = flat(fast), flat(naive), flat(exact)
     assert len(fast) == len(naive) == len(exact) > 0
@@ -43,11 +51,13 @@ def rounded(arguments: Sequence[Any], dtype: Any) -> list[Any]:
     return [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype == np.float64 else a for a in arguments]
 
 
-def check(cp: Any, fast: Callable[..., Any], reference: Callable[..., Any], arguments: Any, dtype: Any, what: str = "") -> None:
+def check(
+    cp: Any, fast: Callable[..., Any], reference: Callable[..., Any], arguments: Any, dtype: Any, what: str = ""
+) -> None:
     """Compare fast(CuPy arrays) with reference(NumPy arrays), both on the inputs rounded to `dtype`.
 
-    arguments: a list, or a function that makes one from a seed; then several seeds are judged together, as the error that naive code makes
-    in a few numbers may be small by luck.
+    arguments: a list, or a function that makes one from a seed; then several seeds are judged together, as the error
+    that naive code makes in a few numbers may be small by luck.
     """
     found, naive, exact = [], [], []
     for seed in SEEDS if callable(arguments) else SEEDS[:1]:
@@ -56,18 +66,28 @@ def check(cp: Any, fast: Callable[..., Any], reference: Callable[..., Any], argu
         assert result is not NotImplemented
         found.append([to_numpy(a) for a in flat(result)])
         naive.append(flat(reference(*host)))
-        exact.append(flat(reference(*(a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == dtype else a for a in host))))
+        exact.append(
+            flat(
+                reference(
+                    *(a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == dtype else a for a in host)
+                )
+            )
+        )
     agree(*([np.stack(parts) for parts in zip(*results, strict=True)] for results in (found, naive, exact)), what)
 
 
 def odd_shapes(count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
     """Random (N, H, W, C): batch 1 to 3, sizes 1 to 19, channels 1 to 40."""
     rng = np.random.default_rng(seed)
-    return [(int(rng.integers(1, 4)), *map(int, rng.integers(1, 20, 2)), int(rng.integers(1, 41))) for _ in range(count)]
+    return [
+        (int(rng.integers(1, 4)), *map(int, rng.integers(1, 20, 2)), int(rng.integers(1, 41))) for _ in range(count)
+    ]
 
 
 def pack_accesses(kernel: Any) -> tuple[float, float]:
-    """(sectors per request, needed over moved sectors) of a kernel's load_pack and store_pack: what it does per element, without its constants."""
+    """(sectors per request, needed over moved sectors) of a kernel's load_pack and store_pack: what it does per
+    element, without its constants.
+    """
     lines = [line for line in kernel.lines if line["space"] == "global" and line["file"].endswith("device.cuh")]
     requests, sectors, ideal = (sum(line[key] for line in lines) for key in ("requests", "sectors", "ideal_sectors"))
     return sectors / requests, ideal / sectors

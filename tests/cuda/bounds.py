@@ -24,12 +24,16 @@ trace_only = pytest.mark.skipif(MODE != "trace", reason="counts sectors and wave
 
 
 def wider(array: np.ndarray) -> np.ndarray:
-    """The same numbers in the next wider type, in which the reference counts as exact: float64 for float32, 80-bit long double for float64."""
+    """The same numbers in the next wider type, in which the reference counts as exact: float64 for float32, 80-bit long
+    double for float64.
+    """
     return array.astype({"float32": np.float64, "float64": np.longdouble}[array.dtype.name])
 
 
 def assert_close(fast: Any, naive: Any, exact: Any) -> None:
-    """max|fast - exact| <= 3 max|naive - exact| + 2 roundings of the largest value; naive: the reference in fast's dtype, exact: in a wider one."""
+    """max|fast - exact| <= 3 max|naive - exact| + 2 roundings of the largest value; naive: the reference in fast's
+    dtype, exact: in a wider one.
+    """
     fast, naive, exact = (np.asarray(to_numpy(a)) for a in (fast, naive, exact))
     assert fast.shape == exact.shape
     assert fast.dtype == naive.dtype
@@ -52,7 +56,9 @@ def clean() -> Iterator[Any]:
 
 
 class Mutant(NamedTuple):
-    """In the source of `target`, a Module, `old` becomes `new`; `test` must then fail when the emulator runs in one of `modes`."""
+    """In the source of `target`, a Module, `old` becomes `new`; `test` must then fail when the emulator runs in one of
+    `modes`.
+    """
 
     name: str
     target: module.Module

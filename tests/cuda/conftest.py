@@ -1,7 +1,8 @@
-"""CUDA kernels under test: on a real GPU, else on the emulator in the mode AREOGRAD_EMULATE (fast, check or trace; check by default).
+"""CUDA kernels under test: on a real GPU, else on the emulator in the mode AREOGRAD_EMULATE (fast, check or trace;
+check by default).
 
-Without either the folder is skipped with the reason. The device is set up here, before anything imports CuPy; therefore these tests
-run in a process of their own (`python -m pytest tests/cuda`), never in that of the CPU tests.
+Without either the folder is skipped with the reason. The device is set up here, before anything imports CuPy; therefore
+these tests run in a process of their own (`python -m pytest tests/cuda`), never in that of the CPU tests.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ for place in (ROOT, ROOT / "tests"):  # bench and cases.py
     if str(place) not in sys.path:
         sys.path.append(str(place))
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the emulator's host threads, shared out among the workers
-    os.environ.setdefault("CUPY_ON_CPU_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+    os.environ.setdefault(
+        "CUPY_ON_CPU_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 from bench import emulation  # noqa: E402
 from kernels.core.module import launch_log  # noqa: E402
@@ -44,7 +47,9 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs another mode; mark `trace` what shows itself in that mode alone: counters, and mistakes that only tracing catches."""
+    """Skip what needs another mode; mark `trace` what shows itself in that mode alone: counters, and mistakes that only
+    tracing catches.
+    """
     for item in items:
         needed = [mark.args[0] for mark in item.iter_markers("mode")]
         if needed and WHERE.mode not in needed[0].split():
@@ -70,7 +75,9 @@ def cp():
 
 @pytest.fixture(autouse=True)
 def clean():
-    """No finding of the emulator in our kernels during a test (one inside `collect()` belongs to that block). Always on."""
+    """No finding of the emulator in our kernels during a test (one inside `collect()` belongs to that block). Always
+    on.
+    """
     if EMULATOR is None:
         yield
         return
@@ -82,7 +89,10 @@ def clean():
 
 def _findings() -> dict[tuple, tuple[int, str]]:
     report = EMULATOR.process_report()
-    return {(f["kind"], f["kernel"], f["line"], f["message"]): (f["count"], report._describe(f)) for f in report.own_findings}
+    return {
+        (f["kind"], f["kernel"], f["line"], f["message"]): (f["count"], report._describe(f))
+        for f in report.own_findings
+    }
 
 
 @pytest.fixture

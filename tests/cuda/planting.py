@@ -16,9 +16,11 @@ MODES = ("fast", "check", "trace")
 
 
 class Mutant(NamedTuple):
-    """In `launcher`'s source replace `old` by `new`; `test(cp)` then fails, or the emulator finds something, from `mode` on.
+    """In `launcher`'s source replace `old` by `new`; `test(cp)` then fails, or the emulator finds something, from
+    `mode` on.
 
-    instances: those kernels that the test needs (so that no others are compiled). attribute: the Module's name within `launcher`.
+    instances: those kernels that the test needs (so that no others are compiled). attribute: the Module's name within
+        `launcher`.
     """
 
     name: str
@@ -43,7 +45,9 @@ def assert_caught(cp: Any, mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> N
         module.registry[original.path] = original
         monkeypatch.setattr(module, "source_of", lambda path, text=text: text)
         monkeypatch.setattr(mutant.launcher, mutant.attribute, planted)
-        assert _fails(cp, mutant) == is_mutant, f"{mutant.name}: {'not noticed' if is_mutant else 'the test fails without it'}"
+        assert _fails(cp, mutant) == is_mutant, (
+            f"{mutant.name}: {'not noticed' if is_mutant else 'the test fails without it'}"
+        )
 
 
 def _fails(cp: Any, mutant: Mutant) -> bool:

@@ -26,10 +26,15 @@ SHAPES = [
 ]
 
 
-def check(batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, int], dtype: str, kind: str = "none") -> None:
+def check(
+    batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, int], dtype: str, kind: str = "none"
+) -> None:
     (n, heads), (t, k), (d, e) = batch, lengths, widths
     rng = np.random.default_rng(t + d)
-    arrays = [rng.standard_normal(s).astype(dtype) for s in ((n, heads, t, d), (n, heads, k, d), (n, heads, k, e), (n, heads, t, e))]
+    arrays = [
+        rng.standard_normal(s).astype(dtype)
+        for s in ((n, heads, t, d), (n, heads, k, d), (n, heads, k, e), (n, heads, t, e))
+    ]
     mask, scale = masks(kind, n, heads, t, k, rng), d**-0.5
     if mask is not None and mask.dtype != bool:
         mask = mask.astype(dtype)
@@ -47,7 +52,13 @@ def check(batch: tuple[int, int], lengths: tuple[int, int], widths: tuple[int, i
         a, b, c, g = (make(x) for x in arrays)
         m = mask if mask is None or mask.dtype == bool else make(mask)
         out, level = reference.attention_forward(a, b, c, m, scale)
-        results.append((out, np.where(np.isfinite(level), level, 0), *reference.attention_backward(g, a, b, c, out, level, m, scale)))
+        results.append(
+            (
+                out,
+                np.where(np.isfinite(level), level, 0),
+                *reference.attention_backward(g, a, b, c, out, level, m, scale),
+            )
+        )
     fast = (o, cupy.where(cupy.isfinite(lse), lse, 0), *gradients)
     assert (np.isfinite(lse.get()) == np.isfinite(level)).all()
     for got, naive, exact in zip(fast, *results, strict=True):
@@ -76,7 +87,8 @@ def test_large_scores_do_not_overflow() -> None:
 
 def test_views_same_bits_and_what_is_not_served() -> None:
     rng = np.random.default_rng(0)
-    qkv = cupy.asarray(rng.standard_normal((3, 2, 2, 19, 33)).astype("f4"))[..., 1:]  # rows do not start at multiples of 16 bytes
+    # rows do not start at multiples of 16 bytes
+    qkv = cupy.asarray(rng.standard_normal((3, 2, 2, 19, 33)).astype("f4"))[..., 1:]
     first, second = attention_forward(*qkv, None, 0.2), attention_forward(*(a.copy() for a in qkv), None, 0.2)
     assert (first[0] == second[0]).all()
     gradients = [attention_backward(qkv[0], *qkv, *first, None, 0.2) for _ in range(2)]
@@ -88,11 +100,15 @@ def test_views_same_bits_and_what_is_not_served() -> None:
 
 
 def test_launch_geometry() -> None:
-    assert cuda.flash_launch("attention_rows", 64, 6, 65) == cuda.Launch("attention_rows<float, 64, 64, 64>", (2, 6), (256,), 55296)
+    assert cuda.flash_launch("attention_rows", 64, 6, 65) == cuda.Launch(
+        "attention_rows<float, 64, 64, 64>", (2, 6), (256,), 55296
+    )
     for width in cuda.TILES:
         for step in ("attention_rows", "attention_keys", "attention_queries"):
             assert cuda.flash_launch(step, width, 1, 1).shared <= (64 if width < 128 else 72) * 1024
-    assert cuda.plain_launch("attention_keys", "double", 2, 9, 10) == cuda.Launch("attention_keys_plain<double>", (9, 2), (128,), 160)
+    assert cuda.plain_launch("attention_keys", "double", 2, 9, 10) == cuda.Launch(
+        "attention_keys_plain<double>", (9, 2), (128,), 160
+    )
 
 
 @trace_only
@@ -106,7 +122,9 @@ def test_tiles_are_read_in_whole_sectors_and_without_conflicts() -> None:
         kernel = report.kernel(name)
         assert kernel.global_efficiency > 0.9
         assert kernel.sectors_per_request <= 16
-        passes = {line["line"]: line["wavefronts"] / line["requests"] for line in kernel.lines if line["space"] == "shared"}
+        passes = {
+            line["line"]: line["wavefronts"] / line["requests"] for line in kernel.lines if line["space"] == "shared"
+        }
         assert max(passes.values()) == 4  # 16 bytes per lane are four passes; more would be bank conflicts
         assert min(passes.values()) == 1  # the probabilities, 4 bytes per lane
 
@@ -125,7 +143,9 @@ def _plain() -> None:
 
 FLASH, PLAIN = cuda.FLASH[32], cuda.PLAIN["double"]
 MUTANTS = [
-    Mutant("v is loaded over k before k is read", FLASH, "    __syncthreads();  // k has been read\n", "", ("trace",), _odd),
+    Mutant(
+        "v is loaded over k before k is read", FLASH, "    __syncthreads();  // k has been read\n", "", ("trace",), _odd
+    ),
     Mutant(
         "tiles are overwritten while they are read",
         FLASH,
@@ -134,11 +154,27 @@ MUTANTS = [
         ("trace",),
         _odd,
     ),
-    Mutant("rows beyond the last are read", FLASH, "    if (r < rows) {", "    if (r <= rows) {", ("check", "trace"), _odd),
-    Mutant("rows beyond the last are written", FLASH, "if (ty + SIDE * r >= rows)", "if (ty + SIDE * r > rows)", ("check", "trace"), _odd),
+    Mutant(
+        "rows beyond the last are read", FLASH, "    if (r < rows) {", "    if (r <= rows) {", ("check", "trace"), _odd
+    ),
+    Mutant(
+        "rows beyond the last are written",
+        FLASH,
+        "if (ty + SIDE * r >= rows)",
+        "if (ty + SIDE * r > rows)",
+        ("check", "trace"),
+        _odd,
+    ),
     Mutant("the result is not rescaled", FLASH, "out[r][c] *= shrink;", ";", ANY, _odd),
     Mutant("the sum is not rescaled", FLASH, "sum[r] = shrink * sum[r] +", "sum[r] = sum[r] +", ANY, _odd),
-    Mutant("keys beyond the last count", FLASH, "s[r][c] = i < n.queries && j < n.keys ?", "s[r][c] = i < n.queries ?", ANY, _odd),
+    Mutant(
+        "keys beyond the last count",
+        FLASH,
+        "s[r][c] = i < n.queries && j < n.keys ?",
+        "s[r][c] = i < n.queries ?",
+        ANY,
+        _odd,
+    ),
     Mutant("an empty row divides by 0", FLASH, "sum[r] == 0 ? T(0) : 1 / sum[r]", "1 / sum[r]", ANY, _masked),
     Mutant(
         "the mask's axes are swapped",

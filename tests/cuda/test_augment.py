@@ -20,7 +20,9 @@ WILD = Augmentation(affine=1, photometric=0.7, rotate=170, scale=3, shift=1.5)
 
 
 def made(shape: tuple[int, int, int], dtype: str, seed: int = 0):
-    """images, masks, then what WILD draws: maps that leave the tile far behind, and settings of which some change nothing."""
+    """images, masks, then what WILD draws: maps that leave the tile far behind, and settings of which some change
+    nothing.
+    """
     rng = np.random.default_rng(seed)
     n, h, w = shape
     matrices = WILD.draw_matrices(n, (h, w), rng)
@@ -72,15 +74,24 @@ def test_the_plain_kernel_gives_the_same() -> None:
         cuda.MODULE.run(cuda.plain_launch(n), *arrays, out, labels, n, h, w, 0)
     fast, masks = augment_batch(*arrays, 0)
     naive, _ = reference.augment_batch(*(a.get() for a in arrays), 0)
-    assert_close(out, naive, reference.augment_batch(*(a.get() if a.dtype == "u1" else wider(a.get()) for a in arrays), 0)[0])
+    assert_close(
+        out, naive, reference.augment_batch(*(a.get() if a.dtype == "u1" else wider(a.get()) for a in arrays), 0)[0]
+    )
     assert (labels == masks).all()
     np.testing.assert_allclose(out.get(), fast.get(), atol=2e-6)
 
 
 test_augmentation = importlib.import_module("test_augmentation")  # bounds has put tests/ on the path
-PROPERTIES = [getattr(test_augmentation, name) for name in (
-    "test_identity_is_exact", "test_half_turn_equals_both_flips", "test_integer_shift_equals_slicing", "test_bilinear_between_pixels",
-    "test_zoom_magnifies_about_the_centre")]  # fmt: skip
+PROPERTIES = [
+    getattr(test_augmentation, name)
+    for name in (
+        "test_identity_is_exact",
+        "test_half_turn_equals_both_flips",
+        "test_integer_shift_equals_slicing",
+        "test_bilinear_between_pixels",
+        "test_zoom_magnifies_about_the_centre",
+    )
+]
 
 
 @pytest.mark.parametrize("property_of", PROPERTIES, ids=lambda f: f.__name__)
@@ -140,7 +151,9 @@ def _mirrored() -> None:
 
 
 MUTANTS = [
-    Mutant("mirrored with the edge repeated", cuda.MODULE, "2 * n - 2 - i", "2 * n - 1 - i", ("check", "trace"), _mirrored),
+    Mutant(
+        "mirrored with the edge repeated", cuda.MODULE, "2 * n - 2 - i", "2 * n - 1 - i", ("check", "trace"), _mirrored
+    ),
     Mutant(
         "pixels beyond the last",
         cuda.MODULE,
@@ -157,10 +170,31 @@ MUTANTS = [
         ("trace",),
         _odd,
     ),
-    Mutant("truncated instead of floored", cuda.MODULE, "const double left = floor(u)", "const double left = trunc(u)", ANY, _odd),
-    Mutant("x and y swapped", cuda.MODULE, "i % w, i / w, h, w, outside, label)", "i / w, i % w, h, w, outside, label)", ANY, _odd),
+    Mutant(
+        "truncated instead of floored",
+        cuda.MODULE,
+        "const double left = floor(u)",
+        "const double left = trunc(u)",
+        ANY,
+        _odd,
+    ),
+    Mutant(
+        "x and y swapped",
+        cuda.MODULE,
+        "i % w, i / w, h, w, outside, label)",
+        "i / w, i % w, h, w, outside, label)",
+        ANY,
+        _odd,
+    ),
     Mutant("outside is not marked", cuda.MODULE, "outside >= 0 && !inside", "outside > 0 && !inside", ANY, _odd),
-    Mutant("a strip of the mean is left out", cuda.MODULE, "i < pixels; i += THREADS) total", "i < pixels - 1; i += THREADS) total", ANY, _odd),
+    Mutant(
+        "a strip of the mean is left out",
+        cuda.MODULE,
+        "i < pixels; i += THREADS) total",
+        "i < pixels - 1; i += THREADS) total",
+        ANY,
+        _odd,
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""No kernel moves more sectors, or takes more shared-memory wavefronts per request, than its committed ceiling; no kernel is without one."""
+"""No kernel moves more sectors, or takes more shared-memory wavefronts per request, than its committed ceiling; no
+kernel is without one.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def above(rows: dict[str, dict], ceilings: dict[str, dict]) -> list[str]:
     for name, row in rows.items():
         for key in counters.FIGURES:
             if row.get(key, 0) > SLACK * ceilings.get(name, {}).get(key, 0):
-                out.append(f"{name}, {row['call']}: {key} {row[key]}, ceiling {ceilings.get(name, {}).get(key, 'missing')}")
+                out.append(
+                    f"{name}, {row['call']}: {key} {row[key]}, ceiling {ceilings.get(name, {}).get(key, 'missing')}"
+                )
     return out
 
 
@@ -45,8 +49,13 @@ def test_every_kernel_has_a_ceiling_and_no_ceiling_is_left_over() -> None:
 
 def test_a_kernel_above_its_ceiling_is_named() -> None:
     row = {"call": "c", "load_sectors": 4.1, "store_wavefronts": 1.0}
-    assert above({"k": row}, {"k": {"load_sectors": 4.0, "store_wavefronts": 1.0}}) == ["k, c: load_sectors 4.1, ceiling 4.0"]
-    assert above({"k": row}, {}) == ["k, c: load_sectors 4.1, ceiling missing", "k, c: store_wavefronts 1.0, ceiling missing"]
+    assert above({"k": row}, {"k": {"load_sectors": 4.0, "store_wavefronts": 1.0}}) == [
+        "k, c: load_sectors 4.1, ceiling 4.0"
+    ]
+    assert above({"k": row}, {}) == [
+        "k, c: load_sectors 4.1, ceiling missing",
+        "k, c: store_wavefronts 1.0, ceiling missing",
+    ]
 
 
 def test_names_are_matched_in_any_spelling() -> None:

@@ -24,7 +24,9 @@ WIDER = {F4: np.float64, F8: np.longdouble}  # in which the truth is computed
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: x (n, h, w, sum(maps)), k outputs, and a word of the kernel that must serve forward, data and filter gradient."""
+    """One convolution: x (n, h, w, sum(maps)), k outputs, and a word of the kernel that must serve forward, data and
+    filter gradient.
+    """
 
     n: int
     h: int
@@ -69,7 +71,9 @@ LAYERS = {
     "many pixels": Layer(4, 16, 20, (8,), 8, padding=1),
     "wide": Layer(2, 8, 8, (16,), 132, padding=2, dilation=2),
     "stem": Layer(2, 5, 70, (1,), 12, padding=1, by=("stem", "convolve", "filter")),
-    "stem, large stride": Layer(2, 19, 18, (1,), 20, (7, 3), (2, 3), ((3, 2), (2, 1)), (1, 2), by=("stem", "convolve", "filter")),
+    "stem, large stride": Layer(
+        2, 19, 18, (1,), 20, (7, 3), (2, 3), ((3, 2), (2, 1)), (1, 2), by=("stem", "convolve", "filter")
+    ),
     "depthwise": Layer(2, 9, 11, (8,), 8, 3, padding=1, groups=8, by=DEPTHWISE),
     "depthwise, odd": Layer(2, 9, 10, (35,), 35, (4, 3), (2, 1), 1, (1, 2), groups=35, by=DEPTHWISE),
     "groups": Layer(2, 6, 5, (6,), 4, padding=2, dilation=2, groups=2, by=PLAIN),
@@ -87,7 +91,14 @@ def random_layer(seed: int) -> Layer:
     while True:
         maps = tuple(int(c) for c in rng.integers(1, 41, rng.integers(1, 3)))
         layer = Layer(
-            int(rng.integers(1, 4)), *pair(1, 19), maps, int(rng.integers(1, 41)), pair(1, 5), pair(1, 3), (pair(0, 3), pair(0, 3)), pair(1, 3)
+            int(rng.integers(1, 4)),
+            *pair(1, 19),
+            maps,
+            int(rng.integers(1, 41)),
+            pair(1, 5),
+            pair(1, 3),
+            (pair(0, 3), pair(0, 3)),
+            pair(1, 3),
         )
         if min(layer.window.output_size((layer.h, layer.w))) > 0:
             return replace(layer, by=("", "", ""))
@@ -105,7 +116,9 @@ def exact(a: Any) -> Any:
 
 
 def agree(fast: Any, naive: Any, truth: np.ndarray, what: str, least: float = 0.0) -> None:
-    """max|fast - truth| <= 3 max|naive - truth| + one rounding of the largest result (or `least` of it, a stated bound)."""
+    """max|fast - truth| <= 3 max|naive - truth| + one rounding of the largest result (or `least` of it, a stated
+    bound).
+    """
     fast = fast.get()
     assert fast.shape == truth.shape
     if not truth.size:
@@ -113,7 +126,10 @@ def agree(fast: Any, naive: Any, truth: np.ndarray, what: str, least: float = 0.
     largest, bound = np.abs(truth).max(), np.abs(naive - truth).max()
     error = np.abs(fast - truth).max()
     allowed = max(3 * bound + np.finfo(naive.dtype).eps * largest, least * largest)
-    assert error <= allowed, f"{what}: error {error:.3g}, at most {allowed:.3g} is allowed (naive: {bound:.3g}, largest result {largest:.3g})"
+    assert error <= allowed, (
+        f"{what}: error {error:.3g}, at most {allowed:.3g} is allowed (naive: {bound:.3g}, largest result "
+        f"{largest:.3g})"
+    )
 
 
 def three(layer: Layer, module: Any, x: Any, w: Any, b: Any, dy: Any, into: Any = None) -> list[Any]:
@@ -131,7 +147,9 @@ def compare(layer: Layer, dtype: Any = F4, into: bool = False, bias: bool = True
     x, w, b, dy = layer.arrays(dtype)
     b = b if bias else None
     rng = np.random.default_rng(1)
-    totals = tuple(rng.standard_normal((layer.n, layer.h, layer.w, m)).astype(dtype) for m in layer.maps) if into else None
+    totals = (
+        tuple(rng.standard_normal((layer.n, layer.h, layer.w, m)).astype(dtype) for m in layer.maps) if into else None
+    )
     fast = three(layer, cuda, device(x), device(w), device(b), device(dy), device(totals))
     truth = three(layer, reference, *map(exact, (x, w, b, dy, totals)))
     naive = three(layer, reference, x, w, b, dy, totals and tuple(t.copy() for t in totals))
@@ -145,19 +163,25 @@ def compare(layer: Layer, dtype: Any = F4, into: bool = False, bias: bool = True
 def test_float32(name: str, served: list) -> None:
     layer = LAYERS[name]
     compare(layer)
-    kernels_used = [launch.kernel for launch in served if launch.kernel not in ("arrange_filter", "finish", "add_partials")]
+    kernels_used = [
+        launch.kernel for launch in served if launch.kernel not in ("arrange_filter", "finish", "add_partials")
+    ]
     assert len(kernels_used) == 3
     for kernel, word in zip(kernels_used, layer.by, strict=True):
         assert kernel.startswith(word), kernels_used
 
 
-@pytest.mark.parametrize("name", ["scalars", "two odd maps", "strided", "stride above four", "groups", "depthwise", "random 0"])
+@pytest.mark.parametrize(
+    "name", ["scalars", "two odd maps", "strided", "stride above four", "groups", "depthwise", "random 0"]
+)
 def test_float64(name: str, served: list) -> None:
     compare(LAYERS[name], F8)
     assert [launch.kernel.split("<")[0] for launch in served] == list(PLAIN)
 
 
-@pytest.mark.parametrize("name", ["vectors", "two maps", "two odd maps", "strided", "depthwise", "groups", "long sum", "random 1"])
+@pytest.mark.parametrize(
+    "name", ["vectors", "two maps", "two odd maps", "strided", "depthwise", "groups", "long sum", "random 1"]
+)
 def test_added_to_what_is_there(name: str) -> None:
     compare(LAYERS[name], into=True)
 
@@ -183,7 +207,9 @@ def test_only_one_of_two_maps_is_added_to() -> None:
         ((8, 10), 0, 2, 2, 2, (6, 4)),
     ],
 )
-def test_transposed(outputs: Any, padding: int, stride: int, kernel: Any, groups: int, channels: Any, served: list) -> None:
+def test_transposed(
+    outputs: Any, padding: int, stride: int, kernel: Any, groups: int, channels: Any, served: list
+) -> None:
     window, (c, k), rng = Window.of("t", kernel, stride, padding), channels, np.random.default_rng(0)
     x = rng.standard_normal((2, *window.output_size(outputs), c)).astype(F4)
     w = rng.standard_normal((*window.kernel, c, k // groups)).astype(F4)
@@ -196,7 +222,9 @@ def test_transposed(outputs: Any, padding: int, stride: int, kernel: Any, groups
             module.conv_transpose2d_backward_filter(f(x), f(dy), window, groups),
         ]
 
-    for name, fast, naive, truth in zip(("y", "dx", "dw"), run(cuda, device), run(reference, np.copy), run(reference, exact), strict=True):
+    for name, fast, naive, truth in zip(
+        ("y", "dx", "dw"), run(cuda, device), run(reference, np.copy), run(reference, exact), strict=True
+    ):
         agree(fast, naive, truth, name)
     if (kernel, padding, groups) == (2, 0, 1):  # the filter lies as it is walked: one launch, nothing arranged
         assert served[0].kernel.startswith("convolve")
@@ -208,7 +236,9 @@ def test_pointwise_is_a_product_of_matrices(served: list) -> None:
     for dtype in (F4, F8):
         served.clear()
         compare(layer, dtype, bias=False)
-        assert len([launch for launch in served if launch.kernel not in ("add_partials", "finish")]) == 1, "only the filter gradient is ours"
+        assert len([launch for launch in served if launch.kernel not in ("add_partials", "finish")]) == 1, (
+            "only the filter gradient is ours"
+        )
 
 
 def test_a_request_for_tf32_does_not_reach_exact_products(monkeypatch: pytest.MonkeyPatch, served: list) -> None:
@@ -234,11 +264,15 @@ def test_every_forward_tile(tile: Any, splits: int, monkeypatch: pytest.MonkeyPa
     assert {launch.kernel for launch in served if "convolve" in launch.kernel} == {tile.kernel("convolve", 4)}
     for fast, name, *args in ((y, "conv2d_forward", x, w, b), (dx, "conv2d_backward_data", dy, w, (9, 9))):
         function = getattr(reference, name)
-        naive, truth = (function(*(f(a) if isinstance(a, np.ndarray) else a for a in args), layer.window) for f in (np.copy, exact))
+        naive, truth = (
+            function(*(f(a) if isinstance(a, np.ndarray) else a for a in args), layer.window) for f in (np.copy, exact)
+        )
         agree(fast, *((naive, truth) if name == "conv2d_forward" else (naive[0], truth[0])), name)
 
 
-@pytest.mark.parametrize(("step", "tile"), [(s, t) for s, tiles in cuda_direct.FILTER_TILES.items() for t in tiles], ids=str)
+@pytest.mark.parametrize(
+    ("step", "tile"), [(s, t) for s, tiles in cuda_direct.FILTER_TILES.items() for t in tiles], ids=str
+)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_every_filter_tile(step: int, tile: Any, splits: int, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
     monkeypatch.setattr(cuda_direct, "choose", lambda *_: (tile, splits))
@@ -262,7 +296,9 @@ def test_arrays_need_be_neither_contiguous_nor_aligned(served: list) -> None:
 
     for got, expected in zip(three(layer, cuda, *map(shifted, (x, w, b, dy))), want, strict=True):
         np.testing.assert_allclose(got.get(), expected.get(), rtol=0, atol=1e-5 * float(np.abs(expected.get()).max()))
-    assert all(launch.kernel.endswith(" 1>") for launch in served if "<" in launch.kernel and "depthwise" not in launch.kernel)
+    assert all(
+        launch.kernel.endswith(" 1>") for launch in served if "<" in launch.kernel and "depthwise" not in launch.kernel
+    )
 
     def strided(a: np.ndarray) -> Any:
         return cupy.asarray(np.repeat(a, 2, axis=-1))[..., ::2]
@@ -272,7 +308,14 @@ def test_arrays_need_be_neither_contiguous_nor_aligned(served: list) -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [Layer(0, 4, 6, (4,), 8, 2, 2), Layer(0, 4, 6, (4,), 4, groups=4), Layer(0, 4, 6, (1,), 4), Layer(0, 4, 6, (4,), 4, 1)], ids=str
+    "layer",
+    [
+        Layer(0, 4, 6, (4,), 8, 2, 2),
+        Layer(0, 4, 6, (4,), 4, groups=4),
+        Layer(0, 4, 6, (1,), 4),
+        Layer(0, 4, 6, (4,), 4, 1),
+    ],
+    ids=str,
 )
 def test_empty_batch(layer: Layer) -> None:
     x, w, _, dy = layer.arrays()
@@ -311,7 +354,7 @@ def test_plain_kernels_are_a_second_oracle() -> None:
         np.testing.assert_allclose(got.get(), want, rtol=0, atol=1e-13 * np.abs(want).max())
 
 
-# ------------------------------------------------------------------------------------------------------------ memory access, as counted
+# ------------------------------------------------------------------------------------------------------------ memory ac
 
 
 @pytest.mark.parametrize("name", ["convolve", "filter_gradient", "stem_forward", "depthwise", "depthwise_filter"])
@@ -331,15 +374,19 @@ def test_ceilings_of_memory_access(name: str, counted: Callable) -> None:
     for kernel in found:
         lines = [line for line in kernel.lines if line["space"] == "global"]
         share = 0.9 if name == "stem_forward" else 0.99  # the stem's rows of single floats begin anywhere
-        assert sum(line["ideal_sectors"] for line in lines) >= share * sum(line["sectors"] for line in lines), "every sector moved was asked for"
+        assert sum(line["ideal_sectors"] for line in lines) >= share * sum(line["sectors"] for line in lines), (
+            "every sector moved was asked for"
+        )
         assert all(line["sectors"] <= 16 * line["requests"] for line in lines), "at most 32 lanes x 16 bytes"
         if name in ("convolve", "filter_gradient"):
-            assert kernel.wavefronts_per_request_of("load") == 4, "16-byte reads of shared memory without a bank conflict"
+            assert kernel.wavefronts_per_request_of("load") == 4, (
+                "16-byte reads of shared memory without a bank conflict"
+            )
         elif name == "depthwise_filter":
             assert kernel.bank_conflict_factor == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ planted mistakes
+# ------------------------------------------------------------------------------------------------------------ planted m
 
 
 def forward(name: str) -> Callable[[], None]:
@@ -347,7 +394,11 @@ def forward(name: str) -> Callable[[], None]:
         layer = LAYERS[name]
         x, w, b, _ = layer.arrays()
         fast = cuda.conv2d_forward(device(x), device(w), device(b), layer.window, layer.groups)
-        agree(fast, *(reference.conv2d_forward(f(x), f(w), f(b), layer.window, layer.groups) for f in (lambda a: a, exact)), name)
+        agree(
+            fast,
+            *(reference.conv2d_forward(f(x), f(w), f(b), layer.window, layer.groups) for f in (lambda a: a, exact)),
+            name,
+        )
 
     return run
 
@@ -359,7 +410,9 @@ def data(name: str) -> Callable[[], None]:
         args = ((layer.h, layer.w), layer.window, layer.groups, layer.maps)
         none = (None,) * len(layer.maps)
         fast = cuda.conv2d_backward_data(device(dy), device(w), *args, none)
-        for ours, naive, truth in zip(fast, *(reference.conv2d_backward_data(f(dy), f(w), *args, none) for f in (np.copy, exact)), strict=True):
+        for ours, naive, truth in zip(
+            fast, *(reference.conv2d_backward_data(f(dy), f(w), *args, none) for f in (np.copy, exact)), strict=True
+        ):
             agree(ours, naive, truth, name)
 
     return run
@@ -370,25 +423,92 @@ def filters(name: str) -> Callable[[], None]:
         layer = LAYERS[name]
         x, _, _, dy = layer.arrays()
         fast = cuda.conv2d_backward_filter(device(x), device(dy), layer.window, layer.groups)
-        agree(fast, *(reference.conv2d_backward_filter(f(x), f(dy), layer.window, layer.groups) for f in (lambda a: a, exact)), name)
+        agree(
+            fast,
+            *(reference.conv2d_backward_filter(f(x), f(dy), layer.window, layer.groups) for f in (lambda a: a, exact)),
+            name,
+        )
 
     return run
 
 
 ANY = "check trace"
 MUTANTS = [  # name, module, old, new, modes in which it is caught, test
-    ("missing barrier", cuda_direct.FORWARD, "copies_done();\n      __syncthreads();", "copies_done();", "trace", forward("vectors")),
-    ("missing wait", cuda_direct.FORWARD, "copies_done();\n      __syncthreads();", "__syncthreads();", ANY, forward("vectors")),
-    ("same buffer twice", cuda_direct.FORWARD, "patches.copy(a[now ^ 1]", "patches.copy(a[now]", ANY, forward("vectors")),
-    ("unpredicated edge", cuda_direct.FORWARD, " && unsigned(w0[i] + dw) < unsigned(p.in_w)", "", ANY, forward("vectors")),
+    (
+        "missing barrier",
+        cuda_direct.FORWARD,
+        "copies_done();\n      __syncthreads();",
+        "copies_done();",
+        "trace",
+        forward("vectors"),
+    ),
+    (
+        "missing wait",
+        cuda_direct.FORWARD,
+        "copies_done();\n      __syncthreads();",
+        "__syncthreads();",
+        ANY,
+        forward("vectors"),
+    ),
+    (
+        "same buffer twice",
+        cuda_direct.FORWARD,
+        "patches.copy(a[now ^ 1]",
+        "patches.copy(a[now]",
+        ANY,
+        forward("vectors"),
+    ),
+    (
+        "unpredicated edge",
+        cuda_direct.FORWARD,
+        " && unsigned(w0[i] + dw) < unsigned(p.in_w)",
+        "",
+        ANY,
+        forward("vectors"),
+    ),
     ("bound off by one", cuda_direct.FORWARD, "&& n < k;", "&& n <= k;", ANY, forward("vectors")),
     ("misaligned vector", cuda_direct.FORWARD, "column / 4) + column % 4", "column / 4) + 1", ANY, forward("vectors")),
-    ("phases exchanged", cuda_direct.FORWARD, "pick(p.rows, phase / p.phase_columns)", "pick(p.rows, phase % p.phase_columns)", ANY, data("strided")),
-    ("steps lost between folds", cuda_direct.FORWARD, "    }\n    fold(totals, sums);", "    }", ANY, forward("vectors")),
-    ("last split lost", cuda_direct.FORWARD, "split < p.splits; ++split) sum", "split + 1 < p.splits; ++split) sum", ANY, forward("long sum")),
-    ("filter: missing barrier", cuda_direct.FILTER, "copies_done();\n    __syncthreads();", "copies_done();", "trace", filters("vectors")),
+    (
+        "phases exchanged",
+        cuda_direct.FORWARD,
+        "pick(p.rows, phase / p.phase_columns)",
+        "pick(p.rows, phase % p.phase_columns)",
+        ANY,
+        data("strided"),
+    ),
+    (
+        "steps lost between folds",
+        cuda_direct.FORWARD,
+        "    }\n    fold(totals, sums);",
+        "    }",
+        ANY,
+        forward("vectors"),
+    ),
+    (
+        "last split lost",
+        cuda_direct.FORWARD,
+        "split < p.splits; ++split) sum",
+        "split + 1 < p.splits; ++split) sum",
+        ANY,
+        forward("long sum"),
+    ),
+    (
+        "filter: missing barrier",
+        cuda_direct.FILTER,
+        "copies_done();\n    __syncthreads();",
+        "copies_done();",
+        "trace",
+        filters("vectors"),
+    ),
     ("filter: carry lost", cuda_direct.FILTER, "if (p >= v.p) p -= v.p, ++n;", "", ANY, filters("vectors")),
-    ("filter: last pixel", cuda_direct.FILTER, "first + row < end && k < v.k", "first + row <= end && k < v.k", ANY, filters("vectors")),
+    (
+        "filter: last pixel",
+        cuda_direct.FILTER,
+        "first + row < end && k < v.k",
+        "first + row <= end && k < v.k",
+        ANY,
+        filters("vectors"),
+    ),
     ("stem: missing barrier", cuda_special.STEM, "__syncthreads();", "", "trace", forward("stem")),
     ("depthwise: missing barrier", cuda_special.DEPTHWISE, "__syncthreads();", "", "trace", filters("depthwise")),
     (
@@ -420,7 +540,9 @@ def planted(module: modules.Module, old: str, new: str) -> Iterator[None]:
         vars(module).update(kept)
 
 
-@pytest.mark.parametrize(("module", "old", "new", "modes", "test"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
+@pytest.mark.parametrize(
+    ("module", "old", "new", "modes", "test"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS]
+)
 def test_planted_mistakes_are_caught(module: Any, old: str, new: str, modes: str, test: Callable[[], None]) -> None:
     assert_caught(module, old, new, modes, test)
 

@@ -19,15 +19,27 @@ def test_launches_cover_the_results_and_depend_on_the_shape_alone() -> None:
         assert launch.grid[1] * columns >= k
         assert launch.grid[2] == splits
         assert -(-walk.terms // splits) <= cuda_direct.LONGEST
-    assert cuda_direct.plan(forward_walk(16, (64, 128), 128, 128, Window.of("c", 3, 1, 1)), 4, 108)[0].kernel == "convolve<128, 128, 4, 2, 4>"
-    assert cuda_direct.plan(forward_walk(1, (8, 16), 256, 64, Window.of("c", 3, 1, 1)), 4, 108)[1] > 1, "a small map is split"
+    assert (
+        cuda_direct.plan(forward_walk(16, (64, 128), 128, 128, Window.of("c", 3, 1, 1)), 4, 108)[0].kernel
+        == "convolve<128, 128, 4, 2, 4>"
+    )
+    assert cuda_direct.plan(forward_walk(1, (8, 16), 256, 64, Window.of("c", 3, 1, 1)), 4, 108)[1] > 1, (
+        "a small map is split"
+    )
     launch, splits = cuda_direct.filter_plan(16 * 64 * 128, 9 * 32, 32, 4, 108)
     assert 108 <= np.prod(launch.grid) <= 16 * 108
     assert 16 * 64 * 128 / splits <= cuda_direct.LONGEST
 
 
 def test_phases_of_the_data_gradient_take_every_tap_and_every_pixel_once() -> None:
-    for stride, dilation, taps, before in ((1, 1, 3, 1), (2, 1, 3, 1), (2, 2, 3, 0), (3, 2, 5, 4), (4, 1, 2, 0), (4, 6, 5, 1)):
+    for stride, dilation, taps, before in (
+        (1, 1, 3, 1),
+        (2, 1, 3, 1),
+        (2, 2, 3, 0),
+        (3, 2, 5, 4),
+        (4, 1, 2, 0),
+        (4, 6, 5, 1),
+    ):
         window = Window.of("c", taps, stride, before, dilation)
         size = (17, 19)
         walk = data_walk(1, window.output_size(size), size, 4, 4, window)

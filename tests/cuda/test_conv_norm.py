@@ -1,4 +1,6 @@
-"""What CUDA does by several kernels in turn: a convolution with its batch norm, with a shortcut and a ReLU, of several maps."""
+"""What CUDA does by several kernels in turn: a convolution with its batch norm, with a shortcut and a ReLU, of several
+maps.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,14 @@ K = 8
 def arrays(channels: tuple[int, ...], window: Window, seed: int) -> list[np.ndarray]:
     """dy, residual, filter, weight, bias, the maps; float64."""
     rng = np.random.default_rng(seed)
-    shapes = [(2, 7, 9, K), (2, 7, 9, K), (*window.kernel, sum(channels), K), (K,), (K,), *((2, 7, 9, c) for c in channels)]
+    shapes = [
+        (2, 7, 9, K),
+        (2, 7, 9, K),
+        (*window.kernel, sum(channels), K),
+        (K,),
+        (K,),
+        *((2, 7, 9, c) for c in channels),
+    ]
     return [rng.standard_normal(shape) for shape in shapes]
 
 
@@ -37,7 +46,9 @@ def normed(window: Window, residual: bool, dy: Any, other: Any, w: Any, weight: 
     norm = 0.1, 1e-5, other if residual else None, "relu"
     y, z, mask, mean, inverse = conv.conv2d_norm_forward(x, w, weight, bias, *running, *norm, window, 1)
     into = tuple(xp.ones_like(m) if k % 2 else None for k, m in enumerate(maps))
-    gradients = conv.conv2d_norm_backward(dy, x, w, z, mask, weight, bias, mean, inverse, "relu", residual, window, 1, into, False)
+    gradients = conv.conv2d_norm_backward(
+        dy, x, w, z, mask, weight, bias, mean, inverse, "relu", residual, window, 1, into, False
+    )
     return [y, *running, *gradients]
 
 

@@ -1,4 +1,6 @@
-"""Winograd convolution on CUDA: within its stated bound of the float64 reference; chosen by a pure cost model or by the environment."""
+"""Winograd convolution on CUDA: within its stated bound of the float64 reference; chosen by a pure cost model or by the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def test_transposed_convolution_of_stride_one(served: list) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "name"), [("direct", "one map"), ("exact", "one map"), ("winograd2", "one map"), ("auto", "one map"), ("winograd4", "")]
+    ("mode", "name"),
+    [("direct", "one map"), ("exact", "one map"), ("winograd2", "one map"), ("auto", "one map"), ("winograd4", "")],
 )
 def test_modes_and_what_they_cannot_serve(mode: str, name: str, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
     monkeypatch.setattr(choice, "mode", lambda: mode)
@@ -96,7 +99,12 @@ def test_cost_model_is_pure_and_prefers_winograd_where_channels_are_many() -> No
         direct, winograd = cuda_winograd.cycles(n, out, c, c, 108)
         return winograd < direct
 
-    assert [pays(16, out, c) for out, c in (((64, 128), 16), ((64, 128), 32), ((16, 32), 128), ((8, 16), 256))] == [False, False, True, True]
+    assert [pays(16, out, c) for out, c in (((64, 128), 16), ((64, 128), 32), ((16, 32), 128), ((8, 16), 256))] == [
+        False,
+        False,
+        True,
+        True,
+    ]
     assert not pays(1, (4, 4), 16), "four launches for nothing"
 
 
@@ -109,7 +117,8 @@ def test_ceilings_of_memory_access(forced: Any, counted: Any) -> None:
     report.assert_clean()
     for name in cuda_winograd.NAMES:
         kernel = report.kernel(name)
-        if name != "transform_filter":  # of the flipped filter: sectors are shared by the eight rows of a block, not within a request
+        # of the flipped filter: sectors are shared by the eight rows of a block, not within a request
+        if name != "transform_filter":
             assert kernel.sectors_per_request <= 4
             assert kernel.global_efficiency == 1
         assert kernel.sectors_per_request_of("store") <= 4

@@ -1,4 +1,6 @@
-"""Training on CUDA: it follows the CPU within rounding, tiles stay on the device, and one small copy per step comes back."""
+"""Training on CUDA: it follows the CPU within rounding, tiles stay on the device, and one small copy per step comes
+back.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,19 @@ FAMILIES = ("loss_", "polarized_", "adamw_step", "squared_norm", "augment_batch"
 def tiles() -> Tiles:
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 5, (N, H, W)).astype(np.uint8)
-    return Tiles((40 * masks + rng.integers(0, 60, (N, H, W))).astype(np.uint8), masks, np.array([str(k) for k in range(N)]))
+    return Tiles(
+        (40 * masks + rng.integers(0, 60, (N, H, W))).astype(np.uint8), masks, np.array([str(k) for k in range(N)])
+    )
 
 
 def trajectory(tiles: Tiles, name: str, dtype: type) -> np.ndarray:
     """Losses of four steps of a small network, as Run._step makes them, in any type."""
     net = UNet(width=4, seed=0, dropout=0.0).to(name, dtype)
-    optimizer, loss, rng = AdamW(net, clip=0.1, average=0.999), CombinedLoss((0, 0.3, 0.4, 0.4, 2.9), background="mask"), np.random.default_rng(1)
+    optimizer, loss, rng = (
+        AdamW(net, clip=0.1, average=0.999),
+        CombinedLoss((0, 0.3, 0.4, 0.4, 2.9), background="mask"),
+        np.random.default_rng(1),
+    )
     images, masks = (device.to_device(a, name) for a in (tiles.images, tiles.masks))
     normalise, augment, losses = Normalisation.of(tiles.images), Augmentation(), []
     net.train()
@@ -73,7 +81,9 @@ def run(tiles: Tiles, tmp_path, monkeypatch: pytest.MonkeyPatch) -> training.Run
 
 @pytest.mark.filterwarnings("ignore:cupyx.allow_synchronize")
 def test_a_step_waits_once(run: training.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything between the upload of the rows' numbers and the copy of the logged numbers runs without waiting for the device."""
+    """Everything between the upload of the rows' numbers and the copy of the logged numbers runs without waiting for
+    the device.
+    """
     fetched, fetch = [], device.fetch
 
     def waiting(scalars):
@@ -93,7 +103,9 @@ def test_a_step_waits_once(run: training.Run, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.filterwarnings("ignore:cupyx.allow_synchronize")
 @pytest.mark.parametrize("flips", [False, True])
-def test_scores_are_counted_on_the_device(run: training.Run, tiles: Tiles, flips: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_counted_on_the_device(
+    run: training.Run, tiles: Tiles, flips: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied = []
 
     def copy(array):

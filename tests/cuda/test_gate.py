@@ -19,7 +19,10 @@ SINGLE = pytest.mark.parametrize("single", [True, False], ids=["per pixel", "per
 def arrays(shape: tuple[int, ...], single: bool) -> list[np.ndarray]:
     """dy, x, other, z."""
     rng = np.random.default_rng(0)
-    return [*(rng.standard_normal(shape) for _ in range(3)), 2 * rng.standard_normal((*shape[:-1], 1) if single else shape)]
+    return [
+        *(rng.standard_normal(shape) for _ in range(3)),
+        2 * rng.standard_normal((*shape[:-1], 1) if single else shape),
+    ]
 
 
 @DTYPE
@@ -50,7 +53,8 @@ def test_what_is_not_served(cp: Any) -> None:
     assert cuda.gate_forward(x, cp.zeros((1, 1, 1, 4), np.float32)) is NotImplemented
 
 
-# Sectors per request: 16 for 512 bytes in 16-byte accesses; one gate serves 8 lanes, so its requests touch a sector or two.
+# Sectors per request: 16 for 512 bytes in 16-byte accesses; one gate serves 8 lanes, so its requests touch a sector or
+# two.
 CEILINGS = {"blend_forward": 16, "blend_backward": 16}
 
 
@@ -65,7 +69,7 @@ def test_accesses_are_coalesced(cp: Any, counted: Any, single: bool) -> None:
         assert report.kernel(kernel).global_efficiency >= 0.99
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _gate(cp: Any) -> None:
@@ -76,12 +80,36 @@ def _gate(cp: Any) -> None:
 
 _KERNELS = ("blend_forward<float, 1>", "blend_backward<float, 1>")
 MUTANTS = [
-    Mutant("gate of the next pixel", "sigmoid(z[pixel]);\n    for", "sigmoid(z[pixel + 1]);\n    for", "fast", _gate, cuda, _KERNELS),
+    Mutant(
+        "gate of the next pixel",
+        "sigmoid(z[pixel]);\n    for",
+        "sigmoid(z[pixel + 1]);\n    for",
+        "fast",
+        _gate,
+        cuda,
+        _KERNELS,
+    ),
     Mutant("other not weighed", "(1 - gates.s[v]) * second.v[v]", "second.v[v]", "fast", _gate, cuda, _KERNELS),
     Mutant("one lane's share of dz", "sum = group_sum(sum, group);", "", "fast", _gate, cuda, _KERNELS),
     Mutant("a pack too many", "if (i >= count) return;", "if (i > count) return;", "check", _gate, cuda, _KERNELS),
-    Mutant("pixels beyond the last", "const bool inside = pixel < pixels;", "const bool inside = true;", "check", _gate, cuda, _KERNELS),
-    Mutant("lost slope of the sigmoid", "dz[pixel] = sum * s * (1 - s)", "dz[pixel] = sum * s", "fast", _gate, cuda, _KERNELS),
+    Mutant(
+        "pixels beyond the last",
+        "const bool inside = pixel < pixels;",
+        "const bool inside = true;",
+        "check",
+        _gate,
+        cuda,
+        _KERNELS,
+    ),
+    Mutant(
+        "lost slope of the sigmoid",
+        "dz[pixel] = sum * s * (1 - s)",
+        "dz[pixel] = sum * s",
+        "fast",
+        _gate,
+        cuda,
+        _KERNELS,
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""Labels, masks and indices outside their range on CUDA: found by the kernels, raised by the next copy to the host, never counted or ignored."""
+"""Labels, masks and indices outside their range on CUDA: found by the kernels, raised by the next copy to the host,
+never counted or ignored.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_wrong_values_are_named_by_the_next_copy(row: Row, backend: str) -> None
                 continue
             values.flat[-1] = row.high
             values.flat[values.size // 2 : -1] = bad
-            with pytest.raises(row.error, match=rf"\w+: \w+ holds {bad} at \(.*\d.*\), expected {row.low} to {row.high}\b"):
+            with pytest.raises(
+                row.error, match=rf"\w+: \w+ holds {bad} at \(.*\d.*\), expected {row.low} to {row.high}\b"
+            ):
                 copied(row.call(cupy.asarray(values)))
             raise_reported()  # said once
 

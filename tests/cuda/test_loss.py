@@ -1,4 +1,6 @@
-"""The loss kernels against the float64 reference, on odd shapes, with every policy and every setting; and what they cost."""
+"""The loss kernels against the float64 reference, on odd shapes, with every policy and every setting; and what they
+cost.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ VARIANTS = {
 }
 
 
-def made(shape: tuple[int, ...], classes: int, seed: int = 0, ignored: int | None = None, kind: str = "uint8", scale: float = 3.0):
+def made(
+    shape: tuple[int, ...],
+    classes: int,
+    seed: int = 0,
+    ignored: int | None = None,
+    kind: str = "uint8",
+    scale: float = 3.0,
+):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, shape).astype(kind)
     if ignored is not None:
@@ -96,7 +105,12 @@ def test_confident_logits_lose_nothing(dtype: str) -> None:
 
 def test_nearly_right_pixels_keep_their_digits() -> None:
     """1 - p of 1e-7, which is but a bit or two if it comes from a subtraction."""
-    check(np.tile(np.array([17.0, 0, -1, 1, 0.5]), (3, 1)), np.zeros(3, int), LossSpec((("focal", 1.0),), gamma=0.5), "float32")
+    check(
+        np.tile(np.array([17.0, 0, -1, 1, 0.5]), (3, 1)),
+        np.zeros(3, int),
+        LossSpec((("focal", 1.0),), gamma=0.5),
+        "float32",
+    )
 
 
 def test_many_blocks_and_a_view() -> None:
@@ -108,7 +122,9 @@ def test_many_blocks_and_a_view() -> None:
     again, _, _ = loss_forward(z[1:].copy(), y[1:].copy(), spec)
     assert value.get() == again.get()
     one = cupy.ones((), "f4")
-    assert (loss_backward(one, z[1:], y[1:], spec, state) == loss_backward(one, z[1:].copy(), y[1:].copy(), spec, state)).all()
+    assert (
+        loss_backward(one, z[1:], y[1:], spec, state) == loss_backward(one, z[1:].copy(), y[1:].copy(), spec, state)
+    ).all()
 
 
 def test_same_bits_in_every_run_and_an_empty_batch() -> None:
@@ -133,7 +149,9 @@ def test_what_is_not_served_falls_back() -> None:
             expected = loss_forward(logits, labels, spec)
         assert float(value) == pytest.approx(float(expected[0]), rel=1e-12)
         assert set(parts) == set(expected[1])
-        np.testing.assert_allclose(dz.get(), reference.loss_backward(1.0, logits, labels, spec, None), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(
+            dz.get(), reference.loss_backward(1.0, logits, labels, spec, None), rtol=1e-9, atol=1e-15
+        )
     wide = np.zeros((2, 17))
     with kernel_log() as served:
         loss_forward(cupy.asarray(wide), cupy.zeros(2, int), LossSpec(EVERY))
@@ -167,7 +185,9 @@ def test_launch_geometry() -> None:
 
 @trace_only
 def test_memory_is_read_in_whole_sectors() -> None:
-    """5 floats per pixel in runs of 16 bytes per lane: 16 sectors of a request's 512 bytes, none read twice; shared memory without conflicts."""
+    """5 floats per pixel in runs of 16 bytes per lane: 16 sectors of a request's 512 bytes, none read twice; shared
+    memory without conflicts.
+    """
     logits, labels = made((1, 32, 64), 5, 7)
     z, y = cupy.asarray(logits.astype("f4")), cupy.asarray(labels)
     spec = LossSpec(EVERY, background="mask")
@@ -193,7 +213,14 @@ def _plain() -> None:
 BARRIER = "load(tile, logits + (size_t)start * WIDE, count);\n    __syncthreads();"
 SOURCE = cuda.MODULES["float"]
 MUTANTS = [
-    Mutant("the tile is used before it is there", SOURCE, BARRIER, BARRIER.replace("__syncthreads();", ""), ("trace",), _several),
+    Mutant(
+        "the tile is used before it is there",
+        SOURCE,
+        BARRIER,
+        BARRIER.replace("__syncthreads();", ""),
+        ("trace",),
+        _several,
+    ),
     Mutant(
         "the last vector of a tile is not cut",
         SOURCE,
@@ -202,8 +229,17 @@ MUTANTS = [
         ("check", "trace"),
         _several,
     ),
-    Mutant("pixels beyond the last", SOURCE, "  if (i >= pixels) return;\n", "  if (i > pixels) return;\n", ("check", "trace"), _plain),
-    Mutant("a lane keeps its neighbour's number", SOURCE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several),
+    Mutant(
+        "pixels beyond the last",
+        SOURCE,
+        "  if (i >= pixels) return;\n",
+        "  if (i > pixels) return;\n",
+        ("check", "trace"),
+        _plain,
+    ),
+    Mutant(
+        "a lane keeps its neighbour's number", SOURCE, "if (lane == k) mine", "if (lane == (k ^ 1)) mine", ANY, _several
+    ),
     Mutant(
         "a warp's sums are lost",
         SOURCE,
@@ -228,7 +264,9 @@ MUTANTS = [
         ANY,
         lambda: test_confident_logits_lose_nothing("float32"),
     ),
-    Mutant("the masked class keeps its gradient", SOURCE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several),
+    Mutant(
+        "the masked class keeps its gradient", SOURCE, "for (int c = 0; c < FIRST; ++c) mine[c] = 0;", "", ANY, _several
+    ),
 ]
 
 

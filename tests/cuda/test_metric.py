@@ -113,9 +113,18 @@ MUTANTS = [
         ("trace",),
         _counts,
     ),
-    Mutant("counted before the counts are 0", cuda.MODULE, "copies[k] = 0;\n  __syncthreads();", "copies[k] = 0;", ("trace",), _counts),
+    Mutant(
+        "counted before the counts are 0",
+        cuda.MODULE,
+        "copies[k] = 0;\n  __syncthreads();",
+        "copies[k] = 0;",
+        ("trace",),
+        _counts,
+    ),
     Mutant("copies are not cleared", cuda.MODULE, "copies[k] = 0;", "", ANY, _counts),
-    Mutant("pixels beyond the last", cuda.MODULE, "i < pixels; i += gridDim.x", "i <= pixels; i += gridDim.x", ANY, _counts),
+    Mutant(
+        "pixels beyond the last", cuda.MODULE, "i < pixels; i += gridDim.x", "i <= pixels; i += gridDim.x", ANY, _counts
+    ),
     Mutant(
         "truth and prediction swapped",
         cuda.MODULE,
@@ -124,7 +133,14 @@ MUTANTS = [
         ANY,
         _counts,
     ),
-    Mutant("the last of equal logits", cuda.MODULE, "z[c] > top ||", "z[c] >= top ||", ANY, lambda: check_labels((2, 64, 65), 5, 1)),
+    Mutant(
+        "the last of equal logits",
+        cuda.MODULE,
+        "z[c] > top ||",
+        "z[c] >= top ||",
+        ANY,
+        lambda: check_labels((2, 64, 65), 5, 1),
+    ),
 ]
 
 

@@ -15,7 +15,8 @@ from kernels.core.device import to_numpy
 from kernels.core.reduction import sum_pixels
 from kernels.norm import cuda, reference
 
-# Batch 1; one pixel; channels of one float, of whole packs, of more packs than a block is wide; more rows than a block has.
+# Batch 1; one pixel; channels of one float, of whole packs, of more packs than a block is wide; more rows than a block
+# has.
 SHAPES = [*odd_shapes(5), (1, 1, 1, 7), (2, 3, 5, 32), (1, 3, 2, 513), (1, 65, 43, 3), (1, 40, 29, 8)]
 FORMS = [(None, False), ("relu", False), (None, True), ("relu", True)]
 EPS = 1e-5
@@ -32,15 +33,21 @@ def batch(shape: tuple[int, ...], seed: int = 0, centre: float = 1.0) -> list[An
 
 
 def whole(kernels: Any, activation: str | None, with_residual: bool, training: bool) -> Any:
-    """Statistics (or fixed ones, in evaluation), forward and backward as one function of dy, x, residual, weight, bias."""
+    """Statistics (or fixed ones, in evaluation), forward and backward as one function of dy, x, residual, weight,
+    bias.
+    """
 
     def run(dy: Any, x: Any, residual: Any, weight: Any, bias: Any) -> tuple[Any, ...]:
         mean, variance = kernels.batch_norm_statistics(x)
         if not training:
             mean, variance = 0 * mean + 0.25, 0 * variance + 2
         inverse = kernels.batch_norm_inverse(variance, EPS)
-        y, mask = kernels.batch_norm_forward(x, weight, bias, mean, inverse, residual if with_residual else None, activation)
-        gradients = kernels.batch_norm_backward(dy, x, mask, weight, bias, mean, inverse, training, activation, with_residual)
+        y, mask = kernels.batch_norm_forward(
+            x, weight, bias, mean, inverse, residual if with_residual else None, activation
+        )
+        gradients = kernels.batch_norm_backward(
+            dy, x, mask, weight, bias, mean, inverse, training, activation, with_residual
+        )
         return (y, *gradients)
 
     return run
@@ -70,7 +77,14 @@ def test_statistics(cp: Any, shape: tuple[int, ...], centre: float, plain: bool,
 def test_batch_norm(cp: Any, served: list, shape: tuple[int, ...], form: tuple, training: bool, dtype: Any) -> None:
     if training and np.prod(shape[:-1]) < 3:
         pytest.skip("one value has no variance, two become -1 and 1: their gradient is 0 but for rounding")
-    check(cp, whole(cuda, *form, training), whole(reference, *form, training), lambda seed: batch(shape, seed), dtype, str(form))
+    check(
+        cp,
+        whole(cuda, *form, training),
+        whole(reference, *form, training),
+        lambda seed: batch(shape, seed),
+        dtype,
+        str(form),
+    )
     names = {launch.kernel.split("<")[0] for launch in served}
     assert {"batch_norm_forward", "batch_norm_gradient_sums", "batch_norm_gradient"} <= names
 
@@ -78,11 +92,15 @@ def test_batch_norm(cp: Any, served: list, shape: tuple[int, ...], form: tuple, 
 @DTYPE
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_plain_batch_norm(cp: Any, form: tuple, dtype: Any) -> None:
-    """The learner's kernels: forward gives the fast one's very bits, as both round (x - mean) scale + bias once; all agree with the definition."""
+    """The learner's kernels: forward gives the fast one's very bits, as both round (x - mean) scale + bias once; all
+    agree with the definition.
+    """
     _, x, residual, weight, bias = (cp.asarray(a, dtype) for a in batch((2, 5, 7, 12)))
     mean, variance = cuda.batch_norm_statistics(x)
     arguments = x, weight, bias, mean, cuda.batch_norm_inverse(variance, EPS), residual if form[1] else None, form[0]
-    for fast, plain in zip(cuda.batch_norm_forward(*arguments), cuda.batch_norm_forward(*arguments, plain=True), strict=True):
+    for fast, plain in zip(
+        cuda.batch_norm_forward(*arguments), cuda.batch_norm_forward(*arguments, plain=True), strict=True
+    ):
         assert (fast is None) == (plain is None)
         assert fast is None or bool((fast == plain).all())
 
@@ -93,7 +111,14 @@ def test_plain_batch_norm(cp: Any, form: tuple, dtype: Any) -> None:
         batch_norm_backward=partial(cuda.batch_norm_backward, plain=True),
     )
     for training in (True, False):
-        check(cp, whole(plain, *form, training), whole(reference, *form, training), lambda seed: batch((2, 5, 7, 12), seed), dtype, str(form))
+        check(
+            cp,
+            whole(plain, *form, training),
+            whole(reference, *form, training),
+            lambda seed: batch((2, 5, 7, 12), seed),
+            dtype,
+            str(form),
+        )
 
 
 @DTYPE
@@ -102,7 +127,11 @@ def test_running_statistics(cp: Any, channels: int, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     running = [rng.standard_normal(channels).astype(dtype), rng.uniform(0.5, 2, channels).astype(dtype)]
     values = [rng.standard_normal(channels), rng.uniform(0.5, 2, channels)]
-    ours, naive, exact = [cp.asarray(a) for a in running], [a.copy() for a in running], [a.astype(np.float64) for a in running]
+    ours, naive, exact = (
+        [cp.asarray(a) for a in running],
+        [a.copy() for a in running],
+        [a.astype(np.float64) for a in running],
+    )
     assert cuda.batch_norm_running(*ours, *map(cp.asarray, values), 40, 0.1) is None
     reference.batch_norm_running(*naive, *values, 40, 0.1)
     reference.batch_norm_running(*exact, *values, 40, 0.1)
@@ -115,9 +144,25 @@ def test_layer_norm(cp: Any, served: list, shape: tuple[int, ...], dtype: Any) -
     if shape[-1] == 1:
         pytest.skip("the variance of one value is 0")
     dy, x, _, weight, bias = batch(shape)
-    check(cp, lambda *a: cuda.layer_norm_forward(*a, EPS), lambda *a: reference.layer_norm_forward(*a, EPS), [x, weight, bias], dtype)
-    check(cp, lambda *a: cuda.layer_norm_backward(*a, EPS), lambda *a: reference.layer_norm_backward(*a, EPS), [dy, x, weight], dtype)
-    assert {launch.kernel.split("<")[0] for launch in served} >= {"layer_norm_forward", "layer_norm_gradient", "layer_norm_gradient_sums"}
+    check(
+        cp,
+        lambda *a: cuda.layer_norm_forward(*a, EPS),
+        lambda *a: reference.layer_norm_forward(*a, EPS),
+        [x, weight, bias],
+        dtype,
+    )
+    check(
+        cp,
+        lambda *a: cuda.layer_norm_backward(*a, EPS),
+        lambda *a: reference.layer_norm_backward(*a, EPS),
+        [dy, x, weight],
+        dtype,
+    )
+    assert {launch.kernel.split("<")[0] for launch in served} >= {
+        "layer_norm_forward",
+        "layer_norm_gradient",
+        "layer_norm_gradient_sums",
+    }
 
 
 def test_strided_and_unaligned_inputs(cp: Any) -> None:
@@ -159,7 +204,13 @@ def test_geometry() -> None:
 
 
 # Sectors per request: 16 for a warp's 512 bytes in 16-byte accesses; more means that rows are read in pieces.
-CEILINGS = {"batch_norm_moments": 16, "batch_norm_forward": 16, "batch_norm_gradient_sums": 16, "batch_norm_gradient": 16, "sum_rows": 16}
+CEILINGS = {
+    "batch_norm_moments": 16,
+    "batch_norm_forward": 16,
+    "batch_norm_gradient_sums": 16,
+    "batch_norm_gradient": 16,
+    "sum_rows": 16,
+}
 
 
 @pytest.mark.parametrize("channels", [16, 32, 128])
@@ -176,14 +227,16 @@ def test_accesses_are_coalesced(cp: Any, counted: Any, channels: int) -> None:
 
 
 def test_the_plain_kernel_is_not_coalesced(cp: Any, counted: Any) -> None:
-    """What the fast layout is for: 32 lanes of the plain kernel touch 32 rows, and of each sector only one value in eight is used."""
+    """What the fast layout is for: 32 lanes of the plain kernel touch 32 rows, and of each sector only one value in
+    eight is used.
+    """
     x = cp.asarray(batch((1, 32, 64, 32))[1], np.float32)
     with counted() as report:
         cuda.batch_norm_statistics(x, plain=True)
     assert report.kernel("batch_norm_moments_plain").global_efficiency < 1 / 4
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _forward_and_backward(cp: Any) -> None:
@@ -196,7 +249,13 @@ def _statistics(cp: Any) -> None:
 
 def _layer(cp: Any) -> None:
     dy, x, _, weight, _ = batch((3, 5, 3, 37))
-    check(cp, lambda *a: cuda.layer_norm_backward(*a, EPS), lambda *a: reference.layer_norm_backward(*a, EPS), [dy, x, weight], np.float32)
+    check(
+        cp,
+        lambda *a: cuda.layer_norm_backward(*a, EPS),
+        lambda *a: reference.layer_norm_backward(*a, EPS),
+        [dy, x, weight],
+        np.float32,
+    )
 
 
 _MOMENTS = ("batch_norm_moments<float, 1>", "batch_norm_moments_finish<float>")
@@ -210,9 +269,36 @@ _ALL = (
 )
 _LAYER = ("layer_norm_gradient<float, 1>", "layer_norm_gradient_sums<float, 1>", "layer_norm_gradient_finish<float>")
 MUTANTS = [
-    Mutant("shift not added back", "double(shift[channel]) + mine.mean", "mine.mean", "fast", _statistics, cuda, _MOMENTS, "BATCH"),
-    Mutant("merge without the means' distance", " + d * d * (a.count * b.count / n)", "", "fast", _statistics, cuda, _MOMENTS, "BATCH"),
-    Mutant("last partial counted as whole", "double(min(per, rows - k * per))", "double(per)", "fast", _statistics, cuda, _MOMENTS, "BATCH"),
+    Mutant(
+        "shift not added back",
+        "double(shift[channel]) + mine.mean",
+        "mine.mean",
+        "fast",
+        _statistics,
+        cuda,
+        _MOMENTS,
+        "BATCH",
+    ),
+    Mutant(
+        "merge without the means' distance",
+        " + d * d * (a.count * b.count / n)",
+        "",
+        "fast",
+        _statistics,
+        cuda,
+        _MOMENTS,
+        "BATCH",
+    ),
+    Mutant(
+        "last partial counted as whole",
+        "double(min(per, rows - k * per))",
+        "double(per)",
+        "fast",
+        _statistics,
+        cuda,
+        _MOMENTS,
+        "BATCH",
+    ),
     Mutant(
         "no barrier within the merge",
         "__syncthreads();\n      const int other",
@@ -223,12 +309,66 @@ MUTANTS = [
         _MOMENTS,
         "BATCH",
     ),
-    Mutant("odd row out", "p.ty + half < p.high) room", "p.ty + half + 1 < p.high) room", "fast", _forward_and_backward, cuda, _ALL, "BATCH"),
-    Mutant("a row too many", "min(rows, int(blockIdx.x + 1) * per)", "(int(blockIdx.x + 1) * per)", "check", _statistics, cuda, _MOMENTS, "BATCH"),
-    Mutant("mask of the wrong sign", "open.v[v] ? g.v[v] : T(0)", "open.v[v] ? T(0) : g.v[v]", "fast", _forward_and_backward, cuda, _ALL, "BATCH"),
-    Mutant("dweight without inverse", "T(product * inverse[channel])", "T(product)", "fast", _forward_and_backward, cuda, _ALL, "BATCH"),
-    Mutant("row bound", "if (row >= rows) return;\n  dy +=", "if (row > rows) return;\n  dy +=", "check", _layer, cuda, _LAYER, "LAYER"),
-    Mutant("lost mean of g", "gradient.v[v] * w.v[v] - sum -", "gradient.v[v] * w.v[v] -", "fast", _layer, cuda, _LAYER, "LAYER"),
+    Mutant(
+        "odd row out",
+        "p.ty + half < p.high) room",
+        "p.ty + half + 1 < p.high) room",
+        "fast",
+        _forward_and_backward,
+        cuda,
+        _ALL,
+        "BATCH",
+    ),
+    Mutant(
+        "a row too many",
+        "min(rows, int(blockIdx.x + 1) * per)",
+        "(int(blockIdx.x + 1) * per)",
+        "check",
+        _statistics,
+        cuda,
+        _MOMENTS,
+        "BATCH",
+    ),
+    Mutant(
+        "mask of the wrong sign",
+        "open.v[v] ? g.v[v] : T(0)",
+        "open.v[v] ? T(0) : g.v[v]",
+        "fast",
+        _forward_and_backward,
+        cuda,
+        _ALL,
+        "BATCH",
+    ),
+    Mutant(
+        "dweight without inverse",
+        "T(product * inverse[channel])",
+        "T(product)",
+        "fast",
+        _forward_and_backward,
+        cuda,
+        _ALL,
+        "BATCH",
+    ),
+    Mutant(
+        "row bound",
+        "if (row >= rows) return;\n  dy +=",
+        "if (row > rows) return;\n  dy +=",
+        "check",
+        _layer,
+        cuda,
+        _LAYER,
+        "LAYER",
+    ),
+    Mutant(
+        "lost mean of g",
+        "gradient.v[v] * w.v[v] - sum -",
+        "gradient.v[v] * w.v[v] -",
+        "fast",
+        _layer,
+        cuda,
+        _LAYER,
+        "LAYER",
+    ),
 ]
 
 

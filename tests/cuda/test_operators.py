@@ -16,7 +16,9 @@ from kernels.core.dispatch import use_kernels
 
 
 def laid_out(cp: Any, array: np.ndarray, seed: int) -> Any:
-    """On the device: as it is, in Fortran order, or as every second element of a larger array, backwards; the seed says which."""
+    """On the device: as it is, in Fortran order, or as every second element of a larger array, backwards; the seed says
+    which.
+    """
     if seed % 3 == 1 and array.ndim:
         return cp.asarray(np.ascontiguousarray(array.T)).T
     if seed % 3 == 2 and array.ndim:
@@ -38,7 +40,9 @@ def inputs_of(cp: Any, case: Case, sample: Sample, seed: int, dtype: Any, exact:
     return differentiable(case, out)
 
 
-def results(cp: Any, case: Case, sample: Sample, dtype: Any, exact: bool = False, cuda: bool = False) -> list[np.ndarray]:
+def results(
+    cp: Any, case: Case, sample: Sample, dtype: Any, exact: bool = False, cuda: bool = False
+) -> list[np.ndarray]:
     """The outputs and the gradients of all inputs for a cotangent each: one array of all seeds per output and input."""
     settings = {k: cp.asarray(v) if cuda and isinstance(v, np.ndarray) else v for k, v in sample.settings.items()}
     every = []
@@ -57,7 +61,9 @@ def results(cp: Any, case: Case, sample: Sample, dtype: Any, exact: bool = False
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
 @pytest.mark.parametrize(("case", "sample"), SAMPLES, ids=SAMPLE_IDS)
 def test_equals_the_reference(cp: Any, case: Case, sample: Sample, dtype: Any) -> None:
-    """DESIGN 7's rule over several seeds at once: the error that naive code makes in a single number may be 0 by luck."""
+    """DESIGN 7's rule over several seeds at once: the error that naive code makes in a single number
+    may be 0 by luck.
+    """
     with use_kernels("reference"):
         exact = results(cp, case, sample, dtype, exact=True)
         naive = results(cp, case, sample, dtype)

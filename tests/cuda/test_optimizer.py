@@ -184,7 +184,12 @@ MUTANTS = [
         _runs,
     ),
     Mutant(
-        "numbers beyond the last", cuda.MODULE, "  if (i >= count) return;\n  update", "  if (i > count) return;\n  update", ("check", "trace"), _step
+        "numbers beyond the last",
+        cuda.MODULE,
+        "  if (i >= count) return;\n  update",
+        "  if (i > count) return;\n  update",
+        ("check", "trace"),
+        _step,
     ),
     Mutant(
         "a run loses its last number",
@@ -194,8 +199,17 @@ MUTANTS = [
         ANY,
         _runs,
     ),
-    Mutant("the moving average lags a step", cuda.MODULE, "s.kept * (weight.v[k] - old.v[k])", "s.kept * (p[i].v[k] - old.v[k]) * 0", ANY, _runs),
-    Mutant("a run has the decay of another line", cuda.MODULE, "decay[i / (LINE / RUN<T>)]", "decay[i / LINE]", ANY, _runs),
+    Mutant(
+        "the moving average lags a step",
+        cuda.MODULE,
+        "s.kept * (weight.v[k] - old.v[k])",
+        "s.kept * (p[i].v[k] - old.v[k]) * 0",
+        ANY,
+        _runs,
+    ),
+    Mutant(
+        "a run has the decay of another line", cuda.MODULE, "decay[i / (LINE / RUN<T>)]", "decay[i / LINE]", ANY, _runs
+    ),
     Mutant("decay after the step", cuda.MODULE, "p -= s.learning_rate * decay * p;", "", ANY, _step),
     Mutant("the clip factor is left out", cuda.MODULE, "g[i] * *clip", "g[i]", ANY, _step),
     Mutant(
@@ -206,7 +220,14 @@ MUTANTS = [
         ANY,
         lambda: check_norm(5001, "float32"),
     ),
-    Mutant("a tensor without a gradient is left alone", cuda.MODULE, "to[i] = from ? from[i] : T(0)", "if (from) to[i] = from[i]", ANY, check_gather),
+    Mutant(
+        "a tensor without a gradient is left alone",
+        cuda.MODULE,
+        "to[i] = from ? from[i] : T(0)",
+        "if (from) to[i] = from[i]",
+        ANY,
+        check_gather,
+    ),
 ]
 
 

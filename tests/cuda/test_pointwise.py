@@ -31,11 +31,26 @@ def test_activations(cp: Any, served: list, name: str, dtype: Any) -> None:
     for k, shape in enumerate(SHAPES):
         x, dy = values(*shape, seed=k), values(*shape, seed=k + 100)
         for way, arrays in (("forward", [x]), ("backward", [dy, x])):
-            check(cp, getattr(cuda, f"{name}_{way}"), getattr(reference, f"{name}_{way}"), [*arrays, *settings], dtype, f"{name}_{way} {shape}")
+            check(
+                cp,
+                getattr(cuda, f"{name}_{way}"),
+                getattr(reference, f"{name}_{way}"),
+                [*arrays, *settings],
+                dtype,
+                f"{name}_{way} {shape}",
+            )
     assert len(served) == 2 * len(SHAPES)
 
 
-LIMITS = {"relu": (0, 1), "leaky_relu": (0.2, 1), "sigmoid": (None, None), "tanh": (None, None), "silu": (0, 1), "gelu": (0, 1)}  # slopes far out
+# slopes far out
+LIMITS = {
+    "relu": (0, 1),
+    "leaky_relu": (0.2, 1),
+    "sigmoid": (None, None),
+    "tanh": (None, None),
+    "silu": (0, 1),
+    "gelu": (0, 1),
+}
 
 
 @DTYPE
@@ -44,7 +59,11 @@ def test_far_out(cp: Any, name: str, dtype: Any) -> None:
     """No overflow, and what is not a number stays so."""
     x = np.array([-1e30, -800, 800, 1e30, np.nan]).astype(dtype)
     low, high = LIMITS[name]
-    expected = np.where(x > 0, 1.0, -1.0 if name == "tanh" else 0.0) if low is None else np.where(x > 0, high * x, dtype(low) * x)
+    expected = (
+        np.where(x > 0, 1.0, -1.0 if name == "tanh" else 0.0)
+        if low is None
+        else np.where(x > 0, high * x, dtype(low) * x)
+    )
     expected[-1] = np.nan
     np.testing.assert_array_equal(getattr(cuda, f"{name}_forward")(cp.asarray(x), *SLOPE.get(name, ())).get(), expected)
 
@@ -60,7 +79,16 @@ def test_plain_activation(cp: Any) -> None:
 @pytest.mark.parametrize("log", ["", "log_"], ids=["softmax", "log_softmax"])
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((7, 5), -1), ((2, 3, 5, 33), -1), ((3, 40), 1), ((2, 7, 6), 1), ((2, 70, 3), 1), ((5, 3), 0), ((9,), 0), ((4, 1), -1)],
+    [
+        ((7, 5), -1),
+        ((2, 3, 5, 33), -1),
+        ((3, 40), 1),
+        ((2, 7, 6), 1),
+        ((2, 70, 3), 1),
+        ((5, 3), 0),
+        ((9,), 0),
+        ((4, 1), -1),
+    ],
     ids=str,
 )
 def test_softmax(cp: Any, served: list, shape: tuple[int, ...], axis: int, log: str, dtype: Any) -> None:
@@ -79,7 +107,10 @@ def test_dropout_draws_the_same_bits(cp: Any, served: list, p: float, dtype: Any
     for k, shape in enumerate(SHAPES):
         x = np.random.default_rng(k).uniform(1, 2, shape).astype(dtype)
         stream = (0x123456789ABCDEF0 + k, 0xFEDCBA9876543210 - k)
-        found, expected = cuda.dropout_forward(cp.asarray(x), p, *stream).get(), reference.dropout_forward(x, p, *stream)
+        found, expected = (
+            cuda.dropout_forward(cp.asarray(x), p, *stream).get(),
+            reference.dropout_forward(x, p, *stream),
+        )
         np.testing.assert_array_equal(found, expected)
     assert len(served) == len(SHAPES)
 
@@ -98,7 +129,13 @@ def test_unaligned_views(cp: Any) -> None:
 
 
 # Sectors per request: 16 for 512 bytes in 16-byte accesses, 4 for 128 in 4-byte ones.
-CEILINGS = {"activation_forward": 16, "activation_backward": 16, "dropout": 16, "softmax_forward": 5, "softmax_backward": 5}
+CEILINGS = {
+    "activation_forward": 16,
+    "activation_backward": 16,
+    "dropout": 16,
+    "softmax_forward": 5,
+    "softmax_backward": 5,
+}
 
 
 def test_accesses_are_coalesced(cp: Any, counted: Any) -> None:
@@ -113,7 +150,7 @@ def test_accesses_are_coalesced(cp: Any, counted: Any) -> None:
         assert report.kernel(kernel).global_efficiency >= 0.99, kernel
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _silu(cp: Any) -> None:
@@ -124,7 +161,9 @@ def _silu(cp: Any) -> None:
 
 def _dropout(cp: Any) -> None:
     x = np.ones((3, 5, 7), np.float32)
-    np.testing.assert_array_equal(cuda.dropout_forward(cp.asarray(x), 0.3, 2**40, 2**33).get(), reference.dropout_forward(x, 0.3, 2**40, 2**33))
+    np.testing.assert_array_equal(
+        cuda.dropout_forward(cp.asarray(x), 0.3, 2**40, 2**33).get(), reference.dropout_forward(x, 0.3, 2**40, 2**33)
+    )
 
 
 def _softmax(cp: Any) -> None:
@@ -149,9 +188,13 @@ MUTANTS = [
     ),
     Mutant("nine rounds", "round < 10", "round < 9", "fast", _dropout, cuda, _DROPOUT),
     Mutant("key not moved on", "seed0 += 0x9E3779B9u, ", "", "fast", _dropout, cuda, _DROPOUT),
-    Mutant("offset's high word", "c2 = offset0, c3 = offset1", "c2 = offset0, c3 = 0", "fast", _dropout, cuda, _DROPOUT),
+    Mutant(
+        "offset's high word", "c2 = offset0, c3 = offset1", "c2 = offset0, c3 = 0", "fast", _dropout, cuda, _DROPOUT
+    ),
     Mutant("one lane's maximum", "top = group_max(top, group);", "", "fast", _softmax, cuda, _SOFTMAX),
-    Mutant("row beyond the last", "thread % group, row < rows}", "thread % group, true}", "check", _softmax, cuda, _SOFTMAX),
+    Mutant(
+        "row beyond the last", "thread % group, row < rows}", "thread % group, true}", "check", _softmax, cuda, _SOFTMAX
+    ),
 ]
 
 

@@ -20,7 +20,9 @@ def operands(branch: str, n: int, pixels: int, c: int, h: int, dtype: str) -> li
     rng = np.random.default_rng(pixels + c)
     shapes = [(n, pixels, c), (n, pixels, c)]
     shapes += [(c,), (c, h), (h,), (h, c), (c,), (c,), (c,)] if branch == "channel" else [(c, h), (h,), (c, h), (h,)]
-    return [(rng.standard_normal(s) * (1 if k < 2 else c**-0.5 if k < 6 else 1)).astype(dtype) for k, s in enumerate(shapes)]
+    return [
+        (rng.standard_normal(s) * (1 if k < 2 else c**-0.5 if k < 6 else 1)).astype(dtype) for k, s in enumerate(shapes)
+    ]
 
 
 def check(branch: str, n: int, pixels: int, c: int, h: int, dtype: str) -> None:
@@ -34,7 +36,8 @@ def check(branch: str, n: int, pixels: int, c: int, h: int, dtype: str) -> None:
     assert [s.by for s in served] == ["fast", "fast"]
     assert [launch.kernel.split("<")[0] for launch in log] == [f"{branch}_forward", f"{branch}_backward", "over_images"]
     naive, exact = (
-        (getattr(reference, forward)(*some[1:], *eps), *getattr(reference, backward)(*some, *eps)) for some in (arrays, [wider(a) for a in arrays])
+        (getattr(reference, forward)(*some[1:], *eps), *getattr(reference, backward)(*some, *eps))
+        for some in (arrays, [wider(a) for a in arrays])
     )
     assert len(gradients) == len(exact) - 1
     for got, rough, best in zip((y, *gradients), naive, exact, strict=True):
@@ -53,7 +56,9 @@ def test_large_scores_and_what_is_not_served() -> None:
     y = attention.polarized_channel_forward(1000 * x, *weights, 1e-5)
     assert bool(cupy.isfinite(y).all())
     with kernel_log() as served:
-        attention.polarized_channel_forward(cupy.zeros((1, 40000, 1), "f8"), *(cupy.ones(s) for s in ((1,), (1, 1), 1, (1, 1), 1, 1, 1)), 1e-5)
+        attention.polarized_channel_forward(
+            cupy.zeros((1, 40000, 1), "f8"), *(cupy.ones(s) for s in ((1,), (1, 1), 1, (1, 1), 1, 1, 1)), 1e-5
+        )
         attention.polarized_spatial_forward(cupy.zeros((0, 4, 2)), *(cupy.ones(s) for s in ((2, 1), 1, (2, 1), 1)))
     assert [s.by for s in served] == ["reference", "reference"]
 
@@ -104,8 +109,22 @@ MUTANTS = [
         ("trace",),
         _spatial,
     ),
-    Mutant("columns beyond the last", SOURCE, "if (warp == 0 && c < columns)", "if (warp == 0)", ("trace", "check", "fast"), _channel),
-    Mutant("long runs are dropped", SOURCE, "total += run, run = 0;", "run = 0;", ANY, lambda: check("channel", 1, 1100, 3, 2, "float32")),
+    Mutant(
+        "columns beyond the last",
+        SOURCE,
+        "if (warp == 0 && c < columns)",
+        "if (warp == 0)",
+        ("trace", "check", "fast"),
+        _channel,
+    ),
+    Mutant(
+        "long runs are dropped",
+        SOURCE,
+        "total += run, run = 0;",
+        "run = 0;",
+        ANY,
+        lambda: check("channel", 1, 1100, 3, 2, "float32"),
+    ),
     Mutant("the softmax's mean is left out", SOURCE, "y[k] * (dy[k] - mean)", "y[k] * dy[k]", ANY, _spatial),
     Mutant(
         "an image is left out of the parameters' gradients",

@@ -57,7 +57,11 @@ def test_max_pool(cp: Any, served: list, shape: tuple[int, ...], window: Window,
     dy, before = rng.standard_normal(y.shape), rng.standard_normal(shape)
     taps, size = offset.get(), shape[1:3]
     check(
-        cp, lambda d: cuda.max_pool2d_backward(d, offset, size, window), lambda d: reference.max_pool2d_backward(d, taps, size, window), [dy], dtype
+        cp,
+        lambda d: cuda.max_pool2d_backward(d, offset, size, window),
+        lambda d: reference.max_pool2d_backward(d, taps, size, window),
+        [dy],
+        dtype,
     )
 
     def added(d: Any, total: Any) -> Any:
@@ -69,7 +73,10 @@ def test_max_pool(cp: Any, served: list, shape: tuple[int, ...], window: Window,
 
     check(cp, added, added, [dy, before], dtype)
     spread = cuda.tiles(window, shape[1:3], y.shape[1:3])
-    assert [launch.kernel.split("<")[0] for launch in served] == ["max_pool2d_forward", *["max_pool2d_spread" if spread else "max_pool2d_gather"] * 2]
+    assert [launch.kernel.split("<")[0] for launch in served] == [
+        "max_pool2d_forward",
+        *["max_pool2d_spread" if spread else "max_pool2d_gather"] * 2,
+    ]
 
 
 @pytest.mark.parametrize("window", WINDOWS[:3], ids=str)
@@ -119,7 +126,9 @@ CEILINGS = {"max_pool2d_forward": 16, "max_pool2d_gather": 16, "max_pool2d_sprea
 
 @pytest.mark.parametrize("channels", [16, 32])
 def test_accesses_are_coalesced(cp: Any, counted: Any, channels: int) -> None:
-    """A request of 32 lanes is whole rows of channels. A 2x2 window of 16 channels skips every second pixel: half of each 128 bytes."""
+    """A request of 32 lanes is whole rows of channels. A 2x2 window of 16 channels skips every second pixel: half of
+    each 128 bytes.
+    """
     x = cp.asarray(np.random.default_rng(0).standard_normal((2, 16, 32, channels)), np.float32)
     with counted() as report:
         for window in (WINDOWS[0], WINDOWS[1]):
@@ -132,7 +141,7 @@ def test_accesses_are_coalesced(cp: Any, counted: Any, channels: int) -> None:
             assert found.global_efficiency >= 0.95, name
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _pooled(window: Window, shape: tuple[int, ...]) -> Any:
@@ -142,7 +151,9 @@ def _pooled(window: Window, shape: tuple[int, ...]) -> Any:
         same((y, offset), reference.max_pool2d_forward(x, window))
         dy = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
         dx = cuda.max_pool2d_backward(cp.asarray(dy), offset, shape[1:3], window)
-        np.testing.assert_allclose(dx.get(), reference.max_pool2d_backward(dy, offset.get(), shape[1:3], window), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            dx.get(), reference.max_pool2d_backward(dy, offset.get(), shape[1:3], window), rtol=1e-5, atol=1e-5
+        )
 
     return test
 
@@ -156,16 +167,36 @@ _TILES = ("max_pool2d_forward<float, 1, 2, 2>", "max_pool2d_spread<float, 1>")
 MUTANTS = [
     Mutant("last maximum wins", "value > best ||", "value >= best ||", "fast", _OVERLAPPING, cuda, _GENERAL),
     Mutant("not-a-number passes by", "value != value)", "false)", "fast", _OVERLAPPING, cuda, _GENERAL),
-    Mutant("first not-a-number wins", "value != value)", "value != value && best == best)", "fast", _OVERLAPPING, cuda, _GENERAL),
+    Mutant(
+        "first not-a-number wins",
+        "value != value)",
+        "value != value && best == best)",
+        "fast",
+        _OVERLAPPING,
+        cuda,
+        _GENERAL,
+    ),
     Mutant("minus infinity goes to the padding", "where < 0 || ", "", "fast", _OVERLAPPING, cuda, _GENERAL),
     Mutant("right edge not predicated", " || unsigned(j) >= unsigned(g.w)", "", "fast", _OVERLAPPING, cuda, _GENERAL),
-    Mutant("a column too many", "if (at >= g.w * packs)", "if (at > g.w * packs)", "check", _OVERLAPPING, cuda, _GENERAL),
-    Mutant("window beyond the last row", "i / g.stride_h >= g.p", "i / g.stride_h > g.p", "fast", _VALID, cuda, _UNROLLED),
+    Mutant(
+        "a column too many", "if (at >= g.w * packs)", "if (at > g.w * packs)", "check", _OVERLAPPING, cuda, _GENERAL
+    ),
+    Mutant(
+        "window beyond the last row", "i / g.stride_h >= g.p", "i / g.stride_h > g.p", "fast", _VALID, cuda, _UNROLLED
+    ),
     Mutant("off the stride", "|| i % g.stride_h ||", "||", "fast", _OVERLAPPING, cuda, _GENERAL),
     Mutant(
-        "transposed taps", "total.v[v] += where.v[v] == r * g.s + s", "total.v[v] += where.v[v] == s * g.s + r", "fast", _OVERLAPPING, cuda, _GENERAL
+        "transposed taps",
+        "total.v[v] += where.v[v] == r * g.s + s",
+        "total.v[v] += where.v[v] == s * g.s + r",
+        "fast",
+        _OVERLAPPING,
+        cuda,
+        _GENERAL,
     ),
-    Mutant("rows of the window swapped", "row * g.r + r) * g.w", "row * g.r + 1 - r) * g.w", "fast", _TILED, cuda, _TILES),
+    Mutant(
+        "rows of the window swapped", "row * g.r + r) * g.w", "row * g.r + 1 - r) * g.w", "fast", _TILED, cuda, _TILES
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""Every kernel on ragged shapes in trace mode: no race, no read of shared memory that nobody wrote, nothing out of bounds (fixture `clean`)."""
+"""Every kernel on ragged shapes in trace mode: no race, no read of shared memory that nobody wrote, nothing out of
+bounds (fixture `clean`).
+"""
 
 from __future__ import annotations
 

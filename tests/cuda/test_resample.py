@@ -18,13 +18,23 @@ MATRICES = {
     "bilinear down": (bilinear_matrix(13, 5, False), bilinear_matrix(11, 3, False), "plane", "plane"),
     "bilinear x8": (bilinear_matrix(3, 24, True), bilinear_matrix(2, 16, True), "plane", "axes"),
     "nearest x2": (nearest_matrix(5, 10, False), nearest_matrix(3, 6, False), "plane", "plane"),
-    "average 2x2": (average_matrix(6, 2, 2, 0, 0, True, False), average_matrix(9, 3, 2, 1, 1, False, False), "plane", "plane"),
+    "average 2x2": (
+        average_matrix(6, 2, 2, 0, 0, True, False),
+        average_matrix(9, 3, 2, 1, 1, False, False),
+        "plane",
+        "plane",
+    ),
     "global": (adaptive_matrix(13, 1), adaptive_matrix(19, 1), "axes", "plane"),
     "bins": (adaptive_matrix(17, 3), adaptive_matrix(19, 5), "axes", "plane"),
     "strip of rows": (adaptive_matrix(17, 1), adaptive_matrix(9, 9), "one axis", "one axis"),
     "strips of columns": (adaptive_matrix(3, 3), adaptive_matrix(18, 4), "one axis", "one axis"),
     "identity": (adaptive_matrix(3, 3), adaptive_matrix(5, 5), "copy", "copy"),
-    "dense": (np.random.default_rng(0).standard_normal((7, 9)), np.random.default_rng(1).standard_normal((4, 11)), "axes", "axes"),
+    "dense": (
+        np.random.default_rng(0).standard_normal((7, 9)),
+        np.random.default_rng(1).standard_normal((4, 11)),
+        "axes",
+        "axes",
+    ),
     "empty rows": (np.diag([0.0, 2.0, 0.0]), np.zeros((3, 4)), "plane", "plane"),
 }
 LAUNCHES = {"plane": ["resample_plane"], "axes": ["resample_axis"] * 2, "one axis": ["resample_axis"], "copy": []}
@@ -38,8 +48,22 @@ def test_resample(cp: Any, served: list, name: str, channels: int, dtype: Any) -
     rng = np.random.default_rng(0)
     batch = 2 if channels > 1 else 16  # the error that naive code makes in two numbers may be small by luck
     x, dy = (rng.standard_normal((batch, *size, channels)) for size in ((a.shape[1], b.shape[1]), (len(a), len(b))))
-    check(cp, lambda x: cuda.resample2d_forward(x, a, b), lambda x: reference.resample2d_forward(x, a, b), [x], dtype, name)
-    check(cp, lambda d: cuda.resample2d_backward(d, a, b), lambda d: reference.resample2d_backward(d, a, b), [dy], dtype, f"{name}, backward")
+    check(
+        cp,
+        lambda x: cuda.resample2d_forward(x, a, b),
+        lambda x: reference.resample2d_forward(x, a, b),
+        [x],
+        dtype,
+        name,
+    )
+    check(
+        cp,
+        lambda d: cuda.resample2d_backward(d, a, b),
+        lambda d: reference.resample2d_backward(d, a, b),
+        [dy],
+        dtype,
+        f"{name}, backward",
+    )
     assert [launch.kernel.split("<")[0] for launch in served] == [kernel for way in how for kernel in LAUNCHES[way]]
 
 
@@ -100,22 +124,44 @@ def test_accesses_are_coalesced(cp: Any, counted: Any) -> None:
         assert report.kernel(kernel).global_efficiency >= 0.99
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _case(name: str) -> Any:
     def test(cp: Any) -> None:
         a, b, *_ = MATRICES[name]
         x = np.random.default_rng(0).standard_normal((2, a.shape[1], b.shape[1], 5))
-        check(cp, lambda x: cuda.resample2d_forward(x, a, b), lambda x: reference.resample2d_forward(x, a, b), [x], np.float32)
+        check(
+            cp,
+            lambda x: cuda.resample2d_forward(x, a, b),
+            lambda x: reference.resample2d_forward(x, a, b),
+            [x],
+            np.float32,
+        )
 
     return test
 
 
 _AXIS, _PLANE = ("resample_axis<float, 1>",), ("resample_plane<float, 1>",)
 MUTANTS = [
-    Mutant("band's last weight", "for (int k = 0; k < band; ++k)", "for (int k = 0; k + 1 < band; ++k)", "fast", _case("bins"), cuda, _AXIS),
-    Mutant("row and image swapped", "outer = line / p, row = line % p", "outer = line % p, row = line / p", "fast", _case("bins"), cuda, _AXIS),
+    Mutant(
+        "band's last weight",
+        "for (int k = 0; k < band; ++k)",
+        "for (int k = 0; k + 1 < band; ++k)",
+        "fast",
+        _case("bins"),
+        cuda,
+        _AXIS,
+    ),
+    Mutant(
+        "row and image swapped",
+        "outer = line / p, row = line % p",
+        "outer = line % p, row = line / p",
+        "fast",
+        _case("bins"),
+        cuda,
+        _AXIS,
+    ),
     Mutant(
         "a thread too many",
         "if (i >= count) return;\n  const int line",
@@ -125,8 +171,24 @@ MUTANTS = [
         cuda,
         _AXIS,
     ),
-    Mutant("begins a row late", "first_a[row] + r) * w", "first_a[row] + r + 1) * w", "fast", _case("bilinear x2"), cuda, _PLANE),
-    Mutant("weights of the row for the column", "b[column * band_b + s]", "b[row * band_b + s]", "fast", _case("bilinear down"), cuda, _PLANE),
+    Mutant(
+        "begins a row late",
+        "first_a[row] + r) * w",
+        "first_a[row] + r + 1) * w",
+        "fast",
+        _case("bilinear x2"),
+        cuda,
+        _PLANE,
+    ),
+    Mutant(
+        "weights of the row for the column",
+        "b[column * band_b + s]",
+        "b[row * band_b + s]",
+        "fast",
+        _case("bilinear down"),
+        cuda,
+        _PLANE,
+    ),
 ]
 
 

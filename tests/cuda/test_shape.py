@@ -85,7 +85,7 @@ def test_accesses_are_coalesced(cp: Any, counted: Any) -> None:
             assert found.global_efficiency >= 0.99
 
 
-# -- planted mistakes --------------------------------------------------------------------------------------------------------------
+# -- planted mistakes --------------------------------------------------------------------------------------------------
 
 
 def _moved(cp: Any) -> None:
@@ -107,8 +107,18 @@ MUTANTS = [
     Mutant("boundary to the left map", "unit >= maps.start[k]", "unit > maps.start[k]", "fast", _moved, cuda, _MOVE),
     Mutant("offset within the map", "+ unit - start;", "+ unit;", "fast", _moved, cuda, _MOVE),
     Mutant("a unit too many", "if (i >= count) return;", "if (i > count) return;", "check", _moved, cuda, _MOVE),
-    Mutant("tail lost", "for (int k = i; k < n; ++k) total[k] += more[k];", "", "fast", _added, cuda, ("accumulate<float>",)),
-    Mutant("overwrites", "sum.v[v] += other.v[v]", "sum.v[v] = other.v[v]", "fast", _added, cuda, ("accumulate<float>",)),
+    Mutant(
+        "tail lost",
+        "for (int k = i; k < n; ++k) total[k] += more[k];",
+        "",
+        "fast",
+        _added,
+        cuda,
+        ("accumulate<float>",),
+    ),
+    Mutant(
+        "overwrites", "sum.v[v] += other.v[v]", "sum.v[v] = other.v[v]", "fast", _added, cuda, ("accumulate<float>",)
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""On CuPy arrays too, what does not fit is refused before a kernel is launched; and a norm's vectors come in any form."""
+"""On CuPy arrays too, what does not fit is refused before a kernel is launched;
+and a norm's vectors come in any form.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def device_calls() -> list[Call]:
     out = []
     for call in calls():
         arguments = {
-            name: value if name in ("a", "b") and "resample" in call.operator.name else device(value) for name, value in call.arguments.items()
+            name: value if name in ("a", "b") and "resample" in call.operator.name else device(value)
+            for name, value in call.arguments.items()
         }
         if "mask" in call.own:
             arguments["mask"] = cupy.ones(arguments["dy"].shape, np.uint8)
@@ -55,7 +58,10 @@ def test_no_misfit_reaches_a_kernel(served: list) -> None:
         for what, other in [*misfits(call), *no_arrays(call)]:
             if what.split(":")[0] not in call.own and not refused(call, other):
                 continue
-            with pytest.raises((ValueError, TypeError), match="another implementation" if what.split(":")[0] in call.own else call.operator.name):
+            with pytest.raises(
+                (ValueError, TypeError),
+                match="another implementation" if what.split(":")[0] in call.own else call.operator.name,
+            ):
                 call.run(other)
             count += 1
     assert count > 4000
@@ -75,7 +81,9 @@ FORMS = {
 @pytest.mark.parametrize("training", [True, False])
 def test_a_gain_and_an_offset_of_any_form(form: str, training: bool) -> None:
     rng = np.random.default_rng(0)
-    x, dy, gain, offset = (cupy.asarray(rng.standard_normal(size).astype("f4")) for size in ((2, 5, 3, 6), (2, 5, 3, 6), 6, 6))
+    x, dy, gain, offset = (
+        cupy.asarray(rng.standard_normal(size).astype("f4")) for size in ((2, 5, 3, 6), (2, 5, 3, 6), 6, 6)
+    )
 
     def run(kind: Any, change: Any) -> list[Any]:
         vectors = [Tensor(change(v).astype(kind) if kind else change(v), requires_grad=True) for v in (gain, offset)]

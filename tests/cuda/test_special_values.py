@@ -1,4 +1,6 @@
-"""NaN and infinity in the CUDA kernels: the trace of the CPU tests (special_values.py) for operators with kernels of their own; and the losses."""
+"""NaN and infinity in the CUDA kernels: the trace of the CPU tests (special_values.py) for operators with kernels of
+their own; and the losses.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +14,10 @@ from kernels.core.device import CUDA, to_numpy
 from kernels.loss import LossSpec, loss_backward, loss_forward, reference
 
 # Operators with kernels of their own; the losses (below) aside.
-KERNELS = (
-    "concat",
-    "relu",
-    "add_relu",
-    "leaky_relu",
-    "sigmoid",
-    "silu",
-    "gelu",
-    "softmax",
-    "log_softmax",
-    "gate",
-    "blend",
-    "max_pool2d",
-    "avg_pool2d",
-    "resize_bilinear",
-    "layer_norm",
-    "batch_norm relu",
-    "batch_norm evaluation",
-    "batch_norm training",
-    "polarized_channel",
-    "polarized_spatial",
-    "scaled_dot_product_attention",
-    "conv_transpose2d",
-    "conv2d",
-    "conv2d_batch_norm",
-)
+KERNELS = ("concat", "relu", "add_relu", "leaky_relu", "sigmoid", "silu", "gelu", "softmax", "log_softmax", "gate",
+           "blend", "max_pool2d", "avg_pool2d", "resize_bilinear", "layer_norm", "batch_norm relu",
+           "batch_norm evaluation", "batch_norm training", "polarized_channel", "polarized_spatial",
+           "scaled_dot_product_attention", "conv_transpose2d", "conv2d", "conv2d_batch_norm")  # fmt: skip
 TRACED: dict[str, tuple[Case, Sample]] = {}  # the first sample of each
 for row in SAMPLES:
     if row[0].name in KERNELS and row[0].torch is not None:
@@ -87,7 +67,11 @@ def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, classes: 
     """The oracle: the definition in float64 with -600 in its place. At the label two terms are infinite."""
     logits, labels = pixels(classes)
     far, label = logits.astype(np.float64), labels[1, 2, 3]
-    places = {"another class": [(label + 1) % classes], "the label": [label], "all but the label": [c for c in range(classes) if c != label]}[where]
+    places = {
+        "another class": [(label + 1) % classes],
+        "the label": [label],
+        "all but the label": [c for c in range(classes) if c != label],
+    }[where]
     logits[1, 2, 3, places], far[1, 2, 3, places] = -np.inf, -600
     spec = LossSpec(((term, 1.0),))
     value, gradient = both(logits, labels, spec)
@@ -95,4 +79,6 @@ def test_a_logit_of_minus_infinity_is_the_limit(term: str, where: str, classes: 
         assert value == np.inf
     else:
         np.testing.assert_allclose(value, reference.loss_forward(far, labels, spec)[0], rtol=1e-5)
-    np.testing.assert_allclose(gradient, reference.loss_backward(np.float64(1), far, labels, spec, None), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        gradient, reference.loss_backward(np.float64(1), far, labels, spec, None), rtol=1e-4, atol=1e-6
+    )

@@ -14,7 +14,8 @@ from kernels.core.module import launch_log
 from kernels.core.precision import use_precision
 from layers import Conv2d, ConvNorm, SegmentationLoss, Sequential
 
-# A sum over fewer than 128 pixels needs no matrix product: CuPy refuses cuBLAS while it records, and the reference of `sum_pixels` uses it.
+# A sum over fewer than 128 pixels needs no matrix product: CuPy refuses cuBLAS while it records, and the reference of
+# `sum_pixels` uses it.
 FEW = (2, 7, 8)
 CONV = [name for name in registry if name.startswith("conv")]
 
@@ -44,7 +45,9 @@ class Trained:
         self.net = Sequential(ConvNorm(1, 8, 3), ConvNorm(8, 12, 3, 2), Conv2d(12, 5, 1))
         for _, t in self.net.named_tensors():
             if t.ndim == 4:
-                t.data[...] = device.to_device((rng.standard_normal(t.shape) * (2 / t.size * t.shape[3]) ** 0.5).astype(np.float32), where)
+                t.data[...] = device.to_device(
+                    (rng.standard_normal(t.shape) * (2 / t.size * t.shape[3]) ** 0.5).astype(np.float32), where
+                )
         self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
         self.loss = SegmentationLoss({"cross_entropy": 1.0}, None, background="mask")
         passes = Passes(self.net, self.loss, self.optimizer, where)
@@ -115,7 +118,9 @@ def test_a_graph_replays_what_the_step_does_bit_by_bit(cp, monkeypatch, policy: 
 
 
 def test_two_steps_launch_the_same_and_allocate_nothing_new(cp, monkeypatch) -> None:
-    """What a graph asks for: the same launches with the same grids, and after the first steps no memory from outside the pool."""
+    """What a graph asks for: the same launches with the same grids, and after the first steps no memory from outside
+    the pool.
+    """
     run, pool, asked = Trained("cuda", monkeypatch), cp.cuda.MemoryPool(), []
 
     class Hook(cp.cuda.MemoryHook):
@@ -151,7 +156,9 @@ def test_a_step_that_looks_at_a_value_cannot_be_recorded(cp, monkeypatch) -> Non
     with use_precision("tf32"):
         for _ in range(2):
             run.step(*batch)
-        with pytest.raises(CaptureError, match=r"^cuda_graph: the step cannot be recorded \(.*\); run without --cuda-graph$"):
+        with pytest.raises(
+            CaptureError, match=r"^cuda_graph: the step cannot be recorded \(.*\); run without --cuda-graph$"
+        ):
             run.step(*batch)
         assert cp.arange(3).sum().get() == 3, "the device goes on working"
 
@@ -159,7 +166,10 @@ def test_a_step_that_looks_at_a_value_cannot_be_recorded(cp, monkeypatch) -> Non
 def test_a_graph_follows_changes_of_the_network(cp, monkeypatch) -> None:
     """An activation taken away, a filter frozen, a norm frozen: the bits of steps without a graph."""
     eager, graph = Trained("cuda", monkeypatch), Trained("cuda", monkeypatch, graph=True)
-    changes = {4: lambda net: setattr(net.steps[0].norm, "activation", None), 8: lambda net: setattr(net.steps[2].weight, "requires_grad", False)}
+    changes = {
+        4: lambda net: setattr(net.steps[0].norm, "activation", None),
+        8: lambda net: setattr(net.steps[2].weight, "requires_grad", False),
+    }
     with use_precision("tf32"):
         for k, batch in enumerate(data(12, FEW)):
             for run in (eager, graph):

@@ -1,7 +1,8 @@
 """Tensor-core convolutions against float64 convolutions of operands rounded to the same type.
 
-The bound is DESIGN's: three times the error of a plain float32 sum over the same rounded operands, one product after the other, plus one
-rounding of the result. Rounding the operands themselves changes results a thousand times as much, so the types are tested, too.
+The bound is DESIGN's: three times the error of a plain float32 sum over the same rounded operands, one product after
+the other, plus one rounding of the result. Rounding the operands themselves changes results a thousand times as much,
+so the types are tested, too.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def check(fast, naive: np.ndarray, exact: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution: sizes, window, channels of the second map (0: one map), whether results are added to what is there."""
+    """A convolution: sizes, window, channels of the second map (0: one map), whether results are added to what is
+    there.
+    """
 
     n: int
     size: tuple[int, int]
@@ -177,7 +180,9 @@ def test_convolution_and_its_gradients(cp, served, shape: Shape, policy: str) ->
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("shape", [Shape(2, (9, 15), 12, 132, SAME3), Shape(1, (11, 13), 20, 40, SAME3, 8)], ids=["wide", "middle"])
+@pytest.mark.parametrize(
+    "shape", [Shape(2, (9, 15), 12, 132, SAME3), Shape(1, (11, 13), 20, 40, SAME3, 8)], ids=["wide", "middle"]
+)
 def test_large_tiles(cp, served, big_tiles, shape: Shape, policy: str) -> None:
     run_forward(cp, shape, policy)
     run_filter(cp, shape, policy)
@@ -202,7 +207,11 @@ def test_transposed_convolution(cp, served, policy: str, seed: int) -> None:
     x, w, dy = (rounded(a, policy) for a in (x, w, dy))
     x64, w64, dy64 = (a.astype(np.float64) for a in (x, w, dy))
     flipped = w.swapaxes(2, 3)
-    check(y, naive_data(x, flipped, shape.size, window) + b, reference.conv_transpose2d_forward(x64, w64, b, shape.size, window))
+    check(
+        y,
+        naive_data(x, flipped, shape.size, window) + b,
+        reference.conv_transpose2d_forward(x64, w64, b, shape.size, window),
+    )
     check(dx, naive_forward(dy, flipped, None, window), reference.conv_transpose2d_backward_data(dy64, w64, window))
     check(dw, naive_filter(dy, x, window).swapaxes(2, 3), reference.conv_transpose2d_backward_filter(x64, dy64, window))
 
@@ -213,7 +222,9 @@ def test_the_plain_kernel_agrees(cp, policy: str) -> None:
     with use_precision(policy):
         y = tensor.plain_forward(cp.asarray(x), cp.asarray(w), cp.asarray(b), SAME3)
     x, w = rounded(x, policy), rounded(w, policy)
-    check(y, naive_forward(x, w, b, SAME3), reference.conv2d_forward(x.astype(np.float64), w.astype(np.float64), b, SAME3))
+    check(
+        y, naive_forward(x, w, b, SAME3), reference.conv2d_forward(x.astype(np.float64), w.astype(np.float64), b, SAME3)
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -326,7 +337,9 @@ def test_phases_name_every_tap_of_every_pixel_once() -> None:
 
 
 def assert_below_ceilings(report) -> None:
-    """What the headers of tensor.cu and tensor_filter.cu state of a forward and a filter gradient with 16-byte copies."""
+    """What the headers of tensor.cu and tensor_filter.cu state of a forward and a filter gradient with
+    16-byte copies.
+    """
     report.assert_clean()
     for name in ("forward", "filter"):
         kernel = report.kernel(name)
@@ -351,7 +364,9 @@ def test_memory_traffic_is_below_the_stated_ceilings(cp, counted, big_tiles, pol
 
 @dataclass(frozen=True)
 class Planted:
-    """Forward and filter gradient of a shape under a policy (or its memory traffic): what a mistake is looked for with."""
+    """Forward and filter gradient of a shape under a policy (or its memory traffic):
+    what a mistake is looked for with.
+    """
 
     shape: Shape
     policy: str
@@ -360,7 +375,9 @@ class Planted:
     def instances(self, whole: module.Module) -> list[str]:
         """The one kernel that is needed, so that little is compiled."""
         v = 1 if self.shape.c % 4 else 4
-        return [i for i in whole.instances if i == "add_parts" or i.endswith(f"<{tensor.TYPES[self.policy]}, Small, {v}>")]
+        return [
+            i for i in whole.instances if i == "add_parts" or i.endswith(f"<{tensor.TYPES[self.policy]}, Small, {v}>")
+        ]
 
     def run(self, cp, counted) -> None:
         if self.traffic:
@@ -374,26 +391,91 @@ ODD, EVEN = Shape(2, (9, 8), 5, 7, SAME3), Shape(2, (9, 8), 12, 20, SAME3)
 PARTS = Shape(4, (16, 18), 8, 12, SAME3, bias=False)
 # (name, old, new, the mode in which it is caught (trace sees what check sees), test)
 MUTANTS = [
-    ("fragments of A swapped", '"r"(a[0]), "r"(a[1]), "r"(a[2])', '"r"(a[0]), "r"(a[2]), "r"(a[1])', "check", Planted(EVEN, "tf32")),
+    (
+        "fragments of A swapped",
+        '"r"(a[0]), "r"(a[1]), "r"(a[2])',
+        '"r"(a[0]), "r"(a[2]), "r"(a[1])',
+        "check",
+        Planted(EVEN, "tf32"),
+    ),
     ("rows of B by the wrong lanes", "n + lane / 4 + j * 8", "n + lane / 8 + j * 8", "check", Planted(EVEN, "tf32")),
-    ("halves of B swapped", "b[0][1] = r[1], b[1][0] = r[2]", "b[0][1] = r[2], b[1][0] = r[1]", "check", Planted(EVEN, "bf16")),
-    ("matrices of A in the wrong order", "k + lane / 16 * 8 + lane % 8, m + lane / 8 % 2 * 8", "k + lane / 8 % 2 * 8 + lane % 8, m + lane / 16 * 8",
-     "check", Planted(EVEN, "float16")),
-    ("nobody waits for the copies", "if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();", "", "check", Planted(EVEN, "tf32")),
-    ("no barrier between the rounds", "cp_async_arrived();\n    __syncthreads();", "cp_async_arrived();", "trace", Planted(EVEN, "tf32")),
+    (
+        "halves of B swapped",
+        "b[0][1] = r[1], b[1][0] = r[2]",
+        "b[0][1] = r[2], b[1][0] = r[1]",
+        "check",
+        Planted(EVEN, "bf16"),
+    ),
+    (
+        "matrices of A in the wrong order",
+        "k + lane / 16 * 8 + lane % 8, m + lane / 8 % 2 * 8",
+        "k + lane / 8 % 2 * 8 + lane % 8, m + lane / 16 * 8",
+        "check",
+        Planted(EVEN, "float16"),
+    ),
+    (
+        "nobody waits for the copies",
+        "if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();",
+        "",
+        "check",
+        Planted(EVEN, "tf32"),
+    ),
+    (
+        "no barrier between the rounds",
+        "cp_async_arrived();\n    __syncthreads();",
+        "cp_async_arrived();",
+        "trace",
+        Planted(EVEN, "tf32"),
+    ),
     ("one stage instead of two", "shared + i % 2 *", "shared + 0 *", "check", Planted(EVEN, "bf16")),
     ("the right edge is not looked at", " || (unsigned)w >= (unsigned)g.w", "", "check", Planted(EVEN, "tf32")),
     ("the last row of pixels is not looked at", "if (m >= end)", "if (m > end)", "check", Planted(EVEN, "bf16")),
     ("columns beyond the filter are read", "inside && row < rows", "row < rows", "check", Planted(ODD, "float16")),
-    ("results beyond the last pixel are stored", "if (at < 0 || col >= k)", "if (col >= k)", "check", Planted(EVEN, "tf32")),
-    ("the last column is stored twice", "const bool both = V == 4 || col + 1 < k;", "const bool both = true;", "check", Planted(ODD, "tf32")),
+    (
+        "results beyond the last pixel are stored",
+        "if (at < 0 || col >= k)",
+        "if (col >= k)",
+        "check",
+        Planted(EVEN, "tf32"),
+    ),
+    (
+        "the last column is stored twice",
+        "const bool both = V == 4 || col + 1 < k;",
+        "const bool both = true;",
+        "check",
+        Planted(ODD, "tf32"),
+    ),
     ("bf16 cuts off", "cvt.rn.bf16x2.f32", "cvt.rz.bf16x2.f32", "check", Planted(EVEN, "bf16")),
-    ("neighbours change places", '"=r"(both) : "f"(high), "f"(low)', '"=r"(both) : "f"(low), "f"(high)', "check", Planted(EVEN, "float16")),
+    (
+        "neighbours change places",
+        '"=r"(both) : "f"(high), "f"(low)',
+        '"=r"(both) : "f"(low), "f"(high)',
+        "check",
+        Planted(EVEN, "float16"),
+    ),
     ("taps move without the row", "tw = 0, th += g.dh", "tw = 0", "check", Planted(EVEN, "tf32")),
-    ("the first part is lost", "for (int k = 0; k < parts", "for (int k = 1; k < parts", "check", Planted(PARTS, "bf16")),
-    ("the table of pixels stays behind", "write_table(chunk + 1)", "write_table(chunk)", "check", Planted(EVEN, "tf32")),
-    ("pieces are not permuted", "const int turn = ", "const int turn = 0 * ", "trace", Planted(EVEN, "tf32", traffic=True)),
-]  # fmt: skip
+    (
+        "the first part is lost",
+        "for (int k = 0; k < parts",
+        "for (int k = 1; k < parts",
+        "check",
+        Planted(PARTS, "bf16"),
+    ),
+    (
+        "the table of pixels stays behind",
+        "write_table(chunk + 1)",
+        "write_table(chunk)",
+        "check",
+        Planted(EVEN, "tf32"),
+    ),
+    (
+        "pieces are not permuted",
+        "const int turn = ",
+        "const int turn = 0 * ",
+        "trace",
+        Planted(EVEN, "tf32", traffic=True),
+    ),
+]
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m[0])

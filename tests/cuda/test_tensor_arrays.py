@@ -1,6 +1,7 @@
 """Convolutions of float16 and bfloat16 arrays against float64 convolutions of the same numbers.
 
-The bound is DESIGN's: three times the error of a naive float32 sum that is rounded to the arrays' type at the end, plus one such rounding.
+The bound is DESIGN's: three times the error of a naive float32 sum that is rounded to the arrays' type at the end, plus
+    one such rounding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from planting import Mutant, assert_caught, planted
-from test_tensor import SAME3, Shape, assert_below_ceilings, big_tiles, naive_data, naive_filter, naive_forward, normal, random_shape
+from test_tensor import (
+    SAME3,
+    Shape,
+    assert_below_ceilings,
+    big_tiles,
+    naive_data,
+    naive_filter,
+    naive_forward,
+    normal,
+    random_shape,
+)
 
 from kernels import conv
 from kernels.conv import cuda_tensor as tensor
@@ -64,7 +75,10 @@ def run_forward(cp: Any, shape: Shape, dtype: np.dtype) -> None:
 
 def run_data(cp: Any, shape: Shape, dtype: np.dtype) -> None:
     c = shape.c + shape.second
-    dy, w = made(dtype, 4, shape.n, *shape.window.output_size(shape.size), shape.k), made(dtype, 5, *shape.window.kernel, c, shape.k)
+    dy, w = (
+        made(dtype, 4, shape.n, *shape.window.output_size(shape.size), shape.k),
+        made(dtype, 5, *shape.window.kernel, c, shape.k),
+    )
     parts = (shape.c, shape.second) if shape.second else (c,)
     there = [made(dtype, 6 + i, shape.n, *shape.size, part) * dtype.type(shape.add) for i, part in enumerate(parts)]
     into = tuple(cp.asarray(t) if shape.add else None for t in there)
@@ -99,7 +113,9 @@ def test_convolution_and_its_gradients(cp: Any, served: list, shape: Shape, dtyp
 
 
 @DTYPES
-@pytest.mark.parametrize("shape", [Shape(2, (9, 15), 16, 136, SAME3), Shape(1, (11, 13), 24, 40, SAME3, 8)], ids=["wide", "middle"])
+@pytest.mark.parametrize(
+    "shape", [Shape(2, (9, 15), 16, 136, SAME3), Shape(1, (11, 13), 24, 40, SAME3, 8)], ids=["wide", "middle"]
+)
 def test_large_tiles(cp: Any, served: list, big_tiles: None, shape: Shape, dtype: np.dtype) -> None:
     run_forward(cp, shape, dtype)
     run_filter(cp, shape, dtype)
@@ -113,7 +129,12 @@ def test_transposed_convolution(cp: Any, dtype: np.dtype) -> None:
     x, w, b = made(dtype, 1, 2, 4, 5, 8), made(dtype, 2, 2, 2, 8, 16), made(dtype, 3, 16)
     y = conv.conv_transpose2d_forward(cp.asarray(x), cp.asarray(w), cp.asarray(b), (8, 10), window)
     n, e = ([a.astype(t) for a in (x, w, b)] for t in (np.float32, np.float64))
-    check(y, naive_data(n[0], n[1].swapaxes(2, 3), (8, 10), window) + n[2], reference.conv_transpose2d_forward(*e, (8, 10), window), dtype)
+    check(
+        y,
+        naive_data(n[0], n[1].swapaxes(2, 3), (8, 10), window) + n[2],
+        reference.conv_transpose2d_forward(*e, (8, 10), window),
+        dtype,
+    )
 
 
 @DTYPES
@@ -158,10 +179,28 @@ def _mutant(name: str, old: str, new: str, mode: str, shape: Shape) -> Mutant:
 
 
 MUTANTS = [
-    _mutant("lanes exchange with the wrong neighbour", "odd ? first : second, 1)", "odd ? first : second, 2)", "fast", EIGHTS),
-    _mutant("both lanes keep the first fragment", "v[2 + e] = odd ? second : got", "v[2 + e] = odd ? first : got", "fast", EIGHTS),
+    _mutant(
+        "lanes exchange with the wrong neighbour",
+        "odd ? first : second, 1)",
+        "odd ? first : second, 2)",
+        "fast",
+        EIGHTS,
+    ),
+    _mutant(
+        "both lanes keep the first fragment",
+        "v[2 + e] = odd ? second : got",
+        "v[2 + e] = odd ? first : got",
+        "fast",
+        EIGHTS,
+    ),
     _mutant("columns beyond the last are stored", "if (V == 1 && col + e >= k) break;", "", "check", ODD),
-    _mutant("copies of one number go astray", "*(unsigned short*)to = staged[i];", "*(unsigned short*)to = staged[0];", "fast", ODD),
+    _mutant(
+        "copies of one number go astray",
+        "*(unsigned short*)to = staged[i];",
+        "*(unsigned short*)to = staged[0];",
+        "fast",
+        ODD,
+    ),
     _mutant("nobody waits for the copies", "if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();", "", "fast", EIGHTS),
 ]
 

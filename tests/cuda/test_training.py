@@ -43,7 +43,9 @@ class Exact(Normalisation):
 
 
 def losses(name: str, folder, dtype: type = np.float32, config: Config = CONFIG) -> tuple[list[dict[str, float]], dict]:
-    """(the terms of every step of one epoch, the epoch's row of metrics.jsonl) of a run on a device, in float32 or float64."""
+    """(the terms of every step of one epoch, the epoch's row of metrics.jsonl) of a run on a device, in float32 or
+    float64.
+    """
     folder.mkdir()
     run = training.Run(replace(config, device=name), folder, PlainReporter(CLASSES, io.StringIO()))
     if dtype is np.float64:
@@ -66,7 +68,9 @@ def losses(name: str, folder, dtype: type = np.float32, config: Config = CONFIG)
 @pytest.mark.whole
 @pytest.mark.mode("fast gpu")
 def test_an_epoch_has_the_cpus_losses_within_rounding(tmp_path) -> None:
-    """max|CUDA - exact| <= 3 max|float32 on the CPU - exact| + a rounding unit, over every term of every step of an epoch (DESIGN 7)."""
+    """max|CUDA - exact| <= 3 max|float32 on the CPU - exact| + a rounding unit, over every term of every step of an
+    epoch (DESIGN 7).
+    """
     compared(tmp_path, CONFIG)
 
 
@@ -76,7 +80,9 @@ PLAIN = {"encoder": "plain", "bottleneck": "none", "skips": "plain", "dropout": 
 @pytest.mark.whole
 @pytest.mark.mode("fast gpu")
 @pytest.mark.parametrize("stored_in", ["memory", "a file"])
-def test_colour_images_of_mixed_sizes_with_ignored_pixels(tmp_path, stored_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_images_of_mixed_sizes_with_ignored_pixels(
+    tmp_path, stored_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three channels, padding and unlabelled pixels that count nowhere, CutMix: as on the CPU."""
 
     def stored(truth: np.ndarray) -> np.ndarray:
@@ -96,7 +102,8 @@ def compared(tmp_path, config: Config) -> None:
     with use_kernels("reference"):
         naive, _ = losses("cpu", tmp_path / "naive", config=config)
         exact, _ = losses("cpu", tmp_path / "exact", np.float64, config)
-    quick, _ = losses("cpu", tmp_path / "quick", config=config)  # a second float32 run: the optimiser amplifies rounding, one run's error is luck
+    # a second float32 run: the optimiser amplifies rounding, one run's error is luck
+    quick, _ = losses("cpu", tmp_path / "quick", config=config)
     names = list(exact[0])
     assert fast[0].keys() == exact[0].keys()
     a, b, c, e = (np.array([[step[name] for name in names] for step in run]) for run in (fast, naive, quick, exact))
@@ -104,27 +111,54 @@ def compared(tmp_path, config: Config) -> None:
     naive_error = max(np.abs(b - e).max(), np.abs(c - e).max())
     allowed = 3 * naive_error + np.finfo(np.float32).eps * np.abs(e).max()
     error = np.abs(a - e).max()
-    print(f"{len(e)} steps, losses {e[0, 0]:.4f} to {e[-1, 0]:.4f}: CUDA differs by {error:.2e}, the CPU by {naive_error:.2e}")
+    print(
+        f"{len(e)} steps, losses {e[0, 0]:.4f} to {e[-1, 0]:.4f}: CUDA differs by {error:.2e}, the CPU by "
+        f"{naive_error:.2e}"
+    )
     assert error <= allowed
     assert row["epoch"] == 1
     assert 0 <= row["val_miou_fg"] <= 1  # the scores themselves: test_engine.py
 
 
 HOT = {  # operators of a training step that must be ours
-    "conv2d_forward", "conv2d_norm_forward", "conv2d_norm_backward", "backward_bias", "conv2d_backward_data", "conv2d_backward_filter",
-    "conv_transpose2d_forward", "conv_transpose2d_backward_data", "conv_transpose2d_backward_filter",
-    "max_pool2d_forward", "max_pool2d_backward",
-    "batch_norm_forward", "batch_norm_backward", "sum_pixels",
-    "resample2d_forward", "resample2d_backward",
-    "polarized_channel_forward", "polarized_channel_backward", "polarized_spatial_forward", "polarized_spatial_backward",
-    "gate_forward", "gate_backward", "relu_forward", "relu_backward", "concat_channels", "accumulate",
-    "loss_forward", "loss_backward", "squared_norm", "adamw_step",
-}  # fmt: skip
+    "conv2d_forward",
+    "conv2d_norm_forward",
+    "conv2d_norm_backward",
+    "backward_bias",
+    "conv2d_backward_data",
+    "conv2d_backward_filter",
+    "conv_transpose2d_forward",
+    "conv_transpose2d_backward_data",
+    "conv_transpose2d_backward_filter",
+    "max_pool2d_forward",
+    "max_pool2d_backward",
+    "batch_norm_forward",
+    "batch_norm_backward",
+    "sum_pixels",
+    "resample2d_forward",
+    "resample2d_backward",
+    "polarized_channel_forward",
+    "polarized_channel_backward",
+    "polarized_spatial_forward",
+    "polarized_spatial_backward",
+    "gate_forward",
+    "gate_backward",
+    "relu_forward",
+    "relu_backward",
+    "concat_channels",
+    "accumulate",
+    "loss_forward",
+    "loss_backward",
+    "squared_norm",
+    "adamw_step",
+}
 
 
 @dataclass
 class Row:
-    """Of one operator: calls, those that our kernels served, their launches, FLOPs of its convolutions and of those that we served."""
+    """Of one operator: calls, those that our kernels served, their launches, FLOPs of its convolutions and of those
+    that we served.
+    """
 
     calls: int = 0
     ours: int = 0
@@ -134,11 +168,14 @@ class Row:
 
 
 def flops_of(name: str, arguments: tuple, result) -> int:
-    """2 x values of the map on the strided side x filter values that each of them meets; 0 for what is not a convolution.
+    """2 x values of the map on the strided side x filter values that each of them meets; 0 for what is not a
+    convolution.
 
-    That map is y or dy (N, P, Q, K) of conv2d, each value of which meets R S C / groups; of a transposed one x or dx, which meets R S K / groups.
+    That map is y or dy (N, P, Q, K) of conv2d, each value of which meets R S C / groups; of a transposed one x or dx,
+    which meets R S K / groups.
     """
-    if not name.startswith("conv") or "norm" in name:  # a convolution with its norm is counted as the convolutions that it calls
+    # a convolution with its norm is counted as the convolutions that it calls
+    if not name.startswith("conv") or "norm" in name:
         return 0
     transposed = name.startswith("conv_transpose2d")
     if name.endswith("filter"):
@@ -170,7 +207,9 @@ def tabled(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Row]]:
 @pytest.mark.whole
 @pytest.mark.mode("fast gpu")
 def test_hot_operators_of_a_training_step_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step of the full network: per operator who served it, in how many launches; and our share of the arithmetic."""
+    """One step of the full network: per operator who served it, in how many launches;
+    and our share of the arithmetic.
+    """
     device.choose("cuda")
     net, loss = UNet(width=4, dropout=0.1, seed=0), CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9), background="mask")
     optimizer = AdamW(net, clip=1.0, average=0.999)
@@ -184,7 +223,10 @@ def test_hot_operators_of_a_training_step_are_ours(monkeypatch: pytest.MonkeyPat
     print(f"\n{'operator':<34} {'calls':>6} {'ours':>6} {'launches':>9} {'of the convolutions':>20}")
     for name, row in sorted(table.items(), key=lambda item: -item[1].flops):
         print(f"{name:<34} {row.calls:>6} {row.ours:>6} {row.launches:>9} {row.flops / total:>19.1%} ")
-    print(f"our kernels compute {sum(row.our_flops for row in table.values()) / total:.1%} of the arithmetic of all convolutions")
+    print(
+        f"our kernels compute {sum(row.our_flops for row in table.values()) / total:.1%} of the arithmetic of all "
+        "convolutions"
+    )
     assert table.keys() >= HOT
     assert [name for name in sorted(HOT) if table[name].ours < table[name].calls or not table[name].launches] == []
     assert sum(row.our_flops for row in table.values()) == sum(row.flops for row in table.values())

@@ -1,7 +1,9 @@
-"""Damage every file of the kernel cache in every way and run a program with it:  python -m tests.fuzz.damage [--flips 12] [--only N]
+"""Damage every file of the kernel cache in every way and run a program with it:  python -m tests.fuzz.damage [--flips
+12] [--only N]
 
-A process with a damaged cache must end with code 0 and the very result that it has without a cache; its stderr holds no traceback and at most
-one note. Prints what was tried and what failed; exit code 1 where something did. tests/test_cache_damage.py runs a slice of it.
+A process with a damaged cache must end with code 0 and the very result that it has without a cache; its stderr holds no
+traceback and at most one note. Prints what was tried and what failed; exit code 1 where something did.
+tests/test_cache_damage.py runs a slice of it.
 """
 
 from __future__ import annotations
@@ -101,7 +103,9 @@ class Outcome(NamedTuple):
 
 
 def run(cache: Path) -> Outcome:
-    """The program with this cache, in a process that has imported everything, but neither looked at the cache nor started a thread."""
+    """The program with this cache, in a process that has imported everything, but neither looked at the cache nor
+    started a thread.
+    """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         child = os.fork()
         if not child:

@@ -34,7 +34,7 @@ class Reader:
     share: float = 1.0
 
 
-# --- npz ---------------------------------------------------------------------------------------------------------------------------------
+# --- npz --------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -42,9 +42,13 @@ def _arrays() -> list[dict[str, np.ndarray]]:
     numbers = np.random.default_rng(0)
     made = []
     for dtype in (np.uint8, np.float32, np.float64):
-        pairs = np.stack([numbers.integers(0, 256, (3, 8, 16)), numbers.integers(0, 5, (3, 8, 16))], axis=1).astype(dtype)
+        pairs = np.stack([numbers.integers(0, 256, (3, 8, 16)), numbers.integers(0, 5, (3, 8, 16))], axis=1).astype(
+            dtype
+        )
         made.append({"training_set": pairs, "train_group": np.array(["a", "b", ""])})
-        made.append({**made[-1], "test_set": pairs[:, 0], "test_labels": pairs[:, 1], "test_group": np.array(["c", "d", "e"])})
+        made.append(
+            {**made[-1], "test_set": pairs[:, 0], "test_labels": pairs[:, 1], "test_group": np.array(["c", "d", "e"])}
+        )
     return made
 
 
@@ -59,12 +63,18 @@ def _npz() -> list[bytes]:
 
 
 def write_npz(draw: random.Random, folder: Path) -> Path:
-    """A mutated archive, or a sound archive of mutated arrays: headers with other shapes and types, members that decompress to much."""
+    """A mutated archive, or a sound archive of mutated arrays: headers with other shapes and types, members that
+    decompress to much.
+    """
     if draw.random() < 0.5:
         return put(folder, "t.npz", mutated(draw, draw.choice(_npz()), _npz()))
     file = io.BytesIO()
     with zipfile.ZipFile(
-        file, "w", draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+        file,
+        "w",
+        draw.choice(
+            (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        ),
     ) as archive:
         for key, array in draw.choice(_arrays()).items():
             np.save(member := io.BytesIO(), array)
@@ -113,16 +123,26 @@ def _header(draw: random.Random) -> bytes:
         "x",
         (1.5,),
     ]
-    text = str({"descr": draw.choice(kinds), "fortran_order": draw.choice((False, False, True, 0)), "shape": draw.choice(shapes)})
+    text = str(
+        {
+            "descr": draw.choice(kinds),
+            "fortran_order": draw.choice((False, False, True, 0)),
+            "shape": draw.choice(shapes),
+        }
+    )
     if draw.random() < 0.3:
         text = mutated(draw, text.encode(), [b"(" * 500, b"[" * 500, b"{'descr': "]).decode("latin-1")
     content = text.encode("latin-1", "replace")
     version = draw.choice((1, 1, 1, 2, 3, 9))
-    size = struct.pack("<H", len(content) % 65536) if version == 1 else struct.pack("<I", draw.choice((len(content), len(content), 2**31)))
+    size = (
+        struct.pack("<H", len(content) % 65536)
+        if version == 1
+        else struct.pack("<I", draw.choice((len(content), len(content), 2**31)))
+    )
     return b"\x93NUMPY" + bytes((version, 0)) + size + content
 
 
-# --- images and their folders --------------------------------------------------------------------------------------------------------------
+# --- images and their folders -----------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +180,11 @@ def write_folder(draw: random.Random, folder: Path) -> Path:
     good = images[0]
     files = {"a.png": good, "a_mask.png": good, "b.png": good, "b_mask.png": good}
     name, content = draw.choice(list(files)), draw.choice(images[:5] if draw.random() < 0.6 else images)
-    files[name] = mutated_png(draw, content) if content[:4] == b"\x89PNG" and draw.random() < 0.6 else mutated(draw, content, images)
+    files[name] = (
+        mutated_png(draw, content)
+        if content[:4] == b"\x89PNG" and draw.random() < 0.6
+        else mutated(draw, content, images)
+    )
     if draw.random() < 0.3:
         table = b"name,group\na,x\nb,y\n"
         files["groups.csv"] = mutated(draw, table, [table, b'"' * 9, b"\0", b'"' + b"a" * 200_000])
@@ -169,7 +193,7 @@ def write_folder(draw: random.Random, folder: Path) -> Path:
     return place
 
 
-# --- TOML ------------------------------------------------------------------------------------------------------------------------------------
+# --- TOML -------------------------------------------------------------------------------------------------------------
 
 VALUES = [
     *WORDS,
@@ -200,12 +224,16 @@ def write_toml(draw: random.Random, folder: Path) -> Path:
     for _ in range(draw.choice((1, 1, 2, 5))):
         k = draw.randrange(len(lines))
         name = lines[k].split(" = ")[0]
-        name = draw.choice((name, name, name, draw.choice(WORDS), f'"{draw.choice(WORDS)}"', "a." * draw.choice((1, 2000)) + "b"))
-        lines[k] = draw.choice((f"{name} = {draw.choice(VALUES)}", f"{name} = {draw.choice(VALUES)}", f"[{name}]", f"[[{name}]]", name))
+        name = draw.choice(
+            (name, name, name, draw.choice(WORDS), f'"{draw.choice(WORDS)}"', "a." * draw.choice((1, 2000)) + "b")
+        )
+        lines[k] = draw.choice(
+            (f"{name} = {draw.choice(VALUES)}", f"{name} = {draw.choice(VALUES)}", f"[{name}]", f"[[{name}]]", name)
+        )
     return put(folder, "c.toml", "\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
-# --- checkpoints -------------------------------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -230,7 +258,11 @@ def write_checkpoint(draw: random.Random, folder: Path) -> Path:
     if kind == 1:
         text = mutated(draw, content[8 : 8 + size], [content[8 : 8 + size]])
     else:
-        place = header["__metadata__"] if kind == 2 else header[draw.choice([name for name in header if name != "__metadata__"])]
+        place = (
+            header["__metadata__"]
+            if kind == 2
+            else header[draw.choice([name for name in header if name != "__metadata__"])]
+        )
         _edit(draw, place)
         if draw.random() < 0.2:
             header["__metadata__"] = draw.choice((None, 1, [], "x", {}, {"format": 3}))
@@ -242,7 +274,28 @@ def _edit(draw: random.Random, place: dict[str, Any]) -> None:
     """Other values somewhere in nested JSON, within its strings of JSON too."""
     key = draw.choice(list(place))
     value = place[key]
-    others = [None, 0, -1, 2**70, 1e308, float("nan"), [], {}, "", "x", True, [[]], 1024, 10**400, "[" * 3000, "\ud800", "{" * 9, "null", "3", "[]"]
+    others = [
+        None,
+        0,
+        -1,
+        2**70,
+        1e308,
+        float("nan"),
+        [],
+        {},
+        "",
+        "x",
+        True,
+        [[]],
+        1024,
+        10**400,
+        "[" * 3000,
+        "\ud800",
+        "{" * 9,
+        "null",
+        "3",
+        "[]",
+    ]
     if isinstance(value, str) and value[:1] == "{" and draw.random() < 0.8:
         inner = json.loads(value)
         if inner:
@@ -260,7 +313,7 @@ def _edit(draw: random.Random, place: dict[str, Any]) -> None:
         place[key] = draw.choice(others)
 
 
-# --- command lines -----------------------------------------------------------------------------------------------------------------------------
+# --- command lines ----------------------------------------------------------------------------------------------------
 
 
 def write_command(draw: random.Random, folder: Path) -> Path:

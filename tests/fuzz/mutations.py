@@ -1,4 +1,6 @@
-"""Faults that a file may have: bits, lengths, places, numbers; in a PNG within its chunks, their checksums set right again."""
+"""Faults that a file may have: bits, lengths, places, numbers; in a PNG within its chunks, their checksums set right
+again.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,12 @@ def mutated_png(draw: random.Random, content: bytes) -> bytes:
         kind, data = parts[k]
         choice = draw.randrange(6)
         if choice == 0 and kind == b"IHDR":
-            data = struct.pack(">II", draw.choice((0, 1, 16, 2**16, 2**31 - 1, 2**32 - 1)), draw.choice((0, 8, 2**14, 2**31 - 1))) + data[8:]
+            data = (
+                struct.pack(
+                    ">II", draw.choice((0, 1, 16, 2**16, 2**31 - 1, 2**32 - 1)), draw.choice((0, 8, 2**14, 2**31 - 1))
+                )
+                + data[8:]
+            )
         elif choice == 1:
             kind = draw.choice(
                 (
@@ -136,4 +143,6 @@ def mutated_png(draw: random.Random, content: bytes) -> bytes:
         else:
             data = mutated(draw, data, [data, b"\0" * 9])
         parts[k] = kind, data
-    return content[:8] + b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return content[:8] + b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts
+    )

@@ -38,7 +38,7 @@ def _folder(folder: Path, files: dict[str, bytes], **call: str) -> Path:
     return place
 
 
-# --- classes -----------------------------------------------------------------------------------------------------------------------------------
+# --- classes ----------------------------------------------------------------------------------------------------------
 
 VALUES = [
     "0",
@@ -104,7 +104,7 @@ def read_classes(path: Path) -> None:
     _ = classes.expected, classes.table, classes.colour_table
 
 
-# --- masks -------------------------------------------------------------------------------------------------------------------------------------
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -156,10 +156,12 @@ def write_masks(draw: random.Random, folder: Path) -> Path:
         text = _classes(draw, draw.choice((1, 2, 5, 5, 5, 21))).encode()
         files["classes.toml"] = mutated(draw, text, [text]) if draw.random() < 0.2 else text
     call = {"classes": draw.choice(("5", "2", "mars"))} if draw.random() < 0.1 else {}
-    return _folder(folder, files, **call, **({"ignore": draw.choice(("none", "255,3", "0"))} if draw.random() < 0.1 else {}))
+    return _folder(
+        folder, files, **call, **({"ignore": draw.choice(("none", "255,3", "0"))} if draw.random() < 0.1 else {})
+    )
 
 
-# --- TIFF --------------------------------------------------------------------------------------------------------------------------------------
+# --- TIFF -------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -246,7 +248,9 @@ _TAGS = (
 
 
 def mutated_tiff(draw: random.Random, content: bytes) -> bytes:
-    """A TIFF with other numbers in its directory: tags, types, counts, values; directories in a circle; strips that decompress to much."""
+    """A TIFF with other numbers in its directory: tags, types, counts, values; directories in a circle; strips that
+    decompress to much.
+    """
     data = bytearray(content)
     order = "<" if data[:2] == b"II" else ">"
     start = min(struct.unpack_from(order + "I", data, 4)[0], len(data) - 2)
@@ -261,7 +265,9 @@ def mutated_tiff(draw: random.Random, content: bytes) -> bytes:
         elif kind == 2:
             struct.pack_into(order + "I", data, at + 4, draw.choice(EXTREME) & 0xFFFFFFFF)
         elif kind in (3, 4):
-            struct.pack_into(order + "I", data, at + 8, draw.choice((*EXTREME, 3, 4, 5, 7, 8, 32773, 50000, len(data))) & 0xFFFFFFFF)
+            struct.pack_into(
+                order + "I", data, at + 8, draw.choice((*EXTREME, 3, 4, 5, 7, 8, 32773, 50000, len(data))) & 0xFFFFFFFF
+            )
         elif kind == 5:
             struct.pack_into(order + "I", data, start + 2 + 12 * entries, draw.choice((start, 0, 8, len(data))))
         elif kind == 6:
@@ -280,7 +286,7 @@ def write_tiff(draw: random.Random, folder: Path) -> Path:
     return _folder(folder, files)
 
 
-# --- PNG of 16 bits ----------------------------------------------------------------------------------------------------------------------------
+# --- PNG of 16 bits ---------------------------------------------------------------------------------------------------
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
@@ -290,7 +296,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png16(draw: random.Random) -> bytes:
-    """A PNG whose header may say anything, its rows as long as they should be, or nearly; filters of all five kinds and a sixth."""
+    """A PNG whose header may say anything, its rows as long as they should be, or nearly; filters of all five kinds and
+    a sixth.
+    """
     (h, w), colour, depth, last = (H, W), draw.choice((0, 2, 2, 4, 6)), 16, [0, 0, draw.choice((0, 0, 0, 1))]
     if draw.random() < 0.3:
         h, w = draw.choice(((H, W), (1, 1), (0, 1), (2**31 - 1, 1), (H, 2**14)))
@@ -299,14 +307,18 @@ def _png16(draw: random.Random) -> bytes:
             draw.choice((16, 8, 32)),
             draw.choice((0, 1, 2, 255)),
         )
-    length = min(_CHANNELS.get(colour, 3) * depth // 8 * w, 1 << 12) + (draw.choice((1, -1)) if draw.random() < 0.1 else 0)
+    length = min(_CHANNELS.get(colour, 3) * depth // 8 * w, 1 << 12) + (
+        draw.choice((1, -1)) if draw.random() < 0.1 else 0
+    )
     filters = (0, 1, 2, 3, 4) if draw.random() < 0.9 else (0, 4, 5, 255)
     rows = b"".join(bytes([draw.choice(filters)]) + draw.randbytes(max(0, length)) for _ in range(min(h, H)))
     packed = zlib.compress(rows + bytes(20_000_000 if draw.random() < 0.01 else draw.choice((0, 0, 0, 5))))
     cuts = sorted(draw.randrange(len(packed) + 1) for _ in range(draw.choice((0, 0, 1, 3))))
     parts = [packed[a:b] for a, b in zip([0, *cuts], [*cuts, len(packed)], strict=True)]
     header = struct.pack(">IIBBBBB", w, h, depth, colour, *last)
-    extra = draw.choice((b"", b"", _chunk(b"tRNS", draw.randbytes(6)), _chunk(b"sBIT", b"\x0c\x0c\x0c"), _chunk(b"PLTE", bytes(15))))
+    extra = draw.choice(
+        (b"", b"", _chunk(b"tRNS", draw.randbytes(6)), _chunk(b"sBIT", b"\x0c\x0c\x0c"), _chunk(b"PLTE", bytes(15)))
+    )
     body = b"".join(_chunk(b"IDAT", part) for part in parts)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + body + _chunk(b"IEND", b"")
 
@@ -329,7 +341,7 @@ def write_png16(draw: random.Random, folder: Path) -> Path:
     return _folder(folder, files)
 
 
-# --- layouts -----------------------------------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------------
 
 _NAMES = [
     "a",
@@ -376,21 +388,41 @@ def _layout(draw: random.Random, image: bytes, mask: bytes) -> dict[str, bytes]:
     if kind == 0:
         return {f"{name}{end}.png": content for name in names for end, content in (("", image), ("_mask", mask))}
     if kind == 1:
-        return {f"{part}/{name}.png": content for name in names for part, content in (("images", image), ("masks", mask))}
+        return {
+            f"{part}/{name}.png": content for name in names for part, content in (("images", image), ("masks", mask))
+        }
     if kind == 2:
         parts = ("train", "val", "test")[: draw.choice((1, 2, 3))]
-        return {f"{part}/{name}{end}.png": content for part in parts for name in names for end, content in (("", image), ("_mask", mask))}
+        return {
+            f"{part}/{name}{end}.png": content
+            for part in parts
+            for name in names
+            for end, content in (("", image), ("_mask", mask))
+        }
     if kind == 3:
-        return {f"{what}/{part}/{name}.png": c for part in ("train", "test") for name in names for what, c in (("images", image), ("masks", mask))}
-    return {f"{name}.{end}": content for name in names for end, content in (("jpg", _saved(_picture("L"), "JPEG")), ("png", mask))}
+        return {
+            f"{what}/{part}/{name}.png": c
+            for part in ("train", "test")
+            for name in names
+            for what, c in (("images", image), ("masks", mask))
+        }
+    return {
+        f"{name}.{end}": content
+        for name in names
+        for end, content in (("jpg", _saved(_picture("L"), "JPEG")), ("png", mask))
+    }
 
 
 def _spoil(draw: random.Random, place: Path, image: bytes, mask: bytes) -> None:
-    """One thing in a folder that is odd: a file more, less, renamed, of another content, or no file at all. Names may be too long, or taken."""
+    """One thing in a folder that is odd: a file more, less, renamed, of another content, or no file at all. Names may
+    be too long, or taken.
+    """
     files = [path for path in sorted(place.rglob("*")) if path.is_file()]
     name = place / (draw.choice(_PLACES) + draw.choice(_NAMES) + draw.choice(_SUFFIXES))
     wider = _saved(_picture("L", 3).resize((24, 8)), "PNG")
-    content = draw.choice((image, mask, b"", image[:40], image.replace(b"IHDR\0\0", b"IHDR\xff\xff"), wider, b"P5 99999 99999 255\n"))
+    content = draw.choice(
+        (image, mask, b"", image[:40], image.replace(b"IHDR\0\0", b"IHDR\xff\xff"), wider, b"P5 99999 99999 255\n")
+    )
     old, kind = draw.choice([place / "a.png", *files]), draw.randrange(10)
     name = draw.choice((name, old.with_suffix(draw.choice(_SUFFIXES[1:-1]))))
     name.parent.mkdir(parents=True, exist_ok=True)
@@ -420,7 +452,11 @@ def _spoil(draw: random.Random, place: Path, image: bytes, mask: bytes) -> None:
 def write_layout(draw: random.Random, folder: Path) -> Path:
     """A sound folder, and then up to five odd things in it; the masks' folder may be told."""
     image, mask = _saved(_picture("L", 5, 255), "PNG"), _saved(_picture("L"), "PNG")
-    call = {"masks": draw.choice((f"{folder}/data/masks", f"{folder}/data", f"{folder}/none", *WORDS))} if draw.random() < 0.15 else {}
+    call = (
+        {"masks": draw.choice((f"{folder}/data/masks", f"{folder}/data", f"{folder}/none", *WORDS))}
+        if draw.random() < 0.15
+        else {}
+    )
     place = _folder(folder, _layout(draw, image, mask), **call)
     for _ in range(draw.choice((0, 1, 1, 1, 2, 5))):
         try:

@@ -1,9 +1,12 @@
-"""Every reader on inputs that nobody should write:  python -m tests.fuzz.readers --inputs 1000000 [--reader npz] [--seed 0]
+"""Every reader on inputs that nobody should write:  python -m tests.fuzz.readers --inputs 1000000 [--reader npz]
+[--seed 0]
 
-Real files are mutated (bits, lengths, places swapped, numbers replaced by extreme ones; PNG chunks, archive members and headers with their
-checksums set right again), and files are made from grammars. A reader may return, or raise an InputError of one printable line. Anything else is
-a fault: another exception, a crash, more than SECONDS of computation for an input, more than MEMORY, or a file written. Inputs are
-run in processes of a block each, with the limits set; a block that dies is run again input by input. `tests/test_fuzz.py` runs a slice.
+Real files are mutated (bits, lengths, places swapped, numbers replaced by extreme ones; PNG chunks, archive members and
+headers with their checksums set right again), and files are made from grammars. A reader may return, or raise an
+InputError of one printable line. Anything else is
+a fault: another exception, a crash, more than SECONDS of computation for an input, more than MEMORY, or a file written.
+Inputs are run in processes of a block each, with the limits set; a block that dies is run again input by input.
+`tests/test_fuzz.py` runs a slice.
 """
 
 from __future__ import annotations
@@ -66,7 +69,9 @@ def check(reader: Reader, draw: random.Random, folder: Path) -> str:
 
 
 def _timers(seconds: float) -> None:
-    """Call `_alarm` after so many seconds of computation, or twelve times as many on the clock: on a busy machine an input waits, too."""
+    """Call `_alarm` after so many seconds of computation, or twelve times as many on the clock: on a busy machine an
+    input waits, too.
+    """
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, 12 * seconds)
 
@@ -84,7 +89,8 @@ def run_block(reader: Reader, seed: int, numbers: range, tell: Callable[[str], N
     warnings.simplefilter("ignore")
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        nothing = stack.enter_context(open(os.devnull, "w", errors="backslashreplace"))  # as engine.command makes the standard streams
+        # as engine.command makes the standard streams
+        nothing = stack.enter_context(open(os.devnull, "w", errors="backslashreplace"))
         stack.enter_context(contextlib.redirect_stdout(nothing))
         stack.enter_context(contextlib.redirect_stderr(nothing))
         for number in numbers:
@@ -103,7 +109,12 @@ def forked(reader: Reader, seed: int, numbers: range) -> tuple[list[str], int]:
         os.close(ours)
         try:
             _limit(MEMORY)
-            run_block(reader, seed, numbers, lambda line: os.write(theirs, line.encode(errors="backslashreplace")[:4000]) and None)
+            run_block(
+                reader,
+                seed,
+                numbers,
+                lambda line: os.write(theirs, line.encode(errors="backslashreplace")[:4000]) and None,
+            )
             os._exit(0)
         finally:
             os._exit(1)
@@ -114,10 +125,15 @@ def forked(reader: Reader, seed: int, numbers: range) -> tuple[list[str], int]:
     code = os.waitstatus_to_exitcode(status)
     if len(numbers) > 1:  # what hangs is run again alone: a process that waits for a busy machine is no fault
         hung = [fault for fault in faults if fault.endswith(": hang")]
-        again = [forked(reader, seed, range(number, number + 1))[0] for number in (int(fault.split()[2].rstrip(":")) for fault in hung)]
+        again = [
+            forked(reader, seed, range(number, number + 1))[0]
+            for number in (int(fault.split()[2].rstrip(":")) for fault in hung)
+        ]
         faults = [fault for fault in faults if fault not in hung] + [fault for found in again for fault in found]
     if code and len(numbers) > 1:  # it died: find where
-        return [fault for number in numbers for fault in forked(reader, seed, range(number, number + 1))[0]], usage.ru_maxrss * 1024
+        return [
+            fault for number in numbers for fault in forked(reader, seed, range(number, number + 1))[0]
+        ], usage.ru_maxrss * 1024
     if code:
         faults.append(f"{reader.name} {seed} {numbers.start}: the process died ({code})")
     return faults, usage.ru_maxrss * 1024
@@ -158,7 +174,10 @@ def main() -> int:
         if time.monotonic() - start > arguments.seconds:
             break
     shares = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    print(f"{counts.total():,} inputs ({shares}), {faults} faults, at most {largest >> 20} MB, {time.monotonic() - start:.0f} s")
+    print(
+        f"{counts.total():,} inputs ({shares}), {faults} faults, at most {largest >> 20} MB, "
+        f"{time.monotonic() - start:.0f} s"
+    )
     return int(faults > 0)
 
 
