@@ -313,7 +313,9 @@ def steps(a: _Maker) -> list[Call]:
     settings = {"contrast": a.positive(3), "brightness": a(3) * np.float32(0.1), "gamma": a.positive(3)}
     masks = a.rng.integers(0, 5, (3, 9, 11)).astype(np.uint8)
     matrices = a.rng.uniform(-1.5, 1.5, (3, 2, 3))
+    given = {"labels": labels, "classes": 5, "background": "train", "ignore_index": None, "dtype": "float32"}
     return [
+        Call(loss.signed_distances, "", given),
         Call(loss.loss_forward, "", {"logits": z, "labels": labels, "spec": spec}),
         Call(
             loss.loss_backward,
