@@ -8,13 +8,18 @@
 `ops` holds the operators, `Function` is the base for your own, `gradcheck` proves a gradient.
 """
 
-from autograd import ops, random
+from autograd import numpy_protocol, ops, promotion, random, tape
+from autograd.binding import bound
 from autograd.checkpoint import checkpoint
 from autograd.function import Function
 from autograd.gradcheck import GradReport, assert_gradients, gradcheck, numeric_gradients
 from autograd.graph import draw, graph
 from autograd.modes import anomaly_mode, enable_grad, inference, is_recording, no_grad, observe
 from autograd.tensor import Tensor
+
+bound.ops, bound.backward = ops, tape.backward
+bound.cast, bound.moved, bound.promoted = promotion.cast, promotion.moved, promotion.promoted
+bound.apply_ufunc, bound.apply_function = numpy_protocol.apply_ufunc, numpy_protocol.apply_function
 
 __all__ = [
     "Function",

@@ -4,20 +4,13 @@ says.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from autograd.binding import bound
 
 if TYPE_CHECKING:
     from autograd.tensor import Tensor
-
-
-@functools.cache
-def _ops() -> ModuleType:
-    from autograd import ops
-
-    return ops
 
 
 class Methods:
@@ -28,109 +21,109 @@ class Methods:
     # -- arithmetic ---------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Tensor:
-        return _ops().add(self, other)
+        return bound.ops.add(self, other)
 
     def __radd__(self, other: Any) -> Tensor:
-        return _ops().add(other, self)
+        return bound.ops.add(other, self)
 
     def __mul__(self, other: Any) -> Tensor:
-        return _ops().mul(self, other)
+        return bound.ops.mul(self, other)
 
     def __rmul__(self, other: Any) -> Tensor:
-        return _ops().mul(other, self)
+        return bound.ops.mul(other, self)
 
     def __sub__(self, other: Any) -> Tensor:
-        return _ops().sub(self, other)
+        return bound.ops.sub(self, other)
 
     def __rsub__(self, other: Any) -> Tensor:
-        return _ops().sub(other, self)
+        return bound.ops.sub(other, self)
 
     def __truediv__(self, other: Any) -> Tensor:
-        return _ops().div(self, other)
+        return bound.ops.div(self, other)
 
     def __rtruediv__(self, other: Any) -> Tensor:
-        return _ops().div(other, self)
+        return bound.ops.div(other, self)
 
     def __floordiv__(self, other: Any) -> Tensor:
-        return _ops().floor_divide(self, other)
+        return bound.ops.floor_divide(self, other)
 
     def __rfloordiv__(self, other: Any) -> Tensor:
-        return _ops().floor_divide(other, self)
+        return bound.ops.floor_divide(other, self)
 
     def __mod__(self, other: Any) -> Tensor:
-        return _ops().remainder(self, other)
+        return bound.ops.remainder(self, other)
 
     def __rmod__(self, other: Any) -> Tensor:
-        return _ops().remainder(other, self)
+        return bound.ops.remainder(other, self)
 
     def __pow__(self, exponent: Any) -> Tensor:
-        return _ops().power(self, exponent)
+        return bound.ops.power(self, exponent)
 
     def __rpow__(self, base: Any) -> Tensor:
-        return _ops().power(base, self)
+        return bound.ops.power(base, self)
 
     def __neg__(self) -> Tensor:
-        return _ops().neg(self)
+        return bound.ops.neg(self)
 
     def __pos__(self) -> Any:
         return self
 
     def __matmul__(self, other: Any) -> Tensor:
-        return _ops().matmul(self, other)
+        return bound.ops.matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Tensor:
-        return _ops().matmul(other, self)
+        return bound.ops.matmul(other, self)
 
     # -- comparisons: boolean Tensors without a gradient --------------------------------------------------------------
 
     __hash__ = object.__hash__  # by identity: Tensors are keys and members of sets, although == compares values
 
     def __eq__(self, other: Any) -> Any:
-        return NotImplemented if _is_no_number(other) else _ops().equal(self, other)
+        return NotImplemented if _is_no_number(other) else bound.ops.equal(self, other)
 
     def __ne__(self, other: Any) -> Any:
-        return NotImplemented if _is_no_number(other) else _ops().not_equal(self, other)
+        return NotImplemented if _is_no_number(other) else bound.ops.not_equal(self, other)
 
     def __lt__(self, other: Any) -> Tensor:
-        return _ops().less(self, other)
+        return bound.ops.less(self, other)
 
     def __le__(self, other: Any) -> Tensor:
-        return _ops().less_equal(self, other)
+        return bound.ops.less_equal(self, other)
 
     def __gt__(self, other: Any) -> Tensor:
-        return _ops().greater(self, other)
+        return bound.ops.greater(self, other)
 
     def __ge__(self, other: Any) -> Tensor:
-        return _ops().greater_equal(self, other)
+        return bound.ops.greater_equal(self, other)
 
     def __contains__(self, value: Any) -> bool:
-        return bool(_ops().equal(self, value).data.any())
+        return bool(bound.ops.equal(self, value).data.any())
 
     def __and__(self, other: Any) -> Tensor:
-        return _ops().bitwise_and(self, other)
+        return bound.ops.bitwise_and(self, other)
 
     def __rand__(self, other: Any) -> Tensor:
-        return _ops().bitwise_and(other, self)
+        return bound.ops.bitwise_and(other, self)
 
     def __or__(self, other: Any) -> Tensor:
-        return _ops().bitwise_or(self, other)
+        return bound.ops.bitwise_or(self, other)
 
     def __ror__(self, other: Any) -> Tensor:
-        return _ops().bitwise_or(other, self)
+        return bound.ops.bitwise_or(other, self)
 
     def __xor__(self, other: Any) -> Tensor:
-        return _ops().bitwise_xor(self, other)
+        return bound.ops.bitwise_xor(self, other)
 
     def __rxor__(self, other: Any) -> Tensor:
-        return _ops().bitwise_xor(other, self)
+        return bound.ops.bitwise_xor(other, self)
 
     def __invert__(self) -> Tensor:
-        return _ops().bitwise_not(self)
+        return bound.ops.bitwise_not(self)
 
     # -- parts and shapes ---------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Tensor:
-        return _ops().getitem(self, index)
+        return bound.ops.getitem(self, index)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Along the first axis."""
@@ -139,102 +132,102 @@ class Methods:
     @property
     def T(self) -> Tensor:
         """The axes in reverse order."""
-        return _ops().transpose(self)
+        return bound.ops.transpose(self)
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same values in another shape, given as integers, a tuple or a list."""
-        return _ops().reshape(self, _sequence(shape))
+        return bound.ops.reshape(self, _sequence(shape))
 
     def transpose(self, *axes: Any) -> Tensor:
         """Axes in another order, given as integers, a tuple or a list (none given, or None: reversed)."""
-        return _ops().transpose(self, None if axes in ((), (None,)) else _sequence(axes))
+        return bound.ops.transpose(self, None if axes in ((), (None,)) else _sequence(axes))
 
     def swapaxes(self, axis0: int, axis1: int) -> Tensor:
         """Two axes in each other's place."""
-        return _ops().swapaxes(self, axis0, axis1)
+        return bound.ops.swapaxes(self, axis0, axis1)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
         """The axes start_dim .. end_dim as one."""
-        return _ops().flatten(self, start_dim, end_dim)
+        return bound.ops.flatten(self, start_dim, end_dim)
 
     def squeeze(self, axis: Any = None) -> Tensor:
         """Without the axes of length 1 (`axis`: without these alone, as far as they have length 1)."""
-        return _ops().squeeze(self, axis)
+        return bound.ops.squeeze(self, axis)
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With a new axis of length 1 at `axis`."""
-        return _ops().unsqueeze(self, axis)
+        return bound.ops.unsqueeze(self, axis)
 
     def astype(self, dtype: Any) -> Tensor:
         """In another dtype; the gradient comes back in this one."""
-        return _ops().cast(self, dtype)
+        return bound.ops.cast(self, dtype)
 
     # -- functions and reductions -------------------------------------------------------------------------------------
 
     def exp(self) -> Tensor:
         """e ** self."""
-        return _ops().exp(self)
+        return bound.ops.exp(self)
 
     def log(self) -> Tensor:
         """The natural logarithm."""
-        return _ops().log(self)
+        return bound.ops.log(self)
 
     def sqrt(self) -> Tensor:
         """The square root."""
-        return _ops().sqrt(self)
+        return bound.ops.sqrt(self)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Sum over `axis` (None: all)."""
-        return _ops().sum(self, axis, keepdims)
+        return bound.ops.sum(self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Mean over `axis` (None: all)."""
-        return _ops().mean(self, axis, keepdims)
+        return bound.ops.mean(self, axis, keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Maximum over `axis` (None: all)."""
-        return _ops().max(self, axis, keepdims)
+        return bound.ops.max(self, axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Minimum over `axis` (None: all)."""
-        return _ops().min(self, axis, keepdims)
+        return bound.ops.min(self, axis, keepdims)
 
     def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Product over `axis` (None: all)."""
-        return _ops().prod(self, axis, keepdims)
+        return bound.ops.prod(self, axis, keepdims)
 
     def var(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
         """Variance over `axis` (None: all), with n - correction in the denominator: 1, as in PyTorch (NumPy's ddof is
         0).
         """
-        return _ops().var(self, axis, keepdims, correction)
+        return bound.ops.var(self, axis, keepdims, correction)
 
     def std(self, axis: Any = None, keepdims: bool = False, correction: float = 1) -> Tensor:
         """Standard deviation over `axis` (None: all): the square root of `var`."""
-        return _ops().std(self, axis, keepdims, correction)
+        return bound.ops.std(self, axis, keepdims, correction)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """The number of the first largest value along `axis` (None: of all), without gradient."""
-        return _ops().argmax(self, axis, keepdims)
+        return bound.ops.argmax(self, axis, keepdims)
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """The number of the first smallest value along `axis` (None: of all), without gradient."""
-        return _ops().argmin(self, axis, keepdims)
+        return bound.ops.argmin(self, axis, keepdims)
 
     def cumsum(self, axis: int) -> Tensor:
         """Sums along `axis` up to each value."""
-        return _ops().cumsum(self, axis)
+        return bound.ops.cumsum(self, axis)
 
     def abs(self) -> Tensor:
         """|x|, value by value."""
-        return _ops().abs(self)
+        return bound.ops.abs(self)
 
     def __abs__(self) -> Tensor:
-        return _ops().abs(self)
+        return bound.ops.abs(self)
 
     def clip(self, min: Any = None, max: Any = None) -> Tensor:
         """The values limited to [min, max], numbers or Tensors."""
-        return _ops().clip(self, min, max)
+        return bound.ops.clip(self, min, max)
 
 
 def _is_no_number(other: Any) -> bool:

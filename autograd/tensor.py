@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autograd.binding import bound
 from autograd.convert import array_from, is_array, same_kind
 from autograd.methods import Methods
 from autograd.modes import modes
@@ -174,10 +175,8 @@ class Tensor(Methods):
         """The values on 'cpu' or 'cuda' and in a dtype; this very Tensor, if nothing changes. The gradient finds its
         way back.
         """
-        from autograd.promotion import cast, moved
-
-        there = self if device is None else moved(self, device)
-        return there if dtype is None else cast(there, dtype)
+        there = self if device is None else bound.moved(self, device)
+        return there if dtype is None else bound.cast(there, dtype)
 
     def _plain(self, name: str) -> Array:
         """The array for a function that knows no gradients."""
@@ -194,14 +193,10 @@ class Tensor(Methods):
         return np.array(array, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
-        from autograd.numpy_protocol import apply_ufunc
-
-        return apply_ufunc(ufunc, method, inputs, settings)
+        return bound.apply_ufunc(ufunc, method, inputs, settings)
 
     def __array_function__(self, function: Any, types: Any, args: Any, settings: Any) -> Any:
-        from autograd.numpy_protocol import apply_function
-
-        return apply_function(function, args, settings)
+        return bound.apply_function(function, args, settings)
 
     def __dlpack__(self, **settings: Any) -> Any:
         return self._plain("DLPack").__dlpack__(**settings)
@@ -282,9 +277,7 @@ class Tensor(Methods):
 
         Saved arrays are released on the way, so a second call raises, unless retain_graph.
         """
-        from autograd.tape import backward
-
-        backward(self, gradient, retain_graph)
+        bound.backward(self, gradient, retain_graph)
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
@@ -333,10 +326,8 @@ class Tensor(Methods):
         """self = rule(self, values) in place, in the dtype of autograd.promotion; TypeError where this Tensor's dtype
         cannot hold it.
         """
-        from autograd.promotion import promoted
-
         self._check_change(name, values)
-        mine, other = promoted(self, values, floating=rule is operator.itruediv)
+        mine, other = bound.promoted(self, values, floating=rule is operator.itruediv)
         other = as_array(other)
         if _RANK.get(mine.dtype.kind, 2) > _RANK.get(self.dtype.kind, 2):
             raise TypeError(

@@ -151,3 +151,43 @@ def test_import_of_the_kernels_needs_neither_cupy_nor_torch_nor_matplotlib() -> 
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+
+def runtime_imports(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of this repository that a file imports, at its top or within functions, but not for types only."""
+    found: set[str] = set()
+
+    def look(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            look(child)
+
+    look(ast.parse(path.read_text()))
+    return found & modules.keys()
+
+
+def test_imports_make_no_cycle() -> None:
+    """Neither in the product nor in the tests: every module is below what imports it."""
+    files = {path.relative_to(ROOT).with_suffix(""): path for path in sources(*PACKAGES, "bench", "tests")}
+    modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
+    beside = {name.removeprefix("tests."): path for name, path in modules.items() if path.parent == ROOT / "tests"}
+    modules |= beside  # tests import one another without their folder's name
+    below = {name: runtime_imports(path, modules) - {name} for name, path in modules.items()}
+    while free := [name for name, others in below.items() if not others]:
+        for name in free:
+            del below[name]
+        for others in below.values():
+            others.difference_update(free)
+    # What is left is on a cycle, or above one.
+    on_cycle = {name: others & below.keys() for name, others in below.items()}
+    assert not on_cycle, sorted((name, sorted(others)) for name, others in on_cycle.items())[:20]

@@ -11,9 +11,10 @@ Bad data is a `DataError`, one line that can be printed as it stands.
 
 from engine.data.classes import MARS, Classes, declared
 from engine.data.cleaning import Cleaned, clean, cleaned_by
+from engine.data.loading import load
 from engine.data.splitting import Split, folds, sharing, split
 from engine.data.synthetic import synthetic
-from engine.data.tiles import CLASSES, ROCK, DataError, DataSet, Tiles, load, pixel_counts, save_npz
+from engine.data.tiles import CLASSES, ROCK, DataError, DataSet, Tiles, pixel_counts, save_npz
 from engine.data.weights import SCHEMES, class_weights, weights_from_counts
 
 __all__ = [

@@ -1,15 +1,15 @@
-"""Tiles and data sets: what the engine trains on, and how it is read, checked and written.
+"""Tiles and data sets: what the engine trains on, and how it is checked and written.
 
-A data set comes from one of three sources, all through `load`: the word 'synthetic' (synthetic.py), an .npz file in the
-form of the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with the data is a
-`DataError` of one line that says where, what came, and what was expected: the command line prints it as it stands.
+A data set comes from one of three sources, all through `load` (loading.py): the word 'synthetic' (synthetic.py), an
+.npz file in the form of the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with
+the data is a `DataError` of one line that says where, what came, and what was expected: the command line prints it as
+it stands.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.data.classes import MARS, Classes, declared
-from engine.errors import InputError, reading
+from engine.data.classes import MARS, Classes
+from engine.errors import InputError
 from kernels.core.labels import check_labels
 
 CLASSES = MARS.names
@@ -200,62 +200,6 @@ def _rows(array: Any, rows: np.ndarray) -> Any:
     return array.subset(rows) if hasattr(array, "subset") else array[rows]
 
 
-def load(
-    source: str | Path,
-    seed: int = 0,
-    count: int = 2000,
-    classes: Classes | str = "auto",
-    masks: str = "",
-    ignore: str = "",
-    memory: int | None = None,
-) -> DataSet:
-    """Read a data set, checked to the last pixel.
-
-    source: 'synthetic' (`count` training tiles and a tenth as many test tiles, made from `seed`);
-      a .npz file in the original form: training_set (N, 2, H, W) with [:, 0] the image, grey levels 0..255, and [:, 1]
-      the mask, labels 0..4; optional test_set (M, H, W), test_labels (M, H, W), train_group (N,) and test_group (M,);
-      any real dtype; or a folder of images and masks (see folder.py).
-    Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be
-    divisible by 8.
-    classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder,
-        where it is another.
-    memory: MiB that a folder's decoded tiles may take in memory, else they are read from a temporary file; 0: half of
-    what is available; None: any. seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for
-    classes.
-    """
-    if str(source) == "synthetic":
-        from engine.data.synthetic import synthetic
-
-        for name, value in (("classes", classes if classes not in ("auto", "mars", MARS) else ""), ("masks", masks)):
-            if value:
-                raise DataError(
-                    f"{name}: got {value if isinstance(value, str) else 'other classes'}, but 'synthetic' has its own"
-                )
-        return synthetic(count, test=max(1, count // 10), seed=seed)
-    path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of images and masks"
-    with reading(DataError, f"{source}: cannot be read"):
-        try:
-            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
-        except FileNotFoundError:
-            raise DataError(f"{source}: no such file or folder; {expected}") from None
-    known = classes if isinstance(classes, Classes) else declared(classes, path if is_folder else None, ignore)
-    if is_folder:
-        from engine.data.folder import load_folder
-
-        with reading(DataError, f"{source}: cannot be read"):
-            known, train, val, test, notes = load_folder(path, known, masks, memory)
-        parts = [("train", train), ("val", val), ("test", test)]
-        lines = [_description(part, tiles) for part, tiles in parts if tiles is not None]
-        return DataSet(path.resolve().name, train, test, (*lines, *notes), known, val)
-    if masks:
-        raise DataError(f"masks: got {masks!r}, which goes with a folder of images, but --data is {source}")
-    if path.suffix.lower() != ".npz":
-        raise DataError(f"{source}: got a file named *{path.suffix}, {expected}")
-    from engine.data.npz import load_npz
-
-    return _finished(path.stem, *load_npz(path, known), known)
-
-
 def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
     """Write a data set in the original form (see `load`), compressed; float64 is the homework file's own dtype.
 
@@ -357,7 +301,7 @@ def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected
         )
 
 
-def _finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> DataSet:
+def finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> DataSet:
     """The data set with its sizes checked and described."""
     parts = [("train", train)] if test is None else [("train", train), ("test", test)]
     for part, tiles in parts:
@@ -374,11 +318,12 @@ def _finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> 
                 "tiles"
             )
     return DataSet(
-        name, train, test, tuple(_description(part, tiles) for part, tiles in parts), classes, original=classes == MARS
+        name, train, test, tuple(described(part, tiles) for part, tiles in parts), classes, original=classes == MARS
     )
 
 
-def _description(part: str, tiles: Tiles) -> str:
+def described(part: str, tiles: Tiles) -> str:
+    """One line about the tiles of a part: how many, of what size and kind, of how many source images."""
     known = (
         f"{len(np.unique(tiles.sources[tiles.sources != '']))} source images"
         if tiles.sources_known
