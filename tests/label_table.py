@@ -306,7 +306,7 @@ EXEMPT = {
     r"kernels\.augment_batch\(masks\)|engine\.(batches\.|data\.stored\.Stored\.).*\(index\)": (
         "moved, whatever they are"
     ),
-    r"engine\.(config\.Config|data\.(tiles\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (
+    r"engine\.(config\.Config|data\.(loading\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (
         "the name of a folder or file"
     ),
 }
