@@ -101,7 +101,7 @@ WATCHED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import fast_checks
-from kernels.core import compile as compiling, parts
+from kernels.core import compile as compiling, numba_internals as parts
 real, typed = compiling.Kernel.compile, parts._Compiler.compile
 seen = None
 def watch(frame, event, _argument):
@@ -121,7 +121,7 @@ def watched(self):
         return real(self)
     finally:
         sys.setprofile(None)
-        print(self.callback._cache.module, *sorted(seen))
+        print(self.callback._cache.load.__self__.module, *sorted(seen))
         seen = None
 compiling.Kernel.compile, parts._Compiler.compile = watched, part
 for name in sys.argv[2:]:

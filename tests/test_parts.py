@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba.core.caching import NullCache
 
-from kernels.core import parts
+from kernels.core import numba_internals as parts
 from kernels.core.compile import cpu_kernel, inline
 from kernels.core.threads import parallel
 

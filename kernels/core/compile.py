@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import re
 import sys
 import threading
@@ -32,12 +31,20 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import caching, ccallback, compiler, serialize
 from numba.extending import intrinsic
 
 from kernels.core import simd
 from kernels.core.deferral import deferring
-from kernels.core.parts import Part, linked_first
+from kernels.core.numba_internals import (
+    MachineCodeCache,
+    Part,
+    c_function,
+    drop_bitcode,
+    is_kept,
+    linked_first,
+    processor,
+    set_cache,
+)
 from kernels.core.sources import made_of
 from kernels.core.store import Store, note
 
@@ -67,7 +74,7 @@ def store() -> Store:
     return Store(base / "kernels")
 
 
-class _Cache(caching.NullCache):
+class _Kept:
     """One numba function's machine code in `store`, a file for each combination of argument types. module: where it is
     written.
     """
@@ -80,34 +87,23 @@ class _Cache(caching.NullCache):
         name cover them.
         """
         versions = numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
-        return repr((self.name, signature, codegen.magic_tuple(), str(simd.target()), versions, made_of(self.module)))
+        return repr((self.name, signature, processor(codegen), str(simd.target()), versions, made_of(self.module)))
 
-    def holds(self, signature: Any, codegen: Any) -> bool:
-        """Whether the machine code is on disk, whole."""
-        return store().read(self.name, self._key(signature, codegen)) is not None
+    def load(self, signature: Any, codegen: Any) -> bytes | None:
+        return store().read(self.name, self._key(signature, codegen))
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled function, or None: then numba compiles it."""
-        target_context.refresh()
-        payload = store().read(self.name, self._key(sig, target_context.codegen()))
-        if payload is None:
-            return None
-        try:
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
-        except Exception as error:  # it is what we wrote, but not what these libraries can link
-            note(f"{self.name} cannot be loaded, compiled anew ({type(error).__name__})")
-            return None
+    def save(self, signature: Any, codegen: Any, payload: bytes) -> None:
+        store().write(self.name, self._key(signature, codegen), payload)
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function, unless it holds addresses of this process."""
-        if not data.library.has_dynamic_globals:
-            store().write(self.name, self._key(sig, data.codegen), serialize.dumps(data._reduce()))
+    def note(self, reason: str) -> None:
+        note(f"{self.name} cannot be loaded, compiled anew ({reason})")
 
 
 def cached(dispatcher: Any, function: Any, name: str) -> None:
     """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles."""
     _rename(function, name)
-    dispatcher._cache = _Cache(name, function.__module__)
+    kept = _Kept(name, function.__module__)
+    set_cache(dispatcher, MachineCodeCache(kept.load, kept.save, kept.note))
     dispatcher.compile = deferring(dispatcher.compile)
 
 
@@ -116,13 +112,6 @@ def _rename(function: Any, name: str) -> None:
     name otherwise.
     """
     function.__qualname__ = re.sub(r"\W+", "_", name)
-
-
-def drop_bitcode(library: Any) -> None:
-    """Half a megabyte of a compiled function that is kept for linking it into other code; not for what is only ever
-    called.
-    """
-    library._shared_module = None
 
 
 class Kernel:
@@ -143,9 +132,7 @@ class Kernel:
             body(start, stop, scratch, *unpack(words))
 
         run.__module__ = function.__module__
-        self.callback: Any = ccallback.CFunc(
-            run, (_RUN.args, _RUN.return_type), {}, {"nogil": True, "error_model": "numpy"}
-        )
+        self.callback: Any = c_function(run, _RUN)
         cached(self.callback, run, self.name)
         self.address = 0
         self.launcher: Any = None  # made by threads.py on first use
@@ -161,13 +148,12 @@ class Kernel:
                 with linked_first():
                     self.callback.compile()
                 self.address = self.callback.address
-                drop_bitcode(self.callback._library)
+                drop_bitcode(self.callback)
         return self.address
 
     def is_cached(self) -> bool:
         """Whether the compiled code is on disk."""
-        cache, context = self.callback._cache, self.callback._targetdescr.target_context
-        return isinstance(cache, _Cache) and cache.holds(self.callback._sig, context.codegen())
+        return is_kept(self.callback)
 
     @property
     def argument_types(self) -> tuple[types.Type, ...]:

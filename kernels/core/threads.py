@@ -261,7 +261,7 @@ def launcher(kernel: Kernel) -> Any:
         dispatcher.compile((types.int64,) * 8 + kernel.argument_types)
         dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
         for compiled in dispatcher.overloads.values():
-            drop_bitcode(compiled.library)  # type: ignore[attr-defined]
+            drop_bitcode(compiled)
         _launchers[letters] = dispatcher
     return _launchers[letters]
 
