@@ -66,6 +66,7 @@ _LINES = [
     "[class]",
     'name = "road"',
     "value = 7",
+    "value = [7, 8]",
     'colour = "#804080"',
 ]
 
