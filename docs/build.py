@@ -49,12 +49,13 @@ def family_files(match: re.Match[str]) -> str:
     """A list of the files that hold an operator family: definition, gradient, fast versions."""
     family = match[1]
     folder = ROOT / "kernels" / family
-    own = [path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "cuda", "spec")]
+    others = [path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "spec")]
+    launchers = [path for path in others if path.stem.startswith("cuda") or " Module(" in path.read_text()]
     kinds = {
         "the definition": [folder / "reference.py"],
         "the gradient on the tape": [ROOT / "autograd" / "ops" / f"{family}.py"],
-        "the CPU kernels": own,
-        "the CUDA kernels, and their launches": [*sorted(folder.glob("*.cu")), *folder.glob("cuda.py")],
+        "the CPU kernels": [path for path in others if path not in launchers],
+        "the CUDA kernels, and their launches": [*sorted(folder.glob("*.cu")), *launchers],
     }
     rows = []
     for kind, paths in kinds.items():

@@ -113,7 +113,7 @@ def confusions(
             auxiliary.probabilities(tiles.images[rows], batch, flips),
         )
         # what counts nowhere goes to a row of its own
-        known = np.where(truth[rows] < count, truth[rows], count).astype(np.uint8)
+        known = np.where(truth[rows] == classes.ignored, count, truth[rows].astype(np.int64))
         for k, threshold in enumerate(thresholds):
             labels = fused_labels(p, q[..., rare[1]], rare[0], threshold)
             out[k, rows] = confusion_per_image(known, labels, count + 1)[:, :count, :count]

@@ -40,6 +40,18 @@ def test_every_block_runs(source: Path) -> None:
         assert "gradcheck(" in page.markdown
 
 
+@pytest.mark.parametrize("family", ["conv", "attention", "loss"])
+def test_files_are_listed_by_their_device(family: str) -> None:
+    """Whatever launches CUDA kernels is on CUDA's line, and everything else on the CPU's."""
+    lines = build.family_files(build.FILES.match(f"<!-- files: {family} -->")).splitlines()
+    cpu, cuda = (next(line for line in lines if f"the {device} kernels" in line) for device in ("CPU", "CUDA"))
+    for path in sorted((ROOT / "kernels" / family).glob("*.py")):
+        if path.stem not in ("__init__", "reference", "spec"):
+            launches = "cuda" in path.name or "kernels.core.module" in path.read_text()
+            assert (f"/{path.name})" in cuda) == launches, path
+            assert (f"/{path.name})" in cpu) == (not launches), path
+
+
 @pytest.mark.parametrize(
     "source", [p for p in PAGES if p.parent == build.COURSE and p.name != "study.md"], ids=lambda path: path.stem
 )

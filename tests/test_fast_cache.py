@@ -152,6 +152,32 @@ def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path)
         assert not beyond, f"{module}: {beyond}"
 
 
+OWN = """
+import numpy as np
+from kernels.core.compile import cpu_kernel
+from kernels.core.threads import parallel
+
+@cpu_kernel("p")
+def scaled(start, stop, _scratch, x):
+    for i in range(start, stop):
+        x[i] *= FACTOR
+
+x = np.ones(3, np.float32)
+parallel(scaled, 3, x)
+print(x.sum())
+"""
+
+
+def test_a_kernel_of_the_user_s_own_is_never_taken_from_an_older_one_s_file(tmp_path) -> None:
+    """Its sources are not the package's: it is compiled in memory."""
+    environment = {**os.environ, "AREOGRAD_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for factor in (2, 3):
+        command = [sys.executable, "-W", "error", "-c", OWN.replace("FACTOR", str(factor))]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert result.returncode == 0, result.stderr
+        assert float(result.stdout) == 3 * factor
+
+
 def test_what_is_left_out_of_digests_has_nothing_that_machine_code_could_hold() -> None:
     """No program, no numba function, and no constant that a module with such functions imports."""
     texts = {name: (ROOT / f"{name.replace('.', '/')}.py").read_text() for name in sources.modules()}

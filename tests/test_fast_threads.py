@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from fast_checks import CHECKS, arrays_of
 from numba import carray
-from numba.core.caching import NullCache
 
 from kernels.core import threads
 from kernels.core.compile import cpu_kernel
@@ -55,9 +54,6 @@ def count_chunks(start, stop, scratch, counts, marks, size, rounds, value):  # t
         seen[chunk] += 1
 
 
-count_chunks.callback._cache = NullCache()  # the cache knows only the package's own sources
-
-
 def job(chunks: int, size: int = 16, rounds: int = 1) -> None:
     """Run it and assert that every chunk was computed once, undisturbed, and none beyond."""
     counts, marks = np.zeros(chunks + 3, np.int64), np.zeros(chunks + 3, np.float32)
@@ -88,9 +84,6 @@ def sleeping(start, stop, scratch, block, word):  # type: ignore[no-untyped-def]
     """Ends when a word of the team's control block is 0: a helper has fallen asleep."""
     while load(block[0] + 8 * word):
         pass
-
-
-sleeping.callback._cache = NullCache()
 
 
 def test_a_helper_that_falls_asleep_between_replayed_launches_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:

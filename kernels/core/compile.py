@@ -45,7 +45,7 @@ from kernels.core.numba_internals import (
     processor,
     set_cache,
 )
-from kernels.core.sources import made_of
+from kernels.core.sources import made_of, modules
 from kernels.core.store import Store, note
 
 registry: dict[str, Kernel] = {}
@@ -100,10 +100,14 @@ class _Kept:
 
 
 def cached(dispatcher: Any, function: Any, name: str) -> None:
-    """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles."""
+    """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles.
+
+    A function that is written elsewhere than in `kernels` is compiled in memory: what it is made of is not known.
+    """
     _rename(function, name)
-    kept = _Kept(name, function.__module__)
-    set_cache(dispatcher, MachineCodeCache(kept.load, kept.save, kept.note))
+    if function.__module__ in modules():
+        kept = _Kept(name, function.__module__)
+        set_cache(dispatcher, MachineCodeCache(kept.load, kept.save, kept.note))
     dispatcher.compile = deferring(dispatcher.compile)
 
 
