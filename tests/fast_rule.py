@@ -1,4 +1,4 @@
-"""The rule by which fast kernels are judged (DESIGN 7), and what the tests of fast kernels share.
+"""The rule by which fast kernels are judged (docs/accuracy.md), and what the tests of fast kernels share.
 
     max|fast - ref64| <= 3 max|naive - ref64| + tiny
 

@@ -153,6 +153,19 @@ def test_import_of_the_kernels_needs_neither_cupy_nor_torch_nor_matplotlib() -> 
     assert result.stdout.strip() == "[]"
 
 
+def test_no_text_cites_a_document_that_is_not_here() -> None:
+    files = [
+        path for kind in ("py", "md", "cu", "cuh") for path in ROOT.glob(f"*/**/*.{kind}") if ".venv" not in path.parts
+    ]
+    assert len(files) > 300
+    for path in (*files, ROOT / "README.md", ROOT / "CHANGELOG.md"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"\b(?:docs|bench|kernels)/[\w/-]+\.md\b", text):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} cites {name}"
+        cited = re.search(r"\b(?:DESIGN|SPEC|HOUSE)(?:'s| [0-9])", text)
+        assert cited is None or path.name == "test_architecture.py", f"{path.relative_to(ROOT)} cites {cited}"
+
+
 # -- imports ----------------------------------------------------------------------------------------------------------
 
 

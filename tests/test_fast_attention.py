@@ -1,5 +1,5 @@
-"""Fast attention kernels equal the float64 reference under the rule of DESIGN 7, over random shapes; and what they need
-and leave.
+"""Fast attention kernels equal the float64 reference under the naive rule (docs/accuracy.md), over random shapes; and
+what they need and leave.
 """
 
 from __future__ import annotations

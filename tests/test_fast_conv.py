@@ -1,5 +1,5 @@
-"""Fast convolutions equal the float64 reference under the rule of DESIGN 7, over random shapes; Winograd within its
-stated bound.
+"""Fast convolutions equal the float64 reference under the naive rule (docs/accuracy.md), over random shapes; Winograd
+within its stated bound.
 
 Channels come from classes that decide which compiled kernel serves: below a vector (with the divisors of a vector,
 whose pixels are computed together), exactly two vectors, a bit less than four vectors, and three panels with a tail.

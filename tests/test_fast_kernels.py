@@ -1,4 +1,6 @@
-"""Fast kernels other than convolutions equal the float64 reference under the rule of DESIGN 7, over random shapes."""
+"""Fast kernels other than convolutions equal the float64 reference under the naive rule (docs/accuracy.md), over random
+shapes.
+"""
 
 from __future__ import annotations
 

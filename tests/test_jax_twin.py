@@ -92,8 +92,8 @@ def test_logits_loss_statistics_and_every_gradient(training: bool, background: s
 
 
 def test_in_float32_neither_side_errs_more_than_the_rule_allows() -> None:
-    """DESIGN 7 with errors relative to the largest value of a kind, for what a race runs: the twin as it is compiled
-    there, and our fast kernels.
+    """The naive rule (docs/accuracy.md) with errors relative to the largest value of a kind, for what a race runs: the
+    twin as it is compiled there, and our fast kernels.
     """
     exact, fast, twin = (
         side(dtype, True, WEIGHTS, "mask")

@@ -58,7 +58,7 @@ def test_every_variant_of_the_network(settings: dict) -> None:
 
 
 def test_network_size_is_the_papers() -> None:
-    """SPEC 1.4: width 16 has .79 M parameters and .70 GFLOP, width 32 has 3.15 M and 2.79 GFLOP (within a few percent:
+    """Width 16 has .79 M parameters and .70 GFLOP, width 32 has 3.15 M and 2.79 GFLOP (within a few percent:
     details differ).
     """
     for width, parameters, flops in ((8, 0.20e6, 0.18e9), (16, 0.79e6, 0.70e9), (32, 3.15e6, 2.79e9)):

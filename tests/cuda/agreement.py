@@ -1,4 +1,6 @@
-"""How a CUDA kernel is compared with the definition: DESIGN 7's rule, on the device and in the type under test."""
+"""How a CUDA kernel is compared with the definition: the naive rule of docs/accuracy.md, on the device and in the type
+under test.
+"""
 
 from __future__ import annotations
 

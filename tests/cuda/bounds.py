@@ -1,4 +1,4 @@
-"""What the tests of CUDA kernels share: DESIGN 7's bound, and planted mistakes."""
+"""What the tests of CUDA kernels share: the bound of docs/accuracy.md, and planted mistakes."""
 
 from __future__ import annotations
 

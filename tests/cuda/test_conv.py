@@ -1,4 +1,6 @@
-"""CUDA convolutions against the reference in float64, under DESIGN 7's rule, and against the plain kernels."""
+"""CUDA convolutions against the reference in float64, under the naive rule (docs/accuracy.md), and against the plain
+kernels.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def made(
 
 
 def check(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, dtype: str, dy: float = 0.7) -> None:
-    """Value, parts and gradient keep DESIGN 7's bound; our kernels served; nothing is found."""
+    """Value, parts and gradient keep the bound of docs/accuracy.md; our kernels served; nothing is found."""
     narrow = logits.astype(dtype)
     z, y = cupy.asarray(narrow), cupy.asarray(labels)
     with clean(), launch_log() as log, kernel_log() as served:

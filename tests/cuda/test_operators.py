@@ -61,7 +61,7 @@ def results(
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
 @pytest.mark.parametrize(("case", "sample"), SAMPLES, ids=SAMPLE_IDS)
 def test_equals_the_reference(cp: Any, case: Case, sample: Sample, dtype: Any) -> None:
-    """DESIGN 7's rule over several seeds at once: the error that naive code makes in a single number
+    """The naive rule (docs/accuracy.md) over several seeds at once: the error that naive code makes in a single number
     may be 0 by luck.
     """
     with use_kernels("reference"):

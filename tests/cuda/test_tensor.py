@@ -1,8 +1,8 @@
 """Tensor-core convolutions against float64 convolutions of operands rounded to the same type.
 
-The bound is DESIGN's: three times the error of a plain float32 sum over the same rounded operands, one product after
-the other, plus one rounding of the result. Rounding the operands themselves changes results a thousand times as much,
-so the types are tested, too.
+The bound is that of docs/accuracy.md: three times the error of a plain float32 sum over the same rounded operands, one
+product after the other, plus one rounding of the result. Rounding the operands themselves changes results a thousand
+times as much, so the types are tested, too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Convolutions of float16 and bfloat16 arrays against float64 convolutions of the same numbers.
 
-The bound is DESIGN's: three times the error of a naive float32 sum that is rounded to the arrays' type at the end, plus
-    one such rounding.
+The bound is that of docs/accuracy.md: three times the error of a naive float32 sum that is rounded to the arrays' type
+    at the end, plus one such rounding.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def losses(name: str, folder, dtype: type = np.float32, config: Config = CONFIG)
 @pytest.mark.mode("fast gpu")
 def test_an_epoch_has_the_cpus_losses_within_rounding(tmp_path) -> None:
     """max|CUDA - exact| <= 3 max|float32 on the CPU - exact| + a rounding unit, over every term of every step of an
-    epoch (DESIGN 7).
+    epoch (docs/accuracy.md).
     """
     compared(tmp_path, CONFIG)
 
