@@ -52,8 +52,8 @@ MUTANTS = [
         Mutant(
             "numbers before the first are read",
             "pointwise/softmax.py",
-            "variable(0.0)\n\n        def add",
-            "variable(0 * code.load(dy, d0 - 1))\n\n        def add",
+            "value = code.load(dy, d0 + i, rest)\n            return",
+            "value = code.load(dy, d0 + i, rest) + 0 * code.load(dy, d0 + i - 1)\n            return",
             "softmaxes",
         ),
     ),
@@ -62,8 +62,8 @@ MUTANTS = [
         Mutant(
             "less scratch memory than is used",
             "gate/cpu.py",
-            "channels, scratch=_BLOCK)",
-            "channels, scratch=_BLOCK - 1)",
+            "y), pixels, channels, scratch=_BLOCK\n",
+            "y), pixels, channels, scratch=_BLOCK - 1\n",
             "gates",
         ),
     ),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Function, Tensor, enable_grad
+from autograd.binding import bound
 from engine.catalogue.entry import Built
 from engine.command import UsageError
 from kernels.core.dispatch import registry
@@ -333,6 +334,7 @@ def misprinted(target: str, old: str, new: str) -> Iterator[None]:
     code = compile("from __future__ import annotations\n" + source.replace(old, new), f"<misprint in {target}>", "exec")
     exec(code, vars(module), scope)
     places = [(owner, name)] + [place for place in _holders(raw) if place != (owner, name)]
+    places += [(bound, key) for key, value in vars(bound).items() if value is raw]
     tables = [
         (table, key)
         for table in vars(module).values()
