@@ -67,7 +67,7 @@ class Worker:
         """Send one request line, return the JSON answer.
 
         Between two requests the process is stopped: thread pools spin on when their work is done, on the cores that the
-            other sides run on.
+        other sides run on.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None

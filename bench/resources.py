@@ -3,8 +3,8 @@
 NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives
 registers, spills, stack and static shared memory. With the block and the dynamic shared memory of the largest launch
 used, the occupancy follows. The result is the committed table kernels/RESOURCES.md; `--check` compares instead of
-writing; a kernel that spills fails either way. Figures are the compiler's, occupancy is
-computed: nothing here was measured on a GPU.
+writing; a kernel that spills fails either way. Figures are the compiler's, occupancy is computed: nothing here was
+measured on a GPU.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Two modes, because on a CPU XLA has two libraries for convolutions and matrix products: YNNPACK, which it takes by
 itself, and Eigen with oneDNN. XLA_FLAGS=--xla_cpu_max_isa=AVX2 binds the code that XLA makes, ONEDNN_MAX_CPU_ISA=AVX2
 binds oneDNN, and nothing binds YNNPACK (jax 0.10: its AVX-512 kernels run all the same). So where a limit is set, JAX
-    races with Eigen alone. Import JAX only by `start`.
+races with Eigen alone. Import JAX only by `start`.
 """
 
 from __future__ import annotations

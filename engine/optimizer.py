@@ -283,9 +283,8 @@ class Optimizer:
         """Copies of all that a step depends on, as NumPy arrays and numbers, in torch.optim's form.
 
         {"state": {k: {"step": n, "started": with momentum, vector: array, ...}}, "param_groups": [{"lr": ..., "params":
-        [k, ...]}, ...],
-        "steps": n}, where k counts the parameters of all groups; with an average also "average" in every state, and
-        "average_buffers".
+        [k, ...]}, ...], "steps": n}, where k counts the parameters of all groups; with an average also "average" in
+        every state, and "average_buffers".
         """
         self.follow()
         names = [*self.vectors, *(["average"] if self.average is not None else [])]

@@ -9,9 +9,8 @@ What keeps it right: a recording is made with noise in place of the images, and 
     then repeats the ordinary step
 that came before it to the bit: logits, gradients and running statistics. Whatever computes outside of operators would
 be stale and show up there. Dropout draws its masks from the same places of the random stream as ever. Before every
-replay the network is compared with what was recorded
-(engine/state.py): where an attribute that the forward pass read has changed, the step runs as always, and is recorded
-    anew.
+replay the network is compared with what was recorded (engine/state.py): where an attribute that the forward pass read
+has changed, the step runs as always, and is recorded anew.
 """
 
 from __future__ import annotations

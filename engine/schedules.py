@@ -97,7 +97,7 @@ class Plateau:
     `step(value)` once per epoch. mode: "min" for a value that should fall, "max" for one that should rise. Better is by
         more than
     `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no rate falls
-        below it.
+    below it.
     """
 
     def __init__(

@@ -61,8 +61,7 @@ class Arguments:
     """Minutes between two saved states within an epoch; 0 saves only after each epoch."""
     memory: int = 0
     """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are
-    read from a temporary file
-    (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
+    read from a temporary file (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
     """
     threads: int = 0
     """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per

@@ -171,7 +171,7 @@ class ConvNorm(Module):
     zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv
         1706.02677)
     Whether the batch's statistics are used is the norm's affair: `block.norm.eval()` freezes them in a network that
-        trains.
+    trains.
     """
 
     def __init__(

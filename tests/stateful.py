@@ -2,7 +2,7 @@
 them.
 
     python -m tests.stateful --programs 5000            # programs of the seeds 0 to 4999; --first 2000 goes on from
-        there
+    there
 
 A program edits a small network as a user does in an interactive session: attributes, weights in place, modes, frozen
 parameters, modules swapped or shared, dtypes, loaded states, other optimizers. After every training step the loss, the

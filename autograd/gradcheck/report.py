@@ -49,7 +49,7 @@ class GradReport:
     convention: what holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.
         kink_distance: per output the
     distance along the direction to the nearest kink (inf: none seen).   resampled: how often another point had to be
-        drawn.
+    drawn.
     trials: every direction.   facts: the checks beside the derivative.   location: on FAIL, the wrong entries.   maps:
     on FAIL, for small inputs, the whole gradients.
     """

@@ -4,7 +4,7 @@ Images are grey or colour; alpha is dropped. Of grey images of up to 8 bits the 
 and 255; those of 16 bits and of floating point keep their numbers. Masks are grey of any depth, or with a palette,
 where the number that is stored for a pixel is looked up among the values of the classes, or RGB, where its colour is.
 Images of different sizes are padded to one, a multiple of 8: mirrored, with labels that count nowhere. An optional
-    `groups.csv` with the columns `name,group` gives the source image of each.
+`groups.csv` with the columns `name,group` gives the source image of each.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """What a set of runs says about a configuration, and about the difference between two.
 
 Two kinds of noise are told apart. *Between seeds*: another seed deals another split, other initial weights, another
-    order; its measure is the
-standard deviation over the runs. *Between source images*: other validation images would have given another score; its
-measure is a bootstrap over source images (tiles of one image are not independent), on the confusion matrix pooled over
-the runs, because big rock is in so few images that a mean of per-run scores would be biased. Two configurations are
-compared on the same seeds with the same resampled images, so that what hard images take from both cancels.
+order; its measure is the standard deviation over the runs. *Between source images*: other validation images would have
+given another score; its measure is a bootstrap over source images (tiles of one image are not independent), on the
+confusion matrix pooled over the runs, because big rock is in so few images that a mean of per-run scores would be
+biased. Two configurations are compared on the same seeds with the same resampled images, so that what hard images take
+from both cancels.
 """
 
 from __future__ import annotations

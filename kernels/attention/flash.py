@@ -169,7 +169,7 @@ def _products() -> tuple[Any, Any, int]:
     in t.
 
     from_keys(a, a0, t, b0, c0, keys, features, span, begun): C (features, span) = A^T B, added to what is there if
-        begun.
+    begun.
     And the panels' width: spans are multiples of it.
     """
     vectors = panel_vectors(QUERIES)

@@ -2,7 +2,7 @@
 and gates.
 
 Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as
-    (array, first float).
+(array, first float).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 as they are needed.
 
 Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write
-    the result again.
+the result again.
 """
 
 from __future__ import annotations

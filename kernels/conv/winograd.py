@@ -3,9 +3,8 @@ transformed domain.
 
 A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix
 products, transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense
-problems ("phases") of
-every image. Point panels are padded by one cache line: 36 panels a power of two apart would all fall into one set of
-    the L1 cache.
+problems ("phases") of every image. Point panels are padded by one cache line: 36 panels a power of two apart would all
+fall into one set of the L1 cache.
 """
 
 from __future__ import annotations
@@ -291,9 +290,8 @@ def forward(
     residual: np.ndarray | None = None,
 ) -> np.ndarray:
     """A stride-1 convolution by F(m x m, r x r): the channels of one or two maps (N, H, W, C), contiguous float32, to
-    those of one or two
-    `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold, or to a `residual` (N, P, Q, K), of
-        one out.
+    those of one or two `outs`, with w (r, r, C, K) for all of them. add: added to what the outs hold, or to a
+    `residual` (N, P, Q, K), of one out.
 
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias),
     else nothing of use.

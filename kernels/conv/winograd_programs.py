@@ -4,7 +4,7 @@
     tile, * per point
 
 For a whole layer the product per point sums over channels: n^2 small matrix products. The gradients are the transposed
-    steps:
+steps:
 
     dd = B [(G g G^T) * (A dy A^T)] B^T (not used: the data gradient is the forward kernel with the flipped filter)
     dg = G^T [ (A dy A^T) * (B^T d B) ] G, summed over tiles

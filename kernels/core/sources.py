@@ -3,9 +3,8 @@
 A kernel's body is numba code and vector programs of its own module and of those that it imports, and of those that they
 import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to
 machine code, so they are not followed. What counts of a module is its bytecode without the numbers of its lines, as the
-interpreter
-compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another family
-    neither.
+interpreter compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another
+family neither.
 
     made_of("kernels.gate.cpu")         16 hexadecimal digits
 """

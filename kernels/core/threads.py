@@ -8,11 +8,10 @@ How a job is handed over. Helpers sit in native code, without the interpreter's 
     next = chunks << 40 | chunks taken from the end << 20 | chunks taken from the start
 
 The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left
-does that chunk. The
-caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and with them its cache,
-from layer to layer. The caller returns when the count of finished chunks is complete. That takes about a microsecond;
-waking a thread would take fifty. A helper that has waited in vain for about a millisecond goes to sleep in the
-interpreter and says so; the next caller wakes it, and only then puts its job up.
+does that chunk. The caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and
+with them its cache, from layer to layer. The caller returns when the count of finished chunks is complete. That takes
+about a microsecond; waking a thread would take fifty. A helper that has waited in vain for about a millisecond goes to
+sleep in the interpreter and says so; the next caller wakes it, and only then puts its job up.
 
 Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. A job is therefore put
 up, done and taken down within

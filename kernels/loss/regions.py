@@ -7,8 +7,7 @@ all that a pixel needs to know of the others. Hence every implementation has the
 between them one of these functions (CUDA: `loss_settle`).
 
 Each takes the sums and a LossSpec and returns (V, A, B). W_c are the class weights over their sum. absent = 'present'
-leaves out the classes
-without a pixel. A denominator is at least 1e-30: it may be 0 only where its numerator is 0 too.
+leaves out the classes without a pixel. A denominator is at least 1e-30: it may be 0 only where its numerator is 0 too.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     """As kernels.norm.reference.batch_norm_statistics; in one pass over x.
 
     Sums are taken of x minus the mean of a few sample pixels: the subtraction in var = E[d^2] - E[d]^2 then cancels
-        next to nothing.
+    next to nothing.
     """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented

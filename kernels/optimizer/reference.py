@@ -53,8 +53,7 @@ def adamw_step(
     average_decay: float,
 ) -> None:
     """One AdamW step, in place on p, m, v and `average`; all (P,).  `decay` (ceil(P / LINE),) is the weight decay of
-    every LINE parameters
-    (0: none), `clip` a number or a 0-d array of p's dtype.
+    every LINE parameters (0: none), `clip` a number or a 0-d array of p's dtype.
 
     g' = clip g    m <- b1 m + (1 - b1) g'    v <- b2 v + (1 - b2) g'^2
     p <- p (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)

@@ -1,9 +1,8 @@
 """Fast max pooling: vector programs over channels, one output pixel (forward) or input pixel (backward) at a time.
 
 Forward reads each window and writes the maximum and one byte, the tap it came from. Backward is a gather: an input
-pixel adds dy of the
-windows whose byte names it. Bytes per output: its taps read, 5 written; backward: 5 read per window that covers the
-    pixel, 4 written.
+pixel adds dy of the windows whose byte names it. Bytes per output: its taps read, 5 written; backward: 5 read per
+window that covers the pixel, 4 written.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A compiler gives the same figures for the same source, so a module whose committed figures are of this source and this
 compiler is not compiled again, but for one, which shows that the table tells the truth. AREOGRAD_RECOMPILE=1 compiles
-all,
-as does every module whose source or compiler has changed: for every architecture, remembered in the cache folder.
+all, as does every module whose source or compiler has changed: for every architecture, remembered in the cache folder.
 """
 
 from __future__ import annotations
