@@ -10,14 +10,14 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.checkpoint import Form
-from engine.config import ConfigError, from_dict
+from engine.config import ConfigError, from_dict, read_toml, to_toml
 from engine.experiment import runs as experiment_runs
 from engine.experiment.__main__ import Arguments, run
 from engine.experiment.grid import names, read_grid
@@ -191,6 +191,18 @@ def test_difference_takes_the_common_seeds_only() -> None:
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
+def test_logs_name_the_data_by_its_last_name_only(tmp_path: Path) -> None:
+    """Logs are committed and read on other machines."""
+    one = runs_of(read_grid("losses"), tmp_path / "out", 1, {"data": "/somewhere/else/tiles.npz"})[0]
+    one.folder.mkdir(parents=True)
+    for name in ("config.toml", "metrics.jsonl", "summary.json", "validation.npz"):
+        (one.folder / name).write_text(to_toml(one.config) if name == "config.toml" else "x")
+    experiment_runs.keep(one, tmp_path / "logs", read_grid("losses"))
+    kept = tmp_path / "logs/losses/combined-masked/seed-0"
+    assert read_toml(kept / "config.toml") == replace(one.config, data="tiles.npz")
+    assert (kept / "metrics.jsonl").read_text() == "x"
+
+
 @pytest.mark.slow
 def test_a_grid_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -237,6 +249,8 @@ def test_a_grid_goes_on_where_it_stopped(
     assert (tmp_path / "other/results.md").read_text() == (out / "results.md").read_text()
     assert run(Arguments(source, seeds=1, out=tmp_path / "third", logs=logs)) == 0
     assert len(trained) == 4, "what was trained has been kept"
+    assert run(Arguments(source, seeds=1, out=tmp_path / "fourth", logs=logs, tables_only=True)) == 0
+    assert (tmp_path / "fourth/results.md").read_text() == (out / "results.md").read_text()
 
     assert run(Arguments(source, seeds=2, out=out, tables_only=True)) == 0
     assert "| margin | 1 |" in capsys.readouterr().out

@@ -92,6 +92,7 @@ def run(arguments: Arguments) -> int:
         if (line := conflict(one)) is not None:
             raise UsageError(line)
     make_folder(out)
+    _take_logs(runs, arguments.logs)
     if not arguments.tables_only:
         try:
             _train_missing(grid, runs, arguments, out)
@@ -103,12 +104,16 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> None:
-    """Train every run that is not finished, and tabulate after each, so that there is something to read early."""
-    logs = logged(arguments.logs) if arguments.logs else {}
+def _take_logs(runs: list[Run], root: Path | None) -> None:
+    """Take finished runs with the same settings from the logs under `root`."""
+    logs = logged(root) if root else {}
     for one in runs:
         if not one.finished and (folder := take(one, logs)) is not None:
             print(f"{one.cell.name}, seed {one.seed}: taken from {folder}", flush=True)
+
+
+def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> None:
+    """Train every run that is not finished, and tabulate after each, so that there is something to read early."""
     missing = [one for one in runs if not one.finished]
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     started, done = time.monotonic(), 0

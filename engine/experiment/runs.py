@@ -125,8 +125,10 @@ def take(run: Run, logs: dict[Config, Path]) -> Path | None:
 
 
 def keep(run: Run, root: Path, grid: Grid) -> None:
-    """Copy a finished run's logs to root/GRID/CELL/seed-N."""
-    _copy_logs(run.folder, root / grid.name / run.cell.folder / run.folder.name)
+    """Copy a finished run's logs to root/GRID/CELL/seed-N; of the data's place they keep the last name only."""
+    folder = root / grid.name / run.cell.folder / run.folder.name
+    _copy_logs(run.folder, folder)
+    (folder / SETTINGS).write_text(to_toml(_of_any_place(run.config)), encoding="utf-8")
 
 
 def _copy_logs(source: Path, target: Path) -> None:
