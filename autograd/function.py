@@ -3,10 +3,9 @@
 A subclass holds its settings as attributes and implements
 
     forward(*arrays) -> array or tuple of arrays        uses self.save(...) for what backward needs
-    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no). self.room has
-    the gradient that an
-                        input has received so far, or None: a backward may add to it in place and return that very
-                            array.
+    backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no).
+                        self.room has the gradient that an input has received so far, or None: a backward may add to it
+                        in place and return that very array.
                         self.spare says which dys nobody else needs: a backward may overwrite such an array and return
                         it.
 

@@ -71,11 +71,8 @@ class Control(Run):
         torch.manual_seed(config.seed)
 
     def _step(self, index: np.ndarray, augment: Any, rate: float) -> dict[str, float]:
-        images, masks = self.source.take(index, self.rng)
-        images, masks = augment(self.normalisation.unit(images), masks, self.rng)
-        if self.upcoming is not None:
-            self.source.ahead(self.upcoming, self.rng)
-        x = torch.from_numpy(np.ascontiguousarray(self.normalisation(images))).permute(0, 3, 1, 2)
+        images, masks = self._batch(index, augment)
+        x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         labels = torch.from_numpy(masks.astype(np.int64))
         for group in self.theirs.param_groups:
             group["lr"] = rate

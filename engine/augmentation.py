@@ -23,8 +23,7 @@ class Augmentation:
     rotate: largest angle in degrees.   scale: from 1 / scale to scale.   shift: largest translation as a share of the
         size.
     photometric: probability of contrast + brightness + gamma.   contrast: from 1 / contrast to contrast.   brightness:
-        largest addition
-    to grey levels in [0, 1].   gamma: from 1 / gamma to gamma.
+    largest addition to grey levels in [0, 1].   gamma: from 1 / gamma to gamma.
     outside: the label of pixels that come from outside the tile (0: unlabelled); None mirrors the mask like the image.
         classes: what labels mean.
     """

@@ -40,9 +40,8 @@ class Optimizer:
     their state.
 
     params: a Module (no decay on Parameters whose `decay` is False: biases, normalisation), an iterable of Tensors, or
-        an iterable of
-    dicts as torch.optim's: {"params": a Module or Tensors, "lr": ..., ...}. `param_groups` lists the groups; their
-        settings may be changed.
+    an iterable of dicts as torch.optim's: {"params": a Module or Tensors, "lr": ..., ...}. `param_groups` lists the
+    groups; their settings may be changed.
     clip: the largest norm of all gradients together (inf: no clipping). average: decay d of the moving average, warmed
     up as min(d, (1 + t) / (10 + t)); 0 keeps none; the running statistics of a Module are averaged, too.
 

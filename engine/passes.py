@@ -3,11 +3,10 @@
 A graph is recorded once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one
 call. What it asks
 of a step: the same launches with the same arguments every time, no copy to the host, no memory from outside its own
-    pool, and no cuBLAS,
-which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of ours. What does not
-fit is told in one line. Before every launch the network is compared with what was recorded (engine/state.py); where it
-has changed, steps run as they are and are recorded anew. The optimizer stays outside, because its learning rate
-changes; so does dropout, whose random offset would be frozen.
+pool, and no cuBLAS, which CuPy refuses to record: every operator that multiplies matrices must be served by a kernel of
+ours. What does not fit is told in one line. Before every launch the network is compared with what was recorded
+(engine/state.py); where it has changed, steps run as they are and are recorded anew. The optimizer stays outside,
+because its learning rate changes; so does dropout, whose random offset would be frozen.
 """
 
 from __future__ import annotations

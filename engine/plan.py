@@ -8,8 +8,8 @@ What keeps it right. The recorded run sees noise; then the plan must give the or
 the bit: whatever computes outside of operators would be stale and show up there. A plan notices when anything in the
 network is another than it was (weights, statistics, settings, modules) and does not run then. Writes by NumPy cannot be
 observed: within an `inference()` block arrays are read-only, and a plan's first run in a block compares all weights
-    with what they were (kernels/core/held.py). Outside of a block every
-run does (2 ms for 13 MB, where one image takes 12): who runs a plan often does so within one block.
+with what they were (kernels/core/held.py). Outside of a block every run does (2 ms for 13 MB, where one image takes
+12): who runs a plan often does so within one block.
 """
 
 from __future__ import annotations

@@ -6,11 +6,10 @@ is recorded (kernels/core/recording.py); from then on the images are copied in, 
 replayed, the loss is computed as always, its gradient is copied in, and the launches of the backward pass are replayed.
 
 What keeps it right: a recording is made with noise in place of the images, and other weights, and is used only if it
-    then repeats the ordinary step
-that came before it to the bit: logits, gradients and running statistics. Whatever computes outside of operators would
-be stale and show up there. Dropout draws its masks from the same places of the random stream as ever. Before every
-replay the network is compared with what was recorded (engine/state.py): where an attribute that the forward pass read
-has changed, the step runs as always, and is recorded anew.
+then repeats the ordinary step that came before it to the bit: logits, gradients and running statistics. Whatever
+computes outside of operators would be stale and show up there. Dropout draws its masks from the same places of the
+random stream as ever. Before every replay the network is compared with what was recorded (engine/state.py): where an
+attribute that the forward pass read has changed, the step runs as always, and is recorded anew.
 """
 
 from __future__ import annotations

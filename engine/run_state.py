@@ -42,9 +42,8 @@ class RunState:
     """A run between two steps.
 
     config: its settings.  surroundings: what else decides its bits, by name (see `surroundings`).  progress: numbers
-        and lists, as JSON holds
-    them.  arrays: weights, running statistics, the optimiser's vectors.  serial: which state of the run it is, counted
-        from 0.
+    and lists, as JSON holds them.  arrays: weights, running statistics, the optimiser's vectors.  serial: which state
+    of the run it is, counted from 0.
     """
 
     config: Config

@@ -95,9 +95,8 @@ class Plateau:
     torch's ReduceLROnPlateau.
 
     `step(value)` once per epoch. mode: "min" for a value that should fall, "max" for one that should rise. Better is by
-        more than
-    `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no rate falls
-    below it.
+    more than `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no
+    rate falls below it.
     """
 
     def __init__(

@@ -346,14 +346,19 @@ class Run:
             step, total, max(1, round(config.warmup * total)), config.learning_rate, config.final_rate
         )
 
-    def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
-        """One update from the tiles at `index`; returns the loss and its terms."""
+    def _batch(self, index: np.ndarray, augment: Mixing | Augmentation) -> tuple[device.Array, device.Array]:
+        """The augmented and standardised images and the labels of the tiles at `index`; the next batch is begun."""
         images, masks = self.source.take(index, self.rng)
         images, masks = augment(self.normalisation.unit(images), masks, self.rng)
         if self.upcoming is not None:
             self.source.ahead(self.upcoming, self.rng)  # while this batch is computed
+        return self.normalisation(images), masks
+
+    def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
+        """One update from the tiles at `index`; returns the loss and its terms."""
+        images, masks = self._batch(index, augment)
         scale = None if self.scale is None else self.scale.value
-        terms = self.passes(self.normalisation(images), masks, scale)
+        terms = self.passes(images, masks, scale)
         norm = self.optimizer.step(rate, scale, gathered=True)
         if self.scale is not None and norm is not None:
             # a step that was skipped has done no harm

@@ -16,8 +16,8 @@ class PolarizedSelfAttention(Module):
     """Channel gates, then pixel gates: x (N, H, W, C) -> (N, H, W, C).
 
     sequential: y = spatial(channel(x)); parallel: y = channel(x) + spatial(x). The gates start near .5 and would halve
-        the signal, so by
-    default x is added (residual).  Source: Liu et al., arXiv 2107.00782 (the paper's form; inner width C / 2).
+    the signal, so by default x is added (residual).  Source: Liu et al., arXiv 2107.00782 (the paper's form; inner
+    width C / 2).
     """
 
     def __init__(self, channels: int, mode: str = "sequential", residual: bool = True, eps: float = 1e-5) -> None:

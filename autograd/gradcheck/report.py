@@ -47,9 +47,8 @@ class GradReport:
     verdict: 'PASS'; 'FAIL'; 'KINK' (not differentiable at x, and the gradient is what the convention says);
     'INCONCLUSIVE' (the bar is too wide to prove anything, or the function is not deterministic).
     convention: what holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.
-        kink_distance: per output the
-    distance along the direction to the nearest kink (inf: none seen).   resampled: how often another point had to be
-    drawn.
+    kink_distance: per output the distance along the direction to the nearest kink (inf: none seen).   resampled: how
+    often another point had to be drawn.
     trials: every direction.   facts: the checks beside the derivative.   location: on FAIL, the wrong entries.   maps:
     on FAIL, for small inputs, the whole gradients.
     """

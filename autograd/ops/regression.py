@@ -166,8 +166,7 @@ def binary_cross_entropy_with_logits(
     ('none'). Without overflow.
 
     target: probabilities, or 0 and 1, in the shape of input.   weight: w, per value.   pos_weight: p, that of
-        positives. Both are broadcast to
-    input, and constants.   ValueError when the shapes of input and target differ.
+    positives. Both are broadcast to input, and constants.   ValueError when the shapes of input and target differ.
     """
     given = [value for value in (weight, pos_weight) if value is not None]
     x, t, *constants = promoted(input, target, *given, floating=True)

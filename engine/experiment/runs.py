@@ -119,22 +119,23 @@ def take(run: Run, logs: dict[Config, Path]) -> Path | None:
     """
     folder = logs.get(_of_any_place(run.config))
     if folder is not None:
-        _copy_logs(folder, run.folder)
-        (run.folder / SETTINGS).write_text(to_toml(run.config), encoding="utf-8")
+        _copy_logs(folder, run.folder, run.config)
     return folder
 
 
 def keep(run: Run, root: Path, grid: Grid) -> None:
     """Copy a finished run's logs to root/GRID/CELL/seed-N; of the data's place they keep the last name only."""
-    folder = root / grid.name / run.cell.folder / run.folder.name
-    _copy_logs(run.folder, folder)
-    (folder / SETTINGS).write_text(to_toml(_of_any_place(run.config)), encoding="utf-8")
+    _copy_logs(run.folder, root / grid.name / run.cell.folder / run.folder.name, _of_any_place(run.config))
 
 
-def _copy_logs(source: Path, target: Path) -> None:
+def _copy_logs(source: Path, target: Path, config: Config) -> None:
+    """Copy the logs of a run, whose settings are `config` there."""
     target.mkdir(parents=True, exist_ok=True)
     for name in _LOGS:
-        shutil.copyfile(source / name, target / name)
+        if name == SETTINGS:
+            (target / name).write_text(to_toml(config), encoding="utf-8")
+        else:
+            shutil.copyfile(source / name, target / name)
 
 
 def _of_any_place(config: Config) -> Config:

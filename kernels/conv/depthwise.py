@@ -3,9 +3,8 @@
 A chunk is a strip of output rows of one image. It is walked in tiles of a few rows and columns, and each tile channel
 vector by channel
 vector: an input vector is loaded once for all of the tile's outputs that it reaches, and memory is read and written in
-    order. x is read in
-place: rows beyond the image are read from a row of zeros, and columns beyond it are looked for only at a row's ends,
-whose output columns are computed one by one.
+order. x is read in place: rows beyond the image are read from a row of zeros, and columns beyond it are looked for only
+at a row's ends, whose output columns are computed one by one.
 """
 
 from __future__ import annotations

@@ -222,8 +222,7 @@ def conv2d_norm_backward(
     convolution's gradients.
 
     mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted.
-        overwrite: dy may be
-    written to.   steps: the three functions that do it, by default those of the references.
+    overwrite: dy may be written to.   steps: the three functions that do it, by default those of the references.
     """
     norm_backward, backward_filter, backward_data = steps or (
         batch_norm_backward,

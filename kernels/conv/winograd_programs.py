@@ -193,8 +193,7 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
     A^T product A + bias[b0 + c] to an m x m tile at y[y0], or with relu max(that, 0).
 
     edge: only the first `rows` rows and `columns` columns of the tile exist.   added: what stands in `more` where the
-        result stands in y is added,
-    too.   summing: sums[s0 + c] += the results, sums[s0 + s_step + c] += their squares.
+    result stands in y is added, too.   summing: sums[s0 + c] += the results, sums[s0 + s_step + c] += their squares.
     """
     m, n = form[0], points(form)
 

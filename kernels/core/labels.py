@@ -6,9 +6,8 @@ A value that names no class is an error, never a wrong count and never silently 
 afterwards.
 
 CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/labels.cuh), and
-    the error is raised by the next
-copy from the device to the host that this package makes: `Tensor.numpy`, `item`, `float`, the losses that a training
-step fetches. Whoever copies a CuPy array by its own `get` is not told.
+the error is raised by the next copy from the device to the host that this package makes: `Tensor.numpy`, `item`,
+`float`, the losses that a training step fetches. Whoever copies a CuPy array by its own `get` is not told.
 """
 
 from __future__ import annotations

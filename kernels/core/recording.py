@@ -1,17 +1,16 @@
 """Kernel launches, recorded once and done again in one native call.
 
     recording = Recording()
-    with recording.active(): y = computation(x)         # launches of this thread are written down; its arrays come from
-        the recording's own pool
-    recording.replay(first, stop)                       # the same machine code on the same memory: new numbers in x
-    give new numbers in y
+    with recording.active(): y = computation(x)     # launches of this thread are written down; its arrays come from
+                                                    # the recording's own pool
+    recording.replay(first, stop)                   # the same machine code on the same memory: new numbers in x give
+                                                    # new numbers in y
 
 What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of
-arrays). All memory it
-points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a reference to every
-other array. Arrays of the computation reuse each other's blocks as they did when it was recorded, which is right as
-long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good for any number of
-threads.
+arrays). All memory it points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a
+reference to every other array. Arrays of the computation reuse each other's blocks as they did when it was recorded,
+which is right as long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good
+for any number of threads.
 """
 
 from __future__ import annotations

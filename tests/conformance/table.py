@@ -35,10 +35,10 @@ class Row:
     draw: a case from choices.  ours, theirs: the call with our Tensors, with PyTorch's; both get the operands and the
         settings.
     scale: 'element' where every value stands alone, 'largest' where values are sums.  cancels: what cancels on the way,
-        if numbers as large as the
-    inputs do: then, and only where PyTorch's own error does not explain ours, a few roundings of the largest inputs are
-    allowed, and (smooth: a small change of the inputs is a small change of the results) what a rounding of every input
-    changes. A reason that ends in ", in the gradient" is one for gradients alone.
+    if numbers as large as the inputs do: then, and only where PyTorch's own error does not explain ours, a few
+    roundings of the largest inputs are allowed, and (smooth: a small change of the inputs is a small change of the
+    results) what a rounding of every input changes. A reason that ends in ", in the gradient" is one for gradients
+    alone.
     bound: the error that an algorithm states as its own, relative to the largest value.
     words: an error names one of them.
     """
