@@ -174,6 +174,6 @@ def line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from engine.command import run_command
+    from engine.cli import run_command
 
     run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench", use_underscores=False)))

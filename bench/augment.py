@@ -31,7 +31,7 @@ def _tiles() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ours() -> Callable[[], Any]:
-    from engine.augmentation import Augmentation
+    from engine.training.augmentation import Augmentation
 
     augment = Augmentation(affine=1.0, photometric=1.0)
     images, masks = map(ours, _tiles())

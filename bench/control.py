@@ -23,9 +23,9 @@ import torch
 from autograd.ops import REPORT_TERMS
 from bench import twin
 from engine import train
-from engine.command import UsageError, run_command
+from engine.cli import UsageError, run_command
 from engine.config import Config
-from engine.training import Run
+from engine.training.trainer import Run
 
 # What the twin has one form of: a control with anything else would train another network or loss.
 FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", "preactivation", "fppm", "gamma",

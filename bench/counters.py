@@ -21,8 +21,8 @@ from typing import Any
 import tyro
 
 from bench import emulation
-from kernels.core import module
-from kernels.core.module import launch_log
+from kernels.core.cuda import module
+from kernels.core.cuda.module import launch_log
 
 CEILINGS = emulation.ROOT / "tests" / "cuda" / "ceilings.toml"
 FIGURES = {  # name -> (address space, kind): requests of that sort
@@ -203,6 +203,6 @@ def run(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from engine.command import run_command
+    from engine.cli import run_command
 
     run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.counters", use_underscores=False)))

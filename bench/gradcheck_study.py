@@ -20,9 +20,9 @@ import tyro
 
 from autograd import GradReport, gradcheck
 from autograd.gradcheck import FAIL, INCONCLUSIVE, KINK, PASS
-from engine.catalogue import Built, find
-from engine.command import UsageError, run_command
+from engine.cli import UsageError, run_command
 from engine.gradcheck.bugs import Bug, Spoiled, find_bug
+from engine.gradcheck.catalogue import Built, find
 from kernels.core.dispatch import use_kernels
 
 SMALL = {"shape": (1, 4, 5, 1), "filters": 2}

@@ -30,13 +30,13 @@ def cases() -> list[Case]:
 
 def _ours(batch: int) -> Callable[[], Any]:
     from autograd import inference
-    from engine import plan
+    from engine.graphs import cpu_inference
     from layers import UNet
 
     _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
 
     net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
-    return partial(plan.Plan(net, x) if device() == "cpu" else partial(plan.run, net), x)
+    return partial(cpu_inference.Plan(net, x) if device() == "cpu" else partial(cpu_inference.run, net), x)
 
 
 def _torch(batch: int, mode: str) -> Callable[[], Any]:

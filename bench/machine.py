@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kernels.core.compile import cpu_kernel
-from kernels.core.runs import copy
-from kernels.core.simd import Code, Int, Pointer, program, target
-from kernels.core.threads import parallel, threads
+from kernels.core.cpu.jit import cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.target import target
+from kernels.core.cpu.thread_pool import parallel, threads
+from kernels.core.cpu.vector_ops import copy
 
 _SUMS = 24 if target().registers > 16 else 12  # independent accumulators: more than latency times rate
 _STEPS = 400_000

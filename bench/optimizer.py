@@ -29,7 +29,7 @@ def cases() -> list[Case]:
 
 
 def _ours(width: int) -> Callable[[], Any]:
-    from engine.optimizer import AdamW
+    from engine.training.optimizer import AdamW
     from layers import UNet
 
     net = UNet(width=width, seed=0)

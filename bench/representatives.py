@@ -65,11 +65,11 @@ def _conv(kernel: int, stride: int, cin: int, cout: int, groups: int, dtype: str
 
 def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
     """A 3x3 convolution and its filter gradient by the given tiles, in two splits."""
-    from kernels.conv import cuda_direct
+    from kernels.conv.cuda import implicit_gemm
 
     window = Window.of("conv2d", 3, 1, 1)
     x, w, dy = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout), normal(dtype, 1, H, W, cout)
-    with forced(cuda_direct, choose=lambda *_: (forward or filters, 2)):
+    with forced(implicit_gemm, choose=lambda *_: (forward or filters, 2)):
         if forward:
             conv.conv2d_forward(x, w, None, window)
         if filters:
@@ -77,9 +77,9 @@ def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
 
 
 def _winograd(dtype: str) -> None:
-    from kernels.conv import choice
+    from kernels.conv.cpu import algorithm
 
-    with forced(choice, mode=lambda: "winograd4"):
+    with forced(algorithm, mode=lambda: "winograd4"):
         _conv(3, 1, C, C, 1, dtype)
 
 
@@ -87,18 +87,18 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
     """A 3x3 convolution of arrays of the type `stored` on tensor cores; BLOCKS = 1: the tile that the channels fill."""
     import ml_dtypes  # noqa: F401 - NumPy then knows the name bfloat16
 
-    from kernels.conv import cuda_tensor
+    from kernels.conv.cuda import tensor_core
 
     if dtype != "float32":
         return
     window = Window.of("conv2d", 3, 1, 1)
     x, w = normal(stored, 1, H, W, cin), normal(stored, 3, 3, cin, cout)
     with use_precision(policy):
-        with forced(cuda_tensor, BLOCKS=1):
-            cuda_tensor.conv2d_forward(x, w, None, window)
+        with forced(tensor_core, BLOCKS=1):
+            tensor_core.conv2d_forward(x, w, None, window)
         # several parts
-        cuda_tensor.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)
-        cuda_tensor.plain_forward(x, w, None, window)
+        tensor_core.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)
+        tensor_core.plain_forward(x, w, None, window)
 
 
 def _transposed(dtype: str) -> None:
@@ -138,11 +138,11 @@ def _layer_norm(channels: int, dtype: str) -> None:
 
 
 def _attention(width: int, plain: bool, dtype: str) -> None:
-    from kernels.attention import cuda
+    from kernels.attention.cuda import dot_product
 
     q, k, v = (normal(dtype, 1, 2, 8 * H, width, seed=seed) for seed in range(3))
     # flash needs more than 0 bytes of shared memory
-    with forced(cuda, device_limits=(lambda: (1, 0, 75)) if plain else cuda.device_limits):
+    with forced(dot_product, device_limits=(lambda: (1, 0, 75)) if plain else dot_product.device_limits):
         o, lse = attention.attention_forward(q, k, v, None, width**-0.5)
         attention.attention_backward(q, q, k, v, o, lse, None, width**-0.5)
 
@@ -228,7 +228,13 @@ def _metric(dtype: str) -> None:
     labels = metric.predicted_labels(normal(dtype, N, 2 * H, 2 * W, 5), 1)
     counts = metric.confusion_per_image(labels, labels, 5)
     cuda.MODULE.run(
-        cuda.plain_launch(N, 4 * H * W), labels, labels, counts, 4 * H * W, 5, *cuda.notes(labels, labels, 5)
+        cuda.plain_launch(N, 4 * H * W),
+        labels,
+        labels,
+        counts,
+        4 * H * W,
+        5,
+        *cuda.notes(labels, labels, 5),
     )
 
 
@@ -308,11 +314,11 @@ def _families() -> dict[str, Call]:
 
 
 def _tiles() -> dict[str, Call]:
-    from kernels.conv import cuda_direct
+    from kernels.conv.cuda import implicit_gemm
 
     tiled: dict[str, Call] = {}
     for (step, forward), filters in zip(
-        cuda_direct.FORWARD_TILES.items(), cuda_direct.FILTER_TILES.values(), strict=True
+        implicit_gemm.FORWARD_TILES.items(), implicit_gemm.FILTER_TILES.values(), strict=True
     ):
         cin, extra = (C, 0) if step == 4 else (ODD, 1)
         tiled |= {f"conv tile {t.m}x{t.n} by {step}": partial(_tiled, cin, t.n + extra, t, None) for t in forward}

@@ -21,12 +21,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import tyro
 
-from kernels.core import module
-from kernels.core.compile import store
-from kernels.core.module import FOLDER, Launch, Module
+from kernels.core.cpu.jit import store
+from kernels.core.cuda import module
+from kernels.core.cuda.module import FOLDER, Launch, Module
 
 TABLE = FOLDER / "RESOURCES.md"
 WARP, REGISTERS_PER_SM, REGISTER_UNIT = 32, 65536, 256  # registers are given to a warp in units of 256
@@ -86,12 +87,11 @@ class Usage:
         return blocks * warps / limits.warps
 
 
-def load_families() -> None:
-    """Import every file of the families that makes a Module, so that all are registered."""
-    for path in sorted(FOLDER.glob("*/*.py")):
-        if path.parent.name == "core" or " Module(" not in path.read_text():
-            continue
-        importlib.import_module(f"kernels.{path.parent.name}.{path.stem}")
+def launchers() -> list[ModuleType]:
+    """The modules of all families that launch CUDA kernels: FAMILY/cuda.py, or what is in FAMILY/cuda."""
+    paths = sorted({*FOLDER.glob("*/cuda.py"), *FOLDER.glob("*/cuda/**/*.py")} - {*FOLDER.glob("core/**/*.py")})
+    parts = (path.relative_to(FOLDER.parent).with_suffix("").parts for path in paths)
+    return [importlib.import_module(".".join(part for part in path if part != "__init__")) for path in parts]
 
 
 def nvrtc_version() -> str:
@@ -203,9 +203,8 @@ def largest_launches() -> dict[str, Launch]:
     from bench.counters import committed
 
     out = {name: Launch(name, (1,), (row["threads"],), row["dynamic_shared"]) for name, row in committed().items()}
-    for path in sorted(FOLDER.glob("*/cuda*.py")):
-        declared = getattr(importlib.import_module(f"kernels.{path.parent.name}.{path.stem}"), "LARGEST_LAUNCHES", ())
-        out |= {launch.kernel: launch for launch in declared}
+    for family in launchers():
+        out |= {launch.kernel: launch for launch in getattr(family, "LARGEST_LAUNCHES", ())}
     return out
 
 
@@ -341,7 +340,7 @@ def run(arguments: Arguments) -> int:
     from bench import emulation
 
     emulation.start("fast")  # some families ask for CuPy when they are imported
-    load_families()
+    launchers()
     modules = [m for path, m in sorted(module.registry.items()) if arguments.only in path]
     usages = measure(modules)
     problems = spills(usages)
@@ -365,6 +364,6 @@ def run(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from engine.command import run_command
+    from engine.cli import run_command
 
     run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.resources", use_underscores=False)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.command import UsageError, run_command
+from engine.cli import UsageError, run_command
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _tiles(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
     """Returns a function that gives the next images (N, H, W, 1) and labels."""
-    from engine.augmentation import Augmentation
+    from engine.training.augmentation import Augmentation
 
     if not augmented:
         images, labels = map(ours, _data(batch))
@@ -65,9 +65,9 @@ def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
 
 def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], float]:
     """Returns a function that does one step and returns its loss."""
-    from engine.optimizer import AdamW
-    from engine.passes import Passes
-    from engine.recorded import RecordedPasses
+    from engine.graphs.cpu_step import RecordedPasses
+    from engine.training.optimizer import AdamW
+    from engine.training.step import Passes
     from layers import CombinedLoss, UNet
 
     net = UNet(width=width, dropout=0.0, seed=0)
@@ -164,11 +164,11 @@ def training_run(kernels: str) -> Callable[[], float]:
     from itertools import chain, repeat
     from pathlib import Path
 
-    from engine.batches import stratified_batches
     from engine.config import preset
     from engine.data import CLASSES
-    from engine.progress import PlainReporter
-    from engine.training import Run
+    from engine.training.batches import stratified_batches
+    from engine.training.progress import PlainReporter
+    from engine.training.trainer import Run
     from kernels.core.dispatch import use_kernels
 
     config = preset("tiny")

@@ -49,19 +49,24 @@ def family_files(match: re.Match[str]) -> str:
     """A list of the files that hold an operator family: definition, gradient, fast versions."""
     family = match[1]
     folder = ROOT / "kernels" / family
-    others = [path for path in sorted(folder.glob("*.py")) if path.stem not in ("__init__", "reference", "spec")]
-    launchers = [path for path in others if path.stem.startswith("cuda") or " Module(" in path.read_text()]
+    code = [path for path in sorted(folder.rglob("*.py")) if path.read_text().count("\n") > 1]  # not bare packages
     kinds = {
         "the definition": [folder / "reference.py"],
         "the gradient on the tape": [ROOT / "autograd" / "ops" / f"{family}.py"],
-        "the CPU kernels": [path for path in others if path not in launchers],
-        "the CUDA kernels, and their launches": [*sorted(folder.glob("*.cu")), *launchers],
+        "the CPU kernels": [path for path in code if "cpu" in path.relative_to(folder).with_suffix("").parts],
+        "the CUDA kernels, and their launches": [
+            *sorted(folder.rglob("*.cu")),
+            *(path for path in code if "cuda" in path.relative_to(folder).with_suffix("").parts),
+        ],
     }
     rows = []
     for kind, paths in kinds.items():
         names = [str(path.relative_to(ROOT)) for path in paths if path.exists()]
         if names:
-            links = [f"[`{name if k == 0 else name.rpartition('/')[2]}`](../../{name})" for k, name in enumerate(names)]
+            first = folder.relative_to(ROOT).as_posix() + "/"
+            links = [
+                f"[`{name if k == 0 else name.removeprefix(first)}`](../../{name})" for k, name in enumerate(names)
+            ]
             rows.append(f"- {kind}: {', '.join(links)}")
     return "\n".join(rows)
 

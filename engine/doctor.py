@@ -1,4 +1,4 @@
-"""What this machine has for Areograd, and everything compiled ahead:  python -m engine.doctor [--warm]"""
+"""What this machine has for Areograd, and everything compiled ahead:  python -m engine.doctor [--precompile]"""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.command import UsageError, parsed, run_command
+from engine.cli import UsageError, parsed, run_command
 from engine.config import PRESETS, preset
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Say what this machine has: versions, vector unit, threads, CUDA, the kernels on disk; with --warm compile them
-    all.
+    """Say what this machine has: versions, vector unit, threads, CUDA, the kernels on disk; with --precompile compile
+    them all.
     """
 
-    warm: bool = False
+    precompile: bool = False
     """Compile the CPU kernels of all presets now, so that no run has to."""
 
 
 def facts() -> Iterator[tuple[str, str]]:
     """(what, how it is here), a line each."""
     from kernels.core import device
-    from kernels.core.compile import store
-    from kernels.core.simd import target
-    from kernels.core.threads import threads
+    from kernels.core.cpu.jit import store
+    from kernels.core.cpu.target import target
+    from kernels.core.cpu.thread_pool import threads
 
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in ("areograd", "numpy", "numba", "llvmlite", "cupy-cuda12x", "cupy-cuda13x", "torch"):
@@ -43,22 +43,22 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "compiled kernels", f"{store().described()} (AREOGRAD_CACHE)"
 
 
-def warm_all() -> None:
+def precompile_all() -> None:
     """Compile the kernels of every preset, with a progress line. UsageError where they cannot be kept."""
-    from engine.progress import compile_line
-    from engine.warm import warm
-    from kernels.core.compile import store
+    from engine.precompile import precompile
+    from engine.training.progress import compile_line
+    from kernels.core.cpu.jit import store
 
     why_not = store().why_not_writable()
     if why_not:
-        raise UsageError(f"--warm: {why_not}; AREOGRAD_CACHE can name another folder")
+        raise UsageError(f"--precompile: {why_not}; AREOGRAD_CACHE can name another folder")
     start = time.monotonic()
 
     def show(done: int, of: int, name: str) -> None:
         end = "\r" if sys.stdout.isatty() and done < of else "\n"
         print(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end=end, flush=True)
 
-    total = warm([preset(name) for name in PRESETS], show)
+    total = precompile([preset(name) for name in PRESETS], show)
     print(
         f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already"
     )
@@ -68,8 +68,8 @@ def run(arguments: Arguments) -> int:
     """Print the facts; compile if asked to."""
     for name, text in facts():
         print(f"{name:>17}  {text}")
-    if arguments.warm:
-        warm_all()
+    if arguments.precompile:
+        precompile_all()
     return 0
 
 

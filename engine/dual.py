@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from engine.command import UsageError, check_memory, parsed, run_command, use_threads
+from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
 
 if TYPE_CHECKING:
-    from engine.checkpoint import Checkpoint
     from engine.data import Classes, Tiles
+    from engine.training.checkpoint import Checkpoint
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 ALONE = 1.0  # a threshold that no probability exceeds: the main network alone
@@ -101,7 +101,7 @@ def confusions(
     flips: bool = False,
 ) -> np.ndarray:
     """int64 (T, N, C, C): every tile's confusion matrix with each threshold."""
-    from engine.metrics import confusion_per_image
+    from engine.training.metrics import confusion_per_image
 
     classes = main.form.classes
     count, truth = len(classes), tiles.labels()
@@ -136,10 +136,10 @@ def cross_tuned(counts: np.ndarray, units: np.ndarray, measure: Any) -> np.ndarr
 
 def dual(arguments: Arguments) -> dict[str, Any]:
     """The scores as a dictionary; errors as one line each."""
-    from engine.checkpoint import load_checkpoint
+    from engine.data.preparation import check_scored, prepare
     from engine.evaluate import tiles_of_split
-    from engine.metrics import scores
-    from engine.preparation import check_scored, prepare
+    from engine.training.checkpoint import load_checkpoint
+    from engine.training.metrics import scores
     from kernels.core import device
 
     if arguments.batch < 1:

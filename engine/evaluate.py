@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from engine.command import UsageError, check_memory, parsed, run_command, use_threads
+from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
 from engine.data import DataError, Tiles, sharing
 
 if TYPE_CHECKING:
-    from engine.checkpoint import Checkpoint
+    from engine.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Arguments:
 
 def evaluate(arguments: Arguments) -> dict[str, Any]:
     """The scores as a dictionary; errors as one line each."""
-    from engine.checkpoint import load_checkpoint
-    from engine.preparation import check_scored, prepare
+    from engine.data.preparation import check_scored, prepare
+    from engine.training.checkpoint import load_checkpoint
     from kernels.core import device
 
     if arguments.batch < 1:
@@ -97,7 +97,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 
 def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dict[str, Any]:
     """The scores of some tiles."""
-    from engine.metrics import bootstrap, scores
+    from engine.training.metrics import bootstrap, scores
 
     classes, absent = checkpoint.form.classes, checkpoint.form.absent
     result = scores(per_image.sum(0), classes, absent)
@@ -119,8 +119,8 @@ def tiles_of_split(data: Any, split: str, source: str) -> Tiles:
         if data.test is None or data.test.masks is None:
             raise DataError(f"--split test: {source} has no test set with labels")
         return data.test
+    from engine.data.preparation import at_least
     from engine.data.stored import joined
-    from engine.preparation import at_least
 
     parts = [at_least(at_least(part, data.train.size), data.val.size) for part in (data.train, data.val)]
     arrays = [[getattr(part, name) for part in parts] for name in ("images", "masks", "groups", "sizes")]

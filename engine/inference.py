@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from autograd import inference
-from engine import plan
-from engine.augmentation import Augmentation, inverse_maps, moved
-from engine.metrics import confusion_per_image
+from engine.graphs import cpu_inference
+from engine.training.augmentation import Augmentation, inverse_maps, moved
+from engine.training.metrics import confusion_per_image
 from kernels import metric as kernels
 from kernels.core.device import CPU, Array, array_module, device_of, to_device, to_numpy
 from kernels.core.labels import check_labels
@@ -208,7 +208,7 @@ def starts(length: int, window: int) -> list[int]:
 def _forward(net: Module, x: Array, flips: bool) -> Array:
     total, xp = None, array_module(x)
     for axes in ((), (1,), (2,), (1, 2)) if flips else ((),):
-        logits = plan.run(net, xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)
+        logits = cpu_inference.run(net, xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)
         logits = xp.flip(logits, axes) if axes else logits
         total = logits if total is None else total + logits
     return total / 4 if flips else total

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from engine.command import UsageError, parsed, run_command, use_threads
-from engine.run_folder import BEST, METRICS, SETTINGS, RunFolder
+from engine.cli import UsageError, parsed, run_command, use_threads
+from engine.training.run_folder import BEST, METRICS, SETTINGS, RunFolder
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Arguments:
 
 def report(folder: Path) -> dict[str, Any]:
     """Write summary and pictures; returns what summary.json holds. Errors are one line each."""
-    from engine.checkpoint import load_checkpoint
     from engine.config import read_toml
-    from engine.preparation import prepare
-    from engine.reporting import draw, read_rows, write_summary
-    from engine.run_state import StateError, load_state
+    from engine.data.preparation import prepare
+    from engine.training.checkpoint import load_checkpoint
+    from engine.training.reporting import draw, read_rows, write_summary
+    from engine.training.run_state import StateError, load_state
     from kernels.core import device
     from layers import measure
 
@@ -70,7 +70,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 def run(arguments: Arguments) -> int:
     """Report on a run folder, which nobody else may be writing to meanwhile."""
-    from engine.reporting import summary_lines
+    from engine.training.reporting import summary_lines
 
     if not (arguments.run / SETTINGS).exists():
         raise UsageError(f"{arguments.run}: is no run folder (it holds no {SETTINGS})")

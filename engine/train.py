@@ -18,14 +18,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from engine.command import UsageError, check_memory, parsed, run_command, use_threads
+from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
-from engine.run_folder import CHOICES, LAST, SETTINGS, FolderError, RunFolder, holds_run, holds_state, next_folder
-from engine.run_state import RunState, StateError, difference, load_state
+from engine.training.run_folder import (
+    CHOICES,
+    LAST,
+    SETTINGS,
+    FolderError,
+    RunFolder,
+    holds_run,
+    holds_state,
+    next_folder,
+)
+from engine.training.run_state import RunState, StateError, difference, load_state
 
 if TYPE_CHECKING:
-    from engine.training import Run
+    from engine.training.trainer import Run
 
 
 @dataclass(frozen=True)
@@ -151,10 +160,10 @@ def _take_choices(config: Path) -> None:
     """Choose convolution algorithms as the run did that these settings are from, if it timed them."""
     path = config.parent / CHOICES
     if config.name == SETTINGS and path.exists():
-        from kernels.conv import choice
+        from kernels.conv.cpu import algorithm
 
         try:
-            choice.use(json.loads(path.read_text()))
+            algorithm.use(json.loads(path.read_text()))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise UsageError(f"--config {config}: {CHOICES} beside it cannot be used ({error})") from None
 
@@ -174,11 +183,11 @@ def _check_free(out: Path) -> None:
 
 
 def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
-    """Train as the Arguments say; returns the exit code. kind: another Run than engine.training's."""
-    from engine.passes import CaptureError
-    from engine.progress import make_reporter
-    from engine.reporting import summary_lines
-    from engine.training import Run, TrainingError
+    """Train as the Arguments say; returns the exit code. kind: another Run than engine.training.trainer's."""
+    from engine.graphs.cuda_graph import CaptureError
+    from engine.training.progress import make_reporter
+    from engine.training.reporting import summary_lines
+    from engine.training.trainer import Run, TrainingError
 
     _check(arguments)
     use_threads(arguments.threads)

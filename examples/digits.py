@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import layers
 from autograd import Tensor, no_grad, ops
-from engine.optimizer import Adam
+from engine.training.optimizer import Adam
 
 TEST = 500  # images that are held out
 

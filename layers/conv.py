@@ -10,10 +10,10 @@ import numpy as np
 
 from autograd import Tensor, is_recording, ops
 from autograd.modes import is_inference
+from kernels.core.cpu.weight_cache import read_only
 from kernels.core.device import Array
 from kernels.core.geometry import pair
 from kernels.core.held import current
-from kernels.core.prepared import read_only
 from layers.initialisers import equal_taps, he_normal
 from layers.module import Module, Parameter, changed
 from layers.norm import BatchNorm2d

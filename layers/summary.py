@@ -31,7 +31,7 @@ class Size:
 
 def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     """Run `net` once in evaluation on zeros of `shape` (one image) and add up what its operators say they cost."""
-    from kernels.core.compile import listing
+    from kernels.core.cpu.jit import listing
 
     counts: dict[str, int] = {}
     sizes: list[int] = []

@@ -11,9 +11,9 @@ import torch_array_forms as forms
 from case import Bad, Case
 
 from autograd import ops
-from engine.catalogue.makers import away, constant, distinct, labels, positive
-from engine.catalogue.makers import normal as N
-from engine.catalogue.makers import sample as s
+from engine.gradcheck.catalogue.makers import away, constant, distinct, labels, positive
+from engine.gradcheck.catalogue.makers import normal as N
+from engine.gradcheck.catalogue.makers import sample as s
 
 INDEX = labels(3, 2, classes=4)
 ZEROS = constant(np.array([[0.0, 2, -3], [0, 0, 4], [1, 2, 3]]))

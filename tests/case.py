@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.catalogue.makers import Maker, Sample
+from engine.gradcheck.catalogue.makers import Maker, Sample
 
 
 @dataclass(frozen=True)

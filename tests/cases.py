@@ -17,8 +17,8 @@ from array_cases import ARRAY_CASES
 from case import Bad, Case
 
 from autograd import ops
-from engine.catalogue.makers import Sample, away, constant, distinct, labels, normal, positive
-from engine.catalogue.makers import sample as s
+from engine.gradcheck.catalogue.makers import Sample, away, constant, distinct, labels, normal, positive
+from engine.gradcheck.catalogue.makers import sample as s
 
 
 def conv_batch_norm(

@@ -16,12 +16,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture
 def by_the_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The choice of algorithms is the cost model's, not a timing's; the number of threads is put back."""
-    from kernels.core import threads  # CUDA tests must set up their device before anything of the engine is imported
+    from kernels.core.cpu import (
+        thread_pool,  # CUDA tests must set up their device before anything of the engine is imported
+    )
 
     monkeypatch.setenv("AREOGRAD_TUNE", "0")
-    before = threads.threads()
+    before = thread_pool.threads()
     yield
-    threads.set_threads(before)
+    thread_pool.set_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fast_rule import agree, algorithm, array, before_a_wall, judge, left_to_right_data, plain, widened
+from fast_rule import agree, array, before_a_wall, forced_algorithm, judge, left_to_right_data, plain, widened
 
 from kernels import conv, norm
-from kernels.conv import winograd_few
+from kernels.conv.cpu.winograd import few_tiles
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
-# The stated largest errors of Winograd (kernels/conv/winograd_programs.py), relative to the largest output, per (m, r).
+# The stated largest errors of Winograd (kernels/conv/cpu/winograd/transforms.py), relative to the largest output, per
+# (m, r).
 WINOGRAD = {(4, 3): 2e-5, (2, 3): 1e-6, (2, 5): 2e-5}
 
 ALL = ("forward", "data", "filter")
@@ -51,35 +52,35 @@ def convolution(
 @check
 def conv_direct(rng) -> Any:
     """Rows and columns of tiles with remainders, padding on all sides, a tail of channels."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         return convolution(rng, 2, 7, 41, 5, 11, Window((3, 3), (1, 1), ((1, 2), (2, 0))))
 
 
 @check
 def conv_direct_strided(rng) -> Any:
     """Different strides and dilations for rows and columns; phases of the data gradient."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         return convolution(rng, 2, 11, 13, 5, 11, Window((3, 2), (2, 3), ((1, 0), (2, 1)), (1, 2)))
 
 
 @check
 def conv_direct_grouped(rng) -> Any:
     """Three groups of three channels."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         return convolution(rng, 2, 6, 7, 9, 33, Window((3, 3), (1, 1), SAME), 3)
 
 
 @check
 def conv_many_chunks(rng) -> Any:
     """Several strips per image and several chunks of the filter gradient."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         return convolution(rng, 3, 41, 23, 61, 11, Window((3, 3), (1, 1), SAME))
 
 
 @check
 def conv_pointwise(rng) -> Any:
     """1x1: whole rows of pixels and a rest."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         return convolution(rng, 3, 9, 31, 13, 11, Window((1, 1)))
 
 
@@ -88,7 +89,7 @@ def conv_transpose(rng) -> Any:
     """Transposed, 2x2 with stride 2, and its gradients."""
     window = Window((2, 2), (2, 2))
     x, w, b = array(rng, 2, 7, 6, 9), array(rng, 2, 2, 9, 11), array(rng, 1, 11)[0]
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         y = agree(conv.conv_transpose2d_forward, x, w, b, (14, 12), window)
         dy = array(rng, *y.shape)
         dx = agree(conv.conv_transpose2d_backward_data, dy, w, window)
@@ -101,7 +102,7 @@ def conv_windows(rng) -> Any:
     beyond is read.
     """
     out = []
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         for (n, p, q), (r, s), c, k in (
             ((1, 20, 45), (1, 1), 300, 140),
             ((2, 9, 17), (2, 2), 13, 11),
@@ -117,14 +118,14 @@ def conv_windows(rng) -> Any:
 @check
 def conv_winograd4(rng) -> Any:
     """F(4x4, 3x3): border tiles, cut output tiles, tails."""
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         return convolution(rng, 2, 11, 14, 7, 11, Window((3, 3), (1, 1), ((1, 0), (2, 1))), winograd=WINOGRAD[4, 3])
 
 
 @check
 def conv_winograd2(rng) -> Any:
     """F(2x2, 3x3), dilated: interleaved problems."""
-    with algorithm("winograd2"):
+    with forced_algorithm("winograd2"):
         return convolution(
             rng, 2, 9, 10, 7, 11, Window((3, 3), (1, 1), ((2, 2), (2, 1)), (2, 2)), winograd=WINOGRAD[2, 3]
         )
@@ -136,13 +137,13 @@ def conv_winograd_few(rng) -> Any:
     ReLU, with a residual.
     """
     out = []
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         for n, h, w, window in (
             (1, 7, 13, Window((3, 3), (1, 1), ((1, 0), (2, 1)))),
             (2, 5, 6, Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2))),
         ):
             x, filters, bias = array(rng, n, h, w, 210), array(rng, 3, 3, 210, 69), array(rng, 1, 69)[0]
-            assert winograd_few.serves(x, filters, window, (4, 3))
+            assert few_tiles.serves(x, filters, window, (4, 3))
             y = agree(conv.conv2d_forward, x, filters, bias, window, winograd=WINOGRAD[4, 3])
             more = array(rng, *y.shape)
             out += [y, agree(conv.conv2d_forward, x, filters, bias, window, 1, True, more, winograd=WINOGRAD[4, 3])]
@@ -256,7 +257,7 @@ def norm_gradients_pointwise(rng) -> Any:
 def norm_gradients_winograd(rng) -> Any:
     """Dense 3x3 and 5x5: border tiles, strips that take over rows, several blocks, paddings that differ, two maps."""
     out = []
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         for form in ((("relu", False), False), (("relu", True), True)):
             for channels in ((7,), (5, 9)):
                 window = Window((3, 3), (1, 1), ((1, 0), (2, 1)))
@@ -266,6 +267,6 @@ def norm_gradients_winograd(rng) -> Any:
                 rng, (1, 67, 41), (21,), 6, Window((3, 3), (1, 1), SAME), (None, False), False, winograd=WINOGRAD[4, 3]
             )
         )
-    with algorithm("winograd2"):
+    with forced_algorithm("winograd2"):
         window = Window((5, 5), (1, 1), ((2, 2), (2, 2)))
         return [*out, norm_gradients(rng, (2, 9, 8), (6,), 5, window, ("relu", False), True, winograd=WINOGRAD[2, 5])]

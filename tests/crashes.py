@@ -34,10 +34,11 @@ sys.path.insert(0, str(ROOT))
 from tiny_runs import NETWORK, write_tiles  # noqa: E402
 
 import engine.files  # noqa: E402
-from engine import train, training  # noqa: E402
-from engine.reporting import WALL_CLOCK, read_rows  # noqa: E402
-from engine.run_folder import CURVES, PREDICTIONS, STATES, holds_state  # noqa: E402
-from engine.run_state import load_state  # noqa: E402
+from engine import train  # noqa: E402
+from engine.training import trainer  # noqa: E402
+from engine.training.reporting import WALL_CLOCK, read_rows  # noqa: E402
+from engine.training.run_folder import CURVES, PREDICTIONS, STATES, holds_state  # noqa: E402
+from engine.training.run_state import load_state  # noqa: E402
 
 SETTINGS = ["--epochs=3", "--batch=8", *NETWORK, "--threads=1", "--save-every=0.00001"]
 
@@ -139,9 +140,9 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder, self.tiles = folder, folder / "tiles.npz"
         write_tiles(self.tiles)
-        training.draw = self._draw  # the pictures' files, without the seconds that drawing takes
-        training.warm = lambda *_: 0  # all is compiled
-        training.bootstrap = functools.partial(training.bootstrap, draws=20)
+        trainer.draw = self._draw  # the pictures' files, without the seconds that drawing takes
+        trainer.precompile = lambda *_: 0  # all is compiled
+        trainer.bootstrap = functools.partial(trainer.bootstrap, draws=20)
         self.number, self.seconds = 0, 0.0
         self.run(folder / "first", Disk())  # compiles
         start = time.monotonic()

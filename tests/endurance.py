@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from tiny_runs import NETWORK  # noqa: E402
 
 from engine import train  # noqa: E402
-from engine.training import Run  # noqa: E402
+from engine.training.trainer import Run  # noqa: E402
 
 MEMORY = 4 << 20  # resident pages come and go; 5,000 steps that kept one kilobyte each would be 5 MB
 STEPS_PER_EPOCH = 8

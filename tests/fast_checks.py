@@ -20,7 +20,7 @@ from conv_checks import ALL, CHECKS, SAME, check
 from fast_rule import agree, agree_together, array, flat, judge, outcomes, widened
 
 from kernels import attention, augment, gate, loss, norm, optimizer, pointwise, pool, resample, shape
-from kernels.core import threads
+from kernels.core.cpu import thread_pool
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
@@ -442,7 +442,7 @@ def arrays_of(name: str) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    team = threads.current_team()
+    team = thread_pool.current_team()
     team.reserve(1 << 20)
     # a kernel that reads what it has not written must not pass because there happen to be zeros
     team.scratch.array.fill(np.nan)

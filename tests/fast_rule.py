@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import choice
+from kernels.conv.cpu import algorithm
 from kernels.core.dispatch import Operator, kernel_log
 from kernels.core.geometry import Window
 
@@ -229,11 +229,11 @@ def array(rng: np.random.Generator, *shape: int, view: bool = False) -> np.ndarr
 
 
 @contextmanager
-def algorithm(mode: str) -> Iterator[None]:
+def forced_algorithm(mode: str) -> Iterator[None]:
     """Within the block convolutions are chosen as with AREOGRAD_CONV=mode."""
-    before = choice.mode
-    choice.mode = lambda: mode  # type: ignore[assignment]
+    before = algorithm.mode
+    algorithm.mode = lambda: mode  # type: ignore[assignment]
     try:
         yield
     finally:
-        choice.mode = before
+        algorithm.mode = before

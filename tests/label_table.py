@@ -22,12 +22,12 @@ import engine
 import kernels
 import layers
 from autograd import Tensor, ops
-from engine import batches, metrics, pictures
-from engine.augmentation import Augmentation
 from engine.data import Tiles, class_weights, clean, pixel_counts
 from engine.data.tiles import check_masks
 from engine.inference import Normalisation, evaluate_confusion
-from engine.mixing import Mixing
+from engine.training import batches, metrics, plots
+from engine.training.augmentation import Augmentation
+from engine.training.mixing import Mixing
 from kernels import augment, loss, metric
 from kernels.core.device import device_of, to_device
 from kernels.core.dispatch import registry
@@ -228,10 +228,15 @@ ROWS = [
         lambda p: metric.confusion_per_image(_like(np.zeros(p.shape), p, "uint8"), p, 5),
         4,
     ),
-    Row("engine.metrics.confusion_per_image(truth)", lambda t: metrics.confusion_per_image(t, t * 0), 4),
-    Row("engine.metrics.confusion_per_image(prediction)", lambda p: metrics.confusion_per_image(p * 0, p), 4),
-    Row("engine.metrics.confusion_matrix(truth)", lambda t: metrics.confusion_matrix(t, t * 0), 4, host=True),
-    Row("engine.metrics.confusion_matrix(prediction)", lambda p: metrics.confusion_matrix(p * 0, p), 4, host=True),
+    Row("engine.training.metrics.confusion_per_image(truth)", lambda t: metrics.confusion_per_image(t, t * 0), 4),
+    Row("engine.training.metrics.confusion_per_image(prediction)", lambda p: metrics.confusion_per_image(p * 0, p), 4),
+    Row("engine.training.metrics.confusion_matrix(truth)", lambda t: metrics.confusion_matrix(t, t * 0), 4, host=True),
+    Row(
+        "engine.training.metrics.confusion_matrix(prediction)",
+        lambda p: metrics.confusion_matrix(p * 0, p),
+        4,
+        host=True,
+    ),
     Row("engine.inference.evaluate_confusion(masks)", evaluated, 4, shape=(2, 8, 8)),
     Row(
         "engine.inference.evaluate_confusion(masks), ignored",
@@ -242,20 +247,20 @@ ROWS = [
         host=True,
     ),
     Row(
-        "engine.augmentation.Augmentation.__call__(masks)",
+        "engine.training.augmentation.Augmentation.__call__(masks)",
         partial(_augmented, augmentation=Augmentation()),
         4,
         host=True,
     ),
     Row(
-        "engine.mixing.Mixing.__call__(masks)",
+        "engine.training.mixing.Mixing.__call__(masks)",
         partial(_augmented, augmentation=Mixing(Augmentation(), None, 0.5)),
         4,
         host=True,
     ),
-    Row("engine.batches.rare_tiles(masks)", batches.rare_tiles, 4, host=True),
+    Row("engine.training.batches.rare_tiles(masks)", batches.rare_tiles, 4, host=True),
     Row(
-        "engine.batches.stratified_batches(rare)",
+        "engine.training.batches.stratified_batches(rare)",
         lambda r: list(batches.stratified_batches(9, r, 4, 0.5, np.random.default_rng(0))),
         8,
         (3,),
@@ -268,8 +273,8 @@ ROWS = [
     Row(
         "engine.data.weights.class_weights(masks)", lambda m: class_weights(m, "median", background=True), 4, host=True
     ),
-    Row("engine.pictures.rgb(labels)", lambda y: pictures.rgb(y), 4, host=True),
-    Row("engine.pictures.choose_rows(masks)", pictures.choose_rows, 4, host=True),
+    Row("engine.training.plots.rgb(labels)", lambda y: plots.rgb(y), 4, host=True),
+    Row("engine.training.plots.choose_rows(masks)", plots.choose_rows, 4, host=True),
     Row("ops.take(index)", lambda i: ops.take(_zeros(i, 4, 6), i, 1), 5, error=IndexError),
     Row("ops.gather(index)", lambda i: ops.gather(_zeros(i, 2, 5, 4), 1, i), 4, error=IndexError),
     Row(
@@ -288,7 +293,7 @@ ROWS = [
 ]
 
 EXEMPT = {
-    r"(kernels|ops|engine\.catalogue)\..*attention.*\(mask\)": (
+    r"(kernels|ops|engine\.gradcheck\.catalogue)\..*attention.*\(mask\)": (
         "boolean, or any float, which is added to scores; compared for its dtype and shape"
     ),
     r"kernels\..*norm_backward\(mask\)": "state that forward made: a bit per element, all of which are right",
@@ -297,15 +302,14 @@ EXEMPT = {
     r"engine\.dual\..*\(rare\)": "found by its name in shared_class",
     r".*\(padding_idx\)|.*\(outside\)": "NUMBERS",
     r"engine\.data\.tiles\.Tiles\.(__getitem__|take)\(index\)": "an index of NumPy's, compared by NumPy",
-    r"engine\.(passes|recorded)\..*\(labels\)": "what the loss is given, which compares",
-    r"engine\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": (
+    r"engine\.(training\.step|graphs\.(cuda_graph|cpu_step))\..*\(labels\)": "what the loss is given, which compares",
+    r"engine\.training\.mixing\.(CopyPaste|cutmix|patches_of).*\(masks\)": (
         "moved, or asked for some labels; Mixing and Tiles compare them"
     ),
-    r"engine\.mixing\.Patch\(label\)": "what patches_of was asked for",
-    r"engine\.pictures\.draw_predictions\(.*\)": "drawn by rgb",
-    r"kernels\.augment_batch\(masks\)|engine\.(batches\.|data\.stored\.Stored\.).*\(index\)": (
-        "moved, whatever they are"
-    ),
+    r"engine\.training\.mixing\.Patch\(label\)": "what patches_of was asked for",
+    r"engine\.training\.plots\.draw_predictions\(.*\)": "drawn by rgb",
+    r"kernels\.augment_batch\(masks\)": "moved, whatever they are",
+    r"engine\.(training\.batches\.|data\.stored\.Stored\.).*\(index\)": ("moved, whatever they are"),
     r"engine\.(config\.Config|data\.(loading\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (
         "the name of a folder or file"
     ),

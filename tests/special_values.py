@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, Sample
-from fast_rule import algorithm
+from fast_rule import forced_algorithm
 from test_gradients import statistics
 
 from autograd import Tensor
@@ -156,7 +156,7 @@ def differences(case: Case, sample: Sample, backend: str, device: str = CPU, per
     none, or the reverse.
     """
     wrong = []
-    with np.errstate(all="ignore"), use_kernels(backend), algorithm("exact"):
+    with np.errstate(all="ignore"), use_kernels(backend), forced_algorithm("exact"):
         for what, inputs in planted(case, sample, per_input):
             for k, (got, want) in enumerate(
                 zip(of_ours(case, sample, inputs, device), of_torch(case, sample, inputs), strict=True)

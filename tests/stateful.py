@@ -27,10 +27,10 @@ import numpy as np
 
 from autograd import Tensor, enable_grad, no_grad
 from autograd import random as tape_random
-from engine import plan
-from engine.optimizer import SGD, Adam, AdamW
-from engine.passes import Passes
-from engine.recorded import RecordedPasses
+from engine.graphs import cpu_inference
+from engine.graphs.cpu_step import RecordedPasses
+from engine.training.optimizer import SGD, Adam, AdamW
+from engine.training.step import Passes
 from layers import Conv2d, ConvNorm, CrossEntropyLoss, Dropout, Identity, Module
 
 # of the largest logit: folding a norm rounds its filter once more, and eps of a nearly constant channel magnifies that
@@ -92,7 +92,7 @@ class World:
         try:
             if self.fast:
                 for _ in range(runs):
-                    y = plan.run(self.net, x)
+                    y = cpu_inference.run(self.net, x)
                 return y
             anew = copy.deepcopy(self.net)
             with no_grad():
@@ -299,7 +299,7 @@ class Program:
         assert np.abs(fast - unfused).max() <= UNFUSED * max(1e-6, np.abs(unfused).max()), "unfused"
         self.done["evaluation"] += 1
         self.done["planned evaluation"] += any(
-            isinstance(p, plan.Plan) for p in plan._plans.get(self.worlds[0].net, {}).values()
+            isinstance(p, cpu_inference.Plan) for p in cpu_inference._plans.get(self.worlds[0].net, {}).values()
         )
         self.compare()
 

@@ -17,10 +17,10 @@ from tiny_runs import write_tiles as write_mars
 
 from autograd import Tensor
 from engine import evaluate
-from engine.checkpoint import load_checkpoint
-from engine.command import parsed
+from engine.cli import parsed
 from engine.data import DataError, load
 from engine.inference import Normalisation, predict_logits, starts
+from engine.training.checkpoint import load_checkpoint
 from layers import Conv2d, Module
 
 TOML = """ignore = [9, "#ff00ff"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, ops
-from kernels.core.recording import Recording
+from kernels.core.cpu.capture import Recording
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 F = torch.nn.functional

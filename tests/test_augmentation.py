@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.augmentation import Augmentation, affine_matrices
-from engine.batches import rare_tiles, stratified_batches
+from engine.training.augmentation import Augmentation, affine_matrices
+from engine.training.batches import rare_tiles, stratified_batches
 from kernels.augment import augment_batch
 
 N, H, W = 6, 16, 24

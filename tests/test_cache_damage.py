@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import doctor, warm
-from engine.command import UsageError
+from engine import doctor, precompile
+from engine.cli import UsageError
 from engine.config import Config
-from kernels.conv import choice
-from kernels.core import compile as compiling
-from kernels.core import store as storing
-from kernels.core.store import CacheWarning, Store
-from kernels.pointwise.cpu import relu_forward
+from kernels.conv.cpu import algorithm
+from kernels.core.cpu import jit as compiling
+from kernels.core.cpu import store as storing
+from kernels.core.cpu.store import CacheWarning, Store
+from kernels.pointwise.cpu.activations import relu_forward
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
@@ -255,7 +255,7 @@ def test_two_processes_at_once(tmp_path: Path) -> None:
     ]
     assert [process.communicate() for process in both] == [(RESULT + "\n", "")] * 2
     code = (
-        "from kernels.core.compile import on_compile; on_compile(lambda name, *_: print('compiled', name))\n" + PROGRAM
+        "from kernels.core.cpu.jit import on_compile; on_compile(lambda name, *_: print('compiled', name))\n" + PROGRAM
     )
     assert python(code, tmp_path / "cache") == [RESULT, ""]
     assert not list((tmp_path / "cache").rglob("*.part"))
@@ -271,29 +271,29 @@ def test_damaged_files_of_real_kernels() -> None:
 
 def test_damaged_choices_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of timed algorithms: damage, nesting without end, and names of algorithms that do not exist."""
-    monkeypatch.setattr(choice, "store", lambda: Store(tmp_path / "cache"))
+    monkeypatch.setattr(algorithm, "store", lambda: Store(tmp_path / "cache"))
     for content in (b"[" * 100_000, b"[1]", b"\xff", b'{"a": "winograd9", "b": 7, "c": null, "d": ["direct"]}'):
-        choice.store().write("choices", "", content)
-        assert choice._remembered() == {}
-    choice.store().write("choices", "", b'{"a": "winograd4", "b": "fft"}')
-    assert choice._remembered() == {"a": "winograd4"}
+        algorithm.store().write("choices", "", content)
+        assert algorithm._remembered() == {}
+    algorithm.store().write("choices", "", b'{"a": "winograd4", "b": "fft"}')
+    assert algorithm._remembered() == {"a": "winograd4"}
 
 
 def test_compiling_ahead_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's own process compiles, since nobody else's work would reach it; --warm alone has no purpose then and
-    says so.
+    """The run's own process compiles, since nobody else's work would reach it; --precompile alone has no purpose then
+    and says so.
     """
     relu_forward(np.zeros(1, np.float32))  # the kernel is known from here on
     (tmp_path / "file").touch()
     monkeypatch.setattr(storing, "_noted", [])
-    for module in (warm, compiling):
+    for module in (precompile, compiling):
         monkeypatch.setattr(module, "store", lambda: Store(tmp_path / "file" / "kernels"))
-    monkeypatch.setattr(warm, "missing", lambda _configs: [NAME])
-    monkeypatch.setattr(warm.subprocess, "Popen", None)
+    monkeypatch.setattr(precompile, "missing", lambda _configs: [NAME])
+    monkeypatch.setattr(precompile.subprocess, "Popen", None)
     reports = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)
-        assert warm.warm([Config(width=4, batch=2)], lambda *report: reports.append(report)) == 1
+        assert precompile.precompile([Config(width=4, batch=2)], lambda *report: reports.append(report)) == 1
     assert reports == [(1, 1, NAME)]
-    with pytest.raises(UsageError, match=r"--warm: .*file.*; AREOGRAD_CACHE can name another folder"):
-        doctor.warm_all()
+    with pytest.raises(UsageError, match=r"--precompile: .*file.*; AREOGRAD_CACHE can name another folder"):
+        doctor.precompile_all()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, checkpoint, no_grad, ops, random
-from engine.optimizer import AdamW
-from engine.passes import Passes
-from engine.recorded import RecordedPasses
+from engine.graphs.cpu_step import RecordedPasses
+from engine.training.optimizer import AdamW
+from engine.training.step import Passes
 from layers import BatchNorm2d, Buffer, CombinedLoss, Conv2d, Dropout, Module
 
 Run = Callable[..., Any]

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.checkpoint import LEAST, CheckpointError, build_network, load_checkpoint, save_checkpoint
-from engine.command import UsageError
+from engine.build import SMALLEST_NETWORK, build_network
+from engine.cli import UsageError
 from engine.config import Config, ConfigError, from_dict, read_toml
 from engine.data import DataError, load, npz
 from engine.errors import InputError, printable, quoted, reading
 from engine.inference import Normalisation
 from engine.train import parse
+from engine.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 BOTTLENECKS = ["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"]
@@ -51,15 +52,15 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_every_environment_variable_is_checked(name: str, value: str, tmp_path: Path) -> None:
     """By whatever command first needs it; here one that looks at everything, and one kernel."""
     code = """
-from engine.command import run_command
+from engine.cli import run_command
 def main():
     import numpy as np
     from engine import doctor
     from kernels import conv, pointwise
     from kernels.core import device
     from kernels.core.precision import precision
-    from kernels.conv import choice
-    device.choose(), precision(), choice.mode(), choice.timed()
+    from kernels.conv.cpu import algorithm
+    device.choose(), precision(), algorithm.mode(), algorithm.timed()
     list(doctor.facts())
     pointwise.relu_forward(np.ones((1, 2, 2, 1), np.float32))
 run_command(main)
@@ -357,14 +358,17 @@ def test_a_width_is_believed_only_of_enough_numbers() -> None:
     """The bound holds for every kind of network: none is smaller."""
     for width in (4, 8, 16):
         config = Config(width=width, bottleneck="none", encoder="plain", skips="plain")
-        assert sum(array.size for array in build_network(config).state_dict().values()) >= LEAST * config.width**2
+        assert (
+            sum(array.size for array in build_network(config).state_dict().values())
+            >= SMALLEST_NETWORK * config.width**2
+        )
     leanest = [
         build_network(Config(width=4, bottleneck=b, encoder=e, skips=s))
         for b in BOTTLENECKS
         for e in ENCODERS
         for s in ("gated", "plain")
     ]
-    assert min(sum(array.size for array in net.state_dict().values()) for net in leanest) >= LEAST * 16
+    assert min(sum(array.size for array in net.state_dict().values()) for net in leanest) >= SMALLEST_NETWORK * 16
 
 
 def test_paths_of_checkpoints(tmp_path: Path) -> None:

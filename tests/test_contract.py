@@ -8,8 +8,8 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.core import contract, runs
-from kernels.core.simd import target
+from kernels.core.cpu import gemm_microkernel, prefetch
+from kernels.core.cpu.target import target
 
 LANES = target().lanes
 RNG = np.random.default_rng(3)
@@ -34,8 +34,8 @@ def test_columns_of_register_tiles(origin: str) -> None:
     blocks, finishes = "block" in origin, origin.isupper()
     begun = int(origin == "later block")
     if finishes:
-        column = contract.make_finishing_column(VECTORS, True, origin in ("SUMMED", "BOTH"))
-        finish = contract.ADDED * (origin in ("ADDED", "BOTH")) + contract.RELU * (origin == "ADDED")
+        column = gemm_microkernel.make_finishing_column(VECTORS, True, origin in ("SUMMED", "BOTH"))
+        finish = gemm_microkernel.ADDED * (origin in ("ADDED", "BOTH")) + gemm_microkernel.RELU * (origin == "ADDED")
 
         @numba.njit
         def run(a, ar, b, br, c, cr, rows, columns, start, noted, sums):
@@ -43,8 +43,8 @@ def test_columns_of_register_tiles(origin: str) -> None:
                    10, sums, 1, finish)  # fmt: skip
     elif blocks:
         asking, padded = (
-            contract.make_asking_column(VECTORS, blocks=True),
-            contract.make_column(VECTORS, blocks=True, mask_b=True, mask_c=True),
+            gemm_microkernel.make_asking_column(VECTORS, blocks=True),
+            gemm_microkernel.make_column(VECTORS, blocks=True, mask_b=True, mask_c=True),
         )
 
         @numba.njit
@@ -55,13 +55,13 @@ def test_columns_of_register_tiles(origin: str) -> None:
             else:
                 padded(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, begun)
     else:
-        column = contract.make_column(VECTORS, mask_c=True)
+        column = gemm_microkernel.make_column(VECTORS, mask_c=True)
 
         @numba.njit
         def run(a, ar, b, br, c, cr, rows, columns, start, noted, sums):
             column(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, 1)
 
-    depth, tall = steps * runs1 * runs2, contract.tile_rows(VECTORS)
+    depth, tall = steps * runs1 * runs2, gemm_microkernel.tile_rows(VECTORS)
     for rows in sorted({1, 2, tall - 1, tall, tall + 1, 2 * tall + 1, 3 * tall - 1}):
         columns = width if rows == tall else width - LANES // 2 if LANES > 1 else 1
         row_of_b = columns + 1 if blocks and columns < width else width
@@ -106,12 +106,38 @@ def test_columns_of_register_tiles(origin: str) -> None:
 
 def test_a_column_that_finishes_keeps_what_is_no_number() -> None:
     """NaN passes the bound of a ReLU, as it passes np.maximum: a run that has lost its way must show it."""
-    column, width = contract.make_finishing_column(VECTORS, False, False), VECTORS * LANES
+    column, width = gemm_microkernel.make_finishing_column(VECTORS, False, False), VECTORS * LANES
 
     @numba.njit
     def run(a, b, c, start):
         column(
-            a, 0, 1, 1, b, 0, width, 1, 1, 0, 0, 1, 0, 0, c, 0, width, 2, width, start, 0, a, 0, 0, a, 0, contract.RELU
+            a,
+            0,
+            1,
+            1,
+            b,
+            0,
+            width,
+            1,
+            1,
+            0,
+            0,
+            1,
+            0,
+            0,
+            c,
+            0,
+            width,
+            2,
+            width,
+            start,
+            0,
+            a,
+            0,
+            0,
+            a,
+            0,
+            gemm_microkernel.RELU,
         )
 
     c = np.zeros((2, width), np.float32)
@@ -127,7 +153,7 @@ def test_lists_of_cache_lines() -> None:
 
     @numba.njit
     def lines(x, noted):
-        return runs.note(noted, runs.note(noted, 1, x, 5, 33), x, 64, 16)
+        return prefetch.note(noted, prefetch.note(noted, 1, x, 5, 33), x, 64, 16)
 
     x, noted = np.zeros(100, np.float32), np.zeros(8, np.int64)
     assert lines(x, noted) == 5
@@ -136,7 +162,7 @@ def test_lists_of_cache_lines() -> None:
 
     @numba.njit
     def parts(count, of):
-        return [runs.share(count, part, of) for part in range(of)]
+        return [prefetch.share(count, part, of) for part in range(of)]
 
     for count, of in ((0, 3), (2, 5), (17, 4), (64, 8)):
         shares = parts(count, of)
@@ -146,5 +172,5 @@ def test_lists_of_cache_lines() -> None:
 
 def test_panels_leave_none_partly_idle() -> None:
     for columns in range(1, 8 * LANES + 1):
-        vectors = contract.panel_vectors(columns)
+        vectors = gemm_microkernel.panel_vectors(columns)
         assert -(-columns // LANES) % vectors == 0

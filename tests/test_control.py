@@ -38,7 +38,7 @@ def test_without_dropout_a_control_follows_our_run(tiles: Path, tmp_path: Path) 
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=2e-3)
         assert a["val_miou_fg"] == pytest.approx(b["val_miou_fg"], abs=0.01)
         assert a["learning_rate"] == b["learning_rate"]
-    from engine.checkpoint import read_arrays
+    from engine.training.checkpoint import read_arrays
 
     ours, theirs = (read_arrays(tmp_path / name / "last.safetensors")[1] for name in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()

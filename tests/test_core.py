@@ -11,10 +11,11 @@ import threading
 import numpy as np
 import pytest
 
-from kernels.core import device, memory, random
+from kernels.core import device, random
+from kernels.core.cpu import buffer_pool
+from kernels.core.cuda.module import Launch, parameter_counts
 from kernels.core.dispatch import kernel_log, operator, registry, use_kernels
 from kernels.core.geometry import Window, pair
-from kernels.core.module import Launch, parameter_counts
 from kernels.core.reduction import sum_pixels
 from kernels.pointwise import cuda
 
@@ -137,13 +138,13 @@ def test_pairs_reject_what_is_no_size() -> None:
 
 
 def test_memory_is_recycled_only_when_the_last_view_dies() -> None:
-    pool = memory.Pool()
+    pool = buffer_pool.Pool()
     assert pool.largest == 0
     a = pool.empty((64, 1024), np.float32)
     a.fill(1)
     view = a.reshape(-1)[5:70].reshape(5, 13)
     address = a.ctypes.data
-    assert address % memory.ALIGNMENT == 0
+    assert address % buffer_pool.ALIGNMENT == 0
     del a
     gc.collect()
     b = pool.empty((64, 1024), np.float32)
@@ -162,12 +163,12 @@ def test_memory_is_recycled_only_when_the_last_view_dies() -> None:
 
 def test_memory_size_classes_waste_little() -> None:
     for size in [2**16, 2**16 + 1, 10**5, 10**6, 12345678, 2**24 - 1]:
-        rounded = memory.Pool.size_class(size)
+        rounded = buffer_pool.Pool.size_class(size)
         assert size <= rounded <= size * 1.13 + 4096
 
 
 def test_memory_from_many_threads() -> None:
-    pool = memory.Pool()
+    pool = buffer_pool.Pool()
     errors = []
 
     def work(seed: int) -> None:
@@ -262,7 +263,7 @@ def test_sum_pixels_is_accurate_in_float32(rows: int) -> None:
 
 
 def test_a_free_block_serves_a_smaller_array() -> None:
-    from kernels.core.memory import _SLACK, Pool
+    from kernels.core.cpu.buffer_pool import _SLACK, Pool
 
     pool, megabyte = Pool(), 1 << 18
     large = pool.empty((8 * megabyte,))

@@ -47,7 +47,7 @@ def test_files_are_listed_by_their_device(family: str) -> None:
     cpu, cuda = (next(line for line in lines if f"the {device} kernels" in line) for device in ("CPU", "CUDA"))
     for path in sorted((ROOT / "kernels" / family).glob("*.py")):
         if path.stem not in ("__init__", "reference", "spec"):
-            launches = "cuda" in path.name or "kernels.core.module" in path.read_text()
+            launches = "cuda" in path.name or "kernels.core.cuda.module" in path.read_text()
             assert (f"/{path.name})" in cuda) == launches, path
             assert (f"/{path.name})" in cpu) == (not launches), path
 

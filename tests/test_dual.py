@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import NETWORK, ended, run
 
 from engine import dual
-from engine.command import UsageError, parsed
+from engine.cli import UsageError, parsed
 from engine.config import ConfigError
 from engine.data import MARS
 from engine.data.classes import counted, from_dict, read_classes
@@ -103,9 +103,9 @@ def test_the_rare_class_is_found_by_its_name(rock: Path) -> None:
 
 def test_the_command(rock: Path, tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The main network alone has the figure of its run; a fused figure is that of labels fused by hand."""
-    from engine.checkpoint import load_checkpoint
-    from engine.metrics import confusion_matrix, scores
-    from engine.preparation import prepare
+    from engine.data.preparation import prepare
+    from engine.training.checkpoint import load_checkpoint
+    from engine.training.metrics import confusion_matrix, scores
 
     line = [f"--data={tiles}", "--epochs=1", "--batch=8", *NETWORK]
     assert run([*line, f"--out={tmp_path / 'main'}"]) == 0

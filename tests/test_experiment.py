@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.checkpoint import Form
+from engine.build import Form
 from engine.config import ConfigError, from_dict, read_toml, to_toml
+from engine.data.preparation import prepare
 from engine.experiment import runs as experiment_runs
 from engine.experiment.__main__ import Arguments, run
 from engine.experiment.grid import names, read_grid
 from engine.experiment.runs import conflict, outcome, runs_of
 from engine.experiment.statistics import Outcome, difference, summarise
-from engine.preparation import prepare
-from engine.run_folder import RunFolder, holds_state
+from engine.training.run_folder import RunFolder, holds_state
 
 TINY = """
 title = "Trial"

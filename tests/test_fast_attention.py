@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from test_fast_kernels import CHANNELS, FEW, SEEDS, pair, served_by
 
 from kernels import attention
-from kernels.core import memory
-from kernels.core.threads import parallel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.thread_pool import parallel
 
 # -- polarized attention -----------------------------------------------------------------------------------------------
 
@@ -45,7 +45,7 @@ def test_launches_of_polarized_attention_are_all_of_it(branch: str, monkeypatch)
         launches.append((arguments, options))
         parallel(*arguments, **options)
 
-    monkeypatch.setattr("kernels.attention.cpu.parallel", recorded)
+    monkeypatch.setattr("kernels.attention.cpu.polarized.parallel", recorded)
     rng = np.random.default_rng(0)
     arrays, eps = polarized_operands(rng, branch, 3, 21, 13, 6)
     y = getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps)
@@ -101,10 +101,10 @@ def test_attention_over_many_pixels_stores_no_scores() -> None:
     attention.attention_backward(q, q, k, v, *attention.attention_forward(q, k, v, None, 0.3), None, 0.3)
     tracemalloc.start()
     try:
-        before, pooled = tracemalloc.get_traced_memory()[0], memory.pool.live
+        before, pooled = tracemalloc.get_traced_memory()[0], buffer_pool.pool.live
         o, lse = attention.attention_forward(q, k, v, None, 0.3)
         attention.attention_backward(q, q, k, v, o, lse, None, 0.3)
-        most = tracemalloc.get_traced_memory()[1] - before + memory.pool.live - pooled
+        most = tracemalloc.get_traced_memory()[1] - before + buffer_pool.pool.live - pooled
     finally:
         tracemalloc.stop()
     assert most < 4 * 1024 * 1024 // 10

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from test_simd import other_widths
 
-from kernels.core import compile as compiling
-from kernels.core import sources
+from kernels.core.cpu import jit as compiling
+from kernels.core.cpu import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}  # compiles faster
@@ -24,7 +24,7 @@ NARROW = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}  # compil
 PROGRAM = """
 import numpy as np
 from kernels import pointwise
-from kernels.core.compile import on_compile, registry
+from kernels.core.cpu.jit import on_compile, registry
 on_compile(lambda name, done, total: print("compiling", name, done, total))
 x = np.linspace(-1, 1, 101, dtype=np.float32)
 print("result", float((pointwise.relu_forward(x) + pointwise.tanh_forward(x)).sum()))
@@ -52,7 +52,10 @@ def test_the_cache(tmp_path) -> None:
     """The first process says what it compiles; the second compiles nothing, nor does one with the package elsewhere."""
     cache = tmp_path / "cache"
     events, result = run(cache)
-    names = ["pointwise.cpu.pointwise_map[relu_forward]", "pointwise.cpu.pointwise_map[tanh_forward]"]
+    names = [
+        "pointwise.cpu.activations.pointwise_map[relu_forward]",
+        "pointwise.cpu.activations.pointwise_map[tanh_forward]",
+    ]
     assert events == [[names[0], "1", "1"], [names[1], "2", "2"]]  # the how-manieth of those known so far
     assert run(cache) == ([], result)
     elsewhere = copied(tmp_path / "elsewhere")
@@ -73,24 +76,24 @@ def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
     cache, root = tmp_path / "cache", copied(tmp_path / "copy")
     events, result = run(cache, root)
     assert len(events) == 2
-    edited(root, "pointwise/cpu.py", "from __future__", "# a comment\n\n\nfrom __future__")
-    edited(root, "core/simd.py", "from __future__", "# a comment\n\n\nfrom __future__")
+    edited(root, "pointwise/cpu/activations.py", "from __future__", "# a comment\n\n\nfrom __future__")
+    edited(root, "core/cpu/simd.py", "from __future__", "# a comment\n\n\nfrom __future__")
     edited(root, "pointwise/cuda.py", "THREADS = ", "THREADS = 1 + ")
-    edited(root, "core/cuda_arrays.py", "", "\n\nMORE = 1\n")
+    edited(root, "core/cuda/arrays.py", "", "\n\nMORE = 1\n")
     edited(root, "core/precision.py", "", "\n\nMORE = 1\n")
-    edited(root, "conv/direct.py", "", "\n\nMORE = 1\n")
+    edited(root, "conv/cpu/direct/forward.py", "", "\n\nMORE = 1\n")
     edited(root, "pointwise/reference.py", "", "\n\nMORE = 1\n")
     assert run(cache, root) == ([], result)
     edited(
         root,
-        "pointwise/cpu.py",
+        "pointwise/cpu/activations.py",
         '"relu_forward": lambda code, x: code.relu(x)',
         '"relu_forward": lambda code, x: x * 2',
     )
     events, other = run(cache, root)
     assert len(events) == 2
     assert other != result
-    edited(root, "core/runs.py", "_AHEAD = 16", "_AHEAD = 17")
+    edited(root, "core/cpu/vector_ops.py", "_AHEAD = 16", "_AHEAD = 17")
     events, _ = run(cache, root)
     assert len(events) == 2
 
@@ -101,7 +104,7 @@ WATCHED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import fast_checks
-from kernels.core import compile as compiling, numba_internals as parts
+from kernels.core.cpu import jit as compiling, numba_internals as parts
 real, typed = compiling.Kernel.compile, parts._Compiler.compile
 seen = None
 def watch(frame, event, _argument):
@@ -154,8 +157,8 @@ def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path)
 
 OWN = """
 import numpy as np
-from kernels.core.compile import cpu_kernel
-from kernels.core.threads import parallel
+from kernels.core.cpu.jit import cpu_kernel
+from kernels.core.cpu.thread_pool import parallel
 
 @cpu_kernel("p")
 def scaled(start, stop, _scratch, x):
@@ -249,7 +252,7 @@ def test_looking_for_missing_kernels_draws_no_random_numbers() -> None:
     """
     from autograd import random
     from engine.config import Config
-    from engine.warm import needed
+    from engine.precompile import needed
 
     random.seed(5)
     before = random.state()

@@ -15,16 +15,20 @@ import sys
 import numpy as np
 import pytest
 from conv_checks import WINOGRAD, norm_gradients
-from fast_rule import agree, algorithm, array
+from fast_rule import agree, array, forced_algorithm
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from kernels import conv
-from kernels.conv import choice, depthwise, direct, stem, winograd, winograd_few
+from kernels.conv import cpu
+from kernels.conv.cpu import algorithm, depthwise
+from kernels.conv.cpu.direct import backward_data
+from kernels.conv.cpu.single_channel.params import is_single_channel
+from kernels.conv.cpu.winograd import few_tiles
+from kernels.core.cpu.store import Store
+from kernels.core.cpu.target import target
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
-from kernels.core.simd import target
-from kernels.core.store import Store
 
 LANES = target().lanes
 NARROW = [c for c in (1, 2, 3, 5, 7, 8, 13) if c < max(LANES, 8)]
@@ -98,7 +102,7 @@ def all_three(
 @example(((1, 2, 2), Window((2, 2), (2, 2), ((3, 0), (3, 0)), (3, 3))), 3, 5, 3, True, False)
 @example(((2, 40, 41), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 2 * LANES, 5, 4, True, True)  # several strips
 def test_direct(layer, c, k, seed, bias, view) -> None:
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         all_three(layer[0], c, k, layer[1], seed, bias, view)
 
 
@@ -106,7 +110,7 @@ def test_direct(layer, c, k, seed, bias, view) -> None:
 @given(layers(), st.integers(2, 4), st.integers(1, 5), st.sampled_from([1, 3, 4 * LANES - 3]), st.integers(0, 99))
 def test_groups(layer, groups, c, k, seed) -> None:
     assume(not c == k == 1)
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         all_three(layer[0], groups * c, groups * k, layer[1], seed, groups=groups)
 
 
@@ -115,7 +119,7 @@ def test_groups(layer, groups, c, k, seed) -> None:
 @example(2, (32, 16), 5, 7, 0)  # 1024 pixels: whole strips of the streaming filter gradient
 @example(4, (16, 16), 2 * LANES, 300, 1)  # the other kind of strip
 def test_pointwise(n, size, c, k, seed) -> None:
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         all_three((n, *size), c, k, Window((1, 1)), seed)
 
 
@@ -143,7 +147,7 @@ def test_depthwise_with_a_large_filter() -> None:
     window = Window((8, 7), (1, 1), ((3, 4), (3, 3)))
     assert not depthwise.serves(window, 5, 5, 5)
     assert depthwise.serves(Window((7, 7)), 5, 5, 5)
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         all_three((1, 9, 8), 5, 5, window, 0, groups=5)
 
 
@@ -184,8 +188,8 @@ def test_stem(kernel, n, size, padding, k, seed, bias, view) -> None:
     """One input channel: every size, padding and number of outputs (very few are left to the direct kernel)."""
     window = Window(kernel, (1, 1), padding)
     assume(min(window.output_size(size)) >= 1)
-    assert stem.serves(window, 1, k, 1) == (2 * k >= LANES)
-    with algorithm("direct"):
+    assert is_single_channel(window, 1, k, 1) == (2 * k >= LANES)
+    with forced_algorithm("direct"):
         all_three((n, *size), 1, k, window, seed, bias, view)
 
 
@@ -199,7 +203,7 @@ def test_stem_leaves_other_layers_alone() -> None:
         (Window((4, 3)), 1, 1),
         (Window((1, 1)), 1, 1),
     ):
-        assert not stem.serves(window, inputs, 32, groups)
+        assert not is_single_channel(window, inputs, 32, groups)
 
 
 def test_stem_keeps_what_is_not_finite_where_it_is_read() -> None:
@@ -234,7 +238,7 @@ def test_transposed(kernel, stride, extra, size, c, k, seed) -> None:
     full = window.input_size(size, extra)
     assume(min(full) >= 1)
     x, w, b = array(rng, 2, *size, c), array(rng, *kernel, c, k), array(rng, 1, k)[0]
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         y = agree(conv.conv_transpose2d_forward, x, w, b, full, window)
         dy = array(rng, *y.shape)
         agree(conv.conv_transpose2d_backward_data, dy, w, window)
@@ -258,7 +262,7 @@ def test_transposed_side_by_side(side, rows, size, c, k, seed, bias) -> None:
     window = Window((rows[0], side), (rows[1], side))
     full = window.input_size(size, (0, 0))
     x, w = array(rng, 2, *size, c), array(rng, *window.kernel, c, k)
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         agree(conv.conv_transpose2d_forward, x, w, array(rng, 1, k)[0] if bias else None, full, window)
         filters, dy = array(rng, *window.kernel, c, k), array(rng, 2, *size, k)
         agree(conv.conv2d_backward_data, dy, filters, full, window)
@@ -281,7 +285,7 @@ def test_two_maps_equal_their_concatenation(mode) -> None:
             array(rng, 3, 3, c + c2, k),
             array(rng, 1, k)[0],
         )
-        with algorithm(mode):
+        with forced_algorithm(mode):
             y = agree(conv.conv2d_forward, maps, w, b, window, winograd=bound)
             dy = array(rng, *y.shape)
             agree(conv.conv2d_backward_filter, maps, dy, window, winograd=bound)
@@ -322,7 +326,7 @@ def test_float64_goes_to_the_reference() -> None:
 )  # a border tile of more channels than one patch
 @example(((3, 33, 30), Window((3, 3), (1, 1), ((1, 1), (1, 1)))), 5, 3, 1)  # several chunks and blocks
 def test_winograd4(layer, c, k, seed) -> None:
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[4, 3])
 
 
@@ -334,7 +338,7 @@ def test_winograd4(layer, c, k, seed) -> None:
     st.integers(0, 99),
 )
 def test_winograd2(layer, c, k, seed) -> None:
-    with algorithm("winograd2"):
+    with forced_algorithm("winograd2"):
         all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 3], into=False)
 
 
@@ -346,12 +350,12 @@ def test_winograd2(layer, c, k, seed) -> None:
     st.integers(0, 99),
 )
 def test_winograd2_of_5x5(layer, c, k, seed) -> None:
-    with algorithm("winograd2"):
+    with forced_algorithm("winograd2"):
         all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 5], into=False)
 
 
 def test_winograd_of_two_vectors() -> None:
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
         x, w = array(rng, 2, 9, 10, 3), array(rng, 3, 3, 3, 2 * LANES)
         agree(conv.conv2d_forward, x, w, None, window, winograd=WINOGRAD[4, 3])
@@ -368,12 +372,12 @@ def test_winograd_of_two_vectors() -> None:
     ],
 )
 def test_few_tiles_and_a_large_filter_have_a_kernel_of_their_own(monkeypatch, sizes, k: int, few: bool) -> None:
-    calls, real = [], winograd_few.forward
-    monkeypatch.setattr(winograd_few, "forward", lambda *arguments: calls.append(real(*arguments)))
+    calls, real = [], few_tiles.forward
+    monkeypatch.setattr(few_tiles, "forward", lambda *arguments: calls.append(real(*arguments)))
     rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
     maps, w = tuple(array(rng, *size) for size in sizes), array(rng, 3, 3, 128, k)
     x = maps if len(maps) > 1 else maps[0]
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         y = conv.conv2d_forward(x, w, None, window)
         assert len(calls) == few
         z = conv.conv2d_norm_forward(
@@ -391,19 +395,20 @@ def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:
         real = getattr(module, name)
 
         def spy(*args, **kwargs):
-            seen.add(module.__name__.rsplit(".", 1)[1])
+            seen.add(name.split("_")[0])
             return real(*args, **kwargs)
 
         monkeypatch.setattr(module, name, spy)
 
     for module, name in (
-        (direct, "run_forward"),
-        (direct, "backward_filter"),
-        (winograd, "forward"),
-        (winograd, "backward_filter"),
+        (cpu, "direct_forward"),
+        (backward_data, "direct_forward"),
+        (cpu, "direct_backward_filter"),
+        (cpu, "winograd_forward"),
+        (cpu, "winograd_backward_filter"),
     ):
         watch(module, name)
-    monkeypatch.setattr(choice, "mode", lambda: mode)
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
     monkeypatch.setenv("AREOGRAD_TUNE", "0")
     x, w = np.ones((1, 16, 16, 2 * groups), np.float32), np.ones((*window.kernel, 2, 3 * groups), np.float32)
     y = conv.conv2d_forward(x, w, None, window, groups)
@@ -440,7 +445,7 @@ def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -
     """With timing off the choice is the cost model's alone: the cheapest algorithm; direct where nothing else can
     serve.
     """
-    monkeypatch.setattr(choice, "mode", lambda: "auto")
+    monkeypatch.setattr(algorithm, "mode", lambda: "auto")
     monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
     for window in (
         Window((3, 3), (1, 1), SAME),
@@ -449,11 +454,11 @@ def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -
         Window((1, 1)),
     ):
         for c, k in ((1, 32), (64, 64), (256, 256)):
-            cost = choice.costs(4, (32, 64), c, k, window, 1)
-            served = choice.choose("forward", 4, (32, 64), c, k, window, 1, lambda name: pytest.fail("timed"))
+            cost = algorithm.costs(4, (32, 64), c, k, window, 1)
+            served = algorithm.choose("forward", 4, (32, 64), c, k, window, 1, lambda name: pytest.fail("timed"))
             assert served == min(cost, key=cost.__getitem__)
             assert ("winograd4" in cost) == (window.kernel == (3, 3) and window.stride == (1, 1))
-    assert choice.choose(
+    assert algorithm.choose(
         "forward", 16, (64, 128), 64, 64, Window((3, 3), (1, 1), SAME), 1, lambda name: None
     ).startswith("winograd")
 
@@ -462,15 +467,15 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
     """Where the costs are close the candidates are timed once;
     the choice is written down and read by the next process.
     """
-    monkeypatch.setattr(choice, "mode", lambda: "auto")
-    monkeypatch.setattr(choice, "store", lambda: Store(tmp_path))
-    monkeypatch.setattr(choice, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
+    monkeypatch.setattr(algorithm, "mode", lambda: "auto")
+    monkeypatch.setattr(algorithm, "store", lambda: Store(tmp_path))
+    monkeypatch.setattr(algorithm, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
     monkeypatch.setenv("AREOGRAD_TUNE", "1")
     for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(choice, memory, {})
+        monkeypatch.setattr(algorithm, memory, {})
     took = {"direct": 5, "winograd4": 1}
     now = [0]
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(algorithm.time, "perf_counter", lambda: now[0])
     runs: list[str] = []
 
     def run(name: str) -> None:
@@ -478,20 +483,20 @@ def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
         now[0] += took[name]
 
     arguments = ("forward", 1, (8, 8), 4, 4, Window((3, 3)), 1)
-    assert choice.choose(*arguments, run) == "winograd4"
+    assert algorithm.choose(*arguments, run) == "winograd4"
     assert set(runs) == {"direct", "winograd4"}, "what the model finds far too dear is not timed"
     for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(choice, memory, {})  # as a new process
-    assert choice.choose(*arguments, lambda name: pytest.fail("timed again")) == "winograd4"
+        monkeypatch.setattr(algorithm, memory, {})  # as a new process
+    assert algorithm.choose(*arguments, lambda name: pytest.fail("timed again")) == "winograd4"
     next(tmp_path.glob("choices*")).write_text("{ not json")
     for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(choice, memory, {})
+        monkeypatch.setattr(algorithm, memory, {})
     took.update(direct=1, winograd4=1)
-    assert choice.choose(*arguments, run) == "direct", "the model's favourite must be beaten by a tenth"
+    assert algorithm.choose(*arguments, run) == "direct", "the model's favourite must be beaten by a tenth"
 
 
 def test_an_unknown_mode_is_named() -> None:
-    code = "from kernels.conv import choice; choice.mode()"
+    code = "from kernels.conv.cpu import algorithm; algorithm.mode()"
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -534,7 +539,7 @@ def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, c
     window = Window((3, 3), (1, 1), (rows, columns))
     # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative
     assume(n * np.prod(window.output_size(size)) >= 16)
-    with algorithm("winograd4"):
+    with forced_algorithm("winograd4"):
         norm_gradients(
             np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3]
         )
@@ -550,5 +555,5 @@ def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, c
 )
 def test_gradients_that_are_taken_in_turn(window, groups) -> None:
     """Strides and dilations have no kernel of their own: the operators do it one after the other, as fast."""
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         norm_gradients(np.random.default_rng(0), (2, 9, 11), (6,), 7, window, ("relu", False), True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kernels import augment, loss, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core.dispatch import kernel_log, registry, use_kernels
 from kernels.core.geometry import Window
-from kernels.loss import cpu as cpu_loss
+from kernels.loss.cpu import segmentation_loss as cpu_loss
 
 FEW = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 CHANNELS = st.one_of(st.integers(1, 70), st.sampled_from([1, 3, 8, 16, 17, 64]))

@@ -12,16 +12,16 @@ import pytest
 from fast_checks import CHECKS, arrays_of
 from numba import carray
 
-from kernels.core import threads
-from kernels.core.compile import cpu_kernel
-from kernels.core.cores import usable_cores
-from kernels.core.recording import Recording
-from kernels.core.threads import load, parallel, set_threads
+from kernels.core.cpu import thread_pool
+from kernels.core.cpu.capture import Recording
+from kernels.core.cpu.cores import usable_cores
+from kernels.core.cpu.jit import cpu_kernel
+from kernels.core.cpu.thread_pool import load, parallel, set_threads
 
 
 @pytest.fixture(autouse=True)
 def _team():
-    before = threads.threads()
+    before = thread_pool.threads()
     yield
     set_threads(before)
 
@@ -31,7 +31,7 @@ def test_the_same_bits_for_any_number_of_threads(name: str) -> None:
     results = []
     for count in (1, 2, 4):
         set_threads(count)
-        assert threads.threads() == count
+        assert thread_pool.threads() == count
         results.append(arrays_of(name))
     for arrays in results[1:]:
         assert len(arrays) == len(results[0]) > 0
@@ -88,8 +88,8 @@ def sleeping(start, stop, scratch, block, word):  # type: ignore[no-untyped-def]
 
 def test_a_helper_that_falls_asleep_between_replayed_launches_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     set_threads(2)
-    team, counts, marks = threads.current_team(), np.zeros(8, np.int64), np.zeros(8, np.float32)
-    block, word = np.array([team.control]), threads._MEMBERS + 3 * threads._LINE
+    team, counts, marks = thread_pool.current_team(), np.zeros(8, np.int64), np.zeros(8, np.float32)
+    block, word = np.array([team.control]), thread_pool._MEMBERS + 3 * thread_pool._LINE
     recording = Recording()
     with recording.active():
         parallel(count_chunks, 8, counts, marks, 16, 1, 0.5, scratch=16)
@@ -150,7 +150,7 @@ def test_a_mistaken_call_leaves_the_team_usable() -> None:
 def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
     """A MemoryError for the scratch memory of one job must not make the next one write beyond what there is."""
     set_threads(2)
-    team = threads.current_team()
+    team = thread_pool.current_team()
     with pytest.raises(MemoryError):
         parallel(count_chunks, 5, np.zeros(9, np.int64), np.zeros(9, np.float32), 16, 1, 0.5, scratch=10**16)
     assert team.scratch.array.shape[1] >= team.scratch.floats
@@ -164,7 +164,7 @@ def test_after_a_fork() -> None:
     code = """
 import os, sys, numpy as np
 from kernels import pointwise
-from kernels.core.threads import set_threads, threads
+from kernels.core.cpu.thread_pool import set_threads, threads
 set_threads(2)
 x = np.linspace(-1, 1, 300_001, dtype=np.float32)
 want = pointwise.relu_forward(x)
@@ -183,7 +183,7 @@ print("both")
 def test_the_knob_and_its_mistakes() -> None:
     with pytest.raises(ValueError, match="threads: got 0, expected at least 1"):
         set_threads(0)
-    show = "from kernels.core.threads import threads; print(threads())"
+    show = "from kernels.core.cpu.thread_pool import threads; print(threads())"
     for value, answer in (
         ("1", "1"),
         ("", str(usable_cores())),

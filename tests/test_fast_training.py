@@ -7,8 +7,8 @@ import pytest
 
 from autograd import Tensor
 from autograd import random as tape_random
-from engine.optimizer import AdamW
-from kernels.core import threads
+from engine.training.optimizer import AdamW
+from kernels.core.cpu import thread_pool
 from kernels.core.dispatch import kernel_log, use_kernels
 from layers import SegmentationLoss, UNet
 
@@ -53,7 +53,7 @@ def train(seed: int, steps: int) -> tuple[list[float], np.ndarray]:
 def test_training_steps_have_the_same_bits_for_1_2_and_4_threads() -> None:
     results = []
     for count in (1, 2, 4):
-        threads.set_threads(count)
+        thread_pool.set_threads(count)
         with kernel_log() as log:
             results.append(train(3, 3))
         assert sum(entry.by == "fast" for entry in log) > 0.5 * len(log)

@@ -10,7 +10,8 @@ from fast_rule import ROUNDING, plain
 
 from autograd import Tensor, no_grad, ops
 from kernels import conv, pool
-from kernels.conv import choice, filters, reference
+from kernels.conv import reference
+from kernels.conv.cpu import algorithm, filters
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.pool.reference import max_pool2d_forward as reference_of_pool
@@ -64,7 +65,7 @@ def normed(x, w, window, groups=1, eps=1e-5):
 @pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
 def test_statistics_are_those_of_the_result(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
     """Mean and variance of the very z that is returned, to the accuracy of float32 sums."""
-    monkeypatch.setattr(choice, "mode", lambda: mode)
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
     x, w, window = layer(maps, filters, settings)
     z, rows, mean, variance = normed(x, w, window, groups)
     exact = reference.conv2d_forward(double(x), w.astype(np.float64), None, window, groups)
@@ -102,7 +103,7 @@ def test_narrow_filters_made_wide_and_back() -> None:
 @pytest.mark.parametrize("mode", ["direct", "winograd4"])
 @pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
 def test_bias_and_relu_in_the_same_pass(name, maps, filters, settings, groups, mode, monkeypatch) -> None:
-    monkeypatch.setattr(choice, "mode", lambda: mode)
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
     x, w, window = layer(maps, filters, settings)
     b = np.random.default_rng(1).standard_normal(filters[3]).astype(np.float32)
     y = conv.conv2d_forward(x, w, b, window, groups, relu=True)
@@ -115,7 +116,7 @@ def test_bias_and_relu_in_the_same_pass(name, maps, filters, settings, groups, m
 @pytest.mark.parametrize("mode", ["direct", "winograd4", "winograd2"])
 @pytest.mark.parametrize(("name", "maps", "filters", "settings", "groups"), LAYERS, ids=[row[0] for row in LAYERS])
 def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, relu, monkeypatch) -> None:
-    monkeypatch.setattr(choice, "mode", lambda: mode)
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
     x, w, window = layer(maps, filters, settings)
     rng = np.random.default_rng(1)
     b, size = rng.standard_normal(filters[3]).astype(np.float32), window.output_size(maps[0][1:3])
@@ -331,10 +332,10 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
     """Copies by `read_only` are prepared once, all others at every call (a flag may be taken back); a new filter is
     never taken for an old one.
     """
-    from kernels.core import prepared
+    from kernels.core.cpu import weight_cache
 
-    monkeypatch.setattr(choice, "mode", lambda: mode)
-    choice._known.clear()
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
+    algorithm._known.clear()
     rng, window = np.random.default_rng(0), Window((3, 3), padding=((1, 1), (1, 1)))
     x = rng.standard_normal((1, 8, 8, 16)).astype(np.float32)
     x.setflags(write=False)
@@ -347,7 +348,7 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
 
     w = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
     assert right(w)
-    assert not prepared._made
+    assert not weight_cache._made
     w *= 2
     assert right(w)
     w.setflags(write=False)
@@ -357,10 +358,10 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
     w.setflags(write=False)
     assert right(w)
     for _ in range(5):  # the same memory again, most likely
-        fixed = prepared.read_only(rng.standard_normal((3, 3, 16, 16)).astype(np.float32))
+        fixed = weight_cache.read_only(rng.standard_normal((3, 3, 16, 16)).astype(np.float32))
         assert right(fixed)
         assert np.array_equal(convolve(fixed), convolve(fixed))
-        assert len(prepared._made) == 1
+        assert len(weight_cache._made) == 1
         del fixed
-    assert not prepared._made
-    choice._known.clear()
+    assert not weight_cache._made
+    algorithm._known.clear()

@@ -18,9 +18,9 @@ import layers
 from autograd import assert_gradients, ops
 from autograd.gradcheck import FAIL, KINK, PASS
 from autograd.ops import comparison
-from engine.catalogue import catalogue, find
-from engine.command import UsageError
+from engine.cli import UsageError
 from engine.gradcheck.bugs import BUGS, Misprint
+from engine.gradcheck.catalogue import catalogue, find
 from engine.gradcheck.checks import Plan, check
 from engine.gradcheck.command import run
 from engine.gradcheck.settings import parse, split_arguments
@@ -257,7 +257,7 @@ def test_a_wrong_fast_kernel_is_seen(monkeypatch) -> None:
 
 
 def test_a_gradient_that_is_zero_by_construction_is_judged_by_the_terms_that_cancel(monkeypatch) -> None:
-    from engine.catalogue import Built
+    from engine.gradcheck.catalogue import Built
     from engine.gradcheck.fast import compare
     from kernels.core.dispatch import registry
 

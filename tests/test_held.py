@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, enable_grad, inference, no_grad
-from engine import plan
+from engine.graphs import cpu_inference
+from engine.graphs.cpu_inference import Plan
 from engine.inference import Normalisation, predict_logits
-from engine.optimizer import SGD
-from engine.plan import Plan
+from engine.training.optimizer import SGD
 from kernels.core import held
 from layers import Conv2d, ConvNorm, ConvTranspose2d, Module, Sequential
 
@@ -56,8 +56,8 @@ def by_inference(net: Module) -> np.ndarray:
 
 
 def by_run(net: Module) -> np.ndarray:
-    for _ in range(plan._PAYS + 2):
-        y = plan.run(net, X)
+    for _ in range(cpu_inference._PAYS + 2):
+        y = cpu_inference.run(net, X)
     return y
 
 
@@ -84,7 +84,7 @@ def test_a_plan_sees_writes_by_numpy() -> None:
     assert planned.current
     net.steps[1].bias.data[0] += 1  # type: ignore[attr-defined]
     assert not planned.current
-    with pytest.raises(plan.PlanError, match="changed"):
+    with pytest.raises(cpu_inference.PlanError, match="changed"):
         planned(X)
     net.steps[1].bias.data[0] -= 1  # type: ignore[attr-defined]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from kernels import pointwise
-from kernels.core import recording, threads
-from kernels.core.cores import quota
-from kernels.core.deferral import signals_deferred
+from kernels.core.cpu import capture, thread_pool
+from kernels.core.cpu.cores import quota
+from kernels.core.cpu.deferral import signals_deferred
 
 ROOT = Path(__file__).resolve().parent.parent
 X = np.linspace(-1, 1, 300_001, dtype=np.float32).reshape(1, 1, -1, 1)
@@ -26,18 +26,18 @@ EXPECTED = np.maximum(X, 0)
 
 @pytest.fixture(autouse=True)
 def _team() -> Iterator[None]:
-    before = threads.threads()
-    threads.set_threads(3)
+    before = thread_pool.threads()
+    thread_pool.set_threads(3)
     pointwise.relu_forward(X)
     yield
-    threads.set_threads(before)
+    thread_pool.set_threads(before)
 
 
 def interrupted(function: Callable[[], object], at: int) -> bool:
     """Call it with a KeyboardInterrupt at the at-th step of the interpreter within threads.py and recording.py; whether
     it got so far.
     """
-    files, left = (threads.__file__, recording.__file__), [at]
+    files, left = (thread_pool.__file__, capture.__file__), [at]
 
     def trace(frame, event, _argument):  # type: ignore[no-untyped-def]
         if frame.f_code.co_filename not in files:
@@ -63,13 +63,13 @@ def interrupted(function: Callable[[], object], at: int) -> bool:
 
 def works() -> None:
     """All members of the team compute, and nobody has kept it."""
-    team = threads.current_team()
-    assert team.block[threads._BUSY] == 0
+    team = thread_pool.current_team()
+    assert team.block[thread_pool._BUSY] == 0
     np.testing.assert_array_equal(pointwise.relu_forward(X), EXPECTED)
 
 
 def recorded_job() -> Callable[[], object]:
-    made, place = recording.Recording(), {}
+    made, place = capture.Recording(), {}
     with made.active():
         place["y"] = pointwise.relu_forward(X)
 
@@ -83,7 +83,7 @@ def recorded_job() -> Callable[[], object]:
 
 def scratch_job() -> None:
     """More scratch memory than there is, for another kernel's argument list."""
-    team = threads.current_team()
+    team = thread_pool.current_team()
     team.reserve(team.scratch.floats + 1024)
     pointwise.relu_forward(X)
 
@@ -92,7 +92,7 @@ JOBS: dict[str, Callable[[], Callable[[], object]]] = {
     "a launch": lambda: lambda: pointwise.relu_forward(X),
     "a replay": recorded_job,
     "more scratch": lambda: scratch_job,
-    "another team": lambda: lambda: threads.set_threads(5 - threads.threads()),
+    "another team": lambda: lambda: thread_pool.set_threads(5 - thread_pool.threads()),
 }
 
 
@@ -102,7 +102,7 @@ def test_an_exception_at_every_step(name: str, asleep: bool) -> None:
     """Steps are counted up until the job ends before its exception; helpers that watch, and helpers that sleep and have
     to be woken.
     """
-    threads.set_threads(2)
+    thread_pool.set_threads(2)
     job = JOBS[name]()
     at = 0
     while True:
@@ -113,7 +113,7 @@ def test_an_exception_at_every_step(name: str, asleep: bool) -> None:
         works()
         at += 1
     assert at > 10, "the injection has missed the code"
-    assert threads.threads() in (2, 3)
+    assert thread_pool.threads() in (2, 3)
     works()
 
 
@@ -147,7 +147,7 @@ def test_an_interrupt_while_compiling(tmp_path: Path) -> None:
     code = """
 import os, signal, threading, numpy as np
 from kernels import pointwise
-from kernels.pointwise import cpu
+from kernels.pointwise.cpu import activations as cpu
 x, hits = np.linspace(-1, 1, 101, dtype=np.float32), 0
 for k in range(40):
     timer = threading.Timer(0.02 + 0.02 * k, os.kill, (os.getpid(), signal.SIGINT))

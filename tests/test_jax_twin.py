@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, no_grad
-from engine.optimizer import AdamW
+from engine.training.optimizer import AdamW
 from kernels.core.dispatch import use_kernels
 from layers import CombinedLoss, UNet
 

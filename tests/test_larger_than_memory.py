@@ -19,14 +19,14 @@ from folders import labels, write_pairs
 from PIL import Image
 from tiny_runs import NETWORK, ended, flags, results, run, stop_in_step, write_tiles
 
-from engine.batches import BatchSource
 from engine.config import Config
 from engine.data import DataError, decoding, folder, load, stored, tiles
 from engine.data.classes import counted
+from engine.data.preparation import prepare
 from engine.evaluate import Arguments, evaluate
-from engine.preparation import prepare
-from engine.training import Run
-from kernels.core.cores import group_memory
+from engine.training.batches import BatchSource
+from engine.training.trainer import Run
+from kernels.core.cpu.cores import group_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {  # classes, kind of image, what masks hold, the setting `classes`
@@ -160,7 +160,7 @@ def test_what_will_be_read_is_drawn_without_moving_the_generator(tmp_path: Path,
 def workers(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Two workers, however few pixels there are and whatever this machine has."""
     monkeypatch.setattr(decoding, "_MANY", 0)
-    monkeypatch.setattr("kernels.core.cores.usable_cores", lambda: 2)
+    monkeypatch.setattr("kernels.core.cpu.cores.usable_cores", lambda: 2)
     return monkeypatch
 
 
@@ -233,11 +233,11 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 _PROGRAM = """
 import sys
 import numpy as np
-from engine.batches import BatchSource
+from engine.training.batches import BatchSource
 from engine.config import Config
 from engine.inference import Normalisation
-from engine.preparation import prepare
-from engine.run_state import surroundings
+from engine.data.preparation import prepare
+from engine.training.run_state import surroundings
 from kernels.core import device
 
 def peak():
@@ -339,7 +339,7 @@ def test_a_batch_that_does_not_fit_is_one_line(
     tiles = tmp_path / "tiles.npz"
     write_tiles(tiles)
     assert run([*flags(tiles, tmp_path / "fits", epochs=1), "--batch=100000"]) == 0
-    monkeypatch.setattr("engine.training.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("engine.training.trainer.available_memory", lambda: 1 << 20)
     code, line = ended([*flags(tiles, tmp_path / "not", epochs=1), "--batch=100000"], capsys)
     assert code == 2
     assert re.search(

@@ -9,7 +9,7 @@ import pytest
 
 import layers
 from autograd import Tensor, assert_gradients, ops
-from engine.catalogue.blocks import BLOCKS, prepared
+from engine.gradcheck.catalogue.blocks import BLOCKS, prepared
 from kernels.loss import TERMS
 from layers.bottleneck import bottleneck
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from calls import Call, calls, finite
 from conv_checks import WINOGRAD
-from fast_rule import algorithm, widened
+from fast_rule import forced_algorithm, widened
 
 from autograd import Tensor, ops
 from kernels.core.dispatch import use_kernels
@@ -103,7 +103,7 @@ def of_reference() -> list[Call]:
 @pytest.mark.parametrize(("call", "plain"), zip(calls(), of_reference(), strict=True), ids=lambda call: call.name)
 def test_every_layout_gives_what_the_definition_gives(call: Call, plain: Call) -> None:
     own = {name: plain.arguments[name] for name in call.own}
-    with algorithm("direct"):
+    with forced_algorithm("direct"):
         for what, other in layouts(call):
             given = call.arguments | other
             naive, truth = (

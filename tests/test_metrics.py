@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.metrics import bootstrap, confusion_matrix, confusion_per_image, scores
+from engine.training.metrics import bootstrap, confusion_matrix, confusion_per_image, scores
 
 
 def test_confusion_matrix_by_hand() -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.augmentation import Augmentation, inverse_maps
 from engine.inference import _with_views
-from engine.mixing import SMALLEST, CopyPaste, Mixing, Patch, components, cutmix, dilated, patches_of
+from engine.training.augmentation import Augmentation, inverse_maps
+from engine.training.mixing import SMALLEST, CopyPaste, Mixing, Patch, components, cutmix, dilated, patches_of
 
 H, W = 24, 40
 

@@ -14,7 +14,7 @@ import pytest
 
 import layers
 from autograd import Tensor, ops
-from engine.optimizer import AdamW
+from engine.training.optimizer import AdamW
 from layers import Module, Parameter
 
 

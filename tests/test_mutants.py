@@ -328,7 +328,7 @@ MUTANTS = [
     ),
     Mutant(
         "metric: class 0 left out of Keras's mean",
-        "engine.metrics:scores",
+        "engine.training.metrics:scores",
         "iou[valid].sum() / (valid.sum() + _EPS)",
         "iou[1:][valid[1:]].sum() / (valid[1:].sum() + _EPS)",
         test_metrics.test_one_pixel_predicted_as_class_0_costs_a_fifth_in_keras,
@@ -436,7 +436,7 @@ MUTANTS = [
     ),
     Mutant(
         "recycled memory handed out while in use",
-        "kernels.core.memory:Pool._free",
+        "kernels.core.cpu.buffer_pool:Pool._free",
         "== _FREE",
         ">= _FREE",
         lambda: test_core.test_memory_from_many_threads(),

@@ -1,7 +1,7 @@
 """The private parts of numba that Areograd relies on: all in one file, and each of them there.
 
-A release of numba that fails here needs a look at kernels/core/numba_internals.py before the bound in pyproject.toml is
-raised.
+A release of numba that fails here needs a look at kernels/core/cpu/numba_internals.py before the bound in
+pyproject.toml is raised.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pytest
 from numba.core import caching, ccallback, codegen, compiler, dispatcher, registry, serialize
 
 from kernels import pointwise
-from kernels.core.compile import registry as kernels
+from kernels.core.cpu.jit import registry as kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE = ROOT / "kernels" / "core" / "numba_internals.py"
+FILE = ROOT / "kernels" / "core" / "cpu" / "numba_internals.py"
 METHODS = {  # what is called or overridden -> its parameters
     codegen.JITCodeLibrary._ensure_finalized: "self",
     codegen.JITCodeLibrary._get_module_for_linking: "self",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, no_grad, ops
-from engine.optimizer import SGD, Adam, AdamW, Optimizer
+from engine.training.optimizer import SGD, Adam, AdamW, Optimizer
 from layers import BatchNorm2d, Conv2d, ConvNorm, Module, Parameter, Sequential
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")

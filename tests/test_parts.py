@@ -6,9 +6,9 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.core import numba_internals as parts
-from kernels.core.compile import cpu_kernel, inline
-from kernels.core.threads import parallel
+from kernels.core.cpu import numba_internals as parts
+from kernels.core.cpu.jit import cpu_kernel, inline
+from kernels.core.cpu.thread_pool import parallel
 
 
 @inline("tests")

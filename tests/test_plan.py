@@ -15,11 +15,11 @@ import pytest
 
 from autograd import Tensor, inference, no_grad, ops
 from autograd.ops.conv import Conv2d as ConvOperator
-from engine import plan
+from engine.graphs import cpu_inference
+from engine.graphs.cpu_inference import Plan, PlanError
 from engine.inference import Normalisation, predict_logits
-from engine.plan import Plan, PlanError
-from kernels.core import memory
-from kernels.core import threads as team
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu import thread_pool as team
 from kernels.core.dispatch import use_kernels
 from layers import Module, Parameter, UNet
 from layers.conv import Conv2d
@@ -81,7 +81,7 @@ def test_results_are_the_callers_own_and_memory_is_the_plans_own(small: Module) 
     kept = first.copy()
     for _ in range(3):  # whoever takes memory from the pool and spoils it
         for size in (100, 10_000, 100_000, 1_000_000):
-            memory.empty((size,)).fill(np.nan)
+            buffer_pool.empty((size,)).fill(np.nan)
         planned(images())
     np.testing.assert_array_equal(first, kept)
     np.testing.assert_array_equal(planned(x), kept)
@@ -129,9 +129,9 @@ def test_a_changed_network_is_noticed(small: Module, change: Callable[[Any], Non
 def test_run_follows_a_changing_network(small: Module) -> None:
     x = images()
     for _ in range(3):
-        for _ in range(plan._PAYS + 2):
-            np.testing.assert_array_equal(plan.run(small, x), ordinary(small, x))
-        assert isinstance(plan._plans[small][x.shape], Plan)
+        for _ in range(cpu_inference._PAYS + 2):
+            np.testing.assert_array_equal(cpu_inference.run(small, x), ordinary(small, x))
+        assert isinstance(cpu_inference._plans[small][x.shape], Plan)
         with no_grad():
             small.head.weight.mul_(1.5)  # type: ignore[attr-defined]
 
@@ -139,11 +139,11 @@ def test_run_follows_a_changing_network(small: Module) -> None:
 def test_predictions_use_a_plan_when_a_shape_comes_often(small: Module, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        plan,
+        cpu_inference,
         "Plan",
         type("Counted", (Plan,), {"__init__": lambda s, n, x: (made.append(x.shape), Plan.__init__(s, n, x))[1]}),
     )  # type: ignore[func-returns-value]
-    tiles, grey = rng.integers(0, 256, (2 * plan._PAYS + 3, 16, 24), dtype=np.uint8), Normalisation(0.5, 0.25)
+    tiles, grey = rng.integers(0, 256, (2 * cpu_inference._PAYS + 3, 16, 24), dtype=np.uint8), Normalisation(0.5, 0.25)
     small.train()
     many = predict_logits(small, tiles, grey, batch=1)
     assert made == [(1, 16, 24, 1)]
@@ -158,9 +158,9 @@ def test_predictions_use_a_plan_when_a_shape_comes_often(small: Module, monkeypa
 
 def test_few_plans_are_kept(small: Module) -> None:
     for width in (16, 24, 32, 40, 48, 56):
-        for _ in range(plan._PAYS + 1):
-            plan.run(small, images(1, 8, width))
-    assert [shape[2] for shape, p in plan._plans[small].items() if isinstance(p, Plan)] == [32, 40, 48, 56]
+        for _ in range(cpu_inference._PAYS + 1):
+            cpu_inference.run(small, images(1, 8, width))
+    assert [shape[2] for shape, p in cpu_inference._plans[small].items() if isinstance(p, Plan)] == [32, 40, 48, 56]
 
 
 def test_any_number_of_threads_and_a_busy_team(small: Module) -> None:
@@ -239,7 +239,7 @@ def test_what_computes_outside_of_operators_is_refused(small: Module, more: Call
     with pytest.raises(PlanError, match="outside of operators"):
         Plan(net, x)
     with pytest.warns(UserWarning, match="outside of operators"):
-        results = [plan.run(net, x) for _ in range(plan._PAYS + 3)]
+        results = [cpu_inference.run(net, x) for _ in range(cpu_inference._PAYS + 3)]
     for y in results:
         np.testing.assert_array_equal(y, ordinary(net, x))
 
@@ -265,12 +265,14 @@ def test_an_operator_that_does_more_than_launch_is_caught(
 
 
 def test_blocks_of_a_pool_are_apart_and_aligned() -> None:
-    pool, shapes = memory.Pool(smallest=0), [(3,), (5000,), (70_000,), (600_000,), (1,), (900, 900)] * 3
+    pool, shapes = buffer_pool.Pool(smallest=0), [(3,), (5000,), (70_000,), (600_000,), (1,), (900, 900)] * 3
     arrays = [pool.empty(shape) for shape in shapes]
     for k, a in enumerate(arrays):
         a.fill(k)
     assert all((a == k).all() for k, a in enumerate(arrays))
-    assert all(a.ctypes.data % memory.ALIGNMENT == 0 and pool.owns(a) and not memory.pool.owns(a) for a in arrays)
+    assert all(
+        a.ctypes.data % buffer_pool.ALIGNMENT == 0 and pool.owns(a) and not buffer_pool.pool.owns(a) for a in arrays
+    )
     held = pool.live
     del a, arrays
     assert pool.live == 0
@@ -325,9 +327,9 @@ def test_a_plan_sees_every_nesting() -> None:
 
 def test_a_network_with_plans_is_not_kept_alive() -> None:
     net = lively(UNet(width=8, seed=1))
-    for _ in range(plan._PAYS + 2):
-        plan.run(net, images())
-    assert isinstance(plan._plans[net][1, 16, 24, 1], Plan)
+    for _ in range(cpu_inference._PAYS + 2):
+        cpu_inference.run(net, images())
+    assert isinstance(cpu_inference._plans[net][1, 16, 24, 1], Plan)
     gone = weakref.ref(net)
     del net
     gc.collect()

@@ -29,9 +29,9 @@ from engine.data import (
     weights_from_counts,
 )
 from engine.data.classes import counted
+from engine.data.preparation import Prepared, prepare
 from engine.inference import labels_of
-from engine.metrics import scores
-from engine.preparation import Prepared, prepare
+from engine.training.metrics import scores
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "mars_ai4mars_64x128.npz"
 

@@ -10,10 +10,10 @@ import pytest
 
 from autograd import Tensor, no_grad, observe, ops
 from autograd import random as tape_random
-from engine.optimizer import AdamW
-from engine.passes import Passes
-from engine.recorded import RecordedPasses
-from kernels.core import threads
+from engine.graphs.cpu_step import RecordedPasses
+from engine.training.optimizer import AdamW
+from engine.training.step import Passes
+from kernels.core.cpu import thread_pool
 from kernels.core.dispatch import use_kernels
 from layers import CombinedLoss, Module, Parameter, UNet
 
@@ -98,7 +98,7 @@ def test_same_bits_as_ordinary_steps(settings: dict[str, Any]) -> None:
 def test_same_bits_for_1_2_and_4_threads() -> None:
     results = []
     for count in (1, 2, 4):
-        threads.set_threads(count)
+        thread_pool.set_threads(count)
         results.append(run(Training(True), batches(4)))
     same(results[0], results[1])
     same(results[0], results[2])
@@ -107,7 +107,7 @@ def test_same_bits_for_1_2_and_4_threads() -> None:
 def test_the_number_of_threads_may_change() -> None:
     some, training = batches(6), Training(True)
     for count, batch in zip((2, 2, 2, 1, 4, 2), some, strict=True):
-        threads.set_threads(count)
+        thread_pool.set_threads(count)
         training.step(*batch)
     same(([], training.state()), ([], run(Training(False), some)[1]))
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from tiny_runs import NETWORK, ROOT, ended, flags, posix, results, run
 
-from engine import report, run_state, signals
-from engine.checkpoint import load_checkpoint, take_weights
-from engine.command import run_command
-from engine.reporting import read_rows
-from engine.run_folder import STATES, holds_state
-from engine.run_state import load_state
+from engine import report, signals
+from engine.cli import run_command
+from engine.training import run_state
+from engine.training.checkpoint import load_checkpoint, take_weights
+from engine.training.reporting import read_rows
+from engine.training.run_folder import STATES, holds_state
+from engine.training.run_state import load_state
 from layers import UNet
 
 REAL = ROOT.parent / "shared" / "data" / "mars_ai4mars_64x128.npz"
@@ -46,7 +47,7 @@ def test_killed_anywhere_a_run_ends_with_the_same_bits() -> None:
 
 def stopped_after(steps: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next run gets a signal in its `steps`-th step."""
-    from engine.training import Run
+    from engine.training.trainer import Run
 
     step, seen = Run._step, []
 
@@ -112,7 +113,7 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(whole, capsys) -> None
 
 @posix
 def test_interrupted_pictures_leave_the_summary_and_are_drawn_later(tiles, tmp_path, monkeypatch, capsys) -> None:
-    from engine import training
+    from engine.training import trainer
 
     out = tmp_path / "run"
 
@@ -120,7 +121,7 @@ def test_interrupted_pictures_leave_the_summary_and_are_drawn_later(tiles, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "draw", drawn)
+        patch.setattr(trainer, "draw", drawn)
         assert ended(flags(tiles, out, epochs=1), capsys)[0] == 130
     summary = json.loads((out / "summary.json").read_text())
     assert summary["interrupted"] is False
@@ -339,8 +340,8 @@ def test_a_checkpoint_of_the_first_form_is_read(whole, tmp_path) -> None:
 
 def test_the_bytes_of_a_checkpoint_do_not_depend_on_a_hash_order(tmp_path) -> None:
     code = (
-        "import sys; from pathlib import Path; from engine.checkpoint import build_network, save_checkpoint; from "
-        "engine.config import Config;"
+        "import sys; from pathlib import Path; from engine.build import build_network;"
+        "from engine.config import Config; from engine.training.checkpoint import save_checkpoint;"
         "from engine.inference import Normalisation; c = Config(width=4);"
         "save_checkpoint(Path(sys.argv[1]), build_network(c), c, Normalisation(0.5, 0.25), {'b': 1, 'a': 2, 'c': "
         "{'z': 1, 'y': None}})"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from autograd import Tensor
-from engine import training
 from engine.config import Config, ConfigError, from_dict
 from engine.data import CLASSES
-from engine.optimizer import AdamW
-from engine.progress import PlainReporter
-from engine.scaling import LossScale
-from engine.training import Run
+from engine.training import trainer
+from engine.training.loss_scaling import LossScale
+from engine.training.optimizer import AdamW
+from engine.training.progress import PlainReporter
+from engine.training.trainer import Run
 from kernels.core import device
 from layers import Conv2d
 
@@ -107,7 +107,7 @@ def test_a_run_with_float16_scales_the_loss_and_logs_it(tmp_path, monkeypatch) -
     """On the CPU nothing is rounded, so that only the scaling is left, and it must not show."""
     rows = {}
     for precision in ("float32", "float16"):
-        monkeypatch.setattr(training, "_check_device", lambda config, choice: None)
+        monkeypatch.setattr(trainer, "_check_device", lambda config, choice: None)
         config = Config(tiles=40, epochs=1, width=4, batch=8, device="cpu", precision=precision)
         out = tmp_path / precision
         out.mkdir()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autograd import Tensor
-from engine.optimizer import SGD
-from engine.schedules import Constant, Plateau, StepDecay, WarmupCosine
+from engine.training.optimizer import SGD
+from engine.training.schedules import Constant, Plateau, StepDecay, WarmupCosine
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 schedulers = torch.optim.lr_scheduler

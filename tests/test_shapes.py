@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from calls import Call, calls, finite
 from conv_checks import WINOGRAD
-from fast_rule import algorithm, judge, widened
+from fast_rule import forced_algorithm, judge, widened
 from misfits import misfits, no_arrays
 
 from kernels import conv, pointwise, shape
@@ -31,7 +31,7 @@ def test_no_misfit_gives_a_number(backend: str) -> None:
     what its definition gives.
     """
     refused = 0
-    with use_kernels(backend), algorithm("direct"):
+    with use_kernels(backend), forced_algorithm("direct"):
         for call in calls():
             for what, other in misfits(call):
                 try:

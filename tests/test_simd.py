@@ -15,8 +15,9 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.core import runs
-from kernels.core.simd import TARGETS, mask_bytes, program, target, usable_targets
+from kernels.core.cpu import vector_ops
+from kernels.core.cpu.simd import program
+from kernels.core.cpu.target import TARGETS, mask_bytes, target, usable_targets
 
 LANES = target().lanes
 RNG = np.random.default_rng(3)
@@ -327,8 +328,10 @@ def test_masks_are_kept_as_bits() -> None:
 
     @program("pppi")
     def keep(code, x, bits, y, n):
-        runs.over_run(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
-        runs.over_run(code, n, lambda i, rest: code.store(code.select(code.load_mask(bits, i), 1, -1), y, i, rest))
+        vector_ops.over_run(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
+        vector_ops.over_run(
+            code, n, lambda i, rest: code.store(code.select(code.load_mask(bits, i), 1, -1), y, i, rest)
+        )
 
     @numba.njit
     def run(x, bits, y):
@@ -351,10 +354,10 @@ def test_runs(n: int) -> None:
 
     @numba.njit
     def run(x, y, n):
-        runs.copy(x, 1, y, 3, n)
-        runs.clear(y, n + 5, n)
-        runs.add(y, 2 * n + 7, x, 2, n)
-        runs.copy_rows(x, 1, n + 1, y, 4 * n + 10, n + 2, n, 2)
+        vector_ops.copy(x, 1, y, 3, n)
+        vector_ops.clear(y, n + 5, n)
+        vector_ops.add(y, 2 * n + 7, x, 2, n)
+        vector_ops.copy_rows(x, 1, n + 1, y, 4 * n + 10, n + 2, n, 2)
 
     x, y = floats(2 * n + 4), floats(6 * n + 20)
     want = y.copy()
@@ -373,7 +376,7 @@ def test_periods() -> None:
 
     @program("piipi")
     def label(code, y, start, stop, table, period):
-        runs.over_periods(
+        vector_ops.over_periods(
             code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest)
         )
 
@@ -462,7 +465,7 @@ def test_other_vectors(width: str) -> None:
         command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
-    show = [sys.executable, "-c", "from kernels.core.simd import target; print(target().name, target().lanes)"]
+    show = [sys.executable, "-c", "from kernels.core.cpu.simd import target; print(target().name, target().lanes)"]
     shown = subprocess.run(
         show, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import SAMPLE_IDS, SAMPLES, Case, Sample
-from fast_rule import algorithm
+from fast_rule import forced_algorithm
 from special_values import SPECIAL, UNLIKE, differences
 
 from autograd import Tensor, ops
@@ -57,7 +57,7 @@ def test_winograd_spreads_a_special_value_over_its_tile_and_no_farther(
     changed = images.copy()
     changed[1, *at, 3] = value
     results = []
-    with algorithm(f"winograd{m}"), np.errstate(all="ignore"):
+    with forced_algorithm(f"winograd{m}"), np.errstate(all="ignore"):
         for x in (images, changed):
             results.append(ops.conv2d(Tensor(x), Tensor(filters), padding=padding, dilation=dilation).data)
     x, w = torch.tensor(changed).permute(0, 3, 1, 2), torch.tensor(filters).permute(3, 2, 0, 1)

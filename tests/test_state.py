@@ -13,10 +13,10 @@ import pytest
 
 from autograd import Tensor, ops
 from autograd import random as tape_random
-from engine.optimizer import SGD
-from engine.passes import Passes
-from engine.recorded import RecordedPasses
-from engine.state import State, reads
+from engine.graphs.cpu_step import RecordedPasses
+from engine.graphs.network_state import State, reads
+from engine.training.optimizer import SGD
+from engine.training.step import Passes
 from layers import Conv2d, ConvNorm, CrossEntropyLoss, Dropout, Identity, Module, Parameter
 
 pytestmark = pytest.mark.usefixtures("by_the_model")
@@ -193,11 +193,11 @@ def test_what_a_replay_would_not_do_is_not_captured(make: type[Net]) -> None:
 
 
 def test_a_network_that_always_changes_is_rarely_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import recorded
+    from engine.graphs import cpu_step
 
     made: list[int] = []
-    whole = recorded._recorded
-    monkeypatch.setattr(recorded, "_recorded", lambda *a: (made.append(1), whole(*a))[1])
+    whole = cpu_step._recorded
+    monkeypatch.setattr(cpu_step, "_recorded", lambda *a: (made.append(1), whole(*a))[1])
     trainings = [Training(True), Training(False)]
     for step in range(40):
         for t in trainings:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engine.data import CLASSES, ROCK, DataError, DataSet, Tiles, clean, load, pixel_counts, save_npz, split, synthetic
-from engine.data.ground import LEVELS, SIZE, Ground
-from engine.data.scene import render
+from engine.data.synthetic.ground import LEVELS, SIZE, Ground
+from engine.data.synthetic.scene import render
 
 COUNT, TEST = 1200, 120
 module = importlib.import_module("engine.data.synthetic")  # the name in the package is the function's

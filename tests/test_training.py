@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from engine.config import Config, ConfigError, from_dict, preset, read_toml, to_toml
 from engine.data import CLASSES
 from engine.inference import Normalisation, labels_of, predict_logits
-from engine.progress import PlainReporter, clock
-from engine.training import Run, TrainingError
+from engine.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from engine.training.progress import PlainReporter, clock
+from engine.training.trainer import Run, TrainingError
 
 SMALL = {"tiles": 60, "epochs": 2, "width": 4, "batch": 8}
 FLAGS = [f"--{key}={value}" for key, value in SMALL.items()]
@@ -204,15 +204,16 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, aver
 
 def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkeypatch, capsys) -> None:
     """One weight is NaN: no ReLU, pooling or norm on the way to the loss may turn it into a number."""
-    from engine import train, training
+    from engine import train
+    from engine.training import trainer
 
     def diverged(config: Config, form: object) -> object:
         net = training_build(config, form)
         net.parameters()[0].data.reshape(-1)[0] = np.nan
         return net
 
-    training_build = training.build_network
-    monkeypatch.setattr(training, "build_network", diverged)
+    training_build = trainer.build_network
+    monkeypatch.setattr(trainer, "build_network", diverged)
     assert train.run(train.parse([*FLAGS, "--out", str(tmp_path / "run")])) == 1
     assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().out
     # what the run began with
@@ -333,7 +334,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 def test_bad_data_gives_one_clear_line_and_code_2(tmp_path) -> None:
     """In one process (the parser and the error path are the command's own): one line, code 2, nothing written."""
-    from engine.command import run_command
+    from engine.cli import run_command
     from engine.train import parse, run
 
     for name, (path, message) in bad_files(tmp_path).items():
@@ -375,8 +376,8 @@ def test_bad_arguments_give_one_line_and_code_2(tmp_path, arguments: list[str], 
 def test_threads_are_as_many_as_asked_for(tmp_path) -> None:
     """The weights do not depend on them."""
     from engine.train import parse, run
-    from kernels.core.cores import usable_cores
-    from kernels.core.threads import set_threads, threads
+    from kernels.core.cpu.cores import usable_cores
+    from kernels.core.cpu.thread_pool import set_threads, threads
 
     before, seen = threads(), []
     try:
@@ -457,7 +458,7 @@ def test_clock() -> None:
 
 
 def test_live_view_draws_without_a_terminal() -> None:
-    from engine.progress import LiveReporter
+    from engine.training.progress import LiveReporter
 
     view = LiveReporter(CLASSES)
     try:

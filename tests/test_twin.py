@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, no_grad
-from engine.optimizer import AdamW
-from engine.schedules import cosine_schedule
+from engine.training.optimizer import AdamW
+from engine.training.schedules import cosine_schedule
 from layers import CombinedLoss, UNet
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")

@@ -17,7 +17,7 @@ import numpy as np
 
 import layers
 from autograd import Tensor, no_grad, ops
-from engine.optimizer import SGD
+from engine.training.optimizer import SGD
 
 
 class Net(layers.Module):

@@ -41,7 +41,7 @@ MUTANTS = [
         "end",
         Mutant(
             "a tail is read as a whole vector",
-            "pointwise/softmax.py",
+            "pointwise/cpu/softmax.py",
             "code.exp(code.load(x, x0 + i, rest) -",
             "code.exp(code.load(x, x0 + i) -",
             "softmaxes",
@@ -51,7 +51,7 @@ MUTANTS = [
         "start",
         Mutant(
             "numbers before the first are read",
-            "pointwise/softmax.py",
+            "pointwise/cpu/softmax.py",
             "value = code.load(dy, d0 + i, rest)\n            return",
             "value = code.load(dy, d0 + i, rest) + 0 * code.load(dy, d0 + i - 1)\n            return",
             "softmaxes",

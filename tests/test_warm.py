@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from engine import warm
+from engine import precompile
 from engine.config import Config
 
 SMALL = Config(width=4, batch=2)
@@ -16,7 +16,7 @@ SMALL = Config(width=4, batch=2)
 
 def test_kernels_of_one_family_go_to_one_process_while_there_are_any() -> None:
     names = ["a[x1]", "b", "a[x2]", "c[1]", "a[x3]", "c[2]"]
-    work, taken = warm._Work(names), []
+    work, taken = precompile._Work(names), []
     last = {"one": "", "two": ""}
     for process in itertools.cycle(last):
         name = work.take(last[process])
@@ -30,13 +30,13 @@ def test_kernels_of_one_family_go_to_one_process_while_there_are_any() -> None:
 
 
 def test_what_is_missing_is_compiled_and_reported(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["pointwise.dropout.dropout", "shape.cpu.added", "gate.cpu.gate_forward[False True]"]
+    names = ["pointwise.cpu.dropout.dropout", "shape.cpu.added", "gate.cpu.gate_forward[False True]"]
     monkeypatch.setenv("AREOGRAD_CACHE", str(tmp_path))  # of the processes: this one has chosen its own
-    monkeypatch.setattr(warm, "missing", lambda _configs: names)
+    monkeypatch.setattr(precompile, "missing", lambda _configs: names)
     reports = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert warm.warm([SMALL], lambda *report: reports.append(report)) == 3
+        assert precompile.precompile([SMALL], lambda *report: reports.append(report)) == 3
     assert sorted(name for _, _, name in reports) == sorted(names)
     assert [report[:2] for report in reports] == [(1, 3), (2, 3), (3, 3)]
     on_disk = [path.name for path in (tmp_path / "kernels").iterdir()]
@@ -45,13 +45,13 @@ def test_what_is_missing_is_compiled_and_reported(tmp_path, monkeypatch: pytest.
 
 
 def test_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(warm, "missing", lambda _configs: ["no such kernel", "nor this"])
+    monkeypatch.setattr(precompile, "missing", lambda _configs: ["no such kernel", "nor this"])
     with pytest.warns(RuntimeWarning, match="compiling ahead failed for 2 of 2 kernels: they are compiled when needed"):
-        assert warm.warm([SMALL], lambda *_: None) == 0
+        assert precompile.precompile([SMALL], lambda *_: None) == 0
     assert "Traceback" in capfd.readouterr().err
 
 
 def test_nothing_is_started_where_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "missing", lambda _configs: [])
-    monkeypatch.setattr(warm.subprocess, "Popen", None)
-    assert warm.warm([SMALL], lambda *_: None) == 0
+    monkeypatch.setattr(precompile, "missing", lambda _configs: [])
+    monkeypatch.setattr(precompile.subprocess, "Popen", None)
+    assert precompile.precompile([SMALL], lambda *_: None) == 0

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.conv import winograd, winograd_tiles
+from kernels.conv.cpu.winograd import plan as planning
+from kernels.conv.cpu.winograd import tiles
 from kernels.core.geometry import Window
 
-row_of_tiles = winograd_tiles.row_of_tiles.py_func
+row_of_tiles = tiles.row_of_tiles.py_func
 
 
 def noted_runs(*arguments) -> tuple[list[tuple[int, int]], int]:
@@ -23,9 +24,9 @@ def noted_runs(*arguments) -> tuple[list[tuple[int, int]], int]:
         return at + (length + 15) // 16
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd_tiles, "note", note)
-        patch.setattr(winograd_tiles, "row_of_tiles", row_of_tiles)
-        return runs, winograd_tiles.note_tiles.py_func(None, 0, None, *arguments)
+        patch.setattr(tiles, "note", note)
+        patch.setattr(tiles, "row_of_tiles", row_of_tiles)
+        return runs, tiles.note_tiles.py_func(None, 0, None, *arguments)
 
 
 def pixels_of_tiles(
@@ -63,10 +64,10 @@ def test_tiles_are_noted_once_and_wholly(layer, block: int) -> None:
     if min(window.output_size(size)) < 1:
         return
     channels, side = 5, form[0] + form[1] - 1
-    plan = winograd.plan_of(form, images, size, channels, channels, window)
+    plan = planning.plan_of(form, images, size, channels, channels, window)
     t, tiles = plan.geometry, plan.units * plan.tiling.columns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "worth_noting", lambda floats, lines: True)
+        patch.setattr(planning, "worth_noting", lambda floats, lines: True)
         bounds = [plan.lines(block, (size, channels, side)), plan.lines(block, (plan.tiling[2:4], channels, form[0]))]
     reads, writes = (size, int(t[8]), int(t[9]), side), (plan.tiling[2:4], 0, 0, form[0])
     for bound, (map_, above, before, extent) in zip(bounds, (reads, writes), strict=True):

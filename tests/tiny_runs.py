@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from engine import train
-from engine.command import run_command
-from engine.reporting import WALL_CLOCK, read_rows
-from engine.training import Run
+from engine.cli import run_command
+from engine.training.reporting import WALL_CLOCK, read_rows
+from engine.training.trainer import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 # dropout and batch norm are in it

@@ -6,9 +6,9 @@ the spot.
     python tests/walls.py end --random 20       the random shapes of the fast kernels' tests, 20 times as many as usual
     and drawn anew
 
-Walls stand at an operator's arguments, at arrays from kernels/core/memory.py, at whatever else a launch is given, and
-at the scratch memory that it asked for. A wall is a page without rights; arrays that end at one start at any address
-that suits their numbers.
+Walls stand at an operator's arguments, at arrays from kernels/core/cpu/buffer_pool.py, at whatever else a launch is
+given, and at the scratch memory that it asked for. A wall is a page without rights; arrays that end at one start at any
+address that suits their numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core import memory, threads
+from kernels.core.cpu import buffer_pool, thread_pool
 from kernels.core.dispatch import Operator
 
 SIDES = ("end", "start")
@@ -42,7 +42,7 @@ class _Pages(mmap.mmap):
 
     def build(self, offset: int) -> None:
         """Take the rights from the page at `offset`."""
-        self.wall = threads.address_of(np.frombuffer(self, np.uint8)) + offset
+        self.wall = thread_pool.address_of(np.frombuffer(self, np.uint8)) + offset
         if _LIBC.mprotect(ctypes.c_void_p(self.wall), ctypes.c_size_t(_PAGE), 0):
             raise OSError(ctypes.get_errno(), "mprotect")
 
@@ -59,7 +59,7 @@ def empty(side: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndar
 
 
 def _span(array: np.ndarray) -> tuple[int, int, np.dtype]:
-    return threads.address_of(array), array.nbytes, array.dtype
+    return thread_pool.address_of(array), array.nbytes, array.dtype
 
 
 def stands(side: str, array: np.ndarray) -> bool:
@@ -95,7 +95,7 @@ def _returned(given: Any, there: Any) -> None:
         given[...] = there
 
 
-class Pool(memory.Pool):
+class Pool(buffer_pool.Pool):
     """A pool whose every array stands at a wall."""
 
     def __init__(self, side: str) -> None:
@@ -128,13 +128,13 @@ def _launcher(side: str) -> Callable[..., Any]:
     """threads.launcher whose launches get copies at walls of whatever does not stand at one: parts of an array, sums
     from np.empty.
     """
-    real = threads.launcher
+    real = thread_pool.launcher
 
     def launcher(kernel: Any) -> Any:
         launch = real(kernel)
 
         def walled(*given: Any) -> int:
-            if threads.recorder.tell is not None:  # it keeps the addresses
+            if thread_pool.recorder.tell is not None:  # it keeps the addresses
                 return launch(*given)
             arrays = {_span(a): a for a in given if isinstance(a, np.ndarray) and a.size}
             free = {
@@ -152,10 +152,10 @@ def _launcher(side: str) -> Callable[..., Any]:
     return launcher
 
 
-def _reserve(side: str) -> Callable[..., threads.Scratch]:
+def _reserve(side: str) -> Callable[..., thread_pool.Scratch]:
     """_Team.reserve that gives every member just what a launch asked for, at a wall of its own and full of NaN."""
 
-    def reserve(self: Any, floats: int) -> threads.Scratch:
+    def reserve(self: Any, floats: int) -> thread_pool.Scratch:
         room = -(-max(4 * floats, 1) // _PAGE) * _PAGE
         stride = room + _PAGE
         pages = _Pages(-1, self.size * stride)
@@ -164,7 +164,9 @@ def _reserve(side: str) -> Callable[..., threads.Scratch]:
         first = room - 4 * floats if side == "end" else _PAGE
         array = np.ndarray((self.size, floats), np.float32, pages, first, (stride, 4))
         array[...] = np.nan
-        self.scratch = threads.Scratch(array, threads.address_of(array), stride, -1)  # the next launch asks again
+        self.scratch = thread_pool.Scratch(
+            array, thread_pool.address_of(array), stride, -1
+        )  # the next launch asks again
         return self.scratch
 
     return reserve
@@ -177,9 +179,9 @@ def build(side: str) -> None:
     if side not in SIDES:
         raise ValueError(f"walls: got {side!r}, expected one of {', '.join(SIDES)}")
     Operator.call = _call(side)  # type: ignore[method-assign]
-    memory._Current.pool = Pool(side)
-    threads.launcher = _launcher(side)
-    threads._Team.reserve = _reserve(side)  # type: ignore[method-assign]
+    buffer_pool._Current.pool = Pool(side)
+    thread_pool.launcher = _launcher(side)
+    thread_pool._Team.reserve = _reserve(side)  # type: ignore[method-assign]
     faulthandler.enable()
 
 

@@ -83,7 +83,7 @@ def read_labels(file: Path, classes: Classes) -> np.ndarray:
 
 def decoded(tasks: Sequence[Task], classes: Classes) -> Iterator[Decoded]:
     """All pairs, in order."""
-    from kernels.core.cores import usable_cores
+    from kernels.core.cpu.cores import usable_cores
 
     workers = min(usable_cores(), _MOST_WORKERS, len(tasks))
     if workers < 2 or sum(task.size[0] * task.size[1] for task in tasks) < _MANY:

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 
 from engine.data.tiles import DataError
-from kernels.core.cores import available_memory
+from kernels.core.cpu.cores import available_memory
 
 Size = tuple[int, int]
 

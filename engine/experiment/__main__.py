@@ -12,12 +12,12 @@ from typing import Annotated
 
 import tyro
 
-from engine.command import UsageError, make_folder, parsed, run_command
+from engine.cli import UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
 from engine.experiment.runs import Run, RunError, Trainings, conflict, keep, logged, measure, runs_of, take
 from engine.experiment.table import write_results
-from engine.progress import clock
-from kernels.core.cores import usable_cores
+from engine.training.progress import clock
+from kernels.core.cpu.cores import usable_cores
 
 MOST_JOBS, MOST_FOLDS = 256, 100
 

@@ -33,7 +33,7 @@ import numpy as np
 from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
-from engine.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
+from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
 
 _CHECKPOINTS = ("best", "last")
 _AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
@@ -229,7 +229,7 @@ def measure(run: Run) -> None:
     """Write validation.npz: what the best and the last weights predict on every validation tile, and the tiles' source
     images.
     """
-    from engine.checkpoint import load_checkpoint
+    from engine.training.checkpoint import load_checkpoint
 
     val = _validation(_of_data(run.config))
     arrays: dict[str, np.ndarray] = {"groups": _unique_groups(val.sources), "revision": np.array(revision())}
@@ -259,7 +259,7 @@ def outcome(run: Run, checkpoint: str = "best") -> Outcome:
     """The measured outcome of a finished run, measuring it first where that has not been done,
     or not everything of it.
     """
-    from engine.checkpoint import form_from_dict
+    from engine.training.checkpoint import form_from_dict
 
     path = run.folder / _MEASURED
     if not path.is_file() or not _is_whole(path):
@@ -284,7 +284,7 @@ def _is_whole(path: Path) -> bool:
 
 @lru_cache(maxsize=2)
 def _validation(config: Config) -> Any:
-    from engine.preparation import prepare
+    from engine.data.preparation import prepare
 
     return prepare(config).val
 

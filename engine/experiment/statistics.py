@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data import Classes
-from engine.metrics import Scores, scores
+from engine.training.metrics import Scores, scores
 
 DRAWS = 2000
 
@@ -25,7 +25,7 @@ class Outcome:
     """A measured run. confusion: int64 (N, C, C), one matrix per validation tile.  groups: str (N,), the tiles' source
     images.
 
-    classes, absent: as `engine.metrics.scores` takes them.   revision: of the software that trained it.
+    classes, absent: as `engine.training.metrics.scores` takes them.   revision: of the software that trained it.
     """
 
     seed: int

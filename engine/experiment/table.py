@@ -10,7 +10,7 @@ from typing import Any
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.runs import Run, outcome
 from engine.experiment.statistics import Difference, Outcome, Summary, difference, summarise
-from engine.pictures import pyplot
+from engine.training.plots import pyplot
 
 Measured = dict[Cell, tuple[Summary, Difference | None]]
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from autograd import Function, Tensor, enable_grad
 from autograd.binding import bound
-from engine.catalogue.entry import Built
-from engine.command import UsageError
+from engine.cli import UsageError
+from engine.gradcheck.catalogue.entry import Built
 from kernels.core.dispatch import registry
 
 Change = Callable[[list[np.ndarray]], None]

@@ -11,8 +11,8 @@ from typing import Any
 
 from autograd import GradReport, gradcheck
 from autograd.gradcheck import FAIL, INCONCLUSIVE, KINK, PASS
-from engine.catalogue import Built, Entry
 from engine.gradcheck.bugs import Bug
+from engine.gradcheck.catalogue import Built, Entry
 from engine.gradcheck.fast import compare
 from kernels.core.dispatch import use_kernels
 

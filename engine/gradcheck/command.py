@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from engine.command import UsageError, parsed, run_command, use_threads
+from engine.cli import UsageError, parsed, run_command, use_threads
 from engine.gradcheck.settings import split_arguments
 
 if TYPE_CHECKING:
-    from engine.catalogue import Entry
+    from engine.gradcheck.catalogue import Entry
     from engine.gradcheck.checks import Plan, Result
 
 STYLES = {"PASS": "green", "KINK": "cyan", "INCONCLUSIVE": "yellow", "FAIL": "bold red"}
@@ -95,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _list() -> int:
-    from engine.catalogue import catalogue
+    from engine.gradcheck.catalogue import catalogue
 
     for entry in catalogue().values():
         print(f"{entry.kind:<9} {entry.name:<34} {', '.join(entry.settings())}")
@@ -104,8 +104,8 @@ def _list() -> int:
 
 def _plan(arguments: Arguments, settings: dict[str, Any]) -> tuple[list[Entry], dict[str, Any], Plan]:
     """What to check and how; UsageError for what does not fit together."""
-    from engine.catalogue import KINDS, catalogue, find
     from engine.gradcheck.bugs import find_bug
+    from engine.gradcheck.catalogue import KINDS, catalogue, find
     from engine.gradcheck.checks import Plan
     from kernels.core import device
 

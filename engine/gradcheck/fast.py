@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from autograd import Tensor
-from engine.catalogue import Built
-from kernels.conv import choice
+from engine.gradcheck.catalogue import Built
+from kernels.conv.cpu import algorithm
 from kernels.core.device import to_numpy
 from kernels.core.dispatch import kernel_log, use_kernels
 
@@ -61,7 +61,7 @@ def compare(built: Built, dtype: str, device: str) -> Comparison:
     winograd = (
         WINOGRAD
         * sum(entry.operator in CONVOLUTIONS for entry in fast_calls)
-        * (choice.mode() not in ("exact", "direct"))
+        * (algorithm.mode() not in ("exact", "direct"))
     )
     worst, notes = (-1.0, 0.0, 0.0), []
     for name, a, b, c in ((n, fast[n], naive[n], exact[n]) for n in exact):

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.command import UsageError
+from engine.cli import UsageError
 
 WORDS = {"true": True, "false": False, "none": None}
 TUPLES = ("shape", "other_shape", "sizes")

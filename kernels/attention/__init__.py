@@ -6,8 +6,8 @@ from kernels.core.dispatch import operator
 _QKV = "q (N, A, T, D); k (N, A, S, D); v (N, A, S, E); mask? bool float < (N, A, T, S)"
 _CHANNEL = "x (N, L, C); wq (C); wv (C, I); bv (I); wz (I, C); bz (C); gain (C); offset (C)"
 _SPATIAL = "x (N, L, C); wq (C, I); bq (I); wv (C, I); bv (I)"
-_HEADS = {"cpu": "kernels.attention.flash", "cuda": "kernels.attention.cuda"}
-_POLARIZED = {"cpu": "kernels.attention.cpu", "cuda": "kernels.attention.polarized"}
+_HEADS = {"cpu": "kernels.attention.cpu.flash", "cuda": "kernels.attention.cuda.dot_product"}
+_POLARIZED = {"cpu": "kernels.attention.cpu.polarized", "cuda": "kernels.attention.cuda.polarized"}
 
 attention_forward = operator(reference.attention_forward, _QKV, **_HEADS)
 attention_backward = operator(

@@ -5,7 +5,7 @@
 // again, from the caches and in the same order, which is cheaper than a launch of its own, and only where contrast changes.
 //
 // Versions: augment_plain: a thread per tile does everything, as the definition reads.   augment: a thread per pixel.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 

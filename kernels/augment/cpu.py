@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.thread_pool import parallel
+from kernels.core.cpu.vector_ops import over_run
 from kernels.core.labels import check_held
-from kernels.core.runs import over_run
-from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import parallel
 
 
 class _Axis:
@@ -144,7 +144,7 @@ def augment_batch(
         return NotImplemented
     if outside is not None:
         check_held("augment_batch", "outside", outside, masks.dtype)
-    out, labels = memory.empty(images.shape, np.float32), memory.empty(masks.shape, np.uint8)
+    out, labels = buffer_pool.empty(images.shape, np.float32), buffer_pool.empty(masks.shape, np.uint8)
     flat = np.ascontiguousarray(images).reshape(-1), np.ascontiguousarray(masks).reshape(-1)
     maps = np.ascontiguousarray(matrices, np.float64).reshape(-1)
     settings = (np.ascontiguousarray(v, np.float32) for v in (contrast, brightness, gamma))

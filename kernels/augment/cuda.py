@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, module_of
 from kernels.core.labels import check_held
-from kernels.core.module import Launch, Module, blocks
 
 MODULE = Module("augment/augment.cu", ("augment_plain<float>", "augment<float>", "augment<double>"))
 THREADS, STRIPS = 256, 8  # STRIPS: at most so many blocks share a tile, since each of them sums it up for the mean

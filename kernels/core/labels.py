@@ -5,8 +5,8 @@ A value that names no class is an error, never a wrong count and never silently 
 `check_labels` raises at once; kernels that read the labels anyway count the wrong ones in that pass, and raise
 afterwards.
 
-CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/labels.cuh), and
-the error is raised by the next copy from the device to the host that this package makes: `Tensor.numpy`, `item`,
+CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/cuda/labels.cuh),
+and the error is raised by the next copy from the device to the host that this package makes: `Tensor.numpy`, `item`,
 `float`, the losses that a training step fetches. Whoever copies a CuPy array by its own `get` is not told.
 """
 

@@ -2,14 +2,15 @@
 
 It decides the type to which both operands of a product of float32 arrays are rounded on their way into the multipliers;
 arrays stay float32, sums are float32 always. Arrays of 16-bit numbers are multiplied as they are under every policy
-(kernels/conv/cuda_tensor.py).
+(kernels/conv/cuda/tensor_core.py).
 
     name      bits of the fraction   largest number   unit
     float32   23                     3.4e38           ordinary cores, nothing is rounded
     tf32      10 (cut off)           3.4e38           tensor cores; operands need no conversion, the low 13 bits are not
     looked at
     bf16       7                     3.4e38           tensor cores
-    float16   10                     65504            tensor cores; gradients need loss scaling (engine/scaling.py)
+    float16   10                     65504            tensor cores; gradients need loss scaling
+    (engine/training/loss_scaling.py)
 
 The CPU ignores the policy: it computes in float32. AREOGRAD_PRECISION is where a thread starts from; `use_precision`
     changes it for a block.

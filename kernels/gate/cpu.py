@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import over_run
-from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import flat, parallel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.thread_pool import flat, parallel
+from kernels.core.cpu.vector_ops import over_run
 
 _BLOCK = 512  # pixels
 
@@ -130,7 +130,7 @@ def _served(*arrays: np.ndarray) -> bool:
 def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
     if not _served(x, other, z):
         return NotImplemented
-    y, channels, single = memory.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
+    y, channels, single = buffer_pool.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
     pixels = x.size // channels
     parallel(
         _forward_kernel(blends, single), -(-pixels // _BLOCK), *flat(x, other, z, y), pixels, channels, scratch=_BLOCK
@@ -142,8 +142,8 @@ def _backward(dy: np.ndarray, x: np.ndarray, other: np.ndarray, z: np.ndarray, b
     if not _served(dy, x, other, z):
         return NotImplemented
     channels, single = x.shape[-1], z.shape[-1] == 1
-    pixels, (dx, dz) = x.size // channels, (memory.empty(a.shape, np.float32) for a in (x, z))
-    dother = memory.empty(x.shape, np.float32) if blends else dx
+    pixels, (dx, dz) = x.size // channels, (buffer_pool.empty(a.shape, np.float32) for a in (x, z))
+    dother = buffer_pool.empty(x.shape, np.float32) if blends else dx
     kernel = _backward_kernel(blends, single)
     parallel(kernel, -(-pixels // _BLOCK), *flat(dy, x, other, z, dx, dother, dz), pixels, channels, scratch=2 * _BLOCK)
     return (dx, dother, dz) if blends else (dx, dz)

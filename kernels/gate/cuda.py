@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernels.core.cuda_arrays import group_of, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.arrays import group_of, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, array_module
-from kernels.core.module import Launch, Module, blocks
 
 THREADS = 256
 MODULE = Module("gate/gate.cu", variants("blend_forward", "blend_backward"))

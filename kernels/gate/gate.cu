@@ -5,7 +5,7 @@
 //
 // z has one channel (`single`) or as many as x. Instances <float, 1> and <double, 1> are the plain ones; <float, 4> moves 16 bytes per access.
 // Forward: a thread per pack of V channels. Backward: a group of lanes per pixel, which adds up dz by shuffles in a fixed order.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 template <class T, int V> struct Gates { T s[V]; };
 

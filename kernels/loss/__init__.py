@@ -12,6 +12,10 @@ _SHAPES = (
     "where distances is not None or not spec.reads_distances"
 )
 
-loss_forward = operator(reference.loss_forward, _SHAPES, cpu="kernels.loss.cpu", cuda="kernels.loss.cuda")
-loss_backward = operator(reference.loss_backward, f"{_SHAPES}; dy ()", cpu="kernels.loss.cpu", cuda="kernels.loss.cuda")
-signed_distances = operator(reference.signed_distances, "labels int (*S, H, W)", cpu="kernels.loss.distances")
+loss_forward = operator(
+    reference.loss_forward, _SHAPES, cpu="kernels.loss.cpu.segmentation_loss", cuda="kernels.loss.cuda"
+)
+loss_backward = operator(
+    reference.loss_backward, f"{_SHAPES}; dy ()", cpu="kernels.loss.cpu.segmentation_loss", cuda="kernels.loss.cuda"
+)
+signed_distances = operator(reference.signed_distances, "labels int (*S, H, W)", cpu="kernels.loss.cpu.distance_map")

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, module_of
 from kernels.core.labels import reported
-from kernels.core.module import Launch, Module, blocks
 
 MODULE = Module(
     "metric/metric.cu", ("predicted_labels<float>", "predicted_labels<double>", "confusion_plain", "confusion")

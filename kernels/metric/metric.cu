@@ -5,8 +5,8 @@
 //
 // Versions: confusion_plain: a thread per pixel adds to the counts in memory.   confusion: a block per strip of an image counts in shared memory, each
 //           warp in a copy of its own (neighbouring pixels have equal labels, so that one copy would be a queue), and adds what it has at the end.
-#include "core/device.cuh"
-#include "core/labels.cuh"
+#include "core/cuda/device.cuh"
+#include "core/cuda/labels.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
 

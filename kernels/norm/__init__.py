@@ -6,8 +6,8 @@ from kernels.norm import reference
 
 _BATCH = "x (*S, C); weight (C); bias (C); mean (C); inverse (C)"
 _RUNNING = "running_mean! (C); running_var! (C); mean (C); variance (C)"
-_FAST = {"cpu": "kernels.norm.cpu", "cuda": "kernels.norm.cuda"}
-_LAYER = {"cpu": "kernels.norm.layer_cpu", "cuda": "kernels.norm.cuda"}
+_FAST = {"cpu": "kernels.norm.cpu.batch_norm", "cuda": "kernels.norm.cuda"}
+_LAYER = {"cpu": "kernels.norm.cpu.layer_norm", "cuda": "kernels.norm.cuda"}
 
 sum_pixels = operator(_sum_pixels, "x (*S, C)", **_FAST)
 batch_norm_statistics = operator(reference.batch_norm_statistics, "x (*S, C)", **_FAST)

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import clear, copy_rows, over_run
-from kernels.core.simd import Code, Int, Pointer, program, target
-from kernels.core.threads import parallel
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.target import target
+from kernels.core.cpu.thread_pool import parallel
+from kernels.core.cpu.vector_ops import clear, copy_rows, over_run
 from kernels.optimizer.layout import LINE
 
 _CHUNK = 65_536

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, module_of
-from kernels.core.module import Launch, Module, blocks
 from kernels.optimizer.layout import LINE
 
 MODULE = Module(

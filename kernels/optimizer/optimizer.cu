@@ -7,7 +7,7 @@
 //
 // Versions: adamw_plain, squares_plain: a number per thread.   adamw, squares: 16 bytes per lane and array.
 // The clip factor is read from device memory: the host never waits for the norm.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP, LINE = 16;  // LINE as in kernels/optimizer/reference.py
 

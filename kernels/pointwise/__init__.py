@@ -3,11 +3,13 @@
 from kernels.core.dispatch import operator
 from kernels.pointwise import reference
 
-_FAST = {"cpu": "kernels.pointwise.cpu", "cuda": "kernels.pointwise.cuda"}
-_SOFTMAX = {**_FAST, "cpu": "kernels.pointwise.softmax"}
+_FAST = {"cpu": "kernels.pointwise.cpu.activations", "cuda": "kernels.pointwise.cuda"}
+_SOFTMAX = {**_FAST, "cpu": "kernels.pointwise.cpu.softmax"}
 
 relu_forward = operator(reference.relu_forward, "x any (*S)", **_FAST)
-add_relu_forward = operator(reference.add_relu_forward, "x any (*S); other any (*S)", cpu="kernels.pointwise.cpu")
+add_relu_forward = operator(
+    reference.add_relu_forward, "x any (*S); other any (*S)", cpu="kernels.pointwise.cpu.activations"
+)
 relu_backward = operator(reference.relu_backward, "dy any (*S); y any (*S)", **_FAST)
 leaky_relu_forward = operator(reference.leaky_relu_forward, "x any (*S)", cuda="kernels.pointwise.cuda")
 leaky_relu_backward = operator(reference.leaky_relu_backward, "dy any (*S); x any (*S)", cuda="kernels.pointwise.cuda")
@@ -27,4 +29,4 @@ log_softmax_forward = operator(reference.log_softmax_forward, "x any (*S); where
 log_softmax_backward = operator(
     reference.log_softmax_backward, "dy any (*S); y any (*S); where -len(S) <= axis < len(S)", **_SOFTMAX
 )
-dropout_forward = operator(reference.dropout_forward, "x any (*S)", **{**_FAST, "cpu": "kernels.pointwise.dropout"})
+dropout_forward = operator(reference.dropout_forward, "x any (*S)", **{**_FAST, "cpu": "kernels.pointwise.cpu.dropout"})

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core.cuda_arrays import ALIGNMENT, group_of, ready, type_of
+from kernels.core.cuda.arrays import ALIGNMENT, group_of, ready, type_of
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, array_module
-from kernels.core.module import Launch, Module, blocks
 
 THREADS = 256
 ACTIVATIONS = {

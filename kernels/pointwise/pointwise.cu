@@ -6,7 +6,7 @@
 //
 // All are bound by memory; the formulas are those of kernels/pointwise/reference.py. Versions: activation_plain, a thread per value; the others move
 // 16 bytes per access, and the last thread does what is left value by value.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 // One struct per activation: y = forward(x, slope), dx = backward(dy, a, slope), where a is what reference.py says: the input x or the output y.
 struct Relu {

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.thread_pool import contiguous, parallel
+from kernels.core.cpu.vector_ops import clear, over_run
 from kernels.core.geometry import Pair, Window
-from kernels.core.runs import clear, over_run
-from kernels.core.simd import Code, Int, Pointer, Vec, program
-from kernels.core.threads import contiguous, parallel
 
 _CHUNK = 32_768  # output values per chunk, about
 _UNROLLED = 9  # taps of the largest window that is unrolled
@@ -149,7 +149,7 @@ def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> An
     x = contiguous(x)
     n, h, w, c = x.shape
     p, q = window.output_size((h, w))
-    y, offset = memory.empty((n, p, q, c), np.float32), memory.empty((n, p, q, c if places else 0), np.uint8)
+    y, offset = buffer_pool.empty((n, p, q, c), np.float32), buffer_pool.empty((n, p, q, c if places else 0), np.uint8)
     per = max(1, _CHUNK // (q * c))
     geometry = _geometry(n, (h, w), c, window)
     parallel(
@@ -280,7 +280,7 @@ def max_pool2d_backward(
     dy, offset = contiguous(dy), contiguous(offset)
     n, p, q, c = dy.shape
     r, s = window.kernel
-    dx = memory.empty((n, *size, c), np.float32) if into is None else into
+    dx = buffer_pool.empty((n, *size, c), np.float32) if into is None else into
     geometry = _geometry(n, size, c, window)
     flat = dy.reshape(-1), offset.reshape(-1), dx.reshape(-1), geometry
     if window == Window((r, s), (r, s)) and (p * r, q * s) == size and r * s <= _UNROLLED:

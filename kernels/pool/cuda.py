@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core.cuda_arrays import MOST, is_ready, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.arrays import MOST, is_ready, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
-from kernels.core.module import Launch, Module, blocks
 
 UNROLLED = ((2, 2), (3, 3))  # windows with a forward kernel of their own
 GRID = 65_535  # parts of a line at most

@@ -7,7 +7,7 @@
 // Versions. max_pool2d_forward<.., 0, 0> takes R and S at run time (the plain one); with R, S given the taps are unrolled and their loads are in
 // flight together. max_pool2d_gather serves every window; max_pool2d_spread reads dy and the bytes once instead of R S times.
 // A thread has V channels of one pixel; blockIdx.x is a line of pixels (N P or N H), blockIdx.y a part of the line.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 struct Geometry {
   int h, w, channels, p, q, r, s, stride_h, stride_w, dilation_h, dilation_w, top, left;

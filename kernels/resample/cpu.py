@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import clear, over_run
-from kernels.core.simd import Code, Int, Pointer, program
-from kernels.core.threads import contiguous, parallel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.thread_pool import contiguous, parallel
+from kernels.core.cpu.vector_ops import clear, over_run
 
 _CHUNK = 16_384  # output floats per chunk, about
 
@@ -63,7 +63,7 @@ def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
     n, h, w, c = x.shape
     a, b = np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
     p, q = len(a), len(b)
-    y = memory.empty((n, p, q, c), np.float32)
+    y = buffer_pool.empty((n, p, q, c), np.float32)
     per = max(1, _CHUNK // (q * c))
     parallel(_kernel(), -(-n * p // per), x.reshape(-1), a.reshape(-1), b.reshape(-1), y.reshape(-1), n * p, h, w, c, p,
              q, per, scratch=w * c)  # fmt: skip

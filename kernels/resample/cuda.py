@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.core.cuda_arrays import MOST, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.arrays import MOST, ready, type_of, variant, variants, width_of
+from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, array_module
-from kernels.core.module import Launch, Module, blocks
 
 THREADS = 256
 PLANE = 16  # products of weights per output up to which both matrices are applied at once

@@ -7,7 +7,7 @@
 //
 // Versions: resample_axis twice is the plain one and the right one for wide bands (means over rows); resample_plane is the fast one for interpolation.
 // A thread makes one pack of V channels; the sum's order is that of the matrix. Every output is gathered: no atomics in the gradients either.
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 template <class T, int V>
 __global__ void resample_axis(

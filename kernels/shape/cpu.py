@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kernels.core import memory
-from kernels.core.compile import Kernel, cpu_kernel
-from kernels.core.runs import add, copy, copy_rows
-from kernels.core.threads import flat, parallel
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.thread_pool import flat, parallel
+from kernels.core.cpu.vector_ops import add, copy, copy_rows
 
 _SMALL = 16_384  # floats; below, NumPy is as fast
 _CHUNK = 65_536
@@ -100,7 +100,7 @@ def concat_channels(xs: Sequence[np.ndarray]) -> Any:
     """As kernels.shape.reference.concat_channels, for up to _MOST maps, which may be broadcast."""
     if len(xs) > _MOST or not _large(xs) or any(x.shape[:-1] != xs[0].shape[:-1] for x in xs):
         return NotImplemented
-    y = memory.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), np.float32)
+    y = buffer_pool.empty((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), np.float32)
     return y if _move(xs, y, True) else NotImplemented
 
 
@@ -108,7 +108,7 @@ def split_channels(dy: np.ndarray, sizes: Sequence[int]) -> Any:
     """As kernels.shape.reference.split_channels, as contiguous copies; dy may be broadcast."""
     if len(sizes) > _MOST or not _large([dy]):
         return NotImplemented
-    out = [memory.empty((*dy.shape[:-1], size), np.float32) for size in sizes]
+    out = [buffer_pool.empty((*dy.shape[:-1], size), np.float32) for size in sizes]
     return out if _move(out, dy, False) else NotImplemented
 
 
@@ -151,6 +151,6 @@ def added(a: np.ndarray, b: np.ndarray) -> Any:
     """As kernels.shape.reference.added."""
     if a.shape != b.shape or not _large([a, b]):
         return NotImplemented
-    y = memory.empty(a.shape, np.float32)
+    y = buffer_pool.empty(a.shape, np.float32)
     parallel(_sum_kernel(), -(-a.size // _CHUNK), *flat(a, b, y), a.size)
     return y

@@ -3,7 +3,7 @@
 //   move_channels    4 bytes read, 4 written per float, no arithmetic. One launch for all maps: a thread per unit of the wide map, so the wide side is
 //                    one stream, and each narrow map is read (or written) in runs. A unit is 16 bytes where sizes and addresses allow, else 8 or 4.
 //   accumulate       8 read, 4 written, 1 FLOP
-#include "core/device.cuh"
+#include "core/cuda/device.cuh"
 
 constexpr int MOST_MAPS = 8;
 

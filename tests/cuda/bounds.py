@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from kernels.core import module
+from kernels.core.cuda import module
 from kernels.core.device import to_numpy
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # some tests go over the cases of the CPU's

@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the emulator's host threads, sh
     )
 
 from bench import emulation  # noqa: E402
-from kernels.core.module import launch_log  # noqa: E402
+from kernels.core.cuda.module import launch_log  # noqa: E402
 
 WHERE = emulation.start()
 EMULATOR = emulation.emulator()

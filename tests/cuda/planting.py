@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import EMULATOR
 
-from kernels.core import module
-from kernels.core.module import Module
+from kernels.core.cuda import module
+from kernels.core.cuda.module import Module
 
 MODES = ("fast", "check", "trace")
 

@@ -10,9 +10,10 @@ import pytest
 from attention_masks import MASKS, masks
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
-from kernels.attention import attention_backward, attention_forward, cuda, reference
+from kernels.attention import attention_backward, attention_forward, reference
+from kernels.attention.cuda import dot_product
+from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
-from kernels.core.module import launch_log
 
 # (N, heads), (T, K), (d, e)
 SHAPES = [
@@ -100,13 +101,13 @@ def test_views_same_bits_and_what_is_not_served() -> None:
 
 
 def test_launch_geometry() -> None:
-    assert cuda.flash_launch("attention_rows", 64, 6, 65) == cuda.Launch(
+    assert dot_product.flash_launch("attention_rows", 64, 6, 65) == dot_product.Launch(
         "attention_rows<float, 64, 64, 64>", (2, 6), (256,), 55296
     )
-    for width in cuda.TILES:
+    for width in dot_product.TILES:
         for step in ("attention_rows", "attention_keys", "attention_queries"):
-            assert cuda.flash_launch(step, width, 1, 1).shared <= (64 if width < 128 else 72) * 1024
-    assert cuda.plain_launch("attention_keys", "double", 2, 9, 10) == cuda.Launch(
+            assert dot_product.flash_launch(step, width, 1, 1).shared <= (64 if width < 128 else 72) * 1024
+    assert dot_product.plain_launch("attention_keys", "double", 2, 9, 10) == dot_product.Launch(
         "attention_keys_plain<double>", (9, 2), (128,), 160
     )
 
@@ -141,7 +142,7 @@ def _plain() -> None:
     check((1, 1), (5, 7), (4, 6), "float64")
 
 
-FLASH, PLAIN = cuda.FLASH[32], cuda.PLAIN["double"]
+FLASH, PLAIN = dot_product.FLASH[32], dot_product.PLAIN["double"]
 MUTANTS = [
     Mutant(
         "v is loaded over k before k is read", FLASH, "    __syncthreads();  // k has been read\n", "", ("trace",), _odd

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
-from engine.augmentation import Augmentation
-from engine.mixing import CopyPaste, Mixing, Patch
+from engine.training.augmentation import Augmentation
+from engine.training.mixing import CopyPaste, Mixing, Patch
 from kernels.augment import augment_batch, cuda, reference
+from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
-from kernels.core.module import launch_log
 
 SHAPES = [(1, 1, 1), (2, 1, 7), (3, 13, 1), (2, 17, 19), (1, 40, 65)]
 WILD = Augmentation(affine=1, photometric=0.7, rotate=170, scale=3, shift=1.5)

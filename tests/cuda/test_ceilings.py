@@ -11,7 +11,7 @@ from conftest import WHERE
 
 from bench import counters, resources
 
-resources.load_families()
+resources.launchers()
 pytestmark = pytest.mark.skipif(not WHERE.emulated, reason="the emulator counts; on a GPU use a profiler")
 SLACK = 1.001  # figures are rounded to three digits
 

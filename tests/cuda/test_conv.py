@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from kernels import conv as kernels
-from kernels.conv import cuda, cuda_direct, cuda_plain, cuda_special, reference
-from kernels.core import module as modules
+from kernels.conv import cuda, reference
+from kernels.conv.cuda import depthwise, implicit_gemm, naive, single_channel
+from kernels.core.cuda import module as modules
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 
@@ -224,10 +225,10 @@ def test_transposed(
             module.conv_transpose2d_backward_filter(f(x), f(dy), window, groups),
         ]
 
-    for name, fast, naive, truth in zip(
+    for name, fast, plain, truth in zip(
         ("y", "dx", "dw"), run(cuda, device), run(reference, np.copy), run(reference, exact), strict=True
     ):
-        agree(fast, naive, truth, name)
+        agree(fast, plain, truth, name)
     if (kernel, padding, groups) == (2, 0, 1):  # the filter lies as it is walked: one launch, nothing arranged
         assert served[0].kernel.startswith("convolve")
         assert served[0].grid[2] % 4 == 0
@@ -253,10 +254,10 @@ def test_a_request_for_tf32_does_not_reach_exact_products(monkeypatch: pytest.Mo
     ]
 
 
-@pytest.mark.parametrize("tile", cuda_direct.FORWARD_TILES[4], ids=str)
+@pytest.mark.parametrize("tile", implicit_gemm.FORWARD_TILES[4], ids=str)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_every_forward_tile(tile: Any, splits: int, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
-    monkeypatch.setattr(cuda_direct, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(implicit_gemm, "choose", lambda *_: (tile, splits))
     layer = Layer(2, 9, 9, (12,), 132, padding=1)
     x, w, b, dy = layer.arrays()
     y, dx = (
@@ -273,11 +274,11 @@ def test_every_forward_tile(tile: Any, splits: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("step", "tile"), [(s, t) for s, tiles in cuda_direct.FILTER_TILES.items() for t in tiles], ids=str
+    ("step", "tile"), [(s, t) for s, tiles in implicit_gemm.FILTER_TILES.items() for t in tiles], ids=str
 )
 @pytest.mark.parametrize("splits", [1, 3])
 def test_every_filter_tile(step: int, tile: Any, splits: int, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
-    monkeypatch.setattr(cuda_direct, "choose", lambda *_: (tile, splits))
+    monkeypatch.setattr(implicit_gemm, "choose", lambda *_: (tile, splits))
     layer = Layer(2, 9, 10, (16,), 132, padding=1) if step == 4 else Layer(2, 9, 10, (9, 6), 131, padding=1)
     x, _, _, dy = layer.arrays()
     fast = cuda.conv2d_backward_filter(device(x), device(dy), layer.window)
@@ -349,9 +350,9 @@ def test_plain_kernels_are_a_second_oracle() -> None:
     layer = LAYERS["wide"]
     x, w, b, dy = (a.astype(F8) for a in layer.arrays())
     dx = cupy.empty_like(device(x))
-    y = cuda_plain.forward([device(x)], device(w), device(b), layer.window, 1)
-    cuda_plain.backward_data(device(dy), device(w), None, layer.window, 1, [dx], 0)
-    dw = cuda_plain.backward_filter([device(x)], device(dy), layer.window, 1)
+    y = naive.forward([device(x)], device(w), device(b), layer.window, 1)
+    naive.backward_data(device(dy), device(w), None, layer.window, 1, [dx], 0)
+    dw = naive.backward_filter([device(x)], device(dy), layer.window, 1)
     for got, want in zip((y, dx, dw), three(layer, reference, x, w, b, dy), strict=True):
         np.testing.assert_allclose(got.get(), want, rtol=0, atol=1e-13 * np.abs(want).max())
 
@@ -359,13 +360,15 @@ def test_plain_kernels_are_a_second_oracle() -> None:
 # ------------------------------------------------------------------------------------------------------------ memory ac
 
 
-@pytest.mark.parametrize("name", ["convolve", "filter_gradient", "stem_forward", "depthwise", "depthwise_filter"])
+@pytest.mark.parametrize(
+    "name", ["convolve", "filter_gradient", "single_channel_forward", "depthwise", "depthwise_filter"]
+)
 def test_ceilings_of_memory_access(name: str, counted: Callable) -> None:
     """On aligned shapes: what the headers of the .cu files promise."""
     layer = {
         "convolve": Layer(2, 16, 16, (32,), 64, padding=1),
         "filter_gradient": Layer(2, 16, 16, (32,), 64, padding=1),
-        "stem_forward": Layer(1, 4, 64, (1,), 32, padding=1),
+        "single_channel_forward": Layer(1, 4, 64, (1,), 32, padding=1),
     }.get(name, Layer(1, 8, 16, (64,), 64, padding=1, groups=64))
     x, w, b, dy = map(device, layer.arrays())
     with counted() as report:
@@ -375,7 +378,7 @@ def test_ceilings_of_memory_access(name: str, counted: Callable) -> None:
     assert found
     for kernel in found:
         lines = [line for line in kernel.lines if line["space"] == "global"]
-        share = 0.9 if name == "stem_forward" else 0.99  # the stem's rows of single floats begin anywhere
+        share = 0.9 if name == "single_channel_forward" else 0.99  # the stem's rows of single floats begin anywhere
         assert sum(line["ideal_sectors"] for line in lines) >= share * sum(line["sectors"] for line in lines), (
             "every sector moved was asked for"
         )
@@ -412,10 +415,10 @@ def data(name: str) -> Callable[[], None]:
         args = ((layer.h, layer.w), layer.window, layer.groups, layer.maps)
         none = (None,) * len(layer.maps)
         fast = cuda.conv2d_backward_data(device(dy), device(w), *args, none)
-        for ours, naive, truth in zip(
+        for ours, plain, truth in zip(
             fast, *(reference.conv2d_backward_data(f(dy), f(w), *args, none) for f in (np.copy, exact)), strict=True
         ):
-            agree(ours, naive, truth, name)
+            agree(ours, plain, truth, name)
 
     return run
 
@@ -438,7 +441,7 @@ ANY = "check trace"
 MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     (
         "missing barrier",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "copies_done();\n      __syncthreads();",
         "copies_done();",
         "trace",
@@ -446,7 +449,7 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "missing wait",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "copies_done();\n      __syncthreads();",
         "__syncthreads();",
         ANY,
@@ -454,7 +457,7 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "same buffer twice",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "patches.copy(a[now ^ 1]",
         "patches.copy(a[now]",
         ANY,
@@ -462,17 +465,24 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "unpredicated edge",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         " && unsigned(w0[i] + dw) < unsigned(p.in_w)",
         "",
         ANY,
         forward("vectors"),
     ),
-    ("bound off by one", cuda_direct.FORWARD, "&& n < k;", "&& n <= k;", ANY, forward("vectors")),
-    ("misaligned vector", cuda_direct.FORWARD, "column / 4) + column % 4", "column / 4) + 1", ANY, forward("vectors")),
+    ("bound off by one", implicit_gemm.FORWARD, "&& n < k;", "&& n <= k;", ANY, forward("vectors")),
+    (
+        "misaligned vector",
+        implicit_gemm.FORWARD,
+        "column / 4) + column % 4",
+        "column / 4) + 1",
+        ANY,
+        forward("vectors"),
+    ),
     (
         "phases exchanged",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "pick(p.rows, phase / p.phase_columns)",
         "pick(p.rows, phase % p.phase_columns)",
         ANY,
@@ -480,7 +490,7 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "steps lost between folds",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "    }\n    fold(totals, sums);",
         "    }",
         ANY,
@@ -488,7 +498,7 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "last split lost",
-        cuda_direct.FORWARD,
+        implicit_gemm.FORWARD,
         "split < p.splits; ++split) sum",
         "split + 1 < p.splits; ++split) sum",
         ANY,
@@ -496,32 +506,32 @@ MUTANTS = [  # name, module, old, new, modes in which it is caught, test
     ),
     (
         "filter: missing barrier",
-        cuda_direct.FILTER,
+        implicit_gemm.FILTER,
         "copies_done();\n    __syncthreads();",
         "copies_done();",
         "trace",
         filters("vectors"),
     ),
-    ("filter: carry lost", cuda_direct.FILTER, "if (p >= v.p) p -= v.p, ++n;", "", ANY, filters("vectors")),
+    ("filter: carry lost", implicit_gemm.FILTER, "if (p >= v.p) p -= v.p, ++n;", "", ANY, filters("vectors")),
     (
         "filter: last pixel",
-        cuda_direct.FILTER,
+        implicit_gemm.FILTER,
         "first + row < end && k < v.k",
         "first + row <= end && k < v.k",
         ANY,
         filters("vectors"),
     ),
-    ("stem: missing barrier", cuda_special.STEM, "__syncthreads();", "", "trace", forward("stem")),
-    ("depthwise: missing barrier", cuda_special.DEPTHWISE, "__syncthreads();", "", "trace", filters("depthwise")),
+    ("stem: missing barrier", single_channel.MODULE, "__syncthreads();", "", "trace", forward("stem")),
+    ("depthwise: missing barrier", depthwise.MODULE, "__syncthreads();", "", "trace", filters("depthwise")),
     (
         "depthwise: bound off by one",
-        cuda_special.DEPTHWISE,
+        depthwise.MODULE,
         "if (first + j >= columns.outs)",
         "if (first + j > columns.outs)",
         ANY,
         forward("depthwise"),
     ),
-    ("plain: stride forgotten", cuda_plain.MODULE, "p * v.sh != a ||", "", ANY, data("stride above four")),
+    ("plain: stride forgotten", naive.MODULE, "p * v.sh != a ||", "", ANY, data("stride above four")),
 ]
 
 

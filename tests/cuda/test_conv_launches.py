@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.conv import cuda_direct, cuda_special
-from kernels.conv.cuda_axes import data_walk, forward_walk
+from kernels.conv.cuda import depthwise, implicit_gemm, single_channel
+from kernels.conv.cuda.geometry import data_walk, forward_walk
 from kernels.core.geometry import Window
 
 
 def test_launches_cover_the_results_and_depend_on_the_shape_alone() -> None:
     for n, size, c, k in ((16, (64, 128), 32, 32), (32, (8, 16), 256, 256), (1, (8, 16), 512, 8), (1, (1, 1), 4, 4)):
         walk = forward_walk(n, size, c, k, Window.of("c", 3, 1, 1))
-        launch, splits = cuda_direct.plan(walk, 4, 108)
-        assert (launch, splits) == cuda_direct.plan(walk, 4, 108)
+        launch, splits = implicit_gemm.plan(walk, 4, 108)
+        assert (launch, splits) == implicit_gemm.plan(walk, 4, 108)
         m, columns = (int(v) for v in launch.kernel.split("<")[1].split(",")[:2])
         assert launch.grid[0] * m >= n * size[0] * size[1] > (launch.grid[0] - 1) * m
         assert launch.grid[1] * columns >= k
         assert launch.grid[2] == splits
-        assert -(-walk.terms // splits) <= cuda_direct.LONGEST
+        assert -(-walk.terms // splits) <= implicit_gemm.LONGEST
     assert (
-        cuda_direct.plan(forward_walk(16, (64, 128), 128, 128, Window.of("c", 3, 1, 1)), 4, 108)[0].kernel
+        implicit_gemm.plan(forward_walk(16, (64, 128), 128, 128, Window.of("c", 3, 1, 1)), 4, 108)[0].kernel
         == "convolve<128, 128, 4, 2, 4>"
     )
-    assert cuda_direct.plan(forward_walk(1, (8, 16), 256, 64, Window.of("c", 3, 1, 1)), 4, 108)[1] > 1, (
+    assert implicit_gemm.plan(forward_walk(1, (8, 16), 256, 64, Window.of("c", 3, 1, 1)), 4, 108)[1] > 1, (
         "a small map is split"
     )
-    launch, splits = cuda_direct.filter_plan(16 * 64 * 128, 9 * 32, 32, 4, 108)
+    launch, splits = implicit_gemm.filter_plan(16 * 64 * 128, 9 * 32, 32, 4, 108)
     assert 108 <= np.prod(launch.grid) <= 16 * 108
-    assert 16 * 64 * 128 / splits <= cuda_direct.LONGEST
+    assert 16 * 64 * 128 / splits <= implicit_gemm.LONGEST
 
 
 def test_phases_of_the_data_gradient_take_every_tap_and_every_pixel_once() -> None:
@@ -53,11 +53,13 @@ def test_phases_of_the_data_gradient_take_every_tap_and_every_pixel_once() -> No
 
 
 def test_depthwise_and_stem_launches() -> None:
-    launch = cuda_special.depthwise_filter_launch(16 * 64 * 128, 40, 25, 108)
+    launch = depthwise.depthwise_filter_launch(16 * 64 * 128, 40, 25, 108)
     assert launch.grid[:2] == (2, 3)
     assert 16 * 64 * 128 / launch.grid[2] <= 4096
     window = Window.of("c", 3, 1, 1)
-    assert cuda_special.stem_launch(16, (64, 128), 32, window).grid == (2, 64, 16)
-    assert not cuda_special.stem_serves(16, (64, 128), 2, 32, window)
-    assert not cuda_special.stem_serves(16, (64, 128), 1, 260, window)
-    assert not cuda_special.stem_serves(16, (64, 128), 1, 256, Window.of("c", 7, 1, 3)), "the filter alone has 50 KB"
+    assert single_channel.single_channel_launch(16, (64, 128), 32, window).grid == (2, 64, 16)
+    assert not single_channel.is_single_channel(16, (64, 128), 2, 32, window)
+    assert not single_channel.is_single_channel(16, (64, 128), 1, 260, window)
+    assert not single_channel.is_single_channel(16, (64, 128), 1, 256, Window.of("c", 7, 1, 3)), (
+        "the filter alone has 50 KB"
+    )

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from test_conv import F4, F8, LAYERS, Layer, assert_caught, compare, device, exact, three
 
-from kernels.conv import choice, cuda_winograd, reference
+from kernels.conv import reference
+from kernels.conv.cpu import algorithm
+from kernels.conv.cuda import winograd
 from kernels.core.geometry import Window
 
 WIDE = Layer(2, 9, 13, (24, 8), 36, padding=1)
@@ -30,14 +32,14 @@ KERNELS = ["transform_filter", "transform_input", "transform_output"]
 @pytest.fixture
 def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """AREOGRAD_CONV=winograd4."""
-    monkeypatch.setattr(choice, "mode", lambda: "winograd4")
+    monkeypatch.setattr(algorithm, "mode", lambda: "winograd4")
 
 
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("into", [False, True], ids=["", "into"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_within_the_stated_bound(name: str, into: bool, served: list) -> None:
-    compare(SHAPES[name], into=into, least=cuda_winograd.BOUND)
+    compare(SHAPES[name], into=into, least=winograd.BOUND)
     forward = [] if name == "one pixel" else KERNELS  # one channel in: the stem's kernel
     assert [launch.kernel for launch in served][-9 if forward else -6 :] == [
         *forward,
@@ -50,7 +52,7 @@ def test_within_the_stated_bound(name: str, into: bool, served: list) -> None:
 
 @pytest.mark.usefixtures("forced")
 def test_bound_at_many_channels(served: list) -> None:
-    compare(Layer(1, 12, 12, (160,), 32, padding=1), least=cuda_winograd.BOUND)
+    compare(Layer(1, 12, 12, (160,), 32, padding=1), least=winograd.BOUND)
     assert len(served) == 9
 
 
@@ -63,7 +65,7 @@ def test_transposed_convolution_of_stride_one(served: list) -> None:
     fast = cuda.conv_transpose2d_forward(device(x), device(w), device(b), (6, 7), window).get()
     truth = reference.conv_transpose2d_forward(exact(x), exact(w), exact(b), (6, 7), window)
     assert [launch.kernel for launch in served] == KERNELS
-    assert np.abs(fast - truth).max() <= cuda_winograd.BOUND * np.abs(truth).max()
+    assert np.abs(fast - truth).max() <= winograd.BOUND * np.abs(truth).max()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_transposed_convolution_of_stride_one(served: list) -> None:
     [("direct", "one map"), ("exact", "one map"), ("winograd2", "one map"), ("auto", "one map"), ("winograd4", "")],
 )
 def test_modes_and_what_they_cannot_serve(mode: str, name: str, monkeypatch: pytest.MonkeyPatch, served: list) -> None:
-    monkeypatch.setattr(choice, "mode", lambda: mode)
+    monkeypatch.setattr(algorithm, "mode", lambda: mode)
     compare(SHAPES[name] if name else LAYERS["strided"])
     assert not any("transform" in launch.kernel for launch in served)
 
@@ -87,8 +89,8 @@ def test_products() -> None:
         a, b = rng.standard_normal((36, m, s)).astype(F4), rng.standard_normal((36, s, n)).astype(F4)
         want = a.astype(F8) @ b.astype(F8)
         got = [
-            cuda_winograd.multiply(cupy.asarray(a), cupy.asarray(b)),
-            cuda_winograd.multiply(cupy.asarray(a.swapaxes(1, 2).copy()), cupy.asarray(b), across=True),
+            winograd.multiply(cupy.asarray(a), cupy.asarray(b)),
+            winograd.multiply(cupy.asarray(a.swapaxes(1, 2).copy()), cupy.asarray(b), across=True),
         ]
         for product in got:
             np.testing.assert_allclose(product.get(), want, rtol=0, atol=1e-5)
@@ -96,8 +98,8 @@ def test_products() -> None:
 
 def test_cost_model_is_pure_and_prefers_winograd_where_channels_are_many() -> None:
     def pays(n: int, out: tuple[int, int], c: int) -> bool:
-        direct, winograd = cuda_winograd.cycles(n, out, c, c, 108)
-        return winograd < direct
+        direct_cycles, winograd_cycles = winograd.cycles(n, out, c, c, 108)
+        return winograd_cycles < direct_cycles
 
     assert [pays(16, out, c) for out, c in (((64, 128), 16), ((64, 128), 32), ((16, 32), 128), ((8, 16), 256))] == [
         False,
@@ -115,7 +117,7 @@ def test_ceilings_of_memory_access(forced: Any, counted: Any) -> None:
     with counted() as report:
         three(layer, cuda, *map(device, layer.arrays()))
     report.assert_clean()
-    for name in cuda_winograd.NAMES:
+    for name in winograd.NAMES:
         kernel = report.kernel(name)
         # of the flipped filter: sectors are shared by the eight rows of a block, not within a request
         if name != "transform_filter":
@@ -125,7 +127,7 @@ def test_ceilings_of_memory_access(forced: Any, counted: Any) -> None:
 
 
 def all_three() -> None:
-    compare(SHAPES["ragged tiles"], least=cuda_winograd.BOUND)
+    compare(SHAPES["ragged tiles"], least=winograd.BOUND)
 
 
 MUTANTS = [  # name, old, new
@@ -141,4 +143,4 @@ MUTANTS = [  # name, old, new
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize(("old", "new"), [m[1:] for m in MUTANTS], ids=[m[0] for m in MUTANTS])
 def test_planted_mistakes_are_caught(old: str, new: str) -> None:
-    assert_caught(cuda_winograd.MODULE, old, new, "check trace", all_three)
+    assert_caught(winograd.MODULE, old, new, "check trace", all_three)

@@ -13,13 +13,13 @@ import pytest
 from bounds import assert_close
 
 from autograd import Tensor
-from engine import training
-from engine.augmentation import Augmentation
 from engine.config import Config
 from engine.data import CLASSES, Tiles
 from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
-from engine.optimizer import AdamW
-from engine.progress import PlainReporter
+from engine.training import trainer
+from engine.training.augmentation import Augmentation
+from engine.training.optimizer import AdamW
+from engine.training.progress import PlainReporter
 from kernels.core import device
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.metric import reference
@@ -72,15 +72,15 @@ def test_four_steps_follow_the_cpu_within_rounding(tiles: Tiles) -> None:
 
 
 @pytest.fixture
-def run(tiles: Tiles, tmp_path, monkeypatch: pytest.MonkeyPatch) -> training.Run:
-    monkeypatch.setattr(training, "prepare", lambda *_, **__: training.Prepared(tiles, tiles, None, []))
+def run(tiles: Tiles, tmp_path, monkeypatch: pytest.MonkeyPatch) -> trainer.Run:
+    monkeypatch.setattr(trainer, "prepare", lambda *_, **__: trainer.Prepared(tiles, tiles, None, []))
     monkeypatch.setattr(device, "_chosen", device._chosen)
     config = Config(device="cuda", width=4, batch=4, epochs=1)
-    return training.Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO()))
+    return trainer.Run(config, tmp_path, PlainReporter(CLASSES, io.StringIO()))
 
 
 @pytest.mark.filterwarnings("ignore:cupyx.allow_synchronize")
-def test_a_step_waits_once(run: training.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_waits_once(run: trainer.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything between the upload of the rows' numbers and the copy of the logged numbers runs without waiting for
     the device.
     """
@@ -104,7 +104,7 @@ def test_a_step_waits_once(run: training.Run, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.filterwarnings("ignore:cupyx.allow_synchronize")
 @pytest.mark.parametrize("flips", [False, True])
 def test_scores_are_counted_on_the_device(
-    run: training.Run, tiles: Tiles, flips: bool, monkeypatch: pytest.MonkeyPatch
+    run: trainer.Run, tiles: Tiles, flips: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = []
 

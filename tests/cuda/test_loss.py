@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
+from kernels.core.cuda.module import launch_log
 from kernels.core.device import fetch, to_numpy
 from kernels.core.dispatch import kernel_log, use_kernels
-from kernels.core.module import launch_log
 from kernels.loss import LossSpec, cuda, loss_backward, loss_forward, reference
 
 EVERY = (("margin", 0.4), ("dice", 0.2), ("focal", 0.3), ("iou", 0.1), ("cross_entropy", 0.5))

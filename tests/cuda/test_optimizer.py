@@ -8,9 +8,9 @@ import pytest
 from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from autograd import Tensor
-from engine.optimizer import AdamW
+from engine.training.optimizer import AdamW
+from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
-from kernels.core.module import launch_log
 from kernels.optimizer import adamw_step, clip_factor, cuda, gather, reference, squared_norm
 from layers import Conv2d
 

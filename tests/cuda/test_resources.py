@@ -15,9 +15,9 @@ import pytest
 
 from bench import resources
 from bench.resources import ARCHITECTURES, Usage
-from kernels.core import module
+from kernels.core.cuda import module
 
-resources.load_families()
+resources.launchers()
 PATHS = sorted(module.registry)
 ALWAYS = "gate/gate.cu"
 COMMITTED = resources.read_table(resources.TABLE.read_text() if resources.TABLE.exists() else "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.optimizer import AdamW
-from engine.passes import CaptureError, GraphPasses, Passes
-from engine.scaling import LossScale
+from engine.graphs.cuda_graph import CaptureError, GraphPasses
+from engine.training.loss_scaling import LossScale
+from engine.training.optimizer import AdamW
+from engine.training.step import Passes
 from kernels.core import device
+from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import registry
-from kernels.core.module import launch_log
 from kernels.core.precision import use_precision
 from layers import Conv2d, ConvNorm, SegmentationLoss, Sequential
 
@@ -25,7 +26,7 @@ def tensor_cores(monkeypatch):
     """Convolutions on CUDA go to tensor cores first (where the family has no CUDA module of its own that does so)."""
     for name in CONV:
         if "cuda" not in registry[name].modules:
-            monkeypatch.setitem(registry[name].modules, "cuda", "kernels.conv.cuda_tensor")
+            monkeypatch.setitem(registry[name].modules, "cuda", "kernels.conv.cuda.tensor_core")
             monkeypatch.setattr(registry[name], "_loaded", {})
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from kernels.conv import cuda_tensor as tensor
 from kernels.conv import reference
-from kernels.core import module
+from kernels.conv.cuda import tensor_core as tensor
+from kernels.core.cuda import module
 from kernels.core.geometry import Window
 from kernels.core.precision import use_precision
 
@@ -337,8 +337,8 @@ def test_phases_name_every_tap_of_every_pixel_once() -> None:
 
 
 def assert_below_ceilings(report) -> None:
-    """What the headers of tensor.cu and tensor_filter.cu state of a forward and a filter gradient with
-    16-byte copies.
+    """What the headers of tensor_core.cu and tensor_core_backward_filter.cu state of a forward and a filter gradient
+    with 16-byte copies.
     """
     report.assert_clean()
     for name in ("forward", "filter"):

@@ -26,8 +26,8 @@ from test_tensor import (
 )
 
 from kernels import conv
-from kernels.conv import cuda_tensor as tensor
 from kernels.conv import reference
+from kernels.conv.cuda import tensor_core as tensor
 from kernels.core.geometry import Window
 from kernels.core.precision import use_precision
 

@@ -14,16 +14,16 @@ import pytest
 from folders import write_pairs
 
 from autograd import Tensor
-from engine import training
 from engine.config import Config
 from engine.data import CLASSES
 from engine.inference import Normalisation
-from engine.optimizer import AdamW
-from engine.passes import Passes
-from engine.progress import PlainReporter
+from engine.training import trainer
+from engine.training.optimizer import AdamW
+from engine.training.progress import PlainReporter
+from engine.training.step import Passes
 from kernels.core import device
+from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import Operator, kernel_log, use_kernels
-from kernels.core.module import launch_log
 from layers import CombinedLoss, UNet
 
 CONFIG = Config(width=4, batch=4, epochs=1, tiles=24, data="synthetic", dropout=0.0)
@@ -47,7 +47,7 @@ def losses(name: str, folder, dtype: type = np.float32, config: Config = CONFIG)
     float64.
     """
     folder.mkdir()
-    run = training.Run(replace(config, device=name), folder, PlainReporter(CLASSES, io.StringIO()))
+    run = trainer.Run(replace(config, device=name), folder, PlainReporter(CLASSES, io.StringIO()))
     if dtype is np.float64:
         run.net.to(dtype=dtype)
         run.optimizer = AdamW(run.net, weight_decay=CONFIG.weight_decay, clip=CONFIG.clip, average=CONFIG.average)

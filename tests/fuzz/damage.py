@@ -25,7 +25,7 @@ PROGRAM = """
 import hashlib
 import numpy as np
 from kernels import pointwise
-from kernels.core.threads import set_threads
+from kernels.core.cpu.thread_pool import set_threads
 set_threads(2)
 x = np.linspace(-1, 1, 40001, dtype=np.float32).reshape(1, 1, -1, 1)
 y = pointwise.relu_forward(x) + pointwise.tanh_forward(x)
@@ -153,10 +153,10 @@ def cases(cache: Path, flips: int) -> Iterator[tuple[Path, str, Damage]]:
 
 def study(flips: int, seed: int, only: int = 0, say: Callable[[str], None] = print) -> collections.Counter[str]:
     """How often what happened; `only` draws that many of the cases."""
-    import kernels.pointwise.cpu
-    from kernels.core import threads
+    import kernels.pointwise.cpu.activations
+    from kernels.core.cpu import thread_pool
 
-    if kernels.core.compile.store.cache_info().currsize or threads._team is not None:
+    if kernels.core.cpu.jit.store.cache_info().currsize or thread_pool._team is not None:
         raise RuntimeError("the kernel cache was looked at before it is damaged")
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:

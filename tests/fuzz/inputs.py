@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.checkpoint import build_network, load_checkpoint, save_checkpoint
+from engine.build import build_network
 from engine.config import Config, read_toml, to_toml
 from engine.data import load
 from engine.inference import Normalisation
+from engine.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.fuzz.mutations import WORDS, mutated, mutated_png, put
 from tests.fuzz.pictures import PICTURES
 

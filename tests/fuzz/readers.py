@@ -89,7 +89,7 @@ def run_block(reader: Reader, seed: int, numbers: range, tell: Callable[[str], N
     warnings.simplefilter("ignore")
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        # as engine.command makes the standard streams
+        # as engine.cli makes the standard streams
         nothing = stack.enter_context(open(os.devnull, "w", errors="backslashreplace"))
         stack.enter_context(contextlib.redirect_stdout(nothing))
         stack.enter_context(contextlib.redirect_stderr(nothing))

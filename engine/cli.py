@@ -1,0 +1,159 @@
+"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143;
+output that nobody can take stops nothing. `--debug`, which every command takes, shows the whole traceback of an error,
+with its cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine.errors import InputError, printable, reading, reason
+from engine.files import OutputError
+from engine.signals import Terminated, terminated_by_exception
+from kernels.core.device import DeviceError
+
+_Kind = TypeVar("_Kind")
+
+
+class UsageError(InputError):
+    """The command line asks for something that cannot be; the message names the argument."""
+
+
+EXPECTED = (InputError, OutputError, DeviceError)
+_ENVIRONMENT = re.compile(r"AREOGRAD_[A-Z]+: ")  # how kernels/ names an environment variable that holds nonsense
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM.
+
+    Where the output was lost, other than to a reader who has gone, a line says so and 0 becomes 1.
+    """
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    lost = _use_robust_streams()
+    try:
+        with terminated_by_exception():
+            code = main()
+    except Terminated:
+        code = 143
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        if debug:
+            traceback.print_exc()
+        text = "not enough memory" if isinstance(error, MemoryError) and not str(error) else str(error)
+        print(f"error: {printable(text)}", file=sys.stderr)
+        code = 2
+    for error in lost():
+        print(f"error: the output could not be written ({reason(error)})", file=sys.stderr)
+        code = code or 1
+    sys.exit(code)
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, (*EXPECTED, MemoryError)) or (
+        isinstance(error, ValueError) and bool(_ENVIRONMENT.match(str(error)))
+    )
+
+
+class _Stream(io.FileIO):
+    """A standard stream that swallows what nobody takes: a pipe whose reader has gone, a full disk."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        if self.error is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+
+def _use_robust_streams() -> Callable[[], list[OSError]]:
+    """Make stdout and stderr take any text and outlive their readers. Returns what tells the errors of stdout other
+    than a closed pipe.
+    """
+    stdout: _Stream | None = None
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before we started
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+        elif stream is getattr(sys, f"__{name}__"):  # not one that a test or a notebook has put there
+            raw = _Stream(number, "w", closefd=False)
+            by_lines = number == 2 or stream.line_buffering or stream.write_through
+            text = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=by_lines
+            )
+            stream.flush()
+            setattr(sys, name, text)
+            stdout = raw if number == 1 else stdout
+
+    def lost() -> list[OSError]:
+        sys.stdout.flush()
+        return (
+            [stdout.error]
+            if stdout is not None and stdout.error is not None and stdout.error.errno != errno.EPIPE
+            else []
+        )
+
+    return lost
+
+
+def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
+    """The command line as a `kind`, a dataclass. UsageError in one line for what tyro would explain in
+    a box of many.
+    """
+    import tyro
+
+    with contextlib.redirect_stderr(io.StringIO()) as box:
+        try:
+            with reading(UsageError, "the command line cannot be read"):
+                return tyro.cli(kind, prog=prog, use_underscores=False, **options)
+        except SystemExit as end:
+            if end.code != 2:
+                raise
+    lines = [line.strip("│ \n") for line in box.getvalue().splitlines() if line[:1] == "│"]
+    rule = next((k for k, line in enumerate(lines) if line[:1] == "─"), len(lines))
+    raise UsageError(f"{' '.join(lines[:rule]) or 'the command line cannot be read'} (--help lists the options)")
+
+
+def use_threads(count: int) -> None:
+    """Let CPU kernels use `count` threads (0: as many as AREOGRAD_THREADS says, else one per core);
+    UsageError below 0.
+    """
+    if count < 0:
+        raise UsageError(f"--threads: got {count}, expected the number of threads, or 0 (one per core)")
+    if count:
+        from kernels.core.cpu.cores import capped
+        from kernels.core.cpu.thread_pool import set_threads
+
+        set_threads(capped(count, "--threads"))
+
+
+def check_memory(memory: int) -> None:
+    """UsageError for a --memory that is no number of MiB."""
+    if not 0 <= memory <= 1 << 30:
+        raise UsageError(f"--memory: got {memory}, expected MiB, or 0 (half of what is available)")
+
+
+def make_folder(path: Path, argument: str = "--out") -> None:
+    """Create a folder and make sure that it can be written to; UsageError otherwise."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"{argument} {path}: cannot write there ({error.strerror})") from None

@@ -1,0 +1,1 @@
+"""Computations captured once and replayed."""

@@ -1,0 +1,218 @@
+"""Training steps without the interpreter: on the CPU, the launches of a network's forward and backward pass recorded
+once and replayed.
+
+A sixth of a step is Python between its seven hundred kernel launches. After some steps with batches of one shape a step
+is recorded (kernels/core/cpu/capture.py); from then on the images are copied in, the launches of the forward pass are
+replayed, the loss is computed as always, its gradient is copied in, and the launches of the backward pass are replayed.
+
+What keeps it right: a recording is made with noise in place of the images, and other weights, and is used only if it
+then repeats the ordinary step that came before it to the bit: logits, gradients and running statistics. Whatever
+computes outside of operators would be stale and show up there. Dropout draws its masks from the same places of the
+random stream as ever. Before every replay the network is compared with what was recorded
+(engine/graphs/network_state.py): where an attribute that the forward pass read has changed, the step runs as always,
+and is recorded anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from autograd import Tensor, random
+from autograd.modes import modes
+from engine.graphs.network_state import State, reads
+from engine.training.step import Passes, Terms
+from kernels.core.cpu import buffer_pool
+from kernels.core.device import Array
+from kernels.core.dispatch import is_plain
+from layers import Buffer, Module
+
+_MOST = 256  # ordinary steps between two recordings of a network that keeps changing
+
+
+class RecordedPasses:
+    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other
+    shapes run as always, in the recording's memory, which nobody needs between two replays.
+    """
+
+    def __init__(self, passes: Passes, warm: int = 1) -> None:
+        self.passes, self.warm = passes, warm
+        self.seen: dict[tuple[int, ...], int] = {}
+        self.step: _Step | None = None
+        self.wait = (
+            warm  # ordinary steps before the next recording: more for a network that changes soon after it was recorded
+        )
+
+    def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
+        if (
+            scale is not None
+            or modes.observers
+            or modes.anomaly
+            or not modes.recording
+            or not is_plain()
+            or x.dtype != np.float32
+        ):
+            return self.passes(x, labels, scale)
+        if self.step is not None and not self.step.current:
+            self.wait = min(2 * self.wait, _MOST) if self.step.replays <= 2 * self.wait else self.warm
+            self.step = None
+            self.seen.clear()
+        if self.step is None:
+            self.seen[x.shape] = self.seen.get(x.shape, 0) + 1
+            if self.seen[x.shape] != self.wait + 1:
+                return self.passes(x, labels)
+            terms, self.step = _recorded(self.passes, x, labels)
+            return terms
+        for tensor, _ in self.step.gradients:
+            tensor.grad = None
+        if self.step.serves(x):
+            return self.step(x, labels)
+        with buffer_pool.use_pool(self.step.recording.pool):
+            return self.passes(x, labels)
+
+
+def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | None]:
+    """An ordinary step, and a recording that repeats it (None, with a warning, where none does)."""
+    passes.optimizer.follow()
+    passes.net.zero_grad()
+    buffer_pool.pool.release()
+    buffers = [t for _, t in passes.net.named_tensors(Buffer)]
+    before, place, was = [t.data.copy() for t in buffers], random.state(), State(passes.net, versions=False)
+    terms = passes(x, labels)
+    if not was.unchanged():
+        warnings.warn(
+            (
+                "training: a step changes attributes of the network, which a replay would not do, so steps are not "
+                "recorded"
+            ),
+            stacklevel=4,
+        )
+        return terms, None
+    largest = buffer_pool.pool.largest
+    after, gradient, drawn = [t.data.copy() for t in buffers], _digest(passes), random.state()
+    passes.net.zero_grad()
+    buffer_pool.pool.release()
+    try:
+        step = _Step(passes, x, largest)
+        passes.net.zero_grad()
+        _restore(buffers, before)
+        random.set_state(place)
+        again = step(x, labels)
+        same = all(np.array_equal(a, b) for a, b in zip(again.values(), terms.values(), strict=True))
+        same &= _digest(passes) == gradient and random.state() == drawn
+        same &= all(np.array_equal(t.data, a) for t, a in zip(buffers, after, strict=True))
+        same &= step.knows_all
+    finally:  # whatever happened, the network is where the ordinary step left it
+        _restore(buffers, after)
+        random.set_state(drawn)
+    if same:
+        return terms, step
+    warnings.warn(
+        "training: a recorded step gives other numbers than the step itself, so steps are not recorded", stacklevel=4
+    )
+    _restore(buffers, before)
+    random.set_state(place)
+    return passes(x, labels), None
+
+
+def _digest(passes: Passes) -> bytes:
+    """What tells one gradient from another, in a few bytes: a copy would be as large as the parameters."""
+    return hashlib.blake2b(passes.optimizer.gradient.data).digest()
+
+
+def _restore(buffers: list[Tensor], values: list[np.ndarray]) -> None:
+    for tensor, value in zip(buffers, values, strict=True):
+        tensor.data[...] = value
+        tensor.touch()
+
+
+class _Step:
+    """The recorded passes for batches of x's shape. largest: bytes of the largest block of memory that they need."""
+
+    def __init__(self, passes: Passes, x: Array, largest: int) -> None:
+        from kernels.core.cpu.capture import Recording  # compiles: not before it is needed
+
+        self.passes, self.recording = passes, Recording()
+        noise = np.random.default_rng(0)
+        self.x, start = noise.standard_normal(x.shape, np.float32), random.state()
+        with _other_values(passes.net), self.recording.operators():
+            with reads() as read:
+                logits = passes.net(Tensor(self.x))
+            self.logits, self.middle = logits.data, self.recording.place
+            # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones
+            # that are free by then.
+            buffer_pool.empty((largest,), np.uint8)
+            self.dlogits = noise.standard_normal(logits.shape, np.float32)
+            logits.backward(Tensor(self.dlogits))
+            passes.optimizer.gather()
+        del logits
+        self.seed, self.first = start
+        self.draws = random.state()[1] - self.first
+        self.gradients = [(t, t.grad) for t in passes.net.parameters()]
+        self.buffers = [t for _, t in passes.net.named_tensors(Buffer)]
+        self.net, self.state = passes.net, State(passes.net, versions=False, read=read)
+        self.gradient, self.present, self.replays = passes.optimizer.gradient, passes.optimizer.present, 0
+        self.references = self.recording.pool.references
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether every Tensor that may receive a gradient is a parameter of the network."""
+        known = {id(t) for t, _ in self.gradients}
+        return all(id(t) in known for t in self.state.tensors if t.requires_grad)
+
+    @property
+    def current(self) -> bool:
+        """Whether the network is what was recorded:
+        what was recorded is held, so no other object can take its place.
+        """
+        passes = self.passes
+        if (
+            random.state()[0] != self.seed
+            or passes.net is not self.net
+            or passes.optimizer.gradient is not self.gradient
+        ):
+            return False
+        return self.state.unchanged()
+
+    def serves(self, x: Array) -> bool:
+        """Whether x has the recorded shape, and nobody else uses the memory that a replay writes to."""
+        return x.shape == self.x.shape and self.recording.pool.references == self.references
+
+    def __call__(self, x: Array, labels: Array) -> Terms:
+        recording, passes = self.recording, self.passes
+        offset = random.state()[1]
+        recording.redraw(offset - self.first)
+        np.copyto(self.x, x)
+        recording.run(recording.start, self.middle)
+        logits = Tensor(self.logits, requires_grad=True)
+        loss = passes.loss(logits, labels)
+        loss.backward()
+        np.copyto(self.dlogits, logits.grad.data)
+        recording.run(self.middle, recording.place)
+        random.set_state((self.seed, offset + self.draws))
+        for tensor in self.buffers:
+            tensor.touch()
+        for tensor, gradient in self.gradients:
+            tensor.grad = gradient
+        passes.optimizer.present, self.replays = self.present, self.replays + 1
+        return {"loss": loss.data, **passes.loss.terms}
+
+
+@contextmanager
+def _other_values(net: Module) -> Iterator[None]:
+    """Within the block all parameters and statistics differ a little from what they are: what Python computes of them
+    will not fit afterwards.
+    """
+    tensors = [t for t in {id(t): t for _, t in net.named_tensors()}.values() if t.dtype.kind == "f"]
+    values = [t.data.copy() for t in tensors]
+    try:
+        for t in tensors:
+            t.data[...] = t.data * 1.0625 + 2.0**-10
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _restore(tensors, values)

@@ -1,0 +1,208 @@
+"""Compile a run's CPU kernels before it starts, by as many processes as there are cores; they stay on disk.
+
+missing(configs)            the kernels that runs with these settings need and that are not on disk
+precompile(configs, report) compile them; report(done, of, name) after each
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import selectors
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine.config import Config, from_dict
+from kernels.core.cpu.cores import usable_cores
+from kernels.core.cpu.jit import registry, store
+
+if TYPE_CHECKING:
+    from engine.build import Form
+
+Report = Callable[[int, int, str], None]
+
+
+def needed(config: Config, form: Form | None = None) -> list[Any]:
+    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked
+    through, not computed.
+
+    form: of the tiles and the network; None: the Mars tiles'.
+    """
+    from autograd import Tensor, no_grad, random
+    from engine.build import Form, build_network, make_augmentation, make_loss
+    from kernels import optimizer
+    from kernels.core.cpu.jit import listing
+
+    form = Form() if form is None else form
+    classes, colour = form.classes, () if form.channels == 1 else (form.channels,)
+    size = form.size if config.bottleneck == "mhsa" else (64, 128)
+    net = build_network(config, form)
+    images, masks = np.zeros((config.batch, *size, *colour), np.float32), np.zeros((config.batch, *size), classes.dtype)
+    vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
+    # dropout draws, and the run is to draw the same
+    with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
+        make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
+        images = images.reshape(*images.shape[:3], form.channels)
+        make_loss(config, np.ones(len(classes)), classes)(net(Tensor(images)), masks).backward()
+        parts, size = [p.grad.data for p in net.parameters()], max(p.size for p in net.parameters())
+        optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
+        optimizer.squared_norm(vector)
+        adam = {
+            "step": 1,
+            "learning_rate": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "clip": 1.0,
+            "average_decay": 0.9,
+        }
+        g, m, v, average = (vector.copy() for _ in range(4))
+        optimizer.adamw_step(vector, g, m, v, vector[:: optimizer.LINE].copy(), average, **adam)
+        with no_grad():
+            net.eval()(Tensor(images))
+    return list(kernels)
+
+
+def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
+    """The names of those of `needed` that are not on disk, each once."""
+    kernels = {kernel.name: kernel for config in configs for kernel in needed(config, form)}
+    return [name for name, kernel in kernels.items() if not kernel.is_cached()]
+
+
+def precompile(configs: Sequence[Config], report: Report, form: Form | None = None) -> int:
+    """Compile what is missing for runs with these settings; returns how many kernels were compiled.
+
+    Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to
+    the run, which compiles
+    them when it first needs them: a RuntimeWarning says so.
+    """
+    names = missing(configs) if form is None else missing(configs, form)
+    if not names:
+        return 0
+    if store().why_not_writable():
+        return _in_memory(names, report)
+    count = min(len(names), usable_cores())
+    settings = json.dumps([[asdict(config), None if form is None else asdict(form)] for config in configs])
+    work, done = _Work(names), 0
+    workers = [_Worker(settings) for _ in range(count)]
+    try:
+        with selectors.DefaultSelector() as selector:
+            for worker in workers:
+                worker.give(work)
+                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    worker = key.data
+                    name = worker.process.stdout.readline().strip()
+                    if name:
+                        done += 1
+                        report(done, len(names), name)
+                    if not name or not worker.give(work):
+                        selector.unregister(key.fileobj)
+    finally:
+        for worker in workers:
+            worker.end()
+    if done < len(names):
+        warnings.warn(
+            f"compiling ahead failed for {len(names) - done} of {len(names)} kernels: they are compiled when needed",
+            RuntimeWarning,
+            2,
+        )
+    return done
+
+
+def _in_memory(names: Sequence[str], report: Report) -> int:
+    for done, name in enumerate(names, 1):
+        registry[name].compile()
+        report(done, len(names), name)
+    return len(names)
+
+
+class _Work:
+    """Names that nobody has taken, by family: kernels that one factory makes are made of the same parts, which a
+    process then compiles once.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.families: dict[str, list[str]] = {}
+        self.begun: set[str] = set()
+        for name in names:
+            self.families.setdefault(self.family(name), []).append(name)
+
+    @staticmethod
+    def family(name: str) -> str:
+        return name.split("[")[0]
+
+    def take(self, last: str) -> str | None:
+        """A name of the family of the last one, else of the largest one that nobody has begun, else of any; None when
+        all are taken.
+        """
+        family = self.family(last)
+        if not self.families.get(family):
+            family = max(
+                self.families, key=lambda f: (bool(self.families[f]), f not in self.begun, len(self.families[f]))
+            )
+        self.begun.add(family)
+        return self.families[family].pop(0) if self.families[family] else None
+
+
+class _Worker:
+    """A process that compiles one kernel after the other."""
+
+    def __init__(self, settings: str) -> None:
+        # what is wrong with the cache, the run itself says
+        command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.precompile"]
+        self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.last = ""
+        self._write(settings)
+
+    def _write(self, line: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its output ends, too
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+
+    def give(self, work: _Work) -> bool:
+        """Hand over the next kernel; False when there is none."""
+        name = work.take(self.last)
+        if name is not None:
+            self.last = name
+            self._write(name)
+        return name is not None
+
+    def end(self) -> None:
+        """Stop it, whatever it does."""
+        self.process.terminate()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate()
+
+
+def main() -> None:
+    """A compiling process: settings and then names on stdin, a line each;
+    the same names on stdout when they are done.
+    """
+    from kernels.core.cpu.thread_pool import launcher
+
+    gc.disable()  # a tenth of the time goes into looking for cycles, and the process ends when all is compiled
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        from engine.training.checkpoint import form_from_dict
+
+        lines, known = json.loads(sys.stdin.readline()), {}
+        settings = [(from_dict(config), None if form is None else form_from_dict(form)) for config, form in lines]
+        for line in sys.stdin:
+            name = line.strip()
+            while name not in known:
+                known |= {kernel.name: kernel for kernel in needed(*settings.pop(0))}
+            known[name].compile()
+            launcher(known[name])
+            print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""Fast dot-product attention, float32, forward and backward: in blocks of queries and keys, without the matrix of all
+their scores.
+
+A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and
+all products read K, V and their gradients' rows where they are (kernels/core/cpu/gemm_microkernel.py). Only blocks of
+queries are ever turned: of Q, dO, O, and of the results O and dQ.
+
+Forward, a chunk per block of queries: softmax with a running maximum m and a running sum l per query. Block after block
+    of keys,
+
+    S^T = K (scale Q)^T    m' = max(m, max_j S)    P^T = e^(S^T - m')    l = e^(m - m') l + sum_j P    O^T = e^(m - m')
+    O^T + V^T P^T
+
+and in the end O / l and L = m + log l.   Backward, a chunk per head, so that every block of scores is made once and
+nothing is added by two threads:
+
+    P^T = e^(S^T - L)    dS^T = scale P^T (V dO^T - rowsum(dO O))    dQ^T += K^T dS^T    dV += P^T dO    dK += dS^T Q
+
+FLOPs: forward 2 T T' (d + e), backward 2 T T' (3 d + 2 e) per head. Memory: a block's scores and its operands turned,
+60 to 120 KB for d = e = 64, which stays in the L2 cache; T = T' = 2048 scores of one head are 16 MB.
+Source: Dao et al., arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.gemm_microkernel import make_column, panel_vectors
+from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.target import target
+from kernels.core.cpu.thread_pool import contiguous, flat, parallel
+from kernels.core.cpu.vector_ops import clear, copy
+
+QUERIES = KEYS = 64  # of a block
+# floats between rows of a block: a power of two would put a column of it into few sets of the L1 cache
+_ROW = QUERIES + 16
+_ZEROS = 64  # what sums start from: the widest panel's columns
+_NONE, _KEPT, _ADDED = range(3)  # kinds of masks
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+
+@program("piiiipiiif")
+def turn(
+    code: Code,
+    x: Pointer,
+    x0: Int,
+    x_row: Int,
+    rows: Int,
+    columns: Int,
+    y: Pointer,
+    y0: Int,
+    y_row: Int,
+    length: Int,
+    factor: Any,
+) -> None:
+    """y[c, r] = factor x[r, c] for c < columns, r < length; the last of x's rows stands for those from `rows` on."""
+    lanes, scale = code.lanes, code.splat(factor)
+
+    def square(r0: Int, c0: Int, whole: bool) -> None:
+        read, written = (None, None) if whole else (columns - c0, length - r0)
+        places = [r0 + k if whole else code.lesser(r0 + k, rows - 1) for k in range(lanes)]
+        turned = code.transposed([code.load(x, x0 + place * x_row + c0, read) for place in places])
+        for k in range(lanes):
+            with code.when(None if whole else c0 + k < columns):
+                code.store(scale * turned[k], y, y0 + (c0 + k) * y_row + r0, written)
+
+    with code.loop(0, length, lanes) as r0, code.loop(0, columns, lanes) as c0:
+        whole = code.both(code.lesser(rows, length) >= r0 + lanes, columns >= c0 + lanes)
+        with code.when(whole):
+            square(r0, c0, True)
+        with code.when(code.not_(whole)):
+            square(r0, c0, False)
+
+
+@program("piiiiii")
+def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: Int, features: Int, span: Int) -> None:
+    """A block's scores S^T become e^(S^T - m'), m' the largest so far; sums and O^T so far are shrunk by e^(m - m').
+
+    At top0: m, at top0 + _ROW: the sums; features: rows of O^T at out0 (0: there are none yet). span: queries, whole
+        vectors of them.
+    """
+    with code.loop(0, span, code.lanes) as i:
+        before = code.load(t, top0 + i)
+        top, more = code.variable(before), code.variable(0.0)
+        with code.loop(0, keys) as j:
+            top.set(code.maximum(code.load(t, s0 + j * _ROW + i), top.get()))  # a NaN is lost here, and kept in p
+        shift = code.select(top.get().equals(float("-inf")), 0, top.get())  # nothing to keep yet: e^(-inf - 0) = 0
+        with code.loop(0, keys) as j:
+            p = code.exp(code.load(t, s0 + j * _ROW + i) - shift)
+            more.set(more.get() + p)
+            code.store(p, t, s0 + j * _ROW + i)
+        shrink = code.exp(before - shift)
+        code.store(top.get(), t, top0 + i)
+        code.store(code.fma(shrink, code.load(t, top0 + _ROW + i), more.get()), t, top0 + _ROW + i)
+        with code.loop(0, features) as c:
+            at = out0 + c * _ROW + i
+            code.store(shrink * code.load(t, at), t, at)
+
+
+@program("piiii")
+def finish(code: Code, t: Pointer, top0: Int, out0: Int, features: Int, span: Int) -> None:
+    """O^T = O^T / l, and m becomes L = m + log l (inf where no key was kept)."""
+    with code.loop(0, span, code.lanes) as i:
+        total = code.load(t, top0 + _ROW + i)
+        some = total.not_at_most(0)  # NaN passes
+        share = code.select(some, 1 / total, 0)
+        code.store(code.select(some, code.load(t, top0 + i) + code.log(total), float("inf")), t, top0 + i)
+        with code.loop(0, features) as c:
+            at = out0 + c * _ROW + i
+            code.store(share * code.load(t, at), t, at)
+
+
+@program("piiiii")
+def row_products(code: Code, t: Pointer, a0: Int, b0: Int, out0: Int, features: Int, span: Int) -> None:
+    """out[i] = sum_c A[c, i] B[c, i], term by term as tiles of products sum: with a single key dP - delta is 0, not a
+    rounding.
+    """
+    with code.loop(0, span, code.lanes) as i:
+        total = code.variable(0.0)
+        with code.loop(0, features) as c:
+            at = c * _ROW + i
+            total.set(code.fma(code.load(t, a0 + at), code.load(t, b0 + at), total.get()))
+        code.store(total.get(), t, out0 + i)
+
+
+@program("piiiiif")
+def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys: Int, span: Int, scale: Any) -> None:
+    """S^T becomes P^T = e^(S^T - L), and dP^T becomes scale P^T (dP^T - delta). At level0: L, at level0 + _ROW:
+    delta.
+    """
+    factor = code.splat(scale)
+    with code.loop(0, span, code.lanes) as i:
+        level, delta = code.load(t, level0 + i), code.load(t, level0 + _ROW + i)
+        with code.loop(0, keys) as j:
+            at = j * _ROW + i
+            p = code.exp(code.load(t, s0 + at) - level)
+            code.store(p, t, s0 + at)
+            code.store(factor * p * (code.load(t, ds0 + at) - delta), t, ds0 + at)
+
+
+@inline()
+def _mask_scores(t, s0, added, kept, mask, heads, head, query, key, queries, keys):  # type: ignore[no-untyped-def]
+    """Add the mask from (query, key) on to a block of scores, or make those that it does not keep -inf. mask: kind,
+    steps along the four axes.
+    """
+    kind, image_step, head_step, query_step, key_step = mask
+    at = head // heads * image_step + head % heads * head_step + query * query_step + key * key_step
+    for j in range(keys if kind != _NONE else 0):
+        for i in range(queries):
+            place, source = s0 + j * _ROW + i, at + i * query_step + j * key_step
+            if kind == _ADDED:
+                t[place] += added[source]
+            elif kept[source] == 0:
+                t[place] = -np.inf
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _products() -> tuple[Any, Any, int]:
+    """from_features(a, a0, t, b0, c0, keys, features, span): C (keys, span) = A B: A (keys, features), B and C blocks
+    in t.
+
+    from_keys(a, a0, t, b0, c0, keys, features, span, begun): C (features, span) = A^T B, added to what is there if
+    begun.
+    And the panels' width: spans are multiples of it.
+    """
+    vectors = panel_vectors(QUERIES)
+    width, over_features, over_keys = (
+        vectors * target().lanes,
+        make_column(vectors),
+        make_column(vectors, blocks=True, beside=True),
+    )
+
+    @inline()
+    def from_features(a, a0, t, b0, c0, keys, features, span):  # type: ignore[no-untyped-def]
+        for panel in range(0, span, width):
+            over_features(a, a0, features, 1, t, b0 + panel, _ROW, features, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW,
+                          keys, width, t, 0)  # fmt: skip
+
+    @inline()
+    def from_keys(a, a0, t, b0, c0, keys, features, span, begun):  # type: ignore[no-untyped-def]
+        for panel in range(0, span, width):
+            over_keys(a, a0, 1, features, t, b0 + panel, _ROW, keys, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW, features,
+                      width, t, begun)  # fmt: skip
+
+    return from_features, from_keys, width
+
+
+@lru_cache(maxsize=1)
+def _forward_kernel() -> Kernel:
+    from_features, from_keys, width = _products()
+
+    @cpu_kernel("pppppbpg5g5f")
+    def attention_forward(start, stop, t, q, k, v, o, lse, kept, added, sizes, mask, scale):  # type: ignore[no-untyped-def]
+        heads, queries, keys, d, e = sizes
+        blocks = (queries + QUERIES - 1) // QUERIES
+        turned = _ZEROS
+        scores, out = turned + d * _ROW, turned + (d + KEYS) * _ROW
+        top = out + e * _ROW
+        clear(t, 0, _ZEROS)
+        for chunk in range(start, stop):
+            head, first = chunk // blocks, chunk % blocks * QUERIES
+            own, row = min(QUERIES, queries - first), head * queries + first
+            span = (own + width - 1) // width * width
+            turn(q, row * d, d, own, d, t, turned, _ROW, span, scale)
+            for i in range(span):
+                t[top + i], t[top + _ROW + i] = -np.inf, 0
+            for key in range(0, keys, KEYS):
+                others, column = min(KEYS, keys - key), head * keys + key
+                from_features(k, column * d, t, turned, scores, others, d, span)
+                _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
+                probabilities(t, scores, top, out, others, e if key else 0, span)
+                from_keys(v, column * e, t, scores, out, others, e, span, key)
+            finish(t, top, out, e, span)
+            copy(t, top, lse, row, own)
+            turn(t, out, _ROW, e, own, o, row * e, e, e, 1)
+
+    return attention_forward
+
+
+@lru_cache(maxsize=8)
+def _backward_kernel(vectors: int, masked: bool) -> Kernel:
+    """vectors: of the panels of dK and dV.   masked: their last vector is not full."""
+    from_features, from_keys, width = _products()
+    over_queries, wide = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked), vectors * target().lanes
+
+    @inline(f"{vectors} {masked}")
+    def from_queries(t, a0, b, b0, c, c0, keys, features, queries, begun):  # type: ignore[no-untyped-def]
+        """C (keys, features) = A B, added to what is there if begun: A (keys, queries) a block in t."""
+        for j in range(0, features, wide):
+            over_queries(t, a0, _ROW, 1, b, b0 + j, features, queries, 1, 0, 0, 1, 0, 0, c, c0 + j, features, keys,
+                         features - j, t, begun)  # fmt: skip
+
+    @cpu_kernel("ppppppbppppg5g5f", f"{vectors} {masked}")
+    def attention_backward(start, stop, t, dy, q, k, v, o, lse, kept, added, dq, dk, dv, sizes, mask, scale):  # type: ignore[no-untyped-def]
+        heads, queries, keys, d, e = sizes
+        turned_q = _ZEROS
+        turned_dy = turned_q + d * _ROW
+        out = turned_dy + e * _ROW
+        scores = out + max(d, e) * _ROW  # out: o first, then dq
+        gradients = scores + KEYS * _ROW
+        level = gradients + KEYS * _ROW
+        clear(t, 0, _ZEROS)
+        clear(t, level, 2 * _ROW)
+        for head in range(start, stop):
+            for first in range(0, queries, QUERIES):
+                own, row = min(QUERIES, queries - first), head * queries + first
+                span = (own + width - 1) // width * width
+                turn(q, row * d, d, own, d, t, turned_q, _ROW, span, scale)
+                turn(dy, row * e, e, own, e, t, turned_dy, _ROW, span, 1)
+                copy(lse, row, t, level, own)
+                turn(o, row * e, e, own, e, t, out, _ROW, span, 1)
+                row_products(t, out, turned_dy, level + _ROW, e, span)
+                for key in range(0, keys, KEYS):
+                    others, column = min(KEYS, keys - key), head * keys + key
+                    from_features(k, column * d, t, turned_q, scores, others, d, span)
+                    _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
+                    from_features(v, column * e, t, turned_dy, gradients, others, e, span)
+                    score_gradients(t, scores, gradients, level, others, span, scale)
+                    from_keys(k, column * d, t, gradients, out, others, d, span, key)
+                    from_queries(t, scores, dy, row * e, dv, column * e, others, e, own, first)
+                    from_queries(t, gradients, q, row * d, dk, column * d, others, d, own, first)
+                turn(t, out, _ROW, d, own, dq, row * d, d, d, 1)
+
+    return attention_backward
+
+
+# -- operators ---------------------------------------------------------------------------------------------------------
+
+
+def _served(mask: np.ndarray | None, *arrays: np.ndarray) -> bool:
+    floats = all(a.dtype == np.float32 and a.size for a in arrays)
+    return floats and (mask is None or mask.dtype in (bool, np.float32))
+
+
+def _mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(bytes, floats, kind and steps along the four axes): one of the arrays is the mask, the other one is not read."""
+    none = np.zeros(1, np.float32)
+    if mask is None:
+        return none.view(np.uint8), none, np.zeros(5, np.int64)
+    mask = contiguous(mask)
+    whole = np.broadcast_to(mask, shape)
+    steps = np.array(
+        [_KEPT if mask.dtype == bool else _ADDED, *(step // mask.itemsize for step in whole.strides)], np.int64
+    )
+    return (
+        (mask.view(np.uint8).reshape(-1), none, steps)
+        if mask.dtype == bool
+        else (none.view(np.uint8), mask.reshape(-1), steps)
+    )
+
+
+def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None, scale: float) -> Any:
+    """As kernels.attention.reference.attention_forward."""
+    if not _served(mask, q, k, v):
+        return NotImplemented
+    (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
+    o, lse = buffer_pool.empty((n, heads, queries, e)), buffer_pool.empty((n, heads, queries))
+    kept, added, steps = _mask(mask, (n, heads, queries, keys))
+    sizes = np.array((heads, queries, keys, d, e), np.int64)
+    chunks, scratch = n * heads * -(-queries // QUERIES), _ZEROS + (d + KEYS + e + 2) * _ROW
+    parallel(_forward_kernel(), chunks, *flat(q, k, v, o, lse), kept, added, sizes, steps, scale, scratch=scratch)
+    return o, lse
+
+
+def attention_backward(
+    do: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    o: np.ndarray,
+    lse: np.ndarray,
+    mask: np.ndarray | None,
+    scale: float,
+) -> Any:
+    """As kernels.attention.reference.attention_backward."""
+    if not _served(mask, do, q, k, v, o, lse):
+        return NotImplemented
+    (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
+    dq, dk, dv = (buffer_pool.empty(a.shape) for a in (q, k, v))
+    kept, added, steps = _mask(mask, (n, heads, queries, keys))
+    sizes = np.array((heads, queries, keys, d, e), np.int64)
+    kernel = _backward_kernel(min(panel_vectors(d), panel_vectors(e)), any(size % target().lanes for size in (d, e)))
+    scratch = _ZEROS + (d + e + max(d, e) + 2 * KEYS + 2) * _ROW
+    parallel(
+        kernel,
+        n * heads,
+        *flat(do, q, k, v, o, lse),
+        kept,
+        added,
+        *flat(dq, dk, dv),
+        sizes,
+        steps,
+        scale,
+        scratch=scratch,
+    )
+    return dq, dk, dv

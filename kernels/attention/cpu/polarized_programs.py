@@ -1,0 +1,254 @@
+"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, layer norm
+and gates.
+
+Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as
+(array, first float).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.vector_ops import over_run
+
+_TOGETHER = 4  # rows whose products are summed at the same time
+_BLOCKS = (8, 4)  # vectors of columns that are summed at the same time
+
+
+# -- matrix times vector -----------------------------------------------------------------------------------------------
+
+
+def _make_dots(paired: bool) -> Callable[..., None]:
+    @program("pipipiii")
+    def dots(
+        code: Code, a: Pointer, a0: Int, b: Pointer, b0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
+    ) -> None:
+        """y[i] = <A[i], b>; paired: <A[i], B[i]>."""
+
+        def some(first: Int, count: int) -> None:
+            sums = [code.variable(0.0) for _ in range(count)]
+
+            def body(j: Int, rest: Any) -> None:
+                shared = None if paired else code.load(b, b0 + j, rest)
+                for k in range(count):
+                    at = (first + k) * columns + j
+                    other = code.load(b, b0 + at, rest) if shared is None else shared
+                    sums[k].set(code.fma(code.load(a, a0 + at, rest), other, sums[k].get()))
+
+            over_run(code, columns, body)
+            for k in range(count):
+                code.store(code.total(sums[k].get()), y, y0 + first + k, code.int(1))
+
+        whole = code.rounded_to(rows, code.int(_TOGETHER))
+        with code.loop(0, whole, _TOGETHER) as i:
+            some(i, _TOGETHER)
+        with code.loop(whole, rows) as i:
+            some(i, 1)
+
+    return dots
+
+
+def _make_combine(paired: bool) -> Callable[..., None]:
+    @program("piipipiii")
+    def combine(
+        code: Code, f: Pointer, f0: Int, f_step: Int, a: Pointer, a0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
+    ) -> None:
+        """y[j] += sum_i f[i f_step] A[i, j]; paired: sum_i F[i, j] A[i, j] (no f_step then)."""
+
+        def block(j: Int, vectors: int, rest: Any) -> None:
+            places = [j + k * code.lanes for k in range(vectors)]
+            sums = [code.variable(code.load(y, y0 + place, rest)) for place in places]
+            with code.loop(0, rows) as i:
+                shared = None if paired else code.broadcast(f, f0 + i * f_step)
+                for place, total in zip(places, sums, strict=True):
+                    factor = code.load(f, f0 + i * columns + place, rest) if shared is None else shared
+                    total.set(code.fma(factor, code.load(a, a0 + i * columns + place, rest), total.get()))
+            for place, total in zip(places, sums, strict=True):
+                code.store(total.get(), y, y0 + place, rest)
+
+        done = code.int(0)
+        for vectors in _BLOCKS:
+            end = done + code.rounded_to(columns - done, code.int(vectors * code.lanes))
+            with code.loop(done, end, vectors * code.lanes) as j:
+                block(j, vectors, None)
+            done = end
+        over_run(code, columns - done, lambda j, rest: block(done + j, 1, rest))
+
+    return combine
+
+
+dots, dots_of_pairs = _make_dots(False), _make_dots(True)
+combine, combine_pairs = _make_combine(False), _make_combine(True)
+
+
+# -- gates of channels: sigmoid of a layer norm, in float64 but for the exponential (its gradient is what is left of lar
+
+
+def _wide(code: Code, x: Pointer, at: Int, rest: Any) -> Vec:
+    return code.wide.converted(code.load(x, at, rest))
+
+
+def _standard(code: Code, o: Pointer, o0: Int, channels: Int, eps: Any) -> tuple[Callable[[Int, Any], Vec], Vec]:
+    """xhat(i, rest) = (o - mean) inverse, and inverse = 1 / sqrt(var + eps)."""
+    wide = code.wide
+    count, total, squares = wide.number(channels), wide.variable(0.0), wide.variable(0.0)
+    over_run(code, channels, lambda i, rest: total.set(total.get() + _wide(code, o, o0 + i, rest)))
+    mean = wide.total(total.get()) / count
+
+    def square(i: Int, rest: Any) -> None:
+        d = wide.kept(_wide(code, o, o0 + i, rest) - mean, rest)
+        squares.set(wide.fma(d, d, squares.get()))
+
+    over_run(code, channels, square)
+    inverse = 1 / wide.sqrt(wide.total(squares.get()) / count + wide.converted(code.splat(eps)))
+    return lambda i, rest: (_wide(code, o, o0 + i, rest) - mean) * inverse, inverse
+
+
+@program("pippipif")
+def channel_gates(
+    code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointer, channels: Int, s: Pointer, s0: Int, eps: Any
+) -> None:
+    """s = sigmoid(xhat gain + offset)."""
+    xhat, _ = _standard(code, o, o0, channels, eps)
+
+    def body(i: Int, rest: Any) -> None:
+        z = code.wide.fma(xhat(i, rest), _wide(code, gain, i, rest), _wide(code, offset, i, rest))
+        code.store(code.sigmoid(code.converted(z)), s, s0 + i, rest)
+
+    over_run(code, channels, body)
+
+
+@program("piiippiif")
+def channel_gates_gradient(
+    code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, gain: Pointer, out: Pointer, at: Int, channels: Int, eps: Any
+) -> None:
+    """out[at :] = do, dgain, doffset of one image, a row of channels each; ds, s and o are in t.  With g = ds s (1 -
+    s):
+
+    doffset = g    dgain = g xhat    do = inverse (g gain - mean(g gain) - xhat mean(g gain xhat))
+    """
+    wide = code.wide
+    xhat, inverse = _standard(code, t, o0, channels, eps)
+    first, second, count = wide.variable(0.0), wide.variable(0.0), wide.number(channels)
+
+    def parameters(i: Int, rest: Any) -> None:
+        gate, normal = _wide(code, t, s0 + i, rest), xhat(i, rest)
+        g = _wide(code, t, ds0 + i, rest) * gate * (1 - gate)
+        code.store(code.converted(g * normal), out, at + channels + i, rest)
+        code.store(code.converted(g), out, at + channels * 2 + i, rest)
+        # rounded: what is subtracted below must be what was summed here
+        weighted = code.converted(g * _wide(code, gain, i, rest))
+        code.store(weighted, out, at + i, rest)
+        first.set(first.get() + wide.converted(weighted))
+        second.set(wide.fma(wide.converted(weighted), normal, second.get()))
+
+    over_run(code, channels, parameters)
+    mean, along = wide.total(first.get()) / count, wide.total(second.get()) / count
+
+    def gradient(i: Int, rest: Any) -> None:
+        centred = _wide(code, out, at + i, rest) - mean
+        code.store(code.converted(inverse * (centred - xhat(i, rest) * along)), out, at + i, rest)
+
+    over_run(code, channels, gradient)
+
+
+# -- gates of pixels ---------------------------------------------------------------------------------------------------
+
+
+@program("piii")
+def pixel_gates(code: Code, z: Pointer, z0: Int, shift: Int, pixels: Int) -> None:
+    """z <- sigmoid(z + the number at `shift`)."""
+    more = code.broadcast(z, shift)
+    over_run(code, pixels, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest) + more), z, z0 + i, rest))
+
+
+@program("piiii")
+def pixel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, total: Int, pixels: Int) -> None:
+    """ds <- ds s (1 - s), and their sum at `total`."""
+    sums = code.variable(0.0)
+
+    def body(i: Int, rest: Any) -> None:
+        gate = code.load(t, s0 + i, rest)
+        value = code.load(t, ds0 + i, rest) * gate * (1 - gate)
+        code.store(value, t, ds0 + i, rest)
+        sums.set(sums.get() + value)
+
+    over_run(code, pixels, body)
+    code.store(code.total(sums.get()), t, total, code.int(1))
+
+
+# -- maps --------------------------------------------------------------------------------------------------------------
+
+
+def _gates(code: Code, of_pixels: bool, t: Pointer, s0: Int, pixel: Int) -> Callable[[Int, Any], Vec]:
+    """s(c, rest): the gates of a pixel's channels."""
+    if not of_pixels:
+        return lambda c, rest: code.load(t, s0 + c, rest)
+    gate = code.broadcast(t, s0 + pixel)
+    return lambda _c, _rest: gate
+
+
+def _make_scale(of_pixels: bool) -> Callable[..., None]:
+    @program("pipipii")
+    def scale(code: Code, x: Pointer, x0: Int, t: Pointer, s0: Int, y: Pointer, pixels: Int, channels: Int) -> None:
+        """y = s x."""
+        with code.loop(0, pixels) as pixel:
+            at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
+            over_run(
+                code, channels, lambda c, rest: code.store(code.load(x, at + c, rest) * gates(c, rest), y, at + c, rest)
+            )
+
+    return scale
+
+
+def _make_scale_gradient(of_pixels: bool) -> Callable[..., None]:
+    @program("pipiiiiiipii")
+    def scale_gradient(
+        code: Code,
+        dy: Pointer,
+        x0: Int,
+        t: Pointer,
+        s0: Int,
+        f0: Int,
+        v0: Int,
+        g0: Int,
+        g_step: Int,
+        w0: Int,
+        dx: Pointer,
+        pixels: Int,
+        channels: Int,
+    ) -> None:
+        """dx[l] = s dy[l] + f[l] v + g[l g_step] w; all but dy and dx are in t."""
+        with code.loop(0, pixels) as pixel:
+            at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
+            f, g = code.broadcast(t, f0 + pixel), code.broadcast(t, g0 + pixel * g_step)
+
+            def body(c: Int, rest: Any) -> None:
+                value = code.fma(f, code.load(t, v0 + c, rest), g * code.load(t, w0 + c, rest))
+                code.store(code.fma(code.load(dy, at + c, rest), gates(c, rest), value), dx, at + c, rest)
+
+            over_run(code, channels, body)
+
+    return scale_gradient
+
+
+scale_channels, scale_pixels = _make_scale(False), _make_scale(True)
+scale_channels_gradient, scale_pixels_gradient = _make_scale_gradient(False), _make_scale_gradient(True)
+
+
+# -- sums over images --------------------------------------------------------------------------------------------------
+
+
+@program("piiipii")
+def sum_rows(code: Code, a: Pointer, a0: Int, rows: Int, row: Int, y: Pointer, y0: Int, columns: Int) -> None:
+    """y = the sum of so many rows of A, `row` floats apart, in float64."""
+
+    def body(j: Int, rest: Any) -> None:
+        total = code.wide.variable(0.0)
+        with code.loop(0, rows) as i:
+            total.set(total.get() + _wide(code, a, a0 + i * row + j, rest))
+        code.store(code.converted(total.get()), y, y0 + j, rest)
+
+    over_run(code, columns, body)

@@ -1,0 +1,1 @@
+"""Direct convolution: a GEMM micro-kernel that walks over the padded image."""

@@ -1,0 +1,73 @@
+"""The gradients of a convolution and of the batch norm behind it, in one pass: the gradient dz between them is never
+written to memory.
+
+In turn, batch norm reads its input z and the cotangent g and writes dz, the data gradient reads dz and writes dx, the
+filter gradient reads
+dz and x: five maps read, two written. Here a strip of dz is made in the cache from g and z, and both gradients are
+taken of it there: three maps read, one written. The sums over all pixels that dz needs come first, in a pass of their
+    own.
+
+    dz = scale g + slope (z - mean) + constant           per channel; kernels/norm/cpu/batch_norm.py gives these `rows`
+
+Two kernels. 1x1: a strip is some pixels, both gradients are matrix products. Winograd: a strip is the rows under a row
+of tiles. The tiles' transforms B^T dz B serve both gradients:
+
+    dx = A^T [ (G w' G^T) * (B^T dz B) ] A      w' the filter of the data gradient: taps reversed, channels swapped
+    dw' = G^T [ sum over tiles of (A x A^T) * (B^T dz B) ] G
+
+The second is the usual filter gradient with x and dz in each other's place, so its taps come out reversed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from kernels.conv.cpu.winograd.plan import CHUNKS
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.vector_ops import over_run
+from kernels.norm.cpu.batch_norm import open_gradient
+
+_LEAST_CHUNKS = 2
+_MOST_SUMS = 2_600_000  # floats; chunks have sums of their own: fewer chunks for large filters
+ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
+
+
+@cache
+def make_gradient_pixels(relu: bool) -> Any:
+    """The program that makes a strip of dz; relu: with the ReLU-masked gradient."""
+
+    @program("ppiiippii")
+    def gradient_pixels(
+        code: Code,
+        g: Pointer,
+        z: Pointer,
+        at: Int,
+        pixels: Int,
+        channels: Int,
+        rows: Pointer,
+        out: Pointer,
+        o0: Int,
+        pitch: Int,
+    ) -> None:
+        """dz of so many pixels to out[o0 + pixel pitch], channels padded with zeros to whole vectors. relu: g is masked
+        by the sign of y.
+        """
+
+        def body(j: Int, rest: Any) -> None:
+            i = at + pixel * channels + j
+            opened = open_gradient(code, g, z, i, j, rest, "computed" if relu else "none", rows, channels, g)
+            mean, scale, slope, constant = (code.load(rows, j + channels * k, rest) for k in (0, 1, 3, 4))
+            value = code.fma(scale, opened, code.fma(code.load(z, i, rest) - mean, slope, constant))
+            code.store(value, out, o0 + pixel * pitch + j)
+
+        with code.loop(0, pixels) as pixel:
+            over_run(code, channels, body)
+
+    return gradient_pixels
+
+
+def equal_chunks(count: int, floats: int, least: int) -> int:
+    """`count` pieces of work are cut into chunks that each sum `floats` floats: how many pieces each has."""
+    chunks = max(_LEAST_CHUNKS, min(CHUNKS, count // least, _MOST_SUMS // floats))
+    return -(-count // chunks)

@@ -1,0 +1,165 @@
+"""Forward of one input channel: a tile of pixels times output channels; sums start from bias (+ residual)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.conv.cpu import filters
+from kernels.conv.cpu.direct.params import padded_rows
+from kernels.conv.cpu.single_channel.params import NUMBERS, PIECE, meetings, plan
+from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.gemm_microkernel import panel_vectors
+from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.target import target
+from kernels.core.cpu.thread_pool import parallel
+from kernels.core.cpu.vector_ops import clear
+from kernels.core.geometry import Pair, Window
+
+# vectors of a panel -> pixels of a tile: at least 8 sums in flight, and registers for a filter row
+_TILE = {1: 8, 2: 4, 4: 4}
+
+
+class _Form(NamedTuple):
+    """What of a forward kernel is compiled in."""
+
+    kernel: Pair
+    vectors: int  # of a panel
+    masked: bool  # the last panel is not full
+    relu: bool
+    residual: bool  # `more` is added
+    summing: bool  # no bias; out[chunk] (2, K) = sums over pixels of y and of y^2
+
+
+def _forward_tile(
+    code: Code, form: _Form, arrays: tuple[Pointer, ...], wide: Int, place: Int, pixels: int, k: Int, panel: Int
+) -> None:
+    """`pixels` output pixels from y[place] on, channels panel ...; arrays: padded rows at the first one's, panels,
+    bias, more, y, sums.
+    """
+    rows, panels, start, more, y, sums = arrays
+    (r, s), vectors = form.kernel, form.vectors
+    columns = [panel + v * code.lanes for v in range(vectors)]
+    rests = [k - column if form.masked else None for column in columns]
+    outputs = [[(v, place + t * k + column) for v, column in enumerate(columns)] for t in range(pixels)]
+    total = [[code.load(start, column) for column in columns] for _ in range(pixels)]
+    if form.residual:
+        total = [
+            [code.load(more, at, rests[v]) + line[v] for v, at in places]
+            for line, places in zip(total, outputs, strict=True)
+        ]
+    for i in range(r):
+        taps = [panel * (r * s) + (i * s + j) * (vectors * code.lanes) for j in range(s)]
+        factors = [[code.load(panels, tap + v * code.lanes) for v in range(vectors)] for tap in taps]
+        for u, pairs in enumerate(meetings(pixels, s)):
+            value = code.broadcast(rows, wide * i + u)
+            for t, j in pairs:
+                total[t] = [
+                    code.fma(value, factor, so_far) for factor, so_far in zip(factors[j], total[t], strict=True)
+                ]
+    if form.relu:
+        total = [[code.relu(value) for value in line] for line in total]
+    for line, places in zip(total, outputs, strict=True):
+        for v, at in places:
+            code.store(line[v], y, at, rests[v])
+    if form.summing:
+        squares0 = code.rounded_to(k + (vectors * code.lanes - 1), code.int(vectors * code.lanes))
+        for v, column in enumerate(columns):
+            added, squares = code.load(sums, column), code.load(sums, squares0 + column)
+            for line in total:
+                added, squares = added + line[v], code.fma(line[v], line[v], squares)
+            code.store(added, sums, column)
+            code.store(squares, sums, squares0 + column)
+
+
+@lru_cache(maxsize=64)
+def _forward_kernel(form: _Form) -> Kernel:
+    (r, s), pixels, width, summing = form.kernel, _TILE[form.vectors], form.vectors * target().lanes, form.summing
+
+    @program("pppppiiiiiii")
+    def strip(
+        code: Code, own: Pointer, panels: Pointer, start: Pointer, more: Pointer, y: Pointer, *numbers: Int
+    ) -> None:
+        """`rows` rows of `many` pixels: the first output is at y[y0], its first input at own[own0] of rows `wide`
+        apart. Whole pixels are written.
+        """
+        own0, wide, y0, k, rows, many, sums0 = numbers
+        whole = code.rounded_to(many, code.int(pixels))
+        with code.loop(0, rows) as row:
+            line, to = own + own0 + row * wide, y0 + row * (wide - (s - 1)) * k
+            for begin, end, count in ((0, whole, pixels), (whole, many, 1)):
+                with code.loop(begin, end, count) as at, code.loop(0, k, width) as panel:
+                    _forward_tile(
+                        code, form, (line + at, panels, start, more, y, own + sums0), wide, to + at * k, count, k, panel
+                    )
+
+    names = "masked", "relu", "residual", "sums"
+    variant = " ".join(
+        [f"{form.kernel} x{form.vectors}", *(name for name, there in zip(names, form[2:], strict=True) if there)]
+    )
+
+    @cpu_kernel(f"pppppdg{NUMBERS}", variant)
+    def forward(start, stop, scratch, x, panels, bias, more, y, out, layer):  # type: ignore[no-untyped-def]
+        h, w, p, q, k, top, left, rows, blocks = layer
+        wide, channels = q + s - 1, -(-k // width) * width
+        sums = (rows + r - 1) * wide
+        # float32 sums are short: pieces, added in float64
+        together, piece = (max(1, PIECE // q), PIECE) if summing else (rows, q)
+        for chunk in range(start, stop):
+            image, first = chunk // blocks, chunk % blocks * rows
+            count, out0 = min(rows, p - first), chunk * 2 * k
+            padded_rows(x, image, h, w, 1, first - top, count + r - 1, left, wide, scratch)
+            if summing:
+                for i in range(2 * k):
+                    out[out0 + i] = 0.0
+            for row in range(0, count, together):
+                for done in range(0, q, piece):
+                    if summing:
+                        clear(scratch, sums, 2 * channels)
+                    strip(scratch, panels, bias, more, y, row * wide + done, wide,
+                          ((image * p + first + row) * q + done) * k, k, min(together, count - row), min(piece,
+                          q - done), sums)  # fmt: skip
+                    if summing:
+                        for i in range(k):
+                            out[out0 + i] += scratch[sums + i]
+                            out[out0 + k + i] += scratch[sums + channels + i]
+
+    return forward
+
+
+def single_channel_forward(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    relu: bool = False,
+    residual: np.ndarray | None = None,
+    summing: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """y (N, P, Q, K) of contiguous float32 x (N, H, W, 1) and w (R, S, 1, K), and the sums of y and y^2 if `summing`
+    (no bias): (chunks, 2, K).
+    """
+    (n, h, wd, _), k, (r, s) = x.shape, w.shape[3], window.kernel
+    out = window.output_size((h, wd))
+    layer, numbers, chunks = plan(n, (h, wd), out, k, window, True)
+    vectors = panel_vectors(k)
+    width = vectors * target().lanes
+    y, sums = buffer_pool.empty((n, *out, k), np.float32), np.empty((chunks, 2, k if summing else 0))
+    more = y if residual is None else residual
+    arrays = (
+        x.reshape(-1),
+        filters.packed(w, 1, width),
+        filters.padded_bias(b, 1, k, width),
+        more.reshape(-1),
+        y.reshape(-1),
+        sums.reshape(-1),
+    )
+    kernel = _forward_kernel(
+        _Form(window.kernel, vectors, k % target().lanes != 0, relu, residual is not None, summing)
+    )
+    scratch = (layer.rows + r - 1) * (layer.q + s - 1) + 2 * (k + width)
+    parallel(kernel, chunks, *arrays, numbers, scratch=scratch)
+    return y, sums

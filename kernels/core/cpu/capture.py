@@ -1,0 +1,208 @@
+"""Kernel launches, recorded once and done again in one native call.
+
+    recording = Recording()
+    with recording.active(): y = computation(x)     # launches of this thread are written down; its arrays come from
+                                                    # the recording's own pool
+    recording.replay(first, stop)                   # the same machine code on the same memory: new numbers in x give
+                                                    # new numbers in y
+
+What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of
+arrays). All memory it points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a
+reference to every other array. Arrays of the computation reuse each other's blocks as they did when it was recorded,
+which is right as long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good
+for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.core.cpu import buffer_pool, thread_pool
+from kernels.core.cpu.thread_pool import (
+    BUSY,
+    address_of,
+    asleep,
+    call,
+    compiled,
+    current_team,
+    give_back,
+    load,
+    perform,
+    take,
+)
+from kernels.core.dispatch import computed_outside, recorded_by
+from kernels.core.random import words_of
+
+_FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
+
+
+@compiled
+def _replay(control, table, at, stop, helpers, woken, scratch, stride):  # type: ignore[no-untyped-def]
+    """Do the launches at .. stop and return `stop`, or BUSY with nothing done, or the number of the launch before which
+    helpers have to be woken: between two launches that keep them busy they may fall asleep. woken: they have just been.
+        control = 0: without the team.
+    """
+    if control and take(control, scratch, stride, helpers, 1):
+        return BUSY
+    while at < stop:
+        launch = table + 8 * _FIELDS * at
+        address, chunks, words = load(launch), load(launch + 8), load(launch + 16)
+        if helpers == 0 or chunks == 1:
+            call(address, 0, chunks, scratch, words)
+        else:
+            if not woken and asleep(control, helpers):
+                break
+            perform(control, address, words, chunks)
+            woken = 0
+        at += 1
+    if control:
+        give_back(control)
+    return at
+
+
+class Place(NamedTuple):
+    """A place in a recording: how many launches and calls come before it."""
+
+    launch: int
+    call: int
+
+
+class _Call(NamedTuple):
+    """An operator that computes on values in Python, too: it is called again, before launch number `before`, and its
+    results copied.
+    """
+
+    before: int
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[np.ndarray, ...]
+
+    def again(self) -> None:
+        for was, now in zip(self.results, _arrays(_boxed(self.call(*self.args, **self.kwargs))), strict=True):
+            if now is not was:
+                np.copyto(was, now)
+
+
+def _arrays(result: Any) -> tuple[np.ndarray, ...]:
+    """The arrays of an operator's result: it may be one, or tuples and lists of them."""
+    if isinstance(result, (tuple, list)):
+        return tuple(array for part in result for array in _arrays(part))
+    return (result,) if isinstance(result, np.ndarray) else ()
+
+
+def _boxed(result: Any) -> Any:
+    """An operator's result with NumPy's scalars, which expressions of single numbers give, as arrays: memory that
+    another run can write to.
+    """
+    if isinstance(result, (tuple, list)):
+        parts = [_boxed(part) for part in result]
+        return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
+    return np.asarray(result) if isinstance(result, np.generic) else result
+
+
+class Recording:
+    """The launches of a computation and the memory they use."""
+
+    def __init__(self) -> None:
+        self.pool = buffer_pool.Pool(smallest=0)
+        self._launches: list[tuple[int, int, np.ndarray]] = []
+        self._kept: dict[int, np.ndarray] = {}
+        self._scratch = 0
+        self._calls: list[_Call] = []
+        self._draws: list[tuple[np.ndarray, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within the block this thread's launches are recorded, and its arrays come from the recording's pool."""
+        before, thread_pool.recorder.tell = thread_pool.recorder.tell, self._add
+        try:
+            with buffer_pool.use_pool(self.pool):
+                yield
+        finally:
+            thread_pool.recorder.tell = before
+
+    def _add(self, address: int, chunks: int, scratch: int, words: np.ndarray, arguments: Sequence[Any]) -> None:
+        self._launches.append((address, chunks, words[: len(arguments)].copy()))
+        self._scratch = max(self._scratch, scratch)
+        for a in arguments:
+            if isinstance(a, np.ndarray) and not self.pool.owns(a):
+                self._kept[id(a)] = a
+
+    @contextmanager
+    def operators(self) -> Iterator[None]:
+        """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both
+        again.
+        """
+        with self.active(), recorded_by(self._operator, self._draws):
+            yield
+
+    def _operator(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        first = len(self)
+        computed_outside()
+        result = call(*args, **kwargs)
+        if computed_outside():
+            self.drop(first)
+            result = _boxed(result)
+            self._calls.append(_Call(first, call, args, kwargs, _arrays(result)))
+        return result
+
+    @property
+    def calls(self) -> list[str]:
+        """The operators that are called again."""
+        return [c.call.__self__.name for c in self._calls]  # type: ignore[attr-defined]
+
+    start = Place(0, 0)
+
+    @property
+    def place(self) -> Place:
+        """Where the recording is now."""
+        return Place(len(self), len(self._calls))
+
+    def run(self, start: Place, stop: Place) -> None:
+        """Do again what was recorded between two places: launches, and the calls between them."""
+        first = start.launch
+        for operator in self._calls[start.call : stop.call]:
+            self.replay(first, operator.before)
+            operator.again()
+            first = operator.before
+        self.replay(first, stop.launch)
+
+    def redraw(self, shift: int) -> None:
+        """Let the random masks come from `shift` draws further on in their stream."""
+        for words, offset in self._draws:
+            words[...] = words_of(offset + shift)
+
+    def drop(self, first: int) -> None:
+        """Forget the launches from number `first` on."""
+        del self._launches[first:]
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        return np.array(
+            [(address, chunks, address_of(words)) for address, chunks, words in self._launches], np.int64
+        ).reshape(-1, _FIELDS)
+
+    def replay(self, first: int, stop: int) -> None:
+        """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be
+        recorded afterwards.
+        """
+        table, team = address_of(self._table), current_team()
+        room = team.scratch if self._scratch <= team.scratch.floats else team.reserve(self._scratch)
+        helpers, woken = team.size - 1, 0
+        while first < stop:
+            reached = _replay(team.control, table, first, stop, helpers, woken, room.address, room.stride)
+            if reached == BUSY:  # another thread's job: do it alone
+                own = np.empty(self._scratch + 16, np.float32)
+                reached = _replay(0, table, first, stop, 0, 1, address_of(own), 0)
+            elif reached < stop:
+                team.wake()
+            first, woken = reached, 1

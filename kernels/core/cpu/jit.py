@@ -1,0 +1,266 @@
+"""Compiled CPU kernels: numba functions over a range of chunks, compiled on first use and kept on disk.
+
+    @cpu_kernel("ppi")                                  # a letter per argument after the first three
+    def scale(start, stop, scratch, x, y, n): ...       # does the chunks start .. stop
+
+    parallel(scale, chunks, x, y, n)                    # kernels/core/cpu/thread_pool.py
+
+Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float64, int64 (in the kernel: a pointer); i
+an integer; f a float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is
+called natively by every thread, without the interpreter in between.
+
+The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache). A kernel is kept under a
+digest of what it is made of (sources.py), so the cache survives a reinstallation and never serves stale code; store.py
+guards its files. `on_compile` lets a program say what is being compiled; nothing here prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from kernels.core.cpu.deferral import deferring
+from kernels.core.cpu.numba_internals import (
+    MachineCodeCache,
+    Part,
+    c_function,
+    drop_bitcode,
+    is_kept,
+    linked_first,
+    processor,
+    set_cache,
+)
+from kernels.core.cpu.sources import made_of, modules
+from kernels.core.cpu.store import Store, note
+from kernels.core.cpu.target import target
+
+registry: dict[str, Kernel] = {}
+_listeners: list[Callable[[str, int, int], None]] = []
+_listed: list[Kernel] | None = None
+_lock = threading.RLock()
+
+_POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
+_WORDS = types.CPointer(types.int64)
+_RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
+
+
+@lru_cache(maxsize=1)
+def store() -> Store:
+    """Where compiled kernels are kept."""
+    asked, xdg = os.environ.get("AREOGRAD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # A relative XDG_CACHE_HOME is to be ignored, says its specification.
+        base = (
+            Path(asked).absolute()
+            if asked
+            else (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "areograd"
+        )
+    except (RuntimeError, OSError, KeyError):  # nobody knows this user's home, or the working folder is gone
+        return Store(None, "this user has no home folder (AREOGRAD_CACHE names another place)")
+    return Store(base / "kernels")
+
+
+class _Kept:
+    """One numba function's machine code in `store`, a file for each combination of argument types. module: where it is
+    written.
+    """
+
+    def __init__(self, name: str, module: str) -> None:
+        self.name, self.module = name, module
+
+    def _key(self, signature: Any, codegen: Any) -> str:
+        """All that machine code depends on. Closures of vector programs differ from process to process; sources and
+        name cover them.
+        """
+        versions = numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
+        return repr((self.name, signature, processor(codegen), str(target()), versions, made_of(self.module)))
+
+    def load(self, signature: Any, codegen: Any) -> bytes | None:
+        return store().read(self.name, self._key(signature, codegen))
+
+    def save(self, signature: Any, codegen: Any, payload: bytes) -> None:
+        store().write(self.name, self._key(signature, codegen), payload)
+
+    def note(self, reason: str) -> None:
+        note(f"{self.name} cannot be loaded, compiled anew ({reason})")
+
+
+def cached(dispatcher: Any, function: Any, name: str) -> None:
+    """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles.
+
+    A function that is written elsewhere than in `kernels` is compiled in memory: what it is made of is not known.
+    """
+    _rename(function, name)
+    if function.__module__ in modules():
+        kept = _Kept(name, function.__module__)
+        set_cache(dispatcher, MachineCodeCache(kept.load, kept.save, kept.note))
+    dispatcher.compile = deferring(dispatcher.compile)
+
+
+def _rename(function: Any, name: str) -> None:
+    """Make the name unique: machine code from the cache is linked by name, and what one factory makes twice has one
+    name otherwise.
+    """
+    function.__qualname__ = re.sub(r"\W+", "_", name)
+
+
+class Kernel:
+    """A function over chunks, compiled on first use for the argument letters of its decorator."""
+
+    def __init__(self, function: Callable[..., None], letters: str, variant: str, fastmath: set[str]) -> None:
+        self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
+        self.letters: list[str] = re.findall(r"g\d+|[pbdlif]", letters)
+        if "".join(self.letters) != letters:
+            raise ValueError(
+                f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN"
+            )
+        _rename(function, f"{self.name}_body")
+        body = Part(function, fastmath)
+        unpack = _unpacker(self.letters)
+
+        def run(start, stop, scratch, words):  # type: ignore[no-untyped-def]
+            body(start, stop, scratch, *unpack(words))
+
+        run.__module__ = function.__module__
+        self.callback: Any = c_function(run, _RUN)
+        cached(self.callback, run, self.name)
+        self.address = 0
+        self.launcher: Any = None  # made by thread_pool.py on first use
+
+    def compile(self) -> int:
+        """Load from the cache or compile, unless that was done. Returns the machine code's address."""
+        with _lock:
+            if not self.address:
+                if not self.is_cached():
+                    done = sum(bool(k.address) for k in registry.values()) + 1
+                    for listener in _listeners:
+                        listener(self.name, done, len(registry))
+                with linked_first():
+                    self.callback.compile()
+                self.address = self.callback.address
+                drop_bitcode(self.callback)
+        return self.address
+
+    def is_cached(self) -> bool:
+        """Whether the compiled code is on disk."""
+        return is_kept(self.callback)
+
+    @property
+    def argument_types(self) -> tuple[types.Type, ...]:
+        """What the caller passes, as numba types. Arrays may be read-only (a kernel gets addresses and knows which it
+        writes).
+        """
+        numbers = {"i": types.int64, "f": types.float64}
+        return tuple(
+            numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C", readonly=True)
+            for t in self.letters
+        )
+
+
+def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
+    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples,
+    from one 64-bit word each.
+    """
+
+    def kind(letter: str) -> types.Type:
+        if letter in _POINTERS:
+            return types.CPointer(_POINTERS[letter])
+        return {"i": types.int64, "f": types.float32}.get(letter) or types.UniTuple(types.int64, int(letter[1:]))
+
+    result = types.Tuple([kind(letter) for letter in letters])
+
+    def unpack(_context: Any, words: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, _signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            out = []
+            for place, letter in enumerate(letters):
+                word = builder.load(builder.gep(values[0], [ir.IntType(64)(place)]))
+                if letter in _POINTERS:
+                    out.append(builder.inttoptr(word, context.get_value_type(kind(letter))))
+                elif letter == "f":
+                    out.append(builder.fptrunc(builder.bitcast(word, ir.DoubleType()), ir.FloatType()))
+                elif letter == "i":
+                    out.append(word)
+                else:
+                    address = builder.inttoptr(word, ir.IntType(64).as_pointer())
+                    numbers = [builder.load(builder.gep(address, [ir.IntType(64)(k)])) for k in range(int(letter[1:]))]
+                    out.append(context.make_tuple(builder, kind(letter), numbers))
+            return context.make_tuple(builder, result, out)
+
+        return result(_WORDS), emit
+
+    return intrinsic(unpack)
+
+
+def cpu_kernel(
+    letters: str, variant: str = "", fastmath: Sequence[str] = ("contract",)
+) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function (start, stop, scratch, ...) that returns nothing. letters: its further arguments, see
+    above.
+
+    variant: what tells apart kernels that one factory makes of the same source (it is part of the cache's key).
+    """
+
+    def decorate(function: Callable[..., None]) -> Kernel:
+        kernel = Kernel(function, letters, variant, set(fastmath))
+        registry[kernel.name] = kernel
+        return kernel
+
+    return decorate
+
+
+def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function that kernels call; compiled into them. variant: tells apart functions that one factory makes of
+    the same source.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        _rename(function, f"{function.__qualname__}_{variant}")
+        return Part(function, {"contract"})
+
+    return decorate
+
+
+@contextlib.contextmanager
+def listing() -> Iterator[list[Kernel]]:
+    """Within the block kernels are listed, once each, and not run: what would a computation need? Its numbers mean
+    nothing then.
+    """
+    global _listed
+    _listed = []
+    try:
+        yield _listed
+    finally:
+        _listed = None
+
+
+def is_listing() -> bool:
+    """Whether kernels are only being listed."""
+    return _listed is not None
+
+
+def listed(kernel: Kernel) -> bool:
+    """Put a kernel on the list, if there is one; then it must not be run."""
+    if _listed is None:
+        return False
+    if kernel not in _listed:
+        _listed.append(kernel)
+    return True
+
+
+def on_compile(listener: Callable[[str, int, int], None]) -> None:
+    """Call listener(name, how many, of how many known) before a kernel is compiled because it is not on disk."""
+    _listeners.append(listener)

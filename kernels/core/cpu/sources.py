@@ -1,0 +1,113 @@
+"""What machine code is made of: the key under which a compiled kernel is kept changes with that, and with nothing else.
+
+A kernel's body is numba code and vector programs of its own module and of those that it imports, and of those that they
+import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to
+machine code, so they are not followed. What counts of a module is its bytecode without the numbers of its lines, as the
+interpreter compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another
+family neither.
+
+    made_of("kernels.gate.cpu")         16 hexadecimal digits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+_HOST = {
+    *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "reduction", "shapes")),
+    *(f"kernels.core.cpu.{name}" for name in ("buffer_pool", "cores", "deferral", "sources", "store")),
+}
+
+
+def is_host_only(module: str) -> bool:
+    """Whether nothing of a module gets into machine code: packages, references, CUDA's launchers and what `_HOST`
+    names.
+    """
+    path = module.split(".")
+    return module in _HOST or path[-1] == "reference" or "cuda" in path or module not in modules()
+
+
+@cache
+def modules() -> frozenset[str]:
+    """All modules of the package `kernels` but the packages themselves."""
+    paths = (path.relative_to(ROOT.parent).with_suffix("") for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+    return frozenset(".".join(path.parts) for path in paths)
+
+
+@cache
+def made_of(module: str) -> str:
+    """A digest of a module of kernels and of all that it imports from there, directly or not."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(closure(module)):
+        digest.update(f"{name} {_digest(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def closure(module: str) -> set[str]:
+    """The module and all modules that it imports, directly or not, but those that only run on the host."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [other for other in imports(name) if not is_host_only(other)]
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Modules of kernels that a module's code names in its imports, wherever they stand in it."""
+    names = {name for code in _codes(_code(module)) for name in code.co_names}
+    packages = [name for name in names if name == "kernels" or name.startswith("kernels.")]
+    return frozenset(packages) | {
+        full for package in packages for name in names if (full := f"{package}.{name}") in modules()
+    }
+
+
+@cache
+def _code(module: str) -> CodeType:
+    """A module's bytecode, as the interpreter keeps it beside the source."""
+    spec = importlib.util.find_spec(module)
+    code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
+    if code is None:
+        raise ImportError(f"{module}: its code cannot be found, so its kernels cannot be kept")
+    return code
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A code object and all that are defined in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+@cache
+def _digest(module: str) -> str:
+    return hashlib.blake2b(repr(_content(_code(module))).encode(), digest_size=8).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    """A code object without its lines and its file, a constant as it is; equal values of another type or sign are told
+    apart.
+    """
+    if isinstance(value, CodeType):
+        counts = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount, value.co_flags
+        names = value.co_name, value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
+        return (
+            counts,
+            names,
+            value.co_code,
+            value.co_exceptiontable,
+            [_content(constant) for constant in value.co_consts],
+        )
+    if isinstance(value, frozenset):  # its order changes from process to process
+        return "frozenset", sorted(map(repr, value))
+    return repr(value)

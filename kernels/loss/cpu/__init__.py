@@ -1,0 +1,1 @@
+"""The segmentation loss on the CPU."""
