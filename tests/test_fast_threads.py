@@ -13,6 +13,7 @@ from fast_checks import CHECKS, arrays_of
 from numba import carray
 
 from kernels.core.cpu import thread_pool
+from kernels.core.cpu.arguments import F32, I64
 from kernels.core.cpu.capture import Recording
 from kernels.core.cpu.cores import usable_cores
 from kernels.core.cpu.jit import cpu_kernel
@@ -39,8 +40,8 @@ def test_the_same_bits_for_any_number_of_threads(name: str) -> None:
             assert np.ascontiguousarray(one).tobytes() == np.ascontiguousarray(other).tobytes()
 
 
-@cpu_kernel("lpiif")
-def count_chunks(start, stop, scratch, counts, marks, size, rounds, value):  # type: ignore[no-untyped-def]
+@cpu_kernel()
+def count_chunks(start, stop, scratch, counts: I64, marks: F32, size: int, rounds: int, value: float):  # type: ignore[no-untyped-def]
     """Counts every chunk, and looks whether another thread writes to this one's scratch meanwhile."""
     seen, own = carray(counts, stop), carray(scratch, size)
     errors = carray(marks, stop)
@@ -79,8 +80,8 @@ def test_helpers_fall_asleep_and_wake() -> None:
         job(64, 1024, 20)
 
 
-@cpu_kernel("li")
-def sleeping(start, stop, scratch, block, word):  # type: ignore[no-untyped-def]
+@cpu_kernel()
+def sleeping(start, stop, scratch, block: I64, word: int):  # type: ignore[no-untyped-def]
     """Ends when a word of the team's control block is 0: a helper has fallen asleep."""
     while load(block[0] + 8 * word):
         pass

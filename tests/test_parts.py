@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kernels.core.cpu import numba_internals as parts
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import cpu_kernel, inline
 from kernels.core.cpu.thread_pool import parallel
 
@@ -24,8 +25,8 @@ def doubled_and_more(x: float, more: float) -> float:
 def fresh_kernel(name: str):
     """A kernel, not on disk, whose body calls functions that call others."""
 
-    @cpu_kernel("ppi", name)
-    def shifted(start, stop, scratch, x, y, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel(name)
+    def shifted(start, stop, scratch, x: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
         for i in range(start * n, stop * n):
             y[i] = doubled_and_more(x[i], start) + doubled(1.0)
 

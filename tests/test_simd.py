@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from kernels.core.cpu import vector_ops
-from kernels.core.cpu.simd import program
+from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.target import TARGETS, mask_bytes, target, usable_targets
 
 LANES = target().lanes
@@ -90,8 +90,8 @@ def test_arithmetic() -> None:
     a, b = NUMBERS.copy(), NUMBERS[::-1].copy()
     b[::3], a[5 % len(a)] = a[::3], 0
 
-    @program("pppi")
-    def all_rows(code, x, y, out, n):
+    @program
+    def all_rows(code: Code, x: Pointer, y: Pointer, out: Pointer, n: Int):
         with code.loop(0, n, code.lanes) as i:
             for k, (emit, _, _) in enumerate(ROWS.values()):
                 code.store(emit(code, code.load(x, i), code.load(y, i)), out, n * k + i)
@@ -117,8 +117,8 @@ def test_arithmetic() -> None:
 def applied(emit: Callable[..., Any], x: np.ndarray) -> np.ndarray:
     """emit(code, vector) over an array of whole vectors."""
 
-    @program("ppi")
-    def over(code, x, y, n):
+    @program
+    def over(code: Code, x: Pointer, y: Pointer, n: Int):
         with code.loop(0, n, code.lanes) as i:
             code.store(emit(code, code.load(x, i)), y, i)
 
@@ -184,8 +184,8 @@ def test_relu_and_its_mask_are_one_instruction_each() -> None:
     if target().name not in ("avx2", "avx512"):
         pytest.skip("the instructions are those of x86")
 
-    @program("ppi")
-    def clipped(code, x, y, n):
+    @program
+    def clipped(code: Code, x: Pointer, y: Pointer, n: Int):
         with code.loop(0, n, code.lanes) as i:
             code.store(code.relu(code.load(x, i)), y, i)
 
@@ -224,8 +224,8 @@ def test_totals_and_transposed_over_as_many_vectors_as_lanes() -> None:
     """Small whole numbers: every order of adding them gives the same."""
     x = np.arange(LANES * LANES, dtype=np.float32) % 1021
 
-    @program("ppp")
-    def fold(code, x, y, z):
+    @program
+    def fold(code: Code, x: Pointer, y: Pointer, z: Pointer):
         vectors = [code.load(x, k * code.lanes) for k in range(code.lanes)]
         code.store(code.totals(vectors), y)
         for k, vector in enumerate(code.transposed(vectors)):
@@ -246,8 +246,8 @@ def test_float64() -> None:
     numbers is what lies there.
     """
 
-    @program("pppppi")
-    def mixed(code, x, places, table, marks, y, n):
+    @program
+    def mixed(code: Code, x: Pointer, places: Pointer, table: Pointer, marks: Pointer, y: Pointer, n: Int):
         wide, one = code.wide, code.wide.ramp() * 0 + 1
         with code.loop(0, n, code.lanes) as i:
             tiny = wide.converted(code.load(x, i)) * 2.0**-40
@@ -272,8 +272,8 @@ def test_float64() -> None:
 
 
 def test_scalars_in_all_lanes() -> None:
-    @program("pifp")
-    def scalars(code, x, n, a, y):
+    @program
+    def scalars(code: Code, x: Pointer, n: Int, a: Float, y: Pointer):
         results = (code.splat(a), code.splat(2.5), code.vec(-3), code.number(n), code.broadcast(x, n))
         for k, value in enumerate(results):
             code.store(value, y, k * code.lanes)
@@ -294,8 +294,8 @@ def test_scalars_in_all_lanes() -> None:
 def test_loads_and_stores_with_tails_touch_nothing_else() -> None:
     """Every count 0 .. lanes, at odd offsets: floats and bytes."""
 
-    @program("ppppii")
-    def move(code, x, y, raw, out, at, count):
+    @program
+    def move(code: Code, x: Pointer, y: Pointer, raw: Pointer, out: Pointer, at: Int, count: Int):
         everything = code.lanes  # what a masked load gives beyond its count is 0
         code.store(code.load(x, at, count), y, 2)
         code.store(code.load(x, at), y, everything + 5, count)
@@ -326,8 +326,8 @@ def test_loads_and_stores_with_tails_touch_nothing_else() -> None:
 def test_masks_are_kept_as_bits() -> None:
     """`mask_bytes(n)` bytes hold the masks of n elements, the last vector's too, and give them back."""
 
-    @program("pppi")
-    def keep(code, x, bits, y, n):
+    @program
+    def keep(code: Code, x: Pointer, bits: Pointer, y: Pointer, n: Int):
         vector_ops.over_run(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
         vector_ops.over_run(
             code, n, lambda i, rest: code.store(code.select(code.load_mask(bits, i), 1, -1), y, i, rest)
@@ -374,8 +374,8 @@ def test_periods() -> None:
     """over_periods gives every element its place in the period, the rest of the last one too."""
     period = 2 * LANES
 
-    @program("piipi")
-    def label(code, y, start, stop, table, period):
+    @program
+    def label(code: Code, y: Pointer, start: Int, stop: Int, table: Pointer, period: Int):
         vector_ops.over_periods(
             code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest)
         )
@@ -401,8 +401,8 @@ def test_loops_conditions_variables_and_integers() -> None:
     through `number`.
     """
 
-    @program("piii")
-    def count(code, y, start, stop, step):
+    @program
+    def count(code: Code, y: Pointer, start: Int, stop: Int, step: Int):
         trips, pairs, last, taken = (code.variable() for _ in range(4))
         with code.loop(start, stop, step) as i:
             trips.set(trips.get() + 1)

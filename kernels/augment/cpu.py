@@ -8,11 +8,11 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64, U8
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.simd import Code, Condition, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import over_run
 from kernels.core.labels import check_held
@@ -46,7 +46,7 @@ class _Axis:
         """The pixel at a whole number, or the last one before it."""
         return self._clamped(whole, self.last)
 
-    def inside(self, pixel: Vec) -> ir.Value:
+    def inside(self, pixel: Vec) -> Condition:
         """Whether a whole number is a pixel."""
         return self.wide.both(pixel > -1, self.last + 1 > pixel)
 
@@ -59,7 +59,7 @@ def _mean(code: Code, x: Pointer, count: Int) -> Vec:
     return code.converted(wide.total(total.get()) / wide.number(count))
 
 
-@program("ppppppppiiii")
+@program
 def _augment_tile(
     code: Code,
     images: Pointer,
@@ -119,9 +119,22 @@ def _augment_tile(
 
 @lru_cache(maxsize=1)
 def _kernel() -> Kernel:
-    @cpu_kernel("pbdppppbiii")
+    @cpu_kernel()
     def augment_batch(
-        start, stop, _scratch, images, masks, matrices, contrast, brightness, gamma, out, labels, h, w, outside
+        start,
+        stop,
+        _scratch,
+        images: F32,
+        masks: U8,
+        matrices: F64,
+        contrast: F32,
+        brightness: F32,
+        gamma: F32,
+        out: F32,
+        labels: U8,
+        h: int,
+        w: int,
+        outside: int,
     ):  # type: ignore[no-untyped-def]
         for tile in range(start, stop):
             _augment_tile(images, masks, matrices, contrast, brightness, gamma, out, labels, tile, h, w, outside)

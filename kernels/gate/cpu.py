@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
@@ -19,14 +20,14 @@ from kernels.core.cpu.vector_ops import over_run
 _BLOCK = 512  # pixels
 
 
-@program("pipi")
+@program
 def _sigmoids(code: Code, z: Pointer, z0: Int, s: Pointer, length: Int) -> None:
     """s = sigmoid(z)."""
     over_run(code, length, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest)), s, i, rest))
 
 
 def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
-    @program("ppipipi")
+    @program
     def mix(
         code: Code, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int, y: Pointer, length: Int
     ) -> None:
@@ -44,7 +45,7 @@ def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
 
 
 def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
-    @program("pppipippppi")
+    @program
     def gradients(code: Code, dy: Pointer, x: Pointer, other: Pointer, x0: Int, gates: Pointer, gate0: Int,
                   dx: Pointer, dother: Pointer, dz: Pointer, sums: Pointer, length: Int) -> None:  # fmt: skip
         """dx = s dy, dother = (1 - s) dy; single: sums[gate0 + _BLOCK] = <dy, x - other>; else dz = dy (x - other) s (1
@@ -71,7 +72,7 @@ def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
     return gradients
 
 
-@program("ppii")
+@program
 def _gate_gradients(code: Code, s: Pointer, dz: Pointer, z0: Int, length: Int) -> None:
     """dz = <dy, x - other> s (1 - s)."""
 
@@ -86,8 +87,8 @@ def _gate_gradients(code: Code, s: Pointer, dz: Pointer, z0: Int, length: Int) -
 def _forward_kernel(blends: bool, single: bool) -> Kernel:
     mix = _make_mix(blends, single)
 
-    @cpu_kernel("ppppii", f"{blends} {single}")
-    def gate_forward(start, stop, scratch, x, other, z, y, pixels, channels):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{blends} {single}")
+    def gate_forward(start, stop, scratch, x: F32, other: F32, z: F32, y: F32, pixels: int, channels: int):  # type: ignore[no-untyped-def]
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)
@@ -105,8 +106,21 @@ def _forward_kernel(blends: bool, single: bool) -> Kernel:
 def _backward_kernel(blends: bool, single: bool) -> Kernel:
     gradients = _make_gradients(blends, single)
 
-    @cpu_kernel("pppppppii", f"{blends} {single}")
-    def gate_backward(start, stop, scratch, dy, x, other, z, dx, dother, dz, pixels, channels):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{blends} {single}")
+    def gate_backward(
+        start,
+        stop,
+        scratch,
+        dy: F32,
+        x: F32,
+        other: F32,
+        z: F32,
+        dx: F32,
+        dother: F32,
+        dz: F32,
+        pixels: int,
+        channels: int,
+    ):  # type: ignore[no-untyped-def]
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from kernels.core.cpu.arguments import F32, F64, I64, Arrays
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import target
@@ -23,7 +24,7 @@ _CHUNK = 65_536
 _LINE_BITS = LINE.bit_length() - 1
 
 
-@program("piip")
+@program
 def _squares(code: Code, g: Pointer, at: Int, length: Int, sums: Pointer) -> None:
     """sums (one vector) = sum of g^2."""
     total = code.variable(0.0)
@@ -40,8 +41,8 @@ def _squares(code: Code, g: Pointer, at: Int, length: Int, sums: Pointer) -> Non
 def _norm_kernel() -> Kernel:
     lanes, run = target().lanes, 1024
 
-    @cpu_kernel("pdi")
-    def squared_norm(start, stop, scratch, g, out, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def squared_norm(start, stop, scratch, g: F32, out: F64, n: int):  # type: ignore[no-untyped-def]
         totals, sums = carray(out, stop), carray(scratch, lanes)
         for chunk in range(start, stop):
             totals[chunk] = 0.0
@@ -75,7 +76,7 @@ _SGD_CONSTANTS = 5
 
 @lru_cache(maxsize=2)
 def _step_kernel(averaged: bool) -> Kernel:
-    @program("ppppppiip")
+    @program
     def step(
         code: Code,
         p: Pointer,
@@ -108,8 +109,10 @@ def _step_kernel(averaged: bool) -> Kernel:
 
         over_run(code, length, body)
 
-    @cpu_kernel("pppppppi", "averaged" * averaged)
-    def adamw_step(start, stop, scratch, p, g, m, v, decay, average, constants, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel("averaged" * averaged)
+    def adamw_step(
+        start, stop, scratch, p: F32, g: F32, m: F32, v: F32, decay: F32, average: F32, constants: F32, n: int
+    ):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             step(p, g, m, v, decay, average, at, min(_CHUNK, n - at), constants)
@@ -149,7 +152,7 @@ def adamw_step(
 
 @lru_cache(maxsize=8)
 def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
-    @program("pppppiip")
+    @program
     def step(
         code: Code,
         p: Pointer,
@@ -179,8 +182,8 @@ def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
 
         over_run(code, length, body)
 
-    @cpu_kernel("ppppppi", "momentum" * momentum + "nesterov" * nesterov + "averaged" * averaged)
-    def sgd_step(start, stop, scratch, p, g, buffer, decay, average, constants, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel("momentum" * momentum + "nesterov" * nesterov + "averaged" * averaged)
+    def sgd_step(start, stop, scratch, p: F32, g: F32, buffer: F32, decay: F32, average: F32, constants: F32, n: int):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             step(p, g, buffer, decay, average, at, min(_CHUNK, n - at), constants)
@@ -221,12 +224,13 @@ def sgd_step(
 _PARTS = 32  # of one launch; a launch takes 7 microseconds with so many
 _PIECE = 16_384  # floats
 _WORDS = 7  # of a piece
+_SOURCES = Arrays(_PARTS)
 
 
 @lru_cache(maxsize=1)
 def _gather_kernel() -> Kernel:
-    @cpu_kernel("lp" + "p" * _PARTS)
-    def gather(start, stop, _scratch, pieces, out, *parts):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def gather(start, stop, _scratch, pieces: I64, out: F32, parts: _SOURCES):
         for k in range(start * _WORDS, stop * _WORDS, _WORDS):
             part, begin, at, rows, columns, down, across = (
                 pieces[k], pieces[k + 1], pieces[k + 2], pieces[k + 3], pieces[k + 4], pieces[k + 5], pieces[k + 6],
@@ -300,5 +304,5 @@ def gather(parts: Sequence[np.ndarray | None], out: np.ndarray, offsets: Sequenc
         return NotImplemented
     for k, table in enumerate(tables):
         given = flat[k * _PARTS : (k + 1) * _PARTS]
-        parallel(_gather_kernel(), len(table) // _WORDS, table, out, *given, *[out] * (_PARTS - len(given)))
+        parallel(_gather_kernel(), len(table) // _WORDS, table, out, [*given, *[out] * (_PARTS - len(given))])
     return None

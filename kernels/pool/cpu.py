@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, U8
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
@@ -35,7 +36,7 @@ def _make_whole(r: int, s: int, places: bool) -> Any:
     offsets.
     """
 
-    @program("piiippii")
+    @program
     def whole(
         code: Code, x: Pointer, x0: Int, row: Int, column: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
     ) -> None:
@@ -61,7 +62,7 @@ def _make_whole(r: int, s: int, places: bool) -> Any:
 def _make_taps(places: bool) -> tuple[Any, Any]:
     """first_tap starts a window with one tap, next_tap compares its maximum so far with a further one."""
 
-    @program("piippii")
+    @program
     def first_tap(
         code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
     ) -> None:
@@ -74,7 +75,7 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
 
         over_run(code, channels, body)
 
-    @program("piippii")
+    @program
     def next_tap(
         code: Code, x: Pointer, x0: Int, tap: Int, y: Pointer, offset: Pointer, y0: Int, channels: Int
     ) -> None:
@@ -92,21 +93,42 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
     return first_tap, next_tap
 
 
+class Geometry(NamedTuple):
+    """A max pool: map (h, w, c), output (p, q), window, and how many rows all images have in the output and the map."""
+
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+    r: int
+    s: int
+    sh: int
+    sw: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+    rows_out: int
+    rows_in: int
+
+
 @lru_cache(maxsize=16)
 def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
     whole = _make_whole(r, s, places) if unrolled else None
     first_tap, next_tap = _make_taps(places)
 
-    @cpu_kernel("ppbg15i", f"{r}x{s}{' values' * (not places)}")
-    def max_pool2d_forward(start, stop, scratch, x, y, offset, g, per_chunk):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, lines, _ = g
-        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+    @cpu_kernel(f"{r}x{s}{' values' * (not places)}")
+    def max_pool2d_forward(start, stop, scratch, x: F32, y: F32, offset: U8, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
+        dh, dw = g.dh, g.dw
+        for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
             image, row = line // p, line % p
-            y_in = row * sh - top
+            y_in = row * g.sh - g.top
             r0, r1 = max(0, (dh - 1 - y_in) // dh), min(kr, (h - 1 - y_in) // dh + 1)
             for column in range(q):
-                x_in = column * sw - left
+                x_in = column * g.sw - g.left
                 x0, y0 = ((image * h + y_in) * w + x_in) * c, (line * q + column) * c
                 s0, s1 = max(0, (dw - 1 - x_in) // dw), min(ks, (w - 1 - x_in) // dw + 1)
                 if unrolled and r0 == 0 and s0 == 0 and r1 == kr and s1 == ks:
@@ -124,12 +146,11 @@ def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
 
 
 @lru_cache(maxsize=256)
-def _geometry(n: int, size: Pair, c: int, window: Window) -> np.ndarray:
+def _geometry(n: int, size: Pair, c: int, window: Window) -> Geometry:
     p, q = window.output_size(size)
     (top, _), (left, _) = window.padding
-    return np.array(
-        (*size, c, p, q, *window.kernel, *window.stride, *window.dilation, top, left, n * p, n * size[0]), np.int64
-    )
+    shape = *window.kernel, *window.stride, *window.dilation
+    return Geometry(*size, c, p, q, *shape, top, left, n * p, n * size[0])
 
 
 def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> Any:
@@ -158,7 +179,7 @@ def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> An
     return y, offset if places else None
 
 
-@program("ppipiii")
+@program
 def _add_claimed(
     code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, tap: Int, channels: Int
 ) -> None:
@@ -177,7 +198,7 @@ def _make_spread(r: int, s: int, into: bool) -> Any:
     (into: added to) once.
     """
 
-    @program("ppipiiii")
+    @program
     def spread(
         code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int
     ) -> None:
@@ -199,7 +220,7 @@ def _make_gather(r: int, s: int, into: bool) -> Any:
     of tap 0.
     """
 
-    @program("ppiipii")
+    @program
     def gather(
         code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int
     ) -> None:
@@ -223,15 +244,16 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
     gather = _make_gather(r, s, into) if unrolled else None
 
-    @cpu_kernel("pbpg15i", f"{r}x{s}{' into' * into}")
-    def max_pool2d_backward(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, kr, ks, sh, sw, dh, dw, top, left, _, lines = g
+    @cpu_kernel(f"{r}x{s}{' into' * into}")
+    def max_pool2d_backward(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+        h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
+        sh, sw, dh, dw = g.sh, g.sw, g.dh, g.dw
         dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
-        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+        for line in range(start * per_chunk, min(stop * per_chunk, g.rows_in)):
             image, y = line // h, line % h
             for x in range(w):
                 x0 = (line * w + x) * c
-                v, u = y + top, x + left  # the window of tap (i, j) is ((v - i dh) / sh, (u - j dw) / sw)
+                v, u = y + g.top, x + g.left  # the window of tap (i, j) is ((v - i dh) / sh, (u - j dw) / sw)
                 if dense and v - kr + 1 >= 0 and v < p and u - ks + 1 >= 0 and u < q:
                     gather(dy, offset, ((image * p + v) * q + u) * c, q * c, dx, x0, c)
                     continue
@@ -253,10 +275,10 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
 def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
     spread = _make_spread(r, s, into)
 
-    @cpu_kernel("pbpg15i", f"{r}x{s}{' into' * into}")
-    def max_pool2d_spread(start, stop, scratch, dy, offset, dx, g, per_chunk):  # type: ignore[no-untyped-def]
-        h, w, c, p, q, lines = g[0], g[1], g[2], g[3], g[4], g[13]
-        for line in range(start * per_chunk, min(stop * per_chunk, lines)):
+    @cpu_kernel(f"{r}x{s}{' into' * into}")
+    def max_pool2d_spread(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+        h, w, c, p, q = g.h, g.w, g.c, g.p, g.q
+        for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
             image, row = line // p, line % p
             for column in range(q):
                 spread(

@@ -14,16 +14,17 @@ import numpy as np
 from numba import carray
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import clear, over_run
 
 _CHUNK = 16_384  # output floats per chunk, about
 
 
-@program("fpipii")
-def _axpy(code: Code, a: Any, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
+@program
+def _axpy(code: Code, a: Float, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
     """y += a x."""
     factor = code.splat(a)
     over_run(
@@ -37,8 +38,23 @@ def _axpy(code: Code, a: Any, x: Pointer, x0: Int, y: Pointer, y0: Int, length: 
 
 @lru_cache(maxsize=1)
 def _kernel() -> Kernel:
-    @cpu_kernel("ppppiiiiiii")
-    def resample2d(start, stop, scratch, x, a, b, y, lines, h, w, c, p, q, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def resample2d(
+        start,
+        stop,
+        scratch,
+        x: F32,
+        a: F32,
+        b: F32,
+        y: F32,
+        lines: int,
+        h: int,
+        w: int,
+        c: int,
+        p: int,
+        q: int,
+        per_chunk: int,
+    ):  # type: ignore[no-untyped-def]
         rows, columns = carray(a, (p, h)), carray(b, (q, w))
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
             image, row = line // p, line % p

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, Arrays, Ints
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import flat, parallel
 from kernels.core.cpu.vector_ops import add, copy, copy_rows
@@ -21,6 +22,19 @@ _ROWS = 32
 _MOST = 8  # maps
 
 
+_MAPS, _CHANNELS, _STEPS = Arrays(_MOST), Ints(_MOST), Ints(3 * _MOST + 3)
+
+
+class _Walk(NamedTuple):
+    """How many maps there are, lines of an image and pixels of a line, and how a launch goes over the pixels."""
+
+    maps: int
+    lines: int
+    pixels: int
+    rows: int  # pixels in all
+    per_chunk: int
+
+
 @lru_cache(maxsize=2)
 def _rows_kernel(together: bool) -> Kernel:
     """Copies between one wide map and up to _MOST narrow ones: into the wide one (together), or out of it.
@@ -29,24 +43,23 @@ def _rows_kernel(together: bool) -> Kernel:
         map repeats itself.
     """
 
-    @cpu_kernel("p" * (_MOST + 1) + f"g{_MOST}g{3 * _MOST + 3}iiiii", "concat" if together else "split")
-    def move_channels(
-        start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, wide, sizes, steps, count, lines, pixels, rows, per_chunk
-    ):  # type: ignore[no-untyped-def]
-        maps = (m0, m1, m2, m3, m4, m5, m6, m7)
+    @cpu_kernel("concat" if together else "split")
+    def move_channels(start, stop, scratch, maps: _MAPS, wide: F32, channels: _CHANNELS, steps: _STEPS, walk: _Walk):
+        wide_step = steps[3 * _MOST + 2]
         for chunk in range(start, stop):
-            row, end = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+            row, end = chunk * walk.per_chunk, min((chunk + 1) * walk.per_chunk, walk.rows)
             while row < end:
-                image, line, pixel = row // pixels // lines, row // pixels % lines, row % pixels
-                n = min(_ROWS, end - row, pixels - pixel)
-                at = image * steps[3 * _MOST] + line * steps[3 * _MOST + 1] + pixel * steps[3 * _MOST + 2]
-                for k in range(count):
-                    size, step = sizes[k], steps[3 * k + 2]
+                line, pixel = row // walk.pixels, row % walk.pixels
+                image, line = line // walk.lines, line % walk.lines
+                n = min(_ROWS, end - row, walk.pixels - pixel)
+                at = image * steps[3 * _MOST] + line * steps[3 * _MOST + 1] + pixel * wide_step
+                for k in range(walk.maps):
+                    size, step = channels[k], steps[3 * k + 2]
                     place = image * steps[3 * k] + line * steps[3 * k + 1] + pixel * step
                     if together:
-                        copy_rows(maps[k], place, step, wide, at, steps[3 * _MOST + 2], size, n)
+                        copy_rows(maps[k], place, step, wide, at, wide_step, size, n)
                     else:
-                        copy_rows(wide, at, steps[3 * _MOST + 2], maps[k], place, step, size, n)
+                        copy_rows(wide, at, wide_step, maps[k], place, step, size, n)
                     at += size
                 row += n
 
@@ -83,12 +96,16 @@ def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
         ]
     per = max(_ROWS, _CHUNK // width // _ROWS * _ROWS)
     rest = _MOST - len(maps)
-    padded = found[:-1] + [found[-1]] * (rest + 1)
-    geometry = (
-        np.array(sizes + [0] * rest, np.int64),
-        np.array(steps[:-1] + [(0, 0, 0)] * rest + steps[-1:], np.int64).reshape(-1),
+    flat_steps = (step for three in (*steps[:-1], *[(0, 0, 0)] * rest, steps[-1]) for step in three)
+    parallel(
+        _rows_kernel(together),
+        -(-rows // per),
+        found[:-1] + [found[-1]] * rest,
+        found[-1],
+        (*sizes, *[0] * rest),
+        tuple(flat_steps),
+        _Walk(len(maps), lines, pixels, rows, per),
     )
-    parallel(_rows_kernel(together), -(-rows // per), *padded, *geometry, len(maps), lines, pixels, rows, per)
     return True
 
 
@@ -114,8 +131,8 @@ def split_channels(dy: np.ndarray, sizes: Sequence[int]) -> Any:
 
 @lru_cache(maxsize=1)
 def _add_kernel() -> Kernel:
-    @cpu_kernel("ppi")
-    def accumulate(start, stop, scratch, total, more, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def accumulate(start, stop, scratch, total: F32, more: F32, n: int):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             add(total, at, more, at, min(_CHUNK, n - at))
@@ -137,8 +154,8 @@ def accumulate(total: np.ndarray, more: np.ndarray) -> Any:
 
 @lru_cache(maxsize=1)
 def _sum_kernel() -> Kernel:
-    @cpu_kernel("pppi")
-    def added(start, stop, scratch, a, b, y, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def added(start, stop, scratch, a: F32, b: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             copy(a, at, y, at, min(_CHUNK, n - at))

@@ -24,14 +24,15 @@ Source: Dao et al., arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.gemm_microkernel import make_column, panel_vectors
+from kernels.core.cpu.arguments import F32, U8
+from kernels.core.cpu.gemm_microkernel import Initial, Panel, Results, Rows, make_gemm, one_tap, panel_vectors
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
-from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, flat, parallel
 from kernels.core.cpu.vector_ops import clear, copy
@@ -43,33 +44,59 @@ _ZEROS = 64  # what sums start from: the widest panel's columns
 _NONE, _KEPT, _ADDED = range(3)  # kinds of masks
 
 
+class Sizes(NamedTuple):
+    """Queries (heads, queries, d), keys (heads, keys, d) and values (heads, keys, e) of an image."""
+
+    heads: int
+    queries: int
+    keys: int
+    d: int
+    e: int
+
+
+class Mask(NamedTuple):
+    """A kind of mask and its steps along the four axes."""
+
+    kind: int
+    image: int
+    head: int
+    query: int
+    key: int
+
+
+class Block(NamedTuple):
+    """A block of scores: queries and keys from (query, key) of a head on."""
+
+    head: Any
+    query: Any
+    key: Any
+    queries: Any
+    keys: Any
+
+
 # -- programs ----------------------------------------------------------------------------------------------------------
 
 
-@program("piiiipiiif")
-def turn(
-    code: Code,
-    x: Pointer,
-    x0: Int,
-    x_row: Int,
-    rows: Int,
-    columns: Int,
-    y: Pointer,
-    y0: Int,
-    y_row: Int,
-    length: Int,
-    factor: Any,
-) -> None:
+class Matrix(NamedTuple):
+    """A row-major matrix: element (i, j) lies at array[start + i row + j]."""
+
+    array: Any
+    start: Any
+    row: Any
+
+
+@program
+def transpose(code: Code, x: Matrix, rows: Int, columns: Int, y: Matrix, length: Int, factor: Float) -> None:
     """y[c, r] = factor x[r, c] for c < columns, r < length; the last of x's rows stands for those from `rows` on."""
     lanes, scale = code.lanes, code.splat(factor)
 
     def square(r0: Int, c0: Int, whole: bool) -> None:
         read, written = (None, None) if whole else (columns - c0, length - r0)
         places = [r0 + k if whole else code.lesser(r0 + k, rows - 1) for k in range(lanes)]
-        turned = code.transposed([code.load(x, x0 + place * x_row + c0, read) for place in places])
+        turned = code.transposed([code.load(x.array, x.start + place * x.row + c0, read) for place in places])
         for k in range(lanes):
             with code.when(None if whole else c0 + k < columns):
-                code.store(scale * turned[k], y, y0 + (c0 + k) * y_row + r0, written)
+                code.store(scale * turned[k], y.array, y.start + (c0 + k) * y.row + r0, written)
 
     with code.loop(0, length, lanes) as r0, code.loop(0, columns, lanes) as c0:
         whole = code.both(code.lesser(rows, length) >= r0 + lanes, columns >= c0 + lanes)
@@ -79,7 +106,7 @@ def turn(
             square(r0, c0, False)
 
 
-@program("piiiiii")
+@program
 def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: Int, features: Int, span: Int) -> None:
     """A block's scores S^T become e^(S^T - m'), m' the largest so far; sums and O^T so far are shrunk by e^(m - m').
 
@@ -104,7 +131,7 @@ def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: I
             code.store(shrink * code.load(t, at), t, at)
 
 
-@program("piiii")
+@program
 def finish(code: Code, t: Pointer, top0: Int, out0: Int, features: Int, span: Int) -> None:
     """O^T = O^T / l, and m becomes L = m + log l (inf where no key was kept)."""
     with code.loop(0, span, code.lanes) as i:
@@ -117,7 +144,7 @@ def finish(code: Code, t: Pointer, top0: Int, out0: Int, features: Int, span: In
             code.store(share * code.load(t, at), t, at)
 
 
-@program("piiiii")
+@program
 def row_products(code: Code, t: Pointer, a0: Int, b0: Int, out0: Int, features: Int, span: Int) -> None:
     """out[i] = sum_c A[c, i] B[c, i], term by term as tiles of products sum: with a single key dP - delta is 0, not a
     rounding.
@@ -130,8 +157,8 @@ def row_products(code: Code, t: Pointer, a0: Int, b0: Int, out0: Int, features: 
         code.store(total.get(), t, out0 + i)
 
 
-@program("piiiiif")
-def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys: Int, span: Int, scale: Any) -> None:
+@program
+def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys: Int, span: Int, scale: Float) -> None:
     """S^T becomes P^T = e^(S^T - L), and dP^T becomes scale P^T (dP^T - delta). At level0: L, at level0 + _ROW:
     delta.
     """
@@ -146,16 +173,14 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
 
 
 @inline()
-def _mask_scores(t, s0, added, kept, mask, heads, head, query, key, queries, keys):  # type: ignore[no-untyped-def]
-    """Add the mask from (query, key) on to a block of scores, or make those that it does not keep -inf. mask: kind,
-    steps along the four axes.
-    """
-    kind, image_step, head_step, query_step, key_step = mask
-    at = head // heads * image_step + head % heads * head_step + query * query_step + key * key_step
-    for j in range(keys if kind != _NONE else 0):
-        for i in range(queries):
-            place, source = s0 + j * _ROW + i, at + i * query_step + j * key_step
-            if kind == _ADDED:
+def _mask_scores(t, s0, added, kept, mask, heads, block):  # type: ignore[no-untyped-def]
+    """Add the mask to a block of scores, or make those that it does not keep -inf."""
+    at = block.head // heads * mask.image + block.head % heads * mask.head
+    at += block.query * mask.query + block.key * mask.key
+    for j in range(block.keys if mask.kind != _NONE else 0):
+        for i in range(block.queries):
+            place, source = s0 + j * _ROW + i, at + i * mask.query + j * mask.key
+            if mask.kind == _ADDED:
                 t[place] += added[source]
             elif kept[source] == 0:
                 t[place] = -np.inf
@@ -169,28 +194,25 @@ def _products() -> tuple[Any, Any, int]:
     """from_features(a, a0, t, b0, c0, keys, features, span): C (keys, span) = A B: A (keys, features), B and C blocks
     in t.
 
-    from_keys(a, a0, t, b0, c0, keys, features, span, begun): C (features, span) = A^T B, added to what is there if
-    begun.
+    from_keys(a, a0, t, b0, c0, keys, features, span, accumulate): C (features, span) = A^T B, added to what is there if
+    `accumulate`.
     And the panels' width: spans are multiples of it.
     """
     vectors = panel_vectors(QUERIES)
-    width, over_features, over_keys = (
-        vectors * target().lanes,
-        make_column(vectors),
-        make_column(vectors, blocks=True, beside=True),
-    )
+    width = vectors * target().lanes
+    over_features, over_keys = make_gemm(vectors), make_gemm(vectors, accumulates=True, unit_rows=True)
 
     @inline()
     def from_features(a, a0, t, b0, c0, keys, features, span):  # type: ignore[no-untyped-def]
         for panel in range(0, span, width):
-            over_features(a, a0, features, 1, t, b0 + panel, _ROW, features, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW,
-                          keys, width, t, 0)  # fmt: skip
+            b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, keys, width)
+            over_features(Rows(a, a0, features, 1), b, one_tap(features), c, Initial(t, 0, 0))
 
     @inline()
-    def from_keys(a, a0, t, b0, c0, keys, features, span, begun):  # type: ignore[no-untyped-def]
+    def from_keys(a, a0, t, b0, c0, keys, features, span, accumulate):  # type: ignore[no-untyped-def]
         for panel in range(0, span, width):
-            over_keys(a, a0, 1, features, t, b0 + panel, _ROW, keys, 1, 0, 0, 1, 0, 0, t, c0 + panel, _ROW, features,
-                      width, t, begun)  # fmt: skip
+            b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, features, width)
+            over_keys(Rows(a, a0, 1, features), b, one_tap(keys), c, Initial(t, 0, accumulate))
 
     return from_features, from_keys, width
 
@@ -199,9 +221,23 @@ def _products() -> tuple[Any, Any, int]:
 def _forward_kernel() -> Kernel:
     from_features, from_keys, width = _products()
 
-    @cpu_kernel("pppppbpg5g5f")
-    def attention_forward(start, stop, t, q, k, v, o, lse, kept, added, sizes, mask, scale):  # type: ignore[no-untyped-def]
-        heads, queries, keys, d, e = sizes
+    @cpu_kernel()
+    def attention_forward(
+        start,
+        stop,
+        t,
+        q: F32,
+        k: F32,
+        v: F32,
+        o: F32,
+        lse: F32,
+        kept: U8,
+        added: F32,
+        sizes: Sizes,
+        mask: Mask,
+        scale: float,
+    ):  # type: ignore[no-untyped-def]
+        queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
         blocks = (queries + QUERIES - 1) // QUERIES
         turned = _ZEROS
         scores, out = turned + d * _ROW, turned + (d + KEYS) * _ROW
@@ -211,18 +247,18 @@ def _forward_kernel() -> Kernel:
             head, first = chunk // blocks, chunk % blocks * QUERIES
             own, row = min(QUERIES, queries - first), head * queries + first
             span = (own + width - 1) // width * width
-            turn(q, row * d, d, own, d, t, turned, _ROW, span, scale)
+            transpose(Matrix(q, row * d, d), own, d, Matrix(t, turned, _ROW), span, scale)
             for i in range(span):
                 t[top + i], t[top + _ROW + i] = -np.inf, 0
             for key in range(0, keys, KEYS):
                 others, column = min(KEYS, keys - key), head * keys + key
                 from_features(k, column * d, t, turned, scores, others, d, span)
-                _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
+                _mask_scores(t, scores, added, kept, mask, sizes.heads, Block(head, first, key, own, others))
                 probabilities(t, scores, top, out, others, e if key else 0, span)
                 from_keys(v, column * e, t, scores, out, others, e, span, key)
             finish(t, top, out, e, span)
             copy(t, top, lse, row, own)
-            turn(t, out, _ROW, e, own, o, row * e, e, e, 1)
+            transpose(Matrix(t, out, _ROW), e, own, Matrix(o, row * e, e), e, 1)
 
     return attention_forward
 
@@ -231,18 +267,37 @@ def _forward_kernel() -> Kernel:
 def _backward_kernel(vectors: int, masked: bool) -> Kernel:
     """vectors: of the panels of dK and dV.   masked: their last vector is not full."""
     from_features, from_keys, width = _products()
-    over_queries, wide = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked), vectors * target().lanes
+    over_queries = make_gemm(vectors, accumulates=True, mask_b=masked, mask_c=masked)
+    wide = vectors * target().lanes
 
     @inline(f"{vectors} {masked}")
-    def from_queries(t, a0, b, b0, c, c0, keys, features, queries, begun):  # type: ignore[no-untyped-def]
-        """C (keys, features) = A B, added to what is there if begun: A (keys, queries) a block in t."""
+    def from_queries(t, a0, b, b0, c, c0, keys, features, queries, accumulate):  # type: ignore[no-untyped-def]
+        """C (keys, features) = A B, added to what is there if `accumulate`: A (keys, queries) a block in t."""
         for j in range(0, features, wide):
-            over_queries(t, a0, _ROW, 1, b, b0 + j, features, queries, 1, 0, 0, 1, 0, 0, c, c0 + j, features, keys,
-                         features - j, t, begun)  # fmt: skip
+            panel, out = Panel(b, b0 + j, features), Results(c, c0 + j, features, keys, features - j)
+            over_queries(Rows(t, a0, _ROW, 1), panel, one_tap(queries), out, Initial(t, 0, accumulate))
 
-    @cpu_kernel("ppppppbppppg5g5f", f"{vectors} {masked}")
-    def attention_backward(start, stop, t, dy, q, k, v, o, lse, kept, added, dq, dk, dv, sizes, mask, scale):  # type: ignore[no-untyped-def]
-        heads, queries, keys, d, e = sizes
+    @cpu_kernel(f"{vectors} {masked}")
+    def attention_backward(
+        start,
+        stop,
+        t,
+        dy: F32,
+        q: F32,
+        k: F32,
+        v: F32,
+        o: F32,
+        lse: F32,
+        kept: U8,
+        added: F32,
+        dq: F32,
+        dk: F32,
+        dv: F32,
+        sizes: Sizes,
+        mask: Mask,
+        scale: float,
+    ):  # type: ignore[no-untyped-def]
+        queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
         turned_q = _ZEROS
         turned_dy = turned_q + d * _ROW
         out = turned_dy + e * _ROW
@@ -255,21 +310,21 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
             for first in range(0, queries, QUERIES):
                 own, row = min(QUERIES, queries - first), head * queries + first
                 span = (own + width - 1) // width * width
-                turn(q, row * d, d, own, d, t, turned_q, _ROW, span, scale)
-                turn(dy, row * e, e, own, e, t, turned_dy, _ROW, span, 1)
+                transpose(Matrix(q, row * d, d), own, d, Matrix(t, turned_q, _ROW), span, scale)
+                transpose(Matrix(dy, row * e, e), own, e, Matrix(t, turned_dy, _ROW), span, 1)
                 copy(lse, row, t, level, own)
-                turn(o, row * e, e, own, e, t, out, _ROW, span, 1)
+                transpose(Matrix(o, row * e, e), own, e, Matrix(t, out, _ROW), span, 1)
                 row_products(t, out, turned_dy, level + _ROW, e, span)
                 for key in range(0, keys, KEYS):
                     others, column = min(KEYS, keys - key), head * keys + key
                     from_features(k, column * d, t, turned_q, scores, others, d, span)
-                    _mask_scores(t, scores, added, kept, mask, heads, head, first, key, own, others)
+                    _mask_scores(t, scores, added, kept, mask, sizes.heads, Block(head, first, key, own, others))
                     from_features(v, column * e, t, turned_dy, gradients, others, e, span)
                     score_gradients(t, scores, gradients, level, others, span, scale)
                     from_keys(k, column * d, t, gradients, out, others, d, span, key)
                     from_queries(t, scores, dy, row * e, dv, column * e, others, e, own, first)
                     from_queries(t, gradients, q, row * d, dk, column * d, others, d, own, first)
-                turn(t, out, _ROW, d, own, dq, row * d, d, d, 1)
+                transpose(Matrix(t, out, _ROW), d, own, Matrix(dq, row * d, d), d, 1)
 
     return attention_backward
 
@@ -282,16 +337,14 @@ def _served(mask: np.ndarray | None, *arrays: np.ndarray) -> bool:
     return floats and (mask is None or mask.dtype in (bool, np.float32))
 
 
-def _mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(bytes, floats, kind and steps along the four axes): one of the arrays is the mask, the other one is not read."""
+def _mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Mask]:
+    """(bytes, floats, kind and steps): one of the arrays is the mask, the other one is not read."""
     none = np.zeros(1, np.float32)
     if mask is None:
-        return none.view(np.uint8), none, np.zeros(5, np.int64)
+        return none.view(np.uint8), none, Mask(_NONE, 0, 0, 0, 0)
     mask = contiguous(mask)
     whole = np.broadcast_to(mask, shape)
-    steps = np.array(
-        [_KEPT if mask.dtype == bool else _ADDED, *(step // mask.itemsize for step in whole.strides)], np.int64
-    )
+    steps = Mask(_KEPT if mask.dtype == bool else _ADDED, *(step // mask.itemsize for step in whole.strides))
     return (
         (mask.view(np.uint8).reshape(-1), none, steps)
         if mask.dtype == bool
@@ -306,7 +359,7 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndar
     (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
     o, lse = buffer_pool.empty((n, heads, queries, e)), buffer_pool.empty((n, heads, queries))
     kept, added, steps = _mask(mask, (n, heads, queries, keys))
-    sizes = np.array((heads, queries, keys, d, e), np.int64)
+    sizes = Sizes(heads, queries, keys, d, e)
     chunks, scratch = n * heads * -(-queries // QUERIES), _ZEROS + (d + KEYS + e + 2) * _ROW
     parallel(_forward_kernel(), chunks, *flat(q, k, v, o, lse), kept, added, sizes, steps, scale, scratch=scratch)
     return o, lse
@@ -328,7 +381,7 @@ def attention_backward(
     (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
     dq, dk, dv = (buffer_pool.empty(a.shape) for a in (q, k, v))
     kept, added, steps = _mask(mask, (n, heads, queries, keys))
-    sizes = np.array((heads, queries, keys, d, e), np.int64)
+    sizes = Sizes(heads, queries, keys, d, e)
     kernel = _backward_kernel(min(panel_vectors(d), panel_vectors(e)), any(size % target().lanes for size in (d, e)))
     scratch = _ZEROS + (d + e + max(d, e) + 2 * KEYS + 2) * _ROW
     parallel(

@@ -3,20 +3,21 @@ parameters' gradients.
 
 An image of the network (64 or 128 KB) stays in the L2 cache, so it is read once however many products it is part of:
 forward 4 bytes read and 4 written per element, backward 8 and 4. Backward computes the gates again. What an image adds
-to the parameters is written down as a row
-of vectors: sums over images of these, and of their outer products, are the gradients.
+to the parameters is written down as a row of vectors: sums over images of these, and of their outer products, are the
+gradients.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.attention.cpu import polarized_programs
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.gemm_microkernel import make_column
+from kernels.core.cpu.arguments import F32
+from kernels.core.cpu.gemm_microkernel import Initial, Panel, Results, Rows, make_gemm, one_tap
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import flat, parallel
@@ -30,34 +31,64 @@ def _served(inner: int, *arrays: np.ndarray) -> bool:
     return inner > 0 and all(a.dtype == np.float32 and a.flags.c_contiguous and a.size for a in arrays)
 
 
+class Sizes(NamedTuple):
+    """Pixels and channels of an image, and the inner channels."""
+
+    pixels: int
+    channels: int
+    inner: int
+
+
+class ChannelWeights(NamedTuple):
+    """The parameters of the channel branch."""
+
+    wq: F32
+    wv: F32
+    bv: F32
+    wz: F32
+    bz: F32
+    gain: F32
+    offset: F32
+
+
+class SpatialWeights(NamedTuple):
+    """The parameters of the spatial branch."""
+
+    wq: F32
+    bq: F32
+    wv: F32
+    bv: F32
+
+
 # -- channels ----------------------------------------------------------------------------------------------------------
 
 
 @inline()
-def _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, t, pixels, channels, inner, eps):  # type: ignore[no-untyped-def]
+def _channel_gates(x, x0, weights, t, sizes, eps):  # type: ignore[no-untyped-def]
     """In t: a (pixels), pooled, o, s (channels each), u (inner)."""
+    pixels, channels, inner = sizes
     pooled = pixels
     o, s, u = pooled + channels, pooled + 2 * channels, pooled + 3 * channels
-    dots(x, x0, wq, 0, t, 0, pixels, channels)
+    dots(x, x0, weights.wq, 0, t, 0, pixels, channels)
     softmax(t, 0, t, 0, pixels)
     clear(t, pooled, channels)
     combine(t, 0, 1, x, x0, t, pooled, pixels, channels)
-    copy(bv, 0, t, u, inner)
-    combine(t, pooled, 1, wv, 0, t, u, channels, inner)
-    copy(bz, 0, t, o, channels)
-    combine(t, u, 1, wz, 0, t, o, inner, channels)
-    polarized_programs.channel_gates(t, o, gain, offset, channels, t, s, eps)
+    copy(weights.bv, 0, t, u, inner)
+    combine(t, pooled, 1, weights.wv, 0, t, u, channels, inner)
+    copy(weights.bz, 0, t, o, channels)
+    combine(t, u, 1, weights.wz, 0, t, o, inner, channels)
+    polarized_programs.channel_gates(t, o, weights.gain, weights.offset, channels, t, s, eps)
 
 
 @lru_cache(maxsize=1)
 def _channel_forward_kernel() -> Kernel:
-    @cpu_kernel("pppppppppiiif")
-    def polarized_channel_forward(
-        start, stop, scratch, x, wq, wv, bv, wz, bz, gain, offset, y, pixels, channels, inner, eps
-    ):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def polarized_channel_forward(start, stop, scratch, x: F32, weights: ChannelWeights, y: F32, sizes: Sizes,
+                                  eps: float):  # fmt: skip
+        pixels, channels = sizes.pixels, sizes.channels
         for image in range(start, stop):
             x0 = image * pixels * channels
-            _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, scratch, pixels, channels, inner, eps)
+            _channel_gates(x, x0, weights, scratch, sizes, eps)
             polarized_programs.scale_channels(x, x0, scratch, pixels + 2 * channels, y, pixels, channels)
 
     return polarized_channel_forward
@@ -65,31 +96,32 @@ def _channel_forward_kernel() -> Kernel:
 
 @lru_cache(maxsize=1)
 def _channel_backward_kernel() -> Kernel:
-    @cpu_kernel("pppppppppppiiif")
-    def polarized_channel_backward(  # type: ignore[no-untyped-def]
-        start, stop, scratch, dy, x, wq, wv, bv, wz, bz, gain, offset, dx, rows, pixels, channels, inner, eps
-    ):
+    @cpu_kernel()
+    def polarized_channel_backward(start, stop, scratch, dy: F32, x: F32, weights: ChannelWeights, dx: F32, rows: F32,
+                                   sizes: Sizes, eps: float):  # fmt: skip
         """A row: pooled, u, do, dgain, doffset, dwq, du."""
-        t, c = scratch, channels
+        pixels, c, inner = sizes
+        t, w = scratch, weights
         pooled, o, s, u = pixels, pixels + c, pixels + 2 * c, pixels + 3 * c
         ds, query, dl = u + inner, u + inner + c, u + inner + 2 * c  # ds, then dpooled
         for image in range(start, stop):
             x0, row = image * pixels * c, image * (5 * c + 2 * inner)
             do, dwq, du = row + c + inner, row + 4 * c + inner, row + 5 * c + inner
-            _channel_gates(x, x0, wq, wv, bv, wz, bz, gain, offset, t, pixels, c, inner, eps)
+            _channel_gates(x, x0, w, t, sizes, eps)
             copy(t, pooled, rows, row, c)
             copy(t, u, rows, row + c, inner)
             clear(t, ds, c)
             polarized_programs.combine_pairs(dy, x0, 0, x, x0, t, ds, pixels, c)
-            polarized_programs.channel_gates_gradient(t, ds, s, o, gain, rows, do, c, eps)
-            dots(wz, 0, rows, do, rows, du, inner, c)
-            dots(wv, 0, rows, du, t, ds, c, inner)
+            polarized_programs.channel_gates_gradient(t, ds, s, o, w.gain, rows, do, c, eps)
+            dots(w.wz, 0, rows, do, rows, du, inner, c)
+            dots(w.wv, 0, rows, du, t, ds, c, inner)
             dots(x, x0, t, ds, t, dl, pixels, c)
             softmax_gradient(t, dl, t, 0, t, dl, pixels)
             clear(rows, dwq, c)
             combine(t, dl, 1, x, x0, rows, dwq, pixels, c)
-            copy(wq, 0, t, query, c)
-            polarized_programs.scale_channels_gradient(dy, x0, t, s, 0, ds, dl, 1, query, dx, pixels, c)
+            copy(w.wq, 0, t, query, c)
+            gates = polarized_programs.Gates(t, s, 0, ds, dl, 1, query)
+            polarized_programs.scale_channels_gradient(dy, x0, gates, dx, pixels, c)
 
     return polarized_channel_backward
 
@@ -111,7 +143,9 @@ def polarized_channel_forward(
     if not _served(inner, x, *weights):
         return NotImplemented
     y = buffer_pool.empty(x.shape, np.float32)
-    parallel(_channel_forward_kernel(), n, *flat(x, *weights, y), pixels, c, inner, eps, scratch=pixels + 3 * c + inner)
+    own, *flat_weights, out = flat(x, *weights, y)
+    sizes, scratch = Sizes(pixels, c, inner), pixels + 3 * c + inner
+    parallel(_channel_forward_kernel(), n, own, flat_weights, out, sizes, eps, scratch=scratch)
     return y
 
 
@@ -133,17 +167,10 @@ def polarized_channel_backward(
     if not _served(h, dy, x, *weights):
         return NotImplemented
     dx, rows = buffer_pool.empty(x.shape, np.float32), buffer_pool.empty((n, 5 * c + 2 * h), np.float32)
-    parallel(
-        _channel_backward_kernel(),
-        n,
-        *flat(dy, x, *weights, dx, rows),
-        pixels,
-        c,
-        h,
-        eps,
-        scratch=2 * pixels + 5 * c + h,
-    )
-    dwv, dwz, sums = _over_images(rows, (0, 5 * c + h, c, h), (c, c + h, h, c), c + h)
+    arrays, scratch = flat(dy, x, dx, rows), 2 * pixels + 5 * c + h
+    kernel, sizes = _channel_backward_kernel(), Sizes(pixels, c, h)
+    parallel(kernel, n, *arrays[:2], flat(*weights), *arrays[2:], sizes, eps, scratch=scratch)
+    dwv, dwz, sums = _over_images(rows, Pair(0, 5 * c + h, c, h), Pair(c, c + h, h, c), c + h)
     dbz, dgain, doffset, dwq = (sums[k * c : (k + 1) * c] for k in range(4))
     return dx, dwq, dwv, sums[4 * c :], dwz, dbz, dgain, doffset
 
@@ -152,30 +179,32 @@ def polarized_channel_backward(
 
 
 @inline()
-def _pixel_gates(x, x0, wq, bq, wv, bv, t, pixels, channels, inner):  # type: ignore[no-untyped-def]
+def _pixel_gates(x, x0, weights, t, sizes):  # type: ignore[no-untyped-def]
     """In t: s (pixels), mean, c (channels each), b (inner), <bv, b>, 1 / pixels."""
+    pixels, channels, inner = sizes
     mean, c = pixels, pixels + channels
     b = c + channels
     shift, share = b + inner, b + inner + 1
     t[share] = 1 / pixels
     clear(t, mean, channels)
     combine(t, share, 0, x, x0, t, mean, pixels, channels)
-    copy(bq, 0, t, b, inner)
-    combine(t, mean, 1, wq, 0, t, b, channels, inner)
+    copy(weights.bq, 0, t, b, inner)
+    combine(t, mean, 1, weights.wq, 0, t, b, channels, inner)
     softmax(t, b, t, b, inner)
-    dots(wv, 0, t, b, t, c, channels, inner)
-    dots(bv, 0, t, b, t, shift, 1, inner)
+    dots(weights.wv, 0, t, b, t, c, channels, inner)
+    dots(weights.bv, 0, t, b, t, shift, 1, inner)
     dots(x, x0, t, c, t, 0, pixels, channels)
     polarized_programs.pixel_gates(t, 0, shift, pixels)
 
 
 @lru_cache(maxsize=1)
 def _spatial_forward_kernel() -> Kernel:
-    @cpu_kernel("ppppppiii")
-    def polarized_spatial_forward(start, stop, scratch, x, wq, bq, wv, bv, y, pixels, channels, inner):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def polarized_spatial_forward(start, stop, scratch, x: F32, weights: SpatialWeights, y: F32, sizes: Sizes):
+        pixels, channels = sizes.pixels, sizes.channels
         for image in range(start, stop):
             x0 = image * pixels * channels
-            _pixel_gates(x, x0, wq, bq, wv, bv, scratch, pixels, channels, inner)
+            _pixel_gates(x, x0, weights, scratch, sizes)
             polarized_programs.scale_pixels(x, x0, scratch, 0, y, pixels, channels)
 
     return polarized_spatial_forward
@@ -183,17 +212,19 @@ def _spatial_forward_kernel() -> Kernel:
 
 @lru_cache(maxsize=1)
 def _spatial_backward_kernel() -> Kernel:
-    @cpu_kernel("ppppppppiii")
-    def polarized_spatial_backward(start, stop, scratch, dy, x, wq, bq, wv, bv, dx, rows, pixels, channels, inner):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def polarized_spatial_backward(start, stop, scratch, dy: F32, x: F32, weights: SpatialWeights, dx: F32, rows: F32,
+                                   sizes: Sizes):  # fmt: skip
         """A row: mean, b, dc, dl, b sum do."""
-        t, mean, c = scratch, pixels, pixels + channels
+        pixels, channels, inner = sizes
+        t, w, mean, c = scratch, weights, pixels, pixels + channels
         b = c + channels
         share = b + inner + 1
         total, do = share + 1, share + 2
         for image in range(start, stop):
             x0, row = image * pixels * channels, image * (2 * channels + 3 * inner)
             dc, dl = row + channels + inner, row + 2 * channels + inner
-            _pixel_gates(x, x0, wq, bq, wv, bv, t, pixels, channels, inner)
+            _pixel_gates(x, x0, w, t, sizes)
             copy(t, mean, rows, row, channels)
             copy(t, b, rows, row + channels, inner)
             polarized_programs.dots_of_pairs(dy, x0, x, x0, t, do, pixels, channels)
@@ -201,12 +232,13 @@ def _spatial_backward_kernel() -> Kernel:
             clear(rows, dc, channels)
             combine(t, do, 1, x, x0, rows, dc, pixels, channels)
             clear(rows, dl, 2 * inner)
-            combine(t, total, 1, bv, 0, rows, dl, 1, inner)
-            combine(rows, dc, 1, wv, 0, rows, dl, channels, inner)
+            combine(t, total, 1, w.bv, 0, rows, dl, 1, inner)
+            combine(rows, dc, 1, w.wv, 0, rows, dl, channels, inner)
             combine(t, total, 1, t, b, rows, dl + inner, 1, inner)
             softmax_gradient(rows, dl, t, b, rows, dl, inner)
-            dots(wq, 0, rows, dl, t, mean, channels, inner)
-            polarized_programs.scale_pixels_gradient(dy, x0, t, 0, do, c, share, 0, mean, dx, pixels, channels)
+            dots(w.wq, 0, rows, dl, t, mean, channels, inner)
+            gates = polarized_programs.Gates(t, 0, do, c, share, 0, mean)
+            polarized_programs.scale_pixels_gradient(dy, x0, gates, dx, pixels, channels)
 
     return polarized_spatial_backward
 
@@ -218,9 +250,9 @@ def polarized_spatial_forward(x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv:
     if not _served(inner, x, wq, bq, wv, bv):
         return NotImplemented
     y = buffer_pool.empty(x.shape, np.float32)
-    parallel(
-        _spatial_forward_kernel(), n, *flat(x, wq, bq, wv, bv, y), pixels, c, inner, scratch=pixels + 2 * c + inner + 2
-    )
+    own, *weights, out = flat(x, wq, bq, wv, bv, y)
+    sizes, scratch = Sizes(pixels, c, inner), pixels + 2 * c + inner + 2
+    parallel(_spatial_forward_kernel(), n, own, weights, out, sizes, scratch=scratch)
     return y
 
 
@@ -233,16 +265,10 @@ def polarized_spatial_backward(
     if not _served(h, dy, x, wq, bq, wv, bv):
         return NotImplemented
     dx, rows = buffer_pool.empty(x.shape, np.float32), buffer_pool.empty((n, 2 * c + 3 * h), np.float32)
-    parallel(
-        _spatial_backward_kernel(),
-        n,
-        *flat(dy, x, wq, bq, wv, bv, dx, rows),
-        pixels,
-        c,
-        h,
-        scratch=2 * pixels + 2 * c + h + 3,
-    )
-    dwq, dwv, sums = _over_images(rows, (0, 2 * c + h, c, h), (c + h, c, c, h), 2 * c + h)
+    arrays, scratch = flat(dy, x, dx, rows), 2 * pixels + 2 * c + h + 3
+    kernel, sizes = _spatial_backward_kernel(), Sizes(pixels, c, h)
+    parallel(kernel, n, *arrays[:2], flat(wq, bq, wv, bv), *arrays[2:], sizes, scratch=scratch)
+    dwq, dwv, sums = _over_images(rows, Pair(0, 2 * c + h, c, h), Pair(c + h, c, c, h), 2 * c + h)
     return dx, dwq, sums[:h], dwv, sums[h:]
 
 
@@ -251,38 +277,47 @@ def polarized_spatial_backward(
 _SUMS = 256  # columns of a chunk of sums
 
 
+class Pair(NamedTuple):
+    """A matrix sum over images of left right^T: first columns of left and right in a row, and their lengths."""
+
+    left: int
+    right: int
+    height: int
+    columns: int
+
+
 @lru_cache(maxsize=1)
 def _parameters_kernel() -> Kernel:
-    column, lanes = make_column(1, mask_b=True, mask_c=True), target().lanes
+    gemm, lanes = make_gemm(1, mask_b=True, mask_c=True), target().lanes
 
-    @cpu_kernel("ppppg4g4iii")
-    def polarized_parameters(start, stop, scratch, rows, one, two, sums, pair1, pair2, n, width, first):  # type: ignore[no-untyped-def]
-        panels1, panels2 = -(-pair1[3] // lanes), -(-pair2[3] // lanes)
+    @cpu_kernel()
+    def polarized_parameters(start, stop, scratch, rows: F32, one: F32, two: F32, sums: F32, pair1: Pair, pair2: Pair,
+                             n: int, width: int, first: int):  # fmt: skip
+        panels1, panels2 = -(-pair1.columns // lanes), -(-pair2.columns // lanes)
         clear(scratch, 0, lanes)
         for chunk in range(start, stop):
             if chunk >= panels1 + panels2:
                 at = (chunk - panels1 - panels2) * _SUMS
                 polarized_programs.sum_rows(rows, first + at, n, width, sums, at, min(_SUMS, width - first - at))
                 continue
-            (left, right, height, columns), out, panel = (
-                (pair1, one, chunk) if chunk < panels1 else (pair2, two, chunk - panels1)
-            )
+            pair, out, panel = (pair1, one, chunk) if chunk < panels1 else (pair2, two, chunk - panels1)
             at = panel * lanes
-            column(rows, left, 1, width, rows, right + at, width, n, 1, 0, 0, 1, 0, 0,
-                   out, at, columns, height, min(lanes, columns - at), scratch, 0)  # fmt: skip
+            gemm(
+                Rows(rows, pair.left, 1, width),
+                Panel(rows, pair.right + at, width),
+                one_tap(n),
+                Results(out, at, pair.columns, pair.height, min(lanes, pair.columns - at)),
+                Initial(scratch, 0, 0),
+            )
 
     return polarized_parameters
 
 
-def _over_images(
-    rows: np.ndarray, pair1: tuple[int, ...], pair2: tuple[int, ...], first: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two matrices sum_n left right^T, each given as (first column of left, of right, their lengths); sum_n of the
-    columns from `first`.
-    """
+def _over_images(rows: np.ndarray, pair1: Pair, pair2: Pair, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two matrices sum_n left right^T, and sum_n of the columns from `first`."""
     (n, width), lanes = rows.shape, target().lanes
     one, two, sums = (buffer_pool.empty(shape, np.float32) for shape in (pair1[2:], pair2[2:], (width - first,)))
-    chunks = -(-pair1[3] // lanes) - (-pair2[3] // lanes) - (-(width - first) // _SUMS)
-    pairs = [np.array(pair, np.int64) for pair in (pair1, pair2)]
-    parallel(_parameters_kernel(), chunks, *flat(rows, one, two, sums), *pairs, n, width, first, scratch=lanes)
+    chunks = -(-pair1.columns // lanes) - (-pair2.columns // lanes) - (-(width - first) // _SUMS)
+    arrays = flat(rows, one, two, sums)
+    parallel(_parameters_kernel(), chunks, *arrays, pair1, pair2, n, width, first, scratch=lanes)
     return one, two, sums

@@ -8,9 +8,9 @@ Matrices are row-major and used where they are: an image (pixels, channels) as w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
+from kernels.core.cpu.simd import Code, Float, Int, Pointer, Vec, program
 from kernels.core.cpu.vector_ops import over_run
 
 _TOGETHER = 4  # rows whose products are summed at the same time
@@ -21,7 +21,7 @@ _BLOCKS = (8, 4)  # vectors of columns that are summed at the same time
 
 
 def _make_dots(paired: bool) -> Callable[..., None]:
-    @program("pipipiii")
+    @program
     def dots(
         code: Code, a: Pointer, a0: Int, b: Pointer, b0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
     ) -> None:
@@ -51,7 +51,7 @@ def _make_dots(paired: bool) -> Callable[..., None]:
 
 
 def _make_combine(paired: bool) -> Callable[..., None]:
-    @program("piipipiii")
+    @program
     def combine(
         code: Code, f: Pointer, f0: Int, f_step: Int, a: Pointer, a0: Int, y: Pointer, y0: Int, rows: Int, columns: Int
     ) -> None:
@@ -106,9 +106,9 @@ def _standard(code: Code, o: Pointer, o0: Int, channels: Int, eps: Any) -> tuple
     return lambda i, rest: (_wide(code, o, o0 + i, rest) - mean) * inverse, inverse
 
 
-@program("pippipif")
+@program
 def channel_gates(
-    code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointer, channels: Int, s: Pointer, s0: Int, eps: Any
+    code: Code, o: Pointer, o0: Int, gain: Pointer, offset: Pointer, channels: Int, s: Pointer, s0: Int, eps: Float
 ) -> None:
     """s = sigmoid(xhat gain + offset)."""
     xhat, _ = _standard(code, o, o0, channels, eps)
@@ -120,9 +120,9 @@ def channel_gates(
     over_run(code, channels, body)
 
 
-@program("piiippiif")
+@program
 def channel_gates_gradient(
-    code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, gain: Pointer, out: Pointer, at: Int, channels: Int, eps: Any
+    code: Code, t: Pointer, ds0: Int, s0: Int, o0: Int, gain: Pointer, out: Pointer, at: Int, channels: Int, eps: Float
 ) -> None:
     """out[at :] = do, dgain, doffset of one image, a row of channels each; ds, s and o are in t.  With g = ds s (1 -
     s):
@@ -157,14 +157,14 @@ def channel_gates_gradient(
 # -- gates of pixels ---------------------------------------------------------------------------------------------------
 
 
-@program("piii")
+@program
 def pixel_gates(code: Code, z: Pointer, z0: Int, shift: Int, pixels: Int) -> None:
     """z <- sigmoid(z + the number at `shift`)."""
     more = code.broadcast(z, shift)
     over_run(code, pixels, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest) + more), z, z0 + i, rest))
 
 
-@program("piiii")
+@program
 def pixel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, total: Int, pixels: Int) -> None:
     """ds <- ds s (1 - s), and their sum at `total`."""
     sums = code.variable(0.0)
@@ -191,7 +191,7 @@ def _gates(code: Code, of_pixels: bool, t: Pointer, s0: Int, pixel: Int) -> Call
 
 
 def _make_scale(of_pixels: bool) -> Callable[..., None]:
-    @program("pipipii")
+    @program
     def scale(code: Code, x: Pointer, x0: Int, t: Pointer, s0: Int, y: Pointer, pixels: Int, channels: Int) -> None:
         """y = s x."""
         with code.loop(0, pixels) as pixel:
@@ -203,31 +203,32 @@ def _make_scale(of_pixels: bool) -> Callable[..., None]:
     return scale
 
 
+class Gates(NamedTuple):
+    """What the gradient of a gated map is made of, all in t: the gates s, the factors f of a vector v, and g, `g_step`
+    apart, of a vector w.
+    """
+
+    t: Any
+    s: Any
+    f: Any
+    v: Any
+    g: Any
+    g_step: Any
+    w: Any
+
+
 def _make_scale_gradient(of_pixels: bool) -> Callable[..., None]:
-    @program("pipiiiiiipii")
-    def scale_gradient(
-        code: Code,
-        dy: Pointer,
-        x0: Int,
-        t: Pointer,
-        s0: Int,
-        f0: Int,
-        v0: Int,
-        g0: Int,
-        g_step: Int,
-        w0: Int,
-        dx: Pointer,
-        pixels: Int,
-        channels: Int,
-    ) -> None:
-        """dx[l] = s dy[l] + f[l] v + g[l g_step] w; all but dy and dx are in t."""
+    @program
+    def scale_gradient(code: Code, dy: Pointer, x0: Int, gates: Gates, dx: Pointer, pixels: Int, channels: Int) -> None:
+        """dx[l] = s dy[l] + f[l] v + g[l g_step] w."""
+        t = gates.t
         with code.loop(0, pixels) as pixel:
-            at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
-            f, g = code.broadcast(t, f0 + pixel), code.broadcast(t, g0 + pixel * g_step)
+            at, scale = x0 + pixel * channels, _gates(code, of_pixels, t, gates.s, pixel)
+            f, g = code.broadcast(t, gates.f + pixel), code.broadcast(t, gates.g + pixel * gates.g_step)
 
             def body(c: Int, rest: Any) -> None:
-                value = code.fma(f, code.load(t, v0 + c, rest), g * code.load(t, w0 + c, rest))
-                code.store(code.fma(code.load(dy, at + c, rest), gates(c, rest), value), dx, at + c, rest)
+                value = code.fma(f, code.load(t, gates.v + c, rest), g * code.load(t, gates.w + c, rest))
+                code.store(code.fma(code.load(dy, at + c, rest), scale(c, rest), value), dx, at + c, rest)
 
             over_run(code, channels, body)
 
@@ -241,7 +242,7 @@ scale_channels_gradient, scale_pixels_gradient = _make_scale_gradient(False), _m
 # -- sums over images --------------------------------------------------------------------------------------------------
 
 
-@program("piiipii")
+@program
 def sum_rows(code: Code, a: Pointer, a0: Int, rows: Int, row: Int, y: Pointer, y0: Int, columns: Int) -> None:
     """y = the sum of so many rows of A, `row` floats apart, in float64."""
 

@@ -17,7 +17,7 @@ from kernels.conv.cpu.direct.backward_filter import direct_backward_filter
 from kernels.conv.cpu.direct.forward import direct_forward, direct_transposed
 from kernels.conv.cpu.direct.params import is_patchify
 from kernels.conv.cpu.fused_norm_backward.pointwise import pointwise_plan
-from kernels.conv.cpu.fused_norm_backward.strip import ROOM
+from kernels.conv.cpu.fused_norm_backward.strip import WORKSPACE_LIMIT
 from kernels.conv.cpu.fused_norm_backward.winograd import winograd_plan
 from kernels.conv.cpu.single_channel.backward_data import single_channel_backward_data
 from kernels.conv.cpu.single_channel.backward_filter import single_channel_backward_filter
@@ -304,7 +304,7 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
         if name == "direct":
             return None
         plan = winograd_plan((_OUTPUTS[name], window.kernel[0]), z.shape, channels, back)
-    return None if plan.scratch > ROOM or len(maps) > plan.most else plan
+    return None if plan.scratch > WORKSPACE_LIMIT or len(maps) > plan.most else plan
 
 
 def backward_bias(dy: np.ndarray) -> Any:

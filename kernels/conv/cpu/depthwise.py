@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
@@ -47,21 +48,20 @@ class _Taps(NamedTuple):
     dw: int
 
 
-class _Layer(NamedTuple):
+class DepthwiseParams(NamedTuple):
     """The rest of a convolution as kernels and programs see it: image (h, w, c), output (p, q) and padding."""
 
-    h: Any
-    w: Any
-    c: Any
-    p: Any
-    q: Any
-    top: Any
-    left: Any
-    inner: Any  # the output columns inner .. outer read no padding
-    outer: Any
+    h: int
+    w: int
+    c: int
+    p: int
+    q: int
+    top: int
+    left: int
+    inner: int  # the output columns inner .. outer read no padding
+    outer: int
 
 
-_NUMBERS = len(_Layer._fields)
 _Place = tuple[int, int]
 _Pairs = list[_Place]
 _Inputs = list[tuple[Pointer, _Pairs, _Pairs]]
@@ -80,7 +80,15 @@ class _Walk:
     """How programs walk over an image's output rows first .. first + count."""
 
     def __init__(
-        self, code: Code, taps: _Taps, layer: _Layer, x: Pointer, zeros: Pointer, image: Int, first: Int, count: Int
+        self,
+        code: Code,
+        taps: _Taps,
+        layer: DepthwiseParams,
+        x: Pointer,
+        zeros: Pointer,
+        image: Int,
+        first: Int,
+        count: Int,
     ) -> None:
         self.code, self.taps, self.layer, self.zeros, self.image, self.first, self.count = (
             code,
@@ -153,7 +161,7 @@ class _Walk:
 
 @lru_cache(maxsize=64)
 def _forward_kernel(taps: _Taps) -> Kernel:
-    @program("pppppiii" + "i" * _NUMBERS)
+    @program
     def strip(
         code: Code,
         x: Pointer,
@@ -164,10 +172,9 @@ def _forward_kernel(taps: _Taps) -> Kernel:
         image: Int,
         first: Int,
         count: Int,
-        *numbers: Int,
+        layer: DepthwiseParams,
     ) -> None:
         """Output rows first .. first + count of an image: y = bias + sum over taps of x w. own: a row of zeros."""
-        layer = _Layer(*numbers)
         walk = _Walk(code, taps, layer, x, own, image, first, count)
 
         def tile(row: Int, q: Int, rows: int, columns: int) -> None:
@@ -185,12 +192,13 @@ def _forward_kernel(taps: _Taps) -> Kernel:
 
         walk.over_tiles(*_FORWARD, tile)
 
-    @cpu_kernel(f"ppppg{_NUMBERS}ii", str(tuple(taps)))
-    def depthwise_forward(start, stop, scratch, x, w, bias, y, layer, rows, blocks):  # type: ignore[no-untyped-def]
+    @cpu_kernel(str(tuple(taps)))
+    def depthwise_forward(start, stop, scratch, x: F32, w: F32, bias: F32, y: F32, layer: DepthwiseParams, rows: int,
+                          blocks: int):  # fmt: skip
         for chunk in range(start, stop):
             image, first = chunk // blocks, chunk % blocks * rows
-            clear(scratch, 0, layer[1] * layer[2])
-            strip(x, scratch, w, bias, y, image, first, min(rows, layer[3] - first), *layer)
+            clear(scratch, 0, layer.w * layer.c)
+            strip(x, scratch, w, bias, y, image, first, min(rows, layer.p - first), layer)
 
     return depthwise_forward
 
@@ -199,14 +207,21 @@ def _forward_kernel(taps: _Taps) -> Kernel:
 def _filter_kernel(taps: _Taps) -> Kernel:
     tap_count = taps.r * taps.s
 
-    @program("pppiiii" + "i" * _NUMBERS)
+    @program
     def strip(
-        code: Code, x: Pointer, own: Pointer, dy: Pointer, dw0: Int, image: Int, first: Int, count: Int, *numbers: Int
+        code: Code,
+        x: Pointer,
+        own: Pointer,
+        dy: Pointer,
+        dw0: Int,
+        image: Int,
+        first: Int,
+        count: Int,
+        layer: DepthwiseParams,
     ) -> None:
         """own[dw0 ...] += for every tap the sums of x dy over output rows first .. first + count of an image. own
         begins with a row of zeros.
         """
-        layer = _Layer(*numbers)
         walk = _Walk(code, taps, layer, x, own, image, first, count)
 
         def tile(row: Int, q: Int, rows: int, columns: int) -> None:
@@ -225,47 +240,48 @@ def _filter_kernel(taps: _Taps) -> Kernel:
 
         walk.over_tiles(*_GRADIENT, tile)
 
-    @cpu_kernel(f"pppg{_NUMBERS}iiii", str(tuple(taps)))
-    def depthwise_filter_gradient(start, stop, scratch, x, dy, partial, layer, rows, blocks, strips, per_chunk):  # type: ignore[no-untyped-def]
-        row, floats = layer[1] * layer[2], tap_count * layer[2]
+    @cpu_kernel(str(tuple(taps)))
+    def depthwise_filter_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, layer: DepthwiseParams,
+                                  rows: int, blocks: int, strips: int, per_chunk: int):  # fmt: skip
+        row, floats = layer.w * layer.c, tap_count * layer.c
         for chunk in range(start, stop):
             # the sums grow in memory of the thread's own: no other writes to their cache lines
             clear(scratch, 0, row + floats)
             for k in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
                 image, first = k // blocks, k % blocks * rows
-                strip(x, scratch, dy, row, image, first, min(rows, layer[3] - first), *layer)
+                strip(x, scratch, dy, row, image, first, min(rows, layer.p - first), layer)
             copy(scratch, row, partial, chunk * floats, floats)
 
     return depthwise_filter_gradient
 
 
 @lru_cache(maxsize=256)
-def _plan(size: tuple[int, int, int], window: Window) -> tuple[_Taps, _Layer, np.ndarray, int, int]:
-    """What to compile, the layer, its numbers as an array, output rows per strip and strips per image."""
+def _plan(size: tuple[int, int, int], window: Window) -> tuple[_Taps, DepthwiseParams, int, int]:
+    """What to compile, the layer, output rows per strip and strips per image."""
     h, w, c = size
     p, q = window.output_size((h, w))
     (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = window.kernel, window.stride, window.dilation, window.padding
     inner = min(q, -(-left // sw))
     outer = max(inner, min(q, (w - 1 - (s - 1) * dw + left) // sw + 1))
-    layer = _Layer(h, w, c, p, q, top, left, inner, outer)
+    layer = DepthwiseParams(h, w, c, p, q, top, left, inner, outer)
     rows = -(-p // -(-p // max(1, (_STRIP // (w * c) - (r - 1) * dh) // sh)))
     rows += -rows % max(_FORWARD[0], _GRADIENT[0])
-    return _Taps(r, s, sh, sw, dh, dw), layer, np.array(layer, np.int64), rows, -(-p // rows)
+    return _Taps(r, s, sh, sw, dh, dw), layer, rows, -(-p // rows)
 
 
 def forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, window: Window) -> np.ndarray:
     """y (N, P, Q, C) of contiguous float32 x (N, H, W, C) and w (R, S, 1, C)."""
-    taps, layer, numbers, rows, blocks = _plan(x.shape[1:], window)
+    taps, layer, rows, blocks = _plan(x.shape[1:], window)
     y = buffer_pool.empty((x.shape[0], layer.p, layer.q, layer.c), np.float32)
     bias = np.zeros(layer.c, np.float32) if b is None else contiguous(b)
     arrays = x.reshape(-1), contiguous(w).reshape(-1), bias, y.reshape(-1)
-    parallel(_forward_kernel(taps), x.shape[0] * blocks, *arrays, numbers, rows, blocks, scratch=layer.w * layer.c)
+    parallel(_forward_kernel(taps), x.shape[0] * blocks, *arrays, layer, rows, blocks, scratch=layer.w * layer.c)
     return y
 
 
 def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray:
     """dw (R, S, 1, C) of contiguous float32 x (N, H, W, C) and dy (N, P, Q, C)."""
-    taps, layer, numbers, rows, blocks = _plan(x.shape[1:], window)
+    taps, layer, rows, blocks = _plan(x.shape[1:], window)
     strips = x.shape[0] * blocks
     per_chunk = -(-strips // min(_CHUNKS, strips))
     chunks = -(-strips // per_chunk)
@@ -275,7 +291,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray
         _filter_kernel(taps),
         chunks,
         *arrays,
-        numbers,
+        layer,
         rows,
         blocks,
         strips,

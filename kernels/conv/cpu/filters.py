@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import add, clear, copy
@@ -31,8 +32,8 @@ def zeros(count: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _bias_kernel() -> Kernel:
-    @cpu_kernel("ppiiii")
-    def arrange_bias(start, stop, _scratch, b, out, groups, k, width, times):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def arrange_bias(start, stop, _scratch, b: F32, out: F32, groups: int, k: int, width: int, times: int):  # type: ignore[no-untyped-def]
         for group in range(groups):
             for i in range(times):
                 copy(b, group * k, out, group * width + i * k, k)
@@ -75,9 +76,22 @@ def pack_kernel() -> Kernel:
     `group_step` between groups.
     """
 
-    @cpu_kernel("ppiiiiiiiii")
+    @cpu_kernel()
     def pack_filter(
-        start, stop, _scratch, w, panels, taps, k, width, run, run_step, tap_step, group_step, row, row_step
+        start,
+        stop,
+        _scratch,
+        w: F32,
+        panels: F32,
+        taps: int,
+        k: int,
+        width: int,
+        run: int,
+        run_step: int,
+        tap_step: int,
+        group_step: int,
+        row: int,
+        row_step: int,
     ):  # type: ignore[no-untyped-def]
         per_group = -(-k // width)
         for panel in range(start, stop):
@@ -135,8 +149,8 @@ def _pack(
 
 @lru_cache(maxsize=1)
 def _pack_transposed_kernel() -> Kernel:
-    @cpu_kernel("ppiii")
-    def pack_transposed(start, stop, _scratch, w, panels, c, k, width):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def pack_transposed(start, stop, _scratch, w: F32, panels: F32, c: int, k: int, width: int):  # type: ignore[no-untyped-def]
         for panel in range(start, stop):
             row, rest = panel * width, min(width, c - panel * width)
             for i0 in range(0, k, _SQUARE):
@@ -165,8 +179,8 @@ def flip_kernel() -> Kernel:
     a chunk per tap and _SQUARE input channels.
     """
 
-    @cpu_kernel("ppiiii")
-    def flip_filter(start, stop, _scratch, w, out, taps, c, k, reverse):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def flip_filter(start, stop, _scratch, w: F32, out: F32, taps: int, c: int, k: int, reverse: int):  # type: ignore[no-untyped-def]
         parts = -(-c // _SQUARE)
         for chunk in range(start, stop):
             tap, i0 = chunk // parts, chunk % parts * _SQUARE
@@ -205,8 +219,8 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _widen_kernel() -> Kernel:
-    @cpu_kernel("ppiiii")
-    def widen_filter(start, stop, _scratch, w, wide, s, c, k, f):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def widen_filter(start, stop, _scratch, w: F32, wide: F32, s: int, c: int, k: int, f: int):  # type: ignore[no-untyped-def]
         for row in range(start, stop):
             for t in range(s + f - 1):
                 for i in range(c):
@@ -230,8 +244,8 @@ def widened(w: np.ndarray, f: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _narrow_kernel() -> Kernel:
-    @cpu_kernel("ppiiii")
-    def narrow_gradient(start, stop, _scratch, wide, dw, s, c, k, f):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def narrow_gradient(start, stop, _scratch, wide: F32, dw: F32, s: int, c: int, k: int, f: int):  # type: ignore[no-untyped-def]
         for row in range(start, stop):
             for j in range(s):
                 for i in range(c):
@@ -256,8 +270,10 @@ def narrowed(wide: np.ndarray, f: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _chunks_kernel() -> Kernel:
-    @cpu_kernel("ppiiiii")
-    def filter_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def filter_gradient_finish(
+        start, stop, _scratch, partial: F32, dw: F32, c: int, k: int, kp: int, chunks: int, per: int
+    ):  # type: ignore[no-untyped-def]
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
                 add(partial, i * kp, partial, (chunk * c + i) * kp, k)

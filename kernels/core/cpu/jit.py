@@ -1,13 +1,11 @@
 """Compiled CPU kernels: numba functions over a range of chunks, compiled on first use and kept on disk.
 
-    @cpu_kernel("ppi")                                  # a letter per argument after the first three
-    def scale(start, stop, scratch, x, y, n): ...       # does the chunks start .. stop
+    @cpu_kernel()
+    def scale(start, stop, scratch, x: F32, y: F32, n: int): ...        # computes the chunks start .. stop
 
-    parallel(scale, chunks, x, y, n)                    # kernels/core/cpu/thread_pool.py
+    parallel(scale, chunks, x, y, n)                                    # kernels/core/cpu/thread_pool.py
 
-Letters: p, b, d, l a one-dimensional contiguous array of float32, uint8, float64, int64 (in the kernel: a pointer); i
-an integer; f a float32; gN a contiguous int64 array that the kernel gets as a tuple of its N numbers. The kernel is
-called natively by every thread, without the interpreter in between.
+The annotations are those of arguments.py. Every thread calls the kernel natively, without the interpreter in between.
 
 The cache lives in the user's cache folder (AREOGRAD_CACHE, else XDG_CACHE_HOME or ~/.cache). A kernel is kept under a
 digest of what it is made of (sources.py), so the cache survives a reinstallation and never serves stale code; store.py
@@ -33,6 +31,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from kernels.core.cpu.arguments import POINTERS, Signature, count_of_arrays
 from kernels.core.cpu.deferral import deferring
 from kernels.core.cpu.numba_internals import (
     MachineCodeCache,
@@ -53,7 +52,6 @@ _listeners: list[Callable[[str, int, int], None]] = []
 _listed: list[Kernel] | None = None
 _lock = threading.RLock()
 
-_POINTERS = {"p": types.float32, "b": types.uint8, "d": types.float64, "l": types.int64}
 _WORDS = types.CPointer(types.int64)
 _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORDS)
 
@@ -119,18 +117,14 @@ def _rename(function: Any, name: str) -> None:
 
 
 class Kernel:
-    """A function over chunks, compiled on first use for the argument letters of its decorator."""
+    """A function over chunks, compiled on first use for the argument types that its annotations state."""
 
-    def __init__(self, function: Callable[..., None], letters: str, variant: str, fastmath: set[str]) -> None:
+    def __init__(self, function: Callable[..., None], variant: str, fastmath: set[str]) -> None:
         self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
-        self.letters: list[str] = re.findall(r"g\d+|[pbdlif]", letters)
-        if "".join(self.letters) != letters:
-            raise ValueError(
-                f"cpu_kernel {self.name}: got arguments {letters!r}, expected the letters p b d l i f and gN"
-            )
+        self.signature = Signature(function, f"cpu_kernel {self.name}")
         _rename(function, f"{self.name}_body")
         body = Part(function, fastmath)
-        unpack = _unpacker(self.letters)
+        unpack = _unpacker(self.signature)
 
         def run(start, stop, scratch, words):  # type: ignore[no-untyped-def]
             body(start, stop, scratch, *unpack(words))
@@ -159,45 +153,37 @@ class Kernel:
         """Whether the compiled code is on disk."""
         return is_kept(self.callback)
 
-    @property
-    def argument_types(self) -> tuple[types.Type, ...]:
-        """What the caller passes, as numba types. Arrays may be read-only (a kernel gets addresses and knows which it
-        writes).
-        """
-        numbers = {"i": types.int64, "f": types.float64}
-        return tuple(
-            numbers.get(t) or types.Array(types.int64 if t[0] == "g" else _POINTERS[t], 1, "C", readonly=True)
-            for t in self.letters
-        )
 
-
-def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
-    """unpack(words): the arguments of a kernel as a tuple of pointers, numbers and tuples,
-    from one 64-bit word each.
-    """
-
-    def kind(letter: str) -> types.Type:
-        if letter in _POINTERS:
-            return types.CPointer(_POINTERS[letter])
-        return {"i": types.int64, "f": types.float32}.get(letter) or types.UniTuple(types.int64, int(letter[1:]))
-
-    result = types.Tuple([kind(letter) for letter in letters])
+def _unpacker(signature: Signature) -> Callable[..., Any]:
+    """unpack(words): the arguments of a kernel as a tuple, from one 64-bit word for each slot."""
+    kinds: list[tuple[Any, Any]] = list(zip(signature.kinds.values(), signature.kernel_types(), strict=True))
+    result = types.Tuple([kind for _, kind in kinds])
 
     def unpack(_context: Any, words: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, _signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            place = iter(range(len(signature.slots)))
+
+            def word(base: ir.Value, index: int) -> ir.Value:
+                return builder.load(builder.gep(base, [ir.IntType(64)(index)]))
+
+            def pointer(kind: types.Type) -> ir.Value:
+                return builder.inttoptr(word(values[0], next(place)), context.get_value_type(kind))
+
             out = []
-            for place, letter in enumerate(letters):
-                word = builder.load(builder.gep(values[0], [ir.IntType(64)(place)]))
-                if letter in _POINTERS:
-                    out.append(builder.inttoptr(word, context.get_value_type(kind(letter))))
-                elif letter == "f":
-                    out.append(builder.fptrunc(builder.bitcast(word, ir.DoubleType()), ir.FloatType()))
-                elif letter == "i":
-                    out.append(word)
+            for annotation, kind in kinds:
+                if arrays := count_of_arrays(annotation):
+                    one = [pointer(kind.dtype) for _ in range(arrays)]
+                    out.append(context.make_tuple(builder, kind, one))
+                elif annotation in POINTERS:
+                    out.append(pointer(kind))
+                elif annotation is int:
+                    out.append(word(values[0], next(place)))
+                elif annotation is float:
+                    double = builder.bitcast(word(values[0], next(place)), ir.DoubleType())
+                    out.append(builder.fptrunc(double, ir.FloatType()))
                 else:
-                    address = builder.inttoptr(word, ir.IntType(64).as_pointer())
-                    numbers = [builder.load(builder.gep(address, [ir.IntType(64)(k)])) for k in range(int(letter[1:]))]
-                    out.append(context.make_tuple(builder, kind(letter), numbers))
+                    base = pointer(types.CPointer(types.int64))
+                    out.append(context.make_tuple(builder, kind, [word(base, k) for k in range(len(kind))]))
             return context.make_tuple(builder, result, out)
 
         return result(_WORDS), emit
@@ -205,17 +191,15 @@ def _unpacker(letters: Sequence[str]) -> Callable[..., Any]:
     return intrinsic(unpack)
 
 
-def cpu_kernel(
-    letters: str, variant: str = "", fastmath: Sequence[str] = ("contract",)
-) -> Callable[[Callable[..., None]], Kernel]:
-    """Make a kernel of a function (start, stop, scratch, ...) that returns nothing. letters: its further arguments, see
-    above.
+def cpu_kernel(variant: str = "", fastmath: Sequence[str] = ("contract",)) -> Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function (start, stop, scratch, ...) that returns nothing; its further parameters are
+    annotated (arguments.py).
 
     variant: what tells apart kernels that one factory makes of the same source (it is part of the cache's key).
     """
 
     def decorate(function: Callable[..., None]) -> Kernel:
-        kernel = Kernel(function, letters, variant, set(fastmath))
+        kernel = Kernel(function, variant, set(fastmath))
         registry[kernel.name] = kernel
         return kernel
 

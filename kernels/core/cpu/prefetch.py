@@ -1,4 +1,9 @@
-"""Software prefetch: a list of cache lines that register tiles ask for while they multiply, and a plain walk."""
+"""Software prefetch: a list of cache lines that a gemm works off while it multiplies (gemm_microkernel.py), and one run
+of memory at a time.
+
+The list is memory of 8 bytes an address. Kernels enqueue the lines that the next block reads and writes; `share` deals
+them out to the products of this block. It pays on AMD's processors (`Target.prefetches`).
+"""
 
 from __future__ import annotations
 
@@ -6,25 +11,23 @@ from kernels.core.cpu.jit import inline
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 
 
-@program("pii")
-def touch(code: Code, x: Pointer, x0: Int, length: Int) -> None:
-    """Ask the memory for x[x0 : x0 + length] in advance."""
+@program
+def prefetch_run(code: Code, x: Pointer, x0: Int, length: Int) -> None:
+    """Prefetch x[x0 : x0 + length] into the L2 cache."""
     with code.loop(0, length, 16) as i:
         code.prefetch(x, x0 + i, near=False)
 
 
-# A list of cache lines: addresses of 8 bytes. Register tiles go through it while they multiply
-# (kernels/core/cpu/gemm_microkernel.py).
-@program("pipii")
-def _note_lines(code: Code, noted: Pointer, at: Int, x: Pointer, x0: Int, length: Int) -> None:
+@program
+def _enqueue_lines(code: Code, lines: Pointer, at: Int, x: Pointer, x0: Int, length: Int) -> None:
     with code.loop(0, code.shifted(length + 15, 4)) as i:
-        code.note(x + (x0 + i * 16), noted, at + i)
+        code.enqueue(x + (x0 + i * 16), lines, at + i)
 
 
 @inline()
-def note(noted, at, x, x0, length):  # type: ignore[no-untyped-def]
-    """Note the cache lines of x[x0 : x0 + length] as number `at` and following of a list; returns the next number."""
-    _note_lines(noted, at, x, x0, length)
+def enqueue(lines, at, x, x0, length):  # type: ignore[no-untyped-def]
+    """Put the cache lines of x[x0 : x0 + length] on the list, as number `at` and following; returns the next number."""
+    _enqueue_lines(lines, at, x, x0, length)
     return at + (length + 15) // 16
 
 

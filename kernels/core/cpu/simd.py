@@ -2,8 +2,8 @@
 
 A program is a Python function that runs once, while its caller is being compiled, and says which instructions to emit:
 
-    @program("ppfi")                               # two arrays, a float, an integer
-    def axpy(code, x, y, a, n):                    # y += a x
+    @program
+    def axpy(code: Code, x: Pointer, y: Pointer, a: Float, n: Int) -> None:        # y += a x
         scale = code.splat(a)
         with code.loop(0, n, code.lanes) as i:
             code.store(code.fma(scale, code.load(x, i), code.load(y, i)), y, i)
@@ -21,6 +21,7 @@ The vector width is the host's (AVX-512: 16 lanes, AVX2: 8, NEON: 4, else 1, a s
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,20 +31,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kernels.core.cpu.simd_values import Int, Pointer, Variable, Vec
+from kernels.core.cpu.arguments import annotations_of
+from kernels.core.cpu.simd_values import Condition, Float, Int, Pointer, Variable, Vec
 from kernels.core.cpu.target import target
 
 Scalar = TypeVar("Scalar", Int, Pointer)
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
 
-__all__ = ["Code", "Int", "Pointer", "Variable", "Vec", "program"]
+__all__ = ["Code", "Condition", "Float", "Int", "Pointer", "Variable", "Vec", "program"]
 
 
 class Code:
     """What a program is written with. `lanes` is the width of its vectors."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int, element: ir.Type = _FLOAT) -> None:
-        self.builder, self.lanes, self.element = builder, lanes, element
+    def __init__(self, builder: ir.IRBuilder, lanes: int, element: ir.Type = _FLOAT, name: str = "") -> None:
+        self.builder, self.lanes, self.element, self.name = builder, lanes, element, name
         self.vector_type = ir.VectorType(element, lanes)
         self.suffix = f"v{lanes}{'f32' if element == _FLOAT else 'f64'}"
 
@@ -52,7 +54,7 @@ class Code:
         """The same with vectors of as many float64, for what float32 is too coarse for:
         places in an image, long sums.
         """
-        return Code(self.builder, self.lanes, ir.DoubleType())
+        return Code(self.builder, self.lanes, ir.DoubleType(), self.name)
 
     # constants and conversions
 
@@ -68,7 +70,7 @@ class Code:
 
     def number(self, value: Int) -> Vec:
         """An integer as a float in all lanes."""
-        return self.splat(self.builder.sitofp(value.value, self.element))
+        return self.splat(Float(self, self.builder.sitofp(value.value, self.element)))
 
     def ramp(self) -> Vec:
         """0, 1, 2, ..."""
@@ -80,10 +82,10 @@ class Code:
         return Vec(self, change(x.value, self.vector_type))
 
     def splat(self, value: Any) -> Vec:
-        """A float argument of the program, in all lanes."""
-        return (
-            self.vec(value) if isinstance(value, (float, int)) else Vec(self, self._in_all_lanes(value, self.element))
-        )
+        """A float argument of the program, or a number, in all lanes."""
+        if isinstance(value, (float, int)):
+            return self.vec(value)
+        return Vec(self, self._in_all_lanes(value.value, self.element))
 
     # memory
 
@@ -113,7 +115,7 @@ class Code:
 
     def broadcast(self, p: Pointer, offset: Any = 0) -> Vec:
         """The one float at p[offset], in all lanes."""
-        return self.splat(self.builder.load((p + offset).value, align=4))
+        return self.splat(Float(self, self.builder.load((p + offset).value, align=4)))
 
     def load_bytes(self, p: Pointer, offset: Any = 0, count: Int | None = None) -> Vec:
         """`lanes` bytes from p[offset] as floats."""
@@ -162,18 +164,19 @@ class Code:
         function = self._declared(f"llvm.masked.gather.v{self.lanes}{suffix}.v{self.lanes}p0", signature)
         return self.builder.call(function, [address, ir.IntType(32)(alignment), every, ir.Constant(kind, ir.Undefined)])
 
-    def load_mask(self, p: Pointer, index: Int) -> ir.Value:
+    def load_mask(self, p: Pointer, index: Int) -> Condition:
         """The mask of the vector at element `index` (a multiple of the lanes) from bytes p,
         as `store_mask` wrote it.
         """
         bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
         raw = self.builder.load(self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
-        return self.builder.bitcast(raw if bits == unit else self.builder.trunc(raw, bits), self._mask_type)
+        mask = self.builder.bitcast(raw if bits == unit else self.builder.trunc(raw, bits), self._mask_type)
+        return Condition(self, mask)
 
-    def store_mask(self, mask: ir.Value, p: Pointer, index: Int) -> None:
+    def store_mask(self, mask: Condition, p: Pointer, index: Int) -> None:
         """Write a mask as bits: `mask_bytes(n)` bytes hold those of n elements."""
         bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
-        raw = self.builder.bitcast(mask, bits)
+        raw = self.builder.bitcast(mask.value, bits)
         raw = raw if bits == unit else self.builder.zext(raw, unit)
         self.builder.store(raw, self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
 
@@ -182,8 +185,8 @@ class Code:
         return p + Int(self, self.builder.lshr(index.value, _INT(per_byte.bit_length() - 1)))
 
     def prefetch(self, p: Pointer, offset: Any, write: bool = False, near: bool = True) -> None:
-        """Ask for the cache line of p[offset], to be read or written soon (near: at once, else a little later); the
-        address need not exist.
+        """Prefetch the cache line of p[offset], to be read or written soon (near: into the L1 cache, else the L2
+        cache); the address need not exist.
         """
         kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] + [ir.IntType(32)] * 3)
         address = self.builder.bitcast((p + offset).value, _BYTE.as_pointer())
@@ -192,17 +195,17 @@ class Code:
             [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))],
         )
 
-    def note(self, p: Pointer, noted: Pointer, index: Int) -> None:
-        """noted[index] = the address p; noted is memory of 8 bytes an address."""
-        self.builder.store(self.builder.ptrtoint(p.value, _INT), self._note(noted, index))
+    def enqueue(self, p: Pointer, lines: Pointer, index: Int) -> None:
+        """lines[index] = the address p; a prefetch list is memory of 8 bytes an address."""
+        self.builder.store(self.builder.ptrtoint(p.value, _INT), self._entry(lines, index))
 
-    def prefetch_noted(self, noted: Pointer, index: Int) -> None:
-        """Ask for the cache line at the address noted[index], to be read a little later."""
-        address = self.builder.inttoptr(self.builder.load(self._note(noted, index)), _BYTE.as_pointer())
+    def prefetch_listed(self, lines: Pointer, index: Int) -> None:
+        """Prefetch the cache line at the address lines[index] into the L2 cache."""
+        address = self.builder.inttoptr(self.builder.load(self._entry(lines, index)), _BYTE.as_pointer())
         self.prefetch(Pointer(self, address), 0, near=False)
 
-    def _note(self, noted: Pointer, index: Int) -> ir.Value:
-        return self.builder.gep(self.builder.bitcast(noted.value, _INT.as_pointer()), [index.value])
+    def _entry(self, lines: Pointer, index: Int) -> ir.Value:
+        return self.builder.gep(self.builder.bitcast(lines.value, _INT.as_pointer()), [index.value])
 
     # arithmetic
 
@@ -323,7 +326,7 @@ class Code:
 
     def broadcast_lane(self, x: Vec) -> Vec:
         """The first lane, in all lanes."""
-        return self.splat(self.builder.extract_element(x.value, ir.IntType(32)(0)))
+        return self.splat(Float(self, self.builder.extract_element(x.value, ir.IntType(32)(0))))
 
     def _unary(self, name: str, x: Vec) -> Vec:
         kind = ir.FunctionType(self.vector_type, [self.vector_type])
@@ -351,27 +354,27 @@ class Code:
         """max(x, 0); NaN stays NaN, as in PyTorch. One instruction."""
         return self.maximum(0, x)
 
-    def relu_open(self, y: Vec) -> ir.Value:
+    def relu_open(self, y: Vec) -> Condition:
         """Where a ReLU of argument or result y passes the gradient:
         not y <= 0, so that a NaN passes it, as in PyTorch.
         """
         return y.not_at_most(0)
 
-    def select(self, mask: ir.Value, a: Any, b: Any) -> Vec:
+    def select(self, mask: Condition, a: Any, b: Any) -> Vec:
         """a where the mask is set, else b."""
-        return Vec(self, self.builder.select(mask, self.vec(a).value, self.vec(b).value))
+        return Vec(self, self.builder.select(mask.value, self.vec(a).value, self.vec(b).value))
 
     def kept(self, x: Vec, count: Int | None, other: float = 0.0) -> Vec:
         """The first `count` lanes of x (None: all), and `other` in the rest."""
-        return x if count is None else self.select(self._first(count), x, other)
+        return x if count is None else self.select(Condition(self, self._first(count)), x, other)
 
-    def spread(self, condition: ir.Value) -> ir.Value:
+    def spread(self, condition: Condition) -> Condition:
         """A condition as a mask: the same in all lanes."""
-        return self._in_all_lanes(condition, _BIT)
+        return Condition(self, self._in_all_lanes(condition.value, _BIT))
 
-    def first(self, mask: ir.Value) -> ir.Value:
+    def first(self, mask: Condition) -> Condition:
         """A mask's first lane as a condition."""
-        return self.builder.extract_element(mask, ir.IntType(32)(0))
+        return Condition(self, self.builder.extract_element(mask.value, ir.IntType(32)(0)))
 
     def lesser(self, a: Int, b: Int) -> Int:
         """The smaller of two integers."""
@@ -397,21 +400,21 @@ class Code:
             self, self.builder.asm(ir.FunctionType(p.value.type, [p.value.type]), "", "=r,0", [p.value], False)
         )
 
-    def choose(self, condition: ir.Value, a: Scalar, b: Scalar) -> Scalar:
+    def choose(self, condition: Condition, a: Scalar, b: Scalar) -> Scalar:
         """One of two integers, or of two addresses."""
-        return type(a)(self, self.builder.select(condition, a.value, b.value))
+        return type(a)(self, self.builder.select(condition.value, a.value, b.value))
 
-    def both(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def both(self, a: Condition, b: Condition) -> Condition:
         """Both conditions hold."""
-        return self.builder.and_(a, b)
+        return Condition(self, self.builder.and_(a.value, b.value))
 
-    def not_(self, a: ir.Value) -> ir.Value:
+    def not_(self, a: Condition) -> Condition:
         """The condition does not hold."""
-        return self.builder.not_(a)
+        return Condition(self, self.builder.not_(a.value))
 
-    def either(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def either(self, a: Condition, b: Condition) -> Condition:
         """One of the conditions holds, or both."""
-        return self.builder.or_(a, b)
+        return Condition(self, self.builder.or_(a.value, b.value))
 
     # control
 
@@ -427,23 +430,23 @@ class Code:
         builder, first, last = self.builder, self.int(start), self.int(stop)
         before = builder.block
         body, done = builder.append_basic_block("body"), builder.append_basic_block("done")
-        builder.cbranch(first < last, body, done)
+        builder.cbranch((first < last).value, body, done)
         builder.position_at_end(body)
         index = builder.phi(_INT)
         index.add_incoming(first.value, before)
         yield Int(self, index)
         following = Int(self, index) + step
         index.add_incoming(following.value, builder.block)
-        builder.cbranch(following < last, body, done)
+        builder.cbranch((following < last).value, body, done)
         builder.position_at_end(done)
 
     @contextmanager
-    def when(self, condition: ir.Value | None) -> Iterator[None]:
+    def when(self, condition: Condition | None) -> Iterator[None]:
         """Run the block only when the condition holds (None: always)."""
         if condition is None:
             yield
             return
-        with self.builder.if_then(condition):
+        with self.builder.if_then(condition.value):
             yield
 
     # inside
@@ -473,50 +476,53 @@ class Code:
 # -- programs as numba intrinsics --------------------------------------------------------------------------------------
 
 
-def program(arguments: str, lanes: int | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function that emits code callable from numba. arguments: a letter each, p array, i integer, f float32.
+def program(build: Callable[..., None] | None = None, *, lanes: int | None = None) -> Any:
+    """Make a function of (code, ...) that emits code, callable from numba: `@program` or `@program(lanes=8)`.
 
-    lanes: the vector width (the host's by default).
+    Its further parameters are annotated: Pointer (an array or an address), Int, Float, or a NamedTuple, whose fields
+    become Pointers, Ints and Floats by what the caller puts there. lanes: the vector width (the host's by default).
     """
-    if set(arguments) - set("pif"):
-        raise ValueError(f"program: got arguments {arguments!r}, expected only the letters p, i and f")
-    width = target().lanes if lanes is None else lanes
+    if build is None:
+        return functools.partial(program, lanes=lanes)
+    width, name = target().lanes if lanes is None else lanes, f"{build.__module__}.{build.__qualname__}"
+    kinds = list(annotations_of(build, 1, f"program {name}").values())
+    for kind in kinds:
+        if kind not in (Pointer, Int, Float) and not hasattr(kind, "_fields"):
+            raise ValueError(
+                f"program {name}: got a parameter of {kind!r}, expected Pointer, Int, Float or a NamedTuple"
+            )
 
-    def decorate(build: Callable[..., None]) -> Callable[..., None]:
-        def typed(_context: Any, given: Sequence[types.Type]) -> Any:
-            wanted = [
-                g if letter == "p" else {"i": types.int64, "f": types.float32}[letter]
-                for letter, g in zip(arguments, given, strict=True)
-            ]
-            signature = types.void(*wanted)
+    def typed(_context: Any, given: Sequence[Any]) -> Any:
+        numbers: dict[Any, Any] = {Int: types.int64, Float: types.float32}
+        signature = types.void(*(numbers.get(kind, g) for kind, g in zip(kinds, given, strict=True)))
 
-            def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
-                code = Code(builder, width)
-                inputs: list[Any] = []
-                for letter, kind, value in zip(arguments, signature.args, values, strict=True):
-                    if letter == "p":
-                        address = (
-                            value
-                            if isinstance(kind, types.CPointer)
-                            else context.make_array(kind)(context, builder, value).data
-                        )
-                        inputs.append(Pointer(code, address))
-                    else:
-                        inputs.append(Int(code, value) if letter == "i" else value)
-                build(code, *inputs)
-                return context.get_dummy_value()
+        def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[ir.Value]) -> ir.Value:
+            code = Code(builder, width, name=name)
+            inputs = [_input(code, context, kind, value) for kind, value in zip(signature.args, values, strict=True)]
+            build(code, *inputs)
+            return context.get_dummy_value()
 
-            return signature, emit
+        return signature, emit
 
-        return intrinsic(_with_arity(len(arguments), typed))
+    return intrinsic(_with_arity(len(kinds), typed))
 
-    return decorate
+
+def _input(code: Code, context: Any, kind: Any, value: ir.Value) -> Any:
+    """A value of numba's as the program sees it."""
+    if isinstance(kind, types.BaseNamedTuple):
+        record: Any = kind
+        fields = [_input(code, context, k, code.builder.extract_value(value, i)) for i, k in enumerate(record)]
+        return record.instance_class(*fields)
+    if isinstance(kind, types.CPointer):
+        return Pointer(code, value)
+    if isinstance(kind, types.Array):
+        return Pointer(code, context.make_array(kind)(context, code.builder, value).data)
+    if isinstance(kind, types.Float):
+        return Float(code, context.cast(code.builder, value, kind, types.float32))
+    return Int(code, context.cast(code.builder, value, kind, types.int64))
 
 
 def _with_arity(count: int, typed: Callable[..., Any]) -> Callable[..., Any]:
-    """numba reads the number of arguments off the signature:
-    a function of (context, a0, a1, ...) that calls `typed`.
-    """
+    """A function of (context, a0, a1, ...) that calls `typed`: numba counts the parameters of the signature."""
     names = ", ".join(f"a{k}" for k in range(count))
-    scope = {"typed": typed}
-    return eval(f"lambda context, {names}: typed(context, ({names},))", scope)
+    return eval(f"lambda context, {names}: typed(context, ({names},))", {"typed": typed})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llvmlite import ir
 
@@ -11,8 +12,50 @@ if TYPE_CHECKING:
     from kernels.core.cpu.simd import Code
 
 
+class ProgramError(TypeError):
+    """A vector program uses a part of Python that cannot be emitted as code."""
+
+
+_TRUTH = "`if`, `while`, `and`, `or` or `not`"
+
+
+def _refuse(code: Code, construct: str, instead: str) -> NoReturn:
+    raise ProgramError(f"program {code.name}: got {construct}, which is not known before the kernel runs; {instead}")
+
+
+def _refusing(what: str, operators: dict[str, str]) -> Callable[[type], type]:
+    """Let a class refuse operators that it has not: dunder name -> how it is written."""
+
+    def decorate(kind: type) -> type:
+        for name, written in operators.items():
+
+            def refuse(self: Any, *_: Any, written: str = written) -> Any:
+                raise ProgramError(f"program {self.code.name}: got {written} of {what}, which programs do not have")
+
+            setattr(kind, f"__{name}__", refuse)
+        return kind
+
+    return decorate
+
+
+class Condition:
+    """What is true or false when the kernel runs: a single bit, or a mask with a bit for each lane."""
+
+    def __init__(self, code: Code, value: ir.Value) -> None:
+        self.code, self.value = code, value
+
+    def __bool__(self) -> bool:
+        return _refuse(
+            self.code, "a condition in `if`, `while`, `and`, `or` or `not`", "use code.when, code.select, code.both"
+        )
+
+
+_DIVISIONS = {"floordiv": "//", "mod": "%", "pow": "**", "iter": "a loop"}
+
+
+@_refusing("an Int", {**_DIVISIONS, "truediv": "/", "neg": "unary -"})
 class Int:
-    """A 64-bit integer of the program. + - * with Ints and Python ints."""
+    """A 64-bit integer of the program. + - * and comparisons with Ints and Python ints."""
 
     def __init__(self, code: Code, value: ir.Value) -> None:
         self.code, self.value = code, value
@@ -37,20 +80,50 @@ class Int:
 
     __rmul__ = __mul__
 
-    def __lt__(self, other: Any) -> ir.Value:
-        return self.code.builder.icmp_signed("<", self.value, self.code.int(other).value)
+    def _compared(self, sign: str, other: Any) -> Condition:
+        return Condition(self.code, self.code.builder.icmp_signed(sign, self.value, self.code.int(other).value))
 
-    def __ge__(self, other: Any) -> ir.Value:
-        return self.code.builder.icmp_signed(">=", self.value, self.code.int(other).value)
+    def __lt__(self, other: Any) -> Condition:
+        return self._compared("<", other)
 
-    def has(self, bit: int) -> ir.Value:
+    def __le__(self, other: Any) -> Condition:
+        return self._compared("<=", other)
+
+    def __gt__(self, other: Any) -> Condition:
+        return self._compared(">", other)
+
+    def __ge__(self, other: Any) -> Condition:
+        return self._compared(">=", other)
+
+    def equals(self, other: Any) -> Condition:
+        """Whether the two are equal (== keeps its meaning for Python objects)."""
+        return self._compared("==", other)
+
+    def has(self, bit: int) -> Condition:
         """Whether a bit of it, given by its value, is set."""
         masked = self.code.builder.and_(self.value, self.code.int(bit).value)
-        return self.code.builder.icmp_signed("!=", masked, self.code.int(0).value)
+        return Condition(self.code, self.code.builder.icmp_signed("!=", masked, self.code.int(0).value))
+
+    def __bool__(self) -> bool:
+        return _refuse(
+            self.code, "an Int in `if`, `while`, `and`, `or` or `not`", "compare it and use code.when or code.choose"
+        )
+
+    def __index__(self) -> int:
+        _refuse(self.code, "an Int where Python needs a number", "use code.loop for loops over it")
 
 
+@_refusing("a Float", dict.fromkeys(("add", "sub", "mul", "truediv", "lt", "gt", "le", "ge", "bool"), "an operator"))
+class Float:
+    """A float32 argument of the program; code.splat makes it a vector."""
+
+    def __init__(self, code: Code, value: ir.Value) -> None:
+        self.code, self.value = code, value
+
+
+@_refusing("a Vec", {**_DIVISIONS, "getitem": "an index"})
 class Vec:
-    """A vector of float32 (of float64 in a `wide` Code). + - * with Vecs and Python numbers."""
+    """A vector of float32 (of float64 in a `wide` Code). + - * / and comparisons with Vecs and Python numbers."""
 
     def __init__(self, code: Code, value: ir.Value) -> None:
         self.code, self.value = code, value
@@ -84,21 +157,37 @@ class Vec:
     def __neg__(self) -> Vec:
         return self * -1.0
 
-    def __gt__(self, other: Any) -> ir.Value:
-        """Where it is greater; false where either is NaN."""
-        return self.code.builder.fcmp_ordered(">", self.value, self.code.vec(other).value)
+    def _compared(self, sign: str, other: Any, unordered: bool = False) -> Condition:
+        compare = self.code.builder.fcmp_unordered if unordered else self.code.builder.fcmp_ordered
+        return Condition(self.code, compare(sign, self.value, self.code.vec(other).value))
 
-    def not_at_most(self, other: Any) -> ir.Value:
+    def __gt__(self, other: Any) -> Condition:
+        """Where it is greater; like all comparisons false where either is NaN."""
+        return self._compared(">", other)
+
+    def __ge__(self, other: Any) -> Condition:
+        return self._compared(">=", other)
+
+    def __lt__(self, other: Any) -> Condition:
+        return self._compared("<", other)
+
+    def __le__(self, other: Any) -> Condition:
+        return self._compared("<=", other)
+
+    def not_at_most(self, other: Any) -> Condition:
         """Where it is greater, or either is NaN."""
-        return self.code.builder.fcmp_unordered(">", self.value, self.code.vec(other).value)
+        return self._compared(">", other, unordered=True)
 
-    def equals(self, other: Any) -> ir.Value:
+    def equals(self, other: Any) -> Condition:
         """Where the two are equal (== keeps its meaning for Python objects)."""
-        return self.code.builder.fcmp_ordered("==", self.value, self.code.vec(other).value)
+        return self._compared("==", other)
 
-    def is_nan(self) -> ir.Value:
+    def is_nan(self) -> Condition:
         """Where it is not a number."""
-        return self.code.builder.fcmp_unordered("uno", self.value, self.value)
+        return self._compared("uno", self, unordered=True)
+
+    def __bool__(self) -> bool:
+        _refuse(self.code, f"a Vec in {_TRUTH}", "compare it and use code.select")
 
 
 @dataclass(frozen=True)

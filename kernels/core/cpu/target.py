@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """name, float32 lanes of a vector, number of vector registers; asks: whether asking for memory far in advance pays.
+    """A vector unit: its name, float32 lanes of a vector, number of vector registers.
 
-    It pays on AMD's processors. Intel's own prefetchers do as well, and the instructions cost a tenth of a convolution.
+    prefetches: whether software prefetch far in advance pays. It does on AMD's processors. Intel's own prefetchers do
+    as well, and the instructions cost a tenth of a convolution.
     """
 
     name: str
     lanes: int
     registers: int
-    asks: bool = False
+    prefetches: bool = False
 
 
 TARGETS = {
@@ -53,7 +54,7 @@ def target() -> Target:
     asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or usable_targets()[0]
     if asked not in usable_targets():
         raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable_targets())}")
-    return replace(TARGETS[asked], asks=llvm.get_host_cpu_name().startswith("znver"))
+    return replace(TARGETS[asked], prefetches=llvm.get_host_cpu_name().startswith("znver"))
 
 
 def mask_bytes(elements: int) -> int:

@@ -231,8 +231,8 @@ def address_of(array: np.ndarray) -> int:
 
 # -- launching: one native call that takes the team, writes the arguments down, puts the job up, works at it and gives t
 
-MOST_ARGUMENTS = 40
-_launchers: dict[tuple[str, ...], Any] = {}
+MOST_ARGUMENTS = 64
+_launchers: dict[tuple[type, ...], Any] = {}
 
 
 def launcher(kernel: Kernel) -> Any:
@@ -242,27 +242,27 @@ def launcher(kernel: Kernel) -> Any:
     It returns 0 when all is done, else what `take` returns, and nothing is done. helpers = 0: the caller does it alone;
     control = 0: without the team.
     """
-    letters = tuple("g" if letter[0] == "g" else letter for letter in kernel.letters)
-    if letters not in _launchers:
-        names = [f"a{k}" for k in range(len(letters))]
+    slots = tuple(kernel.signature.slots)
+    if slots not in _launchers:
+        names = [f"a{k}" for k in range(len(slots))]
         lines = [f"def launch(control, words, address, chunks, helpers, awake, scratch, stride, {', '.join(names)}):"]
         lines += ["    obstacle = _take_team(control, scratch, stride, helpers, awake) if control else 0"]
         lines += ["    if obstacle:", "        return obstacle"]
-        for k, (name, letter) in enumerate(zip(names, letters, strict=True)):
-            write = {"i": f"_store(words + {8 * k}, {name})", "f": f"_store_float(words + {8 * k}, {name})"}
-            lines.append("    " + write.get(letter, f"_store_address(words + {8 * k}, {name})"))
+        for k, (name, slot) in enumerate(zip(names, slots, strict=True)):
+            write = {int: f"_store(words + {8 * k}, {name})", float: f"_store_float(words + {8 * k}, {name})"}
+            lines.append("    " + write.get(slot, f"_store_address(words + {8 * k}, {name})"))
         lines += ["    return _start(control, words, address, chunks, helpers, scratch)"]
         scope: dict[str, Any] = {"_store_float": _store_float, "_store_address": _store_address}
         scope |= {"_store": _store, "_take_team": take, "_start": _start, "__name__": __name__}
         exec("\n".join(lines), scope)
         dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
-        cached(dispatcher, scope["launch"], "launch " + "".join(letters))
-        dispatcher.compile((types.int64,) * 8 + kernel.argument_types)
+        cached(dispatcher, scope["launch"], "launch " + " ".join(slot.__name__ for slot in slots))
+        dispatcher.compile((types.int64,) * 8 + kernel.signature.argument_types())
         dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
         for compiled in dispatcher.overloads.values():
             drop_bitcode(compiled)
-        _launchers[letters] = dispatcher
-    return _launchers[letters]
+        _launchers[slots] = dispatcher
+    return _launchers[slots]
 
 
 @compiled
@@ -406,6 +406,7 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     launch = kernel.launcher
     if launch is None:
         launch = kernel.launcher = launcher(kernel)
+    arguments = tuple(kernel.signature.words(arguments))
     team = current_team()
     room = team.scratch if scratch <= team.scratch.floats else team.reserve(scratch)
     helpers = team.size - 1 if chunks > 1 else 0

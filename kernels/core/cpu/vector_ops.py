@@ -65,13 +65,13 @@ def period_of(channels: int, least: int = 256) -> int:
     return -(-least // step) * step
 
 
-@program("pipii")
+@program
 def copy(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = x[x0 : x0 + length]."""
     over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest), y, y0 + i, rest))
 
 
-@program("piipiiii")
+@program
 def copy_rows(
     code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int
 ) -> None:
@@ -84,7 +84,7 @@ def copy_rows(
     over_run(code, length, body)
 
 
-@program("piipiiii")
+@program
 def add_rows(
     code: Code, x: Pointer, x0: Int, x_row: Int, y: Pointer, y0: Int, y_row: Int, length: Int, rows: Int
 ) -> None:
@@ -98,13 +98,13 @@ def add_rows(
     over_run(code, length, body)
 
 
-@program("pii")
+@program
 def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = 0."""
     over_run(code, length, lambda i, rest: code.store(code.vec(0), y, y0 + i, rest))
 
 
-@program("pipii")
+@program
 def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
     """y[y0 : y0 + length] += x[x0 : x0 + length]."""
     over_run(
@@ -119,7 +119,7 @@ def make_start_rows(vectors: int) -> Callable[..., None]:
     vectors, `row` apart.
     """
 
-    @program("ppipiiii")
+    @program
     def start_rows(
         code: Code, y: Pointer, residual: Pointer, at: Int, bias: Pointer, b0: Int, columns: Int, row: Int, rows: Int
     ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from kernels.core.cpu.arguments import F32, F64, I64
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.dispatch import by_numpy
@@ -74,8 +75,10 @@ def _row(columns, stack, starts, w, none):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=1)
 def _kernel() -> Kernel:
-    @cpu_kernel("lpdiiiii")
-    def signed_distances(start, stop, scratch, labels, out, wrong, h, w, classes, first, ignore):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def signed_distances(
+        start, stop, scratch, labels: I64, out: F32, wrong: F64, h: int, w: int, classes: int, first: int, ignore: int
+    ):  # type: ignore[no-untyped-def]
         size, none = h * w, h + w
         room = carray(scratch, size + 2 * w)
         columns, stack, starts = room[:size], room[size : size + w], room[size + w :]

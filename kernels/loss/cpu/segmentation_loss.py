@@ -18,6 +18,7 @@ import numpy as np
 from numba import carray
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64, I64
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.simd import Code, Pointer, Vec, program
 from kernels.core.cpu.target import target
@@ -159,7 +160,7 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
     focal, margin, region, entropy, metric = terms
     numbers = _FIRST_CLASS + (3 + metric) * classes
 
-    @program("ppp")
+    @program
     def measure(code: Code, planes: Pointer, constants: Pointer, sums: Pointer) -> None:
         """Adds a block's sums, one vector per number."""
         totals = [code.variable(code.load(sums, k * code.lanes)) for k in range(numbers)]
@@ -193,8 +194,10 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
 
     lanes = target().lanes
 
-    @cpu_kernel("plpdiii", f"{classes} {terms} {gamma}")
-    def loss_forward(start, stop, scratch, z, labels, constants, out, pixels, first, ignore):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{classes} {terms} {gamma}")
+    def loss_forward(
+        start, stop, scratch, z: F32, labels: I64, constants: F32, out: F64, pixels: int, first: int, ignore: int
+    ):  # type: ignore[no-untyped-def]
         planes = carray(scratch, (classes + 2) * _BLOCK + numbers * lanes)
         logits, truth = carray(z, pixels * (classes + first)), carray(labels, pixels)
         totals = carray(out, stop * (numbers + 1))
@@ -219,7 +222,7 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
 def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
     focal, margin, region, entropy, metric = terms
 
-    @program("pp")
+    @program
     def differentiate(code: Code, planes: Pointer, constants: Pointer) -> None:
         """Replaces a block's logits by their gradients."""
         with code.loop(0, _BLOCK, code.lanes) as i:
@@ -261,8 +264,20 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
             for c in range(classes):
                 code.store(code.select(px.valid, dz[c], 0), planes, i + c * _BLOCK)
 
-    @cpu_kernel("plppdiii", f"{classes} {terms} {gamma}")
-    def loss_backward(start, stop, scratch, z, labels, constants, dz, wrong, pixels, first, ignore):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{classes} {terms} {gamma}")
+    def loss_backward(
+        start,
+        stop,
+        scratch,
+        z: F32,
+        labels: I64,
+        constants: F32,
+        dz: F32,
+        wrong: F64,
+        pixels: int,
+        first: int,
+        ignore: int,
+    ):  # type: ignore[no-untyped-def]
         planes, wide = carray(scratch, (classes + 2) * _BLOCK), classes + first
         logits, truth, out = carray(z, pixels * wide), carray(labels, pixels), carray(dz, pixels * wide)
         counts = carray(wrong, stop)

@@ -16,6 +16,7 @@ import numpy as np
 from numba import carray
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64, U8
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import mask_bytes
@@ -56,7 +57,7 @@ def _add_periods(sums, period, channels, totals):  # type: ignore[no-untyped-def
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
-@program("piiip")
+@program
 def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, sums: Pointer) -> None:
     """sums[j] += x - shift, sums[period + j] += (x - shift)^2; the shifts are a table behind the sums."""
     shift = sums + period * 2
@@ -72,8 +73,10 @@ def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, sums: P
 
 @lru_cache(maxsize=1)
 def _statistics_kernel() -> Kernel:
-    @cpu_kernel("ppdiiii")
-    def batch_norm_statistics(start, stop, scratch, x, shift, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def batch_norm_statistics(
+        start, stop, scratch, x: F32, shift: F32, out: F64, n: int, period: int, channels: int, per_chunk: int
+    ):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
         _fill_tables(shift, 1, channels, period, scratch, 2 * period)
         for k in range(start, stop):
@@ -145,7 +148,7 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
 
 @lru_cache(maxsize=4)
 def _forward_kernel(residual: bool, relu: bool) -> Kernel:
-    @program("piiipppp")
+    @program
     def normalise(
         code: Code,
         x: Pointer,
@@ -169,8 +172,21 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("ppppbiiii", f"{'residual ' * residual}{'relu' * relu}")
-    def batch_norm_forward(start, stop, scratch, x, rows, other, y, mask, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{'residual ' * residual}{'relu' * relu}")
+    def batch_norm_forward(
+        start,
+        stop,
+        scratch,
+        x: F32,
+        rows: F32,
+        other: F32,
+        y: F32,
+        mask: U8,
+        n: int,
+        period: int,
+        channels: int,
+        per_chunk: int,
+    ):  # type: ignore[no-untyped-def]
         _fill_tables(rows, 3, channels, period, scratch, 0)
         for chunk in range(start, stop):
             normalise(x, chunk * per_chunk, min((chunk + 1) * per_chunk, n), period, scratch, other, y, mask)
@@ -220,7 +236,7 @@ def batch_norm_forward(
 # -- backward ----------------------------------------------------------------------------------------------------------
 
 
-def open_gradient(
+def masked_gradient(
     code: Code,
     dy: Pointer,
     x: Pointer,
@@ -232,7 +248,7 @@ def open_gradient(
     period: Int,
     mask: Pointer,
 ) -> Any:
-    """dy where the ReLU was open."""
+    """The ReLU-masked gradient: dy where the ReLU was open."""
     g = code.load(dy, i, rest)
     code.prefetch(dy, i + _AHEAD)
     code.prefetch(x, i + _AHEAD)
@@ -248,7 +264,7 @@ def open_gradient(
 
 @lru_cache(maxsize=6)
 def _sums_kernel(relu: str, keeps: bool) -> Kernel:
-    @program("ppiiippp")
+    @program
     def gradient_sums(
         code: Code,
         dy: Pointer,
@@ -263,7 +279,7 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
         tables = sums + period * 2
 
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            g = masked_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
             if keeps:
                 code.store(g, kept, i, rest)
             d = code.load(x, i, rest) - code.load(tables, j, rest)
@@ -272,8 +288,22 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("pppbpdiiii", f"{relu}{' keep' * keeps}")
-    def batch_norm_gradient_sums(start, stop, scratch, dy, x, rows, mask, kept, out, n, period, channels, per_chunk):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{relu}{' keep' * keeps}")
+    def batch_norm_gradient_sums(
+        start,
+        stop,
+        scratch,
+        dy: F32,
+        x: F32,
+        rows: F32,
+        mask: U8,
+        kept: F32,
+        out: F64,
+        n: int,
+        period: int,
+        channels: int,
+        per_chunk: int,
+    ):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * period)
         _fill_tables(rows, 3, channels, period, scratch, 2 * period)
         for k in range(start, stop):
@@ -293,7 +323,7 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
 
 @lru_cache(maxsize=12)
 def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
-    @program("ppiiipppp")
+    @program
     def gradient(
         code: Code,
         dy: Pointer,
@@ -307,7 +337,7 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
         dresidual: Pointer,
     ) -> None:
         def body(i: Int, j: Int, rest: Any) -> None:
-            g = open_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
+            g = masked_gradient(code, dy, x, i, j, rest, relu, tables, period, mask)
             if with_residual:
                 code.store(g, dresidual, i, rest)
             value = code.load(tables, j + period, rest) * g
@@ -318,8 +348,22 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
 
         over_periods(code, start, stop, period, body)
 
-    @cpu_kernel("pppbppiiii", f"{relu}{' training' * training}{' residual' * with_residual}")
-    def batch_norm_backward(start, stop, scratch, dy, x, rows, mask, dx, dresidual, n, period, channels, per):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{relu}{' training' * training}{' residual' * with_residual}")
+    def batch_norm_backward(
+        start,
+        stop,
+        scratch,
+        dy: F32,
+        x: F32,
+        rows: F32,
+        mask: U8,
+        dx: F32,
+        dresidual: F32,
+        n: int,
+        period: int,
+        channels: int,
+        per: int,
+    ):  # type: ignore[no-untyped-def]
         _fill_tables(rows, 5, channels, period, scratch, 0)
         for chunk in range(start, stop):
             gradient(dy, x, chunk * per, min((chunk + 1) * per, n), period, scratch, mask, dx, dresidual)

@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import contiguous, parallel
 
@@ -18,8 +19,21 @@ _FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
 
 @lru_cache(maxsize=1)
 def _moments_kernel() -> Kernel:
-    @cpu_kernel("dpddiiiii")
-    def batch_norm_moments(start, stop, _scratch, sums, y, mean, variance, chunks, times, channels, pixels, together):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def batch_norm_moments(
+        start,
+        stop,
+        _scratch,
+        sums: F64,
+        y: F32,
+        mean: F64,
+        variance: F64,
+        chunks: int,
+        times: int,
+        channels: int,
+        pixels: int,
+        together: int,
+    ):  # type: ignore[no-untyped-def]
         for c in range(start * together, min(stop * together, channels)):
             total = square = 0.0
             for k in range(chunks):
@@ -54,8 +68,19 @@ def moments(sums: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _running_kernel() -> Kernel:
-    @cpu_kernel("ppddfii")
-    def batch_norm_running(start, stop, _scratch, running_mean, running_var, mean, variance, momentum, rows, channels):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def batch_norm_running(
+        start,
+        stop,
+        _scratch,
+        running_mean: F32,
+        running_var: F32,
+        mean: F64,
+        variance: F64,
+        momentum: float,
+        rows: int,
+        channels: int,
+    ):  # type: ignore[no-untyped-def]
         for c in range(channels):
             running_mean[c] = (1 - momentum) * running_mean[c] + momentum * np.float32(mean[c])
             running_var[c] = (1 - momentum) * running_var[c] + momentum * np.float32(variance[c] * (rows / (rows - 1)))
@@ -78,8 +103,8 @@ def running(
 
 @lru_cache(maxsize=1)
 def _inverse_kernel() -> Kernel:
-    @cpu_kernel("dddi")
-    def batch_norm_inverse(start, stop, _scratch, variance, inverse, eps, channels):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def batch_norm_inverse(start, stop, _scratch, variance: F64, inverse: F64, eps: F64, channels: int):  # type: ignore[no-untyped-def]
         for c in range(channels):
             inverse[c] = 1 / np.sqrt(variance[c] + eps[0])
 
@@ -100,8 +125,10 @@ def inverse(variance: np.ndarray, eps: float) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _rows_kernel() -> Kernel:
-    @cpu_kernel("ppddpi")
-    def batch_norm_rows(start, stop, _scratch, weight, bias, mean, inverse, rows, channels):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def batch_norm_rows(
+        start, stop, _scratch, weight: F32, bias: F32, mean: F64, inverse: F64, rows: F32, channels: int
+    ):  # type: ignore[no-untyped-def]
         for c in range(channels):
             rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], weight[c] * inverse[c], bias[c]
 
@@ -127,8 +154,8 @@ def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.nda
 
 @lru_cache(maxsize=1)
 def _totals_kernel() -> Kernel:
-    @cpu_kernel("dpiii")
-    def sum_chunks(start, stop, _scratch, sums, out, chunks, step, count):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def sum_chunks(start, stop, _scratch, sums: F64, out: F32, chunks: int, step: int, count: int):  # type: ignore[no-untyped-def]
         for c in range(count):
             total = 0.0
             for k in range(chunks):
@@ -147,9 +174,22 @@ def totals(sums: np.ndarray, count: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _gradient_kernel() -> Kernel:
-    @cpu_kernel("dpppppddiii")
+    @cpu_kernel()
     def batch_norm_gradient_rows(
-        start, stop, _scratch, sums, weight, bias, dweight, dbias, rows, mean, inverse, chunks, channels, count
+        start,
+        stop,
+        _scratch,
+        sums: F64,
+        weight: F32,
+        bias: F32,
+        dweight: F32,
+        dbias: F32,
+        rows: F32,
+        mean: F64,
+        inverse: F64,
+        chunks: int,
+        channels: int,
+        count: int,
     ):  # type: ignore[no-untyped-def]
         for c in range(channels):
             first = second = 0.0

@@ -18,8 +18,9 @@ import numpy as np
 from numba import carray
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import clear, over_run
@@ -40,7 +41,7 @@ def _is_wide(channels: int) -> bool:
 
 @lru_cache(maxsize=2)
 def _forward_kernel(wide: bool) -> Kernel:
-    @program("ppppiiif")
+    @program
     def normalise(
         code: Code,
         x: Pointer,
@@ -50,7 +51,7 @@ def _forward_kernel(wide: bool) -> Kernel:
         first: Int,
         last: Int,
         channels: Int,
-        eps: Any,
+        eps: Float,
     ) -> None:
         rows = Rows(code, channels, eps, wide)
 
@@ -66,8 +67,20 @@ def _forward_kernel(wide: bool) -> Kernel:
 
         rows.over(first, last, some)
 
-    @cpu_kernel("ppppiiif", "wide" * wide)
-    def layer_norm_forward(start, stop, _scratch, x, weight, bias, y, rows, channels, per_chunk, eps):  # type: ignore[no-untyped-def]
+    @cpu_kernel("wide" * wide)
+    def layer_norm_forward(
+        start,
+        stop,
+        _scratch,
+        x: F32,
+        weight: F32,
+        bias: F32,
+        y: F32,
+        rows: int,
+        channels: int,
+        per_chunk: int,
+        eps: float,
+    ):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             normalise(x, weight, bias, y, chunk * per_chunk, min((chunk + 1) * per_chunk, rows), channels, eps)
 
@@ -76,7 +89,7 @@ def _forward_kernel(wide: bool) -> Kernel:
 
 @lru_cache(maxsize=2)
 def _backward_kernel(wide: bool) -> Kernel:
-    @program("pppppiiif")
+    @program
     def gradient(
         code: Code,
         dy: Pointer,
@@ -87,7 +100,7 @@ def _backward_kernel(wide: bool) -> Kernel:
         first: Int,
         last: Int,
         channels: Int,
-        eps: Any,
+        eps: Float,
     ) -> None:
         """dx of the rows first .. last; sums[c] += dy xhat, sums[C + c] += dy, in float64 if the rows are wide."""
         rows = Rows(code, channels, eps, wide)
@@ -113,8 +126,21 @@ def _backward_kernel(wide: bool) -> Kernel:
 
         rows.over(first, last, some)
 
-    @cpu_kernel("ppppdiiif", "wide" * wide)
-    def layer_norm_backward(start, stop, scratch, dy, x, weight, dx, out, rows, channels, per_chunk, eps):  # type: ignore[no-untyped-def]
+    @cpu_kernel("wide" * wide)
+    def layer_norm_backward(
+        start,
+        stop,
+        scratch,
+        dy: F32,
+        x: F32,
+        weight: F32,
+        dx: F32,
+        out: F64,
+        rows: int,
+        channels: int,
+        per_chunk: int,
+        eps: float,
+    ):  # type: ignore[no-untyped-def]
         sums = carray(scratch, 2 * channels)
         for chunk in range(start, stop):
             totals = carray(out, (chunk + 1, 2 * channels))[chunk]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
@@ -90,7 +91,7 @@ def _silu_gradient(code: Code, dy: Vec, x: Vec) -> Vec:
 def _map_kernel(name: str) -> Kernel:
     body, inputs = _BODIES[name], _BODIES[name].__code__.co_argcount - 1
 
-    @program("pppii")
+    @program
     def apply(code: Code, a: Pointer, b: Pointer, y: Pointer, at: Int, length: Int) -> None:
         def one(i: Int, rest: Any) -> None:
             vectors = [code.load(p, at + i, rest) for p in (a, b)[:inputs]]
@@ -98,8 +99,8 @@ def _map_kernel(name: str) -> Kernel:
 
         over_run(code, length, one)
 
-    @cpu_kernel("pppi", name)
-    def pointwise_map(start, stop, scratch, a, b, y, n):  # type: ignore[no-untyped-def]
+    @cpu_kernel(name)
+    def pointwise_map(start, stop, scratch, a: F32, b: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             apply(a, b, y, chunk * _CHUNK, min(_CHUNK, n - chunk * _CHUNK))
 

@@ -15,8 +15,9 @@ import numpy as np
 from llvmlite import ir
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, I64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.simd import Code, Int, Pointer, program
+from kernels.core.cpu.simd import Code, Condition, Float, Int, Pointer, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.dispatch import drawn
 from kernels.core.random import MULTIPLIERS, ROUNDS, WEYL, words_of
@@ -81,7 +82,7 @@ class _Words:
         return self.builder.shuffle_vector(a, b, first), self.builder.shuffle_vector(a, b, second)
 
 
-@program("ppiiiiiiiif")
+@program
 def _drop(
     code: Code,
     x: Pointer,
@@ -94,7 +95,7 @@ def _drop(
     key0: Int,
     key1: Int,
     least: Int,
-    scale: Any,
+    scale: Float,
 ) -> None:
     """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more,
     else 0 x.
@@ -107,9 +108,8 @@ def _drop(
         for k, word in enumerate(w for pair in pairs for w in words.interleaved(*pair)):
             at = block * 4 + k * code.lanes
             count = n - at if rest else None
-            kept = code.builder.icmp_unsigned(
-                ">=", code.builder.lshr(word, words.constant(words.words, 8)), words.splat(least)
-            )
+            top_bits = code.builder.lshr(word, words.constant(words.words, 8))
+            kept = Condition(code, code.builder.icmp_unsigned(">=", top_bits, words.splat(least)))
             code.store(code.load(x, at, count) * code.select(kept, factor, 0), y, at, count)
 
     whole = code.lesser(last, code.shifted(n, 2))
@@ -122,8 +122,10 @@ def _drop(
 
 @lru_cache(maxsize=1)
 def _dropout_kernel() -> Kernel:
-    @cpu_kernel("ppiiliif")
-    def dropout(start, stop, scratch, x, y, key0, key1, offset, threshold, n, scale):  # type: ignore[no-untyped-def]
+    @cpu_kernel()
+    def dropout(
+        start, stop, scratch, x: F32, y: F32, key0: int, key1: int, offset: I64, threshold: int, n: int, scale: float
+    ):  # type: ignore[no-untyped-def]
         last = min(stop * _BLOCKS, (n + 3) // 4)
         _drop(x, y, start * _BLOCKS, last, n, offset[0], offset[1], key0, key1, threshold, scale)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
@@ -20,7 +21,7 @@ _CHUNK = 65_536  # floats
 
 
 def _make_softmax(logarithm: bool) -> Callable[..., None]:
-    @program("pipii")
+    @program
     def softmax(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
         """y = e^(x - max) / sum e^(x - max), or its logarithm. y may be x."""
         top, total = code.variable(float("-inf")), code.variable(0.0)
@@ -53,7 +54,7 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
 
 
 def _make_gradient(logarithm: bool) -> Callable[..., None]:
-    @program("pipipii")
+    @program
     def gradient(code: Code, dy: Pointer, d0: Int, y: Pointer, y0: Int, dx: Pointer, x0: Int, length: Int) -> None:
         """dx = y (dy - <y, dy>), or of the logarithm: dx = dy - e^y sum(dy). dx may be dy."""
 
@@ -79,8 +80,8 @@ softmax, softmax_gradient = _make_softmax(False), _make_gradient(False)
 def _forward_kernel(logarithm: bool) -> Kernel:
     row = _make_softmax(True) if logarithm else softmax
 
-    @cpu_kernel("ppiii", f"{logarithm}")
-    def softmax_forward(start, stop, scratch, x, y, rows, length, together):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{logarithm}")
+    def softmax_forward(start, stop, scratch, x: F32, y: F32, rows: int, length: int, together: int):  # type: ignore[no-untyped-def]
         for i in range(start * together, min(stop * together, rows)):
             row(x, i * length, y, i * length, length)
 
@@ -91,8 +92,8 @@ def _forward_kernel(logarithm: bool) -> Kernel:
 def _backward_kernel(logarithm: bool) -> Kernel:
     row = _make_gradient(True) if logarithm else softmax_gradient
 
-    @cpu_kernel("pppiii", f"{logarithm}")
-    def softmax_backward(start, stop, scratch, dy, y, dx, rows, length, together):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"{logarithm}")
+    def softmax_backward(start, stop, scratch, dy: F32, y: F32, dx: F32, rows: int, length: int, together: int):  # type: ignore[no-untyped-def]
         for i in range(start * together, min(stop * together, rows)):
             row(dy, i * length, y, i * length, dx, i * length, length)
 

@@ -10,16 +10,22 @@ from kernels.conv.cpu import filters
 from kernels.conv.cpu.direct import patch_backward_filter
 from kernels.conv.cpu.direct.params import (
     CHUNKS,
-    as_array,
+    DirectParams,
     fused_window,
     is_patchify,
-    padded_rows,
     params_of,
     pixel_fusion,
+    strip_of,
 )
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.gemm_microkernel import (
-    make_column,
+    Initial,
+    Panel,
+    Results,
+    Rows,
+    Taps,
+    make_gemm,
     panel_vectors,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
@@ -31,63 +37,36 @@ from kernels.core.geometry import Window
 @lru_cache(maxsize=32)
 def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     """The kernel that sums x^T dy over the strips of a chunk: partial[chunk] (R, S, C/G, G K)."""
-    column_of_tiles = make_column(vectors, blocks=True, mask_b=masked, mask_c=masked, beside=True)
+    gemm = make_gemm(vectors, accumulates=True, mask_b=masked, mask_c=masked, unit_rows=True)
     width = vectors * target().lanes
 
-    @cpu_kernel("ppppg24iii", f"x{vectors}{' masked' * masked}")
-    def direct_filter_gradient(start, stop, scratch, x, dy, partial, zeros, layer, strips, per_chunk, floats):  # type: ignore[no-untyped-def]
-        (
-            h,
-            w,
-            c,
-            p,
-            q,
-            r,
-            s,
-            sh,
-            sw,
-            dh,
-            dw,
-            top,
-            left,
-            padded,
-            groups,
-            cg,
-            _group_in,
-            _group_out,
-            k,
-            pixel,
-            out_row,
-            out_image,
-            rows,
-            blocks,
-        ) = layer
-        flat = dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
-        lines, line_rows = (1, s * cg) if flat else (s, cg)
+    @cpu_kernel(f"x{vectors}{' masked' * masked}")
+    def direct_filter_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, zeros: F32, layer: DirectParams,
+                               strips: int, per_chunk: int, floats: int):  # fmt: skip
+        s, c, cg, k, groups = layer.s, layer.c, layer.cg, layer.k, layer.groups
+        flat = layer.dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
+        runs, run = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
             sums = chunk * floats
             for strip in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
-                image, first = strip // blocks, strip % blocks * rows
-                count, known = min(rows, p - first), strip > chunk * per_chunk
-                if padded:
-                    padded_rows(
-                        x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch
-                    )
-                    source, base, wide = scratch, 0, padded
-                else:
-                    source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
-                d0 = image * out_image + first * out_row
+                image, first = strip // layer.blocks, strip % layer.blocks * layer.rows
+                count, accumulate = min(layer.rows, layer.p - first), strip > chunk * per_chunk
+                source, base, row_in = strip_of(x, scratch, layer, image, first, count)
+                d0 = image * layer.out_image + first * layer.out_row
+                over = Taps(layer.q, count, layer.sh * row_in, layer.out_row, 1, 0, 0)
                 for group in range(groups):
-                    for i in range(r):
-                        for j in range(lines):
-                            a0, c0 = (
-                                base + (i * dh * wide + j * dw) * c + group * cg,
-                                sums + ((i * s + j) * cg) * groups * k + group * k,
-                            )
+                    for i in range(layer.r):
+                        for j in range(runs):
+                            a0 = base + i * layer.dh * row_in + j * layer.dw * c + group * cg
+                            c0 = sums + ((i * s + j) * cg) * groups * k + group * k
                             for column in range(0, k, width):
-                                column_of_tiles(source, a0, 1, sw * c, dy, d0 + group * k + column, pixel, q, count,
-                                                sh * wide * c, out_row, 1, 0, 0, partial, c0 + column, groups * k,
-                                                line_rows, min(width, k - column), zeros, known)  # fmt: skip
+                                gemm(
+                                    Rows(source, a0, 1, layer.sw * c),
+                                    Panel(dy, d0 + group * k + column, layer.out_pixel),
+                                    over,
+                                    Results(partial, c0 + column, groups * k, run, min(width, k - column)),
+                                    Initial(zeros, 0, accumulate),
+                                )
 
     return direct_filter_gradient
 
@@ -113,6 +92,6 @@ def direct_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups
     kernel = filter_gradient_kernel(vectors, k % lanes != 0)
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     scratch = max(16, lines * layer.padded_width * layer.c)
-    arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), as_array(layer)
+    arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(vectors * lanes), layer
     parallel(kernel, chunks, *arrays, strips, per_chunk, floats, scratch=scratch)
     return filters.added_chunks(partial, chunks, r * s * layer.cg, channels, channels).reshape(r, s, layer.cg, channels)

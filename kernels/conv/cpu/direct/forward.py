@@ -1,15 +1,14 @@
-"""Direct convolution on the register tile: any kernel size, stride, dilation, padding and groups; forward, data and
-filter gradient.
+"""Direct convolution on the GEMM micro-kernel: any kernel size, stride, dilation, padding and groups.
 
-A chunk is a strip of output rows of one image. The input rows it needs are copied into a padded strip in the cache
-(unless there is no
-padding: then they are read in place), and the filter walks over the strip: for dilation 1 a filter row meets S C
+A chunk is a strip of output rows of one image. The input rows that it needs are copied into a padded strip in the cache
+(without padding they are read in place), and the filter walks over the strip: for dilation 1 a filter row meets S C
 contiguous floats, so no im2col exists. A 1x1 convolution is the same with all pixels in one row: a matrix product.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,134 +16,123 @@ from kernels.conv.cpu import filters
 from kernels.conv.cpu.direct.params import (
     CHUNKS,
     DirectParams,
-    as_array,
     fused_window,
-    padded_rows,
     params_of,
     pixel_fusion,
+    strip_of,
 )
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.gemm_microkernel import (
-    ADDED,
+    ADD,
     RELU,
-    make_finishing_column,
+    Epilogue,
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    Taps,
+    make_epilogue_gemm,
     panel_vectors,
-    worth_asking,
+    prefetch_pays,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.prefetch import note, share
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, make_start_rows
 from kernels.core.cpu.weight_cache import prepared
 from kernels.core.geometry import Pair, Window
 
-_PIECE = 512  # pixels whose results are summed in float32
-_TOGETHER = (
-    96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the second one ...
-)
-
-_KEPT = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
-_MOST_LINES = 2048  # of the next rows that are asked for meanwhile
+_SUMMED = 512  # pixels whose results are summed in float32
+_BLOCK = 96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the L2 cache ...
+_CACHED = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
+_MOST_LINES = 2048  # of the next rows that are prefetched meanwhile
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
+
+
+class Blocking(NamedTuple):
+    """How a launch goes over its chunks, and what it does to the results."""
+
+    y0: int  # the first output is float y0 of y
+    chunk0: int  # the first chunk's sums are those of chunk0
+    sums: int  # where in scratch the float32 sums lie; the prefetch list follows them
+    pixels: int  # of a row that are computed at a time
+    rows: int  # output rows that meet all panels in turn
+    prefetch: int  # whether the next rows are prefetched meanwhile
+    residual: int  # whether y is residual + bias before the products are added
+    operations: int  # ADD: y is added to;   RELU: max(y, 0), not with sums
 
 
 @lru_cache(maxsize=32)
 def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 
-    finish: ADDED: conv is added to y, of which `residual` makes more + bias first;   RELU: max(y, 0), not with sums.
-    summing: per chunk (counted from chunk0) out[chunk] (2, G K) = sums over its pixels of y and of y^2.
+    summing: per chunk out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    start_rows, column, width = (
-        make_start_rows(vectors),
-        make_finishing_column(vectors, masked, summing),
-        vectors * target().lanes,
-    )
+    start_rows, gemm = make_start_rows(vectors), make_epilogue_gemm(vectors, masked, summing)
+    width = vectors * target().lanes
 
-    @cpu_kernel("pppppdg24iiiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
-    def direct_forward(start, stop, scratch, x, panels, bias, y, more, out, layer, y0, chunk0, sums, piece, together,
-                       asked, residual, finish):  # fmt: skip  # type: ignore[no-untyped-def]
-        (
-            h,
-            w,
-            c,
-            p,
-            q,
-            r,
-            s,
-            sh,
-            sw,
-            dh,
-            dw,
-            top,
-            left,
-            padded,
-            groups,
-            cg,
-            group_in,
-            group_out,
-            k,
-            pixel,
-            out_row,
-            out_image,
-            rows,
-            blocks,
-        ) = layer
-        per_group, noted = -(-k // width), (sums + 2 * width + 1) // 2
-        steps, taps = (s * cg, 1) if dw == 1 and groups == 1 else (cg, s)
+    @cpu_kernel(f"x{vectors}{' masked' * masked}{' sums' * summing}")
+    def direct_forward(start, stop, scratch, x: F32, panels: F32, bias: F32, y: F32, residual: F32, out: F64,
+                       layer: DirectParams, blocking: Blocking):  # fmt: skip
+        q, r, s, c, cg, k, groups, sums = (
+            layer.q,
+            layer.r,
+            layer.s,
+            layer.c,
+            layer.cg,
+            layer.k,
+            layer.groups,
+            blocking.sums,
+        )
+        per_group, lines = -(-k // width), (sums + 2 * width + 1) // 2
+        steps, taps = (s * cg, 1) if layer.dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
-            image, first = chunk // blocks, chunk % blocks * rows
-            count = min(rows, p - first)
-            out0 = (chunk0 + chunk) * 2 * groups * k
+            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            count = min(layer.rows, layer.p - first)
+            out0 = (blocking.chunk0 + chunk) * 2 * groups * k
             if summing:
                 for i in range(2 * groups * k):
                     out[out0 + i] = 0.0
-            if padded:
-                padded_rows(
-                    x, image, h, w, c, first * sh - top, (count - 1) * sh + (r - 1) * dh + 1, left, padded, scratch
-                )
-                source, base, wide = scratch, 0, padded
-            else:
-                source, base, wide = x, ((image * h + first * sh - top) * w - left) * c, w
-            for part in range(0, count, together):  # rows that all panels meet while they are in the cache
-                following, until, met = min(together, count - part - together), noted, 0
-                if asked and following > 0:
-                    until = note(scratch, until, x, base + (part + together) * sh * w * c, following * sh * w * c)
-                    until = note(
-                        scratch,
-                        until,
-                        y,
-                        y0 + image * out_image + (first + part + together) * out_row,
-                        following * out_row,
-                    )
-                products = groups * per_group * min(together, count - part) * -(-q // piece)
+            source, base, row_in = strip_of(x, scratch, layer, image, first, count)
+            y_chunk = blocking.y0 + image * layer.out_image + first * layer.out_row
+            for part in range(0, count, blocking.rows):  # rows that all panels meet while they are in the cache
+                after, end, products_done = part + blocking.rows, lines, 0
+                following = min(blocking.rows, count - after)
+                if blocking.prefetch and following > 0:
+                    down = layer.sh * layer.w * c
+                    end = enqueue(scratch, end, x, base + after * down, following * down)
+                    end = enqueue(scratch, end, y, y_chunk + after * layer.out_row, following * layer.out_row)
+                products = groups * per_group * min(blocking.rows, count - part) * -(-q // blocking.pixels)
                 for group in range(groups):
                     for panel in range(per_group):
-                        b0 = (group * per_group + panel) * r * s * cg * width
+                        number = group * per_group + panel
+                        b = Panel(panels, number * r * s * cg * width, width)
                         columns, channel = min(width, k - panel * width), group * k + panel * width
-                        bias0 = (group * per_group + panel) * width
-                        for row in range(part, min(part + together, count)):
-                            for done in range(0, q, piece):  # float32 sums are short: pieces of a row, added in float64
-                                at = (
-                                    y0
-                                    + image * out_image
-                                    + (first + row) * out_row
-                                    + done * pixel
-                                    + group * group_out
-                                    + panel * width
-                                )
-                                a0 = base + row * sh * wide * c + done * sw * c + group * group_in
+                        over = Taps(steps, r, layer.dh * row_in, s * cg * width, taps, layer.dw * c, cg * width)
+                        for row in range(part, min(part + blocking.rows, count)):
+                            for done in range(0, q, blocking.pixels):  # float32 sums are short; float64 adds them
+                                pixels = min(blocking.pixels, q - done)
+                                at = y_chunk + row * layer.out_row + done * layer.out_pixel
+                                at += group * layer.group_out + panel * width
+                                a0 = base + row * layer.sh * row_in + done * layer.sw * c + group * layer.group_in
                                 if summing:
                                     clear(scratch, sums, 2 * width)
-                                low, some = share(until - noted, met, products)
-                                if residual:
-                                    start_rows(y, more, at, bias, bias0, columns, pixel, min(piece, q - done))
-                                column(source, a0, sw * c, 1, panels, b0, width, steps, r, dh * wide * c,
-                                       s * cg * width, taps, dw * c, cg * width, y, at, pixel, min(piece, q - done),
-                                       columns, bias, bias0, scratch, noted + low, some,
-                                       scratch, sums, finish)  # fmt: skip
-                                met += 1
+                                low, some = share(end - lines, products_done, products)
+                                if blocking.residual:
+                                    start_rows(y, residual, at, bias, number * width, columns, layer.out_pixel, pixels)
+                                gemm(
+                                    Rows(source, a0, layer.sw * c, 1),
+                                    b,
+                                    over,
+                                    Results(y, at, layer.out_pixel, pixels, columns),
+                                    Initial(bias, number * width, 0),
+                                    Prefetch(scratch, lines + low, some),
+                                    Epilogue(scratch, sums, blocking.operations),
+                                )
+                                products_done += 1
                                 if summing:
                                     for i in range(columns):
                                         out[out0 + channel + i] += scratch[sums + i]
@@ -187,16 +175,8 @@ def direct_forward(
     images = x.shape[0]
     vectors = panel_vectors(k)
     width = vectors * target().lanes
-    launch = partial(
-        _launch,
-        filters.packed(w, groups, width),
-        filters.padded_bias(b, groups, k, width),
-        y,
-        vectors,
-        relu,
-        add,
-        summing,
-    )
+    panels, bias = filters.packed(w, groups, width), filters.padded_bias(b, groups, k, width)
+    work = _Work(panels, bias, y, vectors, relu, add, summing)
     flat = (
         window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
     )
@@ -217,14 +197,14 @@ def direct_forward(
             out_image=row * rows * groups * k,
         )
         if whole:
-            launch(x, layer, whole, sums, residual=residual)
+            _launch(work, x, layer, whole, sums, residual=residual)
         if rest:
             offset = whole * row * rows
             tail = layer._replace(h=1, w=rest, p=1, q=rest, rows=1)
-            launch(x.reshape(-1, layer.c)[offset:], tail, 1, sums, offset * groups * k, whole, residual)
+            _launch(work, x.reshape(-1, layer.c)[offset:], tail, 1, sums, offset * groups * k, whole, residual)
         return sums
     sums = np.empty((images * layer.blocks, 2, groups * k if summing else 0))
-    launch(x, layer, images * layer.blocks, sums, out[0] if out else 0, residual=residual)
+    _launch(work, x, layer, images * layer.blocks, sums, out[0] if out else 0, residual=residual)
     return sums
 
 
@@ -243,18 +223,25 @@ def direct_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.
     layer = layer._replace(groups=r, group_in=0, group_out=out_row)
     panels = filters.packed_rows(w, width)
     bias = filters.padded_bias(b if b is None else filters.repeated_bias(b, r * s), r, s * k, width)
-    _launch(panels, bias, y, vectors, False, False, False, x, layer, n * layer.blocks, np.empty(0))
+    work = _Work(panels, bias, y, vectors, relu=False, add=False, summing=False)
+    _launch(work, x, layer, n * layer.blocks, np.empty(0))
     return y
 
 
+class _Work(NamedTuple):
+    """What all launches of a convolution share."""
+
+    panels: np.ndarray
+    bias: np.ndarray
+    y: np.ndarray
+    vectors: int
+    relu: bool
+    add: bool
+    summing: bool
+
+
 def _launch(
-    panels: np.ndarray,
-    bias: np.ndarray,
-    y: np.ndarray,
-    vectors: int,
-    relu: bool,
-    add: bool,
-    summing: bool,
+    work: _Work,
     x: np.ndarray,
     layer: DirectParams,
     chunks: int,
@@ -266,26 +253,22 @@ def _launch(
     """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of
     chunk0.
     """
-    finish = ADDED * (add or residual is not None) + RELU * relu
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
     strip = lines * layer.padded_width * layer.c
-    more = y if residual is None else residual
-    arrays = (
-        x.reshape(-1),
-        panels.reshape(-1),
-        bias.reshape(-1),
-        y.reshape(-1),
-        more.reshape(-1),
-        sums.reshape(-1),
-        as_array(layer),
-    )
-    piece = _PIECE if summing else max(layer.q, 1) if residual is None else _STARTED
-    together = max(1, _TOGETHER // layer.q) if panels.size <= _KEPT else layer.rows
-    lines = together * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
-    beside = layer.r <= layer.sh and layer.s <= layer.sw  # windows that do not overlap
-    asked = worth_asking(panels.size) and not layer.padded_width and beside and lines <= _MOST_LINES
-    scratch = strip + 2 * vectors * target().lanes + asked * 2 * lines
-    numbers = y0, chunk0, strip, piece, together, asked, residual is not None, finish
+    size = work.panels.size
+    pixels = _SUMMED if work.summing else max(layer.q, 1) if residual is None else _STARTED
+    rows = max(1, _BLOCK // layer.q) if size <= _CACHED else layer.rows
+    lines = rows * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
+    apart = layer.r <= layer.sh and layer.s <= layer.sw  # windows do not overlap
+    prefetch = prefetch_pays(size) and not layer.padded_width and apart and lines <= _MOST_LINES
+    operations = ADD * (work.add or residual is not None) + RELU * work.relu
+    blocking = Blocking(y0, chunk0, strip, pixels, rows, prefetch, residual is not None, operations)
+    arrays = (x, work.panels, work.bias, work.y, work.y if residual is None else residual, sums)
     parallel(
-        forward_kernel(vectors, layer.k % target().lanes != 0, summing), chunks, *arrays, *numbers, scratch=scratch
+        forward_kernel(work.vectors, layer.k % target().lanes != 0, work.summing),
+        chunks,
+        *(a.reshape(-1) for a in arrays),
+        layer,
+        blocking,
+        scratch=strip + 2 * work.vectors * target().lanes + prefetch * 2 * lines,
     )

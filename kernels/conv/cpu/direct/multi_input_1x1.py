@@ -1,4 +1,4 @@
-"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered piece by piece, in the cache,
+"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered block by block, in the cache,
 as they are needed.
 
 Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write
@@ -9,69 +9,105 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from kernels.conv.cpu.filters import CHUNKS, packed, padded_bias
-from kernels.core.cpu.gemm_microkernel import ADDED, RELU, make_finishing_column, panel_vectors, tile_rows, worth_asking
+from kernels.core.cpu.arguments import F32, F64, Arrays, Ints
+from kernels.core.cpu.gemm_microkernel import (
+    ADD,
+    RELU,
+    Epilogue,
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    make_epilogue_gemm,
+    one_tap,
+    panel_vectors,
+    prefetch_pays,
+    tile_rows,
+)
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.prefetch import note, share
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, copy_rows, make_start_rows
 from kernels.core.geometry import Window
 
 MOST = 8  # maps
-_PIECE = 64  # pixels, about
+MAPS, CHANNELS = Arrays(MOST), Ints(MOST)
+_BLOCK = 64  # pixels, about
 _PAD = 16  # floats between gathered pixels: rows a cache line off a power of two
+
+
+class Work(NamedTuple):
+    """The layer, and how a launch goes over it."""
+
+    maps: int  # how many
+    c: int  # their channels together
+    k: int
+    pixels: int
+    per_chunk: int
+    prefetch: int  # whether the next block's pixels and results are prefetched meanwhile
+    operations: int  # ADD: the residual is added;   RELU: max(y, 0), not with sums
 
 
 @lru_cache(maxsize=32)
 def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
     """The kernel for panels of `vectors` vectors, of which the last one is not full if `masked`: y = conv + bias.
 
-    finish: ADDED: `more` is added;   RELU: max(y, 0), not with sums.
     summing: per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
-    column, start_rows = make_finishing_column(vectors, masked, summing), make_start_rows(vectors)
-    width, piece = vectors * target().lanes, max(1, _PIECE // tile_rows(vectors)) * tile_rows(vectors)
+    gemm, start_rows = make_epilogue_gemm(vectors, masked, summing), make_start_rows(vectors)
+    width, block = vectors * target().lanes, max(1, _BLOCK // tile_rows(vectors)) * tile_rows(vectors)
 
-    @cpu_kernel("p" * (MOST + 4) + f"dg{MOST}iiiiiii", f"x{vectors}{' masked' * masked}{' sums' * summing}")
-    def gathered_forward(start, stop, scratch, m0, m1, m2, m3, m4, m5, m6, m7, panels, bias, y, more, out, sizes,
-                         count, c, k, pixels, per, asked, finish):  # fmt: skip  # type: ignore[no-untyped-def]
-        maps, row = (m0, m1, m2, m3, m4, m5, m6, m7), c + _PAD
-        sums = piece * row
-        noted = (sums + 2 * width + 1) // 2
+    @cpu_kernel(f"x{vectors}{' masked' * masked}{' sums' * summing}")
+    def multi_input_forward(start, stop, scratch, maps: MAPS, panels: F32, bias: F32, y: F32, residual: F32, out: F64,
+                            channels: CHANNELS, work: Work):  # fmt: skip
+        c, k = work.c, work.k
+        row = c + _PAD
+        sums = block * row
+        lines = (sums + 2 * width + 1) // 2
         for chunk in range(start, stop):
             if summing:
                 for i in range(2 * k):
                     out[chunk * 2 * k + i] = 0.0
-            end = min((chunk + 1) * per, pixels)
-            for first in range(chunk * per, end, piece):
-                n, place = min(piece, end - first), 0
-                for i in range(count):
-                    copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
-                    place += sizes[i]
-                until, following = noted, min(n, end - first - n)
-                if asked:  # for the pixels that are gathered next, and their results
-                    for i in range(count):
-                        until = note(scratch, until, maps[i], (first + n) * sizes[i], following * sizes[i])
-                    until = note(scratch, until, y, (first + n) * k, following * k)
+            stop_pixel = min((chunk + 1) * work.per_chunk, work.pixels)
+            for first in range(chunk * work.per_chunk, stop_pixel, block):
+                n, place = min(block, stop_pixel - first), 0
+                for i in range(work.maps):
+                    copy_rows(maps[i], first * channels[i], channels[i], scratch, place, row, channels[i], n)
+                    place += channels[i]
+                end, following = lines, min(n, stop_pixel - first - n)
+                if work.prefetch:  # the pixels that are gathered next, and their results
+                    for i in range(work.maps):
+                        end = enqueue(scratch, end, maps[i], (first + n) * channels[i], following * channels[i])
+                    end = enqueue(scratch, end, y, (first + n) * k, following * k)
                 for channel in range(0, k, width):
                     columns, at = min(width, k - channel), first * k + channel
-                    if finish & ADDED:
-                        start_rows(y, more, at, bias, channel, columns, k, n)
+                    if work.operations & ADD:
+                        start_rows(y, residual, at, bias, channel, columns, k, n)
                     if summing:
                         clear(scratch, sums, 2 * width)
-                    low, some = share(until - noted, channel // width, -(-k // width))
-                    column(scratch, 0, row, 1, panels, channel * c, width, c, 1, 0, 0, 1, 0, 0, y, at, k, n, columns,
-                           bias, channel, scratch, noted + low, some, scratch, sums, finish)  # fmt: skip
+                    low, some = share(end - lines, channel // width, -(-k // width))
+                    gemm(
+                        Rows(scratch, 0, row, 1),
+                        Panel(panels, channel * c, width),
+                        one_tap(c),
+                        Results(y, at, k, n, columns),
+                        Initial(bias, channel, 0),
+                        Prefetch(scratch, lines + low, some),
+                        Epilogue(scratch, sums, work.operations),
+                    )
                     if summing:
                         for i in range(columns):
                             out[chunk * 2 * k + channel + i] += scratch[sums + i]
                             out[(chunk * 2 + 1) * k + channel + i] += scratch[sums + width + i]
 
-    return gathered_forward
+    return multi_input_forward
 
 
 def serves(maps: Sequence[np.ndarray], window: Window, groups: int) -> bool:
@@ -99,23 +135,18 @@ def forward(
     width = vectors * target().lanes
     bias = padded_bias(b, 1, k, width)
     pixels, unused = y.size // k, MOST - len(maps)
-    per = max(_PIECE, -(-pixels // (_PIECE * CHUNKS)) * _PIECE)
-    flat = [m.reshape(-1) for m in maps] + [maps[0].reshape(-1)] * unused
-    sizes = np.array([m.shape[3] for m in maps] + [0] * unused, np.int64)
-    chunks, finish = -(-pixels // per), ADDED * (residual is not None) + RELU * relu
+    per_chunk = max(_BLOCK, -(-pixels // (_BLOCK * CHUNKS)) * _BLOCK)
+    chunks = -(-pixels // per_chunk)
     sums = np.empty((chunks, 2, k if summing else 0))
-    arrays = (
-        packed(w, 1, width),
-        bias,
-        y.reshape(-1),
-        (y if residual is None else residual).reshape(-1),
-        sums.reshape(-1),
-        sizes,
-    )
-    lines = _PIECE * (c + k) // 16 + 2 * MOST
-    scratch = 2 * _PIECE * (c + _PAD) + 2 * width + 2 * lines
-    numbers = len(maps), c, k, pixels, per, worth_asking(c * k), finish
+    operations = ADD * (residual is not None) + RELU * relu
+    arrays = (packed(w, 1, width), bias, y, y if residual is None else residual, sums)
     parallel(
-        forward_kernel(vectors, k % target().lanes != 0, summing), chunks, *flat, *arrays, *numbers, scratch=scratch
+        forward_kernel(vectors, k % target().lanes != 0, summing),
+        chunks,
+        [m.reshape(-1) for m in (*maps, *[maps[0]] * unused)],
+        *(a.reshape(-1) for a in arrays),
+        (*(m.shape[3] for m in maps), *[0] * unused),
+        Work(len(maps), c, k, pixels, per_chunk, prefetch_pays(c * k), operations),
+        scratch=2 * _BLOCK * (c + _PAD) + 2 * width + 2 * (_BLOCK * (c + k) // 16 + 2 * MOST),
     )
     return sums

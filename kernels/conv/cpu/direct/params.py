@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from kernels.conv.cpu import filters
 from kernels.core.cpu.jit import inline
 from kernels.core.cpu.target import target
@@ -83,12 +81,6 @@ def params_of(
                         image, rows, blocks)  # fmt: skip
 
 
-@lru_cache(maxsize=4096)
-def as_array(params: DirectParams) -> np.ndarray:
-    """The parameters as the int64 array that a kernel takes."""
-    return np.array(params, np.int64)
-
-
 @inline()
 def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ignore[no-untyped-def]
     """out (lines, width, C) = rows first .. first + lines of an image of x (N, H, W, C), from column -left on: zeros
@@ -105,6 +97,19 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ign
         clear(out, o, before * c)
         copy(x, ((image * h + y) * w + max(0, -left)) * c, out, o + before * c, inside * c)
         clear(out, o + (before + inside) * c, (width - before - inside) * c)
+
+
+@inline()
+def strip_of(x, scratch, layer, image, first, count):  # type: ignore[no-untyped-def]
+    """What output rows first .. first + count of an image read: (array, first float, floats of a row): a padded copy at
+    the start of scratch, or x itself where there is no padding.
+    """
+    top_row, width = first * layer.sh - layer.top, layer.padded_width
+    if width:
+        lines = (count - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
+        padded_rows(x, image, layer.h, layer.w, layer.c, top_row, lines, layer.left, width, scratch)
+        return scratch, 0, width * layer.c
+    return x, ((image * layer.h + top_row) * layer.w - layer.left) * layer.c, layer.w * layer.c
 
 
 def is_patchify(window: Window, size: Pair, small: tuple[int, ...]) -> bool:

@@ -1,10 +1,10 @@
-"""The filter gradient where windows lie side by side: 1x1 convolutions, and transposed ones whose stride is their
-kernel.
+"""The filter gradient of patchify layers, whose windows do not overlap: 1x1 convolutions, and transposed ones whose
+stride is their kernel.
 
 Every pixel of x belongs to one window, so dw is one product: dw = A^T B with A (windows, R S C) and B = dy (windows,
-K), the sum over windows. A chunk computes a block of dw over some windows, piece by piece: both factors of a piece are
-packed (kernels/core/cpu/packing.py), and the block's sums stay in the L2 cache. Per window R S C + K floats are copied
-for R S C K multiply-adds.
+K), the sum over windows. A chunk computes a block of dw over some windows, k-block by k-block: both factors of a
+k-block are packed (kernels/core/cpu/packing.py), and the block's sums stay in the L2 cache. Per window R S C + K floats
+are copied for R S C K multiply-adds.
 """
 
 from __future__ import annotations
@@ -16,15 +16,27 @@ import numpy as np
 
 from kernels.conv.cpu import filters
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.gemm_microkernel import make_asking_column, panel_vectors, tile_heights, worth_asking
+from kernels.core.cpu.arguments import F32
+from kernels.core.cpu.gemm_microkernel import (
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    make_prefetching_gemm,
+    one_tap,
+    panel_vectors,
+    prefetch_pays,
+    tile_heights,
+)
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.packing import GAP, make_pack_panels, make_pack_rows
-from kernels.core.cpu.prefetch import note, share
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.geometry import Pair
 
-_PIECE = 128  # windows: a tile's run of them and a panel's stay in the L1 cache
+_WINDOWS = 128  # of a k-block: a tile's run of them and a panel's stay in the L1 cache
 _ROWS, _COLUMNS = 256, 128  # of a block of dw, at most: 128 KB of sums and 192 KB of packed windows
 _PAD = 16  # floats between panels: writing to all of them at once, they must not meet in one set of the L1 cache
 
@@ -56,6 +68,19 @@ def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
     return Blocks(taps, c, k, together, rows, -(-panels // -(-k // _COLUMNS)) * width)
 
 
+class Work(NamedTuple):
+    """How a launch goes over windows and dw, and where things lie in scratch memory."""
+
+    windows: int
+    q: int  # windows of a row of the map
+    kp: int  # floats between rows of the sums: k in whole panels
+    per_chunk: int  # windows
+    prefetch: int  # whether the next k-block is prefetched meanwhile
+    tap_floats: int  # of a tap's packed rows
+    panels: int  # where packed dy lies
+    lines: int  # where the prefetch list lies, in entries of 8 bytes
+
+
 @inline()
 def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
     """Windows `first` and following that lie in one row of the map, so for every tap in one row of x: the row, the
@@ -66,64 +91,70 @@ def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
     return line, column, min(end - first, q - column)
 
 
+@inline()
+def _enqueue_windows(x, dy, scratch, blocks, work, first, n):  # type: ignore[no-untyped-def]
+    """Put n windows of x and dy on the prefetch list; returns the number after the last line."""
+    end, done = enqueue(scratch, work.lines, dy, first * blocks.k, n * blocks.k), 0
+    while done < n:
+        line, column, some = _row_of_windows(first + done, first + n, work.q)
+        for t in range(blocks.taps):
+            at = ((line * blocks.taps + t) * work.q + column) * blocks.c
+            end = enqueue(scratch, end, x, at, some * blocks.c)
+        done += some
+    return end
+
+
 @lru_cache(maxsize=16)
 def gradient_kernel(vectors: int) -> Kernel:
-    """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp). asked: the next piece is asked
-    for meanwhile.
-    """
-    column_of_tiles = make_asking_column(vectors, blocks=True, beside=True)
+    """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp)."""
+    gemm = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True)
     pack_rows, pack_panels = make_pack_rows(vectors), make_pack_panels(vectors)
-    width, pitch = vectors * target().lanes, _PIECE + GAP
-    panel_pitch = _PIECE * width + _PAD
+    width, pitch = vectors * target().lanes, _WINDOWS + GAP
+    panel_pitch = _WINDOWS * width + _PAD
 
     @inline(f"{vectors}")
-    def pack_windows(x, scratch, q, taps, c, first, n, tap, together, row, rows, room):  # type: ignore[no-untyped-def]
+    def pack_windows(x, scratch, blocks, work, first, n, tap, row, rows):  # type: ignore[no-untyped-def]
         done = 0
         while done < n:
-            line, column, some = _row_of_windows(first + done, first + n, q)
-            for t in range(together):
-                pack_rows(
-                    x, ((line * taps + tap + t) * q + column) * c + row, c, done, some, scratch, t * room, rows, pitch
-                )
+            line, column, some = _row_of_windows(first + done, first + n, work.q)
+            for t in range(blocks.together):
+                at = ((line * blocks.taps + tap + t) * work.q + column) * blocks.c + row
+                pack_rows(Panel(x, at, blocks.c), done, some, scratch, t * work.tap_floats, rows, pitch)
             done += some
 
-    @inline(f"{vectors}")
-    def note_windows(x, dy, scratch, noted, q, taps, c, k, first, n):  # type: ignore[no-untyped-def]
-        until, done = note(scratch, noted, dy, first * k, n * k), 0
-        while done < n:
-            line, column, some = _row_of_windows(first + done, first + n, q)
-            for t in range(taps):
-                until = note(scratch, until, x, ((line * taps + t) * q + column) * c, some * c)
-            done += some
-        return until
-
-    @cpu_kernel("pppp" + "i" * 14, f"x{vectors}")
-    def window_gradient(start, stop, scratch, x, dy, partial, zeros, windows, q, taps, c, k, together, rows, columns,
-                        kp, per_chunk, asked, room, panels_at, noted):  # fmt: skip  # type: ignore[no-untyped-def]
-        row_blocks, column_blocks = (c + rows - 1) // rows, (k + columns - 1) // columns
-        blocks = (taps + together - 1) // together * row_blocks * column_blocks
+    @cpu_kernel(f"x{vectors}")
+    def patch_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, zeros: F32, blocks: Blocks, work: Work):
+        c, k, kp, together = blocks.c, blocks.k, work.kp, blocks.together
+        row_blocks, column_blocks = (c + blocks.rows - 1) // blocks.rows, (k + blocks.columns - 1) // blocks.columns
+        count = (blocks.taps + together - 1) // together * row_blocks * column_blocks
         for chunk in range(start, stop):
-            block = chunk % blocks
-            column, row = block % column_blocks * columns, block // column_blocks % row_blocks * rows
+            block, part = chunk % count, chunk // count
+            column, row = block % column_blocks * blocks.columns, block // column_blocks % row_blocks * blocks.rows
             tap = block // column_blocks // row_blocks * together
-            m, wide = min(rows, c - row), min(columns, k - column)
-            panels, begin = (wide + width - 1) // width, chunk // blocks * per_chunk
-            end = min(begin + per_chunk, windows)
-            sums = (chunk // blocks * taps + tap) * c * kp + row * kp + column
-            for first in range(begin, end, _PIECE):
-                n, until = min(_PIECE, end - first), noted
-                pack_windows(x, scratch, q, taps, c, first, n, tap, together, row, m, room)
-                pack_panels(dy, first * k + column, k, 0, n, scratch, panels_at, wide, panel_pitch)
-                if asked:
-                    until = note_windows(x, dy, scratch, noted, q, taps, c, k, first + n, min(_PIECE, end - first - n))
+            m, wide = min(blocks.rows, c - row), min(blocks.columns, k - column)
+            panels, begin = (wide + width - 1) // width, part * work.per_chunk
+            end = min(begin + work.per_chunk, work.windows)
+            sums = (part * blocks.taps + tap) * c * kp + row * kp + column
+            for first in range(begin, end, _WINDOWS):
+                n, last_line = min(_WINDOWS, end - first), work.lines
+                pack_windows(x, scratch, blocks, work, first, n, tap, row, m)
+                pack_panels(Panel(dy, first * k + column, k), 0, n, scratch, work.panels, wide, panel_pitch)
+                if work.prefetch:
+                    following = min(_WINDOWS, end - first - n)
+                    last_line = _enqueue_windows(x, dy, scratch, blocks, work, first + n, following)
                 for product in range(panels * together):  # a panel stays in the L1 cache for all of its tiles
                     panel, t = product // together, product % together
-                    low, some = share(until - noted, product, panels * together)
-                    b0, c0 = panels_at + panel * panel_pitch, sums + t * c * kp + panel * width
-                    column_of_tiles(scratch, t * room, pitch, 0, scratch, b0, width, n, 1, 0, 0, 1, 0, 0, partial,
-                                    c0, kp, m, width, zeros, first > begin, scratch, noted + low, some)  # fmt: skip
+                    low, some = share(last_line - work.lines, product, panels * together)
+                    gemm(
+                        Rows(scratch, t * work.tap_floats, pitch, 0),
+                        Panel(scratch, work.panels + panel * panel_pitch, width),
+                        one_tap(n),
+                        Results(partial, sums + t * c * kp + panel * width, kp, m, width),
+                        Initial(zeros, 0, first > begin),
+                        Prefetch(scratch, work.lines + low, some),
+                    )
 
-    return window_gradient
+    return patch_gradient
 
 
 def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
@@ -138,17 +169,18 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     blocks = blocks_of(r, s * x.shape[3], k, width)
     windows, kp = dy.size // k, -(-k // width) * width
     floats = r * blocks.c * kp
-    chunks = max(1, min(-(-filters.CHUNKS // blocks.count), -(-windows // _PIECE), filters.MOST_SUMS // floats))
-    per_chunk = -(-windows // (chunks * _PIECE)) * _PIECE
+    chunks = max(1, min(-(-filters.CHUNKS // blocks.count), -(-windows // _WINDOWS), filters.MOST_SUMS // floats))
+    per_chunk = -(-windows // (chunks * _WINDOWS)) * _WINDOWS
     chunks = -(-windows // per_chunk)
     partial = buffer_pool.empty((chunks * floats,), np.float32)
-    # In scratch memory: for every tap a piece's rows, then its panels, then the list of lines, of 8 bytes each.
-    room = (blocks.rows + tile_heights(vectors)[1]) * (_PIECE + GAP)  # the last tile may have rows that do not exist
-    panels_at = blocks.together * room
-    noted = (panels_at + blocks.columns // width * (_PIECE * width + _PAD) + 1) // 2
-    lines = _PIECE * (r * blocks.c + k) // 16 + 2 + r * (_PIECE // q + 2) * 2
+    # In scratch memory: for every tap a k-block's rows, then its panels, then the prefetch list, of 8 bytes an entry.
+    # The last tile may have rows that do not exist.
+    tap_floats = (blocks.rows + tile_heights(vectors)[1]) * (_WINDOWS + GAP)
+    panels = blocks.together * tap_floats
+    lines = (panels + blocks.columns // width * (_WINDOWS * width + _PAD) + 1) // 2
+    most_lines = _WINDOWS * (r * blocks.c + k) // 16 + 2 + r * (_WINDOWS // q + 2) * 2
+    prefetch = blocks.count == 1 and prefetch_pays(floats)
+    work = Work(windows, q, kp, per_chunk, prefetch, tap_floats, panels, lines)
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(width)
-    asked = blocks.count == 1 and worth_asking(floats)
-    numbers = windows, q, *blocks, kp, per_chunk, asked, room, panels_at, noted
-    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, *numbers, scratch=2 * (noted + lines))
+    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, blocks, work, scratch=2 * (lines + most_lines))
     return filters.added_chunks(partial, chunks, r * blocks.c, k, kp).reshape(r, s, x.shape[3], k)

@@ -7,18 +7,32 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from kernels.conv.cpu import filters
-from kernels.conv.cpu.direct.multi_input_1x1 import MOST
-from kernels.conv.cpu.fused_norm_backward.strip import equal_chunks, make_gradient_pixels
+from kernels.conv.cpu.direct.multi_input_1x1 import CHANNELS, MAPS, MOST
+from kernels.conv.cpu.fused_norm_backward.strip import Gradient, Strip, equal_chunks, make_gradient_pixels
 from kernels.conv.cpu.winograd.plan import PAD, ZEROS
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.gemm_microkernel import make_asking_column, panel_vectors, tile_heights, tile_rows, worth_asking
+from kernels.core.cpu.arguments import F32
+from kernels.core.cpu.gemm_microkernel import (
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    make_prefetching_gemm,
+    one_tap,
+    panel_vectors,
+    prefetch_pays,
+    tile_heights,
+    tile_rows,
+)
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.packing import GAP, make_pack_panels, make_pack_rows
-from kernels.core.cpu.prefetch import note, share
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import add_rows, copy_rows
@@ -26,96 +40,124 @@ from kernels.core.cpu.vector_ops import add_rows, copy_rows
 _STRIDED = 4096  # floats of a filter gradient up to which packing its factors costs more than it saves
 
 
+class Work(NamedTuple):
+    """The layer, how a launch goes over it, and where things lie in scratch memory: a strip of dz; dx, then x or its
+    packed rows (`second`); packed panels of dz (`third`); the prefetch list (`lines`, in entries of 8 bytes).
+    """
+
+    maps: int  # how many
+    c: int  # their channels together
+    k: int
+    kp: int
+    pitch: int  # floats between pixels of dz, and of dx and x
+    row: int
+    pixels: int
+    per_chunk: int
+    per_strip: int
+    relu: int  # whether g is masked by the sign of y
+    prefetch: int
+    packed: int  # whether the factors of the filter gradient are packed (packing.py), map by map
+    third: int
+    lines: int
+
+
 @inline()
-def _note_strip(scratch, at, g, z, maps, gradients, sizes, count, k, first, n):  # type: ignore[no-untyped-def]
-    """Note what a strip of n pixels reads and writes; returns the number behind its last line."""
-    at = note(scratch, note(scratch, at, g, first * k, n * k), z, first * k, n * k)
-    for i in range(count):
-        at = note(scratch, at, maps[i], first * sizes[i], n * sizes[i])
-        at = note(scratch, at, gradients[i], first * sizes[i], n * sizes[i])
+def _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first, n):  # type: ignore[no-untyped-def]
+    """Put what a strip of n pixels reads and writes on the prefetch list; returns the number after its last line."""
+    at = enqueue(scratch, work.lines, g, first * work.k, n * work.k)
+    at = enqueue(scratch, at, z, first * work.k, n * work.k)
+    for i in range(work.maps):
+        at = enqueue(scratch, at, maps[i], first * channels[i], n * channels[i])
+        at = enqueue(scratch, at, gradients[i], first * channels[i], n * channels[i])
     return at
 
 
 @lru_cache(maxsize=32)
 def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
-    """The kernel for data gradients in panels of `vectors` vectors and filter gradients in such of `gradient_vectors`,
-    of up to MOST maps.
-
-    relu: g is masked by the sign of y.   packed: so are the factors of the filter gradient
-    (kernels/core/cpu/packing.py), map by map.
+    """The kernel for data gradients in micro-panels of `vectors` vectors and filter gradients in such of
+    `gradient_vectors`, of up to MOST maps.
     """
-    data_column, filter_column = (
-        make_asking_column(vectors),
-        make_asking_column(gradient_vectors, blocks=True, beside=True),
-    )
+    data_gemm = make_prefetching_gemm(vectors)
+    filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
     pack_rows, pack_panels = make_pack_rows(gradient_vectors), make_pack_panels(gradient_vectors)
-    width, gradient_width, low_rows = (
-        vectors * target().lanes,
-        gradient_vectors * target().lanes,
-        tile_heights(gradient_vectors)[1],
-    )
-    masked_pixels, plain_pixels = make_gradient_pixels(True), make_gradient_pixels(False)
+    width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
+    remainder_rows, gradient_pixels = tile_heights(gradient_vectors)[1], make_gradient_pixels()
 
-    @cpu_kernel("p" * (2 * MOST + 6) + f"g{MOST}g{MOST}" + "i" * 14, f"x{vectors} x{gradient_vectors}")
-    def norm_gradient_1x1(start, stop, scratch, g, z, rows, m0, m1, m2, m3, m4, m5, m6, m7, d0, d1, d2, d3, d4, d5,
-                          d6, d7, panels, partial, zeros, sizes, adds, count, c, k, kp, pitch, row, pixels,
-                          per_chunk, per_strip, relu, asked, packed, third, noted):  # fmt: skip  # type: ignore[no-untyped-def]
-        maps, gradients, second = (m0, m1, m2, m3, m4, m5, m6, m7), (d0, d1, d2, d3, d4, d5, d6, d7), per_strip * pitch
-        high, panel = per_strip + GAP, per_strip * gradient_width + PAD
-        data_columns, filter_columns, parts = -(-c // width), kp // gradient_width, count if packed else 1
+    @cpu_kernel(f"x{vectors} x{gradient_vectors}")
+    def norm_gradient_1x1(start, stop, scratch, g: F32, z: F32, rows: F32, maps: MAPS, gradients: MAPS, panels: F32,
+                          partial: F32, zeros: F32, channels: CHANNELS, adds: CHANNELS, work: Work):  # fmt: skip
+        c, k, kp, pitch, row, lines = work.c, work.k, work.kp, work.pitch, work.row, work.lines
+        second, high, panel = work.per_strip * pitch, work.per_strip + GAP, work.per_strip * gradient_width + PAD
+        panels_of_dx, panels_of_dw, parts = -(-c // width), kp // gradient_width, work.maps if work.packed else 1
+        gradient = Gradient(g, z, rows, work.relu)
         for chunk in range(start, stop):
             sums = chunk * c * kp
-            first, end = chunk * per_chunk, min((chunk + 1) * per_chunk, pixels)
+            first, end = chunk * work.per_chunk, min((chunk + 1) * work.per_chunk, work.pixels)
             while first < end:
-                n, place = min(per_strip, end - first), second
-                if relu:
-                    masked_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
-                else:
-                    plain_pixels(g, z, first * k, n, k, rows, scratch, 0, pitch)
-                lines = half = 0
-                if asked:
-                    lines = (
-                        _note_strip(
-                            scratch, noted, g, z, maps, gradients, sizes, count, k, first + n, min(n, end - first - n)
-                        )
-                        - noted
+                n, place = min(work.per_strip, end - first), second
+                gradient_pixels(gradient, first, n, k, Strip(scratch, 0, pitch))
+                count = half = 0
+                if work.prefetch:
+                    following = min(n, end - first - n)
+                    count = _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first + n, following) - lines
+                    half = count // 2
+                for i in range(panels_of_dx):
+                    low, some = share(half, i, panels_of_dx)
+                    data_gemm(
+                        Rows(scratch, 0, pitch, 1),
+                        Panel(panels, i * width * k, width),
+                        one_tap(k),
+                        Results(scratch, second + i * width, row, n, width),
+                        Initial(zeros, 0, 0),
+                        Prefetch(scratch, lines + low, some),
                     )
-                    half = lines // 2
-                for i in range(data_columns):
-                    low, some = share(half, i, data_columns)
-                    data_column(scratch, 0, pitch, 1, panels, i * width * k, width, k, 1, 0, 0, 1, 0, 0, scratch,
-                                second + i * width, row, n, width, zeros, 0, scratch, noted + low, some)  # fmt: skip
-                for i in range(count):
+                for i in range(work.maps):
+                    size = channels[i]
                     if adds[i]:
-                        add_rows(scratch, place, row, gradients[i], first * sizes[i], sizes[i], sizes[i], n)
+                        add_rows(scratch, place, row, gradients[i], first * size, size, size, n)
                     else:
-                        copy_rows(scratch, place, row, gradients[i], first * sizes[i], sizes[i], sizes[i], n)
-                    place += sizes[i]
+                        copy_rows(scratch, place, row, gradients[i], first * size, size, size, n)
+                    place += size
                 place = second  # dx has been moved out: x takes its place
-                for i in range(count):
-                    if packed:
-                        pack_rows(maps[i], first * sizes[i], sizes[i], 0, n, scratch, place, sizes[i], high)
-                        place += (sizes[i] + low_rows) * high
+                for i in range(work.maps):
+                    size = channels[i]
+                    if work.packed:
+                        pack_rows(Panel(maps[i], first * size, size), 0, n, scratch, place, size, high)
+                        place += (size + remainder_rows) * high
                     else:
-                        copy_rows(maps[i], first * sizes[i], sizes[i], scratch, place, row, sizes[i], n)
-                        place += sizes[i]
-                if packed:
-                    pack_panels(scratch, 0, pitch, 0, n, scratch, third, kp, panel)
-                for product in range(filter_columns * parts):
+                        copy_rows(maps[i], first * size, size, scratch, place, row, size, n)
+                        place += size
+                if work.packed:
+                    pack_panels(Panel(scratch, 0, pitch), 0, n, scratch, work.third, kp, panel)
+                before, initial = 0, Initial(zeros, 0, first > chunk * work.per_chunk)
+                for product in range(panels_of_dw * parts):
                     i, part = product // parts, product % parts
-                    low, some = share(lines - half, product, filter_columns * parts)
+                    low, some = share(count - half, product, panels_of_dw * parts)
+                    prefetch = Prefetch(scratch, lines + half + low, some)
                     if part == 0:
                         place, before = second, 0
-                    c0, begun = sums + before * kp + i * gradient_width, first > chunk * per_chunk
-                    if packed:
-                        filter_column(scratch, place, high, 0, scratch, third + i * panel, gradient_width, n, 1, 0,
-                                      0, 1, 0, 0, partial, c0, kp, sizes[part], gradient_width, zeros, begun,
-                                      scratch, noted + half + low, some)  # fmt: skip
-                        place, before = place + (sizes[part] + low_rows) * high, before + sizes[part]
+                    c0 = sums + before * kp + i * gradient_width
+                    if work.packed:
+                        size = channels[part]
+                        filter_gemm(
+                            Rows(scratch, place, high, 0),
+                            Panel(scratch, work.third + i * panel, gradient_width),
+                            one_tap(n),
+                            Results(partial, c0, kp, size, gradient_width),
+                            initial,
+                            prefetch,
+                        )
+                        place += (size + remainder_rows) * high
+                        before += size
                     else:
-                        filter_column(scratch, second, 1, row, scratch, i * gradient_width, pitch, n, 1, 0, 0, 1, 0,
-                                      0, partial, c0, kp, c, gradient_width, zeros, begun, scratch,
-                                      noted + half + low, some)  # fmt: skip
+                        filter_gemm(
+                            Rows(scratch, second, 1, row),
+                            Panel(scratch, i * gradient_width, pitch),
+                            one_tap(n),
+                            Results(partial, c0, kp, c, gradient_width),
+                            initial,
+                            prefetch,
+                        )
                 first += n
 
     return norm_gradient_1x1
@@ -138,15 +180,15 @@ class PointwisePlan:
         self.per_chunk = equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
         self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
-        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the list of lines, of 8
-        # bytes each.
+        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the prefetch list, of 8
+        # bytes an entry.
         rows = (self.c + len(channels) * tile_heights(self.gradient_vectors)[1]) * (self.per_strip + GAP) * self.packed
         self.third = self.per_strip * self.pitch + max(self.per_strip * self.row, rows)
         panels = self.kp // gradient_width * (self.per_strip * gradient_width + PAD) * self.packed
-        self.noted = (self.third + panels + 1) // 2
+        self.lines_at = (self.third + panels + 1) // 2
         lines = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # of g, z, maps and their gradients
-        self.scratch = 2 * (self.noted + lines)
-        self.sizes, self.asked = _eight(channels, 0), worth_asking(self.c * k)
+        self.scratch = 2 * (self.lines_at + lines)
+        self.prefetch = prefetch_pays(self.c * k)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -154,31 +196,39 @@ class PointwisePlan:
         k, unused = z.shape[3], MOST - len(maps)
         panels = filters.packed_transposed(w, self.width)
         partial = buffer_pool.empty((self.chunks * self.floats,), np.float32)
-        kernel = pointwise_kernel(self.vectors, self.gradient_vectors)
-        flat = [m.reshape(-1) for m in (*maps, *(maps[0],) * unused, *dxs, *(dxs[0],) * unused)]
-        sizes, strips = (
-            (len(maps), self.c, k, self.kp, self.pitch, self.row),
-            (self.pixels, self.per_chunk, self.per_strip),
+        work = Work(
+            len(maps),
+            self.c,
+            k,
+            self.kp,
+            self.pitch,
+            self.row,
+            self.pixels,
+            self.per_chunk,
+            self.per_strip,
+            relu,
+            self.prefetch,
+            self.packed,
+            self.third,
+            self.lines_at,
         )
-        arrays = (
+        parallel(
+            pointwise_kernel(self.vectors, self.gradient_vectors),
+            self.chunks,
             g.reshape(-1),
             z.reshape(-1),
             rows,
-            *flat,
+            [m.reshape(-1) for m in (*maps, *(maps[0],) * unused)],
+            [m.reshape(-1) for m in (*dxs, *(dxs[0],) * unused)],
             panels,
             partial,
             ZEROS,
-            self.sizes,
-            _eight(tuple(adds), False),
+            (*(m.shape[3] for m in maps), *(0,) * unused),
+            (*adds, *(False,) * unused),
+            work,
+            scratch=self.scratch,
         )
-        parallel(kernel, self.chunks, *arrays, *sizes, *strips, relu, self.asked, self.packed, self.third, self.noted,
-                 scratch=self.scratch)  # fmt: skip
         return filters.added_chunks(partial, self.chunks, self.c, k, self.kp).reshape(1, 1, self.c, k)
-
-
-@lru_cache(maxsize=256)
-def _eight(values: tuple[int, ...], rest: int) -> np.ndarray:
-    return np.array([*values, *[rest] * (MOST - len(values))], np.int64)
 
 
 pointwise_plan = lru_cache(maxsize=1024)(PointwisePlan)

@@ -1,11 +1,10 @@
 """The gradients of a convolution and of the batch norm behind it, in one pass: the gradient dz between them is never
 written to memory.
 
-In turn, batch norm reads its input z and the cotangent g and writes dz, the data gradient reads dz and writes dx, the
-filter gradient reads
-dz and x: five maps read, two written. Here a strip of dz is made in the cache from g and z, and both gradients are
-taken of it there: three maps read, one written. The sums over all pixels that dz needs come first, in a pass of their
-    own.
+One after the other, batch norm reads its input z and the cotangent g and writes dz, the data gradient reads dz and
+writes dx, the filter gradient reads dz and x: five maps read, two written. Here a strip of dz is made in the cache from
+g and z, and both gradients are taken of it there: three maps read, one written. The sums over all pixels that dz needs
+come first, in a pass of their own.
 
     dz = scale g + slope (z - mean) + constant           per channel; kernels/norm/cpu/batch_norm.py gives these `rows`
 
@@ -21,48 +20,69 @@ The second is the usual filter gradient with x and dz in each other's place, so 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kernels.conv.cpu.winograd.plan import CHUNKS
+from kernels.core.cpu.jit import inline
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.vector_ops import over_run
-from kernels.norm.cpu.batch_norm import open_gradient
+from kernels.norm.cpu.batch_norm import masked_gradient
 
 _LEAST_CHUNKS = 2
 _MOST_SUMS = 2_600_000  # floats; chunks have sums of their own: fewer chunks for large filters
-ROOM = 1_500_000  # floats of scratch memory from which on a layer is not worth it
+WORKSPACE_LIMIT = 1_500_000  # floats of scratch memory from which on a layer is not worth it
+
+
+class Gradient(NamedTuple):
+    """What dz is computed from: the cotangent, the norm's input, the `rows` of constants; relu: the cotangent is masked
+    by the sign of y.
+    """
+
+    g: Any
+    z: Any
+    rows: Any
+    relu: Any
+
+
+class Strip(NamedTuple):
+    """Pixels of dz: pixel i lies at array[start + i pitch], its channels padded with zeros to whole vectors."""
+
+    array: Any
+    start: Any
+    pitch: Any
 
 
 @cache
-def make_gradient_pixels(relu: bool) -> Any:
-    """The program that makes a strip of dz; relu: with the ReLU-masked gradient."""
+def make_gradient_pixels() -> Any:
+    """gradient_pixels(gradient: Gradient, first, pixels, channels, out: Strip): dz of so many pixels from number
+    `first` on.
+    """
 
-    @program("ppiiippii")
-    def gradient_pixels(
-        code: Code,
-        g: Pointer,
-        z: Pointer,
-        at: Int,
-        pixels: Int,
-        channels: Int,
-        rows: Pointer,
-        out: Pointer,
-        o0: Int,
-        pitch: Int,
-    ) -> None:
-        """dz of so many pixels to out[o0 + pixel pitch], channels padded with zeros to whole vectors. relu: g is masked
-        by the sign of y.
-        """
+    def make(relu: bool) -> Any:
+        @program
+        def gradient_pixels(
+            code: Code, g: Pointer, z: Pointer, rows: Pointer, at: Int, pixels: Int, channels: Int, out: Strip
+        ) -> None:
+            def body(j: Int, rest: Any) -> None:
+                i = at + pixel * channels + j
+                masked = masked_gradient(code, g, z, i, j, rest, "computed" if relu else "none", rows, channels, g)
+                mean, scale, slope, constant = (code.load(rows, j + channels * k, rest) for k in (0, 1, 3, 4))
+                value = code.fma(scale, masked, code.fma(code.load(z, i, rest) - mean, slope, constant))
+                code.store(value, out.array, out.start + pixel * out.pitch + j)
 
-        def body(j: Int, rest: Any) -> None:
-            i = at + pixel * channels + j
-            opened = open_gradient(code, g, z, i, j, rest, "computed" if relu else "none", rows, channels, g)
-            mean, scale, slope, constant = (code.load(rows, j + channels * k, rest) for k in (0, 1, 3, 4))
-            value = code.fma(scale, opened, code.fma(code.load(z, i, rest) - mean, slope, constant))
-            code.store(value, out, o0 + pixel * pitch + j)
+            with code.loop(0, pixels) as pixel:
+                over_run(code, channels, body)
 
-        with code.loop(0, pixels) as pixel:
-            over_run(code, channels, body)
+        return gradient_pixels
+
+    with_relu, without = make(True), make(False)
+
+    @inline()
+    def gradient_pixels(gradient, first, pixels, channels, out):  # type: ignore[no-untyped-def]
+        if gradient.relu:
+            with_relu(gradient.g, gradient.z, gradient.rows, first * channels, pixels, channels, out)
+        else:
+            without(gradient.g, gradient.z, gradient.rows, first * channels, pixels, channels, out)
 
     return gradient_pixels
 

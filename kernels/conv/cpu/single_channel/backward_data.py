@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv.cpu.single_channel.params import NUMBERS, SingleChannelParams, meetings, plan
+from kernels.conv.cpu.single_channel.params import SingleChannelParams, meetings, plan
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import target
@@ -29,7 +30,7 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
     """add: the result is added to dx."""
     (r, s), pixels = kernel, target().lanes
 
-    @program("ppppiii" + "i" * NUMBERS)
+    @program
     def strip(
         code: Code,
         dy: Pointer,
@@ -39,12 +40,11 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
         image: Int,
         first: Int,
         count: Int,
-        *numbers: Int,
+        layer: SingleChannelParams,
     ) -> None:
         """Rows first .. first + count of an image: dx[y, x] = sum over taps (i, j) and channels of dy[y + top - i, x +
         left - j] w[i, j].
         """
-        layer = SingleChannelParams(*numbers)
         k = layer.k
 
         def tile(y: Int, x: Int, inside: bool) -> None:
@@ -95,13 +95,12 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
             with code.when(code.not_(inside)):
                 tile(y, x, False)
 
-    @cpu_kernel(f"pppg{NUMBERS}", f"{kernel}{' add' * add}")
-    def backward_data(start, stop, scratch, dy, w, dx, layer):  # type: ignore[no-untyped-def]
-        h, _w, _p, _q, k, _top, _left, rows, blocks = layer
+    @cpu_kernel(f"{kernel}{' add' * add}")
+    def backward_data(start, stop, scratch, dy: F32, w: F32, dx: F32, layer: SingleChannelParams):
         for chunk in range(start, stop):
-            image, first = chunk // blocks, chunk % blocks * rows
-            clear(scratch, 0, (pixels + s - 1) * k)
-            strip(dy, w, scratch, dx, image, first, min(rows, h - first), *layer)
+            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            clear(scratch, 0, (pixels + s - 1) * layer.k)
+            strip(dy, w, scratch, dx, image, first, min(layer.rows, layer.h - first), layer)
 
     return backward_data
 
@@ -111,9 +110,9 @@ def single_channel_backward_data(
 ) -> np.ndarray:
     """dx (N, H, W, 1) of contiguous float32 dy (N, P, Q, K) and w (R, S, 1, K), or `into` with it added."""
     n, p, q, k = dy.shape
-    _, numbers, chunks = plan(n, size, (p, q), k, window, False)
+    layer, chunks = plan(n, size, (p, q), k, window, False)
     dx = buffer_pool.empty((n, *size, 1), np.float32) if into is None else into
     kernel = _data_kernel(window.kernel, into is not None)
     scratch = (target().lanes + window.kernel[1] - 1) * k
-    parallel(kernel, chunks, dy.reshape(-1), contiguous(w).reshape(-1), dx.reshape(-1), numbers, scratch=scratch)
+    parallel(kernel, chunks, dy.reshape(-1), contiguous(w).reshape(-1), dx.reshape(-1), layer, scratch=scratch)
     return dx

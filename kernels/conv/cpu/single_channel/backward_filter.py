@@ -9,8 +9,9 @@ import numpy as np
 
 from kernels.conv.cpu import filters
 from kernels.conv.cpu.direct.params import padded_rows
-from kernels.conv.cpu.single_channel.params import NUMBERS, meetings, plan
+from kernels.conv.cpu.single_channel.params import SingleChannelParams, meetings, plan
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.thread_pool import parallel
@@ -26,7 +27,7 @@ def _filter_kernel(kernel: Pair) -> Kernel:
     r, s = kernel
     taps = [(i, j) for i in range(r) for j in range(s)]
 
-    @program("ppiiiiii")
+    @program
     def strip(
         code: Code, own: Pointer, dy: Pointer, wide: Int, sums0: Int, dy0: Int, k: Int, count: Int, q: Int
     ) -> None:
@@ -58,15 +59,16 @@ def _filter_kernel(kernel: Pair) -> Kernel:
 
             over_run(code, k, channels)
 
-    @cpu_kernel(f"pppg{NUMBERS}", f"{kernel}")
-    def backward_filter(start, stop, scratch, x, dy, partial, layer):  # type: ignore[no-untyped-def]
-        h, w, p, q, k, top, left, rows, blocks = layer
+    @cpu_kernel(f"{kernel}")
+    def backward_filter(start, stop, scratch, x: F32, dy: F32, partial: F32, layer: SingleChannelParams):
+        p, q, k = layer.p, layer.q, layer.k
         wide, floats = q + s - 1, r * s * k
-        sums = (rows + r - 1) * wide
+        sums = (layer.rows + r - 1) * wide
         for chunk in range(start, stop):
-            image, first = chunk // blocks, chunk % blocks * rows
-            count = min(rows, p - first)
-            padded_rows(x, image, h, w, 1, first - top, count + r - 1, left, wide, scratch)
+            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            count = min(layer.rows, p - first)
+            lines = count + r - 1
+            padded_rows(x, image, layer.h, layer.w, 1, first - layer.top, lines, layer.left, wide, scratch)
             # the sums grow in memory of the thread's own: no other writes to their cache lines
             clear(scratch, sums, floats)
             strip(scratch, dy, wide, sums, (image * p + first) * q * k, k, count, q)
@@ -78,8 +80,8 @@ def _filter_kernel(kernel: Pair) -> Kernel:
 def single_channel_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray:
     """dw (R, S, 1, K) of contiguous float32 x (N, H, W, 1) and dy (N, P, Q, K)."""
     (n, h, wd, _), (_, p, q, k), (r, s) = x.shape, dy.shape, window.kernel
-    layer, numbers, chunks = plan(n, (h, wd), (p, q), k, window, True)
+    layer, chunks = plan(n, (h, wd), (p, q), k, window, True)
     partial = buffer_pool.empty((chunks * r * s * k,), np.float32)
     scratch = (layer.rows + r - 1) * (q + s - 1) + r * s * k
-    parallel(_filter_kernel(window.kernel), chunks, x.reshape(-1), dy.reshape(-1), partial, numbers, scratch=scratch)
+    parallel(_filter_kernel(window.kernel), chunks, x.reshape(-1), dy.reshape(-1), partial, layer, scratch=scratch)
     return filters.added_chunks(partial, chunks, r * s, k, k).reshape(r, s, 1, k)

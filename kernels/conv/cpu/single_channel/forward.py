@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels.conv.cpu import filters
 from kernels.conv.cpu.direct.params import padded_rows
-from kernels.conv.cpu.single_channel.params import NUMBERS, PIECE, meetings, plan
+from kernels.conv.cpu.single_channel.params import PIECE, SingleChannelParams, meetings, plan
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.gemm_microkernel import panel_vectors
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
@@ -30,17 +31,27 @@ class _Form(NamedTuple):
     vectors: int  # of a panel
     masked: bool  # the last panel is not full
     relu: bool
-    residual: bool  # `more` is added
+    residual: bool  # the residual is added
     summing: bool  # no bias; out[chunk] (2, K) = sums over pixels of y and of y^2
+
+
+class StripArrays(NamedTuple):
+    """Padded rows, panels, what sums start from, the residual and y."""
+
+    own: Any
+    panels: Any
+    start: Any
+    residual: Any
+    y: Any
 
 
 def _forward_tile(
     code: Code, form: _Form, arrays: tuple[Pointer, ...], wide: Int, place: Int, pixels: int, k: Int, panel: Int
 ) -> None:
     """`pixels` output pixels from y[place] on, channels panel ...; arrays: padded rows at the first one's, panels,
-    bias, more, y, sums.
+    bias, residual, y, sums.
     """
-    rows, panels, start, more, y, sums = arrays
+    rows, panels, start, residual, y, sums = arrays
     (r, s), vectors = form.kernel, form.vectors
     columns = [panel + v * code.lanes for v in range(vectors)]
     rests = [k - column if form.masked else None for column in columns]
@@ -48,7 +59,7 @@ def _forward_tile(
     total = [[code.load(start, column) for column in columns] for _ in range(pixels)]
     if form.residual:
         total = [
-            [code.load(more, at, rests[v]) + line[v] for v, at in places]
+            [code.load(residual, at, rests[v]) + line[v] for v, at in places]
             for line, places in zip(total, outputs, strict=True)
         ]
     for i in range(r):
@@ -79,49 +90,50 @@ def _forward_tile(
 def _forward_kernel(form: _Form) -> Kernel:
     (r, s), pixels, width, summing = form.kernel, _TILE[form.vectors], form.vectors * target().lanes, form.summing
 
-    @program("pppppiiiiiii")
+    @program
     def strip(
-        code: Code, own: Pointer, panels: Pointer, start: Pointer, more: Pointer, y: Pointer, *numbers: Int
+        code: Code, arrays: StripArrays, y0: Int, own0: Int, wide: Int, k: Int, rows: Int, many: Int, sums0: Int
     ) -> None:
         """`rows` rows of `many` pixels: the first output is at y[y0], its first input at own[own0] of rows `wide`
         apart. Whole pixels are written.
         """
-        own0, wide, y0, k, rows, many, sums0 = numbers
+        own, panels, start, residual, y = arrays
         whole = code.rounded_to(many, code.int(pixels))
         with code.loop(0, rows) as row:
             line, to = own + own0 + row * wide, y0 + row * (wide - (s - 1)) * k
             for begin, end, count in ((0, whole, pixels), (whole, many, 1)):
                 with code.loop(begin, end, count) as at, code.loop(0, k, width) as panel:
-                    _forward_tile(
-                        code, form, (line + at, panels, start, more, y, own + sums0), wide, to + at * k, count, k, panel
-                    )
+                    given = line + at, panels, start, residual, y, own + sums0
+                    _forward_tile(code, form, given, wide, to + at * k, count, k, panel)
 
     names = "masked", "relu", "residual", "sums"
     variant = " ".join(
         [f"{form.kernel} x{form.vectors}", *(name for name, there in zip(names, form[2:], strict=True) if there)]
     )
 
-    @cpu_kernel(f"pppppdg{NUMBERS}", variant)
-    def forward(start, stop, scratch, x, panels, bias, more, y, out, layer):  # type: ignore[no-untyped-def]
-        h, w, p, q, k, top, left, rows, blocks = layer
+    @cpu_kernel(variant)
+    def forward(start, stop, scratch, x: F32, panels: F32, bias: F32, residual: F32, y: F32, out: F64,
+                layer: SingleChannelParams):  # fmt: skip
+        p, q, k = layer.p, layer.q, layer.k
         wide, channels = q + s - 1, -(-k // width) * width
-        sums = (rows + r - 1) * wide
-        # float32 sums are short: pieces, added in float64
-        together, piece = (max(1, PIECE // q), PIECE) if summing else (rows, q)
+        sums = (layer.rows + r - 1) * wide
+        # float32 sums are short: float64 adds those of blocks of pixels
+        block_rows, block = (max(1, PIECE // q), PIECE) if summing else (layer.rows, q)
+        arrays = StripArrays(scratch, panels, bias, residual, y)
         for chunk in range(start, stop):
-            image, first = chunk // blocks, chunk % blocks * rows
-            count, out0 = min(rows, p - first), chunk * 2 * k
-            padded_rows(x, image, h, w, 1, first - top, count + r - 1, left, wide, scratch)
+            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            count, out0 = min(layer.rows, p - first), chunk * 2 * k
+            lines = count + r - 1
+            padded_rows(x, image, layer.h, layer.w, 1, first - layer.top, lines, layer.left, wide, scratch)
             if summing:
                 for i in range(2 * k):
                     out[out0 + i] = 0.0
-            for row in range(0, count, together):
-                for done in range(0, q, piece):
+            for row in range(0, count, block_rows):
+                for done in range(0, q, block):
                     if summing:
                         clear(scratch, sums, 2 * channels)
-                    strip(scratch, panels, bias, more, y, row * wide + done, wide,
-                          ((image * p + first + row) * q + done) * k, k, min(together, count - row), min(piece,
-                          q - done), sums)  # fmt: skip
+                    y0, rows = ((image * p + first + row) * q + done) * k, min(block_rows, count - row)
+                    strip(arrays, y0, row * wide + done, wide, k, rows, min(block, q - done), sums)
                     if summing:
                         for i in range(k):
                             out[out0 + i] += scratch[sums + i]
@@ -144,16 +156,15 @@ def single_channel_forward(
     """
     (n, h, wd, _), k, (r, s) = x.shape, w.shape[3], window.kernel
     out = window.output_size((h, wd))
-    layer, numbers, chunks = plan(n, (h, wd), out, k, window, True)
+    layer, chunks = plan(n, (h, wd), out, k, window, True)
     vectors = panel_vectors(k)
     width = vectors * target().lanes
     y, sums = buffer_pool.empty((n, *out, k), np.float32), np.empty((chunks, 2, k if summing else 0))
-    more = y if residual is None else residual
     arrays = (
         x.reshape(-1),
         filters.packed(w, 1, width),
         filters.padded_bias(b, 1, k, width),
-        more.reshape(-1),
+        (y if residual is None else residual).reshape(-1),
         y.reshape(-1),
         sums.reshape(-1),
     )
@@ -161,5 +172,5 @@ def single_channel_forward(
         _Form(window.kernel, vectors, k % target().lanes != 0, relu, residual is not None, summing)
     )
     scratch = (layer.rows + r - 1) * (layer.q + s - 1) + 2 * (k + width)
-    parallel(kernel, chunks, *arrays, numbers, scratch=scratch)
+    parallel(kernel, chunks, *arrays, layer, scratch=scratch)
     return y, sums

@@ -13,9 +13,7 @@ neighbouring outputs that it reaches.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from kernels.core.cpu.target import target
 from kernels.core.geometry import Pair, Window
@@ -39,31 +37,28 @@ class SingleChannelParams(NamedTuple):
     of an image.
     """
 
-    h: Any
-    w: Any
-    p: Any
-    q: Any
-    k: Any
-    top: Any
-    left: Any
-    rows: Any
-    blocks: Any
-
-
-NUMBERS = len(SingleChannelParams._fields)
+    h: int
+    w: int
+    p: int
+    q: int
+    k: int
+    top: int
+    left: int
+    rows: int
+    blocks: int
 
 
 @lru_cache(maxsize=256)
 def plan(
     images: int, size: Pair, out: Pair, k: int, window: Window, by_output: bool
-) -> tuple[SingleChannelParams, np.ndarray, int]:
-    """The layer, its numbers as an array, and how many chunks: strips of the output's rows, or of the image's."""
+) -> tuple[SingleChannelParams, int]:
+    """The layer, and how many chunks: strips of the output's rows, or of the image's."""
     height = out[0] if by_output else size[0]
     # a strip of few pixels is not worth its overhead
     rows = max(-(-height // max(1, _CHUNKS // images)), -(-PIECE // size[1]))
     blocks = -(-height // rows)
     layer = SingleChannelParams(*size, *out, k, window.padding[0][0], window.padding[1][0], rows, blocks)
-    return layer, np.array(layer, np.int64), images * blocks
+    return layer, images * blocks
 
 
 def meetings(pixels: int, taps: int) -> list[list[Pair]]:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from kernels.conv.cpu.winograd import transforms as programs
 from kernels.conv.cpu.winograd.plan import CHUNKS, PAD, ZEROS, plan_of, two
-from kernels.conv.cpu.winograd.tiles import (
-    make_tiles_reader,
-    note_inputs,
-    note_tiles,
+from kernels.conv.cpu.winograd.tiles import Map, Span, Tiling, enqueue_inputs, enqueue_tiles, make_tiles_reader
+from kernels.conv.cpu.winograd.transforms import (
+    Form,
+    Points,
+    cotangent_matrix,
+    input_matrix,
+    make_filter_gradient,
+    points,
 )
-from kernels.conv.cpu.winograd.transforms import Form
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.gemm_microkernel import make_asking_column
+from kernels.core.cpu.arguments import F32
+from kernels.core.cpu.gemm_microkernel import (
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    make_prefetching_gemm,
+    one_tap,
+)
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.prefetch import share
 from kernels.core.cpu.target import target
@@ -25,45 +37,66 @@ from kernels.core.cpu.vector_ops import add
 from kernels.core.geometry import Window
 
 
+class Work(NamedTuple):
+    """Channels, whole (cp, kp) and given, and how a launch goes over the tiles; see forward.Work."""
+
+    c: int
+    c2: int
+    cp: int
+    k: int
+    kp: int
+    units: int
+    per_chunk: int
+    block: int
+    lines: int
+
+
 @lru_cache(maxsize=16)
 def gradient_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
-    m, n = form[0], programs.points(form)
-    points = n * n
-    read_x = make_tiles_reader(programs.input_matrix(form), n, m)
-    read_dy = make_tiles_reader(programs.cotangent_matrix(form), m, m)
-    column_of_tiles, width = make_asking_column(vectors, blocks=True, beside=True), vectors * target().lanes
+    m, n = form[0], points(form)
+    count_of_points = n * n
+    read_x = make_tiles_reader(input_matrix(form), n, m)
+    read_dy = make_tiles_reader(cotangent_matrix(form), m, m)
+    gemm, width = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True), vectors * target().lanes
 
-    @cpu_kernel("pppppg10iiiiiiiii", f"F{form} x{vectors}")
-    def winograd_gradient(
-        start, stop, scratch, x, x2, dy, partial, zeros, t, c1, c2, cp, k, kp, units, per_chunk, block, noted
-    ):  # type: ignore[no-untyped-def]
-        c = c1 + c2
-        h, w, p, q, columns, above, before = t[0], t[1], t[2], t[3], t[5], t[8], t[9]
-        v_step, z_step = block * cp + PAD, block * kp + PAD
-        z = points * v_step
-        patch = z + points * z_step
+    @cpu_kernel(f"F{form} x{vectors}")
+    def winograd_gradient(start, stop, scratch, x: F32, x2: F32, dy: F32, partial: F32, zeros: F32, t: Tiling,
+                          work: Work):  # fmt: skip
+        c, kp, lines = work.c + work.c2, work.kp, work.lines
+        first_map, second_map = Map(x, t.h, t.w, work.c), Map(x2, t.h, t.w, work.c2)
+        cotangent = Map(dy, t.p, t.q, work.k)
+        v_step, z_step = work.block * work.cp + PAD, work.block * kp + PAD
+        z = count_of_points * v_step
+        patch = z + count_of_points * z_step
         for chunk in range(start, stop):
-            first, end = chunk * per_chunk * columns, min((chunk + 1) * per_chunk, units) * columns
-            at, sums = first, chunk * points * (c * kp + PAD)
-            while at < end:
-                count = min(block, end - at)
-                read_x(x, at, count, t, above, before, h, w, c1, scratch, 0, cp, v_step, patch)
-                if c2:
-                    read_x(x2, at, count, t, above, before, h, w, c2, scratch, c1, cp, v_step, patch)
-                read_dy(dy, at, count, t, 0, 0, p, q, k, scratch, z, kp, z_step, patch)
-                until = noted
-                if noted:
-                    following, last = at + count, min(at + 2 * count, end)
-                    until = note_inputs(scratch, until, x, x2, first, following, last, m, n, t, c1, c2)
-                    until = note_tiles(scratch, until, dy, first, following, last, m, t, 0, 0, m, p, q, k)
-                for point in range(points):
+            first = chunk * work.per_chunk * t.columns
+            last = min((chunk + 1) * work.per_chunk, work.units) * t.columns
+            at, sums = first, chunk * count_of_points * (c * kp + PAD)
+            while at < last:
+                count = min(work.block, last - at)
+                read_x(first_map, t, at, count, t.top, t.left, Points(scratch, 0, v_step, work.cp), patch)
+                if work.c2:
+                    to = Points(scratch, work.c, v_step, work.cp)
+                    read_x(second_map, t, at, count, t.top, t.left, to, patch)
+                read_dy(cotangent, t, at, count, 0, 0, Points(scratch, z, z_step, kp), patch)
+                last_line = lines
+                if lines:
+                    following = Span(first, at + count, min(at + 2 * count, last))
+                    last_line = enqueue_inputs(scratch, last_line, first_map, second_map, t, following, m, n)
+                    last_line = enqueue_tiles(scratch, last_line, cotangent, t, following, m, m, 0, 0)
+                for point in range(count_of_points):
                     for panel in range(kp // width):
-                        a0, b0 = point * v_step, z + point * z_step + panel * width
-                        c0, known = sums + point * (c * kp + PAD) + panel * width, at > first
-                        low, some = share(until - noted, point * (kp // width) + panel, points * (kp // width))
-                        column_of_tiles(scratch, a0, 1, cp, scratch, b0, kp, count, 1, 0, 0, 1, 0, 0, partial, c0,
-                                        kp, c, width, zeros, known, scratch, noted + low, some)  # fmt: skip
+                        number = point * (kp // width) + panel
+                        low, some = share(last_line - lines, number, count_of_points * (kp // width))
+                        gemm(
+                            Rows(scratch, point * v_step, 1, work.cp),
+                            Panel(scratch, z + point * z_step + panel * width, kp),
+                            one_tap(count),
+                            Results(partial, sums + point * (c * kp + PAD) + panel * width, kp, c, width),
+                            Initial(zeros, 0, at > first),
+                            Prefetch(scratch, lines + low, some),
+                        )
                 at += count
 
     return winograd_gradient
@@ -74,15 +107,28 @@ def gradient_finish_kernel(form: Form) -> Kernel:
     """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K); `tap` floats between taps, the first at
     `first`.
     """
-    points, finish = programs.points(form) ** 2, programs.make_filter_gradient(form)
+    count_of_points, finish = points(form) ** 2, make_filter_gradient(form)
 
-    @cpu_kernel("ppiiiiiii", f"F{form}")
-    def winograd_gradient_finish(start, stop, _scratch, partial, dw, c, k, kp, chunks, per, first, tap):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"F{form}")
+    def winograd_gradient_finish(
+        start,
+        stop,
+        _scratch,
+        partial: F32,
+        dw: F32,
+        c: int,
+        k: int,
+        kp: int,
+        chunks: int,
+        per: int,
+        first: int,
+        tap: int,
+    ):  # type: ignore[no-untyped-def]
         step = c * kp + PAD
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
-                for point in range(points):
-                    add(partial, point * step + i * kp, partial, (chunk * points + point) * step + i * kp, kp)
+                for point in range(count_of_points):
+                    add(partial, point * step + i * kp, partial, (chunk * count_of_points + point) * step + i * kp, kp)
             finish(partial, i * kp, step, dw, first + i * k, tap, k)
 
     return winograd_gradient_finish
@@ -112,19 +158,9 @@ def winograd_backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window:
     plan = plan_of(form, n, (h, wd), c + c2, k, window, c2)
     chunks = -(-plan.units // plan.gradient_per)
     partial = buffer_pool.empty((chunks * plan.points * ((c + c2) * plan.kp + PAD),), np.float32)
-    lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, programs.points(form)), (dy.shape[1:3], k, form[0]))
-    scratch, noted = plan.scratch(plan.gradient_block, lines)
-    numbers = (c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block, noted)
-    parallel(
-        gradient_kernel(form, plan.vectors),
-        chunks,
-        x,
-        x2,
-        dy.reshape(-1),
-        partial,
-        ZEROS,
-        plan.geometry,
-        *numbers,
-        scratch=scratch,
-    )
+    lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, points(form)), (dy.shape[1:3], k, form[0]))
+    scratch, place = plan.scratch(plan.gradient_block, lines)
+    work = Work(c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block, place)
+    kernel = gradient_kernel(form, plan.vectors)
+    parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.tiling, work, scratch=scratch)
     return finished(partial, form, c + c2, k, plan.kp, chunks)

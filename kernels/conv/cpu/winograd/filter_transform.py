@@ -6,10 +6,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from kernels.conv.cpu.winograd import transforms as programs
 from kernels.conv.cpu.winograd.plan import PAD, Plan
-from kernels.conv.cpu.winograd.transforms import Form
+from kernels.conv.cpu.winograd.transforms import Form, make_filter, points
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, parallel
@@ -22,10 +22,12 @@ def filter_kernel(form: Form) -> Kernel:
     """Transforms filters (r, r, C, K) into panels (points, K / width, C, width), a cache line between points: all are
     written in turn.
     """
-    filter_, points, lanes = programs.make_filter(form), programs.points(form) ** 2, target().lanes
+    filter_, count_of_points, lanes = make_filter(form), points(form) ** 2, target().lanes
 
-    @cpu_kernel("ppiiiiii", f"F{form}")
-    def winograd_filter(start, stop, _scratch, w, u, c, k, kp, width, parts, per_part):  # type: ignore[no-untyped-def]
+    @cpu_kernel(f"F{form}")
+    def winograd_filter(
+        start, stop, _scratch, w: F32, u: F32, c: int, k: int, kp: int, width: int, parts: int, per_part: int
+    ):  # type: ignore[no-untyped-def]
         for chunk in range(start, stop):
             panel, part = chunk // parts, chunk % parts
             columns = min(width, k - panel * width)
@@ -33,7 +35,7 @@ def filter_kernel(form: Form) -> Kernel:
             # one panel at a time: its rows are written one after another
             for i in range(part * per_part, min((part + 1) * per_part, c)):
                 filter_(w, i * k + panel * width, c * k, columns, u, (panel * c + i) * width, kp * c + PAD)
-                for point in range(empty and points):  # whole vectors beyond the last channel
+                for point in range(empty and count_of_points):  # whole vectors beyond the last channel
                     clear(u, point * (kp * c + PAD) + (panel * c + i) * width + width - empty, empty)
 
     return winograd_filter

@@ -1,5 +1,4 @@
-"""Winograd convolution, 3x3 and 5x5, stride 1 (any padding, any dilation): forward, and the filter gradient in the
-transformed domain.
+"""Winograd convolution, 3x3 and 5x5, stride 1 (any padding, any dilation): forward.
 
 A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix
 products, transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense
@@ -11,23 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from kernels.conv.cpu import filters
-from kernels.conv.cpu.winograd import transforms as programs
 from kernels.conv.cpu.winograd.filter_transform import transformed
 from kernels.conv.cpu.winograd.plan import PAD, ZEROS, plan_of, two
 from kernels.conv.cpu.winograd.tiles import (
     PATCH,
+    Map,
+    Place,
+    Span,
+    Tiling,
+    enqueue_inputs,
+    enqueue_outputs,
     make_tile_writer,
     make_tiles_reader,
-    note_inputs,
-    note_outputs,
     row_of_tiles,
 )
-from kernels.conv.cpu.winograd.transforms import Form
-from kernels.core.cpu.gemm_microkernel import make_asking_column
+from kernels.conv.cpu.winograd.transforms import Form, Points, TileEpilogue, input_matrix, points
+from kernels.core.cpu.arguments import F32, F64
+from kernels.core.cpu.gemm_microkernel import (
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    make_prefetching_gemm,
+    one_tap,
+)
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.prefetch import share
 from kernels.core.cpu.target import target
@@ -38,72 +50,101 @@ from kernels.core.geometry import Window
 AHEAD = 256  # steps: 16 KB of panels
 
 
+class Work(NamedTuple):
+    """Channels of the maps and results, whole (cp, kp) and given, and how a launch goes over the tiles."""
+
+    c: int
+    c2: int  # of a second map
+    cp: int
+    k: int
+    k2: int  # of a second result
+    kp: int
+    units: int  # rows of tiles
+    per_chunk: int  # of these
+    block: int  # tiles
+    parts: int  # of the panels; threads share few tiles
+    adds: int  # whether `residual` (for a second result: what it holds) is added
+    summing: int  # per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2
+    relu: int
+    lines: int  # where in scratch the prefetch list lies; 0: there is none
+
+
 @lru_cache(maxsize=16)
 def forward_kernel(form: Form, vectors: int) -> Kernel:
-    """The kernel of F(m x m, r x r) whose matrix products use panels of `vectors` vectors: y = conv + bias.
+    """The kernel of F(m x m, r x r) whose matrix products use micro-panels of `vectors` vectors: y = conv + bias.
 
-    added: `more` (for a second y: what it holds) is added.   relu: max(y, 0).   summing: per chunk out[chunk] (2, K) =
-    sums over the pixels of y and of y^2.
-    A chunk is rows of tiles and one of `parts` parts of the panels (threads share few tiles); chunks of one part are
-    neighbours: few panels a core.
+    A chunk is rows of tiles and one of `parts` parts of the panels; chunks of one part are neighbours: few panels a
+    core.
     """
-    m, n, points = form[0], programs.points(form), programs.points(form) ** 2
-    read_tiles = make_tiles_reader(programs.input_matrix(form), n, m)
+    m, n = form[0], points(form)
+    count_of_points = n * n
+    read_tiles = make_tiles_reader(input_matrix(form), n, m)
     write_tile = make_tile_writer(form, True)
-    column_of_tiles, width = make_asking_column(vectors, ahead=AHEAD), vectors * target().lanes
+    gemm, width = make_prefetching_gemm(vectors, ahead=AHEAD), vectors * target().lanes
 
-    @cpu_kernel("ppppppppdg10iiiiiiiiiiiiii", f"F{form} x{vectors}")
-    def winograd_forward(start, stop, scratch, x, x2, u, y, y2, more, zeros, bias, out, t, c, c2, cp, k, k2, kp,
-                         units, per_chunk, block, parts, added, summing, relu, noted):  # fmt: skip  # type: ignore[no-untyped-def]
-        h, w, p, q, columns, dh, dw, above, before = t[0], t[1], t[2], t[3], t[5], t[6], t[7], t[8], t[9]
-        v_step, product_step = block * cp + PAD, block * kp + PAD
-        product = points * v_step
-        patch = product + points * product_step
-        sums = patch + points * PATCH
-        regions, panels = -(-units // per_chunk), kp // width
+    @cpu_kernel(f"F{form} x{vectors}")
+    def winograd_forward(start, stop, scratch, x: F32, x2: F32, u: F32, y: F32, y2: F32, residual: F32, zeros: F32,
+                         bias: F32, out: F64, t: Tiling, work: Work):  # fmt: skip
+        c, k, kp, lines = work.c + work.c2, work.k, work.kp, work.lines
+        first_map, second_map = Map(x, t.h, t.w, work.c), Map(x2, t.h, t.w, work.c2)
+        first_out, second_out = Map(y, t.p, t.q, k), Map(y2, t.p, t.q, work.k2)
+        v_step, product_step = work.block * work.cp + PAD, work.block * kp + PAD
+        product = count_of_points * v_step
+        patch = product + count_of_points * product_step
+        sums = patch + count_of_points * PATCH
+        regions, panels = -(-work.units // work.per_chunk), kp // width
+        end = TileEpilogue(bias, 0, residual, work.adds, scratch, sums, kp, work.summing, work.relu)
+        end2 = TileEpilogue(bias, k, y2, work.adds, scratch, sums, kp, work.summing, work.relu)
         for chunk in range(start, stop):
             region, part = chunk % regions, chunk // regions
-            first_panel, last_panel = part * panels // parts, (part + 1) * panels // parts
+            first_panel, last_panel = part * panels // work.parts, (part + 1) * panels // work.parts
             k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
-            first, end = region * per_chunk * columns, min((region + 1) * per_chunk, units) * columns
-            at, products = first, points * (last_panel - first_panel)
-            for i in range(2 * k * summing):
+            first = region * work.per_chunk * t.columns
+            last = min((region + 1) * work.per_chunk, work.units) * t.columns
+            at, products = first, count_of_points * (last_panel - first_panel)
+            for i in range(2 * k * work.summing):
                 out[chunk * 2 * k + i] = 0.0
-            while at < end:
-                count = min(block, end - at)
-                read_tiles(x, at, count, t, above, before, h, w, c, scratch, 0, cp, v_step, patch)
-                if c2:  # behind the first map's channels (whose padding this overwrites)
-                    read_tiles(x2, at, count, t, above, before, h, w, c2, scratch, c, cp, v_step, patch)
-                until = noted
-                if noted:
-                    until = note_inputs(
-                        scratch, until, x, x2, first, at + count, min(at + 2 * count, end), m, n, t, c, c2
-                    )
-                    if parts == 1:  # else other chunks write to the same lines
-                        until = note_outputs(scratch, until, y, y2, more, first, at, at + count, m, t, k, k2, added)
+            while at < last:
+                count = min(work.block, last - at)
+                read_tiles(first_map, t, at, count, t.top, t.left, Points(scratch, 0, v_step, work.cp), patch)
+                if work.c2:  # after the first map's channels (whose padding this overwrites)
+                    to = Points(scratch, work.c, v_step, work.cp)
+                    read_tiles(second_map, t, at, count, t.top, t.left, to, patch)
+                last_line = lines
+                if lines:
+                    following = Span(first, at + count, min(at + 2 * count, last))
+                    last_line = enqueue_inputs(scratch, last_line, first_map, second_map, t, following, m, n)
+                    if work.parts == 1:  # else other chunks write to the same lines
+                        now = Span(first, at, at + count)
+                        last_line = enqueue_outputs(
+                            scratch, last_line, first_out, second_out, residual, t, now, m, work.adds
+                        )
                 for i in range(products):
                     point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
-                    b0 = point * (kp * (c + c2) + PAD) + panel * (c + c2) * width
-                    a0, c0 = point * v_step, product + point * product_step + panel * width
-                    low, some = share(until - noted, i, products)
-                    column_of_tiles(scratch, a0, cp, 1, u, b0, width, c + c2, 1, 0, 0, 1, 0, 0, scratch, c0, kp,
-                                    count, width, zeros, 0, scratch, noted + low, some)  # fmt: skip
-                if summing:
+                    low, some = share(last_line - lines, i, products)
+                    gemm(
+                        Rows(scratch, point * v_step, work.cp, 1),
+                        Panel(u, point * (kp * c + PAD) + panel * c * width, width),
+                        one_tap(c),
+                        Results(scratch, product + point * product_step + panel * width, kp, count, width),
+                        Initial(zeros, 0, 0),
+                        Prefetch(scratch, lines + low, some),
+                    )
+                if work.summing:
                     clear(scratch, sums, 2 * kp)
-                unit, column = at // columns, at % columns
+                unit, column = at // t.columns, at % t.columns
                 image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
-                    x_out, p0 = ox + column * m * dw, product + s * kp
-                    write_tile(scratch, p0, product_step, y, image, oy, x_out, p, q, k, k_first, k_last, dh, dw,
-                               bias, 0, more, scratch, sums, kp, added, summing, relu)  # fmt: skip
-                    if k2:
-                        write_tile(scratch, p0 + k, product_step, y2, image, oy, x_out, p, q, k2, 0, k2, dh, dw,
-                                   bias, k, y2, scratch, sums, kp, added, summing, relu)  # fmt: skip
+                    place, p0 = Place(image, oy, ox + column * m * t.dw), product + s * kp
+                    write_tile(Points(scratch, p0, product_step, 0), first_out, t, place, k_first, k_last, end)
+                    if work.k2:
+                        of_second = Points(scratch, p0 + k, product_step, 0)
+                        write_tile(of_second, second_out, t, place, 0, work.k2, end2)
                     column += 1
-                    if column == columns:
+                    if column == t.columns:
                         column, unit = 0, unit + 1
                         image, oy, ox = row_of_tiles(unit, m, t)
-                for i in range(k_first, k_last if summing else k_first):
+                for i in range(k_first, k_last if work.summing else k_first):
                     out[chunk * 2 * k + i] += scratch[sums + i]
                     out[(chunk * 2 + 1) * k + i] += scratch[sums + kp + i]
                 at += count
@@ -135,12 +176,12 @@ def winograd_forward(
     plan = plan_of(form, n, (h, wd), w.shape[2], w.shape[3], window, c2)
     u = transformed(plan, w, form)
     parts = plan.parts if len(outs) == 1 else 1
-    adding, side = add or residual is not None, programs.points(form)
+    adding, side = add or residual is not None, points(form)
     lines = plan.lines(plan.block, ((h, wd), c + c2, side), (plan.tiling[2:4], (k + k2) * (1 + adding), form[0]))
-    chunks, (scratch, noted) = -(-plan.units // plan.per) * parts, plan.scratch(plan.block, lines)
-    numbers = (c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu, noted)
+    chunks, (scratch, place) = -(-plan.units // plan.per) * parts, plan.scratch(plan.block, lines)
+    work = Work(c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu, place)
     out = np.empty((chunks, 2, k if summing else 0))
     added, bias = y if residual is None else residual.reshape(-1), filters.zeros(k + k2) if bias is None else bias
     arrays = x, x2, u, y, y2, added, ZEROS, bias, out.reshape(-1)
-    parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.geometry, *numbers, scratch=scratch)
+    parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.tiling, work, scratch=scratch)
     return out

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
-from kernels.conv.cpu.winograd import transforms as programs
-from kernels.conv.cpu.winograd.tiles import PATCH
-from kernels.conv.cpu.winograd.transforms import Form
+from kernels.conv.cpu.winograd.tiles import PATCH, Tiling
+from kernels.conv.cpu.winograd.transforms import Form, points
 from kernels.core.cpu.gemm_microkernel import panel_vectors, tile_rows
 from kernels.core.cpu.target import target
 from kernels.core.geometry import Pair, Window
@@ -22,40 +20,9 @@ _SUMS_PER_TILE = 18_000
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them ...
 _SMALL = 300_000  # ... half as many for transformed filters of so many floats, which stay in the cache
-_QUIET = 1 << 18  # floats: maps that stay in the caches are not asked for
-_MOST_LINES = 20_000  # of a block that are asked for: a list of up to 160 KB
+_QUIET = 1 << 18  # floats: maps that stay in the caches are not prefetched
+_MOST_LINES = 20_000  # of a block that are prefetched: a list of up to 160 KB
 ZEROS = np.zeros(8192, np.float32)
-
-
-class Tiling(NamedTuple):
-    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and
-    padding.
-    """
-
-    h: int
-    w: int
-    p: int
-    q: int
-    rows: int
-    columns: int
-    dh: int
-    dw: int
-    top: int
-    left: int
-
-    @classmethod
-    def of(cls, form: Form, size: Pair, window: Window) -> Tiling:
-        """Of a stride-1 window over an image of `size`."""
-        m = form[0]
-        p, q = window.output_size(size)
-        dh, dw = window.dilation
-        rows, columns = (-(-n // (d * m)) for n, d in ((p, dh), (q, dw)))  # ceil(ceil(n / d) / m)
-        return cls(*size, p, q, rows, columns, dh, dw, window.padding[0][0], window.padding[1][0])
-
-    @property
-    def units(self) -> int:
-        """Tile rows of one image, over all phases."""
-        return self.rows * self.dh * self.dw
 
 
 def _equal_parts(count: int, about: int, step: int) -> int:
@@ -66,19 +33,19 @@ def _equal_parts(count: int, about: int, step: int) -> int:
     return -(-count // (parts * step)) * step
 
 
-def worth_noting(floats: int, lines: int) -> bool:
-    """Whether to ask for the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and
+def tiles_prefetch(floats: int, lines: int) -> bool:
+    """Whether to prefetch the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and
     their list is no burden.
     """
-    return target().asks and floats > _QUIET and lines <= _MOST_LINES
+    return target().prefetches and floats > _QUIET and lines <= _MOST_LINES
 
 
 def with_list(floats: int, lines: int) -> tuple[int, int]:
-    """Floats of scratch memory with a list of so many lines (of 8 bytes each) behind the first `floats`; where it
-    begins, in lines (0: no list).
+    """Floats of scratch memory with a prefetch list of so many lines (of 8 bytes each) after the first `floats`; where
+    it begins, in entries (0: no list).
     """
-    noted = (floats + 1) // 2
-    return 2 * (noted + lines), noted if lines else 0
+    start = (floats + 1) // 2
+    return 2 * (start + lines), start if lines else 0
 
 
 class Plan:
@@ -88,11 +55,10 @@ class Plan:
 
     def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window, last: int = 0) -> None:
         lanes, self.vectors = target().lanes, panel_vectors(k)
-        self.width, self.points = self.vectors * lanes, programs.points(form) ** 2
+        self.width, self.points = self.vectors * lanes, points(form) ** 2
         reach = c - last + -(-last // lanes) * lanes  # a second map, which may start anywhere, has whole vectors, too
         self.cp, self.kp = -(-reach // lanes) * lanes, -(-k // self.width) * self.width
         self.tiling = Tiling.of(form, size, window)
-        self.geometry = np.array(self.tiling, np.int64)
         self.units, columns = images * self.tiling.units, self.tiling.columns
         height = tile_rows(self.vectors)
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
@@ -118,12 +84,12 @@ class Plan:
 
     def lines(self, block: int, *maps: tuple[Pair, int, int]) -> int:
         """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they
-        are not asked for.
+        are not prefetched.
         """
         rows = min(block // self.tiling.columns + 2, self.units)
         lines = rows * sum(side * (w * c // 16 + 2) for (_, w), c, side in maps)
         floats = self.units // self.tiling.units * sum(h * w * c for (h, w), c, _ in maps)
-        return lines * worth_noting(floats, lines)
+        return lines * tiles_prefetch(floats, lines)
 
 
 plan_of = lru_cache(maxsize=1024)(Plan)

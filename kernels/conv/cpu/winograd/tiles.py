@@ -1,30 +1,94 @@
-"""Winograd's tiles in a map: where they lie, reading and writing them at the map's border and inside, noting what is to
-be asked for.
+"""Winograd's tiles in a map: where they lie, reading and writing them inside the map and at its border, prefetching
+them.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from kernels.conv.cpu.winograd import transforms as programs
-from kernels.conv.cpu.winograd.transforms import Form
+from kernels.conv.cpu.winograd.transforms import (
+    Form,
+    Matrix,
+    Pixels,
+    Points,
+    TileEpilogue,
+    make_read,
+    make_write,
+)
 from kernels.core.cpu.jit import inline
-from kernels.core.cpu.prefetch import note
+from kernels.core.cpu.prefetch import enqueue
 from kernels.core.cpu.vector_ops import clear, copy
+from kernels.core.geometry import Pair, Window
 
 PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share of the L1 cache
+
+
+class Tiling(NamedTuple):
+    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and
+    padding.
+    """
+
+    h: int
+    w: int
+    p: int
+    q: int
+    rows: int
+    columns: int
+    dh: int
+    dw: int
+    top: int
+    left: int
+
+    @classmethod
+    def of(cls, form: Form, size: Pair, window: Window) -> Tiling:
+        """Of a stride-1 window over an image of `size`."""
+        m = form[0]
+        p, q = window.output_size(size)
+        dh, dw = window.dilation
+        rows, columns = (-(-n // (d * m)) for n, d in ((p, dh), (q, dw)))  # ceil(ceil(n / d) / m)
+        return cls(*size, p, q, rows, columns, dh, dw, window.padding[0][0], window.padding[1][0])
+
+    @property
+    def units(self) -> int:
+        """Tile rows of one image, over all phases."""
+        return self.rows * self.dh * self.dw
+
+
+class Map(NamedTuple):
+    """A map (N, h, w, c). c = 0: there is none."""
+
+    array: Any
+    h: Any
+    w: Any
+    c: Any
+
+
+class Place(NamedTuple):
+    """Where a tile lies: its image, its first pixel."""
+
+    image: Any
+    y: Any
+    x: Any
+
+
+class Span(NamedTuple):
+    """Tiles first .. last of a chunk that begins with tile number `begin`."""
+
+    begin: Any
+    first: Any
+    last: Any
 
 
 @inline()
 def row_of_tiles(unit: int, m: int, t: Any) -> tuple[int, int, int]:
     """A row of tiles: its image, its first output row, its phase's first output column."""
-    rows, dh, dw = t[4], t[6], t[7]
-    image = unit // (rows * dh * dw)
-    rest = unit - image * rows * dh * dw
-    phase = rest // rows
-    a = phase // dw
-    return image, (rest - phase * rows) * m * dh + a, phase - a * dw
+    phases = t.dh * t.dw
+    image = unit // (t.rows * phases)
+    rest = unit - image * t.rows * phases
+    phase = rest // t.rows
+    a = phase // t.dw
+    return image, (rest - phase * t.rows) * m * t.dh + a, phase - a * t.dw
 
 
 @inline()
@@ -36,69 +100,69 @@ def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
 
 
 @cache
-def make_tile_reader(matrix: programs.Matrix, size: int) -> Any:
-    """read_tile(x, image, y, x, rows, columns, channels, dh, dw, out, o0, step, patch): a tile that may reach over the
-    image's border.
+def make_tile_reader(matrix: Matrix, size: int) -> Any:
+    """read_tile(x: Map, t: Tiling, place: Place, out: Points, patch): a tile that may reach over the image's border.
 
-    (y, x) is the tile's first pixel, possibly outside; what is outside reads as 0. A border tile is first copied to
-    patch[:size^2 channels].
+    `place` may lie outside; what is outside reads as 0. A border tile is first copied to out.array[patch : patch +
+    size^2 channels].
     """
-    read = programs.make_read(matrix, size)
+    read = make_read(matrix, size)
 
     @inline(f"{matrix} {size}")
-    def read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0, step, patch, patch0):  # type: ignore[no-untyped-def]
-        x0 = ((image * h + iy) * w + ix) * c
-        if iy >= 0 and ix >= 0 and iy + (size - 1) * dh < h and ix + (size - 1) * dw < w:
-            read(x, x0, dh * w * c, dw * c, c, out, o0, step, 1, 0, 0)
+    def read_tile(x, t, place, out, patch):  # type: ignore[no-untyped-def]
+        c, row, column = x.c, t.dh * x.w * x.c, t.dw * x.c
+        x0 = ((place.image * x.h + place.y) * x.w + place.x) * c
+        below, right_of = place.y + (size - 1) * t.dh, place.x + (size - 1) * t.dw
+        if place.y >= 0 and place.x >= 0 and below < x.h and right_of < x.w:
+            read(Pixels(x.array, x0, row, column, c), out, 1, 0)
             return
-        top, bottom = _inside(iy, dh, size, h)
-        left, right = _inside(ix, dw, size, w)
+        top, bottom = _inside(place.y, t.dh, size, x.h)
+        left, right = _inside(place.x, t.dw, size, x.w)
         for c0 in range(0, c, PATCH):
             part = min(PATCH, c - c0)
-            clear(patch, patch0, size * size * part)
+            clear(out.array, patch, size * size * part)
             for i in range(top, bottom):
-                if dw == 1 and part == c:  # a run of pixels is one run of memory
-                    copy(x, x0 + (i * dh * w + left) * c, patch, patch0 + (i * size + left) * c, (right - left) * c)
+                if t.dw == 1 and part == c:  # a run of pixels is one run of memory
+                    copy(x.array, x0 + i * row + left * c, out.array, patch + (i * size + left) * c, (right - left) * c)
                 else:
                     for j in range(left, right):
-                        copy(x, x0 + (i * dh * w + j * dw) * c + c0, patch, patch0 + (i * size + j) * part, part)
-            read(patch, patch0, size * part, part, part, out, o0 + c0, step, 1, 0, 0)
+                        at = patch + (i * size + j) * part
+                        copy(x.array, x0 + i * row + j * column + c0, out.array, at, part)
+            whole = Pixels(out.array, patch, size * part, part, part)
+            read(whole, Points(out.array, out.start + c0, out.point, out.tile), 1, 0)
 
     return read_tile
 
 
 @cache
-def make_tiles_reader(matrix: programs.Matrix, size: int, m: int) -> Any:
-    """read_tiles(x, first, count, t, above, before, rows, columns, channels, out, o0, pitch, step, patch): `count`
-    tiles, m apart, from `first` on.
+def make_tiles_reader(matrix: Matrix, size: int, m: int) -> Any:
+    """read_tiles(x: Map, t: Tiling, first, count, up, left, out: Points, patch): `count` tiles, m apart, from `first`
+    on.
 
-    The tiles of outputs, and those of size x size pixels that they need, `above` and `before` pixels further up and to
-    the left. Tile number s of them goes to out[o0 + s pitch]. A call for every run of tiles inside the image: for few
-    channels, calls cost as much as the transform.
+    The tiles of outputs, and those of size x size pixels that they need, `up` and `left` pixels before. There is a call
+    for every run of tiles inside the image: for few channels, calls cost as much as the transform.
     """
-    read, read_tile = programs.make_read(matrix, size), make_tile_reader(matrix, size)
+    read, read_tile = make_read(matrix, size), make_tile_reader(matrix, size)
 
     @inline(f"{matrix} {size} {m}")
-    def read_tiles(x, first, count, t, above, before, h, w, c, out, o0, pitch, step, patch):  # type: ignore[no-untyped-def]
-        columns, dh, dw = t[5], t[6], t[7]
-        unit, column, done = first // columns, first % columns, 0
+    def read_tiles(x, t, first, count, up, left, out, patch):  # type: ignore[no-untyped-def]
+        reach, apart = (size - 1) * t.dw, m * t.dw
+        unit, column, done = first // t.columns, first % t.columns, 0
         while done < count:
             image, oy, ox = row_of_tiles(unit, m, t)
-            iy, ix = oy - above, ox + column * m * dw - before
-            until = min(columns, column + count - done)
-            while column < until:
-                inside = (
-                    0
-                    if iy < 0 or ix < 0 or iy + (size - 1) * dh >= h
-                    else (w - 1 - (size - 1) * dw - ix) // (m * dw) + 1
-                )
-                some = max(1, min(until - column, inside))
+            iy, ix = oy - up, ox + column * apart - left
+            stop = min(t.columns, column + count - done)
+            while column < stop:
+                outside = iy < 0 or ix < 0 or iy + (size - 1) * t.dh >= x.h
+                inside = 0 if outside else (x.w - 1 - reach - ix) // apart + 1
+                some = max(1, min(stop - column, inside))
+                to = Points(out.array, out.start + done * out.tile, out.point, out.tile)
                 if inside > 0:
-                    x0 = ((image * h + iy) * w + ix) * c
-                    read(x, x0, dh * w * c, dw * c, c, out, o0 + done * pitch, step, some, m * dw * c, pitch)
+                    x0 = ((image * x.h + iy) * x.w + ix) * x.c
+                    read(Pixels(x.array, x0, t.dh * x.w * x.c, t.dw * x.c, x.c), to, some, apart * x.c)
                 else:
-                    read_tile(x, image, iy, ix, h, w, c, dh, dw, out, o0 + done * pitch, step, out, patch)
-                column, done, ix = column + some, done + some, ix + some * m * dw
+                    read_tile(x, t, Place(image, iy, ix), to, patch)
+                column, done, ix = column + some, done + some, ix + some * apart
             column, unit = 0, unit + 1
 
     return read_tiles
@@ -106,89 +170,103 @@ def make_tiles_reader(matrix: programs.Matrix, size: int, m: int) -> Any:
 
 @cache
 def _make_writer(form: Form, added: bool, summing: bool) -> Any:
-    whole, edge = (programs.make_write(form, edge, added, summing) for edge in (False, True))
+    whole, edge = (make_write(form, edge, added, summing) for edge in (False, True))
     m = form[0]
 
     @inline(f"{form} {added} {summing}")
-    def write(
-        inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu
-    ):  # type: ignore[no-untyped-def]
+    def write(inside, products, y, rows, columns, epilogue):  # type: ignore[no-untyped-def]
         if inside:
-            whole(product, p0, step, y, y0, row, column, channels, m, m, bias, b0, more, sums, s0, s_step, relu)
+            whole(products, y, m, m, epilogue)
         else:
-            edge(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu)
+            edge(products, y, rows, columns, epilogue)
 
     return write
 
 
 @cache
 def make_tile_writer(form: Form, sums_up: bool) -> Any:
-    """write_tile(...): channels first .. last of a tile of y (..., k) that may reach over the output's border; see
-    `make_write`.
+    """write_tile(products: Points, y: Map, t: Tiling, place: Place, first, last, epilogue: TileEpilogue): channels
+    first .. last of a tile that may reach over the output's border; see `make_write`.
 
-    added: `more` is added; summing: sums are taken (never both); relu: max(the result, 0).   sums_up: whether any
-        caller asks for sums.
+    The products, bias and sums of channel 0 lie where products and epilogue say. adds and summing are never both set.
+    sums_up: whether any caller asks for sums.
     """
     m = form[0]
     plain, adding, totals = (_make_writer(form, *kind) for kind in ((False, False), (True, False), (False, True)))
 
     @inline(f"{form} {sums_up}")
-    def write_tile(product, p0, step, y, image, oy, ox, p, q, k, first, last, dh, dw, bias, b0, more, sums, s0, s_step,
-                   added, summing, relu):  # fmt: skip  # type: ignore[no-untyped-def]
-        y0, channels, row, column = ((image * p + oy) * q + ox) * k + first, last - first, dh * q * k, dw * k
-        p0, b0, s0, rows, columns = p0 + first, b0 + first, s0 + first, m, m
-        inside = oy + (m - 1) * dh < p and ox + (m - 1) * dw < q
+    def write_tile(products, y, t, place, first, last, epilogue):  # type: ignore[no-untyped-def]
+        y0 = ((place.image * y.h + place.y) * y.w + place.x) * y.c + first
+        pixels = Pixels(y.array, y0, t.dh * y.w * y.c, t.dw * y.c, last - first)
+        part = Points(products.array, products.start + first, products.point, products.tile)
+        rows, columns = m, m
+        inside = place.y + (m - 1) * t.dh < y.h and place.x + (m - 1) * t.dw < y.w
         if not inside:
-            rows, columns = _inside(oy, dh, m, p)[1], _inside(ox, dw, m, q)[1]
-        if sums_up and summing:
-            totals(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
-                   s_step, relu)  # fmt: skip
-        elif added:
-            adding(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
-                   s_step, relu)  # fmt: skip
+            rows, columns = _inside(place.y, t.dh, m, y.h)[1], _inside(place.x, t.dw, m, y.w)[1]
+        end = _from_channel(epilogue, first)
+        if sums_up and end.summing:
+            totals(inside, part, pixels, rows, columns, end)
+        elif end.adds:
+            adding(inside, part, pixels, rows, columns, end)
         else:
-            plain(inside, product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0,
-                  s_step, relu)  # fmt: skip
+            plain(inside, part, pixels, rows, columns, end)
 
     return write_tile
 
 
 @inline()
-def note_tiles(noted, at, x, begin, first, last, m, t, above, before, size, h, w, c):  # type: ignore[no-untyped-def]
-    """Note (runs.note) the pixels of the tiles first .. last of a map (N, h, w, c), each of size x size pixels, m
-    apart; returns the next number.
+def _from_channel(end, first):  # type: ignore[no-untyped-def]
+    """An epilogue whose bias and sums begin with channel `first`."""
+    return TileEpilogue(
+        end.bias,
+        end.bias_start + first,
+        end.residual,
+        end.adds,
+        end.sums,
+        end.sums_start + first,
+        end.sums_step,
+        end.summing,
+        end.relu,
+    )
 
-    Left out is what the tiles before, down to number `begin`, have asked for. With size = m: the pixels that tiles of
-    outputs write.
+
+@inline()
+def enqueue_tiles(lines, at, x, t, span, m, size, up, left):  # type: ignore[no-untyped-def]
+    """Put the pixels of a span of tiles of a map on the prefetch list, each of size x size pixels, m apart, `up` and
+    `left` pixels before the outputs; returns the next number.
+
+    Left out is what the chunk's tiles before them have prefetched. With size = m: the pixels that tiles of outputs
+    write.
     """
-    columns, dh, dw = t[5], t[6], t[7]
-    while first < last:
-        unit = first // columns
+    first = span.first
+    while first < span.last:
+        unit = first // t.columns
         image, oy, ox = row_of_tiles(unit, m, t)
-        column = first - unit * columns
-        stop = min(columns, column + last - first)
-        y, left = oy - above, ox + column * m * dw - before
-        rows = min(size, (h - y + dh - 1) // dh)
-        shared = max((size - m) * (oy >= m * dh and first - columns >= begin), (dh - 1 - y) // dh)
-        start, end = max(0, left + (size - m) * dw * (column > 0)), min(w, ox + (stop * m + size - m) * dw - before)
+        column = first - unit * t.columns
+        stop = min(t.columns, column + span.last - first)
+        y, x0 = oy - up, ox + column * m * t.dw - left
+        rows = min(size, (x.h - y + t.dh - 1) // t.dh)
+        shared = max((size - m) * (oy >= m * t.dh and first - t.columns >= span.begin), (t.dh - 1 - y) // t.dh)
+        start = max(0, x0 + (size - m) * t.dw * (column > 0))
+        end = min(x.w, ox + (stop * m + size - m) * t.dw - left)
         for row in range(shared, rows):
-            at = note(noted, at, x, ((image * h + y + row * dh) * w + start) * c, max(0, end - start) * c)
+            line = (image * x.h + y + row * t.dh) * x.w
+            at = enqueue(lines, at, x.array, (line + start) * x.c, max(0, end - start) * x.c)
         first += stop - column
     return at
 
 
 @inline()
-def note_inputs(noted, until, x, x2, first, following, last, m, n, t, c, c2):  # type: ignore[no-untyped-def]
-    """Note what the tiles following .. last read of one or two maps; `first` is their chunk's first tile."""
-    h, w, above, before = t[0], t[1], t[8], t[9]
-    until = note_tiles(noted, until, x, first, following, last, m, t, above, before, n, h, w, c)
-    return note_tiles(noted, until, x2, first, following, last, m, t, above, before, n, h, w, c2) if c2 else until
+def enqueue_inputs(lines, at, x, x2, t, span, m, n):  # type: ignore[no-untyped-def]
+    """Put what a span of tiles reads of one or two maps on the prefetch list."""
+    at = enqueue_tiles(lines, at, x, t, span, m, n, t.top, t.left)
+    return enqueue_tiles(lines, at, x2, t, span, m, n, t.top, t.left) if x2.c else at
 
 
 @inline()
-def note_outputs(noted, until, y, y2, more, first, at, last, m, t, k, k2, added):  # type: ignore[no-untyped-def]
-    """Note what the tiles at .. last write to one or two results, or add to one."""
-    until = note_tiles(noted, until, y, first, at, last, m, t, 0, 0, m, t[2], t[3], k)
-    if k2:
-        return note_tiles(noted, until, y2, first, at, last, m, t, 0, 0, m, t[2], t[3], k2)
-    return note_tiles(noted, until, more, first, at, last, m, t, 0, 0, m, t[2], t[3], k) if added else until
+def enqueue_outputs(lines, at, y, y2, residual, t, span, m, adds):  # type: ignore[no-untyped-def]
+    """Put what a span of tiles writes to one or two results, or adds to one, on the prefetch list."""
+    at = enqueue_tiles(lines, at, y, t, span, m, m, 0, 0)
+    if y2.c:
+        return enqueue_tiles(lines, at, y2, t, span, m, m, 0, 0)
+    return enqueue_tiles(lines, at, Map(residual, y.h, y.w, y.c), t, span, m, m, 0, 0) if adds else at

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.vector_ops import over_run
@@ -146,36 +147,55 @@ def transform(code: Code, matrix: Matrix, tile: Sequence[Sequence[Vec]]) -> list
     return [combine(code, matrix, [column[i] for column in columns]) for i in range(len(matrix))]
 
 
-def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
-    """read(x, x0, row, column, channels, out, o0, step, tiles, apart, pitch): transform `tiles` tiles of an image side
-    by side, all of them inside.
+class Pixels(NamedTuple):
+    """A tile's pixels in a map: pixel (i, j) has its channels from array[start + i row + j column] on."""
 
-    The first size x size tile starts at x[x0], the next ones `apart` floats further on each; pixels are `row` and
-    `column` floats apart and have `channels` channels. Point (i, j) of a transform goes to out[o0 + (i n + j) step],
-    those of the next tile `pitch` further on, channels padded with zeros to whole vectors.
+    array: Any
+    start: Any
+    row: Any
+    column: Any
+    channels: Any
+
+
+class Points(NamedTuple):
+    """Transformed tiles: point p of tile number t is at array[start + p point + t tile], channels in whole vectors."""
+
+    array: Any
+    start: Any
+    point: Any
+    tile: Any
+
+
+class TileEpilogue(NamedTuple):
+    """What happens to results before they are stored: + bias[bias_start + c]; if `adds`, + what stands in `residual`
+    where the result stands in y; if `relu`, max(that, 0); if `summing`, sums[sums_start + c] += the results,
+    sums[sums_start + sums_step + c] += their squares.
     """
 
-    @program("piiiipiiiii")
-    def read(
-        code: Code,
-        x: Pointer,
-        x0: Int,
-        row: Int,
-        column: Int,
-        channels: Int,
-        out: Pointer,
-        o0: Int,
-        step: Int,
-        tiles: Int,
-        apart: Int,
-        pitch: Int,
-    ) -> None:
+    bias: Any
+    bias_start: Any
+    residual: Any
+    adds: Any
+    sums: Any
+    sums_start: Any
+    sums_step: Any
+    summing: Any
+    relu: Any
+
+
+def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
+    """read(x: Pixels, out: Points, tiles, apart): transform `tiles` tiles of size x size pixels, `apart` floats apart
+    in the map, all of them inside; channels are padded with zeros to whole vectors.
+    """
+
+    @program
+    def read(code: Code, x: Pixels, out: Points, tiles: Int, apart: Int) -> None:
         n = len(matrix)
-        columns, steps = [column * j for j in range(size)], [step * j for j in range(n)]
+        columns, steps = [x.column * j for j in range(size)], [out.point * j for j in range(n)]
         with code.loop(0, tiles) as k:
             # One address per row and one offset per column: twelve registers in place of 36.
-            corner, origin = x + x0 + k * apart, out + o0 + k * pitch
-            rows, outs = [corner + row * i for i in range(size)], [origin + step * (n * i) for i in range(n)]
+            corner, origin = x.array + x.start + k * apart, out.array + out.start + k * out.tile
+            rows, outs = [corner + x.row * i for i in range(size)], [origin + out.point * (n * i) for i in range(n)]
 
             def body(c: Int, count: Int | None, rows: list[Pointer] = rows, outs: list[Pointer] = outs) -> None:
                 tile = [[code.load(rows[i], columns[j] + c, count) for j in range(size)] for i in range(size)]
@@ -183,53 +203,35 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
                     for j, value in enumerate(line):
                         code.store(value, outs[i], steps[j] + c)
 
-            over_run(code, channels, body)
+            over_run(code, x.channels, body)
 
     return read
 
 
 def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[..., None]:
-    """write(product, p0, step, y, y0, row, column, channels, rows, columns, bias, b0, more, sums, s0, s_step, relu):
-    A^T product A + bias[b0 + c] to an m x m tile at y[y0], or with relu max(that, 0).
+    """write(products: Points, y: Pixels, rows, columns, epilogue: TileEpilogue): A^T product A, then the epilogue, to
+    an m x m tile.
 
-    edge: only the first `rows` rows and `columns` columns of the tile exist.   added: what stands in `more` where the
-    result stands in y is added, too.   summing: sums[s0 + c] += the results, sums[s0 + s_step + c] += their squares.
+    edge: only the first `rows` rows and `columns` columns of the tile exist.   added, summing: what the epilogue asks
+    for, compiled in.
     """
     m, n = form[0], points(form)
 
-    @program("piipiiiiiipippiii")
-    def write(
-        code: Code,
-        product: Pointer,
-        p0: Int,
-        step: Int,
-        y: Pointer,
-        y0: Int,
-        row: Int,
-        column: Int,
-        channels: Int,
-        rows: Int,
-        columns: Int,
-        bias: Pointer,
-        b0: Int,
-        more: Pointer,
-        sums: Pointer,
-        s0: Int,
-        s_step: Int,
-        relu: Int,
-    ) -> None:
+    @program
+    def write(code: Code, products: Points, y: Pixels, rows: Int, columns: Int, epilogue: TileEpilogue) -> None:
         inside = [
             [code.both(code.int(i) < rows, code.int(j) < columns) if edge else None for j in range(m)] for i in range(m)
         ]
-        least = code.select(code.spread(relu >= 1), 0, -math.inf)
-
-        points_in_row, steps = [product + p0 + step * (n * i) for i in range(n)], [step * j for j in range(n)]
-        lines, pixels = [y + y0 + row * i for i in range(m)], [column * j for j in range(m)]
-        others = [more + y0 + row * i for i in range(m)]
+        least = code.select(code.spread(epilogue.relu >= 1), 0, -math.inf)
+        first, step = products.array + products.start, products.point
+        points_in_row, steps = [first + step * (n * i) for i in range(n)], [step * j for j in range(n)]
+        lines, pixels = [y.array + y.start + y.row * i for i in range(m)], [y.column * j for j in range(m)]
+        others = [epilogue.residual + y.start + y.row * i for i in range(m)]
 
         def body(c: Int, count: Int | None) -> None:
             tile = [[code.load(points_in_row[i], steps[j] + c) for j in range(n)] for i in range(n)]
-            offset, totals = code.load(bias, b0 + c, count), [code.variable(0.0) for _ in range(2 * summing)]
+            offset = code.load(epilogue.bias, epilogue.bias_start + c, count)
+            totals = [code.variable(0.0) for _ in range(2 * summing)]
             for i, line in enumerate(transform(code, AT[form], tile)):
                 for j, value in enumerate(line):
                     with code.when(inside[i][j]):
@@ -241,9 +243,10 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
                             totals[0].set(totals[0].get() + result)
                             totals[1].set(code.fma(result, result, totals[1].get()))
             for k, total in enumerate(totals):
-                code.store(code.load(sums, s0 + s_step * k + c) + total.get(), sums, s0 + s_step * k + c)
+                at = epilogue.sums_start + epilogue.sums_step * k + c
+                code.store(code.load(epilogue.sums, at) + total.get(), epilogue.sums, at)
 
-        over_run(code, channels, body)
+        over_run(code, y.channels, body)
 
     return write
 
@@ -257,7 +260,7 @@ def make_filter(form: Form) -> Callable[..., None]:
 
     r, n = form[1], points(form)
 
-    @program("piiipii")
+    @program
     def filter_(code: Code, w: Pointer, w0: Int, tap: Int, columns: Int, out: Pointer, o0: Int, step: Int) -> None:
         def body(c: Int, count: Int | None) -> None:
             taps = [[code.load(w, w0 + c + tap * (r * i + j), count) for j in range(r)] for i in range(r)]
@@ -276,7 +279,7 @@ def make_filter_gradient(form: Form) -> Callable[..., None]:
     """
     r, n = form[1], points(form)
 
-    @program("piipiii")
+    @program
     def filter_gradient(
         code: Code, u: Pointer, u0: Int, step: Int, dw: Pointer, w0: Int, tap: Int, columns: Int
     ) -> None:
