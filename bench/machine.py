@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import target
@@ -42,7 +43,7 @@ class Machine:
         )
 
 
-@program("ppi")
+@program
 def _multiply_add(code: Code, x: Pointer, y: Pointer, steps: Int) -> None:
     a, b = code.load(x), code.load(x, code.lanes)
     sums = [code.variable(float(k)) for k in range(_SUMS)]
@@ -53,14 +54,14 @@ def _multiply_add(code: Code, x: Pointer, y: Pointer, steps: Int) -> None:
         code.store(total.get(), y, k * code.lanes)
 
 
-@cpu_kernel("ppi")
-def _arithmetic(start, stop, scratch, x, y, steps):  # type: ignore[no-untyped-def]
+@cpu_kernel()
+def _arithmetic(start, stop, scratch, x: F32, y: F32, steps: int):
     for _ in range(start, stop):
         _multiply_add(x, scratch, steps)
 
 
-@cpu_kernel("ppi")
-def _copying(start, stop, scratch, x, y, n):  # type: ignore[no-untyped-def]
+@cpu_kernel()
+def _copying(start, stop, scratch, x: F32, y: F32, n: int):
     for chunk in range(start, stop):
         copy(x, chunk * n, y, chunk * n, n)
 

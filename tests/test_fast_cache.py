@@ -10,12 +10,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from test_simd import other_widths
 
 from kernels.core.cpu import jit as compiling
 from kernels.core.cpu import sources
+from kernels.core.cpu.arguments import F32, Arrays, Ints
+from kernels.core.cpu.thread_pool import parallel
 
 ROOT = Path(__file__).resolve().parent.parent
 NARROW = {"AREOGRAD_SIMD": "avx2"} if "avx2" in other_widths() else {}  # compiles faster
@@ -157,11 +161,12 @@ def test_a_kernel_s_digest_covers_all_that_its_machine_code_comes_from(tmp_path)
 
 OWN = """
 import numpy as np
+from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import cpu_kernel
 from kernels.core.cpu.thread_pool import parallel
 
-@cpu_kernel("p")
-def scaled(start, stop, _scratch, x):
+@cpu_kernel()
+def scaled(start, stop, _scratch, x: F32):
     for i in range(start, stop):
         x[i] *= FACTOR
 
@@ -210,9 +215,45 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path) -> None:
     assert run(tmp_path / "file" / "cache") == (events, result)
 
 
-def test_a_kernel_s_letters_are_checked() -> None:
-    with pytest.raises(ValueError, match="got arguments 'pxi', expected the letters p b d l i f and gN"):
-        compiling.cpu_kernel("pxi")(lambda start, stop, scratch, a, b, c: None)
+def test_a_kernel_s_annotations_are_checked() -> None:
+    def without(start, stop, scratch, x: F32, n) -> None: ...
+
+    def wrong(start, stop, scratch, x: F32, n: str) -> None: ...
+
+    with pytest.raises(ValueError, match=r"cpu_kernel .*without: its parameter 'n' has no annotation"):
+        compiling.cpu_kernel()(without)
+    with pytest.raises(
+        ValueError, match=r"cpu_kernel .*wrong: its parameter 'n' is annotated with .*str.*, expected F32"
+    ):
+        compiling.cpu_kernel()(wrong)
+
+
+class Numbers(NamedTuple):
+    """Numbers that a kernel reads by name."""
+
+    first: int
+    last: int
+
+
+class Arrays2(NamedTuple):
+    """Arrays that a kernel reads by name."""
+
+    x: F32
+    y: F32
+
+
+def test_records_and_tuples_of_a_kernel() -> None:
+    @compiling.cpu_kernel()
+    def records(start, stop, scratch, pair: Arrays2, others: Arrays(3), numbers: Numbers, ints: Ints(2), f: float):
+        for i in range(numbers.first, numbers.last):
+            pair.y[i] = pair.x[i] * f + others[0][i] + others[2][i] * ints[1] + ints[0]
+
+    x, y, a, c = (np.arange(8, dtype=np.float32) + k for k in range(4))
+    before = y.copy()
+    parallel(records, 1, Arrays2(x, y), [a, x, c], Numbers(2, 6), (7, 100), 0.5)
+    expected = x * 0.5 + a + c * 100 + 7
+    assert (y[2:6] == expected[2:6]).all()
+    assert (y[[0, 1, 6, 7]] == before[[0, 1, 6, 7]]).all()
 
 
 @pytest.mark.parametrize("width", other_widths())

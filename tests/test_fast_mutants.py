@@ -75,15 +75,15 @@ MUTANTS = [
     Mutant(
         "last row of a column of tiles lost",
         "core/cpu/gemm_microkernel.py",
-        "if done < rows:",
-        "if done < rows - 1:",
+        "if done < c.rows:",
+        "if done < c.rows - 1:",
         "conv_direct/forward",
     ),
     Mutant(
         "a later block of sums forgets the ones before",
         "core/cpu/gemm_microkernel.py",
-        "begun = s0 >= 1",
-        "begun = s0 >= 2",
+        "accumulate = initial.accumulate >= 1",
+        "accumulate = initial.accumulate >= 2",
         "conv_many_chunks/filter",
     ),
     Mutant(
@@ -96,15 +96,15 @@ MUTANTS = [
     Mutant(
         "conv and norm: blocks of a chunk taken for the first",
         "conv/cpu/fused_norm_backward/winograd.py",
-        "at > chunk * per_chunk, scratch",
-        "0, scratch",
+        "Initial(zeros, 0, at > first)",
+        "Initial(zeros, 0, 0)",
         "norm_gradients_winograd",
     ),
     Mutant(
         "conv and norm: strips of a chunk taken for the first",
         "conv/cpu/fused_norm_backward/pointwise.py",
-        "gradient_width, first > chunk * per_chunk",
-        "gradient_width, 0",
+        "Initial(zeros, 0, first > chunk * work.per_chunk)",
+        "Initial(zeros, 0, 0)",
         "norm_gradients_pointwise",
     ),
     Mutant(
@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "filter gradient: the last strip is a whole one",
         "conv/cpu/direct/backward_filter.py",
-        "count, known = min(rows, p - first)",
-        "count, known = rows",
+        "count, accumulate = min(layer.rows, layer.p - first)",
+        "count, accumulate = layer.rows",
         "conv_many_chunks/filter",
     ),
     Mutant("packing: tiles reach into each other", "core/cpu/packing.py", "GAP = 4", "GAP = 0", "conv_windows"),
@@ -153,8 +153,8 @@ MUTANTS = [
     Mutant(
         "windows: taps of the row above",
         "conv/cpu/direct/patch_backward_filter.py",
-        "(line * taps + tap + t) * q",
-        "(line + tap + t) * q",
+        "(line * blocks.taps + tap + t) * work.q",
+        "(line + tap + t) * work.q",
         "conv_windows",
     ),
     Mutant(
@@ -174,15 +174,15 @@ MUTANTS = [
     Mutant(
         "windows: pieces of a chunk taken for the first",
         "conv/cpu/direct/patch_backward_filter.py",
-        "zeros, first > begin,",
-        "zeros, 0,",
+        "Initial(zeros, 0, first > begin)",
+        "Initial(zeros, 0, 0)",
         "conv_windows",
     ),
     Mutant(
         "conv and norm: sums of a second map in the first one's place",
         "conv/cpu/fused_norm_backward/pointwise.py",
-        "before + sizes[part]",
-        "before",
+        "before += size",
+        "before += 0",
         "norm_gradients_pointwise",
     ),
     Mutant(
@@ -209,8 +209,8 @@ MUTANTS = [
     Mutant(
         "row and column stride swapped",
         "conv/cpu/direct/forward.py",
-        "column(source, a0, sw * c, 1,",
-        "column(source, a0, sh * c, 1,",
+        "Rows(source, a0, layer.sw * c, 1)",
+        "Rows(source, a0, layer.sh * c, 1)",
         "conv_direct_strided/forward",
     ),
     Mutant(
@@ -251,8 +251,8 @@ MUTANTS = [
     Mutant(
         "conv and norm: right padding not cleared",
         "conv/cpu/fused_norm_backward/winograd.py",
-        "wide - (before + w) * pitch)",
-        "0)",
+        "strip.start + end, wide - end)",
+        "strip.start + end, 0)",
         "norm_gradients_winograd",
     ),
     Mutant(
@@ -391,22 +391,22 @@ MUTANTS = [
     Mutant(
         "Winograd: a tile over the border taken for one inside",
         "conv/cpu/winograd/tiles.py",
-        "- ix) // (m * dw) + 1",
-        "- ix) // (m * dw) + 2",
+        "- ix) // apart + 1",
+        "- ix) // apart + 2",
         "conv_winograd4/forward",
     ),
     Mutant(
         "Winograd: tiles of a run in one place",
         "conv/cpu/winograd/transforms.py",
-        "out + o0 + k * pitch",
-        "out + o0",
+        "out.array + out.start + k * out.tile",
+        "out.array + out.start",
         "conv_winograd4/forward",
     ),
     Mutant(
         "few tiles: pieces of channels forget the ones before",
         "conv/cpu/winograd/few_tiles.py",
-        "width, zeros, first)",
-        "width, zeros, 0)",
+        "Initial(zeros, 0, first)",
+        "Initial(zeros, 0, 0)",
         "conv_winograd_few",
     ),
     Mutant(
@@ -519,8 +519,8 @@ MUTANTS = [
     Mutant(
         "flash: mask transposed",
         "attention/cpu/flash.py",
-        "at + i * query_step + j * key_step",
-        "at + j * query_step + i * key_step",
+        "at + i * mask.query + j * mask.key",
+        "at + j * mask.query + i * mask.key",
         _DOT,
     ),
     Mutant(

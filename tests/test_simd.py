@@ -17,6 +17,7 @@ import pytest
 
 from kernels.core.cpu import vector_ops
 from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
+from kernels.core.cpu.simd_values import ProgramError
 from kernels.core.cpu.target import TARGETS, mask_bytes, target, usable_targets
 
 LANES = target().lanes
@@ -449,7 +450,7 @@ def other_widths() -> list[str]:
 @pytest.mark.parametrize("width", other_widths())
 def test_other_vectors(width: str) -> None:
     """This file and that of the register tile once more with the vector width forced."""
-    files = __file__, str(Path(__file__).with_name("test_contract.py"))
+    files = __file__, str(Path(__file__).with_name("test_gemm_microkernel.py"))
     command = [
         sys.executable,
         "-m",
@@ -465,7 +466,7 @@ def test_other_vectors(width: str) -> None:
         command, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
-    show = [sys.executable, "-c", "from kernels.core.cpu.simd import target; print(target().name, target().lanes)"]
+    show = [sys.executable, "-c", "from kernels.core.cpu.target import target; print(target().name, target().lanes)"]
     shown = subprocess.run(
         show, capture_output=True, text=True, env={**os.environ, "AREOGRAD_SIMD": width}, check=False
     )
@@ -473,8 +474,69 @@ def test_other_vectors(width: str) -> None:
 
 
 def test_mistakes_are_named(monkeypatch) -> None:
-    with pytest.raises(ValueError, match="program: got arguments 'pxi', expected only the letters p, i and f"):
-        program("pxi")
+    def number(code: Code, x: Pointer, n: int) -> None: ...
+
+    def nothing(code: Code, x: Pointer, n) -> None: ...
+
+    with pytest.raises(ValueError, match=r"program .*number: got a parameter .*'int'.*, expected Pointer, Int, Float"):
+        program(number)
+    with pytest.raises(ValueError, match=r"program .*nothing: its parameter 'n' has no annotation"):
+        program(nothing)
     monkeypatch.setenv("AREOGRAD_SIMD", "mmx")
     with pytest.raises(ValueError, match=r"AREOGRAD_SIMD: got 'mmx', this processor has .*scalar"):
         target.__wrapped__()
+
+
+REFUSED = {
+    "if v > 0": (lambda code, v, n: 1 if v > 0 else 0, r"a condition in `if`.*use code.when, code.select"),
+    "n and 1": (lambda code, v, n: n and 1, r"an Int in `if`, `while`, `and`.*use code.when or code.choose"),
+    "not v": (lambda code, v, n: not v, r"a Vec in `if`.*use code.select"),
+    "range(n)": (lambda code, v, n: range(n), r"an Int where Python needs a number.*code.loop"),
+    "n // 2": (lambda code, v, n: n // 2, r"got // of an Int"),
+    "n / 2": (lambda code, v, n: n / 2, r"got / of an Int"),
+    "-n": (lambda code, v, n: -n, r"got unary - of an Int"),
+    "v ** 2": (lambda code, v, n: v**2, r"got \*\* of a Vec"),
+    "v[0]": (lambda code, v, n: v[0], r"got an index of a Vec"),
+    "for lane in v": (lambda code, v, n: list(v), r"got a loop of a Vec"),
+}
+
+
+@pytest.mark.parametrize("construct", REFUSED)
+def test_python_that_programs_do_not_have_is_one_line(construct: str) -> None:
+    """It names the program and the construct, where it would otherwise emit something else."""
+    use, message = REFUSED[construct]
+
+    @program
+    def refused(code: Code, x: Pointer, n: Int) -> None:
+        use(code, code.load(x), n)
+
+    @numba.njit
+    def caller(x, n):
+        refused(x, n)
+
+    with pytest.raises(ProgramError, match=rf"^program \S*refused: {message}") as error:
+        caller(np.zeros(64, np.float32), 3)
+    assert "\n" not in str(error.value)
+
+
+def test_comparisons() -> None:
+    """All four of vectors, which are false where either is NaN, and of integers."""
+
+    @program
+    def compare(code: Code, x: Pointer, y: Pointer, n: Int) -> None:
+        v = code.load(x)
+        for k, mask in enumerate((v < 1, v <= 1, v > 1, v >= 1)):
+            code.store(code.select(mask, 1, 0), y, k * code.lanes)
+        for k, condition in enumerate((n < 3, n <= 3, n > 3, n >= 3, n.equals(3))):
+            code.store(code.select(code.spread(condition), 1, 0), y, (4 + k) * code.lanes)
+
+    @numba.njit
+    def caller(x, y, n):
+        compare(x, y, n)
+
+    lanes = target().lanes
+    for value, wanted in ((0, [1, 1, 0, 0]), (1, [0, 1, 0, 1]), (2, [0, 0, 1, 1]), (np.nan, [0, 0, 0, 0])):
+        for n, whole in ((2, [1, 1, 0, 0, 0]), (3, [0, 1, 0, 1, 1]), (4, [0, 0, 1, 1, 0])):
+            y = np.full(9 * lanes, -1, np.float32)
+            caller(np.full(lanes, value, np.float32), y, n)
+            assert y[::lanes].tolist() == wanted + whole

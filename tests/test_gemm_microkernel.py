@@ -1,5 +1,5 @@
-"""The register tile against NumPy, at the host's vector width; tests/test_simd.py runs this file at each narrower one,
-too.
+"""The GEMM micro-kernel against NumPy, at the host's vector width; tests/test_simd.py runs this file at each narrower
+one, too.
 """
 
 from __future__ import annotations
@@ -9,6 +9,18 @@ import numpy as np
 import pytest
 
 from kernels.core.cpu import gemm_microkernel, prefetch
+from kernels.core.cpu.gemm_microkernel import (
+    ADD,
+    RELU,
+    Epilogue,
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    Taps,
+    one_tap,
+)
 from kernels.core.cpu.target import target
 
 LANES = target().lanes
@@ -23,47 +35,48 @@ VECTORS = 2 if LANES > 1 else 1
 
 
 @pytest.mark.parametrize("origin", ["start", "first block", "later block", "PLAIN", "ADDED", "SUMMED", "BOTH"])
-def test_columns_of_register_tiles(origin: str) -> None:
-    """C = start + A B over two levels of runs, or C += A B: any number of rows, a tail of columns, guards untouched; in
-    blocks with B's rows not padded. A column that finishes adds to C, or sums its results and their squares, and has a
-    ReLU.
+def test_gemms(origin: str) -> None:
+    """C = initial + A B over two levels of taps, or C += A B: any number of rows, a tail of columns, guards untouched;
+    in k-blocks with B's rows not padded. A gemm with an epilogue adds to C, or sums its results and their squares, and
+    has a ReLU.
 
-    The first of several blocks does not read what C holds. Lines that are asked for meanwhile change nothing.
+    The first of several k-blocks does not read what C holds. Lines that are prefetched meanwhile change nothing.
     """
     width, steps, runs1, runs2 = VECTORS * LANES, 5, 2, 3
     blocks, finishes = "block" in origin, origin.isupper()
-    begun = int(origin == "later block")
+    accumulate = int(origin == "later block")
     if finishes:
-        column = gemm_microkernel.make_finishing_column(VECTORS, True, origin in ("SUMMED", "BOTH"))
-        finish = gemm_microkernel.ADDED * (origin in ("ADDED", "BOTH")) + gemm_microkernel.RELU * (origin == "ADDED")
+        gemm = gemm_microkernel.make_epilogue_gemm(VECTORS, True, origin in ("SUMMED", "BOTH"))
+        operations = ADD * (origin in ("ADDED", "BOTH")) + RELU * (origin == "ADDED")
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, noted, sums):
-            column(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, 1, noted, 1,
-                   10, sums, 1, finish)  # fmt: skip
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
+            taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
+            prefetch, epilogue = Prefetch(lines, 1, 10), Epilogue(sums, 1, operations)
+            gemm(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, Initial(start, 1, 0), prefetch, epilogue)
     elif blocks:
-        asking, padded = (
-            gemm_microkernel.make_asking_column(VECTORS, blocks=True),
-            gemm_microkernel.make_column(VECTORS, blocks=True, mask_b=True, mask_c=True),
-        )
+        prefetching = gemm_microkernel.make_prefetching_gemm(VECTORS, accumulates=True)
+        masked = gemm_microkernel.make_gemm(VECTORS, accumulates=True, mask_b=True, mask_c=True)
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, noted, sums):
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
+            taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
+            initial = Initial(start, accumulate, accumulate)
             if columns == br:
-                asking(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, begun,
-                       noted, 1, 10)  # fmt: skip
+                prefetching(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, initial, Prefetch(lines, 1, 10))
             else:
-                padded(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, begun)
+                masked(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, initial)
     else:
-        column = gemm_microkernel.make_column(VECTORS, mask_c=True)
+        gemm = gemm_microkernel.make_gemm(VECTORS, mask_c=True)
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, noted, sums):
-            column(a, 1, ar, 1, b, 2, br, 5, 2, 15, 15 * br, 3, 5, 5 * br, c, 3, cr, rows, columns, start, 1)
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
+            taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
+            gemm(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, Initial(start, 1, 0))
 
-    depth, tall = steps * runs1 * runs2, gemm_microkernel.tile_rows(VECTORS)
-    for rows in sorted({1, 2, tall - 1, tall, tall + 1, 2 * tall + 1, 3 * tall - 1}):
-        columns = width if rows == tall else width - LANES // 2 if LANES > 1 else 1
+    depth, main = steps * runs1 * runs2, gemm_microkernel.tile_rows(VECTORS)
+    for rows in sorted({1, 2, main - 1, main, main + 1, 2 * main + 1, 3 * main - 1}):
+        columns = width if rows == main else width - LANES // 2 if LANES > 1 else 1
         row_of_b = columns + 1 if blocks and columns < width else width
         a, b, start = (
             floats(rows, depth + 2),
@@ -79,8 +92,8 @@ def test_columns_of_register_tiles(origin: str) -> None:
             np.concatenate([floats(k), m.reshape(-1), floats(7)]) for k, m in ((1, a), (2, b), (3, c))
         )
         before, sums_before = flat_c.copy(), sums.copy()
-        noted = np.full(11, flat_a.ctypes.data, np.int64)
-        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start, noted, sums)
+        lines = np.full(11, flat_a.ctypes.data, np.int64)
+        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start, lines, sums)
         first = {"first block": 0, "later block": c[:, :columns], "ADDED": c[:, :columns], "BOTH": c[:, :columns]}.get(
             origin, start[1 : 1 + columns]
         )
@@ -104,41 +117,14 @@ def test_columns_of_register_tiles(origin: str) -> None:
             np.testing.assert_array_equal(sums, sums_before)
 
 
-def test_a_column_that_finishes_keeps_what_is_no_number() -> None:
+def test_an_epilogue_keeps_what_is_no_number() -> None:
     """NaN passes the bound of a ReLU, as it passes np.maximum: a run that has lost its way must show it."""
-    column, width = gemm_microkernel.make_finishing_column(VECTORS, False, False), VECTORS * LANES
+    gemm, width = gemm_microkernel.make_epilogue_gemm(VECTORS, False, False), VECTORS * LANES
 
     @numba.njit
     def run(a, b, c, start):
-        column(
-            a,
-            0,
-            1,
-            1,
-            b,
-            0,
-            width,
-            1,
-            1,
-            0,
-            0,
-            1,
-            0,
-            0,
-            c,
-            0,
-            width,
-            2,
-            width,
-            start,
-            0,
-            a,
-            0,
-            0,
-            a,
-            0,
-            gemm_microkernel.RELU,
-        )
+        out, end = Results(c, 0, width, 2, width), Epilogue(a, 0, RELU)
+        gemm(Rows(a, 0, 1, 1), Panel(b, 0, width), one_tap(1), out, Initial(start, 0, 0), Prefetch(a, 0, 0), end)
 
     c = np.zeros((2, width), np.float32)
     run(np.array([np.nan, -1], np.float32), np.ones(width, np.float32), c.reshape(-1), np.zeros(width, np.float32))
@@ -147,18 +133,18 @@ def test_a_column_that_finishes_keeps_what_is_no_number() -> None:
 
 
 def test_lists_of_cache_lines() -> None:
-    """`note` writes the addresses of a run's lines, one behind the other;
-    `share` cuts any count into parts that meet.
+    """`enqueue` writes the addresses of a run's lines, one after the other; `share` cuts any count into parts that
+    meet.
     """
 
     @numba.njit
-    def lines(x, noted):
-        return prefetch.note(noted, prefetch.note(noted, 1, x, 5, 33), x, 64, 16)
+    def enqueued(x, lines):
+        return prefetch.enqueue(lines, prefetch.enqueue(lines, 1, x, 5, 33), x, 64, 16)
 
-    x, noted = np.zeros(100, np.float32), np.zeros(8, np.int64)
-    assert lines(x, noted) == 5
-    assert (noted - x.ctypes.data).tolist()[1:5] == [4 * 5, 4 * 21, 4 * 37, 4 * 64]
-    assert noted[0] == noted[5] == 0
+    x, lines = np.zeros(100, np.float32), np.zeros(8, np.int64)
+    assert enqueued(x, lines) == 5
+    assert (lines - x.ctypes.data).tolist()[1:5] == [4 * 5, 4 * 21, 4 * 37, 4 * 64]
+    assert lines[0] == lines[5] == 0
 
     @numba.njit
     def parts(count, of):
