@@ -36,7 +36,7 @@ def _ours(batch: int) -> Callable[[], Any]:
     _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
 
     net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
-    return partial(cpu_inference.Plan(net, x) if device() == "cpu" else partial(cpu_inference.run, net), x)
+    return partial(cpu_inference.InferenceGraph(net, x) if device() == "cpu" else partial(cpu_inference.run, net), x)
 
 
 def _torch(batch: int, mode: str) -> Callable[[], Any]:

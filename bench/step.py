@@ -65,7 +65,7 @@ def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
 
 def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], float]:
     """Returns a function that does one step and returns its loss."""
-    from engine.graphs.cpu_step import RecordedPasses
+    from engine.graphs.cpu_step import CapturedPasses
     from engine.training.optimizer import AdamW
     from engine.training.step import Passes
     from layers import CombinedLoss, UNet
@@ -73,7 +73,7 @@ def our_step(width: int, batch: int, augmented: bool = False) -> Callable[[], fl
     net = UNet(width=width, dropout=0.0, seed=0)
     optimizer = AdamW(net, clip=1.0, average=0.999)
     plain = Passes(net, CombinedLoss(WEIGHTS, background="mask"), optimizer, "cpu" if device() == "cpu" else "cuda")
-    passes = RecordedPasses(plain) if device() == "cpu" else plain
+    passes = CapturedPasses(plain) if device() == "cpu" else plain
     next_batch = _our_batches(batch, augmented)
 
     def run() -> float:

@@ -38,7 +38,7 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     from autograd import Tensor, no_grad, random
     from engine.build import Form, build_network, make_augmentation, make_loss
     from kernels import optimizer
-    from kernels.core.cpu.jit import listing
+    from kernels.core.cpu.jit import dry_run
 
     form = Form() if form is None else form
     classes, colour = form.classes, () if form.channels == 1 else (form.channels,)
@@ -47,7 +47,7 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     images, masks = np.zeros((config.batch, *size, *colour), np.float32), np.zeros((config.batch, *size), classes.dtype)
     vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
     # dropout draws, and the run is to draw the same
-    with listing() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
+    with dry_run() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
         make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
         images = images.reshape(*images.shape[:3], form.channels)
         make_loss(config, np.ones(len(classes)), classes)(net(Tensor(images)), masks).backward()

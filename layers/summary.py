@@ -31,7 +31,7 @@ class Size:
 
 def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     """Run `net` once in evaluation on zeros of `shape` (one image) and add up what its operators say they cost."""
-    from kernels.core.cpu.jit import listing
+    from kernels.core.cpu.jit import dry_run
 
     counts: dict[str, int] = {}
     sizes: list[int] = []
@@ -44,7 +44,7 @@ def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     was_training = net.training
     x = Tensor(np.zeros(shape, np.float32)) if first is None else Tensor(np.zeros(shape, first.dtype)).to(first.device)
     try:
-        with no_grad(), observe(count), listing(), np.errstate(all="ignore"):  # shapes decide; nothing need be computed
+        with no_grad(), observe(count), dry_run(), np.errstate(all="ignore"):  # shapes decide; nothing need be computed
             net.eval()(x)
     finally:
         net.train(was_training)

@@ -442,10 +442,10 @@ def arrays_of(name: str) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    team = thread_pool.current_team()
-    team.reserve(1 << 20)
+    threads_pool = thread_pool.current_pool()
+    threads_pool.reserve(1 << 20)
     # a kernel that reads what it has not written must not pass because there happen to be zeros
-    team.scratch.array.fill(np.nan)
+    threads_pool.scratch.array.fill(np.nan)
     for given in sys.argv[1:]:
         name, _, step = given.partition("/")
         conv_checks.STEPS = (step,) if step else ALL

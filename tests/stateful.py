@@ -28,7 +28,7 @@ import numpy as np
 from autograd import Tensor, enable_grad, no_grad
 from autograd import random as tape_random
 from engine.graphs import cpu_inference
-from engine.graphs.cpu_step import RecordedPasses
+from engine.graphs.cpu_step import CapturedPasses
 from engine.training.optimizer import SGD, Adam, AdamW
 from engine.training.step import Passes
 from layers import Conv2d, ConvNorm, CrossEntropyLoss, Dropout, Identity, Module
@@ -71,7 +71,7 @@ class World:
         """A new optimizer."""
         self.optimizer = kind(self.net, **settings)
         plain = Passes(self.net, CrossEntropyLoss(), self.optimizer, "cpu")
-        self.passes = RecordedPasses(plain) if self.fast else plain
+        self.passes = CapturedPasses(plain) if self.fast else plain
 
     def step(self, x: np.ndarray, labels: np.ndarray) -> list[Any]:
         """One update: the loss, or the error; the gradients."""
@@ -299,7 +299,8 @@ class Program:
         assert np.abs(fast - unfused).max() <= UNFUSED * max(1e-6, np.abs(unfused).max()), "unfused"
         self.done["evaluation"] += 1
         self.done["planned evaluation"] += any(
-            isinstance(p, cpu_inference.Plan) for p in cpu_inference._plans.get(self.worlds[0].net, {}).values()
+            isinstance(p, cpu_inference.InferenceGraph)
+            for p in cpu_inference._graphs.get(self.worlds[0].net, {}).values()
         )
         self.compare()
 

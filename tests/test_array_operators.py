@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, ops
-from kernels.core.cpu.capture import Recording
+from kernels.core.cpu.capture import CapturedGraph
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 F = torch.nn.functional
@@ -239,7 +239,7 @@ def test_operators_are_seen_by_a_recording() -> None:
         for _ in range(3)
     ]
     x, w = (Tensor(a.copy(), requires_grad=True) for a in draw[0])
-    recording = Recording()
+    recording = CapturedGraph()
     with recording.operators():
         y = program(x, w)
         y.backward()
@@ -256,7 +256,7 @@ def test_operators_are_seen_by_a_recording() -> None:
 def test_single_numbers_are_written_again_by_a_recording() -> None:
     """NumPy gives a scalar, not an array, for the sum of two arrays without axes."""
     x = Tensor(np.ones(3, np.float32))
-    recording = Recording()
+    recording = CapturedGraph()
     with recording.operators():
         y = ops.sum(x) + ops.max(x)
     x.data[...] = 2

@@ -1,4 +1,4 @@
-"""The team of threads: every chunk once, whatever happens around it; and the same bits for any number of threads."""
+"""The pool of threads: every chunk once, whatever happens around it; and the same bits for any number of threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numba import carray
 
 from kernels.core.cpu import thread_pool
 from kernels.core.cpu.arguments import F32, I64
-from kernels.core.cpu.capture import Recording
+from kernels.core.cpu.capture import CapturedGraph
 from kernels.core.cpu.cores import usable_cores
 from kernels.core.cpu.jit import cpu_kernel
 from kernels.core.cpu.thread_pool import load, parallel, set_threads
@@ -73,7 +73,7 @@ def test_many_tiny_jobs(count: int) -> None:
 
 
 def test_helpers_fall_asleep_and_wake() -> None:
-    """Longer pauses than a helper's patience, in between jobs of every length."""
+    """Longer pauses than a worker's patience, in between jobs of every length."""
     set_threads(4)
     for pause in (0, 0.02, 0.001, 0.05, 0.003):
         threading.Event().wait(pause)
@@ -82,26 +82,26 @@ def test_helpers_fall_asleep_and_wake() -> None:
 
 @cpu_kernel()
 def sleeping(start, stop, scratch, block: I64, word: int):  # type: ignore[no-untyped-def]
-    """Ends when a word of the team's control block is 0: a helper has fallen asleep."""
+    """Ends when a word of the pool's control block is 0: a worker has fallen asleep."""
     while load(block[0] + 8 * word):
         pass
 
 
 def test_a_helper_that_falls_asleep_between_replayed_launches_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     set_threads(2)
-    team, counts, marks = thread_pool.current_team(), np.zeros(8, np.int64), np.zeros(8, np.float32)
-    block, word = np.array([team.control]), thread_pool._MEMBERS + 3 * thread_pool._LINE
-    recording = Recording()
+    pool, counts, marks = thread_pool.current_pool(), np.zeros(8, np.int64), np.zeros(8, np.float32)
+    block, word = np.array([pool.control]), thread_pool._MEMBERS + 3 * thread_pool._LINE
+    recording = CapturedGraph()
     with recording.active():
         parallel(count_chunks, 8, counts, marks, 16, 1, 0.5, scratch=16)
         parallel(sleeping, 1, block, word)
         parallel(count_chunks, 8, counts, marks, 16, 1, 0.5, scratch=16)
-    wake, woken = team.wake, []
-    monkeypatch.setattr(team, "wake", lambda: woken.append(counts[0]) or wake())
+    wake, woken = pool.wake, []
+    monkeypatch.setattr(pool, "wake", lambda: woken.append(counts[0]) or wake())
     for done in (2, 4, 6):
         woken.clear()
         recording.replay(0, len(recording))
-        assert done + 1 in woken, "nobody woke the helper before the second job"
+        assert done + 1 in woken, "nobody woke the worker before the second job"
         np.testing.assert_array_equal(counts, done + 2)
 
 
@@ -151,15 +151,15 @@ def test_a_mistaken_call_leaves_the_team_usable() -> None:
 def test_scratch_that_cannot_be_had_is_not_believed_in() -> None:
     """A MemoryError for the scratch memory of one job must not make the next one write beyond what there is."""
     set_threads(2)
-    team = thread_pool.current_team()
+    pool = thread_pool.current_pool()
     with pytest.raises(MemoryError):
         parallel(count_chunks, 5, np.zeros(9, np.int64), np.zeros(9, np.float32), 16, 1, 0.5, scratch=10**16)
-    assert team.scratch.array.shape[1] >= team.scratch.floats
+    assert pool.scratch.array.shape[1] >= pool.scratch.floats
     job(9, 40_000)
 
 
 def test_after_a_fork() -> None:
-    """Threads do not survive a fork; the child makes its own team. (In a process of its own: a child that hangs must
+    """Threads do not survive a fork; the child makes its own pool. (In a process of its own: a child that hangs must
     not hang the tests.)
     """
     code = """
@@ -213,7 +213,7 @@ def test_the_knob_and_its_mistakes() -> None:
 
 
 def test_blas_keeps_out_of_the_way() -> None:
-    """Beside our team BLAS has one thread."""
+    """Beside our pool BLAS has one thread."""
     from threadpoolctl import threadpool_info
 
     set_threads(1)

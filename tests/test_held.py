@@ -10,7 +10,7 @@ import pytest
 
 from autograd import Tensor, enable_grad, inference, no_grad
 from engine.graphs import cpu_inference
-from engine.graphs.cpu_inference import Plan
+from engine.graphs.cpu_inference import InferenceGraph
 from engine.inference import Normalisation, predict_logits
 from engine.training.optimizer import SGD
 from kernels.core import held
@@ -80,11 +80,11 @@ def test_every_write_by_numpy_between_calls_is_seen(name: str, how: Any) -> None
 
 def test_a_plan_sees_writes_by_numpy() -> None:
     net = lively(MAKES["network"]())
-    planned = Plan(net, X)
+    planned = InferenceGraph(net, X)
     assert planned.current
     net.steps[1].bias.data[0] += 1  # type: ignore[attr-defined]
     assert not planned.current
-    with pytest.raises(cpu_inference.PlanError, match="changed"):
+    with pytest.raises(cpu_inference.CaptureError, match="changed"):
         planned(X)
     net.steps[1].bias.data[0] -= 1  # type: ignore[attr-defined]
 

@@ -62,9 +62,9 @@ def interrupted(function: Callable[[], object], at: int) -> bool:
 
 
 def works() -> None:
-    """All members of the team compute, and nobody has kept it."""
-    team = thread_pool.current_team()
-    assert team.block[thread_pool._BUSY] == 0
+    """All members of the pool compute, and nobody has kept it."""
+    pool = thread_pool.current_pool()
+    assert pool.block[thread_pool._BUSY] == 0
     np.testing.assert_array_equal(pointwise.relu_forward(X), EXPECTED)
 
 
@@ -83,8 +83,8 @@ def recorded_job() -> Callable[[], object]:
 
 def scratch_job() -> None:
     """More scratch memory than there is, for another kernel's argument list."""
-    team = thread_pool.current_team()
-    team.reserve(team.scratch.floats + 1024)
+    pool = thread_pool.current_pool()
+    pool.reserve(pool.scratch.floats + 1024)
     pointwise.relu_forward(X)
 
 
@@ -92,14 +92,14 @@ JOBS: dict[str, Callable[[], Callable[[], object]]] = {
     "a launch": lambda: lambda: pointwise.relu_forward(X),
     "a replay": recorded_job,
     "more scratch": lambda: scratch_job,
-    "another team": lambda: lambda: thread_pool.set_threads(5 - thread_pool.threads()),
+    "another pool": lambda: lambda: thread_pool.set_threads(5 - thread_pool.threads()),
 }
 
 
 @pytest.mark.parametrize("name", JOBS)
 @pytest.mark.parametrize("asleep", [False, True])
 def test_an_exception_at_every_step(name: str, asleep: bool) -> None:
-    """Steps are counted up until the job ends before its exception; helpers that watch, and helpers that sleep and have
+    """Steps are counted up until the job ends before its exception; workers that watch, and workers that sleep and have
     to be woken.
     """
     thread_pool.set_threads(2)

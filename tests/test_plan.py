@@ -16,10 +16,9 @@ import pytest
 from autograd import Tensor, inference, no_grad, ops
 from autograd.ops.conv import Conv2d as ConvOperator
 from engine.graphs import cpu_inference
-from engine.graphs.cpu_inference import Plan, PlanError
+from engine.graphs.cpu_inference import CaptureError, InferenceGraph
 from engine.inference import Normalisation, predict_logits
-from kernels.core.cpu import buffer_pool
-from kernels.core.cpu import thread_pool as team
+from kernels.core.cpu import buffer_pool, thread_pool
 from kernels.core.dispatch import use_kernels
 from layers import Module, Parameter, UNet
 from layers.conv import Conv2d
@@ -64,19 +63,19 @@ def small() -> Module:
 )
 def test_same_bits_as_the_ordinary_path(settings: dict[str, Any], n: int) -> None:
     net = lively(UNet(width=8, seed=1, size=(16, 24), **settings))
-    planned = Plan(net, images(n))
+    planned = InferenceGraph(net, images(n))
     for x in (images(n), 100 * images(n)):
         np.testing.assert_array_equal(planned(x), ordinary(net, x))
 
 
 def test_same_bits_at_the_size_of_the_reports_network() -> None:
     net = lively(UNet(width=32, seed=0))
-    planned, x = Plan(net, images(1, 64, 128)), images(1, 64, 128)
+    planned, x = InferenceGraph(net, images(1, 64, 128)), images(1, 64, 128)
     np.testing.assert_array_equal(planned(x), ordinary(net, x))
 
 
 def test_results_are_the_callers_own_and_memory_is_the_plans_own(small: Module) -> None:
-    planned, x = Plan(small, images()), images()
+    planned, x = InferenceGraph(small, images()), images()
     first = planned(x)
     kept = first.copy()
     for _ in range(3):  # whoever takes memory from the pool and spoils it
@@ -117,13 +116,13 @@ def changed_list(net: Any) -> None:
 )
 def test_a_changed_network_is_noticed(small: Module, change: Callable[[Any], None]) -> None:
     x = images()
-    planned = Plan(small, x)
+    planned = InferenceGraph(small, x)
     assert planned.current
     change(small)
     assert not planned.current
-    with pytest.raises(PlanError, match="changed"):
+    with pytest.raises(CaptureError, match="changed"):
         planned(x)
-    np.testing.assert_array_equal(Plan(small, x)(x), ordinary(small, x))
+    np.testing.assert_array_equal(InferenceGraph(small, x)(x), ordinary(small, x))
 
 
 def test_run_follows_a_changing_network(small: Module) -> None:
@@ -131,7 +130,7 @@ def test_run_follows_a_changing_network(small: Module) -> None:
     for _ in range(3):
         for _ in range(cpu_inference._PAYS + 2):
             np.testing.assert_array_equal(cpu_inference.run(small, x), ordinary(small, x))
-        assert isinstance(cpu_inference._plans[small][x.shape], Plan)
+        assert isinstance(cpu_inference._graphs[small][x.shape], InferenceGraph)
         with no_grad():
             small.head.weight.mul_(1.5)  # type: ignore[attr-defined]
 
@@ -140,8 +139,12 @@ def test_predictions_use_a_plan_when_a_shape_comes_often(small: Module, monkeypa
     made: list[tuple[int, ...]] = []
     monkeypatch.setattr(
         cpu_inference,
-        "Plan",
-        type("Counted", (Plan,), {"__init__": lambda s, n, x: (made.append(x.shape), Plan.__init__(s, n, x))[1]}),
+        "InferenceGraph",
+        type(
+            "Counted",
+            (InferenceGraph,),
+            {"__init__": lambda s, n, x: (made.append(x.shape), InferenceGraph.__init__(s, n, x))[1]},
+        ),
     )  # type: ignore[func-returns-value]
     tiles, grey = rng.integers(0, 256, (2 * cpu_inference._PAYS + 3, 16, 24), dtype=np.uint8), Normalisation(0.5, 0.25)
     small.train()
@@ -160,20 +163,25 @@ def test_few_plans_are_kept(small: Module) -> None:
     for width in (16, 24, 32, 40, 48, 56):
         for _ in range(cpu_inference._PAYS + 1):
             cpu_inference.run(small, images(1, 8, width))
-    assert [shape[2] for shape, p in cpu_inference._plans[small].items() if isinstance(p, Plan)] == [32, 40, 48, 56]
+    assert [shape[2] for shape, p in cpu_inference._graphs[small].items() if isinstance(p, InferenceGraph)] == [
+        32,
+        40,
+        48,
+        56,
+    ]
 
 
 def test_any_number_of_threads_and_a_busy_team(small: Module) -> None:
-    x, before = images(2), team.threads()
-    planned = Plan(small, x)
+    x, before = images(2), thread_pool.threads()
+    planned = InferenceGraph(small, x)
     expected = planned(x)
     try:
         for count in (1, 3, 2):
-            team.set_threads(count)
+            thread_pool.set_threads(count)
             np.testing.assert_array_equal(planned(x), expected)
     finally:
-        team.set_threads(before)
-    busy = team.current_team().block[team._BUSY :]
+        thread_pool.set_threads(before)
+    busy = thread_pool.current_pool().block[thread_pool._BUSY :]
     busy[0] = 1  # as from within another thread's job
     try:
         np.testing.assert_array_equal(planned(x), expected)
@@ -182,7 +190,7 @@ def test_any_number_of_threads_and_a_busy_team(small: Module) -> None:
 
 
 def test_threads_share_a_plan(small: Module) -> None:
-    planned, many = Plan(small, images()), [images() for _ in range(4)]
+    planned, many = InferenceGraph(small, images()), [images() for _ in range(4)]
     expected, wrong = [ordinary(small, x) for x in many], []
 
     def work(k: int) -> None:
@@ -220,7 +228,7 @@ class Wrapped(Module):
 def test_any_operator_may_follow(small: Module, more: Callable[[Tensor], Tensor]) -> None:
     """With a kernel, without one, or a view: those without are called again."""
     net = Wrapped(small, more).eval()
-    planned = Plan(net, images(2))
+    planned = InferenceGraph(net, images(2))
     for _ in range(3):
         x = images(2)
         np.testing.assert_array_equal(planned(x), ordinary(net, x))
@@ -236,8 +244,8 @@ def test_any_operator_may_follow(small: Module, more: Callable[[Tensor], Tensor]
 )
 def test_what_computes_outside_of_operators_is_refused(small: Module, more: Callable[[Tensor], Tensor]) -> None:
     net, x = Wrapped(small, more).eval(), images()
-    with pytest.raises(PlanError, match="outside of operators"):
-        Plan(net, x)
+    with pytest.raises(CaptureError, match="outside of operators"):
+        InferenceGraph(net, x)
     with pytest.warns(UserWarning, match="outside of operators"):
         results = [cpu_inference.run(net, x) for _ in range(cpu_inference._PAYS + 3)]
     for y in results:
@@ -260,8 +268,8 @@ def test_an_operator_that_does_more_than_launch_is_caught(
     small: Module, mutant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ConvOperator, "forward", mutant)
-    with pytest.raises(PlanError, match="other logits"):
-        Plan(small, images())
+    with pytest.raises(CaptureError, match="other logits"):
+        InferenceGraph(small, images())
 
 
 def test_blocks_of_a_pool_are_apart_and_aligned() -> None:
@@ -285,15 +293,15 @@ def test_blocks_of_a_pool_are_apart_and_aligned() -> None:
 
 
 def test_bad_input(small: Module) -> None:
-    planned = Plan(small, images())
+    planned = InferenceGraph(small, images())
     with pytest.raises(ValueError, match=r"\(2, 16, 24, 1\).*\(1, 16, 24, 1\)"):
         planned(images(2))
     with pytest.raises(ValueError, match="float64"):
         planned(images().astype(np.float64))
-    with pytest.raises(PlanError, match="float64"):
-        Plan(small, images().astype(np.float64))
-    with pytest.raises(PlanError, match="training mode"):
-        Plan(small.train(), images())
+    with pytest.raises(CaptureError, match="float64"):
+        InferenceGraph(small, images().astype(np.float64))
+    with pytest.raises(CaptureError, match="training mode"):
+        InferenceGraph(small.train(), images())
 
 
 def test_a_plan_sees_every_nesting() -> None:
@@ -309,7 +317,7 @@ def test_a_plan_sees_every_nesting() -> None:
 
     net = Net().eval()
     x = np.random.default_rng(0).standard_normal((1, 8, 8, 1), np.float32)
-    plan = Plan(net, x)
+    plan = InferenceGraph(net, x)
     assert plan.current
     for change in (
         lambda: net.settings["scale"].__setitem__(0, 2.0),
@@ -320,7 +328,7 @@ def test_a_plan_sees_every_nesting() -> None:
         with no_grad():
             change()
         assert not plan.current
-        plan = Plan(net, x)
+        plan = InferenceGraph(net, x)
         with inference():
             assert (plan(x) == net(Tensor(x)).data).all()
 
@@ -329,7 +337,7 @@ def test_a_network_with_plans_is_not_kept_alive() -> None:
     net = lively(UNet(width=8, seed=1))
     for _ in range(cpu_inference._PAYS + 2):
         cpu_inference.run(net, images())
-    assert isinstance(cpu_inference._plans[net][1, 16, 24, 1], Plan)
+    assert isinstance(cpu_inference._graphs[net][1, 16, 24, 1], InferenceGraph)
     gone = weakref.ref(net)
     del net
     gc.collect()

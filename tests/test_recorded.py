@@ -10,7 +10,7 @@ import pytest
 
 from autograd import Tensor, no_grad, observe, ops
 from autograd import random as tape_random
-from engine.graphs.cpu_step import RecordedPasses
+from engine.graphs.cpu_step import CapturedPasses
 from engine.training.optimizer import AdamW
 from engine.training.step import Passes
 from kernels.core.cpu import thread_pool
@@ -37,7 +37,7 @@ class Training:
         tape_random.seed(5)
         self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
         plain = Passes(self.net, CombinedLoss(WEIGHTS, background="mask"), self.optimizer, "cpu")
-        self.passes = RecordedPasses(plain) if recorded else plain
+        self.passes = CapturedPasses(plain) if recorded else plain
 
     def step(self, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         terms = {name: float(value) for name, value in self.passes(x, labels).items()}

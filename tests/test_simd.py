@@ -329,8 +329,8 @@ def test_masks_are_kept_as_bits() -> None:
 
     @program
     def keep(code: Code, x: Pointer, bits: Pointer, y: Pointer, n: Int):
-        vector_ops.over_run(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
-        vector_ops.over_run(
+        vector_ops.vector_loop(code, n, lambda i, rest: code.store_mask(code.load(x, i, rest) > 0, bits, i))
+        vector_ops.vector_loop(
             code, n, lambda i, rest: code.store(code.select(code.load_mask(bits, i), 1, -1), y, i, rest)
         )
 
@@ -372,12 +372,12 @@ def test_runs(n: int) -> None:
 
 
 def test_periods() -> None:
-    """over_periods gives every element its place in the period, the rest of the last one too."""
+    """periodic_loop gives every element its place in the period, the rest of the last one too."""
     period = 2 * LANES
 
     @program
     def label(code: Code, y: Pointer, start: Int, stop: Int, table: Pointer, period: Int):
-        vector_ops.over_periods(
+        vector_ops.periodic_loop(
             code, start, stop, period, lambda i, j, rest: code.store(code.load(table, j, rest), y, i, rest)
         )
 

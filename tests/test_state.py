@@ -13,7 +13,7 @@ import pytest
 
 from autograd import Tensor, ops
 from autograd import random as tape_random
-from engine.graphs.cpu_step import RecordedPasses
+from engine.graphs.cpu_step import CapturedPasses
 from engine.graphs.network_state import State, reads
 from engine.training.optimizer import SGD
 from engine.training.step import Passes
@@ -75,7 +75,7 @@ class Training:
         self.place = tape_random.state()
         self.optimizer = SGD(self.net, lr=0.05)
         plain = Passes(self.net, CrossEntropyLoss(), self.optimizer, "cpu")
-        self.passes = RecordedPasses(plain) if recorded else plain
+        self.passes = CapturedPasses(plain) if recorded else plain
         self.rng = np.random.default_rng(1)
 
     def step(self) -> list[Any]:

@@ -125,8 +125,8 @@ def _call(side: str) -> Callable[..., Any]:
 
 
 def _launcher(side: str) -> Callable[..., Any]:
-    """threads.launcher whose launches get copies at walls of whatever does not stand at one: parts of an array, sums
-    from np.empty.
+    """thread_pool.launcher whose launches get copies at walls of whatever does not stand at one: parts of arrays, sums from
+    np.empty.
     """
     real = thread_pool.launcher
 
@@ -153,7 +153,7 @@ def _launcher(side: str) -> Callable[..., Any]:
 
 
 def _reserve(side: str) -> Callable[..., thread_pool.Scratch]:
-    """_Team.reserve that gives every member just what a launch asked for, at a wall of its own and full of NaN."""
+    """_ThreadPool.reserve that gives every member just what a launch asked for, at a wall of its own, full of NaN."""
 
     def reserve(self: Any, floats: int) -> thread_pool.Scratch:
         room = -(-max(4 * floats, 1) // _PAGE) * _PAGE
@@ -181,7 +181,7 @@ def build(side: str) -> None:
     Operator.call = _call(side)  # type: ignore[method-assign]
     buffer_pool._Current.pool = Pool(side)
     thread_pool.launcher = _launcher(side)
-    thread_pool._Team.reserve = _reserve(side)  # type: ignore[method-assign]
+    thread_pool._ThreadPool.reserve = _reserve(side)  # type: ignore[method-assign]
     faulthandler.enable()
 
 

@@ -34,7 +34,7 @@ from layers import Buffer, Module
 _MOST = 256  # ordinary steps between two recordings of a network that keeps changing
 
 
-class RecordedPasses:
+class CapturedPasses:
     """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other
     shapes run as always, in the recording's memory, which nobody needs between two replays.
     """
@@ -134,9 +134,9 @@ class _Step:
     """The recorded passes for batches of x's shape. largest: bytes of the largest block of memory that they need."""
 
     def __init__(self, passes: Passes, x: Array, largest: int) -> None:
-        from kernels.core.cpu.capture import Recording  # compiles: not before it is needed
+        from kernels.core.cpu.capture import CapturedGraph  # compiles: not before it is needed
 
-        self.passes, self.recording = passes, Recording()
+        self.passes, self.recording = passes, CapturedGraph()
         noise = np.random.default_rng(0)
         self.x, start = noise.standard_normal(x.shape, np.float32), random.state()
         with _other_values(passes.net), self.recording.operators():

@@ -28,7 +28,7 @@ class CaptureError(RuntimeError):
     """A step cannot become a CUDA graph; the message says why."""
 
 
-class GraphPasses:
+class CudaGraphPasses:
     """Passes as CUDA graphs, one per batch shape. The first `warm` steps of a shape run as they are and fill the memory
     pool.
     """

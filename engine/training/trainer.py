@@ -23,8 +23,8 @@ from engine.data import class_weights
 from engine.data.preparation import Prepared, prepare
 from engine.data.stored import Stored
 from engine.files import write_json, write_text
-from engine.graphs.cpu_step import RecordedPasses
-from engine.graphs.cuda_graph import GraphPasses
+from engine.graphs.cpu_step import CapturedPasses
+from engine.graphs.cuda_graph import CudaGraphPasses
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.precompile import precompile
 from engine.signals import Stop, requests
@@ -171,8 +171,8 @@ class Run:
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
-        recorded = RecordedPasses(passes) if self.choice.name == device.CPU else passes
-        self.passes = GraphPasses(passes) if config.cuda_graph else recorded
+        recorded = CapturedPasses(passes) if self.choice.name == device.CPU else passes
+        self.passes = CudaGraphPasses(passes) if config.cuda_graph else recorded
         if self.choice.name == device.CPU:
             precompile([config], reporter.compiling, self.form)
 

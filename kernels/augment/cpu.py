@@ -14,7 +14,7 @@ from kernels.core.cpu.arguments import F32, F64, U8
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Condition, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import parallel
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 from kernels.core.labels import check_held
 
 
@@ -55,7 +55,7 @@ def _mean(code: Code, x: Pointer, count: Int) -> Vec:
     """The mean of `count` floats, summed up in float64."""
     wide = code.wide
     total = wide.variable()
-    over_run(code, count, lambda i, rest: total.set(total.get() + wide.converted(code.load(x, i, rest))))
+    vector_loop(code, count, lambda i, rest: total.set(total.get() + wide.converted(code.load(x, i, rest))))
     return code.converted(wide.total(total.get()) / wide.number(count))
 
 
@@ -114,7 +114,7 @@ def _augment_tile(
             label = code.select(kept, code.gather_bytes(mask, pixel.get()), code.number(outside))
             code.store_bytes(label, labels, first + y * w + x, rest)
 
-        over_run(code, w, columns)
+        vector_loop(code, w, columns)
 
 
 @lru_cache(maxsize=1)

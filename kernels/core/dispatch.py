@@ -51,14 +51,14 @@ def is_plain() -> bool:
     return _state.backend == "fast" and not _state.logs
 
 
-def by_numpy() -> None:
+def mark_host_computation() -> None:
     """Said by the Python around a CPU kernel that it computes on values itself: who records launches has to call it
     again.
     """
     _state.outside = True
 
 
-def drawn(words: Any, offset: int) -> None:
+def mark_random_input(words: Any, offset: int) -> None:
     """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place
     there.
     """
@@ -67,12 +67,12 @@ def drawn(words: Any, offset: int) -> None:
 
 
 @contextmanager
-def recorded_by(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> Iterator[None]:
+def capture_with(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> Iterator[None]:
     """Within the block this thread's calls of operators go through recorder(call, args, kwargs), which has to call
     call(*args, **kwargs).
 
-    What operators call in turn is theirs. `computed_outside` tells of the last call.   draws: receives what `drawn` was
-    told.
+    What operators call in turn is theirs. `host_computed` tells of the last call.   draws: receives what
+    `mark_random_input` was told.
     """
     before = _state.recorder, _state.draws
     _state.recorder, _state.draws = recorder, draws
@@ -82,7 +82,7 @@ def recorded_by(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> I
         _state.recorder, _state.draws = before
 
 
-def computed_outside() -> bool:
+def host_computed() -> bool:
     """Whether anything since the last question was computed otherwise than by launching kernels."""
     was, _state.outside = _state.outside, False
     return was
@@ -141,7 +141,7 @@ class Operator:
 
     def call_swapped(self, *args: Any, **kwargs: Any) -> Any:
         """The same where an array's bytes have the other order: for copies that have the processor's."""
-        by_numpy()
+        mark_host_computation()
         args, kwargs = self.shapes.native(args, kwargs)
         return self.call(*args, **kwargs)
 

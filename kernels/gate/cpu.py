@@ -15,7 +15,7 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 
 _BLOCK = 512  # pixels
 
@@ -23,7 +23,7 @@ _BLOCK = 512  # pixels
 @program
 def _sigmoids(code: Code, z: Pointer, z0: Int, s: Pointer, length: Int) -> None:
     """s = sigmoid(z)."""
-    over_run(code, length, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest)), s, i, rest))
+    vector_loop(code, length, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest)), s, i, rest))
 
 
 def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
@@ -39,7 +39,7 @@ def _make_mix(blends: bool, single: bool) -> Callable[..., None]:
             value = s * code.load(x, x0 + i, rest)
             code.store(code.fma(1 - s, code.load(other, x0 + i, rest), value) if blends else value, y, x0 + i, rest)
 
-        over_run(code, length, body)
+        vector_loop(code, length, body)
 
     return mix
 
@@ -65,7 +65,7 @@ def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
             else:
                 code.store(gradient * value * s * (1 - s), dz, x0 + i, rest)
 
-        over_run(code, length, body)
+        vector_loop(code, length, body)
         if single:
             code.store(code.total(total.get()), sums, gate0 + _BLOCK, code.int(1))
 
@@ -80,7 +80,7 @@ def _gate_gradients(code: Code, s: Pointer, dz: Pointer, z0: Int, length: Int) -
         value = code.load(s, i, rest)
         code.store(code.load(s, i + _BLOCK, rest) * value * (1 - value), dz, z0 + i, rest)
 
-    over_run(code, length, body)
+    vector_loop(code, length, body)
 
 
 @lru_cache(maxsize=4)

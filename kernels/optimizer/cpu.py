@@ -17,7 +17,7 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
-from kernels.core.cpu.vector_ops import clear, copy_rows, over_run
+from kernels.core.cpu.vector_ops import clear, copy_rows, vector_loop
 from kernels.optimizer.layout import LINE
 
 _CHUNK = 65_536
@@ -33,7 +33,7 @@ def _squares(code: Code, g: Pointer, at: Int, length: Int, sums: Pointer) -> Non
         value = code.load(g, at + i, rest)
         total.set(code.fma(value, value, total.get()))
 
-    over_run(code, length, body)
+    vector_loop(code, length, body)
     code.store(total.get(), sums)
 
 
@@ -107,7 +107,7 @@ def _step_kernel(averaged: bool) -> Kernel:
                 old = code.load(average, i, rest)
                 code.store(code.fma(kept, weight - old, old), average, i, rest)
 
-        over_run(code, length, body)
+        vector_loop(code, length, body)
 
     @cpu_kernel("averaged" * averaged)
     def adamw_step(
@@ -180,7 +180,7 @@ def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
                 old = code.load(average, i, rest)
                 code.store(code.fma(kept, weight - old, old), average, i, rest)
 
-        over_run(code, length, body)
+        vector_loop(code, length, body)
 
     @cpu_kernel("momentum" * momentum + "nesterov" * nesterov + "averaged" * averaged)
     def sgd_step(start, stop, scratch, p: F32, g: F32, buffer: F32, decay: F32, average: F32, constants: F32, n: int):  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ from kernels.core.cpu.arguments import F32, U8
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, over_run
+from kernels.core.cpu.vector_ops import clear, vector_loop
 from kernels.core.geometry import Pair, Window
 
 _CHUNK = 32_768  # output values per chunk, about
@@ -54,7 +54,7 @@ def _make_whole(r: int, s: int, places: bool) -> Any:
                 best = code.select(reduce(code.either, [v.is_nan() for v in values]), math.nan, best)
             code.store(best, y, y0 + c, rest)
 
-        over_run(code, channels, body)
+        vector_loop(code, channels, body)
 
     return whole
 
@@ -73,7 +73,7 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
             if places:
                 code.store_bytes(number, offset, y0 + c, rest)
 
-        over_run(code, channels, body)
+        vector_loop(code, channels, body)
 
     @program
     def next_tap(
@@ -88,7 +88,7 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
             if places:
                 code.store_bytes(where, offset, y0 + c, rest)
 
-        over_run(code, channels, body)
+        vector_loop(code, channels, body)
 
     return first_tap, next_tap
 
@@ -190,7 +190,7 @@ def _add_claimed(
         hit = code.load_bytes(offset, d0 + c, rest).equals(number)
         code.store(code.load(dx, x0 + c, rest) + code.select(hit, code.load(dy, d0 + c, rest), 0), dx, x0 + c, rest)
 
-    over_run(code, channels, body)
+    vector_loop(code, channels, body)
 
 
 def _make_spread(r: int, s: int, into: bool) -> Any:
@@ -210,7 +210,7 @@ def _make_spread(r: int, s: int, into: bool) -> Any:
                     part = code.select(where.equals(i * s + j), value, 0)
                     code.store(part + code.load(dx, place, rest) if into else part, dx, place, rest)
 
-        over_run(code, channels, body)
+        vector_loop(code, channels, body)
 
     return spread
 
@@ -234,7 +234,7 @@ def _make_gather(r: int, s: int, into: bool) -> Any:
                     )
             code.store(total, dx, x0 + c, rest)
 
-        over_run(code, channels, body)
+        vector_loop(code, channels, body)
 
     return gather
 

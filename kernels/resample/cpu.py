@@ -18,7 +18,7 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, over_run
+from kernels.core.cpu.vector_ops import clear, vector_loop
 
 _CHUNK = 16_384  # output floats per chunk, about
 
@@ -27,7 +27,7 @@ _CHUNK = 16_384  # output floats per chunk, about
 def _axpy(code: Code, a: Float, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
     """y += a x."""
     factor = code.splat(a)
-    over_run(
+    vector_loop(
         code,
         length,
         lambda i, rest: code.store(

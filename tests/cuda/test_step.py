@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.graphs.cuda_graph import CaptureError, GraphPasses
+from engine.graphs.cuda_graph import CaptureError, CudaGraphPasses
 from engine.training.loss_scaling import LossScale
 from engine.training.optimizer import AdamW
 from engine.training.step import Passes
@@ -52,7 +52,7 @@ class Trained:
         self.optimizer = AdamW(self.net, clip=1.0, average=0.999)
         self.loss = SegmentationLoss({"cross_entropy": 1.0}, None, background="mask")
         passes = Passes(self.net, self.loss, self.optimizer, where)
-        self.passes = GraphPasses(passes) if graph else passes
+        self.passes = CudaGraphPasses(passes) if graph else passes
 
     def step(self, x: np.ndarray, labels: np.ndarray, scale: LossScale | None = None) -> float:
         value = None if scale is None else scale.value

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kernels.core.cpu.simd import Code, Float, Int, Pointer, Vec, program
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 
 _TOGETHER = 4  # rows whose products are summed at the same time
 _BLOCKS = (8, 4)  # vectors of columns that are summed at the same time
@@ -37,7 +37,7 @@ def _make_dots(paired: bool) -> Callable[..., None]:
                     other = code.load(b, b0 + at, rest) if shared is None else shared
                     sums[k].set(code.fma(code.load(a, a0 + at, rest), other, sums[k].get()))
 
-            over_run(code, columns, body)
+            vector_loop(code, columns, body)
             for k in range(count):
                 code.store(code.total(sums[k].get()), y, y0 + first + k, code.int(1))
 
@@ -74,7 +74,7 @@ def _make_combine(paired: bool) -> Callable[..., None]:
             with code.loop(done, end, vectors * code.lanes) as j:
                 block(j, vectors, None)
             done = end
-        over_run(code, columns - done, lambda j, rest: block(done + j, 1, rest))
+        vector_loop(code, columns - done, lambda j, rest: block(done + j, 1, rest))
 
     return combine
 
@@ -94,14 +94,14 @@ def _standard(code: Code, o: Pointer, o0: Int, channels: Int, eps: Any) -> tuple
     """xhat(i, rest) = (o - mean) inverse, and inverse = 1 / sqrt(var + eps)."""
     wide = code.wide
     count, total, squares = wide.number(channels), wide.variable(0.0), wide.variable(0.0)
-    over_run(code, channels, lambda i, rest: total.set(total.get() + _wide(code, o, o0 + i, rest)))
+    vector_loop(code, channels, lambda i, rest: total.set(total.get() + _wide(code, o, o0 + i, rest)))
     mean = wide.total(total.get()) / count
 
     def square(i: Int, rest: Any) -> None:
         d = wide.kept(_wide(code, o, o0 + i, rest) - mean, rest)
         squares.set(wide.fma(d, d, squares.get()))
 
-    over_run(code, channels, square)
+    vector_loop(code, channels, square)
     inverse = 1 / wide.sqrt(wide.total(squares.get()) / count + wide.converted(code.splat(eps)))
     return lambda i, rest: (_wide(code, o, o0 + i, rest) - mean) * inverse, inverse
 
@@ -117,7 +117,7 @@ def channel_gates(
         z = code.wide.fma(xhat(i, rest), _wide(code, gain, i, rest), _wide(code, offset, i, rest))
         code.store(code.sigmoid(code.converted(z)), s, s0 + i, rest)
 
-    over_run(code, channels, body)
+    vector_loop(code, channels, body)
 
 
 @program
@@ -144,14 +144,14 @@ def channel_gates_gradient(
         first.set(first.get() + wide.converted(weighted))
         second.set(wide.fma(wide.converted(weighted), normal, second.get()))
 
-    over_run(code, channels, parameters)
+    vector_loop(code, channels, parameters)
     mean, along = wide.total(first.get()) / count, wide.total(second.get()) / count
 
     def gradient(i: Int, rest: Any) -> None:
         centred = _wide(code, out, at + i, rest) - mean
         code.store(code.converted(inverse * (centred - xhat(i, rest) * along)), out, at + i, rest)
 
-    over_run(code, channels, gradient)
+    vector_loop(code, channels, gradient)
 
 
 # -- gates of pixels ---------------------------------------------------------------------------------------------------
@@ -161,7 +161,9 @@ def channel_gates_gradient(
 def pixel_gates(code: Code, z: Pointer, z0: Int, shift: Int, pixels: Int) -> None:
     """z <- sigmoid(z + the number at `shift`)."""
     more = code.broadcast(z, shift)
-    over_run(code, pixels, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest) + more), z, z0 + i, rest))
+    vector_loop(
+        code, pixels, lambda i, rest: code.store(code.sigmoid(code.load(z, z0 + i, rest) + more), z, z0 + i, rest)
+    )
 
 
 @program
@@ -175,7 +177,7 @@ def pixel_gates_gradient(code: Code, t: Pointer, ds0: Int, s0: Int, total: Int, 
         code.store(value, t, ds0 + i, rest)
         sums.set(sums.get() + value)
 
-    over_run(code, pixels, body)
+    vector_loop(code, pixels, body)
     code.store(code.total(sums.get()), t, total, code.int(1))
 
 
@@ -196,7 +198,7 @@ def _make_scale(of_pixels: bool) -> Callable[..., None]:
         """y = s x."""
         with code.loop(0, pixels) as pixel:
             at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
-            over_run(
+            vector_loop(
                 code, channels, lambda c, rest: code.store(code.load(x, at + c, rest) * gates(c, rest), y, at + c, rest)
             )
 
@@ -230,7 +232,7 @@ def _make_scale_gradient(of_pixels: bool) -> Callable[..., None]:
                 value = code.fma(f, code.load(t, gates.v + c, rest), g * code.load(t, gates.w + c, rest))
                 code.store(code.fma(code.load(dy, at + c, rest), scale(c, rest), value), dx, at + c, rest)
 
-            over_run(code, channels, body)
+            vector_loop(code, channels, body)
 
     return scale_gradient
 
@@ -252,4 +254,4 @@ def sum_rows(code: Code, a: Pointer, a0: Int, rows: Int, row: Int, y: Pointer, y
             total.set(total.get() + _wide(code, a, a0 + i * row + j, rest))
         code.store(code.converted(total.get()), y, y0 + j, rest)
 
-    over_run(code, columns, body)
+    vector_loop(code, columns, body)

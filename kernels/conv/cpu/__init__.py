@@ -29,7 +29,7 @@ from kernels.conv.cpu.winograd.forward import winograd_forward
 from kernels.conv.cpu.winograd.plan import ZEROS
 from kernels.core.cpu import buffer_pool
 from kernels.core.cpu.thread_pool import contiguous
-from kernels.core.dispatch import by_numpy
+from kernels.core.dispatch import mark_host_computation
 from kernels.core.geometry import Pair, Window
 from kernels.norm.cpu import channel_vectors
 from kernels.norm.cpu.batch_norm import batch_norm_forward, gradient_rows, is_own, pixel_sums
@@ -228,7 +228,7 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
             parts = [direct_backward_filter(part, dy, window, groups) for part in maps]
             if len(parts) == 1:
                 return parts[0]
-            by_numpy()
+            mark_host_computation()
             return np.concatenate(parts, 2)
         return winograd_backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 from kernels.conv.cpu.winograd.transforms import AT as FORMS
-from kernels.core.cpu.jit import is_listing, store
+from kernels.core.cpu.jit import is_dry_run, store
 from kernels.core.cpu.target import target
 from kernels.core.geometry import Pair, Window
 
@@ -105,7 +105,7 @@ def choose(
     if layer in _known:
         return _known[layer]
     chosen = _choose(*layer, run)
-    if not is_listing():
+    if not is_dry_run():
         _known[layer] = chosen
     return chosen
 
@@ -134,7 +134,7 @@ def _choose(
     if key not in _chosen:
         _chosen.update({**_remembered(), **_chosen})
     if key not in _chosen:
-        if is_listing():  # any of them may be chosen
+        if is_dry_run():  # any of them may be chosen
             for name in close:
                 run(name)
             return close[0]

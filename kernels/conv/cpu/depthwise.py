@@ -20,8 +20,8 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, copy, over_run
-from kernels.core.dispatch import by_numpy
+from kernels.core.cpu.vector_ops import clear, copy, vector_loop
+from kernels.core.dispatch import mark_host_computation
 from kernels.core.geometry import Window
 
 # Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the
@@ -188,7 +188,7 @@ def _forward_kernel(taps: _Taps) -> Kernel:
                 for place, total in sums.items():
                     code.store(total.get(), outputs[place], c, rest)
 
-            over_run(code, layer.c, channels)
+            vector_loop(code, layer.c, channels)
 
         walk.over_tiles(*_FORWARD, tile)
 
@@ -236,7 +236,7 @@ def _filter_kernel(taps: _Taps) -> Kernel:
                 for tap, total in sums.items():
                     code.store(total.get(), own, places[tap], rest)
 
-            over_run(code, layer.c, channels)
+            vector_loop(code, layer.c, channels)
 
         walk.over_tiles(*_GRADIENT, tile)
 
@@ -298,5 +298,5 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray
         per_chunk,
         scratch=(layer.w + taps.r * taps.s) * layer.c,
     )
-    by_numpy()
+    mark_host_computation()
     return partial.sum(0)

@@ -13,8 +13,8 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import add, clear, copy
-from kernels.core.cpu.weight_cache import prepared
-from kernels.core.dispatch import by_numpy
+from kernels.core.cpu.weight_cache import packed_once
+from kernels.core.dispatch import mark_host_computation
 
 CHUNKS = 16
 MOST_SUMS = 600_000  # floats of the filter gradient's sums of all chunks: chunks of large filters are fewer
@@ -63,7 +63,7 @@ def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
         parallel(_bias_kernel(), 1, contiguous(b), out, groups, len(b) // groups, width, times)
         return out
 
-    return prepared(b, ("bias", groups, width, times), arrange)
+    return packed_once(b, ("bias", groups, width, times), arrange)
 
 
 # -- panels ------------------------------------------------------------------------------------------------------------
@@ -119,13 +119,13 @@ def packed(w: np.ndarray, groups: int, width: int) -> np.ndarray:
     """The panels of a filter (R, S, C/G, G K)."""
     r, s, c, k = w.shape
     k //= groups
-    return prepared(w, (groups, width), lambda: _pack(w, r * s * c, groups, k, width, k, 0, groups * k, k))
+    return packed_once(w, (groups, width), lambda: _pack(w, r * s * c, groups, k, width, k, 0, groups * k, k))
 
 
 def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
     """The panels of a transposed filter (R, S, C, K): a row of it is a group of S K output channels."""
     r, s, c, k = w.shape
-    return prepared(w, ("rows", width), lambda: _pack(w, c, r, s * k, width, k, c * k, k, s * c * k))
+    return packed_once(w, ("rows", width), lambda: _pack(w, c, r, s * k, width, k, c * k, k, s * c * k))
 
 
 def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
     width).
     """
     r, s, c, k = w.shape
-    return prepared(
+    return packed_once(
         w, ("channels", width), lambda: _pack(w, r * s * c, 1, k, width, k, 0, c * k, 0, row=r * s, row_step=k)
     )
 
@@ -209,7 +209,7 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     r, s, c, k = w.shape
     if groups == 1 and w.flags.c_contiguous:
         return swapped(w, reverse=True)
-    by_numpy()
+    mark_host_computation()
     w = w[::-1, ::-1].reshape(r, s, c, groups, k // groups)
     return contiguous(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 

@@ -114,7 +114,7 @@ class Signature:
         ]
         self._grouped = any(self._how)
 
-    def words(self, given: Sequence[Any]) -> Sequence[Any]:
+    def arguments(self, given: Sequence[Any]) -> Sequence[Any]:
         """What a launch takes, an array or number per slot, of what `parallel` was given."""
         if not self._grouped:
             return given
@@ -129,7 +129,7 @@ class Signature:
         return out
 
     def argument_types(self) -> tuple[types.Type, ...]:
-        """The numba types of `words`. Arrays may be read-only: a kernel gets addresses and knows which it writes."""
+        """The numba types of `arguments`; arrays may be read-only: a kernel knows which it writes."""
         arrays = {**POINTERS, tuple: types.int64}
         numbers = {int: types.int64, float: types.float64}
         return tuple(numbers.get(s) or types.Array(arrays[s], 1, "C", readonly=True) for s in self.slots)

@@ -1,12 +1,12 @@
 """Kernel launches, recorded once and done again in one native call.
 
-    recording = Recording()
+    recording = CapturedGraph()
     with recording.active(): y = computation(x)     # launches of this thread are written down; its arrays come from
                                                     # the recording's own pool
     recording.replay(first, stop)                   # the same machine code on the same memory: new numbers in x give
                                                     # new numbers in y
 
-What a launch needs is its kernel's address, its count of chunks and its argument words (numbers, and the addresses of
+What a launch needs is its kernel's address, its count of chunks and its argument slots (numbers, and the addresses of
 arrays). All memory it points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a
 reference to every other array. Arrays of the computation reuse each other's blocks as they did when it was recorded,
 which is right as long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good
@@ -25,43 +25,43 @@ import numpy as np
 from kernels.core.cpu import buffer_pool, thread_pool
 from kernels.core.cpu.thread_pool import (
     BUSY,
+    acquire,
     address_of,
-    asleep,
     call,
     compiled,
-    current_team,
-    give_back,
+    current_pool,
     load,
-    perform,
-    take,
+    release,
+    run_job,
+    sleeping_workers,
 )
-from kernels.core.dispatch import computed_outside, recorded_by
+from kernels.core.dispatch import capture_with, host_computed
 from kernels.core.random import words_of
 
-_FIELDS = 3  # of a launch in the table: address, chunks, address of its argument words
+_FIELDS = 3  # of a launch in the table: address, chunks, address of its argument slots
 
 
 @compiled
-def _replay(control, table, at, stop, helpers, woken, scratch, stride):  # type: ignore[no-untyped-def]
+def _replay(control, table, at, stop, workers, woken, scratch, stride):  # type: ignore[no-untyped-def]
     """Do the launches at .. stop and return `stop`, or BUSY with nothing done, or the number of the launch before which
-    helpers have to be woken: between two launches that keep them busy they may fall asleep. woken: they have just been.
-        control = 0: without the team.
+    workers have to be woken: between two launches that keep them busy they may fall sleeping_workers. woken: they have
+    just been. control = 0: without the pool.
     """
-    if control and take(control, scratch, stride, helpers, 1):
+    if control and acquire(control, scratch, stride, workers, 1):
         return BUSY
     while at < stop:
         launch = table + 8 * _FIELDS * at
-        address, chunks, words = load(launch), load(launch + 8), load(launch + 16)
-        if helpers == 0 or chunks == 1:
-            call(address, 0, chunks, scratch, words)
+        address, chunks, slots = load(launch), load(launch + 8), load(launch + 16)
+        if workers == 0 or chunks == 1:
+            call(address, 0, chunks, scratch, slots)
         else:
-            if not woken and asleep(control, helpers):
+            if not woken and sleeping_workers(control, workers):
                 break
-            perform(control, address, words, chunks)
+            run_job(control, address, slots, chunks)
             woken = 0
         at += 1
     if control:
-        give_back(control)
+        release(control)
     return at
 
 
@@ -106,7 +106,7 @@ def _boxed(result: Any) -> Any:
     return np.asarray(result) if isinstance(result, np.generic) else result
 
 
-class Recording:
+class CapturedGraph:
     """The launches of a computation and the memory they use."""
 
     def __init__(self) -> None:
@@ -130,8 +130,8 @@ class Recording:
         finally:
             thread_pool.recorder.tell = before
 
-    def _add(self, address: int, chunks: int, scratch: int, words: np.ndarray, arguments: Sequence[Any]) -> None:
-        self._launches.append((address, chunks, words[: len(arguments)].copy()))
+    def _add(self, address: int, chunks: int, scratch: int, slots: np.ndarray, arguments: Sequence[Any]) -> None:
+        self._launches.append((address, chunks, slots[: len(arguments)].copy()))
         self._scratch = max(self._scratch, scratch)
         for a in arguments:
             if isinstance(a, np.ndarray) and not self.pool.owns(a):
@@ -142,14 +142,14 @@ class Recording:
         """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both
         again.
         """
-        with self.active(), recorded_by(self._operator, self._draws):
+        with self.active(), capture_with(self._operator, self._draws):
             yield
 
     def _operator(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         first = len(self)
-        computed_outside()
+        host_computed()
         result = call(*args, **kwargs)
-        if computed_outside():
+        if host_computed():
             self.drop(first)
             result = _boxed(result)
             self._calls.append(_Call(first, call, args, kwargs, _arrays(result)))
@@ -178,8 +178,8 @@ class Recording:
 
     def redraw(self, shift: int) -> None:
         """Let the random masks come from `shift` draws further on in their stream."""
-        for words, offset in self._draws:
-            words[...] = words_of(offset + shift)
+        for slots, offset in self._draws:
+            slots[...] = words_of(offset + shift)
 
     def drop(self, first: int) -> None:
         """Forget the launches from number `first` on."""
@@ -188,21 +188,21 @@ class Recording:
     @cached_property
     def _table(self) -> np.ndarray:
         return np.array(
-            [(address, chunks, address_of(words)) for address, chunks, words in self._launches], np.int64
+            [(address, chunks, address_of(slots)) for address, chunks, slots in self._launches], np.int64
         ).reshape(-1, _FIELDS)
 
     def replay(self, first: int, stop: int) -> None:
         """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be
         recorded afterwards.
         """
-        table, team = address_of(self._table), current_team()
-        room = team.scratch if self._scratch <= team.scratch.floats else team.reserve(self._scratch)
-        helpers, woken = team.size - 1, 0
+        table, pool = address_of(self._table), current_pool()
+        room = pool.scratch if self._scratch <= pool.scratch.floats else pool.reserve(self._scratch)
+        workers, woken = pool.size - 1, 0
         while first < stop:
-            reached = _replay(team.control, table, first, stop, helpers, woken, room.address, room.stride)
+            reached = _replay(pool.control, table, first, stop, workers, woken, room.address, room.stride)
             if reached == BUSY:  # another thread's job: do it alone
                 own = np.empty(self._scratch + 16, np.float32)
                 reached = _replay(0, table, first, stop, 0, 1, address_of(own), 0)
             elif reached < stop:
-                team.wake()
+                pool.wake()
             first, woken = reached, 1

@@ -34,8 +34,8 @@ from numba.extending import intrinsic
 from kernels.core.cpu.arguments import POINTERS, Signature, count_of_arrays
 from kernels.core.cpu.deferral import deferring
 from kernels.core.cpu.numba_internals import (
+    DeviceFunction,
     MachineCodeCache,
-    Part,
     c_function,
     drop_bitcode,
     is_kept,
@@ -123,7 +123,7 @@ class Kernel:
         self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
         self.signature = Signature(function, f"cpu_kernel {self.name}")
         _rename(function, f"{self.name}_body")
-        body = Part(function, fastmath)
+        body = DeviceFunction(function, fastmath)
         unpack = _unpacker(self.signature)
 
         def run(start, stop, scratch, words):  # type: ignore[no-untyped-def]
@@ -213,14 +213,14 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         _rename(function, f"{function.__qualname__}_{variant}")
-        return Part(function, {"contract"})
+        return DeviceFunction(function, {"contract"})
 
     return decorate
 
 
 @contextlib.contextmanager
-def listing() -> Iterator[list[Kernel]]:
-    """Within the block kernels are listed, once each, and not run: what would a computation need? Its numbers mean
+def dry_run() -> Iterator[list[Kernel]]:
+    """Within the block kernels are discovered, once each, and not run: what would a computation need? Its numbers mean
     nothing then.
     """
     global _listed
@@ -231,12 +231,12 @@ def listing() -> Iterator[list[Kernel]]:
         _listed = None
 
 
-def is_listing() -> bool:
-    """Whether kernels are only being listed."""
+def is_dry_run() -> bool:
+    """Whether kernels are only being discovered."""
     return _listed is not None
 
 
-def listed(kernel: Kernel) -> bool:
+def discovered(kernel: Kernel) -> bool:
     """Put a kernel on the list, if there is one; then it must not be run."""
     if _listed is None:
         return False

@@ -5,7 +5,7 @@ Functions that kernels are made of. numba optimises every function it compiles a
 again in each function that calls it, with all that is called. A kernel's body is called by the function that unpacks
 its arguments, and calls others: three rounds where one is enough. Here
 
-    function = Part(python_function, {"contract"})      is for kernels only: Python cannot call it
+    function = DeviceFunction(python_function, {"contract"})      is for kernels only: Python cannot call it
     with linked_first(): ...                            what numba compiles in this block is put together first, then
                                                         optimised as a whole
 
@@ -28,20 +28,20 @@ from numba.core import caching, ccallback, codegen, compiler, dispatcher, regist
 class _Library(codegen.JITCodeLibrary):
     """One function's LLVM module. Others link what it holds as it is, not what optimisation would make of it.
 
-    is_part: no machine code is ever made of it alone, whoever links it.
+    is_device_function: no machine code is ever made of it alone, whoever links it.
     """
 
-    is_part = False
+    is_device_function = False
 
     def _ensure_finalized(self) -> None:
-        if not self.is_part:
+        if not self.is_device_function:
             super()._ensure_finalized()
 
     def add_linking_library(self, library: Any) -> None:
         self._linking_libraries.append(library)
 
     def _get_module_for_linking(self) -> Any:
-        if not self.is_part:
+        if not self.is_device_function:
             return super()._get_module_for_linking()
         if self._shared_module is None:
             for library in dict.fromkeys(self._linking_libraries):
@@ -73,12 +73,12 @@ class _Compiler(dispatcher._FunctionCompiler):  # type: ignore[name-defined]
         with linked_first():
             # the key that callers find the function by
             result = super().compile(args, return_type)._replace(entry_point=object())
-        result.library.is_part = True
+        result.library.is_device_function = True
         result.target_context.insert_user_function(result.entry_point, result.fndesc, [result.library])
         return result
 
 
-class Part(registry.CPUDispatcher):
+class DeviceFunction(registry.CPUDispatcher):
     """A numba function that only kernels call: lowered once for every combination of argument types."""
 
     def __init__(self, function: Callable[..., Any], fastmath: set[str]) -> None:

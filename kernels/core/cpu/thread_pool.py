@@ -1,21 +1,21 @@
-"""A small team of threads for kernels. One knob: AREOGRAD_THREADS, or `set_threads`.
+"""The thread pool of the CPU kernels. One knob: AREOGRAD_THREADS, or `set_threads`.
 
 Work is cut into chunks by its shape alone, never by the number of threads, and a chunk is computed by one thread:
 results are the same bits for any number of threads.
 
-How a job is handed over. Helpers sit in native code, without the interpreter's lock, and watch one word of memory:
+How a job is submitted. Workers sit in native code, without the interpreter's lock, and watch one word of memory:
 
     next = chunks << 40 | chunks taken from the end << 20 | chunks taken from the start
 
 The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left
-does that chunk. The caller takes them from the start, helpers from the end: neighbouring pixels stay with one core, and
-with them its cache, from layer to layer. The caller returns when the count of finished chunks is complete. That takes
-about a microsecond; waking a thread would take fifty. A helper that has waited in vain for about a millisecond goes to
-sleep in the interpreter and says so; the next caller wakes it, and only then puts its job up.
+computes that chunk. The caller takes them from the start, workers from the end: neighbouring pixels stay with one core,
+and with them its cache, from layer to layer. The caller joins when the count of finished chunks is complete. That takes
+about a microsecond; waking a thread would take fifty. A worker that has spun in vain for about a millisecond goes to
+sleep in the interpreter and says so; the next caller wakes it, and only then submits its job.
 
-Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. A job is therefore put
-up, done and taken down within
-one native call: an exception finds either no job, or one that is finished, and never a taken lock.
+Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. One native call
+therefore submits, runs and joins a job: an exception finds either no job, or one that is finished, and never a taken
+lock.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from threadpoolctl import threadpool_limits
 
 from kernels.core.cpu import buffer_pool
 from kernels.core.cpu.cores import capped, usable_cores
-from kernels.core.cpu.jit import Kernel, cached, drop_bitcode, listed
-from kernels.core.dispatch import by_numpy
+from kernels.core.cpu.jit import Kernel, cached, discovered, drop_bitcode
+from kernels.core.dispatch import mark_host_computation
 
-# Words of the control block, a cache line apart. From _MEMBERS on, per member: its scratch address, whether it watches.
-_NEXT, _FINISHED, _ADDRESS, _WORDS, _BUSY, _MEMBERS = 0, 8, 16, 24, 32, 40
+# Words of the control block, a cache line apart. From _MEMBERS on, per member: its scratch address, whether it spins.
+_NEXT, _FINISHED, _ADDRESS, _SLOTS, _BUSY, _MEMBERS = 0, 8, 16, 24, 32, 40
 BUSY = -1  # what a launch returns where another thread's job is being done
 _LINE = 8
 _COUNT = (1 << 20) - 1
-_PATIENCE = 60_000  # looks before a helper goes to sleep
+_SPIN_LIMIT = 60_000  # looks before a worker goes to sleep
 
 _I64 = ir.IntType(64)
 
@@ -70,12 +70,12 @@ def _place(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 
 def _emit_call(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
-    address, start, stop, scratch, words = values
+    address, start, stop, scratch, slots = values
     pointer = ir.FloatType().as_pointer()
     function = builder.inttoptr(
         address, ir.FunctionType(ir.VoidType(), [_I64, _I64, pointer, _I64.as_pointer()]).as_pointer()
     )
-    builder.call(function, [start, stop, builder.inttoptr(scratch, pointer), _place(builder, words)])
+    builder.call(function, [start, stop, builder.inttoptr(scratch, pointer), _place(builder, slots)])
 
 
 def _emit_store(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
@@ -125,7 +125,7 @@ def _emit_take(builder: ir.IRBuilder, values: Sequence[ir.Value]) -> ir.Value:
 load = _native(1, lambda b, v: b.load_atomic(_place(b, v[0]), "seq_cst", 8))
 _store = _native(2, _emit_store)
 _add = _native(2, lambda b, v: b.atomic_rmw("add", _place(b, v[0]), v[1], "seq_cst"))
-_take = _native(1, _emit_take)
+_test_and_set = _native(1, _emit_take)
 call = _native(5, _emit_call)
 _pause = _native(1, _emit_pause)
 
@@ -154,70 +154,70 @@ def _work(control, member):  # type: ignore[no-untyped-def]
             return
         chunk = (word >> 40) - 1 - (word >> 20 & _COUNT) if member else word & _COUNT
         # The caller changes these fields only when all chunks are finished, and ours is not.
-        address, words = load(control + 8 * _ADDRESS), load(control + 8 * _WORDS)
-        call(address, chunk, chunk + 1, load(control + 8 * (_MEMBERS + 2 * _LINE * member)), words)
+        address, slots = load(control + 8 * _ADDRESS), load(control + 8 * _SLOTS)
+        call(address, chunk, chunk + 1, load(control + 8 * (_MEMBERS + 2 * _LINE * member)), slots)
         _add(control + 8 * _FINISHED, 1)
 
 
 @compiled
-def _watch(control, member, patience):  # type: ignore[no-untyped-def]
-    """A helper: work, look for more, and return when there was none for long."""
+def _watch(control, member, spin_limit):  # type: ignore[no-untyped-def]
+    """A worker: work, look for more, and return when there was none for long."""
     awake = control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE)
     _store(awake, 1)
     looks = 0
     while True:
         if _left(load(control + 8 * _NEXT)) > 0:
-            if looks > patience:
+            if looks > spin_limit:
                 _store(awake, 1)
             _work(control, member)
             looks = 0
             continue
-        if looks > patience:
+        if looks > spin_limit:
             return
-        if looks == patience:
+        if looks == spin_limit:
             _store(awake, 0)  # then look once more: a caller either sees this, or its job is seen here
         looks += 1
         _pause(0)
 
 
 @compiled
-def asleep(control, helpers):  # type: ignore[no-untyped-def]
-    """How many helpers have to be woken."""
+def sleeping_workers(control, workers):  # type: ignore[no-untyped-def]
+    """How many workers have to be woken."""
     count = 0
-    for member in range(1, helpers + 1):
+    for member in range(1, workers + 1):
         count += 1 - load(control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE))
     return count
 
 
 @compiled
-def take(control, scratch, stride, helpers, awake):  # type: ignore[no-untyped-def]
-    """Make the team this caller's. 0: it is; BUSY: it is another thread's; else how many helpers sleep, and it is not
+def acquire(control, scratch, stride, workers, awake):  # type: ignore[no-untyped-def]
+    """Make the pool this caller's. 0: it is; BUSY: it is another thread's; else how many workers sleep, and it is not
     (unless `awake`: they have
-    been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each helper's.
+    been woken). scratch, stride: where the caller's own memory lies, and how many bytes further on each worker's.
     """
-    if not _take(control + 8 * _BUSY):
+    if not _test_and_set(control + 8 * _BUSY):
         return BUSY
-    sleeping = 0 if awake else asleep(control, helpers)
+    sleeping = 0 if awake else sleeping_workers(control, workers)
     if sleeping:
-        give_back(control)
+        release(control)
         return sleeping
-    for member in range(helpers + 1):
+    for member in range(workers + 1):
         _store(control + 8 * (_MEMBERS + 2 * _LINE * member), scratch + stride * member)
     return 0
 
 
 @compiled
-def give_back(control):  # type: ignore[no-untyped-def]
-    """Let other threads have the team."""
+def release(control):  # type: ignore[no-untyped-def]
+    """Let other threads have the pool."""
     _store(control + 8 * _BUSY, 0)
 
 
 @compiled
-def perform(control, address, words, chunks):  # type: ignore[no-untyped-def]
-    """Put a job up, work at it, and wait for the chunks that helpers took."""
+def run_job(control, address, slots, chunks):  # type: ignore[no-untyped-def]
+    """Submit a job, work at it, and wait for the chunks that workers took."""
     _store(control + 8 * _FINISHED, 0)
     _store(control + 8 * _ADDRESS, address)
-    _store(control + 8 * _WORDS, words)
+    _store(control + 8 * _SLOTS, slots)
     _store(control + 8 * _NEXT, chunks << 40)
     _work(control, 0)
     while load(control + 8 * _FINISHED) < chunks:
@@ -229,31 +229,32 @@ def address_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-# -- launching: one native call that takes the team, writes the arguments down, puts the job up, works at it and gives t
+# -- launching: one native call acquires the pool, writes the arguments, submits the job, works at it and releases the
+# pool
 
 MOST_ARGUMENTS = 64
 _launchers: dict[tuple[type, ...], Any] = {}
 
 
 def launcher(kernel: Kernel) -> Any:
-    """launch(control, words, address, chunks, helpers, awake, scratch, stride, *arguments) for the kernel's argument
+    """launch(control, slots, address, chunks, workers, awake, scratch, stride, *arguments) for the kernel's argument
     types, compiled on first use.
 
-    It returns 0 when all is done, else what `take` returns, and nothing is done. helpers = 0: the caller does it alone;
-    control = 0: without the team.
+    It returns 0 when all is done, else what `acquire` returns, and nothing is done. workers = 0: the caller does it
+    alone; control = 0: without the pool.
     """
     slots = tuple(kernel.signature.slots)
     if slots not in _launchers:
         names = [f"a{k}" for k in range(len(slots))]
-        lines = [f"def launch(control, words, address, chunks, helpers, awake, scratch, stride, {', '.join(names)}):"]
-        lines += ["    obstacle = _take_team(control, scratch, stride, helpers, awake) if control else 0"]
+        lines = [f"def launch(control, slots, address, chunks, workers, awake, scratch, stride, {', '.join(names)}):"]
+        lines += ["    obstacle = _acquire_pool(control, scratch, stride, workers, awake) if control else 0"]
         lines += ["    if obstacle:", "        return obstacle"]
         for k, (name, slot) in enumerate(zip(names, slots, strict=True)):
-            write = {int: f"_store(words + {8 * k}, {name})", float: f"_store_float(words + {8 * k}, {name})"}
-            lines.append("    " + write.get(slot, f"_store_address(words + {8 * k}, {name})"))
-        lines += ["    return _start(control, words, address, chunks, helpers, scratch)"]
+            write = {int: f"_store(slots + {8 * k}, {name})", float: f"_store_float(slots + {8 * k}, {name})"}
+            lines.append("    " + write.get(slot, f"_store_address(slots + {8 * k}, {name})"))
+        lines += ["    return _start(control, slots, address, chunks, workers, scratch)"]
         scope: dict[str, Any] = {"_store_float": _store_float, "_store_address": _store_address}
-        scope |= {"_store": _store, "_take_team": take, "_start": _start, "__name__": __name__}
+        scope |= {"_store": _store, "_acquire_pool": acquire, "_start": _start, "__name__": __name__}
         exec("\n".join(lines), scope)
         dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
         cached(dispatcher, scope["launch"], "launch " + " ".join(slot.__name__ for slot in slots))
@@ -266,18 +267,18 @@ def launcher(kernel: Kernel) -> Any:
 
 
 @compiled
-def _start(control, words, address, chunks, helpers, scratch):  # type: ignore[no-untyped-def]
-    if helpers:
-        perform(control, address, words, chunks)
+def _start(control, slots, address, chunks, workers, scratch):  # type: ignore[no-untyped-def]
+    if workers:
+        run_job(control, address, slots, chunks)
     else:
-        call(address, 0, chunks, scratch, words)
+        call(address, 0, chunks, scratch, slots)
     if control:
-        give_back(control)
+        release(control)
     return 0
 
 
 class Scratch(NamedTuple):
-    """Memory that every member of a team has for itself: an array (members, floats), its address, a member's bytes, a
+    """Memory that every member of a pool has for itself: an array (members, floats), its address, a member's bytes, a
     member's floats.
     """
 
@@ -287,26 +288,26 @@ class Scratch(NamedTuple):
     floats: int
 
 
-class _Team:
-    """The caller and `size` - 1 helpers with their control block and scratch memory."""
+class _ThreadPool:
+    """The caller and `size` - 1 workers with their control block and scratch memory."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         raw = np.zeros(_MEMBERS + 2 * _LINE * size + _LINE, np.int64)
         self.block = raw[-(address_of(raw) // 8) % _LINE :]
         self.control = address_of(self.block)
-        self.words = np.empty(MOST_ARGUMENTS, np.int64)  # of whoever has the team
-        self.words_address = address_of(self.words)
+        self.slots = np.empty(MOST_ARGUMENTS, np.int64)  # of whoever has the pool
+        self.slots_address = address_of(self.slots)
         self.reserve(16)
         if size > 1:
-            _watch.compile((types.int64,) * 3)  # not by the helpers, which would come late to the first jobs
+            _watch.compile((types.int64,) * 3)  # not by the workers, which would come late to the first jobs
         self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
         for k, waker in enumerate(self.wakers):
             threading.Thread(target=self._help, args=(waker, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
 
     def _help(self, waker: SimpleQueue[bool], member: int) -> None:
         while waker.get():
-            _watch(self.control, member, _PATIENCE)
+            _watch(self.control, member, _SPIN_LIMIT)
 
     def reserve(self, floats: int) -> Scratch:
         """Give every member that much scratch memory. A launch that still runs keeps what it was given."""
@@ -316,18 +317,18 @@ class _Team:
         return self.scratch
 
     def wake(self) -> None:
-        """Wake the helpers that sleep."""
+        """Wake the workers that sleep."""
         for member, waker in enumerate(self.wakers, 1):
             if waker.empty() and not self.block[_MEMBERS + 2 * _LINE * member + _LINE]:
                 waker.put(True)
 
     def close(self) -> None:
-        """Let the helpers end."""
+        """Let the workers end."""
         for waker in self.wakers:
             waker.put(False)
 
 
-_team: _Team | None = None
+_pool: _ThreadPool | None = None
 _process = 0
 
 
@@ -342,34 +343,34 @@ def _default() -> int:
 
 def threads() -> int:
     """How many threads kernels use."""
-    return current_team().size
+    return current_pool().size
 
 
 def set_threads(count: int) -> None:
     """Use `count` threads from now on, also more than there are cores (then slower than few). ValueError below 1."""
-    global _team, _process
+    global _pool, _process
     if count < 1:
         raise ValueError(f"threads: got {count}, expected at least 1")
-    before = _team if _process == os.getpid() else None
+    before = _pool if _process == os.getpid() else None
     if before is not None and before.size == count:
         return
     # BLAS threads spin for milliseconds after a product; one core's worth of them halves the speed of everything here.
     threadpool_limits(1, user_api="blas")
-    # then the old one ends: an interrupt in between leaves a team that works
-    _team, _process = _Team(count), os.getpid()
+    # then the old one ends: an interrupt in between leaves a pool that works
+    _pool, _process = _ThreadPool(count), os.getpid()
     if before is not None:
         before.close()
 
 
-def current_team() -> _Team:
+def current_pool() -> _ThreadPool:
     """The threads that kernels use now."""
-    if _team is None or _process != os.getpid():  # threads do not survive a fork
+    if _pool is None or _process != os.getpid():  # threads do not survive a fork
         set_threads(_default())
-    return _team  # type: ignore[return-value]
+    return _pool  # type: ignore[return-value]
 
 
 class _Recorder(threading.local):
-    """Per thread: who is told of every launch (address, chunks, scratch, argument words, arguments);
+    """Per thread: who is told of every launch (address, chunks, scratch, argument slots, arguments);
     see capture.py.
     """
 
@@ -384,7 +385,7 @@ def contiguous(array: Any, dtype: Any = None) -> Any:
     is.
     """
     if not array.flags.c_contiguous or (dtype is not None and array.dtype != dtype):
-        by_numpy()
+        mark_host_computation()
         array = np.ascontiguousarray(array, dtype)
     return array
 
@@ -400,30 +401,30 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
 
     scratch: floats of uninitialised memory that each thread has for itself.
     """
-    if chunks <= 0 or listed(kernel):
+    if chunks <= 0 or discovered(kernel):
         return
     address = kernel.address or kernel.compile()
     launch = kernel.launcher
     if launch is None:
         launch = kernel.launcher = launcher(kernel)
-    arguments = tuple(kernel.signature.words(arguments))
-    team = current_team()
-    room = team.scratch if scratch <= team.scratch.floats else team.reserve(scratch)
-    helpers = team.size - 1 if chunks > 1 else 0
-    words, place = (team.words, team.words_address) if recorder.tell is None else own_words()
-    obstacle = launch(team.control, place, address, chunks, helpers, 0, room.address, room.stride, *arguments)
+    arguments = tuple(kernel.signature.arguments(arguments))
+    pool = current_pool()
+    room = pool.scratch if scratch <= pool.scratch.floats else pool.reserve(scratch)
+    workers = pool.size - 1 if chunks > 1 else 0
+    slots, place = (pool.slots, pool.slots_address) if recorder.tell is None else own_slots()
+    obstacle = launch(pool.control, place, address, chunks, workers, 0, room.address, room.stride, *arguments)
     if obstacle > 0:
-        team.wake()
-        obstacle = launch(team.control, place, address, chunks, helpers, 1, room.address, room.stride, *arguments)
+        pool.wake()
+        obstacle = launch(pool.control, place, address, chunks, workers, 1, room.address, room.stride, *arguments)
     if obstacle == BUSY:  # called from within another thread's job
         own = np.empty(scratch + 16, np.float32)
-        words, place = own_words()
+        slots, place = own_slots()
         launch(0, place, address, chunks, 0, 1, address_of(own), 0, *arguments)
     if recorder.tell:
-        recorder.tell(address, chunks, scratch, words, arguments)
+        recorder.tell(address, chunks, scratch, slots, arguments)
 
 
-def own_words() -> tuple[np.ndarray, int]:
+def own_slots() -> tuple[np.ndarray, int]:
     """Room for a launch's arguments that no other launch writes to, and its address."""
-    words = np.empty(MOST_ARGUMENTS, np.int64)
-    return words, address_of(words)
+    slots = np.empty(MOST_ARGUMENTS, np.int64)
+    return slots, address_of(slots)

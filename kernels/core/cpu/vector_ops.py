@@ -15,7 +15,7 @@ _AHEAD = 16  # rows
 _PARTS = 4  # an addition takes four cycles
 
 
-def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
+def vector_loop(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
     """body(i, None) for every whole vector of 0 .. length, then body(i, how many) for the rest."""
     lanes = code.lanes
     if lanes == 1:
@@ -29,7 +29,7 @@ def over_run(code: Code, length: Int, body: Callable[[Int, Any], None]) -> None:
         body(whole, length - whole)
 
 
-def total_over_run(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec]) -> Vec:
+def vector_sum(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec]) -> Vec:
     """The sum over a run, in all lanes; add(sum, i, None or how many) gives a sum with the vector at i added.
 
     There are four partial sums: additions do not wait for one another, and fewer roundings follow one another than in a
@@ -41,12 +41,12 @@ def total_over_run(code: Code, length: Int, add: Callable[[Vec, Int, Any], Vec])
     with code.loop(0, whole, step) as i:
         for k, part in enumerate(sums):
             part.set(add(part.get(), i + k * code.lanes, None))
-    over_run(code, length - whole, lambda i, rest: sums[0].set(add(sums[0].get(), whole + i, rest)))
+    vector_loop(code, length - whole, lambda i, rest: sums[0].set(add(sums[0].get(), whole + i, rest)))
     first, second, third, fourth = (part.get() for part in sums)
     return code.total((first + second) + (third + fourth))
 
 
-def over_periods(code: Code, start: Int, stop: Int, period: Int, body: Callable[[Int, Int, Any], None]) -> None:
+def periodic_loop(code: Code, start: Int, stop: Int, period: Int, body: Callable[[Int, Int, Any], None]) -> None:
     """body(i, j, None or how many) for the vectors at i = start .. stop, j = i - start modulo `period` (a multiple of
     the lanes).
 
@@ -56,7 +56,7 @@ def over_periods(code: Code, start: Int, stop: Int, period: Int, body: Callable[
     whole = start + code.rounded_to(stop - start, period)
     with code.loop(start, whole, period) as i, code.loop(0, period, code.lanes) as j:
         body(i + j, j, None)
-    over_run(code, stop - whole, lambda j, rest: body(whole + j, j, rest))
+    vector_loop(code, stop - whole, lambda j, rest: body(whole + j, j, rest))
 
 
 def period_of(channels: int, least: int = 256) -> int:
@@ -68,7 +68,7 @@ def period_of(channels: int, least: int = 256) -> int:
 @program
 def copy(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = x[x0 : x0 + length]."""
-    over_run(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest), y, y0 + i, rest))
+    vector_loop(code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest), y, y0 + i, rest))
 
 
 @program
@@ -81,7 +81,7 @@ def copy_rows(
         with code.loop(0, rows) as row:
             code.store(code.load(x, x0 + row * x_row + i, rest), y, y0 + row * y_row + i, rest)
 
-    over_run(code, length, body)
+    vector_loop(code, length, body)
 
 
 @program
@@ -95,19 +95,19 @@ def add_rows(
             at = y0 + row * y_row + i
             code.store(code.load(y, at, rest) + code.load(x, x0 + row * x_row + i, rest), y, at, rest)
 
-    over_run(code, length, body)
+    vector_loop(code, length, body)
 
 
 @program
 def clear(code: Code, y: Pointer, y0: Int, length: Int) -> None:
     """y[y0 : y0 + length] = 0."""
-    over_run(code, length, lambda i, rest: code.store(code.vec(0), y, y0 + i, rest))
+    vector_loop(code, length, lambda i, rest: code.store(code.vec(0), y, y0 + i, rest))
 
 
 @program
 def add(code: Code, y: Pointer, y0: Int, x: Pointer, x0: Int, length: Int) -> None:
     """y[y0 : y0 + length] += x[x0 : x0 + length]."""
-    over_run(
+    vector_loop(
         code,
         length,
         lambda i, rest: code.store(code.load(y, y0 + i, rest) + code.load(x, x0 + i, rest), y, y0 + i, rest),

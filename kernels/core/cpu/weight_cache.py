@@ -24,7 +24,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def prepared(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
+def packed_once(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
     """make(), remembered under `key` as long as w's memory lives, if `read_only` gave it; any other memory may change:
     made at every call.
 

@@ -18,7 +18,7 @@ from numba import carray
 from kernels.core.cpu.arguments import F32, F64, I64
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.thread_pool import parallel
-from kernels.core.dispatch import by_numpy
+from kernels.core.dispatch import mark_host_computation
 from kernels.core.labels import NO_LABEL, check_labels
 
 
@@ -123,7 +123,7 @@ def signed_distances(labels: np.ndarray, classes: int, background: str, ignore_i
     h, w = labels.shape[-2:]
     if dtype != "float32" or not labels.size or classes < 1 or h * w >= 2**24:
         return NotImplemented
-    by_numpy()  # the loss that reads the maps is NumPy's
+    mark_host_computation()  # the loss that reads the maps is NumPy's
     truth, out = np.ascontiguousarray(labels, np.int64).reshape(-1), np.empty((*labels.shape, classes), np.float32)
     chunks = labels.size // (h * w) * classes
     wrong = np.zeros(chunks)

@@ -23,7 +23,7 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.simd import Code, Pointer, Vec, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
-from kernels.core.dispatch import by_numpy
+from kernels.core.dispatch import mark_host_computation
 from kernels.core.labels import NO_LABEL, check_labels
 from kernels.loss import reference
 from kernels.loss.regions import METRICS, REGIONS, Sums
@@ -343,7 +343,7 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, distanc
     own, rest = spec.split(_FUSED)
     if own is None or not (plan := _Plan(logits, labels, own)).served:
         return NotImplemented
-    by_numpy()
+    mark_host_computation()
     out = np.empty((plan.chunks, plan.sums + 1))
     truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
     arguments = (
@@ -422,7 +422,7 @@ def loss_backward(
         or state.shape != plan.constants.shape
     ):
         return NotImplemented
-    by_numpy()
+    mark_host_computation()
     constants = state.copy()
     constants[_C_FOCAL:_WEIGHTS] *= dy
     constants[_WEIGHTS + plan.classes :] *= dy

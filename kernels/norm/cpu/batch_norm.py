@@ -21,8 +21,8 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import mask_bytes
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, copy, over_periods, period_of
-from kernels.core.dispatch import by_numpy
+from kernels.core.cpu.vector_ops import clear, copy, period_of, periodic_loop
+from kernels.core.dispatch import mark_host_computation
 from kernels.norm.cpu import channel_vectors
 
 _CHUNK = 65_536  # floats, 256 KB
@@ -68,7 +68,7 @@ def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, sums: P
         code.store(code.load(sums, j, rest) + d, sums, j, rest)
         code.store(code.fma(d, d, code.load(sums, j + period, rest)), sums, j + period, rest)
 
-    over_periods(code, start, stop, period, body)
+    periodic_loop(code, start, stop, period, body)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +98,7 @@ def sum_pixels(x: np.ndarray) -> Any:
     """As kernels.core.reduction.sum_pixels."""
     if x.dtype != np.float32 or x.size < 16_384:
         return NotImplemented
-    by_numpy()
+    mark_host_computation()
     x = contiguous(x)
     return pixel_sums(x, np.zeros(x.shape[-1], np.float32))[:, 0].sum(0)
 
@@ -131,7 +131,7 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     """
     if x.dtype != np.float32 or not x.size:
         return NotImplemented
-    by_numpy()
+    mark_host_computation()
     x = contiguous(x)
     rows = x.size // x.shape[-1]
     sample = x.reshape(rows, -1)[:: max(1, rows // 8)][:8]
@@ -170,7 +170,7 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
                 code.store_mask(code.relu_open(value), mask, i)
             code.store(code.relu(value) if relu else value, y, i, rest)
 
-        over_periods(code, start, stop, period, body)
+        periodic_loop(code, start, stop, period, body)
 
     @cpu_kernel(f"{'residual ' * residual}{'relu' * relu}")
     def batch_norm_forward(
@@ -286,7 +286,7 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
             code.store(code.load(sums, j, rest) + g, sums, j, rest)
             code.store(code.fma(g, d, code.load(sums, j + period, rest)), sums, j + period, rest)
 
-        over_periods(code, start, stop, period, body)
+        periodic_loop(code, start, stop, period, body)
 
     @cpu_kernel(f"{relu}{' keep' * keeps}")
     def batch_norm_gradient_sums(
@@ -346,7 +346,7 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
                 value = value + code.fma(code.load(x, i, rest) - code.load(tables, j, rest), slope, constant)
             code.store(value, dx, i, rest)
 
-        over_periods(code, start, stop, period, body)
+        periodic_loop(code, start, stop, period, body)
 
     @cpu_kernel(f"{relu}{' training' * training}{' residual' * with_residual}")
     def batch_norm_backward(

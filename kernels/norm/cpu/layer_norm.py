@@ -23,7 +23,7 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Float, Int, Pointer, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, over_run
+from kernels.core.cpu.vector_ops import clear, vector_loop
 from kernels.norm.cpu import channel_vectors
 from kernels.norm.cpu.row_statistics import Rows
 
@@ -63,7 +63,7 @@ def _forward_kernel(wide: bool) -> Kernel:
                 for place, row in zip(places, known, strict=True):
                     rows.store(rows.math.fma(rows.xhat(x, place + j, rest, row), w, b), y, place + j, rest)
 
-            over_run(code, channels, body)
+            vector_loop(code, channels, body)
 
         rows.over(first, last, some)
 
@@ -122,7 +122,7 @@ def _backward_kernel(wide: bool) -> Kernel:
                 math.store(dweight, sums, j, rest)
                 math.store(dbias, sums, channels + j, rest)
 
-            over_run(code, channels, body)
+            vector_loop(code, channels, body)
 
         rows.over(first, last, some)
 

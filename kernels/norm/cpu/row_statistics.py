@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kernels.core.cpu.simd import Code, Int, Pointer, Variable, Vec
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 
 _TOGETHER = 4  # rows at the same time: a sum waits for its last addition, those of other rows do not
 
@@ -68,7 +68,7 @@ class Rows:
                 if dy:
                     gs[k].set(math.fma(self.load(dy, place + j, rest), w, gs[k].get()))
 
-        over_run(code, self.channels, first)
+        vector_loop(code, self.channels, first)
         means = self._means(sums)
 
         def second(j: Int, rest: Any) -> None:
@@ -80,7 +80,7 @@ class Rows:
                 if dy:
                     products[k].set(math.fma(self.load(dy, place + j, rest) * w, d, products[k].get()))
 
-        over_run(code, self.channels, second)
+        vector_loop(code, self.channels, second)
         out = []
         for mean, offset, square, g, product in zip(
             means, *map(self._means, (offsets, squares, gs, products)), strict=True

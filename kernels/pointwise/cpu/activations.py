@@ -14,7 +14,7 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 
 _CHUNK = 65_536
 
@@ -97,7 +97,7 @@ def _map_kernel(name: str) -> Kernel:
             vectors = [code.load(p, at + i, rest) for p in (a, b)[:inputs]]
             code.store(body(code, *vectors), y, at + i, rest)
 
-        over_run(code, length, one)
+        vector_loop(code, length, one)
 
     @cpu_kernel(name)
     def pointwise_map(start, stop, scratch, a: F32, b: F32, y: F32, n: int):  # type: ignore[no-untyped-def]

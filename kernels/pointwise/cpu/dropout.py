@@ -19,7 +19,7 @@ from kernels.core.cpu.arguments import F32, I64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Condition, Float, Int, Pointer, program
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.dispatch import drawn
+from kernels.core.dispatch import mark_random_input
 from kernels.core.random import MULTIPLIERS, ROUNDS, WEYL, words_of
 
 _BLOCKS = 8192  # Philox blocks of four words per chunk
@@ -139,7 +139,7 @@ def dropout_forward(x: np.ndarray, p: float, seed: int, offset: int) -> Any:
     x = contiguous(x)
     y = buffer_pool.empty(x.shape, np.float32)
     place = np.array(words_of(offset), np.int64)
-    drawn(place, offset)
+    mark_random_input(place, offset)
     blocks = -(-x.size // 4)
     threshold = math.ceil(float(np.float32(p)) * 2**24)  # keep when (word >> 8) >= p 2^24
     parallel(

@@ -15,7 +15,7 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.thread_pool import flat, parallel
-from kernels.core.cpu.vector_ops import over_run, total_over_run
+from kernels.core.cpu.vector_ops import vector_loop, vector_sum
 
 _CHUNK = 65_536  # floats
 
@@ -25,7 +25,7 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
     def softmax(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
         """y = e^(x - max) / sum e^(x - max), or its logarithm. y may be x."""
         top, total = code.variable(float("-inf")), code.variable(0.0)
-        over_run(
+        vector_loop(
             code,
             length,
             lambda i, rest: top.set(
@@ -40,15 +40,15 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
             if not logarithm:
                 code.store(e, y, y0 + i, rest)
 
-        over_run(code, length, exponentials)
+        vector_loop(code, length, exponentials)
         whole = code.total(total.get())
         if logarithm:
             size = code.log(whole)
-            over_run(
+            vector_loop(
                 code, length, lambda i, rest: code.store(code.load(x, x0 + i, rest) - largest - size, y, y0 + i, rest)
             )
         else:
-            over_run(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) / whole, y, y0 + i, rest))
+            vector_loop(code, length, lambda i, rest: code.store(code.load(y, y0 + i, rest) / whole, y, y0 + i, rest))
 
     return softmax
 
@@ -62,13 +62,13 @@ def _make_gradient(logarithm: bool) -> Callable[..., None]:
             value = code.load(dy, d0 + i, rest)
             return sums + value if logarithm else code.fma(code.load(y, y0 + i, rest), value, sums)
 
-        total = total_over_run(code, length, add)
+        total = vector_sum(code, length, add)
 
         def subtract(i: Int, rest: Any) -> None:
             value, out = code.load(dy, d0 + i, rest), code.load(y, y0 + i, rest)
             code.store(code.fma(-code.exp(out), total, value) if logarithm else out * (value - total), dx, x0 + i, rest)
 
-        over_run(code, length, subtract)
+        vector_loop(code, length, subtract)
 
     return gradient
 

@@ -13,8 +13,8 @@ from kernels.conv.cpu import filters
 from kernels.conv.cpu.direct.forward import direct_forward, direct_transposed
 from kernels.conv.cpu.direct.params import is_patchify
 from kernels.core.cpu import buffer_pool
-from kernels.core.cpu.weight_cache import prepared
-from kernels.core.dispatch import by_numpy
+from kernels.core.cpu.weight_cache import packed_once
+from kernels.core.dispatch import mark_host_computation
 from kernels.core.geometry import Pair, Window
 
 
@@ -50,11 +50,11 @@ def direct_backward_data(
                     dx[:, a::sh, b::sw] = 0 if bias is None else bias
                 continue
             if groups > 1 or window.kernel[0] > sh or window.kernel[1] > sw:
-                by_numpy()  # a copy of some of the taps
+                mark_host_computation()  # a copy of some of the taps
             part = w[taps[0][0] : taps[0][1] : taps[0][2], taps[1][0] : taps[1][1] : taps[1][2]]
             phase = -(-(h - a) // sh), -(-(wd - b) // sw)
             out = ((a * wd + b) * c, sw * c, sh * wd * c, h * wd * c)
-            filter_ = prepared(part, ("flipped", groups), partial(filters.flipped, part, groups), filter=True)
+            filter_ = packed_once(part, ("flipped", groups), partial(filters.flipped, part, groups), filter=True)
             direct_forward(dy, filter_, bias, dx, _data_window(window, (a, b), taps), groups, out, phase, add=add)
     return dx
 

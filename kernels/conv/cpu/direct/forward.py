@@ -42,7 +42,7 @@ from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, make_start_rows
-from kernels.core.cpu.weight_cache import prepared
+from kernels.core.cpu.weight_cache import packed_once
 from kernels.core.geometry import Pair, Window
 
 _SUMMED = 512  # pixels whose results are summed in float32
@@ -166,7 +166,7 @@ def direct_forward(
     if f > 1 and out is None:
         wide = y.reshape(y.shape[0], p, q // f, f * w.shape[3])
         bias = None if b is None else filters.repeated_bias(b, f)
-        wider = prepared(w, ("widened", f), lambda: filters.widened(w, f), filter=True)
+        wider = packed_once(w, ("widened", f), lambda: filters.widened(w, f), filter=True)
         return direct_forward(
             x, wider, bias, wide, fused_window(window, f), groups, None, (p, q // f), relu, add, summing, residual
         )

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from kernels.conv.cpu.winograd.plan import CHUNKS
 from kernels.core.cpu.jit import inline
 from kernels.core.cpu.simd import Code, Int, Pointer, program
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 from kernels.norm.cpu.batch_norm import masked_gradient
 
 _LEAST_CHUNKS = 2
@@ -71,7 +71,7 @@ def make_gradient_pixels() -> Any:
                 code.store(value, out.array, out.start + pixel * out.pitch + j)
 
             with code.loop(0, pixels) as pixel:
-                over_run(code, channels, body)
+                vector_loop(code, channels, body)
 
         return gradient_pixels
 

@@ -21,7 +21,7 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, parallel
-from kernels.core.cpu.vector_ops import clear, over_run
+from kernels.core.cpu.vector_ops import clear, vector_loop
 from kernels.core.geometry import Pair, Window
 
 
@@ -78,7 +78,7 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
                         for t, j in pairs:
                             sums[t].set(code.fma(value, factors[j], sums[t].get()))
 
-            over_run(code, k, channels)
+            vector_loop(code, k, channels)
             total, to, rest = (
                 code.totals([v.get() for v in sums]),
                 (image * layer.h + y) * layer.w + x,

@@ -15,7 +15,7 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.simd import Code, Int, Pointer, program
 from kernels.core.cpu.thread_pool import parallel
-from kernels.core.cpu.vector_ops import clear, copy, over_run
+from kernels.core.cpu.vector_ops import clear, copy, vector_loop
 from kernels.core.geometry import Pair, Window
 
 _SPAN = 64  # pixels of a row whose dy stays in the L1 cache for all vectors of channels
@@ -57,7 +57,7 @@ def _filter_kernel(kernel: Pair) -> Kernel:
                 for tap, total in sums.items():
                     code.store(total.get(), own, places[tap], rest)
 
-            over_run(code, k, channels)
+            vector_loop(code, k, channels)
 
     @cpu_kernel(f"{kernel}")
     def backward_filter(start, stop, scratch, x: F32, dy: F32, partial: F32, layer: SingleChannelParams):

@@ -14,7 +14,7 @@ from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import clear
-from kernels.core.cpu.weight_cache import prepared
+from kernels.core.cpu.weight_cache import packed_once
 
 
 @lru_cache(maxsize=4)
@@ -43,7 +43,7 @@ def filter_kernel(form: Form) -> Kernel:
 
 def transformed(plan: Plan, w: np.ndarray, form: Form) -> np.ndarray:
     """The panels of a filter (r, r, C, K)."""
-    return prepared(w, (form, plan.width, plan.kp), lambda: _transform(plan, w, form))
+    return packed_once(w, (form, plan.width, plan.kp), lambda: _transform(plan, w, form))
 
 
 def _transform(plan: Plan, w: np.ndarray, form: Form) -> np.ndarray:

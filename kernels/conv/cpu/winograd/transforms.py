@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
-from kernels.core.cpu.vector_ops import over_run
+from kernels.core.cpu.vector_ops import vector_loop
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -203,7 +203,7 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
                     for j, value in enumerate(line):
                         code.store(value, outs[i], steps[j] + c)
 
-            over_run(code, x.channels, body)
+            vector_loop(code, x.channels, body)
 
     return read
 
@@ -246,7 +246,7 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
                 at = epilogue.sums_start + epilogue.sums_step * k + c
                 code.store(code.load(epilogue.sums, at) + total.get(), epilogue.sums, at)
 
-        over_run(code, y.channels, body)
+        vector_loop(code, y.channels, body)
 
     return write
 
@@ -268,7 +268,7 @@ def make_filter(form: Form) -> Callable[..., None]:
                 for j, value in enumerate(line):
                     code.store(value, out, o0 + c + step * (i * n + j))
 
-        over_run(code, columns, body)
+        vector_loop(code, columns, body)
 
     return filter_
 
@@ -289,6 +289,6 @@ def make_filter_gradient(form: Form) -> Callable[..., None]:
                 for j, value in enumerate(line):
                     code.store(value, dw, w0 + c + tap * (r * i + j), count)
 
-        over_run(code, columns, body)
+        vector_loop(code, columns, body)
 
     return filter_gradient
