@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autograd import Tensor, checkpoint, no_grad, ops, random
-from engine.graphs.cpu_step import RecordedPasses
+from engine.graphs.cpu_step import CapturedPasses
 from engine.training.optimizer import AdamW
 from engine.training.step import Passes
 from layers import BatchNorm2d, Buffer, CombinedLoss, Conv2d, Dropout, Module
@@ -202,7 +202,7 @@ def steps(run: Run, captured: bool) -> tuple[list[float], list[np.ndarray]]:
     random.seed(5)
     optimizer = AdamW(net)
     passes: Any = Passes(net, CombinedLoss((0.0, 0.3, 0.4, 0.4, 2.9), background="mask"), optimizer, "cpu")
-    passes = RecordedPasses(passes) if captured else passes
+    passes = CapturedPasses(passes) if captured else passes
     losses = []
     for _ in range(6):
         x, labels = rng.standard_normal((3, 16, 24, 1), np.float32), rng.integers(0, 5, (3, 16, 24))

@@ -553,7 +553,7 @@ def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, c
         (Window((1, 1), (2, 2)), 1),
     ],
 )
-def test_gradients_that_are_taken_in_turn(window, groups) -> None:
-    """Strides and dilations have no kernel of their own: the operators do it one after the other, as fast."""
+def test_gradients_of_layers_without_a_fused_kernel(window, groups) -> None:
+    """Strides and dilations have no fused kernel: the public operators serve them one after the other."""
     with forced_algorithm("direct"):
         norm_gradients(np.random.default_rng(0), (2, 9, 11), (6,), 7, window, ("relu", False), True)

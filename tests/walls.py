@@ -125,8 +125,8 @@ def _call(side: str) -> Callable[..., Any]:
 
 
 def _launcher(side: str) -> Callable[..., Any]:
-    """thread_pool.launcher whose launches get copies at walls of whatever does not stand at one: parts of arrays, sums from
-    np.empty.
+    """thread_pool.launcher whose launches get copies at walls of whatever does not stand at one: parts of arrays, sums
+    from np.empty.
     """
     real = thread_pool.launcher
 

@@ -1,6 +1,7 @@
 """Convolution, transposed convolution: forward, data gradient, filter gradient."""
 
-from kernels.conv import reference
+from kernels import norm, shape
+from kernels.conv import fallback, reference
 from kernels.core.dispatch import operator
 
 _FAST = {"cpu": "kernels.conv.cpu", "cuda": "kernels.conv.cuda"}
@@ -17,18 +18,37 @@ _DATA = """dy (N, P, Q, K); w (*window.kernel, M, K); where within((P, Q), windo
     where len(into) == 1 or groups == 1"""
 
 conv2d_forward = operator(reference.conv2d_forward, f"{_FORWARD}; b? (K)", **_FAST)
-conv2d_norm_forward = operator(
-    reference.conv2d_norm_forward, f"{_FORWARD}; {_NORM}; running_mean! (K); running_var! (K)", **_FAST
-)
 conv2d_backward_data = operator(reference.conv2d_backward_data, _DATA, **_FAST)
 conv2d_backward_filter = operator(reference.conv2d_backward_filter, f"{_MAPS}; dy {_OUT}", **_FAST)
+conv2d_norm_forward = operator(
+    reference.conv2d_norm_forward,
+    f"{_FORWARD}; {_NORM}; running_mean! (K); running_var! (K)",
+    fallback.unfused_norm_forward(
+        conv2d_forward,
+        norm.batch_norm_statistics,
+        norm.batch_norm_running,
+        norm.batch_norm_inverse,
+        norm.batch_norm_forward,
+    ),
+    **_FAST,
+)
 conv2d_norm_backward = operator(
     reference.conv2d_norm_backward,
     f"""{_MAPS}; w (*window.kernel, C // groups, K); dy {_OUT}; z {_OUT}; {_NORM}; mean (K); inverse (K);
     into?*?! (N, H, W, maps(x)[i].shape[3]); where into is None or len(into) == len(maps(x))""",
+    fallback.unfused_norm_backward(
+        norm.batch_norm_backward,
+        conv2d_backward_filter,
+        conv2d_backward_data,
+        shape.concat_channels,
+        shape.split_channels,
+        shape.accumulate,
+    ),
     **_FAST,
 )
-backward_bias = operator(reference.backward_bias, "dy (*S, K)", **_FAST)
+backward_bias = operator(
+    reference.backward_bias, "dy (*S, K)", lambda dy: norm.sum_pixels(dy).astype(dy.dtype), **_FAST
+)
 _TRANSPOSED = "w (*window.kernel, C, M); where C % groups == 0 < groups"
 conv_transpose2d_forward = operator(
     reference.conv_transpose2d_forward,

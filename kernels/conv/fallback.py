@@ -1,50 +1,90 @@
-"""What a device has no kernel of its own for, by the operators that it has."""
+"""Unfused fallbacks: convolution and batch norm one operator after the other, for devices and layers without a fused
+kernel. The public operators are arguments here, so nothing below them is called.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from kernels import conv, norm, shape
-from kernels.conv import reference
 from kernels.core.geometry import Pair, Window
 
-
-def conv2d_norm_forward(*arguments: Any) -> Any:
-    """As kernels.conv.reference.conv2d_norm_forward: the convolution, statistics of its result, batch norm."""
-    steps = (
-        conv.conv2d_forward,
-        norm.batch_norm_statistics,
-        norm.batch_norm_running,
-        norm.batch_norm_inverse,
-        norm.batch_norm_forward,
-    )
-    return reference.conv2d_norm_forward(*arguments, steps=steps)
+Call = Callable[..., Any]
 
 
-def conv2d_norm_backward(*arguments: Any) -> Any:
-    """As kernels.conv.reference.conv2d_norm_backward: batch norm's gradient, then the filter's, then the map's."""
-    steps = norm.batch_norm_backward, _backward_filter, _backward_data
-    return reference.conv2d_norm_backward(*arguments, steps=steps)
+def unfused_norm_forward(convolve: Call, statistics: Call, move: Call, invert: Call, normalise: Call) -> Call:
+    """kernels.conv.reference.conv2d_norm_forward by conv2d_forward, batch_norm_statistics, batch_norm_running,
+    batch_norm_inverse and batch_norm_forward.
+    """
+
+    def conv2d_norm_forward(
+        x: Any,
+        w: Any,
+        weight: Any,
+        bias: Any,
+        running_mean: Any,
+        running_var: Any,
+        momentum: float,
+        eps: float,
+        residual: Any,
+        activation: str | None,
+        window: Window,
+        groups: int = 1,
+    ) -> Any:
+        z = convolve(x, w, None, window, groups)
+        mean, variance = statistics(z)
+        move(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
+        inverse = invert(variance, eps)
+        y, mask = normalise(z, weight, bias, mean, inverse, residual, activation)
+        return y, z, mask, mean, inverse
+
+    return conv2d_norm_forward
 
 
-def _backward_filter(x: Any, dz: Any, window: Window, groups: int) -> Any:
-    several = isinstance(x, tuple) and len(x) > 2
-    return conv.conv2d_backward_filter(shape.concat_channels(x) if several else x, dz, window, groups)
+def unfused_norm_backward(
+    norm_backward: Call, backward_filter: Call, backward_data: Call, concat: Call, split: Call, accumulate: Call
+) -> Call:
+    """kernels.conv.reference.conv2d_norm_backward by batch_norm_backward, conv2d_backward_filter, conv2d_backward_data,
+    concat_channels, split_channels and accumulate: kernels of one or two maps serve more of them as one.
+    """
 
+    def of_maps(
+        dz: Any, w: Any, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Any, ...]
+    ) -> Any:
+        if len(parts) < 3:
+            return backward_data(dz, w, size, window, groups, parts, into)
+        (whole,) = backward_data(dz, w, size, window, groups)
+        dxs = split(whole, parts)
+        for dx, total in zip(dxs, into, strict=True):
+            if total is not None:
+                accumulate(total, dx)
+        return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
 
-def _backward_data(
-    dz: Any, w: Any, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Any, ...]
-) -> Any:
-    if len(parts) < 3:
-        return conv.conv2d_backward_data(dz, w, size, window, groups, parts, into)
-    (whole,) = conv.conv2d_backward_data(dz, w, size, window, groups)
-    dxs = shape.split_channels(whole, parts)
-    for dx, total in zip(dxs, into, strict=True):
-        if total is not None:
-            shape.accumulate(total, dx)
-    return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
+    def conv2d_norm_backward(
+        dy: Any,
+        x: Any,
+        w: Any,
+        z: Any,
+        mask: Any,
+        weight: Any,
+        bias: Any,
+        mean: Any,
+        inverse: Any,
+        activation: str | None,
+        with_residual: bool,
+        window: Window,
+        groups: int = 1,
+        into: tuple[Any, ...] | None = (None,),
+        overwrite: bool = False,
+    ) -> Any:
+        dz, dweight, dbias, dresidual = norm_backward(
+            dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite
+        )
+        maps = x if isinstance(x, tuple) else (x,)
+        dw = backward_filter(concat(x) if len(maps) > 2 else x, dz, window, groups)
+        dxs: tuple[Any, ...] = (None,) * len(maps)
+        if into is not None:
+            dxs = of_maps(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
+        return dw, dweight, dbias, dresidual, dxs
 
-
-def backward_bias(dy: Any) -> Any:
-    """As kernels.conv.reference.backward_bias."""
-    return norm.sum_pixels(dy).astype(dy.dtype)
+    return conv2d_norm_backward

@@ -14,9 +14,6 @@ and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
 from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
@@ -30,7 +27,6 @@ from kernels.norm.reference import (
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 Maps = Array | tuple[Array, ...]
-Steps = Sequence[Callable[..., Any]]
 
 
 def whole(x: Maps) -> Array:
@@ -134,22 +130,18 @@ def conv2d_norm_forward(
     activation: str | None,
     window: Window,
     groups: int = 1,
-    steps: Steps | None = None,
 ) -> tuple[Array, Array, Array | None, Array, Array]:
     """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(x, w)) + residual) in training, and what its backward
     needs.
 
-    mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.   mask:
-        as it gives it.
-    steps: the five functions that do it, by default those of the references.
+    mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.
+    mask: as batch_norm_forward gives it.
     """
-    own = (conv2d_forward, batch_norm_statistics, batch_norm_running, batch_norm_inverse, batch_norm_forward)
-    convolve, statistics, move, invert, normalise = steps or own
-    z = convolve(x, w, None, window, groups)
-    mean, variance = statistics(z)
-    move(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
-    inverse = invert(variance, eps)
-    y, mask = normalise(z, weight, bias, mean, inverse, residual, activation)
+    z = conv2d_forward(x, w, None, window, groups)
+    mean, variance = batch_norm_statistics(z)
+    batch_norm_running(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
+    inverse = batch_norm_inverse(variance, eps)
+    y, mask = batch_norm_forward(z, weight, bias, mean, inverse, residual, activation)
     return y, z, mask, mean, inverse
 
 
@@ -216,27 +208,21 @@ def conv2d_norm_backward(
     groups: int = 1,
     into: tuple[Array | None, ...] | None = (None,),
     overwrite: bool = False,
-    steps: Steps | None = None,
 ) -> tuple[Array, Array, Array, Array | None, tuple[Array | None, ...]]:
     """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the
     convolution's gradients.
 
     mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted.
-    overwrite: dy may be written to.   steps: the three functions that do it, by default those of the references.
+    overwrite: dy may be written to.
     """
-    norm_backward, backward_filter, backward_data = steps or (
-        batch_norm_backward,
-        conv2d_backward_filter,
-        conv2d_backward_data,
-    )
-    dz, dweight, dbias, dresidual = norm_backward(
+    dz, dweight, dbias, dresidual = batch_norm_backward(
         dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite
     )
-    dw = backward_filter(x, dz, window, groups)
+    dw = conv2d_backward_filter(x, dz, window, groups)
     maps = x if isinstance(x, tuple) else (x,)
     dxs: tuple[Array | None, ...] = (None,) * len(maps)
     if into is not None:
-        dxs = backward_data(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
+        dxs = conv2d_backward_data(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
     return dw, dweight, dbias, dresidual, dxs
 
 

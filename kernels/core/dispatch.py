@@ -8,7 +8,7 @@ A family declares its public kernels once:
 A call compares its arrays with what the operator says of their shapes (kernels/core/shapes.py), looks at the device of
 its array arguments, imports that device's module on first use, and takes the function of the same name from it. A fast
 implementation that does not serve some arguments (a dtype, a size) returns `NotImplemented`; the call then goes to the
-reference, which serves everything.
+operator's unfused form, if it has one, else to the reference, which serves everything.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class Operator:
 
     reference: Callable[..., Any]
     line: str
+    unfused: Callable[..., Any] | None = None
     modules: dict[str, str] = field(default_factory=dict)
     _loaded: dict[str, Callable[..., Any] | None] = field(default_factory=dict)
 
@@ -153,6 +154,8 @@ class Operator:
             fast = self.implementation(device)
             if fast is not None:
                 result = fast(*args, **kwargs)
+            if result is NotImplemented and self.unfused is not None:
+                result = self.unfused(*args, **kwargs)
         if result is NotImplemented:
             if _state.backend not in BACKENDS:  # an error of the first call, not of an import
                 raise ValueError(f"AREOGRAD_KERNELS: got {_state.backend!r}, expected one of {', '.join(BACKENDS)}")
@@ -175,11 +178,15 @@ def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
     ]
 
 
-def operator(reference: Callable[..., Any], shapes: str, **modules: str) -> Operator:
+def operator(
+    reference: Callable[..., Any], shapes: str, unfused: Callable[..., Any] | None = None, **modules: str
+) -> Operator:
     """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a
     faster one of the same name.
+
+    unfused: the same by other public operators, for what the device's module does not serve.
     """
-    made = Operator(reference, shapes, modules)
+    made = Operator(reference, shapes, unfused, modules)
     functools.update_wrapper(made, reference)
     registry[made.name] = made
     return made

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from kernels.conv import fallback
 from kernels.conv.cpu import algorithm, depthwise, filters
 from kernels.conv.cpu.direct import multi_input_1x1
 from kernels.conv.cpu.direct.backward_data import direct_backward_data
@@ -104,9 +103,7 @@ def conv2d_norm_forward(
     maps, running = _contiguous(*(x if isinstance(x, tuple) else (x,))), (running_mean, running_var)
     fits = _contiguous(w, residual, *running) and all(r.flags.c_contiguous for r in running)
     if maps is None or not fits or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return fallback.conv2d_norm_forward(
-            x, w, weight, bias, *running, momentum, eps, residual, activation, window, groups
-        )
+        return NotImplemented
     z, sums = _forward(maps, w, None, window, groups, False, True)
     mean, variance = channel_vectors.moments(sums, z)
     channel_vectors.running(*running, mean, variance, z.size // z.shape[3], momentum)
@@ -252,21 +249,18 @@ def conv2d_norm_backward(
     into: tuple[np.ndarray | None, ...] | None = (None,),
     overwrite: bool = False,
 ) -> Any:
-    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass behind that for the sums,
-    others in turn.
+    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass after that for the
+    sums; others unfused.
     """
     norm = mask, weight, bias, mean, inverse, activation
 
-    def turn() -> Any:
-        return fallback.conv2d_norm_backward(dy, x, w, z, *norm, with_residual, window, groups, into, overwrite)
-
     given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
     if given is None or into is None or _contiguous(w) is None:
-        return turn()
+        return NotImplemented
     *maps, g, z = given
     plan = _norm_plan(maps, z, mask, window, groups)
     if plan is None:
-        return turn()
+        return NotImplemented
     kept = (
         None
         if activation is None or not with_residual
@@ -290,7 +284,7 @@ def conv2d_norm_backward(
 
 
 def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, window: Window, groups: int) -> Any:
-    """How both gradients of a layer and its norm are taken in one pass; None: in turn."""
+    """How both gradients of a layer and its norm are taken in one pass; None: unfused."""
     dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
     if not dense or cropped or not is_own(mask, z):

@@ -20,7 +20,6 @@ from typing import Any
 import cupy
 import numpy as np
 
-from kernels.conv import fallback
 from kernels.conv.cuda import depthwise, implicit_gemm, naive, pointwise, single_channel, tensor_core, winograd
 from kernels.conv.cuda.geometry import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
@@ -28,11 +27,6 @@ from kernels.core.geometry import Pair, Window
 from kernels.shape import concat_channels
 
 Maps = Array | tuple[Array, ...]
-conv2d_norm_forward, conv2d_norm_backward, backward_bias = (
-    fallback.conv2d_norm_forward,
-    fallback.conv2d_norm_backward,
-    fallback.backward_bias,
-)
 
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:
