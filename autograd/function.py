@@ -4,10 +4,9 @@ A subclass holds its settings as attributes and implements
 
     forward(*arrays) -> array or tuple of arrays        uses self.save(...) for what backward needs
     backward(*dys)   -> gradient, or tuple of gradients, one per input (None where self.needs says no).
-                        self.room has the gradient that an input has received so far, or None: a backward may add to it
-                        in place and return that very array.
-                        self.spare says which dys nobody else needs: a backward may overwrite such an array and return
-                        it.
+                        self.accumulators has the gradient that an input has received so far, or None: a backward may
+                        add to it in place and return that very array. self.donated says which dys nobody else needs: a
+                        backward may overwrite such an array and return it.
 
 Both see arrays, never Tensors. An instance is used once: `Function(...)(x, w)` records itself and gives Tensors.
 """
@@ -31,7 +30,7 @@ _sequence = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Edge:
     """An input that an operator made: where its gradient goes, and what that looks like. Its array is not kept;
     backward has what forward saved.
     """
@@ -48,9 +47,9 @@ class Function:
     """
 
     needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
-    parents: tuple[Tensor | Made | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
-    room: tuple[Array | None, ...] = ()
-    spare: tuple[bool, ...] = ()
+    parents: tuple[Tensor | Edge | None, ...] = ()  # where gradients go: leaves, and other operators' outputs
+    accumulators: tuple[Array | None, ...] = ()
+    donated: tuple[bool, ...] = ()
     released = False
     _called = False
     _saved: tuple[Array | None, ...] = ()
@@ -179,8 +178,8 @@ def _native(x: Any) -> Any:
     return array_from(x) if isinstance(x, np.ndarray) else x
 
 
-def _parent(x: Tensor) -> Tensor | Made:
-    return x if x.creator is None else Made(x.creator, x.index, x.shape, x.dtype)
+def _parent(x: Tensor) -> Tensor | Edge:
+    return x if x.creator is None else Edge(x.creator, x.index, x.shape, x.dtype)
 
 
 def root(array: Array) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autograd.convert import is_array
-from autograd.function import Function, Made, check_finite, root
+from autograd.function import Edge, Function, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
@@ -48,7 +48,7 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
     queue: list[tuple[int, Function]] = []
     leaves: dict[int, tuple[Any, _Sum]] = {}  # by id: Tensors without a creator
 
-    def deliver(tensor: Tensor | Made, dy: Array, owned: bool) -> None:
+    def deliver(tensor: Tensor | Edge, dy: Array, owned: bool) -> None:
         function = tensor.creator
         if function is None:
             if id(tensor) in leaves:
@@ -71,11 +71,11 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         _, function = heapq.heappop(queue)
         slots = pending.pop(function)
         dys = _filled(function, slots)
-        function.spare = tuple(slot is not None and slot.owned for slot in slots)
+        function.donated = tuple(slot is not None and slot.owned for slot in slots)
         held = (a for a in vars(function).values() if isinstance(a, np.ndarray))
         borrowed = {id(root(a)) for a in (*dys, *function.saved, *held) if a is not None}
-        given = [dy for dy, spare in zip(dys, function.spare, strict=True) if spare]
-        function.room = tuple(_room(parent, pending, leaves) for parent in function.parents)
+        given = [dy for dy, donated in zip(dys, function.donated, strict=True) if donated]
+        function.accumulators = tuple(_accumulator(parent, pending, leaves) for parent in function.parents)
         grads = function.backward(*dys)
         grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
         if len(grads) != len(function.parents):
@@ -84,14 +84,14 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
             )
         roots = [id(root(grad)) for grad in grads]
         for k, (parent, grad) in enumerate(zip(function.parents, grads, strict=True)):
-            if parent is not None and (grad is None or grad is not function.room[k]):
+            if parent is not None and (grad is None or grad is not function.accumulators[k]):
                 grad = _checked(function, k, parent, grad)
                 # Ours to add to when no one else holds that memory: not a saved array, not another gradient, not dy
                 # (unless that was ours).
                 ours = roots[k] not in borrowed or any(grad is dy for dy in given)
                 deliver(parent, grad, ours and roots.count(roots[k]) == 1 and _is_whole(grad))
         del slots, dys, given, grads, grad, held
-        function.room, function.spare = (), ()
+        function.accumulators, function.donated = (), ()
         if not retain_graph:
             function.release()
     for tensor, total in leaves.values():
@@ -105,8 +105,8 @@ def _is_whole(array: Array) -> bool:
     )
 
 
-def _room(
-    parent: Tensor | Made | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]
+def _accumulator(
+    parent: Tensor | Edge | None, pending: dict[Function, list[_Sum | None]], leaves: dict[int, tuple[Any, _Sum]]
 ) -> Array | None:
     """The gradient that a parent has so far, if it may be added to in place."""
     if parent is None:
@@ -148,7 +148,7 @@ def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
     ]
 
 
-def _checked(function: Function, k: int, parent: Tensor | Made, grad: Any) -> Array:
+def _checked(function: Function, k: int, parent: Tensor | Edge, grad: Any) -> Array:
     """The gradient as an array, so that it can be added to in place: NumPy gives a scalar where an expression of arrays
     has no axes.
     """

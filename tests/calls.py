@@ -105,8 +105,15 @@ def convolutions(a: _Maker) -> list[Call]:
             Call(
                 conv.conv2d_backward_data,
                 note,
-                {"dy": a(2, p, q, k), "w": filters, "size": (h, w), **layer, "parts": (c,), "into": (a(2, h, w, c),)},
-                ("into",),
+                {
+                    "dy": a(2, p, q, k),
+                    "w": filters,
+                    "size": (h, w),
+                    **layer,
+                    "parts": (c,),
+                    "accumulate_into": (a(2, h, w, c),),
+                },
+                ("accumulate_into",),
             ),
             Call(conv.conv2d_backward_filter, note, {"x": a(2, h, w, c), "dy": a(2, p, q, k), **layer}),
         ]
@@ -156,7 +163,7 @@ def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
         "activation": "relu",
         "with_residual": True,
     }
-    into = {"window": window, "groups": groups, "into": (a(2, *size, c),)}
+    accumulate_into = {"window": window, "groups": groups, "accumulate_into": (a(2, *size, c),)}
     return [
         Call(
             conv.conv2d_norm_forward,
@@ -164,7 +171,7 @@ def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
             {"x": x, "w": filters, **vectors, **running, **tail},
             ("running_mean", "running_var"),
         ),
-        Call(conv.conv2d_norm_backward, note, {**back, **into}, ("into",)),
+        Call(conv.conv2d_norm_backward, note, {**back, **accumulate_into}, ("accumulate_into",)),
     ]
 
 
@@ -258,10 +265,10 @@ def maps(a: _Maker) -> list[Call]:
     x, calls = a(2, 6, 9, 5), []
     for note, window in (("overlapping", Window((3, 3), (1, 1), SAME)), ("apart", Window((2, 3), (2, 3)))):
         y, offset = pool.max_pool2d_forward(x, window)
-        back = {"dy": a(*y.shape), "offset": offset, "size": (6, 9), "window": window, "into": a(*x.shape)}
+        back = {"dy": a(*y.shape), "offset": offset, "size": (6, 9), "window": window, "accumulate_into": a(*x.shape)}
         calls += [
             Call(pool.max_pool2d_forward, note, {"x": x, "window": window}),
-            Call(pool.max_pool2d_backward, note, back, ("into",)),
+            Call(pool.max_pool2d_backward, note, back, ("accumulate_into",)),
         ]
     up, down = resample.bilinear_matrix(6, 11, False), resample.adaptive_matrix(9, 4)
     wide, parts = a(2, 31, 41, 16), [a(2, 31, 41, c) for c in (3, 8, 5)]

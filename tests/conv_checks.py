@@ -194,8 +194,10 @@ def conv_stem(rng) -> Any:
         out += convolution(rng, *size, 1, k, window)
         dy, w = array(rng, size[0], *window.output_size(size[1:]), k), array(rng, *window.kernel, 1, k)
         if "data" in STEPS:
-            into = (array(rng, *size, 1),)
-            out.append(agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, into, inplace=(6,)))
+            accumulate_into = (array(rng, *size, 1),)
+            out.append(
+                agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, accumulate_into, inplace=(6,))
+            )
         if "forward" in STEPS:
             out.append(agree(conv.conv2d_forward, array(rng, *size, 1), w, array(rng, 1, k)[0], window, 1, True, dy))
             out.append(stem_norm(rng, size, k, window))
@@ -209,7 +211,7 @@ def norm_gradients(
     k: int,
     window: Window,
     norm_: tuple[str | None, bool],
-    into: bool,
+    accumulate_into: bool,
     winograd=None,
 ) -> list[Any]:
     """The gradients of a convolution of maps with so many channels and of the batch norm behind it; norm_: its
@@ -230,7 +232,7 @@ def norm_gradients(
     if activation:
         y, _ = norm.batch_norm_forward.reference(*widened((z, *vectors, other)))
         dy[np.abs(y) < 1e-3] = 0
-    totals = tuple(array(rng, *m.shape) for m in maps) if into else (None,) * len(maps)
+    totals = tuple(array(rng, *m.shape) for m in maps) if accumulate_into else (None,) * len(maps)
     results, rest = [], (activation, residual, window, 1)
     for kind, mask in zip((copy.deepcopy, plain, widened), masks, strict=True):
         given = (*kind((dy, x, w, z)), mask, *kind(vectors), *rest, kind(totals), False)

@@ -27,7 +27,7 @@ from kernels.core.geometry import Window
 
 @check
 def max_pool(rng) -> Any:
-    """Overlapping 3x3 with a border; 2x2 apart; strided and dilated; with and without `into`."""
+    """Overlapping 3x3 with a border; 2x2 apart; strided and dilated; with and without `accumulate_into`."""
     out = []
     windows = [
         (Window((3, 3), (1, 1), SAME), (6, 9)),

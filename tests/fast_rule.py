@@ -76,7 +76,7 @@ def left_to_right_data(
     window: Window,
     groups: int = 1,
     parts: tuple[int, ...] | None = None,
-    into: tuple[np.ndarray | None, ...] = (None,),
+    accumulate_into: tuple[np.ndarray | None, ...] = (None,),
 ) -> tuple[np.ndarray, ...]:
     """conv2d_backward_data as one sum over taps and output channels per pixel, begun with what it is added to."""
     n, p, q, k = dy.shape
@@ -87,7 +87,7 @@ def left_to_right_data(
     x = np.zeros((n, size[0] + top + bottom, size[1] + left + right, groups * c), dy.dtype)
     inside = x[:, top : top + size[0], left : left + size[1]]
     ends = np.cumsum(parts)
-    for total, end, part in zip(into, ends, parts, strict=True):
+    for total, end, part in zip(accumulate_into, ends, parts, strict=True):
         inside[..., end - part : end] = 0 if total is None else total
     for i in range(r):
         for j in range(s):
@@ -101,7 +101,7 @@ def left_to_right_data(
                 ]
                 tap += dy[..., m, None] * w[i, j, :, m]
     out = tuple(inside[..., end - part : end].copy() for end, part in zip(ends, parts, strict=True))
-    for total, dx in zip(into, out, strict=True):
+    for total, dx in zip(accumulate_into, out, strict=True):
         if total is not None:
             total[...] = dx
     return out

@@ -65,9 +65,9 @@ def all_three(
     view: bool = False,
     groups: int = 1,
     bound=None,
-    into=True,
+    accumulate_into=True,
 ) -> None:
-    """Forward, data gradient (into: also added to what is there) and filter gradient, all served fast."""
+    """Forward, data gradient (accumulate_into: also added to what is there) and filter gradient, all served fast."""
     rng = np.random.default_rng(seed)
     n, h, w = shape
     x, filters = array(rng, n, h, w, c, view=view), array(rng, *window.kernel, c // groups, k, view=view)
@@ -75,7 +75,7 @@ def all_three(
     y = agree(conv.conv2d_forward, x, filters, b, window, groups, winograd=bound)
     dy = array(rng, *y.shape, view=view)
     (dx,) = agree(conv.conv2d_backward_data, dy, filters, (h, w), window, groups, winograd=bound)
-    if into:
+    if accumulate_into:
         agree(
             conv.conv2d_backward_data,
             dy,
@@ -291,8 +291,21 @@ def test_two_maps_equal_their_concatenation(mode) -> None:
             agree(conv.conv2d_backward_filter, maps, dy, window, winograd=bound)
             agree(conv.conv2d_backward_data, dy, w, (6, 11), window, 1, (c, c2), (None, None), winograd=bound)
             for kept in ((True, True), (False, True)):
-                into = tuple(array(rng, *m.shape) if keep else None for m, keep in zip(maps, kept, strict=True))
-                agree(conv.conv2d_backward_data, dy, w, (6, 11), window, 1, (c, c2), into, inplace=(6,), winograd=bound)
+                accumulate_into = tuple(
+                    array(rng, *m.shape) if keep else None for m, keep in zip(maps, kept, strict=True)
+                )
+                agree(
+                    conv.conv2d_backward_data,
+                    dy,
+                    w,
+                    (6, 11),
+                    window,
+                    1,
+                    (c, c2),
+                    accumulate_into,
+                    inplace=(6,),
+                    winograd=bound,
+                )
 
 
 def test_an_empty_batch_goes_to_the_reference() -> None:
@@ -339,7 +352,7 @@ def test_winograd4(layer, c, k, seed) -> None:
 )
 def test_winograd2(layer, c, k, seed) -> None:
     with forced_algorithm("winograd2"):
-        all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 3], into=False)
+        all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 3], accumulate_into=False)
 
 
 @settings(max_examples=4, **FEW)
@@ -351,7 +364,7 @@ def test_winograd2(layer, c, k, seed) -> None:
 )
 def test_winograd2_of_5x5(layer, c, k, seed) -> None:
     with forced_algorithm("winograd2"):
-        all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 5], into=False)
+        all_three(layer[0], c, k, layer[1], seed, bound=WINOGRAD[2, 5], accumulate_into=False)
 
 
 def test_winograd_of_two_vectors() -> None:
@@ -523,9 +536,9 @@ NORMS = st.tuples(st.sampled_from(["relu", None]), st.booleans())
     NORMS,
     st.booleans(),
 )
-def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k, norm, into) -> None:
+def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k, norm, accumulate_into) -> None:
     assume(n * size[0] * size[1] > 1)
-    norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, Window((1, 1)), norm, into)
+    norm_gradients(np.random.default_rng(k), (n, *size), tuple(channels), k, Window((1, 1)), norm, accumulate_into)
 
 
 @settings(max_examples=16, **FEW)
@@ -535,13 +548,22 @@ def test_gradients_of_a_pointwise_convolution_and_its_norm(n, size, channels, k,
 @example(2, (19, 7), (2, 2), (0, 2), [5, 2 * LANES], 4 * LANES - 3, ("relu", True), True)
 @example(2, (9, 7), (1, 2), (0, 1), [1, max(LANES - 1, 1)], 8, ("relu", False), False)
 @example(2, (5, 5), (1, 1), (1, 1), [max(LANES // 2, 1)] * 2, LANES, (None, False), True)
-def test_gradients_of_a_dense_convolution_and_its_norm(n, size, rows, columns, channels, k, norm, into) -> None:
+def test_gradients_of_a_dense_convolution_and_its_norm(
+    n, size, rows, columns, channels, k, norm, accumulate_into
+) -> None:
     window = Window((3, 3), (1, 1), (rows, columns))
     # of few values a norm leaves a gradient of nearly 0, to which no bound can be relative
     assume(n * np.prod(window.output_size(size)) >= 16)
     with forced_algorithm("winograd4"):
         norm_gradients(
-            np.random.default_rng(k), (n, *size), tuple(channels), k, window, norm, into, winograd=WINOGRAD[4, 3]
+            np.random.default_rng(k),
+            (n, *size),
+            tuple(channels),
+            k,
+            window,
+            norm,
+            accumulate_into,
+            winograd=WINOGRAD[4, 3],
         )
 
 

@@ -44,7 +44,7 @@ class Conv2d(Function):
             return dw, db, *(None for _ in maps)
         parts, size = tuple(m.shape[3] for m in maps), maps[0].shape[1:3]
         dxs = kernels.conv2d_backward_data(
-            dy, w, size, self.window, self.groups, parts, self.room[2:] or (None,) * len(maps)
+            dy, w, size, self.window, self.groups, parts, self.accumulators[2:] or (None,) * len(maps)
         )
         return dw, db, *(dx if need else None for dx, need in zip(dxs, self.needs[2:], strict=True))
 

@@ -68,12 +68,12 @@ class ConvBatchNorm(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, weight, bias, z, mask, *maps = self.saved
         norm = mask, weight, bias, self.mean, self.inverse, self.activation, self.needs[3]
-        into = (self.room[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
+        accumulate_into = (self.accumulators[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
         x = tuple(maps) if len(maps) > 1 else maps[0]
         if z is None:
             z = kernels.conv2d_forward(x, w, None, self.window, self.groups)
         dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(
-            dy, x, w, z, *norm, self.window, self.groups, into, any(self.spare)
+            dy, x, w, z, *norm, self.window, self.groups, accumulate_into, any(self.donated)
         )
         return (
             dw,

@@ -31,7 +31,7 @@ class BatchNorm(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, weight, bias, mask = self.saved
-        settings = self.training, self.activation, self.needs[3], any(self.spare)
+        settings = self.training, self.activation, self.needs[3], any(self.donated)
         return kernels.batch_norm_backward(dy, x, mask, weight, bias, self.mean, self.inverse, *settings)
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:

@@ -28,7 +28,7 @@ class MaxPool2d(Function):
         return y
 
     def backward(self, dy: Array) -> Array:
-        return kernels.max_pool2d_backward(dy, *self.saved, self.size, self.window, self.room[0])
+        return kernels.max_pool2d_backward(dy, *self.saved, self.size, self.window, self.accumulators[0])
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return outputs[0].size * self.window.kernel[0] * self.window.kernel[1]

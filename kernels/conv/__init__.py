@@ -13,9 +13,9 @@ _FORWARD = f"{_MAPS}; w (*window.kernel, C // groups, K); residual? {_OUT}"
 # A map's gradient is added to what is there, part by part of the channels. Fewer windows than fit are right: an output
 # may be padded.
 _DATA = """dy (N, P, Q, K); w (*window.kernel, M, K); where within((P, Q), window.output_size(size));
-    where K % groups == 0 < groups; into*?! (N, *size, (parts or (M * groups,))[i]);
-    where len(into) == len(parts or (0,)); where sum(parts or (M * groups,)) == M * groups;
-    where len(into) == 1 or groups == 1"""
+    where K % groups == 0 < groups; accumulate_into*?! (N, *size, (parts or (M * groups,))[i]);
+    where len(accumulate_into) == len(parts or (0,)); where sum(parts or (M * groups,)) == M * groups;
+    where len(accumulate_into) == 1 or groups == 1"""
 
 conv2d_forward = operator(reference.conv2d_forward, f"{_FORWARD}; b? (K)", **_FAST)
 conv2d_backward_data = operator(reference.conv2d_backward_data, _DATA, **_FAST)
@@ -35,7 +35,8 @@ conv2d_norm_forward = operator(
 conv2d_norm_backward = operator(
     reference.conv2d_norm_backward,
     f"""{_MAPS}; w (*window.kernel, C // groups, K); dy {_OUT}; z {_OUT}; {_NORM}; mean (K); inverse (K);
-    into?*?! (N, H, W, maps(x)[i].shape[3]); where into is None or len(into) == len(maps(x))""",
+    accumulate_into?*?! (N, H, W, maps(x)[i].shape[3]);
+    where accumulate_into is None or len(accumulate_into) == len(maps(x))""",
     fallback.unfused_norm_backward(
         norm.batch_norm_backward,
         conv2d_backward_filter,

@@ -49,16 +49,22 @@ def unfused_norm_backward(
     """
 
     def of_maps(
-        dz: Any, w: Any, size: Pair, window: Window, groups: int, parts: tuple[int, ...], into: tuple[Any, ...]
+        dz: Any,
+        w: Any,
+        size: Pair,
+        window: Window,
+        groups: int,
+        parts: tuple[int, ...],
+        accumulate_into: tuple[Any, ...],
     ) -> Any:
         if len(parts) < 3:
-            return backward_data(dz, w, size, window, groups, parts, into)
+            return backward_data(dz, w, size, window, groups, parts, accumulate_into)
         (whole,) = backward_data(dz, w, size, window, groups)
         dxs = split(whole, parts)
-        for dx, total in zip(dxs, into, strict=True):
+        for dx, total in zip(dxs, accumulate_into, strict=True):
             if total is not None:
                 accumulate(total, dx)
-        return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
+        return tuple(dx if total is None else total for dx, total in zip(dxs, accumulate_into, strict=True))
 
     def conv2d_norm_backward(
         dy: Any,
@@ -74,17 +80,17 @@ def unfused_norm_backward(
         with_residual: bool,
         window: Window,
         groups: int = 1,
-        into: tuple[Any, ...] | None = (None,),
-        overwrite: bool = False,
+        accumulate_into: tuple[Any, ...] | None = (None,),
+        donated: bool = False,
     ) -> Any:
         dz, dweight, dbias, dresidual = norm_backward(
-            dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite
+            dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, donated
         )
         maps = x if isinstance(x, tuple) else (x,)
         dw = backward_filter(concat(x) if len(maps) > 2 else x, dz, window, groups)
         dxs: tuple[Any, ...] = (None,) * len(maps)
-        if into is not None:
-            dxs = of_maps(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
+        if accumulate_into is not None:
+            dxs = of_maps(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), accumulate_into)
         return dw, dweight, dbias, dresidual, dxs
 
     return conv2d_norm_backward

@@ -157,17 +157,17 @@ def conv2d_backward_data(
     window: Window,
     groups: int = 1,
     parts: tuple[int, ...] | None = None,
-    into: tuple[Array | None, ...] = (None,),
+    accumulate_into: tuple[Array | None, ...] = (None,),
 ) -> tuple[Array, ...]:
     """dx = unpatch(dy w^T): dy (N, P, Q, K), filter (R, S, C/G, K), size (H, W) -> a tuple of (N, H, W, C), one per
     part of the channels.
 
-    parts: the channels of x's maps, by default one map. into: per part an array to which its dx is added (and which is
-        returned), or None.
+    parts: the channels of x's maps, by default one map. accumulate_into: per part an array to which its dx is added
+    (and which is returned), or None.
     """
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
-    # not `into`, which is added to
+    # not `accumulate_into`, which is added to
     dtype, (dy, w) = (
         dy.dtype,
         (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w)),
@@ -176,10 +176,10 @@ def conv2d_backward_data(
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)
     dxs = split_channels(unpatch(cols, size, window).astype(dtype, copy=False), parts or (groups * c,))
-    for dx, total in zip(dxs, into, strict=True):
+    for dx, total in zip(dxs, accumulate_into, strict=True):
         if total is not None:
             accumulate(total, dx)
-    return tuple(dx if total is None else total for dx, total in zip(dxs, into, strict=True))
+    return tuple(dx if total is None else total for dx, total in zip(dxs, accumulate_into, strict=True))
 
 
 @halves_in_float32
@@ -206,23 +206,25 @@ def conv2d_norm_backward(
     with_residual: bool,
     window: Window,
     groups: int = 1,
-    into: tuple[Array | None, ...] | None = (None,),
-    overwrite: bool = False,
+    accumulate_into: tuple[Array | None, ...] | None = (None,),
+    donated: bool = False,
 ) -> tuple[Array, Array, Array, Array | None, tuple[Array | None, ...]]:
     """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the
     convolution's gradients.
 
-    mask, mean, inverse: as batch_norm_backward takes them. into: as conv2d_backward_data's, or None: no dx is wanted.
-    overwrite: dy may be written to.
+    mask, mean, inverse: as batch_norm_backward takes them. accumulate_into: as conv2d_backward_data's, or None: no dx
+    is wanted. donated: dy may be written to.
     """
     dz, dweight, dbias, dresidual = batch_norm_backward(
-        dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, overwrite
+        dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, donated
     )
     dw = conv2d_backward_filter(x, dz, window, groups)
     maps = x if isinstance(x, tuple) else (x,)
     dxs: tuple[Array | None, ...] = (None,) * len(maps)
-    if into is not None:
-        dxs = conv2d_backward_data(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), into)
+    if accumulate_into is not None:
+        dxs = conv2d_backward_data(
+            dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), accumulate_into
+        )
     return dw, dweight, dbias, dresidual, dxs
 
 

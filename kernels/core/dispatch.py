@@ -179,7 +179,7 @@ def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
 
 
 def operator(
-    reference: Callable[..., Any], shapes: str, unfused: Callable[..., Any] | None = None, **modules: str
+    reference: Callable[..., Any], shapes: str, unfused: Callable[..., Any] | None = None, /, **modules: str
 ) -> Operator:
     """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a
     faster one of the same name.

@@ -74,10 +74,10 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
-    overwrite: bool = False,
+    donated: bool = False,
 ) -> tuple[Array, Array, Array, Array | None]:
     """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy; mask: what forward returned.
-    overwrite: dx may be written over dy (it isn't, here).
+    donated: dx may be written over dy (it isn't, here).
 
     g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
     dx = weight inverse (g - (dbias + xhat dweight) / M)    in training (mean and variance depend on x)

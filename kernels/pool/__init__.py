@@ -3,7 +3,8 @@
 from kernels.core.dispatch import operator
 from kernels.pool import reference
 
-_BACKWARD = "dy (N, P, Q, C); offset int (N, P, Q, C); into?! (N, *size, C); where window.output_size(size) == (P, Q)"
+_BACKWARD = """dy (N, P, Q, C); offset int (N, P, Q, C); accumulate_into?! (N, *size, C);
+    where window.output_size(size) == (P, Q)"""
 _FAST = {"cpu": "kernels.pool.cpu", "cuda": "kernels.pool.cuda"}
 
 max_pool2d_forward = operator(

@@ -193,9 +193,9 @@ def _add_claimed(
     vector_loop(code, channels, body)
 
 
-def _make_spread(r: int, s: int, into: bool) -> Any:
+def _make_spread(r: int, s: int, accumulate_into: bool) -> Any:
     """spread(dy, offset, d0, dx, x0, row, column, channels): a window that overlaps no other: every tap is written
-    (into: added to) once.
+    (accumulate_into: added to) once.
     """
 
     @program
@@ -208,14 +208,14 @@ def _make_spread(r: int, s: int, into: bool) -> Any:
                 for j in range(s):
                     place = x0 + row * i + column * j + c
                     part = code.select(where.equals(i * s + j), value, 0)
-                    code.store(part + code.load(dx, place, rest) if into else part, dx, place, rest)
+                    code.store(part + code.load(dx, place, rest) if accumulate_into else part, dx, place, rest)
 
         vector_loop(code, channels, body)
 
     return spread
 
 
-def _make_gather(r: int, s: int, into: bool) -> Any:
+def _make_gather(r: int, s: int, accumulate_into: bool) -> Any:
     """gather(dy, offset, d0, row, dx, x0, channels): a pixel that all R S windows of stride 1 cover; d0 is the window
     of tap 0.
     """
@@ -225,7 +225,7 @@ def _make_gather(r: int, s: int, into: bool) -> Any:
         code: Code, dy: Pointer, offset: Pointer, d0: Int, row: Int, dx: Pointer, x0: Int, channels: Int
     ) -> None:
         def body(c: Int, rest: Any) -> None:
-            total = code.load(dx, x0 + c, rest) if into else code.vec(0)
+            total = code.load(dx, x0 + c, rest) if accumulate_into else code.vec(0)
             for i in range(r):
                 for j in range(s):
                     at = d0 - row * i - channels * j + c
@@ -240,11 +240,11 @@ def _make_gather(r: int, s: int, into: bool) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
+def _backward_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
     unrolled = r * s <= _UNROLLED
-    gather = _make_gather(r, s, into) if unrolled else None
+    gather = _make_gather(r, s, accumulate_into) if unrolled else None
 
-    @cpu_kernel(f"{r}x{s}{' into' * into}")
+    @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
     def max_pool2d_backward(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
         h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
         sh, sw, dh, dw = g.sh, g.sw, g.dh, g.dw
@@ -257,7 +257,7 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
                 if dense and v - kr + 1 >= 0 and v < p and u - ks + 1 >= 0 and u < q:
                     gather(dy, offset, ((image * p + v) * q + u) * c, q * c, dx, x0, c)
                     continue
-                if not into:
+                if not accumulate_into:
                     clear(dx, x0, c)
                 for i in range(kr):
                     a = v - i * dh
@@ -272,10 +272,10 @@ def _backward_kernel(r: int, s: int, into: bool) -> Kernel:
 
 
 @lru_cache(maxsize=16)
-def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
-    spread = _make_spread(r, s, into)
+def _spread_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
+    spread = _make_spread(r, s, accumulate_into)
 
-    @cpu_kernel(f"{r}x{s}{' into' * into}")
+    @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
     def max_pool2d_spread(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
         h, w, c, p, q = g.h, g.w, g.c, g.p, g.q
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
@@ -289,26 +289,29 @@ def _spread_kernel(r: int, s: int, into: bool) -> Kernel:
 
 
 def max_pool2d_backward(
-    dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None
+    dy: np.ndarray, offset: np.ndarray, size: Pair, window: Window, accumulate_into: np.ndarray | None = None
 ) -> Any:
     """As kernels.pool.reference.max_pool2d_backward."""
     if (
         dy.dtype != np.float32
         or offset.dtype != np.uint8
         or not dy.size
-        or (into is not None and not (into.flags.c_contiguous and into.dtype == dy.dtype))
+        or (
+            accumulate_into is not None
+            and not (accumulate_into.flags.c_contiguous and accumulate_into.dtype == dy.dtype)
+        )
     ):
         return NotImplemented
     dy, offset = contiguous(dy), contiguous(offset)
     n, p, q, c = dy.shape
     r, s = window.kernel
-    dx = buffer_pool.empty((n, *size, c), np.float32) if into is None else into
+    dx = buffer_pool.empty((n, *size, c), np.float32) if accumulate_into is None else accumulate_into
     geometry = _geometry(n, size, c, window)
     flat = dy.reshape(-1), offset.reshape(-1), dx.reshape(-1), geometry
     if window == Window((r, s), (r, s)) and (p * r, q * s) == size and r * s <= _UNROLLED:
         per = max(1, _CHUNK // (q * c))
-        parallel(_spread_kernel(r, s, into is not None), -(-n * p // per), *flat, per)
+        parallel(_spread_kernel(r, s, accumulate_into is not None), -(-n * p // per), *flat, per)
     else:
         per = max(1, _CHUNK // (size[1] * c))
-        parallel(_backward_kernel(r, s, into is not None), -(-n * size[0] // per), *flat, per)
+        parallel(_backward_kernel(r, s, accumulate_into is not None), -(-n * size[0] // per), *flat, per)
     return dx

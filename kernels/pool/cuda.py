@@ -70,20 +70,22 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> Any:
     return y, offset
 
 
-def max_pool2d_backward(dy: Array, offset: Array, size: Pair, window: Window, into: Array | None = None) -> Any:
+def max_pool2d_backward(
+    dy: Array, offset: Array, size: Pair, window: Window, accumulate_into: Array | None = None
+) -> Any:
     """As kernels.pool.reference.max_pool2d_backward."""
-    kind = type_of(*((dy,) if into is None else (dy, into)))
-    if kind is None or offset.dtype != np.uint8 or (into is not None and not is_ready(into)):
+    kind = type_of(*((dy,) if accumulate_into is None else (dy, accumulate_into)))
+    if kind is None or offset.dtype != np.uint8 or (accumulate_into is not None and not is_ready(accumulate_into)):
         return NotImplemented
     n, p, q, c = dy.shape
     if n * size[0] * size[1] * c > MOST:
         return NotImplemented
-    dx = array_module(dy).empty((n, *size, c), dy.dtype) if into is None else into
+    dx = array_module(dy).empty((n, *size, c), dy.dtype) if accumulate_into is None else accumulate_into
     spread = tiles(window, size, (p, q))
     kernel = variant("max_pool2d_spread" if spread else "max_pool2d_gather", kind, c)
     packs = c // width_of(kernel)
     launch = lines_launch(kernel, n * p, q * packs) if spread else lines_launch(kernel, n * size[0], size[1] * packs)
     if launch.grid[1] > GRID:
         return NotImplemented
-    MODULE.run(launch, ready(dy), ready(offset), dx, into is not None, _geometry(size, c, window))
+    MODULE.run(launch, ready(dy), ready(offset), dx, accumulate_into is not None, _geometry(size, c, window))
     return dx

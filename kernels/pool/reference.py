@@ -27,10 +27,12 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[A
     return y, offset.astype(xp.uint8 if r * s <= 256 else xp.int32)
 
 
-def max_pool2d_backward(dy: Array, offset: Array, size: Pair, window: Window, into: Array | None = None) -> Array:
+def max_pool2d_backward(
+    dy: Array, offset: Array, size: Pair, window: Window, accumulate_into: Array | None = None
+) -> Array:
     """dx[n,h,w,c] = sum of dy over the windows whose maximum is (h, w): dy (N, P, Q, C), size (H, W) -> (N, H, W, C).
 
-    With `into`, the result is added to it and returned.
+    With `accumulate_into`, the result is added to it and returned.
     """
     xp = array_module(dy)
     r, s = window.kernel
@@ -38,7 +40,7 @@ def max_pool2d_backward(dy: Array, offset: Array, size: Pair, window: Window, in
     zero = xp.zeros((), dy.dtype)  # a typed zero: where() must not widen float32
     chosen = xp.where(offset[:, :, :, None, None] == taps, dy[:, :, :, None, None], zero)  # (N, P, Q, R, S, C)
     dx = unpatch(chosen, size, window)
-    if into is None:
+    if accumulate_into is None:
         return dx
-    into += dx
-    return into
+    accumulate_into += dx
+    return accumulate_into

@@ -135,23 +135,27 @@ def agree(fast: Any, naive: Any, truth: np.ndarray, what: str, least: float = 0.
     )
 
 
-def three(layer: Layer, module: Any, x: Any, w: Any, b: Any, dy: Any, into: Any = None) -> list[Any]:
+def three(layer: Layer, module: Any, x: Any, w: Any, b: Any, dy: Any, accumulate_into: Any = None) -> list[Any]:
     """y, dx of every map, dw by one module."""
     size, window = (layer.h, layer.w), layer.window
-    into = into or (None,) * len(layer.maps)
+    accumulate_into = accumulate_into or (None,) * len(layer.maps)
     return [
         module.conv2d_forward(x, w, b, window, layer.groups),
-        *module.conv2d_backward_data(dy, w, size, window, layer.groups, layer.maps, into),
+        *module.conv2d_backward_data(dy, w, size, window, layer.groups, layer.maps, accumulate_into),
         module.conv2d_backward_filter(x, dy, window, layer.groups),
     ]
 
 
-def compare(layer: Layer, dtype: Any = F4, into: bool = False, bias: bool = True, least: float = 0.0) -> None:
+def compare(
+    layer: Layer, dtype: Any = F4, accumulate_into: bool = False, bias: bool = True, least: float = 0.0
+) -> None:
     x, w, b, dy = layer.arrays(dtype)
     b = b if bias else None
     rng = np.random.default_rng(1)
     totals = (
-        tuple(rng.standard_normal((layer.n, layer.h, layer.w, m)).astype(dtype) for m in layer.maps) if into else None
+        tuple(rng.standard_normal((layer.n, layer.h, layer.w, m)).astype(dtype) for m in layer.maps)
+        if accumulate_into
+        else None
     )
     fast = three(layer, cuda, device(x), device(w), device(b), device(dy), device(totals))
     truth = three(layer, reference, *map(exact, (x, w, b, dy, totals)))
@@ -186,7 +190,7 @@ def test_float64(name: str, served: list) -> None:
     "name", ["vectors", "two maps", "two odd maps", "strided", "depthwise", "groups", "long sum", "random 1"]
 )
 def test_added_to_what_is_there(name: str) -> None:
-    compare(LAYERS[name], into=True)
+    compare(LAYERS[name], accumulate_into=True)
 
 
 def test_only_one_of_two_maps_is_added_to() -> None:

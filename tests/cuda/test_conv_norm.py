@@ -45,9 +45,9 @@ def normed(window: Window, residual: bool, dy: Any, other: Any, w: Any, weight: 
     running = xp.zeros(K, dy.dtype), xp.ones(K, dy.dtype)
     norm = 0.1, 1e-5, other if residual else None, "relu"
     y, z, mask, mean, inverse = conv.conv2d_norm_forward(x, w, weight, bias, *running, *norm, window, 1)
-    into = tuple(xp.ones_like(m) if k % 2 else None for k, m in enumerate(maps))
+    accumulate_into = tuple(xp.ones_like(m) if k % 2 else None for k, m in enumerate(maps))
     gradients = conv.conv2d_norm_backward(
-        dy, x, w, z, mask, weight, bias, mean, inverse, "relu", residual, window, 1, into, False
+        dy, x, w, z, mask, weight, bias, mean, inverse, "relu", residual, window, 1, accumulate_into, False
     )
     return [y, *running, *gradients]
 

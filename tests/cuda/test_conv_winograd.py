@@ -36,10 +36,10 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("forced")
-@pytest.mark.parametrize("into", [False, True], ids=["", "into"])
+@pytest.mark.parametrize("accumulate_into", [False, True], ids=["", "accumulate_into"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_within_the_stated_bound(name: str, into: bool, served: list) -> None:
-    compare(SHAPES[name], into=into, least=winograd.BOUND)
+def test_within_the_stated_bound(name: str, accumulate_into: bool, served: list) -> None:
+    compare(SHAPES[name], accumulate_into=accumulate_into, least=winograd.BOUND)
     forward = [] if name == "one pixel" else KERNELS  # one channel in: the stem's kernel
     assert [launch.kernel for launch in served][-9 if forward else -6 :] == [
         *forward,

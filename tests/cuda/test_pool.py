@@ -107,9 +107,12 @@ def test_what_is_not_served(cp: Any) -> None:
     assert cuda.max_pool2d_forward(cp.zeros((1, 4, 4, 2), np.float16), WINDOWS[0]) is NotImplemented
     assert cuda.max_pool2d_forward(cp.zeros((0, 4, 4, 2), np.float32), WINDOWS[0]) is NotImplemented
     assert cuda.max_pool2d_forward(cp.zeros((1, 40, 40, 1), np.float32), Window((17, 17))) is NotImplemented
-    into = cp.zeros((1, 4, 4, 4), np.float32)[..., ::2]
+    accumulate_into = cp.zeros((1, 4, 4, 4), np.float32)[..., ::2]
     dy = cp.zeros((1, 2, 2, 2), np.float32)
-    assert cuda.max_pool2d_backward(dy, cp.zeros(dy.shape, np.uint8), (4, 4), WINDOWS[0], into) is NotImplemented
+    assert (
+        cuda.max_pool2d_backward(dy, cp.zeros(dy.shape, np.uint8), (4, 4), WINDOWS[0], accumulate_into)
+        is NotImplemented
+    )
 
 
 def test_geometry() -> None:

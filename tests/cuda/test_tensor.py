@@ -131,14 +131,16 @@ def run_data(cp, shape: Shape, policy: str) -> None:
     dy, w = normal(4, shape.n, *out, shape.k), normal(5, *shape.window.kernel, c, shape.k)
     parts = (shape.c, shape.second) if shape.second else (c,)
     there = [normal(6 + i, shape.n, *shape.size, part) if shape.add else np.float32(0) for i, part in enumerate(parts)]
-    into = tuple(cp.asarray(t) if shape.add else None for t in there)
+    accumulate_into = tuple(cp.asarray(t) if shape.add else None for t in there)
     with use_precision(policy):
-        dxs = tensor.conv2d_backward_data(cp.asarray(dy), cp.asarray(w), shape.size, shape.window, 1, parts, into)
+        dxs = tensor.conv2d_backward_data(
+            cp.asarray(dy), cp.asarray(w), shape.size, shape.window, 1, parts, accumulate_into
+        )
     dy, w = rounded(dy, policy), rounded(w, policy)
     (exact,) = reference.conv2d_backward_data(dy.astype(np.float64), w.astype(np.float64), shape.size, shape.window)
     naive = naive_data(dy, w, shape.size, shape.window)
     start = 0
-    for dx, part, t, total in zip(dxs, parts, there, into, strict=True):
+    for dx, part, t, total in zip(dxs, parts, there, accumulate_into, strict=True):
         assert total is None or dx is total
         check(dx, naive[..., start : start + part] + t, exact[..., start : start + part] + t)
         start += part

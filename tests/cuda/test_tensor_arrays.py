@@ -81,8 +81,10 @@ def run_data(cp: Any, shape: Shape, dtype: np.dtype) -> None:
     )
     parts = (shape.c, shape.second) if shape.second else (c,)
     there = [made(dtype, 6 + i, shape.n, *shape.size, part) * dtype.type(shape.add) for i, part in enumerate(parts)]
-    into = tuple(cp.asarray(t) if shape.add else None for t in there)
-    dxs = tensor.conv2d_backward_data(cp.asarray(dy), cp.asarray(w), shape.size, shape.window, 1, parts, into)
+    accumulate_into = tuple(cp.asarray(t) if shape.add else None for t in there)
+    dxs = tensor.conv2d_backward_data(
+        cp.asarray(dy), cp.asarray(w), shape.size, shape.window, 1, parts, accumulate_into
+    )
     naive = naive_data(dy.astype(np.float32), w.astype(np.float32), shape.size, shape.window)
     (exact,) = reference.conv2d_backward_data(dy.astype(np.float64), w.astype(np.float64), shape.size, shape.window)
     start = 0

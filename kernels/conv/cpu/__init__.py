@@ -156,20 +156,20 @@ def conv2d_backward_data(
     window: Window,
     groups: int = 1,
     parts: tuple[int, ...] | None = None,
-    into: tuple[np.ndarray | None, ...] = (None,),
+    accumulate_into: tuple[np.ndarray | None, ...] = (None,),
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
     given = _contiguous(dy)
-    if given is None or _contiguous(w) is None or not all(total is None or _takes(total) for total in into):
+    if given is None or _contiguous(w) is None or not all(total is None or _takes(total) for total in accumulate_into):
         return NotImplemented
     dy = given[0]
     n, c = dy.shape[0], w.shape[2] * groups
     parts = parts or (c,)
     back, cropped = _data_window(window, size, dy.shape[1:3])
     if depthwise.serves(window, c, dy.shape[3], groups) and window.stride == (1, 1) and not cropped:
-        return (_added(depthwise.forward(dy, w[::-1, ::-1], None, back), into[0]),)
+        return (_added(depthwise.forward(dy, w[::-1, ::-1], None, back), accumulate_into[0]),)
     if is_single_channel(window, c, dy.shape[3], groups):
-        return (single_channel_backward_data(dy, w, size, window, into[0]),)
+        return (single_channel_backward_data(dy, w, size, window, accumulate_into[0]),)
 
     def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
         if name == "direct":
@@ -186,8 +186,8 @@ def conv2d_backward_data(
         return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, totals, strict=True))
 
     if cropped or window.stride != (1, 1):
-        return run("direct", into)
-    return run(algorithm.choose("data", n, dy.shape[1:3], dy.shape[3], c, back, groups, run), into)
+        return run("direct", accumulate_into)
+    return run(algorithm.choose("data", n, dy.shape[1:3], dy.shape[3], c, back, groups, run), accumulate_into)
 
 
 def _added(dx: np.ndarray, total: np.ndarray | None) -> np.ndarray:
@@ -246,8 +246,8 @@ def conv2d_norm_backward(
     with_residual: bool,
     window: Window,
     groups: int = 1,
-    into: tuple[np.ndarray | None, ...] | None = (None,),
-    overwrite: bool = False,
+    accumulate_into: tuple[np.ndarray | None, ...] | None = (None,),
+    donated: bool = False,
 ) -> Any:
     """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass after that for the
     sums; others unfused.
@@ -255,7 +255,7 @@ def conv2d_norm_backward(
     norm = mask, weight, bias, mean, inverse, activation
 
     given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
-    if given is None or into is None or _contiguous(w) is None:
+    if given is None or accumulate_into is None or _contiguous(w) is None:
         return NotImplemented
     *maps, g, z = given
     plan = _norm_plan(maps, z, mask, window, groups)
@@ -265,7 +265,7 @@ def conv2d_norm_backward(
         None
         if activation is None or not with_residual
         else g
-        if overwrite and g.flags.writeable
+        if donated and g.flags.writeable
         else buffer_pool.empty(g.shape, np.float32)
     )
     dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
@@ -274,12 +274,15 @@ def conv2d_norm_backward(
         g if kept is None else kept,
         activation is not None and not with_residual,
     )
-    adds = [t is not None and _takes(t) for t in into]
+    adds = [t is not None and _takes(t) for t in accumulate_into]
     if plan.most == 2 and not all(adds):
         adds = [False] * len(maps)
-    dxs = [t if more else buffer_pool.empty(m.shape, np.float32) for m, t, more in zip(maps, into, adds, strict=True)]
+    dxs = [
+        t if more else buffer_pool.empty(m.shape, np.float32)
+        for m, t, more in zip(maps, accumulate_into, adds, strict=True)
+    ]
     dw = plan.run(masked, z, rows, opened, maps, w, dxs, adds)
-    dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, into, adds, strict=True)]
+    dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, accumulate_into, adds, strict=True)]
     return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
 
 

@@ -114,12 +114,14 @@ def conv2d_backward_data(
     window: Window,
     groups: int = 1,
     parts: tuple[int, ...] | None = None,
-    into: tuple[Array | None, ...] = (None,),
+    accumulate_into: tuple[Array | None, ...] = (None,),
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
-    if (dxs := tensor_core.conv2d_backward_data(dy, w, size, window, groups, parts, into)) is not NotImplemented:
+    if (
+        dxs := tensor_core.conv2d_backward_data(dy, w, size, window, groups, parts, accumulate_into)
+    ) is not NotImplemented:
         return dxs
-    return _backward_data(dy, w, None, size, window, groups, parts or (w.shape[2] * groups,), into)
+    return _backward_data(dy, w, None, size, window, groups, parts or (w.shape[2] * groups,), accumulate_into)
 
 
 def _backward_data(
@@ -130,20 +132,23 @@ def _backward_data(
     window: Window,
     groups: int,
     parts: tuple[int, ...],
-    into: tuple[Array | None, ...],
+    accumulate_into: tuple[Array | None, ...],
 ) -> Any:
     n, c = dy.shape[0], sum(parts)
     fits = len(parts) <= 2 and all(
-        total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in into
+        total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in accumulate_into
     )
-    if not fits or not _serves(dy, w, b, *into, results=n * size[0] * size[1] * c):
+    if not fits or not _serves(dy, w, b, *accumulate_into, results=n * size[0] * size[1] * c):
         return NotImplemented
     dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
     k = dy.shape[3]
-    if _matrix_product(window, groups, parts, b, *into):  # (N H W, K) @ (C, K)^T
+    if _matrix_product(window, groups, parts, b, *accumulate_into):  # (N H W, K) @ (C, K)^T
         return (cupy.matmul(dy.reshape(-1, k), w.reshape(c, k).T).reshape(n, *size, c),)
-    dxs = [cupy.empty((n, *size, part), dy.dtype) if t is None else t for part, t in zip(parts, into, strict=True)]
-    add = sum(1 << i for i, t in enumerate(into) if t is not None)
+    dxs = [
+        cupy.empty((n, *size, part), dy.dtype) if t is None else t
+        for part, t in zip(parts, accumulate_into, strict=True)
+    ]
+    add = sum(1 << i for i, t in enumerate(accumulate_into) if t is not None)
     walked = dy.dtype == np.float32 and max(window.stride) <= PHASES
     if walked and groups == 1 and winograd.serves(n, size, k, c, window):
         before = (2 - window.padding[0][0], 2 - window.padding[1][0])

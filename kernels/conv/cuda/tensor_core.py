@@ -259,20 +259,20 @@ def conv2d_backward_data(
     window: Window,
     groups: int = 1,
     parts: tuple[int, ...] | None = None,
-    into: tuple[Array | None, ...] = (None,),
+    accumulate_into: tuple[Array | None, ...] = (None,),
 ) -> Any:
     """As kernels.conv.reference.conv2d_backward_data."""
     parts = parts or (w.shape[2] * groups,)
-    kind = _kind(groups, size, window, dy, w, *into)
+    kind = _kind(groups, size, window, dy, w, *accumulate_into)
     if (
         kind is None
         or dy.shape[0] * math.prod(size) * max(parts) >= 2**31
-        or any(t is not None and not t.flags.c_contiguous for t in into)
+        or any(t is not None and not t.flags.c_contiguous for t in accumulate_into)
     ):
         return NotImplemented
     xp, dy = array_module(dy), _contiguous(dy)
     dxs, start = [], 0
-    for channels, total in zip(parts, into, strict=True):
+    for channels, total in zip(parts, accumulate_into, strict=True):
         dx = xp.empty((dy.shape[0], *size, channels), dy.dtype) if total is None else total
         _data_gradient(kind, dy, w[:, :, start : start + channels], None, dx, window, total is not None)
         dxs.append(dx)

@@ -382,7 +382,7 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
-    overwrite: bool = False,
+    donated: bool = False,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes."""
     if any(a.dtype != np.float32 or not a.size for a in (dy, x)) or not is_own(mask, x):
@@ -393,7 +393,7 @@ def batch_norm_backward(
     copied = with_residual and relu != "none"
     dx = (
         dy
-        if overwrite and dy.flags.writeable and (copied or not with_residual)
+        if donated and dy.flags.writeable and (copied or not with_residual)
         else buffer_pool.empty(x.shape, np.float32)
     )
     dresidual = buffer_pool.empty(x.shape, np.float32) if copied else dx

@@ -214,7 +214,7 @@ def batch_norm_backward(
     training: bool,
     activation: str | None,
     with_residual: bool,
-    overwrite: bool = False,
+    donated: bool = False,
     plain: bool = False,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain:

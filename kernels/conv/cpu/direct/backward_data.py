@@ -25,16 +25,18 @@ def direct_backward_data(
     window: Window,
     groups: int = 1,
     bias: np.ndarray | None = None,
-    into: np.ndarray | None = None,
+    accumulate_into: np.ndarray | None = None,
 ) -> np.ndarray:
-    """dx (N, H, W, C) (+ bias, or added to `into`): for every phase of the stride a stride-1 convolution of dy with the
-    taps that reach it.
+    """dx (N, H, W, C) (+ bias, or added to `accumulate_into`): for every phase of the stride a stride-1 convolution of
+    dy with the taps that reach it.
     """
     n, c = dy.shape[0], w.shape[2] * groups
     (h, wd), (sh, sw) = size, window.stride
-    if into is None and groups == 1 and is_patchify(window, size, dy.shape):
+    if accumulate_into is None and groups == 1 and is_patchify(window, size, dy.shape):
         return direct_transposed(dy, filters.swapped(w), bias)
-    dx, add = (buffer_pool.empty((n, h, wd, c), np.float32), False) if into is None else (into, True)
+    dx, add = (
+        (buffer_pool.empty((n, h, wd, c), np.float32), False) if accumulate_into is None else (accumulate_into, True)
+    )
     if (sh, sw) == (1, 1):
         all_taps = tuple((0, k, 1) for k in window.kernel)
         direct_forward(

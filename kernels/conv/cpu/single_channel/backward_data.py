@@ -106,13 +106,13 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
 
 
 def single_channel_backward_data(
-    dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, into: np.ndarray | None = None
+    dy: np.ndarray, w: np.ndarray, size: Pair, window: Window, accumulate_into: np.ndarray | None = None
 ) -> np.ndarray:
-    """dx (N, H, W, 1) of contiguous float32 dy (N, P, Q, K) and w (R, S, 1, K), or `into` with it added."""
+    """dx (N, H, W, 1) of contiguous float32 dy (N, P, Q, K) and w (R, S, 1, K), or `accumulate_into` with it added."""
     n, p, q, k = dy.shape
     layer, chunks = plan(n, size, (p, q), k, window, False)
-    dx = buffer_pool.empty((n, *size, 1), np.float32) if into is None else into
-    kernel = _data_kernel(window.kernel, into is not None)
+    dx = buffer_pool.empty((n, *size, 1), np.float32) if accumulate_into is None else accumulate_into
+    kernel = _data_kernel(window.kernel, accumulate_into is not None)
     scratch = (target().lanes + window.kernel[1] - 1) * k
     parallel(kernel, chunks, dy.reshape(-1), contiguous(w).reshape(-1), dx.reshape(-1), layer, scratch=scratch)
     return dx
