@@ -24,36 +24,39 @@ class Config:
     """Settings of a training run. Defaults are the preset 'tiny'."""
 
     preset: Literal["tiny", "small", "report"] = "tiny"
-    """Where the defaults come from: tiny (width 8, minutes), small (width 16), report (width 32, the report's network).
+    """The set of defaults: tiny (width 8, trains in minutes), small (width 16), report (width 32, the report's
+    network).
     """
     data: str = "synthetic"
     """'synthetic' (built-in Mars-like tiles), an .npz file in the original form, or a folder of images and masks
     (docs/data.md).
     """
     masks: str = ""
-    """The folder of the masks, where --data is a folder of images only; pairs have one name."""
+    """The folder that holds the masks, if --data is a folder of images only. An image and its mask have the same name.
+    """
     classes: str = "auto"
-    """What masks mean: 'mars' (five classes, 0 unlabelled), how many classes there are (1: binary, one logit; at most
-    256), or a file that names them; 'auto' takes classes.toml beside the images, else 'mars'.
+    """The classes: 'mars' (five classes, 0 unlabelled), a number (1: binary, one logit; at most 256), or a file that
+    names them. 'auto' takes classes.toml next to the images, else 'mars'.
     """
     ignore: str = ""
-    """Mask values that count nowhere, like 255 or 0,255, or 'none'; by default what the classes say (255 unless it is a
-    class).
+    """Mask values that the loss and the scores ignore, like 255 or 0,255, or 'none'. By default the classes decide (255
+    unless it is a class).
     """
     split: Literal["image", "tile", "folder"] = "image"
-    """What is held out together: tiles of one source image (where known), each tile alone (for comparison: it leaks),
-    or folders.
+    """The unit that is held out together: all tiles of a source image (where known), a tile (for comparison only: it
+    leaks), or a folder.
     """
     clean: Literal["auto", "remove", "report", "off"] = "auto"
-    """Samples that share one drawn mask: 'remove' or 'report' them; 'auto' removes them from .npz files and built-in
-    tiles by the rule of the original file (one mask on all of them), and reports them elsewhere.
+    """What happens to samples that share one drawn mask: 'remove' drops them, 'report' counts them. 'auto' removes them
+    from .npz files and built-in tiles by the rule of the original file (one mask on all of them), and reports them
+    elsewhere.
     """
     crop: tuple[int, int] = (0, 0)
-    """Height and width of random crops to train on, multiples of 8; evaluation is by overlapping tiles of that size. 0
-    0: whole images.
+    """Height and width of the random crops to train on, multiples of 8. Evaluation uses overlapping tiles of that size.
+    0 0: whole images.
     """
     tiles: int = 2000
-    """How many tiles 'synthetic' makes."""
+    """Number of tiles that 'synthetic' generates."""
     epochs: int = 12
     """Passes over the training tiles."""
     batch: int = 16
@@ -61,44 +64,44 @@ class Config:
     width: int = 8
     """Channels of the first stage; a multiple of 4. Cost grows with its square."""
     seed: int = 0
-    """Of the split, the initial weights, the batches, augmentation and dropout."""
+    """Seed for the split, the initial weights, the batches, augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes CUDA when CuPy works (AREOGRAD_DEVICE can say so too)."""
+    """Device to compute on; auto takes CUDA if CuPy works (AREOGRAD_DEVICE sets the same)."""
     precision: Literal["float32", "tf32", "bf16", "float16"] = "float32"
-    """Operands of convolutions on CUDA: exact, or rounded for the tensor cores. Weights, activations, sums stay
-    float32; float16 scales the loss.
+    """Precision of the convolutions' operands on CUDA: exact, or rounded for the tensor cores. Weights, activations and
+    sums stay float32; float16 scales the loss.
     """
     cuda_graph: bool = False
-    """Record forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
+    """Capture forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
     val_fraction: float = 0.2
-    """Share of the tiles held out, by source image."""
+    """Share of the tiles that is held out for validation, by source image."""
     folds: int = 0
-    """Deal the tiles into so many parts, the same for every seed, and hold out one of them (cross-validation); 0:
-    --val-fraction.
+    """Number of parts for cross-validation, the same parts for every seed; --fold is held out. 0: --val-fraction
+    decides.
     """
     fold: int = 0
-    """The part that is held out, counted from 0."""
+    """Number of the part that is held out, from 0."""
 
     encoder: Literal["residual+inception", "residual", "plain"] = "residual+inception"
-    """Blocks of the encoder stages."""
+    """Blocks of the encoder's stages."""
     bottleneck: Literal["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"] = "aspp+psa+spp"
-    """What stands at the lowest resolution."""
+    """Blocks at the lowest resolution."""
     skips: Literal["gated", "plain"] = "gated"
-    """Skip connections with or without attention gates."""
+    """Skip connections: with attention gates, or plain."""
     gate: Literal["attn1", "attnC", "blend", "gau"] = "attn1"
     """Kind of attention gate."""
     order: Literal["serial", "parallel"] = "serial"
-    """Strip pyramid pooling behind or beside the polarized attention."""
+    """Strip pyramid pooling after the polarized attention, or in parallel with it."""
     psa_mode: Literal["sequential", "parallel"] = "sequential"
-    """Branches of the polarized attention one after the other, or side by side."""
+    """Branches of the polarized attention: one after the other, or in parallel."""
     five: Literal["5x5", "3x3+3x3"] = "5x5"
     """The wide branch of the inception block."""
     preactivation: bool = False
-    """Residual blocks with norm and ReLU before the convolutions."""
+    """Put norm and ReLU before the convolutions of residual blocks."""
     fppm: bool = False
-    """Feature pyramid pooling after the last two encoder stages."""
+    """Add feature pyramid pooling after the last two encoder stages."""
     dropout: float = 0.1
-    """After the bottleneck."""
+    """Dropout probability after the bottleneck."""
 
     margin: float = 0.4
     """Coefficient of the margin loss."""
@@ -129,64 +132,65 @@ class Config:
     boundary: float = 0.0
     """Coefficient of the boundary loss, which counts in pixels: 0.01 is a lot."""
     hardest: float = 0.25
-    """Which share of the labelled pixels of a batch those are."""
+    """Share of a batch's labelled pixels that counts as hardest (--top-k)."""
     alpha: float = 0.3
-    """What false positives weigh in the Tversky losses."""
+    """Weight of false positives in the Tversky losses."""
     beta: float = 0.7
-    """What false negatives weigh in the Tversky losses."""
+    """Weight of false negatives in the Tversky losses."""
     gamma: float = 2.0
-    """Focal exponent."""
+    """Exponent of the focal losses."""
     smooth: float = 1.0
-    """Added to numerator and denominator of Dice and IoU, in pixels."""
+    """Number of pixels that is added to numerator and denominator of Dice and IoU."""
     label_smoothing: float = 0.0
-    """How much the cross-entropies, and the truth in the losses of soft truth, are smoothed towards all classes alike.
+    """Amount by which the truth is smoothed towards all classes alike, in the cross-entropies and the losses of soft
+    truth.
     """
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
-    """How rare classes weigh more: median is median-frequency balancing."""
+    """Scheme of the class weights, by which rare classes weigh more; median is median-frequency balancing."""
     weight_cap: float = 0.0
     """The largest class weight is at most this multiple of the smallest; 0 sets no bound."""
     background: Literal["mask", "train", "mixed"] = "mask"
-    """Class 0: 'mask', unlabelled, never learnt nor predicted; 'train', an ordinary class (the report's literal
-    reading); 'mixed', an ordinary class to all terms but IoU and margin, which leave it out.
+    """Reading of class 0: 'mask', unlabelled, neither learnt nor predicted; 'train', an ordinary class (the report's
+    literal reading); 'mixed', an ordinary class to all terms but IoU and margin, which leave it out.
     """
 
     learning_rate: float = 2e-3
-    """Peak of the schedule: linear warm-up, then a cosine."""
+    """Peak learning rate; the schedule is a linear warm-up, then a cosine."""
     final_rate: float = 1e-5
-    """End of the schedule."""
+    """Learning rate at the end of the schedule."""
     warmup: float = 0.05
-    """Share of the steps that warm up."""
+    """Share of the steps with a rising learning rate."""
     weight_decay: float = 1e-2
-    """Decoupled; not on biases and normalisation."""
+    """Decoupled weight decay; biases and normalisation have none."""
     clip: float = 1.0
-    """Largest gradient norm; 0 does not clip."""
+    """Largest norm of the gradient; 0 does not clip."""
     average: float = 0.999
-    """Decay of the moving average of weights, which is the evaluated model; 0 keeps none."""
+    """Decay of the moving average of the weights, which is the model that is evaluated; 0 keeps none."""
     patience: int = 40
     """Epochs without a better val mIoU before stopping; 0 never stops early."""
     rare_share: float = 0.12
     """Share of each batch drawn from tiles with a rare class."""
 
     flip_horizontal: float = 0.5
-    """Probability."""
+    """Probability of a horizontal flip."""
     flip_vertical: float = 0.5
-    """Probability."""
+    """Probability of a vertical flip."""
     affine: float = 0.5
     """Probability of rotation, scaling and shift together."""
     rotate: float = 15.0
     """Largest rotation in degrees."""
     scale: float = 1.25
-    """Zoom from 1 / scale to scale."""
+    """Largest zoom; the smallest is 1 / scale."""
     shift: float = 0.1
     """Largest shift as a share of the tile."""
     photometric: float = 0.5
     """Probability of contrast, brightness and gamma together."""
     contrast: float = 1.25
-    """From 1 / contrast to contrast."""
+    """Largest contrast factor; the smallest is 1 / contrast."""
     brightness: float = 0.1
     """Largest addition to grey levels in [0, 1]."""
     gamma_range: float = 1.4
-    """Gamma from 1 / gamma_range to gamma_range."""
+    """Largest gamma; the smallest is 1 / gamma_range."""
     paste: float = 0.0
     """Share of the tiles onto which a component of a rare class is pasted (copy-paste)."""
     cutmix: float = 0.0
@@ -222,7 +226,7 @@ class Config:
             )
         if self.cuda_graph and self.dropout:
             raise ConfigError(
-                f"cuda_graph: needs dropout 0, got {self.dropout} (a recorded mask would be the same in every step)"
+                f"cuda_graph: needs dropout 0, got {self.dropout} (a captured mask would be the same in every step)"
             )
         if not any(self.loss_terms().values()):
             raise ConfigError(f"loss: all coefficients are 0, expected at least one of {', '.join(TERMS)} above 0")

@@ -185,7 +185,7 @@ class Tempered(Net):
 def test_what_a_replay_would_not_do_is_not_captured(make: type[Net]) -> None:
     trainings = [Training(True, make), Training(False, make)]
     same(*(t.step() for t in trainings))
-    with pytest.warns(UserWarning, match="so steps are not recorded"):
+    with pytest.warns(UserWarning, match="so steps are not captured"):
         same(*(t.step() for t in trainings))
     for _ in range(4):
         same(*(t.step() for t in trainings))
@@ -196,8 +196,8 @@ def test_a_network_that_always_changes_is_rarely_recorded(monkeypatch: pytest.Mo
     from engine.graphs import cpu_step
 
     made: list[int] = []
-    whole = cpu_step._recorded
-    monkeypatch.setattr(cpu_step, "_recorded", lambda *a: (made.append(1), whole(*a))[1])
+    whole = cpu_step._captured
+    monkeypatch.setattr(cpu_step, "_captured", lambda *a: (made.append(1), whole(*a))[1])
     trainings = [Training(True), Training(False)]
     for step in range(40):
         for t in trainings:

@@ -1,16 +1,15 @@
-"""Training steps without the interpreter: on the CPU, the launches of a network's forward and backward pass recorded
-once and replayed.
+"""Training steps without the interpreter: the CPU captures the launches of a network's forward and backward pass once
+and replays them.
 
-A sixth of a step is Python between its seven hundred kernel launches. After some steps with batches of one shape a step
-is recorded (kernels/core/cpu/capture.py); from then on the images are copied in, the launches of the forward pass are
-replayed, the loss is computed as always, its gradient is copied in, and the launches of the backward pass are replayed.
+A sixth of a step is Python between its seven hundred kernel launches. After some steps with batches of one shape, a
+step is captured (kernels/core/cpu/capture.py). From then on a step copies the images in, replays the launches of the
+forward pass, computes the loss as always, copies its gradient in, and replays the launches of the backward pass.
 
-What keeps it right: a recording is made with noise in place of the images, and other weights, and is used only if it
-then repeats the ordinary step that came before it to the bit: logits, gradients and running statistics. Whatever
-computes outside of operators would be stale and show up there. Dropout draws its masks from the same places of the
-random stream as ever. Before every replay the network is compared with what was recorded
-(engine/graphs/network_state.py): where an attribute that the forward pass read has changed, the step runs as always,
-and is recorded anew.
+A step is captured with noise in place of the images and with other weights. It is replayed only if it then repeats the
+ordinary step that came before it to the bit: logits, gradients and running statistics. A computation outside of
+operators would be stale and show up there. Dropout draws its masks from the same places of the random stream as ever.
+Before every replay the network is compared with what was captured (engine/graphs/network_state.py): if an attribute
+that the forward pass read has changed, the step runs as always and is captured anew.
 """
 
 from __future__ import annotations
@@ -31,21 +30,20 @@ from kernels.core.device import Array
 from kernels.core.dispatch import is_plain
 from layers import Buffer, Module
 
-_MOST = 256  # ordinary steps between two recordings of a network that keeps changing
+_MOST = 256  # ordinary steps between two captures of a network that keeps changing
 
 
 class CapturedPasses:
-    """passes(x, labels) as Passes', on the CPU: recorded when `warm` batches of one shape have come. Batches of other
-    shapes run as always, in the recording's memory, which nobody needs between two replays.
+    """passes(x, labels) as Passes', on the CPU: captured when `warm` batches of one shape have come. Batches of other
+    shapes run as always, in the captured graph's memory, which nobody needs between two replays.
     """
 
     def __init__(self, passes: Passes, warm: int = 1) -> None:
         self.passes, self.warm = passes, warm
         self.seen: dict[tuple[int, ...], int] = {}
         self.step: _Step | None = None
-        self.wait = (
-            warm  # ordinary steps before the next recording: more for a network that changes soon after it was recorded
-        )
+        # ordinary steps before the next capture: more for a network that changes soon after it was captured
+        self.wait = warm
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
         if (
@@ -65,18 +63,18 @@ class CapturedPasses:
             self.seen[x.shape] = self.seen.get(x.shape, 0) + 1
             if self.seen[x.shape] != self.wait + 1:
                 return self.passes(x, labels)
-            terms, self.step = _recorded(self.passes, x, labels)
+            terms, self.step = _captured(self.passes, x, labels)
             return terms
         for tensor, _ in self.step.gradients:
             tensor.grad = None
         if self.step.serves(x):
             return self.step(x, labels)
-        with buffer_pool.use_pool(self.step.recording.pool):
+        with buffer_pool.use_pool(self.step.graph.pool):
             return self.passes(x, labels)
 
 
-def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | None]:
-    """An ordinary step, and a recording that repeats it (None, with a warning, where none does)."""
+def _captured(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | None]:
+    """An ordinary step, and a captured one that repeats it (None, with a warning, if none does)."""
     passes.optimizer.follow()
     passes.net.zero_grad()
     buffer_pool.pool.release()
@@ -87,7 +85,7 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
         warnings.warn(
             (
                 "training: a step changes attributes of the network, which a replay would not do, so steps are not "
-                "recorded"
+                "captured"
             ),
             stacklevel=4,
         )
@@ -112,7 +110,7 @@ def _recorded(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     if same:
         return terms, step
     warnings.warn(
-        "training: a recorded step gives other numbers than the step itself, so steps are not recorded", stacklevel=4
+        "training: a captured step gives other numbers than the step itself, so steps are not captured", stacklevel=4
     )
     _restore(buffers, before)
     random.set_state(place)
@@ -131,18 +129,18 @@ def _restore(buffers: list[Tensor], values: list[np.ndarray]) -> None:
 
 
 class _Step:
-    """The recorded passes for batches of x's shape. largest: bytes of the largest block of memory that they need."""
+    """The captured passes for batches of x's shape. largest: bytes of the largest block of memory that they need."""
 
     def __init__(self, passes: Passes, x: Array, largest: int) -> None:
         from kernels.core.cpu.capture import CapturedGraph  # compiles: not before it is needed
 
-        self.passes, self.recording = passes, CapturedGraph()
+        self.passes, self.graph = passes, CapturedGraph()
         noise = np.random.default_rng(0)
         self.x, start = noise.standard_normal(x.shape, np.float32), random.state()
-        with _other_values(passes.net), self.recording.operators():
+        with _other_values(passes.net), self.graph.operators():
             with reads() as read:
                 logits = passes.net(Tensor(self.x))
-            self.logits, self.middle = logits.data, self.recording.place
+            self.logits, self.middle = logits.data, self.graph.place
             # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones
             # that are free by then.
             buffer_pool.empty((largest,), np.uint8)
@@ -156,7 +154,7 @@ class _Step:
         self.buffers = [t for _, t in passes.net.named_tensors(Buffer)]
         self.net, self.state = passes.net, State(passes.net, versions=False, read=read)
         self.gradient, self.present, self.replays = passes.optimizer.gradient, passes.optimizer.present, 0
-        self.references = self.recording.pool.references
+        self.references = self.graph.pool.references
 
     @property
     def knows_all(self) -> bool:
@@ -166,8 +164,8 @@ class _Step:
 
     @property
     def current(self) -> bool:
-        """Whether the network is what was recorded:
-        what was recorded is held, so no other object can take its place.
+        """Whether the network is what was captured. Captured objects are held, so no other object can take their
+        place.
         """
         passes = self.passes
         if (
@@ -179,20 +177,20 @@ class _Step:
         return self.state.unchanged()
 
     def serves(self, x: Array) -> bool:
-        """Whether x has the recorded shape, and nobody else uses the memory that a replay writes to."""
-        return x.shape == self.x.shape and self.recording.pool.references == self.references
+        """Whether x has the captured shape, and nobody else uses the memory that a replay writes to."""
+        return x.shape == self.x.shape and self.graph.pool.references == self.references
 
     def __call__(self, x: Array, labels: Array) -> Terms:
-        recording, passes = self.recording, self.passes
+        graph, passes = self.graph, self.passes
         offset = random.state()[1]
-        recording.redraw(offset - self.first)
+        graph.redraw(offset - self.first)
         np.copyto(self.x, x)
-        recording.run(recording.start, self.middle)
+        graph.run(graph.start, self.middle)
         logits = Tensor(self.logits, requires_grad=True)
         loss = passes.loss(logits, labels)
         loss.backward()
         np.copyto(self.dlogits, logits.grad.data)
-        recording.run(self.middle, recording.place)
+        graph.run(self.middle, graph.place)
         random.set_state((self.seed, offset + self.draws))
         for tensor in self.buffers:
             tensor.touch()
@@ -204,8 +202,8 @@ class _Step:
 
 @contextmanager
 def _other_values(net: Module) -> Iterator[None]:
-    """Within the block all parameters and statistics differ a little from what they are: what Python computes of them
-    will not fit afterwards.
+    """Within the block all parameters and statistics differ a little from what they are: numbers that Python computes
+    from them will not fit afterwards.
     """
     tensors = [t for t in {id(t): t for _, t in net.named_tensors()}.values() if t.dtype.kind == "f"]
     values = [t.data.copy() for t in tensors]

@@ -1,4 +1,5 @@
-"""Whether a network is still what it was: what captured steps, plans and optimizers compare before they rely on it.
+"""Whether a network is still what it was: what captured steps, inference graphs and optimizers compare before they rely
+on it.
 
 A `State` holds everything that can be reached from a network: attributes of modules, what lists, dicts and other
 objects in them contain, Tensors, their arrays and whether they require gradients. It compares by identity first; where
@@ -76,7 +77,7 @@ class State:
     """
 
     def __init__(self, net: Module, versions: bool = True, read: Reads | None = None) -> None:
-        self._net, self._versions, self._read = ref(net), versions, read  # a plan must not keep its network alive
+        self._net, self._versions, self._read = ref(net), versions, read  # a graph must not keep its network alive
         self._look()
         self._values = self._described()
 
