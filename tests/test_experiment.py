@@ -305,3 +305,26 @@ def test_a_failing_run_names_its_folder_and_its_last_line(tmp_path: Path) -> Non
     )
     with pytest.raises(experiment_runs.RunError, match=r"seed-0: the run ended with exit code 2: error: .*nowhere.npz"):
         experiment_runs.train(one)
+
+
+def test_a_failing_run_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """It is named when it ends and again at the end; the exit code is 1."""
+    from engine.experiment import __main__ as command
+
+    trained, measured = [], []
+
+    def train(one: experiment_runs.Run, *_: object) -> None:
+        trained.append(one.cell.name)
+        if len(trained) == 1:
+            raise experiment_runs.RunError("the first one: broken")
+
+    monkeypatch.setattr(experiment_runs, "train", train)
+    monkeypatch.setattr(command, "measure", lambda one: measured.append(one.cell.name))
+    monkeypatch.setattr(command, "write_results", lambda *_: "a table")
+    code = command.run(command.Arguments(str(grid_file(tmp_path, TINY)), out=tmp_path / "out", seeds=1))
+    printed = capsys.readouterr()
+    assert code == 1
+    assert len(trained) == 2
+    assert measured == trained[1:]
+    assert "1 of 2 runs failed: the first one: broken" in printed.out
+    assert printed.err == "error: the first one: broken\n"

@@ -93,15 +93,14 @@ def run(arguments: Arguments) -> int:
             raise UsageError(line)
     make_folder(out)
     _take_logs(runs, arguments.logs)
+    failed: list[RunError] = []
     if not arguments.tables_only:
-        try:
-            _train_missing(grid, runs, arguments, out)
-        except RunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        failed = _train_missing(grid, runs, arguments, out)
     print(write_results(grid, runs, out))
     print(f"tables  {out / 'results.md'}, {out / 'results.csv'}\nfigure  {out / 'results.png'}")
-    return 0
+    for error in failed:
+        print(f"error: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _take_logs(runs: list[Run], root: Path | None) -> None:
@@ -112,15 +111,22 @@ def _take_logs(runs: list[Run], root: Path | None) -> None:
             print(f"{one.cell.name}, seed {one.seed}: taken from {folder}", flush=True)
 
 
-def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> None:
-    """Train every run that is not finished, and tabulate after each, so that there is something to read early."""
+def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> list[RunError]:
+    """Train every run that is not finished, and tabulate after each, so that there is something to read early. A run
+    that fails stops no other; returns what went wrong.
+    """
     missing = [one for one in runs if not one.finished]
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     started, done = time.monotonic(), 0
+    failed: list[RunError] = []
     with Trainings(missing, arguments.jobs, threads, lambda line: print(line, flush=True)) as trainings:
-        for one in trainings:
-            measure(one)
+        for one, error in trainings:
             done += 1
+            if error is not None:
+                failed.append(error)
+                print(f"{done} of {len(missing)} runs failed: {error}", flush=True)
+                continue
+            measure(one)
             left = (
                 f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go"
                 if done < len(missing)
@@ -130,6 +136,7 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
             write_results(grid, runs, out)
             if arguments.logs:
                 keep(one, arguments.logs, grid)
+    return failed
 
 
 def main() -> None:

@@ -145,10 +145,10 @@ def _of_any_place(config: Config) -> Config:
 
 class Trainings:
     """Trains runs, `jobs` at a time, each in a process of its own with `threads` threads. Iterating gives each run when
-    it is finished.
+    it has ended, with its RunError if it failed: the others go on.
 
     Whatever ends the `with` block, a signal included, lets the processes save their states and end; the next time they
-    go on. RunError where one fails.
+    go on.
     """
 
     def __init__(self, runs: list[Run], jobs: int, threads: int, say: Callable[[str], None]) -> None:
@@ -161,11 +161,13 @@ class Trainings:
             self.handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return self
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[tuple[Run, RunError | None]]:
         futures = {self.pool.submit(self._train, run): run for run in self.runs}
         for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            error = future.exception()
+            if error is not None and not isinstance(error, RunError):
+                raise error
+            yield futures[future], error
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
