@@ -184,7 +184,7 @@ def _check_free(out: Path) -> None:
 
 def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
     """Train as the Arguments say; returns the exit code. kind: another Run than engine.training.trainer's."""
-    from engine.graphs.cuda_graph import CaptureError
+    from engine.graphs import CaptureError
     from engine.training.progress import make_reporter
     from engine.training.reporting import summary_lines
     from engine.training.trainer import Run, TrainingError

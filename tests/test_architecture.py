@@ -103,6 +103,18 @@ def test_every_kernel_of_a_family_has_a_reference_and_a_docstring() -> None:
             assert ast.get_docstring(function), f"kernels/{family}/reference.py: {function.name} has no docstring"
 
 
+def test_the_oracle_runs_nothing_but_itself() -> None:
+    """References import other references, host checks and what describes a problem, never an operator or a kernel."""
+    core = {"device", "geometry", "labels", "random", "reduction"}
+    allowed = {f"kernels.core.{name}" for name in core} | {"kernels.loss.spec", "kernels.loss.regions"}
+    allowed |= {f"kernels.{family}.reference" for family in (*OPERATORS, *STEPS)} | {"kernels.optimizer.layout"}
+    for path in sorted((ROOT / "kernels").rglob("reference.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kernels"):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert node.module in allowed or names <= allowed, f"{path.relative_to(ROOT)} imports {node.module}"
+
+
 TABLES = ("cases.py", "test_fast_mutants.py")  # a row per operator, or per planted mistake
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from autograd import Tensor, inference, no_grad, ops
 from autograd.ops.conv import Conv2d as ConvOperator
-from engine.graphs import cpu_inference
-from engine.graphs.cpu_inference import CaptureError, InferenceGraph
+from engine.graphs import CaptureError, cpu_inference
+from engine.graphs.cpu_inference import InferenceGraph
 from engine.inference import Normalisation, predict_logits
 from kernels.core.cpu import buffer_pool, thread_pool
 from kernels.core.dispatch import use_kernels

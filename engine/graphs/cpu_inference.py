@@ -22,16 +22,13 @@ import numpy as np
 
 from autograd import Tensor, inference
 from autograd.modes import modes
+from engine.graphs import CaptureError
 from engine.graphs.network_state import State
 from kernels.core.cpu import buffer_pool
 from kernels.core.device import CPU, Array, device_of
 from kernels.core.dispatch import is_plain
 from kernels.core.held import Block, Snapshot, current
 from layers import Module
-
-
-class CaptureError(RuntimeError):
-    """A network that cannot be captured, or that has changed since."""
 
 
 class InferenceGraph:

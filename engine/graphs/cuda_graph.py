@@ -18,14 +18,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from engine.graphs import CaptureError
 from engine.graphs.network_state import State
 from engine.training.step import Passes, Terms
 from kernels.core.device import Array
 from kernels.core.precision import precision
-
-
-class CaptureError(RuntimeError):
-    """A step cannot become a CUDA graph; the message says why."""
 
 
 class CudaGraphPasses:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.graphs.cuda_graph import CaptureError, CudaGraphPasses
+from engine.graphs import CaptureError
+from engine.graphs.cuda_graph import CudaGraphPasses
 from engine.training.loss_scaling import LossScale
 from engine.training.optimizer import AdamW
 from engine.training.step import Passes
