@@ -135,7 +135,7 @@ def _kernel() -> Kernel:
         h: int,
         w: int,
         outside: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for tile in range(start, stop):
             _augment_tile(images, masks, matrices, contrast, brightness, gamma, out, labels, tile, h, w, outside)
 

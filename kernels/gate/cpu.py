@@ -88,7 +88,7 @@ def _forward_kernel(blends: bool, single: bool) -> Kernel:
     mix = _make_mix(blends, single)
 
     @cpu_kernel(f"{blends} {single}")
-    def gate_forward(start, stop, scratch, x: F32, other: F32, z: F32, y: F32, pixels: int, channels: int):  # type: ignore[no-untyped-def]
+    def gate_forward(start, stop, scratch, x: F32, other: F32, z: F32, y: F32, pixels: int, channels: int):
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)
@@ -120,7 +120,7 @@ def _backward_kernel(blends: bool, single: bool) -> Kernel:
         dz: F32,
         pixels: int,
         channels: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for block in range(start, stop):
             first = block * _BLOCK
             count = min(_BLOCK, pixels - first)

@@ -42,7 +42,7 @@ def _norm_kernel() -> Kernel:
     lanes, run = target().lanes, 1024
 
     @cpu_kernel()
-    def squared_norm(start, stop, scratch, g: F32, out: F64, n: int):  # type: ignore[no-untyped-def]
+    def squared_norm(start, stop, scratch, g: F32, out: F64, n: int):
         totals, sums = carray(out, stop), carray(scratch, lanes)
         for chunk in range(start, stop):
             totals[chunk] = 0.0
@@ -112,7 +112,7 @@ def _step_kernel(averaged: bool) -> Kernel:
     @cpu_kernel("averaged" * averaged)
     def adamw_step(
         start, stop, scratch, p: F32, g: F32, m: F32, v: F32, decay: F32, average: F32, constants: F32, n: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             step(p, g, m, v, decay, average, at, min(_CHUNK, n - at), constants)
@@ -183,7 +183,7 @@ def _sgd_kernel(momentum: bool, nesterov: bool, averaged: bool) -> Kernel:
         vector_loop(code, length, body)
 
     @cpu_kernel("momentum" * momentum + "nesterov" * nesterov + "averaged" * averaged)
-    def sgd_step(start, stop, scratch, p: F32, g: F32, buffer: F32, decay: F32, average: F32, constants: F32, n: int):  # type: ignore[no-untyped-def]
+    def sgd_step(start, stop, scratch, p: F32, g: F32, buffer: F32, decay: F32, average: F32, constants: F32, n: int):
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             step(p, g, buffer, decay, average, at, min(_CHUNK, n - at), constants)

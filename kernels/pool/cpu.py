@@ -120,7 +120,7 @@ def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
     first_tap, next_tap = _make_taps(places)
 
     @cpu_kernel(f"{r}x{s}{' values' * (not places)}")
-    def max_pool2d_forward(start, stop, scratch, x: F32, y: F32, offset: U8, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+    def max_pool2d_forward(start, stop, scratch, x: F32, y: F32, offset: U8, g: Geometry, per_chunk: int):
         h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
         dh, dw = g.dh, g.dw
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
@@ -245,7 +245,7 @@ def _backward_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
     gather = _make_gather(r, s, accumulate_into) if unrolled else None
 
     @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
-    def max_pool2d_backward(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+    def max_pool2d_backward(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):
         h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
         sh, sw, dh, dw = g.sh, g.sw, g.dh, g.dw
         dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
@@ -276,7 +276,7 @@ def _spread_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
     spread = _make_spread(r, s, accumulate_into)
 
     @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
-    def max_pool2d_spread(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):  # type: ignore[no-untyped-def]
+    def max_pool2d_spread(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):
         h, w, c, p, q = g.h, g.w, g.c, g.p, g.q
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
             image, row = line // p, line % p

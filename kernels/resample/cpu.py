@@ -54,7 +54,7 @@ def _kernel() -> Kernel:
         p: int,
         q: int,
         per_chunk: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         rows, columns = carray(a, (p, h)), carray(b, (q, w))
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
             image, row = line // p, line % p

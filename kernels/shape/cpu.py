@@ -132,7 +132,7 @@ def split_channels(dy: np.ndarray, sizes: Sequence[int]) -> Any:
 @lru_cache(maxsize=1)
 def _add_kernel() -> Kernel:
     @cpu_kernel()
-    def accumulate(start, stop, scratch, total: F32, more: F32, n: int):  # type: ignore[no-untyped-def]
+    def accumulate(start, stop, scratch, total: F32, more: F32, n: int):
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             add(total, at, more, at, min(_CHUNK, n - at))
@@ -155,7 +155,7 @@ def accumulate(total: np.ndarray, more: np.ndarray) -> Any:
 @lru_cache(maxsize=1)
 def _sum_kernel() -> Kernel:
     @cpu_kernel()
-    def added(start, stop, scratch, a: F32, b: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
+    def added(start, stop, scratch, a: F32, b: F32, y: F32, n: int):
         for chunk in range(start, stop):
             at = chunk * _CHUNK
             copy(a, at, y, at, min(_CHUNK, n - at))

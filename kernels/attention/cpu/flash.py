@@ -173,7 +173,7 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
 
 
 @inline()
-def _mask_scores(t, s0, added, kept, mask, heads, block):  # type: ignore[no-untyped-def]
+def _mask_scores(t, s0, added, kept, mask, heads, block):
     """Add the mask to a block of scores, or make those that it does not keep -inf."""
     at = block.head // heads * mask.image + block.head % heads * mask.head
     at += block.query * mask.query + block.key * mask.key
@@ -203,13 +203,13 @@ def _products() -> tuple[Any, Any, int]:
     over_features, over_keys = make_gemm(vectors), make_gemm(vectors, accumulates=True, unit_rows=True)
 
     @inline()
-    def from_features(a, a0, t, b0, c0, keys, features, span):  # type: ignore[no-untyped-def]
+    def from_features(a, a0, t, b0, c0, keys, features, span):
         for panel in range(0, span, width):
             b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, keys, width)
             over_features(Rows(a, a0, features, 1), b, one_tap(features), c, Initial(t, 0, 0))
 
     @inline()
-    def from_keys(a, a0, t, b0, c0, keys, features, span, accumulate):  # type: ignore[no-untyped-def]
+    def from_keys(a, a0, t, b0, c0, keys, features, span, accumulate):
         for panel in range(0, span, width):
             b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, features, width)
             over_keys(Rows(a, a0, 1, features), b, one_tap(keys), c, Initial(t, 0, accumulate))
@@ -236,7 +236,7 @@ def _forward_kernel() -> Kernel:
         sizes: Sizes,
         mask: Mask,
         scale: float,
-    ):  # type: ignore[no-untyped-def]
+    ):
         queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
         blocks = (queries + QUERIES - 1) // QUERIES
         turned = _ZEROS
@@ -271,7 +271,7 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
     wide = vectors * target().lanes
 
     @inline(f"{vectors} {masked}")
-    def from_queries(t, a0, b, b0, c, c0, keys, features, queries, accumulate):  # type: ignore[no-untyped-def]
+    def from_queries(t, a0, b, b0, c, c0, keys, features, queries, accumulate):
         """C (keys, features) = A B, added to what is there if `accumulate`: A (keys, queries) a block in t."""
         for j in range(0, features, wide):
             panel, out = Panel(b, b0 + j, features), Results(c, c0 + j, features, keys, features - j)
@@ -296,7 +296,7 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
         sizes: Sizes,
         mask: Mask,
         scale: float,
-    ):  # type: ignore[no-untyped-def]
+    ):
         queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
         turned_q = _ZEROS
         turned_dy = turned_q + d * _ROW

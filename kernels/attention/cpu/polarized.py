@@ -64,7 +64,7 @@ class SpatialWeights(NamedTuple):
 
 
 @inline()
-def _channel_gates(x, x0, weights, t, sizes, eps):  # type: ignore[no-untyped-def]
+def _channel_gates(x, x0, weights, t, sizes, eps):
     """In t: a (pixels), pooled, o, s (channels each), u (inner)."""
     pixels, channels, inner = sizes
     pooled = pixels
@@ -179,7 +179,7 @@ def polarized_channel_backward(
 
 
 @inline()
-def _pixel_gates(x, x0, weights, t, sizes):  # type: ignore[no-untyped-def]
+def _pixel_gates(x, x0, weights, t, sizes):
     """In t: s (pixels), mean, c (channels each), b (inner), <bv, b>, 1 / pixels."""
     pixels, channels, inner = sizes
     mean, c = pixels, pixels + channels

@@ -33,7 +33,7 @@ def zeros(count: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _bias_kernel() -> Kernel:
     @cpu_kernel()
-    def arrange_bias(start, stop, _scratch, b: F32, out: F32, groups: int, k: int, width: int, times: int):  # type: ignore[no-untyped-def]
+    def arrange_bias(start, stop, _scratch, b: F32, out: F32, groups: int, k: int, width: int, times: int):
         for group in range(groups):
             for i in range(times):
                 copy(b, group * k, out, group * width + i * k, k)
@@ -92,7 +92,7 @@ def pack_kernel() -> Kernel:
         group_step: int,
         row: int,
         row_step: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         per_group = -(-k // width)
         for panel in range(start, stop):
             group, column = panel // per_group, panel % per_group * width
@@ -150,7 +150,7 @@ def _pack(
 @lru_cache(maxsize=1)
 def _pack_transposed_kernel() -> Kernel:
     @cpu_kernel()
-    def pack_transposed(start, stop, _scratch, w: F32, panels: F32, c: int, k: int, width: int):  # type: ignore[no-untyped-def]
+    def pack_transposed(start, stop, _scratch, w: F32, panels: F32, c: int, k: int, width: int):
         for panel in range(start, stop):
             row, rest = panel * width, min(width, c - panel * width)
             for i0 in range(0, k, _SQUARE):
@@ -180,7 +180,7 @@ def flip_kernel() -> Kernel:
     """
 
     @cpu_kernel()
-    def flip_filter(start, stop, _scratch, w: F32, out: F32, taps: int, c: int, k: int, reverse: int):  # type: ignore[no-untyped-def]
+    def flip_filter(start, stop, _scratch, w: F32, out: F32, taps: int, c: int, k: int, reverse: int):
         parts = -(-c // _SQUARE)
         for chunk in range(start, stop):
             tap, i0 = chunk // parts, chunk % parts * _SQUARE
@@ -220,7 +220,7 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _widen_kernel() -> Kernel:
     @cpu_kernel()
-    def widen_filter(start, stop, _scratch, w: F32, wide: F32, s: int, c: int, k: int, f: int):  # type: ignore[no-untyped-def]
+    def widen_filter(start, stop, _scratch, w: F32, wide: F32, s: int, c: int, k: int, f: int):
         for row in range(start, stop):
             for t in range(s + f - 1):
                 for i in range(c):
@@ -245,7 +245,7 @@ def widened(w: np.ndarray, f: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _narrow_kernel() -> Kernel:
     @cpu_kernel()
-    def narrow_gradient(start, stop, _scratch, wide: F32, dw: F32, s: int, c: int, k: int, f: int):  # type: ignore[no-untyped-def]
+    def narrow_gradient(start, stop, _scratch, wide: F32, dw: F32, s: int, c: int, k: int, f: int):
         for row in range(start, stop):
             for j in range(s):
                 for i in range(c):
@@ -273,7 +273,7 @@ def _chunks_kernel() -> Kernel:
     @cpu_kernel()
     def filter_gradient_finish(
         start, stop, _scratch, partial: F32, dw: F32, c: int, k: int, kp: int, chunks: int, per: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):
                 add(partial, i * kp, partial, (chunk * c + i) * kp, k)

@@ -23,7 +23,7 @@ from kernels.core.labels import NO_LABEL, check_labels
 
 
 @inline()
-def _columns(truth, columns, h, w, c, first, ignore, within):  # type: ignore[no-untyped-def]
+def _columns(truth, columns, h, w, c, first, ignore, within):
     """columns (h, w) <- the distance within each column to the nearest pixel of class c (`within`) or of another class.
 
     h + w stands for none. Returns whether there is such a pixel.
@@ -47,7 +47,7 @@ def _columns(truth, columns, h, w, c, first, ignore, within):  # type: ignore[no
 
 
 @inline()
-def _row(columns, stack, starts, w, none):  # type: ignore[no-untyped-def]
+def _row(columns, stack, starts, w, none):
     """Fill the stack of one row: column stack[k] is the nearest one from column starts[k] on. Returns its last k, or
     -1.
     """
@@ -78,7 +78,7 @@ def _kernel() -> Kernel:
     @cpu_kernel()
     def signed_distances(
         start, stop, scratch, labels: I64, out: F32, wrong: F64, h: int, w: int, classes: int, first: int, ignore: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         size, none = h * w, h + w
         room = carray(scratch, size + 2 * w)
         columns, stack, starts = room[:size], room[size : size + w], room[size + w :]

@@ -128,7 +128,7 @@ class _Pixels:
 
 
 @inline()
-def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):  # type: ignore[no-untyped-def]
+def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):
     """Transpose `count` pixels to a plane per class, then the label (from 0) and the validity; the rest of the block is
     invalid.
 
@@ -197,7 +197,7 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
     @cpu_kernel(f"{classes} {terms} {gamma}")
     def loss_forward(
         start, stop, scratch, z: F32, labels: I64, constants: F32, out: F64, pixels: int, first: int, ignore: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         planes = carray(scratch, (classes + 2) * _BLOCK + numbers * lanes)
         logits, truth = carray(z, pixels * (classes + first)), carray(labels, pixels)
         totals = carray(out, stop * (numbers + 1))
@@ -277,7 +277,7 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
         pixels: int,
         first: int,
         ignore: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         planes, wide = carray(scratch, (classes + 2) * _BLOCK), classes + first
         logits, truth, out = carray(z, pixels * wide), carray(labels, pixels), carray(dz, pixels * wide)
         counts = carray(wrong, stop)

@@ -38,7 +38,7 @@ def _chunks(n: int, period: int) -> tuple[int, int]:
 
 
 @inline()
-def _fill_tables(rows, count, channels, period, scratch, at):  # type: ignore[no-untyped-def]
+def _fill_tables(rows, count, channels, period, scratch, at):
     """A table of one period for each of `count` vectors of channels: scratch[at + k period : ...]."""
     for k in range(count):
         for base in range(0, period, channels):
@@ -46,7 +46,7 @@ def _fill_tables(rows, count, channels, period, scratch, at):  # type: ignore[no
 
 
 @inline()
-def _add_periods(sums, period, channels, totals):  # type: ignore[no-untyped-def]
+def _add_periods(sums, period, channels, totals):
     """totals[0 or 1, c] += the two rows of sums at c, c + channels, ..., in float64."""
     for base in range(0, period, channels):
         for c in range(channels):
@@ -76,7 +76,7 @@ def _statistics_kernel() -> Kernel:
     @cpu_kernel()
     def batch_norm_statistics(
         start, stop, scratch, x: F32, shift: F32, out: F64, n: int, period: int, channels: int, per_chunk: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         sums = carray(scratch, 2 * period)
         _fill_tables(shift, 1, channels, period, scratch, 2 * period)
         for k in range(start, stop):
@@ -186,7 +186,7 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
         period: int,
         channels: int,
         per_chunk: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         _fill_tables(rows, 3, channels, period, scratch, 0)
         for chunk in range(start, stop):
             normalise(x, chunk * per_chunk, min((chunk + 1) * per_chunk, n), period, scratch, other, y, mask)
@@ -303,7 +303,7 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
         period: int,
         channels: int,
         per_chunk: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         sums = carray(scratch, 2 * period)
         _fill_tables(rows, 3, channels, period, scratch, 2 * period)
         for k in range(start, stop):
@@ -363,7 +363,7 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
         period: int,
         channels: int,
         per: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         _fill_tables(rows, 5, channels, period, scratch, 0)
         for chunk in range(start, stop):
             gradient(dy, x, chunk * per, min((chunk + 1) * per, n), period, scratch, mask, dx, dresidual)

@@ -33,7 +33,7 @@ def _moments_kernel() -> Kernel:
         channels: int,
         pixels: int,
         together: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for c in range(start * together, min(stop * together, channels)):
             total = square = 0.0
             for k in range(chunks):
@@ -80,7 +80,7 @@ def _running_kernel() -> Kernel:
         momentum: float,
         rows: int,
         channels: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for c in range(channels):
             running_mean[c] = (1 - momentum) * running_mean[c] + momentum * np.float32(mean[c])
             running_var[c] = (1 - momentum) * running_var[c] + momentum * np.float32(variance[c] * (rows / (rows - 1)))
@@ -104,7 +104,7 @@ def running(
 @lru_cache(maxsize=1)
 def _inverse_kernel() -> Kernel:
     @cpu_kernel()
-    def batch_norm_inverse(start, stop, _scratch, variance: F64, inverse: F64, eps: F64, channels: int):  # type: ignore[no-untyped-def]
+    def batch_norm_inverse(start, stop, _scratch, variance: F64, inverse: F64, eps: F64, channels: int):
         for c in range(channels):
             inverse[c] = 1 / np.sqrt(variance[c] + eps[0])
 
@@ -128,7 +128,7 @@ def _rows_kernel() -> Kernel:
     @cpu_kernel()
     def batch_norm_rows(
         start, stop, _scratch, weight: F32, bias: F32, mean: F64, inverse: F64, rows: F32, channels: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         for c in range(channels):
             rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], weight[c] * inverse[c], bias[c]
 
@@ -155,7 +155,7 @@ def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.nda
 @lru_cache(maxsize=1)
 def _totals_kernel() -> Kernel:
     @cpu_kernel()
-    def sum_chunks(start, stop, _scratch, sums: F64, out: F32, chunks: int, step: int, count: int):  # type: ignore[no-untyped-def]
+    def sum_chunks(start, stop, _scratch, sums: F64, out: F32, chunks: int, step: int, count: int):
         for c in range(count):
             total = 0.0
             for k in range(chunks):
@@ -190,7 +190,7 @@ def _gradient_kernel() -> Kernel:
         chunks: int,
         channels: int,
         count: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for c in range(channels):
             first = second = 0.0
             for k in range(chunks):

@@ -80,7 +80,7 @@ def _forward_kernel(wide: bool) -> Kernel:
         channels: int,
         per_chunk: int,
         eps: float,
-    ):  # type: ignore[no-untyped-def]
+    ):
         for chunk in range(start, stop):
             normalise(x, weight, bias, y, chunk * per_chunk, min((chunk + 1) * per_chunk, rows), channels, eps)
 
@@ -140,7 +140,7 @@ def _backward_kernel(wide: bool) -> Kernel:
         channels: int,
         per_chunk: int,
         eps: float,
-    ):  # type: ignore[no-untyped-def]
+    ):
         sums = carray(scratch, 2 * channels)
         for chunk in range(start, stop):
             totals = carray(out, (chunk + 1, 2 * channels))[chunk]

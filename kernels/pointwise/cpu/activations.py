@@ -100,7 +100,7 @@ def _map_kernel(name: str) -> Kernel:
         vector_loop(code, length, one)
 
     @cpu_kernel(name)
-    def pointwise_map(start, stop, scratch, a: F32, b: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
+    def pointwise_map(start, stop, scratch, a: F32, b: F32, y: F32, n: int):
         for chunk in range(start, stop):
             apply(a, b, y, chunk * _CHUNK, min(_CHUNK, n - chunk * _CHUNK))
 

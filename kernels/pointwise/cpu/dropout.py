@@ -125,7 +125,7 @@ def _dropout_kernel() -> Kernel:
     @cpu_kernel()
     def dropout(
         start, stop, scratch, x: F32, y: F32, key0: int, key1: int, offset: I64, threshold: int, n: int, scale: float
-    ):  # type: ignore[no-untyped-def]
+    ):
         last = min(stop * _BLOCKS, (n + 3) // 4)
         _drop(x, y, start * _BLOCKS, last, n, offset[0], offset[1], key0, key1, threshold, scale)
 

@@ -81,7 +81,7 @@ def _forward_kernel(logarithm: bool) -> Kernel:
     row = _make_softmax(True) if logarithm else softmax
 
     @cpu_kernel(f"{logarithm}")
-    def softmax_forward(start, stop, scratch, x: F32, y: F32, rows: int, length: int, together: int):  # type: ignore[no-untyped-def]
+    def softmax_forward(start, stop, scratch, x: F32, y: F32, rows: int, length: int, together: int):
         for i in range(start * together, min(stop * together, rows)):
             row(x, i * length, y, i * length, length)
 
@@ -93,7 +93,7 @@ def _backward_kernel(logarithm: bool) -> Kernel:
     row = _make_gradient(True) if logarithm else softmax_gradient
 
     @cpu_kernel(f"{logarithm}")
-    def softmax_backward(start, stop, scratch, dy: F32, y: F32, dx: F32, rows: int, length: int, together: int):  # type: ignore[no-untyped-def]
+    def softmax_backward(start, stop, scratch, dy: F32, y: F32, dx: F32, rows: int, length: int, together: int):
         for i in range(start * together, min(stop * together, rows)):
             row(dy, i * length, y, i * length, dx, i * length, length)
 

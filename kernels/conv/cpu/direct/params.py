@@ -82,7 +82,7 @@ def params_of(
 
 
 @inline()
-def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ignore[no-untyped-def]
+def padded_rows(x, image, h, w, c, first, lines, left, width, out):
     """out (lines, width, C) = rows first .. first + lines of an image of x (N, H, W, C), from column -left on: zeros
     where it has none.
     """
@@ -100,7 +100,7 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):  # type: ign
 
 
 @inline()
-def strip_of(x, scratch, layer, image, first, count):  # type: ignore[no-untyped-def]
+def strip_of(x, scratch, layer, image, first, count):
     """What output rows first .. first + count of an image read: (array, first float, floats of a row): a padded copy at
     the start of scratch, or x itself where there is no padding.
     """

@@ -92,7 +92,7 @@ def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
 
 
 @inline()
-def _enqueue_windows(x, dy, scratch, blocks, work, first, n):  # type: ignore[no-untyped-def]
+def _enqueue_windows(x, dy, scratch, blocks, work, first, n):
     """Put n windows of x and dy on the prefetch list; returns the number after the last line."""
     end, done = enqueue(scratch, work.lines, dy, first * blocks.k, n * blocks.k), 0
     while done < n:
@@ -113,7 +113,7 @@ def gradient_kernel(vectors: int) -> Kernel:
     panel_pitch = _WINDOWS * width + _PAD
 
     @inline(f"{vectors}")
-    def pack_windows(x, scratch, blocks, work, first, n, tap, row, rows):  # type: ignore[no-untyped-def]
+    def pack_windows(x, scratch, blocks, work, first, n, tap, row, rows):
         done = 0
         while done < n:
             line, column, some = _row_of_windows(first + done, first + n, work.q)

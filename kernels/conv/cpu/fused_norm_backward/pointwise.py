@@ -62,7 +62,7 @@ class Work(NamedTuple):
 
 
 @inline()
-def _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first, n):  # type: ignore[no-untyped-def]
+def _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first, n):
     """Put what a strip of n pixels reads and writes on the prefetch list; returns the number after its last line."""
     at = enqueue(scratch, work.lines, g, first * work.k, n * work.k)
     at = enqueue(scratch, at, z, first * work.k, n * work.k)

@@ -78,7 +78,7 @@ def make_gradient_pixels() -> Any:
     with_relu, without = make(True), make(False)
 
     @inline()
-    def gradient_pixels(gradient, first, pixels, channels, out):  # type: ignore[no-untyped-def]
+    def gradient_pixels(gradient, first, pixels, channels, out):
         if gradient.relu:
             with_relu(gradient.g, gradient.z, gradient.rows, first * channels, pixels, channels, out)
         else:

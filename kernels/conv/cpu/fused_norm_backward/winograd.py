@@ -68,7 +68,7 @@ class Work(NamedTuple):
 
 
 @inline()
-def _enqueue_rows(lines, at, one, other, unit, units, m, rows):  # type: ignore[no-untyped-def]
+def _enqueue_rows(lines, at, one, other, unit, units, m, rows):
     """Put the pixels of two equal maps under so many rows of tiles from `unit` on, of which an image has `rows`, on the
     prefetch list.
     """
@@ -92,7 +92,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     gradient_width = gradient_vectors * target().lanes
 
     @inline(f"{form}")
-    def strip_row(gradient, image, y, t, k, strip, wide):  # type: ignore[no-untyped-def]
+    def strip_row(gradient, image, y, t, k, strip, wide):
         """Row y of dz of an image to `wide` floats of the strip: zeros around it, nothing but zeros outside."""
         if y < 0 or y >= t.h:
             clear(strip.array, strip.start, wide)

@@ -123,7 +123,7 @@ def gradient_finish_kernel(form: Form) -> Kernel:
         per: int,
         first: int,
         tap: int,
-    ):  # type: ignore[no-untyped-def]
+    ):
         step = c * kp + PAD
         for i in range(start * per, min(stop * per, c)):
             for chunk in range(1, chunks):

@@ -27,7 +27,7 @@ def filter_kernel(form: Form) -> Kernel:
     @cpu_kernel(f"F{form}")
     def winograd_filter(
         start, stop, _scratch, w: F32, u: F32, c: int, k: int, kp: int, width: int, parts: int, per_part: int
-    ):  # type: ignore[no-untyped-def]
+    ):
         for chunk in range(start, stop):
             panel, part = chunk // parts, chunk % parts
             columns = min(width, k - panel * width)

@@ -109,7 +109,7 @@ def make_tile_reader(matrix: Matrix, size: int) -> Any:
     read = make_read(matrix, size)
 
     @inline(f"{matrix} {size}")
-    def read_tile(x, t, place, out, patch):  # type: ignore[no-untyped-def]
+    def read_tile(x, t, place, out, patch):
         c, row, column = x.c, t.dh * x.w * x.c, t.dw * x.c
         x0 = ((place.image * x.h + place.y) * x.w + place.x) * c
         below, right_of = place.y + (size - 1) * t.dh, place.x + (size - 1) * t.dw
@@ -145,7 +145,7 @@ def make_tiles_reader(matrix: Matrix, size: int, m: int) -> Any:
     read, read_tile = make_read(matrix, size), make_tile_reader(matrix, size)
 
     @inline(f"{matrix} {size} {m}")
-    def read_tiles(x, t, first, count, up, left, out, patch):  # type: ignore[no-untyped-def]
+    def read_tiles(x, t, first, count, up, left, out, patch):
         reach, apart = (size - 1) * t.dw, m * t.dw
         unit, column, done = first // t.columns, first % t.columns, 0
         while done < count:
@@ -174,7 +174,7 @@ def _make_writer(form: Form, added: bool, summing: bool) -> Any:
     m = form[0]
 
     @inline(f"{form} {added} {summing}")
-    def write(inside, products, y, rows, columns, epilogue):  # type: ignore[no-untyped-def]
+    def write(inside, products, y, rows, columns, epilogue):
         if inside:
             whole(products, y, m, m, epilogue)
         else:
@@ -195,7 +195,7 @@ def make_tile_writer(form: Form, sums_up: bool) -> Any:
     plain, adding, totals = (_make_writer(form, *kind) for kind in ((False, False), (True, False), (False, True)))
 
     @inline(f"{form} {sums_up}")
-    def write_tile(products, y, t, place, first, last, epilogue):  # type: ignore[no-untyped-def]
+    def write_tile(products, y, t, place, first, last, epilogue):
         y0 = ((place.image * y.h + place.y) * y.w + place.x) * y.c + first
         pixels = Pixels(y.array, y0, t.dh * y.w * y.c, t.dw * y.c, last - first)
         part = Points(products.array, products.start + first, products.point, products.tile)
@@ -215,7 +215,7 @@ def make_tile_writer(form: Form, sums_up: bool) -> Any:
 
 
 @inline()
-def _from_channel(end, first):  # type: ignore[no-untyped-def]
+def _from_channel(end, first):
     """An epilogue whose bias and sums begin with channel `first`."""
     return TileEpilogue(
         end.bias,
@@ -231,7 +231,7 @@ def _from_channel(end, first):  # type: ignore[no-untyped-def]
 
 
 @inline()
-def enqueue_tiles(lines, at, x, t, span, m, size, up, left):  # type: ignore[no-untyped-def]
+def enqueue_tiles(lines, at, x, t, span, m, size, up, left):
     """Put the pixels of a span of tiles of a map on the prefetch list, each of size x size pixels, m apart, `up` and
     `left` pixels before the outputs; returns the next number.
 
@@ -257,14 +257,14 @@ def enqueue_tiles(lines, at, x, t, span, m, size, up, left):  # type: ignore[no-
 
 
 @inline()
-def enqueue_inputs(lines, at, x, x2, t, span, m, n):  # type: ignore[no-untyped-def]
+def enqueue_inputs(lines, at, x, x2, t, span, m, n):
     """Put what a span of tiles reads of one or two maps on the prefetch list."""
     at = enqueue_tiles(lines, at, x, t, span, m, n, t.top, t.left)
     return enqueue_tiles(lines, at, x2, t, span, m, n, t.top, t.left) if x2.c else at
 
 
 @inline()
-def enqueue_outputs(lines, at, y, y2, residual, t, span, m, adds):  # type: ignore[no-untyped-def]
+def enqueue_outputs(lines, at, y, y2, residual, t, span, m, adds):
     """Put what a span of tiles writes to one or two results, or adds to one, on the prefetch list."""
     at = enqueue_tiles(lines, at, y, t, span, m, m, 0, 0)
     if y2.c:
