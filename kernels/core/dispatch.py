@@ -31,16 +31,15 @@ _UNCHECKED = "unchecked"  # see `definitions`
 
 
 class _State(threading.local):
-    """Per thread: the backend asked for, and the logs that want to know which implementation served a call."""
+    """Per thread: the chosen backend, the logs of which implementation served a call, and a capture in progress."""
 
     def __init__(self) -> None:
         self.backend = os.environ.get("AREOGRAD_KERNELS", "fast").strip().lower() or "fast"
         self.logs: list[list[Served]] = []
         self.recorder: Callable[..., Any] | None = None
-        self.draws: list[tuple[Any, int]] | None = (
-            None  # while recording: numbers that launches read, and the offset in the random stream they hold
-        )
-        self.outside = False  # whether something was computed on values that is no kernel launch
+        # random inputs of the captured launches: the numbers that a launch reads, and their offset in the random stream
+        self.random_inputs: list[tuple[Any, int]] | None = None
+        self.host_computed = False  # whether something other than a kernel launch computed on values
 
 
 _state = _State()
@@ -52,39 +51,35 @@ def is_plain() -> bool:
 
 
 def mark_host_computation() -> None:
-    """Said by the Python around a CPU kernel that it computes on values itself: who records launches has to call it
-    again.
-    """
-    _state.outside = True
+    """Mark that Python around a CPU kernel computes on values itself: a replay has to call the operator again."""
+    _state.host_computed = True
 
 
 def mark_random_input(words: Any, offset: int) -> None:
-    """Said by a CPU kernel that reads its place in the random stream from an array: a recording writes another place
-    there.
-    """
-    if _state.draws is not None:
-        _state.draws.append((words, offset))
+    """Mark an array that holds a launch's place in the random stream: a replay writes another place there."""
+    if _state.random_inputs is not None:
+        _state.random_inputs.append((words, offset))
 
 
 @contextmanager
-def capture_with(recorder: Callable[..., Any], draws: list[tuple[Any, int]]) -> Iterator[None]:
+def capture_with(recorder: Callable[..., Any], random_inputs: list[tuple[Any, int]]) -> Iterator[None]:
     """Within the block this thread's calls of operators go through recorder(call, args, kwargs), which has to call
     call(*args, **kwargs).
 
-    What operators call in turn is theirs. `host_computed` tells of the last call.   draws: receives what
-    `mark_random_input` was told.
+    Operators that an operator calls do not. `host_computed` tells of the last call. random_inputs: receives the
+    arguments of `mark_random_input`.
     """
-    before = _state.recorder, _state.draws
-    _state.recorder, _state.draws = recorder, draws
+    before = _state.recorder, _state.random_inputs
+    _state.recorder, _state.random_inputs = recorder, random_inputs
     try:
         yield
     finally:
-        _state.recorder, _state.draws = before
+        _state.recorder, _state.random_inputs = before
 
 
 def host_computed() -> bool:
-    """Whether anything since the last question was computed otherwise than by launching kernels."""
-    was, _state.outside = _state.outside, False
+    """Whether anything but kernel launches computed on values since the last call of this function."""
+    was, _state.host_computed = _state.host_computed, False
     return was
 
 
@@ -160,7 +155,7 @@ class Operator:
             if _state.backend not in BACKENDS:  # an error of the first call, not of an import
                 raise ValueError(f"AREOGRAD_KERNELS: got {_state.backend!r}, expected one of {', '.join(BACKENDS)}")
             result, by = self.reference(*args, **kwargs), "reference"
-            _state.outside = True
+            _state.host_computed = True
         if _state.logs:
             entry = Served(self.name, device, by, tuple(a.shape for a in _arrays(args)))
             for log in _state.logs:

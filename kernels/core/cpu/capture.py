@@ -1,16 +1,16 @@
-"""Kernel launches, recorded once and done again in one native call.
+"""Kernel launches, captured once and replayed in one native call.
 
-    recording = CapturedGraph()
-    with recording.active(): y = computation(x)     # launches of this thread are written down; its arrays come from
-                                                    # the recording's own pool
-    recording.replay(first, stop)                   # the same machine code on the same memory: new numbers in x give
-                                                    # new numbers in y
+    graph = CapturedGraph()
+    with graph.active(): y = computation(x)     # captures the launches of this thread; its arrays come from the
+                                                # graph's own buffer pool
+    graph.replay(first, stop)                   # the same machine code on the same memory: new numbers in x give new
+                                                # numbers in y
 
-What a launch needs is its kernel's address, its count of chunks and its argument slots (numbers, and the addresses of
-arrays). All memory it points to lives as long as the recording: blocks of the pool, which nobody else draws from, and a
-reference to every other array. Arrays of the computation reuse each other's blocks as they did when it was recorded,
-which is right as long as launches are replayed in their order. Chunks depend on shapes alone, so a recording is good
-for any number of threads.
+A launch needs its kernel's address, its count of chunks and its argument slots (numbers, and the addresses of arrays).
+All memory that it points to lives as long as the graph: blocks of the pool, which nobody else draws from, and a
+reference to every other array. Arrays of the computation reuse each other's blocks as they did during capture, which is
+right as long as launches are replayed in their order. Chunks depend on shapes alone, so a graph is good for any number
+of threads.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _replay(control, table, at, stop, workers, woken, scratch, stride):  # type:
 
 
 class Place(NamedTuple):
-    """A place in a recording: how many launches and calls come before it."""
+    """A place in a captured graph: how many launches and calls come before it."""
 
     launch: int
     call: int
@@ -122,7 +122,7 @@ class CapturedGraph:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the block this thread's launches are recorded, and its arrays come from the recording's pool."""
+        """Within the block this thread's launches are captured, and its arrays come from the graph's pool."""
         before, thread_pool.recorder.tell = thread_pool.recorder.tell, self._add
         try:
             with buffer_pool.use_pool(self.pool):
@@ -164,11 +164,11 @@ class CapturedGraph:
 
     @property
     def place(self) -> Place:
-        """Where the recording is now."""
+        """Where the capture is now."""
         return Place(len(self), len(self._calls))
 
     def run(self, start: Place, stop: Place) -> None:
-        """Do again what was recorded between two places: launches, and the calls between them."""
+        """Replay what was captured between two places: launches, and the calls between them."""
         first = start.launch
         for operator in self._calls[start.call : stop.call]:
             self.replay(first, operator.before)
@@ -192,8 +192,8 @@ class CapturedGraph:
         ).reshape(-1, _FIELDS)
 
     def replay(self, first: int, stop: int) -> None:
-        """Do the launches first .. stop again, in their order. Not to be called by two threads at once; nothing may be
-        recorded afterwards.
+        """Replay the launches first .. stop in their order. Only one thread at a time may call this; nothing may be
+        captured afterwards.
         """
         table, pool = address_of(self._table), current_pool()
         room = pool.scratch if self._scratch <= pool.scratch.floats else pool.reserve(self._scratch)

@@ -220,7 +220,7 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[list[Kernel]]:
-    """Within the block kernels are discovered, once each, and not run: what would a computation need? Its numbers mean
+    """Within the block launches only list their kernels, once each, and do not run: a computation's numbers mean
     nothing then.
     """
     global _listed
@@ -232,7 +232,7 @@ def dry_run() -> Iterator[list[Kernel]]:
 
 
 def is_dry_run() -> bool:
-    """Whether kernels are only being discovered."""
+    """Whether launches only list their kernels."""
     return _listed is not None
 
 

@@ -1,7 +1,7 @@
-"""What is made of a filter or bias before it is used (panels, transforms), kept for those that cannot change.
+"""The packed-weight cache: panels, transforms and arranged biases of filters that cannot change.
 
-Training makes it anew in every step. Inference uses the same filters again and again: copies made by `read_only`, which
-nobody else has.
+Training packs its filters in every step. Inference uses the same filters again and again: copies made by `read_only`,
+which nobody else has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _made: dict[int, dict[Hashable, Any]] = {}  # by the array that `read_only` gave
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A copy that cannot change: what is made of it is kept."""
+    """A copy that cannot change, so its packed forms are kept."""
     array = array.copy()
     array.setflags(write=False)
     _made[id(array)] = {}
@@ -25,10 +25,10 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def packed_once(w: np.ndarray, key: Hashable, make: Callable[[], Any], filter: bool = False) -> Any:
-    """make(), remembered under `key` as long as w's memory lives, if `read_only` gave it; any other memory may change:
-    made at every call.
+    """make(), kept under `key` as long as w's memory lives, if `read_only` made w. Any other memory may change, so it
+    is packed at every call.
 
-    filter: what is made is a filter too, whose panels are to be kept.
+    filter: the result is itself a filter, whose panels are kept.
     """
     known = _made.get(id(w if w.base is None else w.base))
     if known is None:

@@ -26,7 +26,7 @@ from kernels.core.dispatch import mark_host_computation
 from kernels.norm.cpu import channel_vectors
 
 _CHUNK = 65_536  # floats, 256 KB
-# floats that are asked for in advance: the arithmetic between two loads is too much for the processor's own look-ahead
+# floats that are prefetched: the arithmetic between two loads is too much for the processor's own look-ahead
 _AHEAD = 1024
 _FLUSH = 64  # periods summed in float32 before they are added in float64
 
