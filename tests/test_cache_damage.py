@@ -32,7 +32,7 @@ from kernels import pointwise
 print("result", float(pointwise.relu_forward(np.linspace(-1, 1, 101, dtype=np.float32)).sum()))
 """
 RESULT = "result 25.5"
-NAME = "pointwise.cpu.pointwise_map[relu_forward]"
+NAME = "pointwise.cpu.activations.pointwise_map[relu_forward]"
 
 
 @pytest.fixture

@@ -46,7 +46,8 @@ def test_machine_code_is_made_once(monkeypatch) -> None:
     x, y = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
     parallel(kernel, 2, x, y, 3)
     assert np.array_equal(y, 2 * x + [2, 2, 2, 3, 3, 3])
-    assert [name for name in made if name != "nrt"] == ["test_parts_shifted_once_"]  # nrt: numba's own, once a process
+    # nrt: numba's own, once a process
+    assert [name for name in made if name != "nrt"] == ["test_device_functions_shifted_once_"]
 
 
 def test_kernels_share_their_parts() -> None:
@@ -59,12 +60,12 @@ def test_kernels_share_their_parts() -> None:
     assert np.array_equal(results, np.full((2, 2), 4))
 
 
-def test_parts_are_not_called_from_python() -> None:
+def test_device_functions_are_not_called_from_python() -> None:
     with pytest.raises(TypeError, match="expected calls from kernels only"):
         doubled(1.0)
 
 
-def test_parts_within_other_functions() -> None:
+def test_device_functions_within_other_functions() -> None:
     """An ordinary numba function may call what kernels call, before and after them."""
     caller = numba.njit(lambda x: doubled_and_more(x, 3))
     assert caller(np.float32(2)) == 7

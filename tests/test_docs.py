@@ -42,14 +42,27 @@ def test_every_block_runs(source: Path) -> None:
 
 @pytest.mark.parametrize("family", ["conv", "attention", "loss"])
 def test_files_are_listed_by_their_device(family: str) -> None:
-    """Whatever launches CUDA kernels is on CUDA's line, and everything else on the CPU's."""
+    """Files of a folder `cpu` are on the CPU's line, whatever launches CUDA kernels on CUDA's."""
     lines = build.family_files(build.FILES.match(f"<!-- files: {family} -->")).splitlines()
     cpu, cuda = (next(line for line in lines if f"the {device} kernels" in line) for device in ("CPU", "CUDA"))
-    for path in sorted((ROOT / "kernels" / family).glob("*.py")):
-        if path.stem not in ("__init__", "reference", "spec"):
-            launches = "cuda" in path.name or "kernels.core.cuda.module" in path.read_text()
-            assert (f"/{path.name})" in cuda) == launches, path
-            assert (f"/{path.name})" in cpu) == (not launches), path
+    for path in sorted((ROOT / "kernels" / family).rglob("*.py")):
+        text, link = path.read_text(), f"/{path.relative_to(ROOT)})"
+        compiles = "kernels.core.cpu.jit import" in text
+        launches = "kernels.core.cuda.module import" in text
+        assert not (compiles and launches), path
+        assert (link in cuda) or not launches, path
+        assert (link in cpu) or not compiles, path
+        assert not (link in cuda and link in cpu), path
+
+
+def test_links_lead_somewhere() -> None:
+    """Those of all documents, outside of code."""
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").glob("*.md"), *ROOT.glob("*.md")]
+    assert len(pages) > 20
+    for page in pages:
+        text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+            assert target == build.REPORT.name or (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
 @pytest.mark.parametrize(

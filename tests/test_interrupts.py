@@ -69,7 +69,7 @@ def works() -> None:
 
 
 def recorded_job() -> Callable[[], object]:
-    made, place = capture.Recording(), {}
+    made, place = capture.CapturedGraph(), {}
     with made.active():
         place["y"] = pointwise.relu_forward(X)
 

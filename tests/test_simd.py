@@ -488,10 +488,10 @@ def test_mistakes_are_named(monkeypatch) -> None:
 
 
 REFUSED = {
-    "if v > 0": (lambda code, v, n: 1 if v > 0 else 0, r"a condition in `if`.*use code.when, code.select"),
-    "n and 1": (lambda code, v, n: n and 1, r"an Int in `if`, `while`, `and`.*use code.when or code.choose"),
-    "not v": (lambda code, v, n: not v, r"a Vec in `if`.*use code.select"),
-    "range(n)": (lambda code, v, n: range(n), r"an Int where Python needs a number.*code.loop"),
+    "if v > 0": (lambda code, v, n: 1 if v > 0 else 0, r"got a condition in `if`.*use code.when, code.select"),
+    "n and 1": (lambda code, v, n: n and 1, r"got an Int in `if`, `while`, `and`.*use code.when or code.choose"),
+    "not v": (lambda code, v, n: not v, r"got a Vec in `if`.*use code.select"),
+    "range(n)": (lambda code, v, n: range(n), r"got an Int where Python needs a number.*code.loop"),
     "n // 2": (lambda code, v, n: n // 2, r"got // of an Int"),
     "n / 2": (lambda code, v, n: n / 2, r"got / of an Int"),
     "-n": (lambda code, v, n: -n, r"got unary - of an Int"),

@@ -156,7 +156,7 @@ def study(flips: int, seed: int, only: int = 0, say: Callable[[str], None] = pri
     import kernels.pointwise.cpu.activations
     from kernels.core.cpu import thread_pool
 
-    if kernels.core.cpu.jit.store.cache_info().currsize or thread_pool._team is not None:
+    if kernels.core.cpu.jit.store.cache_info().currsize or thread_pool._pool is not None:
         raise RuntimeError("the kernel cache was looked at before it is damaged")
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
