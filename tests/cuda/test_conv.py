@@ -73,9 +73,9 @@ LAYERS = {
     "long sum": Layer(1, 4, 5, (200,), 8, padding=1),
     "many pixels": Layer(4, 16, 20, (8,), 8, padding=1),
     "wide": Layer(2, 8, 8, (16,), 132, padding=2, dilation=2),
-    "stem": Layer(2, 5, 70, (1,), 12, padding=1, by=("stem", "convolve", "filter")),
+    "stem": Layer(2, 5, 70, (1,), 12, padding=1, by=("single_channel", "convolve", "filter")),
     "stem, large stride": Layer(
-        2, 19, 18, (1,), 20, (7, 3), (2, 3), ((3, 2), (2, 1)), (1, 2), by=("stem", "convolve", "filter")
+        2, 19, 18, (1,), 20, (7, 3), (2, 3), ((3, 2), (2, 1)), (1, 2), by=("single_channel", "convolve", "filter")
     ),
     "depthwise": Layer(2, 9, 11, (8,), 8, 3, padding=1, groups=8, by=DEPTHWISE),
     "depthwise, odd": Layer(2, 9, 10, (35,), 35, (4, 3), (2, 1), 1, (1, 2), groups=35, by=DEPTHWISE),
