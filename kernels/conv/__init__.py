@@ -47,9 +47,7 @@ conv2d_norm_backward = operator(
     ),
     **_FAST,
 )
-backward_bias = operator(
-    reference.backward_bias, "dy (*S, K)", lambda dy: norm.sum_pixels(dy).astype(dy.dtype), **_FAST
-)
+backward_bias = operator(reference.backward_bias, "dy (*S, K)", **_FAST)
 _TRANSPOSED = "w (*window.kernel, C, M); where C % groups == 0 < groups"
 conv_transpose2d_forward = operator(
     reference.conv_transpose2d_forward,

@@ -20,6 +20,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from kernels import norm
 from kernels.conv.cuda import depthwise, implicit_gemm, naive, pointwise, single_channel, tensor_core, winograd
 from kernels.conv.cuda.geometry import LARGEST, PHASES, data_walk, forward_walk
 from kernels.core.device import Array
@@ -203,3 +204,8 @@ def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
     dw = conv2d_backward_filter(dy, x, window, groups)
     return dw if dw is NotImplemented else dw.swapaxes(2, 3)
+
+
+def backward_bias(dy: Array) -> Any:
+    """As kernels.conv.reference.backward_bias."""
+    return norm.sum_pixels(dy).astype(dy.dtype)
