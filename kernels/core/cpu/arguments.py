@@ -108,24 +108,19 @@ class Signature:
         for kind in self.kinds.values():
             one = kind if kind in (*POINTERS, int, float) else tuple
             self.slots += [F32] * count_of_arrays(kind) or [one]
-        single = (*POINTERS, int, float)
-        self._how = [
-            None if kind in single else Arrays if count_of_arrays(kind) else Ints for kind in self.kinds.values()
-        ]
-        self._grouped = any(self._how)
+        kinds = list(enumerate(self.kinds.values()))
+        self._arrays = [k for k, kind in reversed(kinds) if count_of_arrays(kind)]
+        self._integers = [k for k, kind in kinds if k not in self._arrays and kind not in (*POINTERS, int, float)]
 
-    def arguments(self, given: Sequence[Any]) -> Sequence[Any]:
+    def arguments(self, given: tuple[Any, ...]) -> Sequence[Any]:
         """What a launch takes, an array or number per slot, of what `parallel` was given."""
-        if not self._grouped:
+        if not self._integers and not self._arrays:
             return given
-        out: list[Any] = []
-        for how, value in zip(self._how, given, strict=True):
-            if how is None:
-                out.append(value)
-            elif how is Arrays:
-                out += value
-            else:
-                out.append(_array(value))
+        out = list(given)
+        for k in self._integers:
+            out[k] = _array(out[k])
+        for k in self._arrays:  # the last first: places before it stay
+            out[k : k + 1] = out[k]
         return out
 
     def argument_types(self) -> tuple[types.Type, ...]:

@@ -407,7 +407,7 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     launch = kernel.launcher
     if launch is None:
         launch = kernel.launcher = launcher(kernel)
-    arguments = tuple(kernel.signature.arguments(arguments))
+    arguments = kernel.signature.arguments(arguments)  # type: ignore[assignment]
     pool = current_pool()
     room = pool.scratch if scratch <= pool.scratch.floats else pool.reserve(scratch)
     workers = pool.size - 1 if chunks > 1 else 0
