@@ -1,4 +1,4 @@
-"""What this machine has for Areograd, and everything compiled ahead:  python -m engine.doctor [--precompile]"""
+"""Say what this machine has for Areograd, and compile every kernel:  python -m engine.doctor [--precompile]"""
 
 from __future__ import annotations
 

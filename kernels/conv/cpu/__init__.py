@@ -253,7 +253,6 @@ def conv2d_norm_backward(
     sums; others unfused.
     """
     norm = mask, weight, bias, mean, inverse, activation
-
     given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
     if given is None or accumulate_into is None or _contiguous(w) is None:
         return NotImplemented
@@ -269,11 +268,8 @@ def conv2d_norm_backward(
         else buffer_pool.empty(g.shape, np.float32)
     )
     dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
-    # with a residual g itself is wanted
-    masked, opened = (
-        g if kept is None else kept,
-        activation is not None and not with_residual,
-    )
+    masked = g if kept is None else kept
+    mask_later = activation is not None and not with_residual  # with a residual the masked gradient itself is wanted
     adds = [t is not None and _takes(t) for t in accumulate_into]
     if plan.most == 2 and not all(adds):
         adds = [False] * len(maps)
@@ -281,7 +277,7 @@ def conv2d_norm_backward(
         t if more else buffer_pool.empty(m.shape, np.float32)
         for m, t, more in zip(maps, accumulate_into, adds, strict=True)
     ]
-    dw = plan.run(masked, z, rows, opened, maps, w, dxs, adds)
+    dw = plan.run(masked, z, rows, mask_later, maps, w, dxs, adds)
     dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, accumulate_into, adds, strict=True)]
     return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,27 @@ def _enqueue_rows(lines, at, one, other, unit, units, m, rows):
     return enqueue(lines, enqueue(lines, at, one.array, start, length), other.array, start, length)
 
 
+@cache
+def _make_strip_row() -> Any:
+    """strip_row(gradient: Gradient, image, y, t: Tiling, k, strip: Strip, wide): row y of dz of an image to `wide`
+    floats of the strip, with zeros around it; nothing but zeros outside the image.
+    """
+    gradient_pixels = make_gradient_pixels()
+
+    @inline()
+    def strip_row(gradient, image, y, t, k, strip, wide):
+        if y < 0 or y >= t.h:
+            clear(strip.array, strip.start, wide)
+            return
+        inside, end = t.left * strip.pitch, (t.left + t.w) * strip.pitch
+        clear(strip.array, strip.start, inside)
+        to = Strip(strip.array, strip.start + inside, strip.pitch)
+        gradient_pixels(gradient, (image * t.h + y) * t.w, t.w, k, to)
+        clear(strip.array, strip.start + end, wide - end)
+
+    return strip_row
+
+
 @lru_cache(maxsize=16)
 def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row
@@ -86,22 +107,10 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     count_of_points = n * n
     read = make_read(input_matrix(form), n)
     read_x = make_tile_reader(cotangent_matrix(form), m)
-    write_tile, gradient_pixels = make_tile_writer(form, False), make_gradient_pixels()
+    write_tile, strip_row = make_tile_writer(form, False), _make_strip_row()
     data_gemm, width = make_prefetching_gemm(vectors, ahead=AHEAD), vectors * target().lanes
     filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
     gradient_width = gradient_vectors * target().lanes
-
-    @inline(f"{form}")
-    def strip_row(gradient, image, y, t, k, strip, wide):
-        """Row y of dz of an image to `wide` floats of the strip: zeros around it, nothing but zeros outside."""
-        if y < 0 or y >= t.h:
-            clear(strip.array, strip.start, wide)
-            return
-        inside, end = t.left * strip.pitch, (t.left + t.w) * strip.pitch
-        clear(strip.array, strip.start, inside)
-        to = Strip(strip.array, strip.start + inside, strip.pitch)
-        gradient_pixels(gradient, (image * t.h + y) * t.w, t.w, k, to)
-        clear(strip.array, strip.start + end, wide - end)
 
     @cpu_kernel(f"F{form} x{vectors} x{gradient_vectors}")
     def norm_gradient_winograd(start, stop, scratch, g: F32, z: F32, rows: F32, x: F32, x2: F32, u: F32, dx: F32,
