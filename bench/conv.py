@@ -71,10 +71,10 @@ def _ours(direction: str, shape: Shape, k: int, window: Window) -> Callable[[], 
     h, w, c, o, groups = shape
     x, dy, f = ours(array(BATCH, h, w, c)), ours(array(BATCH, h, w, o)), ours(array(k, k, c // groups, o))
     if direction == "forward":
-        return lambda: conv.conv2d_forward(x, f, None, window, groups)
+        return lambda: conv.conv2d_forward((x,), f, None, window, groups)
     if direction == "backward_data":
         return lambda: conv.conv2d_backward_data(dy, f, (h, w), window, groups)
-    return lambda: conv.conv2d_backward_filter(x, dy, window, groups)
+    return lambda: conv.conv2d_backward_filter((x,), dy, window, groups)
 
 
 def _torch(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Callable[[], Any]:

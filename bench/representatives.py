@@ -58,9 +58,9 @@ def forced(owner: Any, **values: Any) -> Iterator[None]:
 def _conv(kernel: int, stride: int, cin: int, cout: int, groups: int, dtype: str) -> None:
     window = Window.of("conv2d", kernel, stride, kernel // 2)
     x, w, b = maps(dtype, cin), normal(dtype, kernel, kernel, cin // groups, cout), normal(dtype, cout)
-    y = conv.conv2d_forward(x, w, b, window, groups)
+    y = conv.conv2d_forward((x,), w, b, window, groups)
     conv.conv2d_backward_data(y, w, (H, W), window, groups)
-    conv.conv2d_backward_filter(x, y, window, groups)
+    conv.conv2d_backward_filter((x,), y, window, groups)
 
 
 def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
@@ -71,9 +71,9 @@ def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
     x, w, dy = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout), normal(dtype, 1, H, W, cout)
     with forced(implicit_gemm, choose=lambda *_: (forward or filters, 2)):
         if forward:
-            conv.conv2d_forward(x, w, None, window)
+            conv.conv2d_forward((x,), w, None, window)
         if filters:
-            conv.conv2d_backward_filter(x, dy, window)
+            conv.conv2d_backward_filter((x,), dy, window)
 
 
 def _winograd(dtype: str) -> None:
@@ -95,9 +95,9 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
     x, w = normal(stored, 1, H, W, cin), normal(stored, 3, 3, cin, cout)
     with use_precision(policy):
         with forced(tensor_core, BLOCKS=1):
-            tensor_core.conv2d_forward(x, w, None, window)
+            tensor_core.conv2d_forward((x,), w, None, window)
         # several parts
-        tensor_core.conv2d_backward_filter(normal(stored, 8, H, W, cin), normal(stored, 8, H, W, cout), window)
+        tensor_core.conv2d_backward_filter((normal(stored, 8, H, W, cin),), normal(stored, 8, H, W, cout), window)
         tensor_core.plain_forward(x, w, None, window)
 
 

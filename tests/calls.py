@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from fast_rule import flat
 from kernels import attention, augment, conv, gate, loss, metric, norm, optimizer, pointwise, pool, resample, shape
 from kernels.core.dispatch import Operator
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 GIVEN = {"conv2d_norm_forward": 2, "batch_norm_forward": 1, "loss_forward": 2}  # which of the results that is
 
@@ -35,12 +36,15 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class Call:
-    """An operator and its arguments by name. written: arguments that it writes to."""
+    """An operator and its arguments by name, those of a record as `name.field`. written: arguments that it writes to.
+    records: the records by the argument's name.
+    """
 
     operator: Operator
     note: str
     arguments: dict[str, Any]
     written: tuple[str, ...] = ()
+    records: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -51,13 +55,17 @@ class Call:
         """Arguments that an implementation's forward hands to its backward in a form of its own: each checks them
         itself.
         """
-        return {"mask", "state"} & self.arguments.keys() - {item.name for item in self.operator.shapes.items}
+        forms = {name for name in self.arguments if name.rpartition(".")[2] in ("mask", "state")}
+        return forms - {item.name for item in self.operator.shapes.items}
 
     def run(self, changed: dict[str, Any] | None = None, call: Callable[..., Any] | None = None) -> Any:
         """Call the operator (or `call`), positionally where it is declared so; what it writes to is left as it was
         written to.
         """
         given = {**self.arguments, **(changed or {})}
+        for name, record in self.records.items():
+            fields = {key: given.pop(key) for key in list(given) if key.startswith(f"{name}.")}
+            given[name] = record(**{key.removeprefix(f"{name}."): value for key, value in fields.items()})
         parameters = inspect.signature(self.operator.reference).parameters
         positional = [given[n] for n, p in parameters.items() if n in given and p.kind is p.POSITIONAL_OR_KEYWORD]
         return (call or self.operator)(
@@ -96,11 +104,11 @@ def convolutions(a: _Maker) -> list[Call]:
         filters = a(*window.kernel, c // groups, k)
         layer = {"window": window, "groups": groups}
         calls += [
-            Call(conv.conv2d_forward, note, {"x": a(2, h, w, c), "w": filters, "b": a(k), **layer}),
+            Call(conv.conv2d_forward, note, {"maps": (a(2, h, w, c),), "w": filters, "b": a(k), **layer}),
             Call(
                 conv.conv2d_forward,
                 f"{note} residual",
-                {"x": a(2, h, w, c), "w": filters, "b": a(k), **layer, "relu": True, "residual": a(2, p, q, k)},
+                {"maps": (a(2, h, w, c),), "w": filters, "b": a(k), **layer, "relu": True, "residual": a(2, p, q, k)},
             ),
             Call(
                 conv.conv2d_backward_data,
@@ -115,7 +123,7 @@ def convolutions(a: _Maker) -> list[Call]:
                 },
                 ("accumulate_into",),
             ),
-            Call(conv.conv2d_backward_filter, note, {"x": a(2, h, w, c), "dy": a(2, p, q, k), **layer}),
+            Call(conv.conv2d_backward_filter, note, {"maps": (a(2, h, w, c),), "dy": a(2, p, q, k), **layer}),
         ]
         calls += [
             *transposed(a, note, window, (h, w), c, k, groups),
@@ -123,10 +131,16 @@ def convolutions(a: _Maker) -> list[Call]:
         ]
     maps, window = (a(2, 9, 7, 3), a(2, 9, 7, 4)), LAYERS["3x3"][0]
     calls.append(
-        Call(conv.conv2d_forward, "two maps", {"x": maps, "w": a(3, 3, 7, 5), "b": a(5), "window": window, "groups": 1})
+        Call(
+            conv.conv2d_forward,
+            "two maps",
+            {"maps": maps, "w": a(3, 3, 7, 5), "b": a(5), "window": window, "groups": 1},
+        )
     )
     calls.append(
-        Call(conv.conv2d_backward_filter, "two maps", {"x": maps, "dy": a(2, 9, 7, 5), "window": window, "groups": 1})
+        Call(
+            conv.conv2d_backward_filter, "two maps", {"maps": maps, "dy": a(2, 9, 7, 5), "window": window, "groups": 1}
+        )
     )
     return [*calls, Call(conv.backward_bias, "", {"dy": a(2, 9, 7, 5)})]
 
@@ -143,23 +157,26 @@ def transposed(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
     ]
 
 
+def fields(norm: BatchNorm | SavedBatchNorm) -> dict[str, Any]:
+    """A record's fields as arguments of a Call."""
+    return {f"norm.{name}": value for name, value in norm._asdict().items()}
+
+
 def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: int, k: int, groups: int) -> list[Call]:
     """A convolution with the norm behind it."""
     p, q = window.output_size(size)
     x, filters, z = a(2, *size, c), a(*window.kernel, c // groups, k), a(2, p, q, k)
-    vectors = {"weight": a.positive(k), "bias": a(k)}
-    running = {"running_mean": a(k), "running_var": a.positive(k), "momentum": 0.1, "eps": 1e-5}
+    vectors = a.positive(k), a(k)
+    running = a(k), a.positive(k)
     tail = {"residual": a(2, p, q, k), "activation": "relu", "window": window, "groups": groups}
-    statistics = {"mean": a(k).astype(np.float64), "inverse": a.positive(k).astype(np.float64)}
-    _, mask = norm.batch_norm_forward(z, *vectors.values(), *statistics.values(), tail["residual"], "relu")
+    statistics = a(k).astype(np.float64), a.positive(k).astype(np.float64)
+    _, mask = norm.batch_norm_forward(z, *vectors, *statistics, tail["residual"], "relu")
     back = {
         "dy": a(2, p, q, k),
-        "x": x,
+        "maps": (x,),
         "w": filters,
         "z": z,
-        "mask": mask,
-        **vectors,
-        **statistics,
+        **fields(SavedBatchNorm(mask, *vectors, *statistics)),
         "activation": "relu",
         "with_residual": True,
     }
@@ -168,10 +185,17 @@ def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
         Call(
             conv.conv2d_norm_forward,
             note,
-            {"x": x, "w": filters, **vectors, **running, **tail},
-            ("running_mean", "running_var"),
+            {"maps": (x,), "w": filters, **fields(BatchNorm(*vectors, *running, 0.1, 1e-5)), **tail},
+            ("norm.running_mean", "norm.running_var"),
+            {"norm": BatchNorm},
         ),
-        Call(conv.conv2d_norm_backward, note, {**back, **accumulate_into}, ("accumulate_into",)),
+        Call(
+            conv.conv2d_norm_backward,
+            note,
+            {**back, **accumulate_into},
+            ("accumulate_into",),
+            {"norm": SavedBatchNorm},
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from kernels.conv import reference
 from kernels.conv.cpu.winograd import few_tiles
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 # The stated largest errors of Winograd (kernels/conv/cpu/winograd/transforms.py), relative to the largest output, per
 # (m, r).
@@ -43,11 +44,11 @@ def convolution(
     x, filters, bias = array(rng, n, h, w, c), array(rng, *window.kernel, c // groups, k), array(rng, 1, k)[0]
     dy, out = array(rng, n, *window.output_size((h, w)), k), []
     if "forward" in STEPS:
-        out.append(agree(conv.conv2d_forward, x, filters, bias, window, groups, winograd=winograd))
+        out.append(agree(conv.conv2d_forward, (x,), filters, bias, window, groups, winograd=winograd))
     if "data" in STEPS:
         out.append(agree(conv.conv2d_backward_data, dy, filters, (h, w), window, groups, winograd=winograd))
     if "filter" in STEPS:
-        out.append(agree(conv.conv2d_backward_filter, x, dy, window, groups, winograd=winograd))
+        out.append(agree(conv.conv2d_backward_filter, (x,), dy, window, groups, winograd=winograd))
     return out
 
 
@@ -112,8 +113,8 @@ def conv_windows(rng) -> Any:
         ):
             x, dy = before_a_wall(array(rng, n, r * p, s * q, c)), before_a_wall(array(rng, n, p, q, k))
             window = Window((r, s), (r, s))
-            out.append(agree(conv.conv2d_backward_filter, x, dy, window))
-            np.testing.assert_array_equal(conv.conv2d_backward_filter(x, dy, window), out[-1])  # agree passes copies
+            out.append(agree(conv.conv2d_backward_filter, (x,), dy, window))
+            np.testing.assert_array_equal(conv.conv2d_backward_filter((x,), dy, window), out[-1])  # agree passes copies
     return out
 
 
@@ -146,9 +147,9 @@ def conv_winograd_few(rng) -> Any:
         ):
             x, filters, bias = array(rng, n, h, w, 210), array(rng, 3, 3, 210, 69), array(rng, 1, 69)[0]
             assert few_tiles.serves(x, filters, window, (4, 3))
-            y = agree(conv.conv2d_forward, x, filters, bias, window, winograd=WINOGRAD[4, 3])
+            y = agree(conv.conv2d_forward, (x,), filters, bias, window, winograd=WINOGRAD[4, 3])
             more = array(rng, *y.shape)
-            out += [y, agree(conv.conv2d_forward, x, filters, bias, window, 1, True, more, winograd=WINOGRAD[4, 3])]
+            out += [y, agree(conv.conv2d_forward, (x,), filters, bias, window, 1, True, more, winograd=WINOGRAD[4, 3])]
     return out
 
 
@@ -170,7 +171,9 @@ def stem_norm(rng, size: tuple[int, int, int], k: int, window: Window) -> list[n
     x, w = array(rng, *size, 1), array(rng, *window.kernel, 1, k)
     vectors = [np.full(k, value, np.float32) for value in (1, 0, 0, 1)]
     with kernel_log() as log:
-        y, z, _, mean, inverse = conv.conv2d_norm_forward(x, w, *vectors, 0.1, 1e-5, None, "relu", window, 1)
+        y, z, _, mean, inverse = conv.conv2d_norm_forward(
+            (x,), w, BatchNorm(*vectors, 0.1, 1e-5), None, "relu", window, 1
+        )
     assert {entry.by for entry in log} == {"fast"}
     rows = z.reshape(-1, k).astype(np.float64)
     scale = np.sqrt((rows**2).mean(0))
@@ -199,7 +202,7 @@ def conv_stem(rng) -> Any:
                 agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, accumulate_into, inplace=(6,))
             )
         if "forward" in STEPS:
-            out.append(agree(conv.conv2d_forward, array(rng, *size, 1), w, array(rng, 1, k)[0], window, 1, True, dy))
+            out.append(agree(conv.conv2d_forward, (array(rng, *size, 1),), w, array(rng, 1, k)[0], window, 1, True, dy))
             out.append(stem_norm(rng, size, k, window))
     return [*out, stem_norm(rng, (1, 2, 1100), 11, Window((3, 3), (1, 1), SAME))] if "forward" in STEPS else out
 
@@ -221,7 +224,7 @@ def norm_gradients(
     """
     activation, residual = norm_
     maps = tuple(array(rng, *size, c) for c in channels)
-    x, w = maps if len(maps) > 1 else maps[0], array(rng, *window.kernel, sum(channels), k)
+    w = array(rng, *window.kernel, sum(channels), k)
     z = array(rng, size[0], *window.output_size(size[1:]), k) + np.float32(2)
     weight, bias, dy = array(rng, 1, k)[0], array(rng, 1, k)[0], array(rng, *z.shape)
     mean, variance = norm.batch_norm_statistics.reference(np.float64(z))
@@ -235,7 +238,7 @@ def norm_gradients(
     totals = tuple(array(rng, *m.shape) for m in maps) if accumulate_into else (None,) * len(maps)
     results, rest = [], (activation, residual, window, 1)
     for kind, mask in zip((copy.deepcopy, plain, widened), masks, strict=True):
-        given = (*kind((dy, x, w, z)), mask, *kind(vectors), *rest, kind(totals), False)
+        given = (*kind((dy, maps, w, z)), SavedBatchNorm(mask, *kind(vectors)), *rest, kind(totals), False)
         if kind is copy.deepcopy:
             with kernel_log() as log:
                 results.append(conv.conv2d_norm_backward(*given))

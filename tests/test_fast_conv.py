@@ -29,6 +29,7 @@ from kernels.core.cpu.store import Store
 from kernels.core.cpu.target import target
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm
 
 LANES = target().lanes
 NARROW = [c for c in (1, 2, 3, 5, 7, 8, 13) if c < max(LANES, 8)]
@@ -72,7 +73,7 @@ def all_three(
     n, h, w = shape
     x, filters = array(rng, n, h, w, c, view=view), array(rng, *window.kernel, c // groups, k, view=view)
     b = array(rng, 1, k)[0] if bias else None
-    y = agree(conv.conv2d_forward, x, filters, b, window, groups, winograd=bound)
+    y = agree(conv.conv2d_forward, (x,), filters, b, window, groups, winograd=bound)
     dy = array(rng, *y.shape, view=view)
     (dx,) = agree(conv.conv2d_backward_data, dy, filters, (h, w), window, groups, winograd=bound)
     if accumulate_into:
@@ -88,7 +89,7 @@ def all_three(
             inplace=(6,),
             winograd=bound,
         )
-    agree(conv.conv2d_backward_filter, x, dy, window, groups, winograd=bound)
+    agree(conv.conv2d_backward_filter, (x,), dy, window, groups, winograd=bound)
 
 
 @settings(max_examples=40, **FEW)
@@ -158,7 +159,8 @@ def test_depthwise_keeps_what_is_not_finite_where_it_is_read() -> None:
     window, rng = Window((3, 3), (1, 1), ((1, 1), (1, 1))), np.random.default_rng(0)
     x, dy, w = array(rng, 1, 9, 11, LANES + 3), array(rng, 1, 9, 11, LANES + 3), array(rng, 3, 3, 1, LANES + 3)
     x[0, 8, 10, 2] = np.inf
-    y, dw = conv.conv2d_forward(x, w, None, window, LANES + 3), conv.conv2d_backward_filter(x, dy, window, LANES + 3)
+    y = conv.conv2d_forward((x,), w, None, window, LANES + 3)
+    dw = conv.conv2d_backward_filter((x,), dy, window, LANES + 3)
     reads = np.zeros(y.shape, bool)
     reads[0, 7:, 9:, 2] = True
     np.testing.assert_array_equal(~np.isfinite(y), reads)
@@ -211,7 +213,7 @@ def test_stem_keeps_what_is_not_finite_where_it_is_read() -> None:
     window, rng, k = Window((3, 3), (1, 1), SAME), np.random.default_rng(0), LANES + 3
     x, dy, w = array(rng, 1, 9, 11, 1), array(rng, 1, 9, 11, k), array(rng, 3, 3, 1, k)
     x[0, 8, 10], dy[0, 0, 10, k - 1] = np.inf, np.inf
-    y, (dx,) = conv.conv2d_forward(x, w, None, window), conv.conv2d_backward_data(dy, w, (9, 11), window)
+    y, (dx,) = conv.conv2d_forward((x,), w, None, window), conv.conv2d_backward_data(dy, w, (9, 11), window)
     reads = np.zeros(y.shape, bool)
     reads[0, 7:, 9:] = True
     np.testing.assert_array_equal(~np.isfinite(y), reads)
@@ -311,14 +313,14 @@ def test_two_maps_equal_their_concatenation(mode) -> None:
 def test_an_empty_batch_goes_to_the_reference() -> None:
     window = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
     x, w, dy = np.zeros((0, 5, 7, 3), np.float32), np.ones((3, 3, 3, 4), np.float32), np.zeros((0, 5, 7, 4), np.float32)
-    assert agree(conv.conv2d_forward, x, w, None, window, served="reference").shape == (0, 5, 7, 4)
+    assert agree(conv.conv2d_forward, (x,), w, None, window, served="reference").shape == (0, 5, 7, 4)
     assert agree(conv.conv2d_backward_data, dy, w, (5, 7), window, served="reference")[0].shape == x.shape
-    assert not agree(conv.conv2d_backward_filter, x, dy, window, served="reference").any()
+    assert not agree(conv.conv2d_backward_filter, (x,), dy, window, served="reference").any()
 
 
 def test_float64_goes_to_the_reference() -> None:
     window, x, w = Window((1, 1)), np.ones((1, 2, 2, 3)), np.ones((1, 1, 3, 4))
-    for arguments in ((x, w, None, window), (x.astype(np.float32), w, None, window)):
+    for arguments in (((x,), w, None, window), ((x.astype(np.float32),), w, None, window)):
         with kernel_log() as log:
             assert conv.conv2d_forward(*arguments).dtype == np.float64
         assert [entry.by for entry in log] == ["reference"]
@@ -371,7 +373,7 @@ def test_winograd_of_two_vectors() -> None:
     with forced_algorithm("winograd4"):
         rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
         x, w = array(rng, 2, 9, 10, 3), array(rng, 3, 3, 3, 2 * LANES)
-        agree(conv.conv2d_forward, x, w, None, window, winograd=WINOGRAD[4, 3])
+        agree(conv.conv2d_forward, (x,), w, None, window, winograd=WINOGRAD[4, 3])
 
 
 @pytest.mark.parametrize(
@@ -389,13 +391,11 @@ def test_few_tiles_and_a_large_filter_have_a_kernel_of_their_own(monkeypatch, si
     monkeypatch.setattr(few_tiles, "forward", lambda *arguments: calls.append(real(*arguments)))
     rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
     maps, w = tuple(array(rng, *size) for size in sizes), array(rng, 3, 3, 128, k)
-    x = maps if len(maps) > 1 else maps[0]
     with forced_algorithm("winograd4"):
-        y = conv.conv2d_forward(x, w, None, window)
+        y = conv.conv2d_forward(maps, w, None, window)
         assert len(calls) == few
-        z = conv.conv2d_norm_forward(
-            x, w, *[np.full(k, v, np.float32) for v in (1, 0, 0, 1)], 0.1, 1e-5, None, "relu", window, 1
-        )[1]
+        vectors = [np.full(k, value, np.float32) for value in (1, 0, 0, 1)]
+        z = conv.conv2d_norm_forward(maps, w, BatchNorm(*vectors, 0.1, 1e-5), None, "relu", window, 1)[1]
     assert len(calls) == few, "with sums the usual kernel"
     np.testing.assert_allclose(y, z, atol=WINOGRAD[4, 3] * np.abs(y).max())
 
@@ -424,9 +424,9 @@ def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:
     monkeypatch.setattr(algorithm, "mode", lambda: mode)
     monkeypatch.setenv("AREOGRAD_TUNE", "0")
     x, w = np.ones((1, 16, 16, 2 * groups), np.float32), np.ones((*window.kernel, 2, 3 * groups), np.float32)
-    y = conv.conv2d_forward(x, w, None, window, groups)
+    y = conv.conv2d_forward((x,), w, None, window, groups)
     conv.conv2d_backward_data(y, w, (16, 16), window, groups)
-    conv.conv2d_backward_filter(x, y, window, groups)
+    conv.conv2d_backward_filter((x,), y, window, groups)
     return seen
 
 

@@ -14,6 +14,7 @@ from kernels.conv import reference
 from kernels.conv.cpu import algorithm, filters
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm
 from kernels.pool.reference import max_pool2d_forward as reference_of_pool
 from layers import Conv2d, ConvNorm, ConvTranspose2d, UNet
 
@@ -38,21 +39,20 @@ def layer(maps, filters, settings, offset=0.0):
     rng = np.random.default_rng(0)
     xs = tuple(rng.standard_normal(shape).astype(np.float32) + np.float32(offset) for shape in maps)
     w = (rng.standard_normal(filters) / np.sqrt(np.prod(filters[:3]))).astype(np.float32)
-    return (xs if len(xs) > 1 else xs[0]), w, Window.of("conv2d", filters[:2], **settings)
+    return xs, w, Window.of("conv2d", filters[:2], **settings)
 
 
-def double(x):
-    return tuple(m.astype(np.float64) for m in x) if isinstance(x, tuple) else x.astype(np.float64)
+def double(maps):
+    return tuple(m.astype(np.float64) for m in maps)
 
 
 def normed(x, w, window, groups=1, eps=1e-5):
     """conv2d_norm_forward with gain 1 and offset 0: z, mean and inverse."""
     k = w.shape[3]
     running = np.zeros(k, np.float32), np.ones(k, np.float32)
+    norm = BatchNorm(np.ones(k, np.float32), np.zeros(k, np.float32), *running, 0.1, eps)
     with kernel_log() as log:
-        y, z, _, mean, inverse = conv.conv2d_norm_forward(
-            x, w, np.ones(k, np.float32), np.zeros(k, np.float32), *running, 0.1, eps, None, None, window, groups
-        )
+        y, z, _, mean, inverse = conv.conv2d_norm_forward(x, w, norm, None, None, window, groups)
     assert {entry.by for entry in log} == {"fast"}
     rows = z.reshape(-1, k).astype(np.float64)
     np.testing.assert_allclose(y.reshape(-1, k), (rows - mean.astype(np.float32)) * inverse, rtol=1e-5, atol=1e-6)
@@ -146,7 +146,7 @@ def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
     xs, w, window = layer([(2, 19, 22, c) for c in maps], filters, {"padding": padding})
     z = normed(xs, w, window, groups)[0]
     np.testing.assert_array_equal(conv.conv2d_forward(xs, w, None, window, groups), z)
-    x, f = [Tensor(m, requires_grad=True) for m in (xs if len(maps) > 1 else [xs])], Tensor(w, requires_grad=True)
+    x, f = [Tensor(m, requires_grad=True) for m in xs], Tensor(w, requires_grad=True)
     vectors = [Tensor(make(k, np.float32)) for make in (np.ones, np.zeros, np.zeros, np.ones)]
     together = ops.conv2d_batch_norm(x, f, *vectors, activation="relu", padding=padding, groups=groups)
     # there x is as large
@@ -194,7 +194,7 @@ def test_relu_keeps_what_is_no_number(c, k, side) -> None:
     the first layer's, products, tiles.
     """
     x, w, window = layer([(2, 33, 40, c)], (side, side, c, k), {"padding": side // 2})
-    x[0, 5, 7, 0], x[1, 32, 39, c - 1] = np.nan, np.nan
+    x[0][0, 5, 7, 0] = x[0][1, 32, 39, c - 1] = np.nan
     want = np.isnan(reference.conv2d_forward(x, w, np.zeros(k, np.float32), window, 1, True))
     assert want.sum() == k * (side**2 + (side // 2 + 1) ** 2)
     with kernel_log() as log:
@@ -341,10 +341,10 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
     x.setflags(write=False)
 
     def convolve(w: np.ndarray) -> np.ndarray:
-        return conv.conv2d_forward(x, w, None, window)
+        return conv.conv2d_forward((x,), w, None, window)
 
     def right(w: np.ndarray) -> bool:
-        return np.allclose(convolve(w), reference.conv2d_forward(x, w, None, window), atol=2e-3)
+        return np.allclose(convolve(w), reference.conv2d_forward((x,), w, None, window), atol=2e-3)
 
     w = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
     assert right(w)

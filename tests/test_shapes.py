@@ -18,6 +18,7 @@ from kernels import conv, pointwise, shape
 from kernels.core.dispatch import registry, use_kernels
 from kernels.core.geometry import Window
 from kernels.core.shapes import Shapes
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 
 def wide(call: Call, other: dict[str, Any]) -> dict[str, Any]:
@@ -76,34 +77,34 @@ def test_every_operator_says_what_its_arrays_look_like() -> None:
     for name, operator in registry.items():
         if not operator.line:
             continue
-        arrays = {
-            p
-            for p, parameter in operator.shapes.signature.parameters.items()
-            if "Array" in str(parameter.annotation) or "Maps" in str(parameter.annotation)
-        }
-        missing = arrays - {item.name for item in operator.shapes.items} - {"mask", "state"}
+        kinds = {p: str(parameter.annotation) for p, parameter in operator.shapes.signature.parameters.items()}
+        for record in (BatchNorm, SavedBatchNorm):
+            for p in [p for p, kind in kinds.items() if kind == record.__name__]:
+                kinds |= {f"{p}.{field}": str(kind) for field, kind in record.__annotations__.items()}
+        arrays = {p for p, kind in kinds.items() if "Array" in kind}
+        missing = arrays - {item.name for item in operator.shapes.items} - {"mask", "norm.mask", "state"}
         assert not missing, f"{name} says nothing of {missing}"
 
 
 MISFITS = [
     (
         conv.conv2d_forward,
-        (np.zeros((1, 5, 5, 3), "f4"), np.zeros((3, 3, 4, 2), "f4"), None, Window((3, 3))),
-        r"conv2d_forward: w has shape \(3, 3, 4, 2\), expected \(3, 3, 3, K\) for x \(1, 5, 5, 3\)",
+        ((np.zeros((1, 5, 5, 3), "f4"),), np.zeros((3, 3, 4, 2), "f4"), None, Window((3, 3))),
+        r"conv2d_forward: w has shape \(3, 3, 4, 2\), expected \(3, 3, 3, K\) for maps \(1, 5, 5, 3\)",
     ),
     (
         conv.conv2d_forward,
-        (np.zeros((1, 5, 5, 3), "f4"), np.zeros((2, 3, 3, 2), "f4"), None, Window((3, 3))),
+        ((np.zeros((1, 5, 5, 3), "f4"),), np.zeros((2, 3, 3, 2), "f4"), None, Window((3, 3))),
         r"w has shape \(2, 3, 3, 2\), expected \(3, 3, 3, K\)",
     ),
     (
         conv.conv2d_forward,
-        (np.zeros((1, 2, 5, 3), "f4"), np.zeros((3, 3, 3, 2), "f4"), None, Window((3, 3))),
+        ((np.zeros((1, 2, 5, 3), "f4"),), np.zeros((3, 3, 3, 2), "f4"), None, Window((3, 3))),
         r"conv2d_forward: expected min\(window.output_size\(\(H, W\)\)\) > 0, got H = 2, W = 5",
     ),
     (
         conv.conv2d_forward,
-        (np.zeros((1, 5, 5, 3), "f4"), np.zeros((3, 3, 3, 2), "f4"), None, Window((3, 3)), 0),
+        ((np.zeros((1, 5, 5, 3), "f4"),), np.zeros((3, 3, 3, 2), "f4"), None, Window((3, 3)), 0),
         r"conv2d_forward: cannot compute C // groups",
     ),
     (

@@ -76,8 +76,9 @@ def stands(side: str, array: np.ndarray) -> bool:
 
 def placed(side: str, value: Any) -> Any:
     """Contiguous arrays of numbers at a wall, read-only ones read-only; everything else as it is."""
-    if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-        return type(value)(placed(side, part) for part in value)
+    if isinstance(value, (tuple, list)):
+        parts = [placed(side, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if not isinstance(value, np.ndarray) or not value.flags.c_contiguous or value.dtype.kind not in "fiub":
         return value
     out = empty(side, value.shape, value.dtype)
@@ -117,8 +118,9 @@ def _call(side: str) -> Callable[..., Any]:
         bound.arguments.update({name: placed(side, value) for name, value in given.items()})
         result = real(self, *bound.args, **bound.kwargs)
         for item in self.shapes.items:
-            if item.written and item.name in given:
-                _returned(given[item.name], bound.arguments[item.name])
+            name = item.name.partition(".")[0]
+            if item.written and name in given:
+                _returned(given[name], bound.arguments[name])
         return result
 
     return call

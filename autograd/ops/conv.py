@@ -30,14 +30,13 @@ class Conv2d(Function):
 
     def forward(self, w: Array, b: Array | None, *maps: Array) -> Array:
         self.save(w, *maps)
-        x = maps if len(maps) > 1 else maps[0]
-        return kernels.conv2d_forward(x, w, b, self.window, self.groups)
+        return kernels.conv2d_forward(maps, w, b, self.window, self.groups)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, *maps = self.saved
         dw = db = None
         if self.needs[0]:
-            dw = kernels.conv2d_backward_filter(tuple(maps) if len(maps) > 1 else maps[0], dy, self.window, self.groups)
+            dw = kernels.conv2d_backward_filter(tuple(maps), dy, self.window, self.groups)
         if self.needs[1]:
             db = kernels.backward_bias(dy)
         if not any(self.needs[2:]):
@@ -61,9 +60,7 @@ class Conv2dReLU(Function):
         self.window, self.groups = window, groups
 
     def forward(self, w: Array, b: Array, residual: Array | None, *maps: Array) -> Array:
-        return kernels.conv2d_forward(
-            maps if len(maps) > 1 else maps[0], w, b, self.window, self.groups, True, residual
-        )
+        return kernels.conv2d_forward(maps, w, b, self.window, self.groups, True, residual)
 
     flops = Conv2d.flops
 

@@ -12,6 +12,7 @@ from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 _CHEAP = 9  # multiply-adds for a value of z up to which it is made again in backward, in place of being kept
 
@@ -37,29 +38,20 @@ class ConvBatchNorm(Function):
         activation: str | None,
     ) -> None:
         super().__init__()
-        self.window, self.groups, self.running, self.momentum, self.eps, self.activation = (
-            window,
-            groups,
-            running,
-            momentum,
-            eps,
-            activation,
-        )
+        self.window = window
+        self.groups = groups
+        self.running = running
+        self.momentum = momentum
+        self.eps = eps
+        self.activation = activation
 
     def forward(self, w: Array, weight: Array, bias: Array, residual: Array | None, *maps: Array) -> Array:
-        settings = (
-            *(r.data for r in self.running),
-            self.momentum,
-            self.eps,
-            residual,
-            self.activation,
-            self.window,
-            self.groups,
-        )
         for running in self.running:
             running.will_change()
+        mean, variance = self.running
+        norm = BatchNorm(weight, bias, mean.data, variance.data, self.momentum, self.eps)
         y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(
-            maps if len(maps) > 1 else maps[0], w, weight, bias, *settings
+            maps, w, norm, residual, self.activation, self.window, self.groups
         )
         cheap = w.size // w.shape[3] <= _CHEAP  # the first layer, depthwise ones
         self.save(w, weight, bias, None if cheap else z, mask, *maps)
@@ -67,13 +59,22 @@ class ConvBatchNorm(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, weight, bias, z, mask, *maps = self.saved
-        norm = mask, weight, bias, self.mean, self.inverse, self.activation, self.needs[3]
+        norm = SavedBatchNorm(mask, weight, bias, self.mean, self.inverse)
         accumulate_into = (self.accumulators[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
-        x = tuple(maps) if len(maps) > 1 else maps[0]
         if z is None:
-            z = kernels.conv2d_forward(x, w, None, self.window, self.groups)
+            z = kernels.conv2d_forward(tuple(maps), w, None, self.window, self.groups)
         dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(
-            dy, x, w, z, *norm, self.window, self.groups, accumulate_into, any(self.donated)
+            dy,
+            tuple(maps),
+            w,
+            z,
+            norm,
+            self.activation,
+            self.needs[3],
+            self.window,
+            self.groups,
+            accumulate_into,
+            any(self.donated),
         )
         return (
             dw,

@@ -6,9 +6,9 @@ from kernels.core.dispatch import operator
 
 _FAST = {"cpu": "kernels.conv.cpu", "cuda": "kernels.conv.cuda"}
 _GROUPS = "where C % groups == K % groups == 0 < groups"
-_MAPS = f"x+ (N, H, W, C); where min(window.output_size((H, W))) > 0; {_GROUPS}; where len(maps(x)) == 1 or groups == 1"
+_MAPS = f"maps+ (N, H, W, C); where min(window.output_size((H, W))) > 0; {_GROUPS}; where len(maps) == 1 or groups == 1"
 _OUT = "(N, *window.output_size((H, W)), K)"
-_NORM = "weight (K); bias (K)"
+_NORM = "norm.weight (K); norm.bias (K)"
 _FORWARD = f"{_MAPS}; w (*window.kernel, C // groups, K); residual? {_OUT}"
 # A map's gradient is added to what is there, part by part of the channels. Fewer windows than fit are right: an output
 # may be padded.
@@ -22,7 +22,7 @@ conv2d_backward_data = operator(reference.conv2d_backward_data, _DATA, **_FAST)
 conv2d_backward_filter = operator(reference.conv2d_backward_filter, f"{_MAPS}; dy {_OUT}", **_FAST)
 conv2d_norm_forward = operator(
     reference.conv2d_norm_forward,
-    f"{_FORWARD}; {_NORM}; running_mean! (K); running_var! (K)",
+    f"{_FORWARD}; {_NORM}; norm.running_mean! (K); norm.running_var! (K)",
     fallback.unfused_norm_forward(
         conv2d_forward,
         norm.batch_norm_statistics,
@@ -34,9 +34,9 @@ conv2d_norm_forward = operator(
 )
 conv2d_norm_backward = operator(
     reference.conv2d_norm_backward,
-    f"""{_MAPS}; w (*window.kernel, C // groups, K); dy {_OUT}; z {_OUT}; {_NORM}; mean (K); inverse (K);
-    accumulate_into?*?! (N, H, W, maps(x)[i].shape[3]);
-    where accumulate_into is None or len(accumulate_into) == len(maps(x))""",
+    f"""{_MAPS}; w (*window.kernel, C // groups, K); dy {_OUT}; z {_OUT}; {_NORM}; norm.mean (K); norm.inverse (K);
+    accumulate_into?*?! (N, H, W, maps[i].shape[3]);
+    where accumulate_into is None or len(accumulate_into) == len(maps)""",
     fallback.unfused_norm_backward(
         norm.batch_norm_backward,
         conv2d_backward_filter,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kernels.core.geometry import Pair, Window
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 Call = Callable[..., Any]
 
@@ -18,24 +19,19 @@ def unfused_norm_forward(convolve: Call, statistics: Call, move: Call, invert: C
     """
 
     def conv2d_norm_forward(
-        x: Any,
+        maps: tuple[Any, ...],
         w: Any,
-        weight: Any,
-        bias: Any,
-        running_mean: Any,
-        running_var: Any,
-        momentum: float,
-        eps: float,
+        norm: BatchNorm,
         residual: Any,
         activation: str | None,
         window: Window,
         groups: int = 1,
     ) -> Any:
-        z = convolve(x, w, None, window, groups)
+        z = convolve(maps, w, None, window, groups)
         mean, variance = statistics(z)
-        move(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
-        inverse = invert(variance, eps)
-        y, mask = normalise(z, weight, bias, mean, inverse, residual, activation)
+        move(norm.running_mean, norm.running_var, mean, variance, z.size // z.shape[3], norm.momentum)
+        inverse = invert(variance, norm.eps)
+        y, mask = normalise(z, norm.weight, norm.bias, mean, inverse, residual, activation)
         return y, z, mask, mean, inverse
 
     return conv2d_norm_forward
@@ -68,14 +64,10 @@ def unfused_norm_backward(
 
     def conv2d_norm_backward(
         dy: Any,
-        x: Any,
+        maps: tuple[Any, ...],
         w: Any,
         z: Any,
-        mask: Any,
-        weight: Any,
-        bias: Any,
-        mean: Any,
-        inverse: Any,
+        norm: SavedBatchNorm,
         activation: str | None,
         with_residual: bool,
         window: Window,
@@ -83,11 +75,8 @@ def unfused_norm_backward(
         accumulate_into: tuple[Any, ...] | None = (None,),
         donated: bool = False,
     ) -> Any:
-        dz, dweight, dbias, dresidual = norm_backward(
-            dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, donated
-        )
-        maps = x if isinstance(x, tuple) else (x,)
-        dw = backward_filter(concat(x) if len(maps) > 2 else x, dz, window, groups)
+        dz, dweight, dbias, dresidual = norm_backward(dy, z, *norm, True, activation, with_residual, donated)
+        dw = backward_filter((concat(maps),) if len(maps) > 2 else maps, dz, window, groups)
         dxs: tuple[Any, ...] = (None,) * len(maps)
         if accumulate_into is not None:
             dxs = of_maps(dz, w, maps[0].shape[1:3], window, groups, tuple(m.shape[3] for m in maps), accumulate_into)

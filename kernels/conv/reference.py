@@ -7,8 +7,8 @@ Everything follows from one linear map and its transpose: `patches` reads the in
     conv_transpose2d:  y  = unpatch(x w^T)    and its gradients are the two others with the roles of x and dy swapped.
 
 Shapes: x (N, H, W, C), filter (R, S, C/groups, K), y (N, P, Q, K). FLOPs of each of the three: 2 N P Q K R S C /
-groups. Where x may be two maps, they count as if concatenated along their channels (a skip connection needs no copy
-then); groups must be 1. A 1x1 convolution's forward takes more of them. float16 is computed and added up in float32,
+groups. The input is a tuple of maps that count as if concatenated along their channels (a skip connection needs no
+copy then); for more than one, groups must be 1. float16 is computed and added up in float32,
 and rounded once.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
 from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 from kernels.norm.reference import (
     batch_norm_backward,
     batch_norm_forward,
@@ -26,12 +27,10 @@ from kernels.norm.reference import (
 )
 from kernels.shape.reference import accumulate, concat_channels, split_channels
 
-Maps = Array | tuple[Array, ...]
 
-
-def whole(x: Maps) -> Array:
-    """One map: the maps side by side, if there are several."""
-    return concat_channels(x) if isinstance(x, tuple) else x
+def whole(maps: tuple[Array, ...]) -> Array:
+    """The maps side by side as one; a single one is not copied."""
+    return maps[0] if len(maps) == 1 else concat_channels(maps)
 
 
 def pad_pixels(x: Array, padding: tuple[Pair, Pair], value: float = 0.0) -> Array:
@@ -94,7 +93,7 @@ def grouped_pixels(y: Array, groups: int) -> Array:
 
 @halves_in_float32
 def conv2d_forward(
-    x: Maps,
+    maps: tuple[Array, ...],
     w: Array,
     b: Array | None,
     window: Window,
@@ -102,11 +101,12 @@ def conv2d_forward(
     relu: bool = False,
     residual: Array | None = None,
 ) -> Array:
-    """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
+    """With x = concat(maps):
+    y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]; zero outside x.
 
     residual (N, P, Q, K): y + residual.   relu: max(y, 0), of that sum.
     """
-    x = whole(x)
+    x = whole(maps)
     n, k = x.shape[0], w.shape[3]
     p, q = window.output_size(x.shape[1:3])
     # (G, N*P*Q, R*S*C/G) @ (G, R*S*C/G, K/G) -> (G, N*P*Q, K/G) -> (N, P, Q, K)
@@ -118,30 +118,25 @@ def conv2d_forward(
 
 
 def conv2d_norm_forward(
-    x: Maps,
+    maps: tuple[Array, ...],
     w: Array,
-    weight: Array,
-    bias: Array,
-    running_mean: Array,
-    running_var: Array,
-    momentum: float,
-    eps: float,
+    norm: BatchNorm,
     residual: Array | None,
     activation: str | None,
     window: Window,
     groups: int = 1,
 ) -> tuple[Array, Array, Array | None, Array, Array]:
-    """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(x, w)) + residual) in training, and what its backward
-    needs.
+    """(y, z, mask, mean, inverse): y = act(batch_norm(z = conv2d(maps, w)) + residual) in training, and what its
+    backward needs.
 
     mean and inverse: of z, as batch_norm_forward takes them; the running statistics move towards them in place.
     mask: as batch_norm_forward gives it.
     """
-    z = conv2d_forward(x, w, None, window, groups)
+    z = conv2d_forward(maps, w, None, window, groups)
     mean, variance = batch_norm_statistics(z)
-    batch_norm_running(running_mean, running_var, mean, variance, z.size // z.shape[3], momentum)
-    inverse = batch_norm_inverse(variance, eps)
-    y, mask = batch_norm_forward(z, weight, bias, mean, inverse, residual, activation)
+    batch_norm_running(norm.running_mean, norm.running_var, mean, variance, z.size // z.shape[3], norm.momentum)
+    inverse = batch_norm_inverse(variance, norm.eps)
+    y, mask = batch_norm_forward(z, norm.weight, norm.bias, mean, inverse, residual, activation)
     return y, z, mask, mean, inverse
 
 
@@ -183,9 +178,10 @@ def conv2d_backward_data(
 
 
 @halves_in_float32
-def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Array:
-    """dw[r,s,c,k] = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,k] -> (R, S, C/G, K)."""
-    x = whole(x)
+def conv2d_backward_filter(maps: tuple[Array, ...], dy: Array, window: Window, groups: int = 1) -> Array:
+    """With x = concat(maps):
+    dw[r,s,c,k] = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,k] -> (R, S, C/G, K)."""
+    x = whole(maps)
     c, k = x.shape[3], dy.shape[3]
     # (G, R*S*C/G, N*P*Q) @ (G, N*P*Q, K/G) -> (G, R*S*C/G, K/G) -> (R, S, C/G, K)
     dw = grouped_rows(patches(x, window), groups).transpose(0, 2, 1) @ grouped_pixels(dy, groups)
@@ -194,14 +190,10 @@ def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) 
 
 def conv2d_norm_backward(
     dy: Array,
-    x: Maps,
+    maps: tuple[Array, ...],
     w: Array,
     z: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array,
-    mean: Array,
-    inverse: Array,
+    norm: SavedBatchNorm,
     activation: str | None,
     with_residual: bool,
     window: Window,
@@ -209,17 +201,14 @@ def conv2d_norm_backward(
     accumulate_into: tuple[Array | None, ...] | None = (None,),
     donated: bool = False,
 ) -> tuple[Array, Array, Array, Array | None, tuple[Array | None, ...]]:
-    """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(x, w)) + residual) in training: dz, then the
-    convolution's gradients.
+    """(dw, dweight, dbias, dresidual, dxs) of act(batch_norm(z = conv2d(maps, w)) + residual) in training: dz, then
+    the convolution's gradients.
 
-    mask, mean, inverse: as batch_norm_backward takes them. accumulate_into: as conv2d_backward_data's, or None: no dx
+    accumulate_into: as conv2d_backward_data's, or None: no dx
     is wanted. donated: dy may be written to.
     """
-    dz, dweight, dbias, dresidual = batch_norm_backward(
-        dy, z, mask, weight, bias, mean, inverse, True, activation, with_residual, donated
-    )
-    dw = conv2d_backward_filter(x, dz, window, groups)
-    maps = x if isinstance(x, tuple) else (x,)
+    dz, dweight, dbias, dresidual = batch_norm_backward(dy, z, *norm, True, activation, with_residual, donated)
+    dw = conv2d_backward_filter(maps, dz, window, groups)
     dxs: tuple[Array | None, ...] = (None,) * len(maps)
     if accumulate_into is not None:
         dxs = conv2d_backward_data(
@@ -237,9 +226,9 @@ def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, wi
 
 def conv_transpose2d_backward_data(dy: Array, w: Array, window: Window, groups: int = 1) -> Array:
     """dx = patches(dy) w: the convolution of dy (N, H, W, K) -> (N, P, Q, C)."""
-    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+    return conv2d_forward((dy,), w.swapaxes(2, 3), None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Array:
     """dw[r,s,c,k] = sum_{n,p,q} x[n,p,q,c] dy[n, p sh - top + r dh, ..., k] -> (R, S, C, K/groups)."""
-    return conv2d_backward_filter(dy, x, window, groups).swapaxes(2, 3)
+    return conv2d_backward_filter((dy,), x, window, groups).swapaxes(2, 3)

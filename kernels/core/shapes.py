@@ -7,7 +7,8 @@ A kernel takes some sizes from one array and reads another with them: a misfit w
 separated by semicolons; each is an argument's name, signs, kinds of numbers (float where nothing is said) and axes:
 
     b?              may be None                         total!          is written to: must be writeable
-    x+              one array, or several in a tuple that agree but for their last axis, which counts as the sum
+    maps+           a tuple of arrays that agree but for their last axis, which counts as the sum
+    norm.weight     an array in a record
     xs*             a sequence of arrays, xs*? of arrays and Nones, xs?*? the same or None; i is the index within it
     any bool int float                                  kinds of numbers; any: all real ones
     (N, *S, C)      a capital letter is a size, a starred one a run of sizes: whatever it is first, and then the same
@@ -34,7 +35,7 @@ import numpy as np
 
 KINDS = {"float": "fV", "int": "iu", "bool": "b", "any": "fiubV"}  # V: ml_dtypes' bfloat16
 _MOST = 4096  # calls that are remembered
-_ITEM = re.compile(r"(\w+)([?+*!]*)((?: \w+)*) (< )?\((.*)\)")
+_ITEM = re.compile(r"([\w.]+)([?+*!]*)((?: \w+)*) (< )?\((.*)\)")
 _SIZE = re.compile(r"[A-Z]\w*|_")
 
 
@@ -96,16 +97,11 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return all(1 in (n, m) or n == m for n, m in zip(one[::-1], other[::-1], strict=False))
 
 
-def _maps(x: Any) -> tuple[Any, ...]:
-    return x if isinstance(x, tuple) else (x,)
-
-
 # What expressions may call.
 _FUNCTIONS = {
     "within": _within,
     "broadcasts": _broadcasts,
     "fit": _fit,
-    "maps": _maps,
     "sum": sum,
     "min": min,
     "len": len,
@@ -126,7 +122,7 @@ class Shapes:
         expressions = [axis for item in self.items for axis in item.axes] + self.conditions
         words = set(re.findall(r"[a-z_]\w*", " ".join(expressions)))
         arrays = {item.name: item for item in self.items}
-        unknown = arrays.keys() - self.signature.parameters.keys()
+        unknown = {name.partition(".")[0] for name in arrays} - self.signature.parameters.keys()
         if unknown:
             raise ValueError(f"{self.name}: its shapes name {', '.join(sorted(unknown))}, which it does not take")
         others = [
@@ -160,14 +156,7 @@ class Shapes:
                 + f", getattr({name}.flags, 'writeable', True)" * item.written
             )
             one = f"None if {name} is None else ({own})" if item.optional else own
-            fact = (
-                f"*(({own}) if type({name}) is not tuple else _facts({name}))"
-                if item.several == "+"
-                else f"_facts({name})"
-                if item.several
-                else one
-            )
-            facts.append(fact)
+            facts.append(f"_facts({name})" if item.several else one)
         parameters = [p.replace(annotation=p.empty) for p in self.signature.parameters.values()]
         known = "".join(f"{fact}, " for fact in [*facts, *self._others])
         scope: dict[str, Any] = {"_facts": _facts}
@@ -202,7 +191,7 @@ class Shapes:
         arguments = self.signature.bind(*args, **kwargs)
         arguments.apply_defaults()
         self._compare(arguments.arguments)
-        given = [arguments.arguments[item.name] for item in self.items if not item.written]
+        given = [_argument(arguments.arguments, item.name) for item in self.items if not item.written]
         native = all(array.dtype.isnative for value in given for array in _arrays(value))
         try:
             if len(self._known) >= _MOST:
@@ -217,24 +206,29 @@ class Shapes:
         """A call's arguments, arrays that are only read in the processor's byte order."""
         arguments = self.signature.bind(*args, **kwargs)
         for item in self.items:
-            if not item.written and item.name in arguments.arguments:
-                arguments.arguments[item.name] = _native(arguments.arguments[item.name])
+            name, _, field = item.name.partition(".")
+            if item.written or name not in arguments.arguments:
+                continue
+            value = arguments.arguments[name]
+            arguments.arguments[name] = (
+                value._replace(**{field: _native(getattr(value, field))}) if field else _native(value)
+            )
         return arguments.args, arguments.kwargs
 
     def _compare(self, arguments: dict[str, Any]) -> None:
         scope = {"__builtins__": {}, **_FUNCTIONS, **arguments}
         first = ""
         for item in self.items:
-            value = arguments[item.name]
+            value = _argument(arguments, item.name)
             if value is None and item.optional:
                 continue
             scope.pop("i", None)
-            if item.several == "*" or (item.several == "+" and isinstance(value, tuple)):
+            if item.several:
                 self._compare_several(item, value, scope, first)
             else:
                 self._compare_one(item, item.name, value, scope, first)
-            shape = getattr(value, "shape", None)
-            first = first or (f" for {item.name} {shape}" if shape is not None else "")
+            given = " and ".join(str(array.shape) for array in _arrays(value))
+            first = first or (f" for {item.name} {given}" if given else "")
         for condition in self.conditions:
             if not self._value(condition, scope):
                 used = sorted(
@@ -331,6 +325,12 @@ class Shapes:
             return axis
         sizes = self._sizes(axis, scope)
         return (" or " if "|" in axis else ", ").join(map(str, sizes))
+
+
+def _argument(arguments: dict[str, Any], name: str) -> Any:
+    """An argument, or a field of a record among them."""
+    name, _, field = name.partition(".")
+    return getattr(arguments[name], field) if field else arguments[name]
 
 
 def _is_free(axis: str, scope: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from kernels import conv
 from kernels.core.device import array_module
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.core.geometry import Window
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 LAYERS = {
     "one map": ((6,), Window((3, 3), (1, 1), ((1, 1), (1, 1)))),
@@ -41,14 +42,12 @@ def arrays(channels: tuple[int, ...], window: Window, seed: int) -> list[np.ndar
 def normed(window: Window, residual: bool, dy: Any, other: Any, w: Any, weight: Any, bias: Any, *maps: Any) -> Any:
     """y, running statistics, and all gradients."""
     xp = array_module(dy)
-    x = maps if len(maps) > 1 else maps[0]
     running = xp.zeros(K, dy.dtype), xp.ones(K, dy.dtype)
-    norm = 0.1, 1e-5, other if residual else None, "relu"
-    y, z, mask, mean, inverse = conv.conv2d_norm_forward(x, w, weight, bias, *running, *norm, window, 1)
+    norm = BatchNorm(weight, bias, *running, 0.1, 1e-5)
+    y, z, mask, mean, inverse = conv.conv2d_norm_forward(maps, w, norm, other if residual else None, "relu", window, 1)
+    saved = SavedBatchNorm(mask, weight, bias, mean, inverse)
     accumulate_into = tuple(xp.ones_like(m) if k % 2 else None for k, m in enumerate(maps))
-    gradients = conv.conv2d_norm_backward(
-        dy, x, w, z, mask, weight, bias, mean, inverse, "relu", residual, window, 1, accumulate_into, False
-    )
+    gradients = conv.conv2d_norm_backward(dy, maps, w, z, saved, "relu", residual, window, 1, accumulate_into, False)
     return [y, *running, *gradients]
 
 
@@ -79,7 +78,7 @@ def test_a_shortcut_and_a_relu_are_added(name: str) -> None:
     channels, window = LAYERS[name]
 
     def forward(call: Any, _dy: Any, other: Any, w: Any, _weight: Any, bias: Any, *maps: Any) -> Any:
-        return call(maps if len(maps) > 1 else maps[0], w, bias, window, 1, True, other)
+        return call(maps, w, bias, window, 1, True, other)
 
     check(
         cupy,

@@ -20,9 +20,9 @@ def launched(cp: Any, served: list, policy: str, groups: int = 1) -> list[str]:
     w, up = cp.ones((3, 3, 8 // groups, 8), np.float32), cp.ones((2, 2, 8, 8), np.float32)
     served.clear()
     with use_precision(policy):
-        y = conv.conv2d_forward(x, w, None, WINDOW, groups)
+        y = conv.conv2d_forward((x,), w, None, WINDOW, groups)
         conv.conv2d_backward_data(y, w, (4, 6), WINDOW, groups)
-        conv.conv2d_backward_filter(x, y, WINDOW, groups)
+        conv.conv2d_backward_filter((x,), y, WINDOW, groups)
         conv.conv_transpose2d_forward(x, up, None, (8, 12), UP)
     return [launch.kernel for launch in served]
 

@@ -33,8 +33,8 @@ def device_calls() -> list[Call]:
             name: value if name in ("a", "b") and "resample" in call.operator.name else device(value)
             for name, value in call.arguments.items()
         }
-        if "mask" in call.own:
-            arguments["mask"] = cupy.ones(arguments["dy"].shape, np.uint8)
+        for name in call.own - {"state"}:
+            arguments[name] = cupy.ones(arguments["dy"].shape, np.uint8)
         if "state" in arguments:
             arguments["state"] = loss.loss_forward(arguments["logits"], arguments["labels"], arguments["spec"])[2]
         out.append(replace(call, arguments=arguments))

@@ -118,11 +118,11 @@ def run_forward(cp, shape: Shape, policy: str) -> None:
     c = shape.c + shape.second
     x, w = normal(1, shape.n, *shape.size, c), normal(2, *shape.window.kernel, c, shape.k)
     b = normal(3, shape.k) if shape.bias else None
-    maps = cp.asarray(x) if not shape.second else (cp.asarray(x[..., : shape.c]), cp.asarray(x[..., shape.c :]))
+    maps = tuple(cp.asarray(part) for part in (x[..., : shape.c], x[..., shape.c :]) if part.size)
     with use_precision(policy):
         y = tensor.conv2d_forward(maps, cp.asarray(w), None if b is None else cp.asarray(b), shape.window)
     x, w = rounded(x, policy), rounded(w, policy)
-    exact = reference.conv2d_forward(x.astype(np.float64), w.astype(np.float64), b, shape.window)
+    exact = reference.conv2d_forward((x.astype(np.float64),), w.astype(np.float64), b, shape.window)
     check(y, naive_forward(x, w, b, shape.window), exact)
 
 
@@ -149,11 +149,11 @@ def run_data(cp, shape: Shape, policy: str) -> None:
 def run_filter(cp, shape: Shape, policy: str) -> None:
     c = shape.c + shape.second
     x, dy = normal(8, shape.n, *shape.size, c), normal(9, shape.n, *shape.window.output_size(shape.size), shape.k)
-    maps = cp.asarray(x) if not shape.second else (cp.asarray(x[..., : shape.c]), cp.asarray(x[..., shape.c :]))
+    maps = tuple(cp.asarray(part) for part in (x[..., : shape.c], x[..., shape.c :]) if part.size)
     with use_precision(policy):
         dw = tensor.conv2d_backward_filter(maps, cp.asarray(dy), shape.window)
     x, dy = rounded(x, policy), rounded(dy, policy)
-    exact = reference.conv2d_backward_filter(x.astype(np.float64), dy.astype(np.float64), shape.window)
+    exact = reference.conv2d_backward_filter((x.astype(np.float64),), dy.astype(np.float64), shape.window)
     check(dw, naive_filter(x, dy, shape.window), exact)
 
 
@@ -222,10 +222,12 @@ def test_transposed_convolution(cp, served, policy: str, seed: int) -> None:
 def test_the_plain_kernel_agrees(cp, policy: str) -> None:
     x, w, b = normal(1, 2, 6, 7, 5), normal(2, 3, 3, 5, 6), normal(3, 6)
     with use_precision(policy):
-        y = tensor.plain_forward(cp.asarray(x), cp.asarray(w), cp.asarray(b), SAME3)
+        y = tensor.plain_forward((cp.asarray(x),), cp.asarray(w), cp.asarray(b), SAME3)
     x, w = rounded(x, policy), rounded(w, policy)
     check(
-        y, naive_forward(x, w, b, SAME3), reference.conv2d_forward(x.astype(np.float64), w.astype(np.float64), b, SAME3)
+        y,
+        naive_forward(x, w, b, SAME3),
+        reference.conv2d_forward((x.astype(np.float64),), w.astype(np.float64), b, SAME3),
     )
 
 
@@ -242,7 +244,7 @@ def test_the_filter_gradient_has_the_same_bits_every_time(cp, served, monkeypatc
     monkeypatch.setattr(tensor, "BLOCKS", 16)
     x, dy = cp.asarray(normal(1, 4, 16, 18, 8)), cp.asarray(normal(2, 4, 16, 18, 12))
     with use_precision("bf16"):
-        first, second = (tensor.conv2d_backward_filter(x, dy, SAME3).get() for _ in range(2))
+        first, second = (tensor.conv2d_backward_filter((x,), dy, SAME3).get() for _ in range(2))
     assert served[0].grid[1] > 1
     assert served[1].kernel == "add_parts"
     assert (first.view(np.uint32) == second.view(np.uint32)).all()
@@ -251,18 +253,18 @@ def test_the_filter_gradient_has_the_same_bits_every_time(cp, served, monkeypatc
 def test_float16_overflows_to_infinity_and_bfloat16_does_not(cp) -> None:
     x, w = cp.full((1, 1, 1, 4), 1e5, "f"), cp.ones((1, 1, 4, 4), "f")
     with use_precision("float16"):
-        assert np.isinf(tensor.conv2d_forward(x, w, None, Window((1, 1))).get()).all()
+        assert np.isinf(tensor.conv2d_forward((x,), w, None, Window((1, 1))).get()).all()
     with use_precision("bf16"):
-        assert np.isfinite(tensor.conv2d_forward(x, w, None, Window((1, 1))).get()).all()
+        assert np.isfinite(tensor.conv2d_forward((x,), w, None, Window((1, 1))).get()).all()
 
 
 def test_what_is_not_served_is_left_to_others(cp, served, monkeypatch) -> None:
     x, w, dy = cp.zeros((1, 4, 4, 4), "f"), cp.zeros((3, 3, 4, 4), "f"), cp.zeros((1, 4, 4, 4), "f")
 
     def answers(x, w, dy, groups=1):
-        yield tensor.conv2d_forward(x, w, None, SAME3, groups)
+        yield tensor.conv2d_forward((x,), w, None, SAME3, groups)
         yield tensor.conv2d_backward_data(dy, w, (4, 4), SAME3, groups)
-        yield tensor.conv2d_backward_filter(x, dy, SAME3, groups)
+        yield tensor.conv2d_backward_filter((x,), dy, SAME3, groups)
         yield tensor.conv_transpose2d_forward(x, w, None, (4, 4), SAME3, groups)
         yield tensor.conv_transpose2d_backward_data(dy, w, SAME3, groups)
         yield tensor.conv_transpose2d_backward_filter(x, dy, SAME3, groups)
@@ -273,7 +275,9 @@ def test_what_is_not_served_is_left_to_others(cp, served, monkeypatch) -> None:
         assert all(y is NotImplemented for y in answers(*(a.astype(np.float64) for a in (x, w, dy))))
         assert all(y is NotImplemented for y in answers(x, w[:, :, :2], dy, 2))
         assert all(y is NotImplemented for y in answers(x[:0], w, dy[:0]))
-        assert tensor.conv2d_forward(cp.zeros((1, 1, 2**15, 4), "f"), w[:1, :1], None, Window((1, 1))) is NotImplemented
+        assert (
+            tensor.conv2d_forward((cp.zeros((1, 1, 2**15, 4), "f"),), w[:1, :1], None, Window((1, 1))) is NotImplemented
+        )
         assert tensor.matmul(x[0, 0].astype(np.float64), w[0, 0]) is NotImplemented
         monkeypatch.setattr(tensor, "device_limits", lambda: (40, 65536, 75))
         assert all(y is NotImplemented for y in answers(x, w, dy))
@@ -284,8 +288,8 @@ def test_inputs_may_be_views_and_are_not_changed(cp) -> None:
     x, w = cp.asarray(normal(1, 2, 9, 9, 9))[:, ::2, :, 1:6], cp.asarray(normal(2, 3, 3, 7, 5)).swapaxes(2, 3)
     before = x.get(), w.get()
     with use_precision("tf32"):
-        y = tensor.conv2d_forward(x, w, None, SAME3)
-        z = tensor.conv2d_forward(cp.ascontiguousarray(x), cp.ascontiguousarray(w), None, SAME3)
+        y = tensor.conv2d_forward((x,), w, None, SAME3)
+        z = tensor.conv2d_forward((cp.ascontiguousarray(x),), cp.ascontiguousarray(w), None, SAME3)
     assert (y.get() == z.get()).all()
     assert (x.get() == before[0]).all()
     assert (w.get() == before[1]).all()
@@ -356,8 +360,8 @@ def assert_below_ceilings(report) -> None:
 def test_memory_traffic_is_below_the_stated_ceilings(cp, counted, big_tiles, policy: str, k: int) -> None:
     x, w = cp.asarray(normal(1, 2, 8, 16, 32)), cp.asarray(normal(2, 3, 3, 32, k))
     with use_precision(policy), counted() as report:
-        y = tensor.conv2d_forward(x, w, None, SAME3)
-        tensor.conv2d_backward_filter(x, y, SAME3)
+        y = tensor.conv2d_forward((x,), w, None, SAME3)
+        tensor.conv2d_backward_filter((x,), y, SAME3)
     assert_below_ceilings(report)
 
 

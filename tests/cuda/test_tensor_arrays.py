@@ -61,7 +61,7 @@ def check(fast: Any, naive: np.ndarray, exact: np.ndarray, dtype: np.dtype) -> N
 
 
 def maps_of(cp: Any, shape: Shape, x: np.ndarray) -> Any:
-    return cp.asarray(x) if not shape.second else (cp.asarray(x[..., : shape.c]), cp.asarray(x[..., shape.c :]))
+    return tuple(cp.asarray(part) for part in (x[..., : shape.c], x[..., shape.c :]) if part.size)
 
 
 def run_forward(cp: Any, shape: Shape, dtype: np.dtype) -> None:
@@ -70,7 +70,7 @@ def run_forward(cp: Any, shape: Shape, dtype: np.dtype) -> None:
     b = made(dtype, 3, shape.k) if shape.bias else None
     y = tensor.conv2d_forward(maps_of(cp, shape, x), cp.asarray(w), None if b is None else cp.asarray(b), shape.window)
     naive, exact = ([None if a is None else a.astype(t) for a in (x, w, b)] for t in (np.float32, np.float64))
-    check(y, naive_forward(*naive, shape.window), reference.conv2d_forward(*exact, shape.window), dtype)
+    check(y, naive_forward(*naive, shape.window), reference.conv2d_forward(exact[:1], *exact[1:], shape.window), dtype)
 
 
 def run_data(cp: Any, shape: Shape, dtype: np.dtype) -> None:
@@ -98,7 +98,7 @@ def run_filter(cp: Any, shape: Shape, dtype: np.dtype) -> None:
     dy = made(dtype, 9, shape.n, *shape.window.output_size(shape.size), shape.k)
     dw = tensor.conv2d_backward_filter(maps_of(cp, shape, x), cp.asarray(dy), shape.window)
     naive, exact = ((x.astype(t), dy.astype(t), shape.window) for t in (np.float32, np.float64))
-    check(dw, naive_filter(*naive), reference.conv2d_backward_filter(*exact), dtype)
+    check(dw, naive_filter(*naive), reference.conv2d_backward_filter(exact[:1], *exact[1:]), dtype)
 
 
 @pytest.mark.trace
@@ -142,26 +142,26 @@ def test_transposed_convolution(cp: Any, dtype: np.dtype) -> None:
 @DTYPES
 def test_the_plain_kernel_agrees(cp: Any, dtype: np.dtype) -> None:
     x, w, b = made(dtype, 1, 2, 6, 7, 5), made(dtype, 2, 3, 3, 5, 6), made(dtype, 3, 6)
-    y = tensor.plain_forward(*map(cp.asarray, (x, w, b)), SAME3)
+    y = tensor.plain_forward((cp.asarray(x),), cp.asarray(w), cp.asarray(b), SAME3)
     naive, exact = ([a.astype(t) for a in (x, w, b)] for t in (np.float32, np.float64))
-    check(y, naive_forward(*naive, SAME3), reference.conv2d_forward(*exact, SAME3), dtype)
+    check(y, naive_forward(*naive, SAME3), reference.conv2d_forward(exact[:1], *exact[1:], SAME3), dtype)
 
 
 @pytest.mark.parametrize("policy", ["float32", "bf16"])
 def test_arrays_of_16_bits_are_served_under_every_policy(cp: Any, served: list, policy: str) -> None:
     x, w = (cp.asarray(made(HALF, seed, *dims)) for seed, dims in ((1, (1, 4, 6, 8)), (2, (3, 3, 8, 8))))
     with use_precision(policy):
-        y = conv.conv2d_forward(x, w, None, SAME3)
+        y = conv.conv2d_forward((x,), w, None, SAME3)
         conv.conv2d_backward_data(y, w, (4, 6), SAME3)
-        conv.conv2d_backward_filter(x, y, SAME3)
+        conv.conv2d_backward_filter((x,), y, SAME3)
     assert {launch.kernel for launch in served} == {"forward<F16Array, Small, 8>", "filter<F16Array, Small, 8>"}
 
 
 def test_mixed_types_and_groups_are_left_to_others(cp: Any, served: list) -> None:
     x, w = cp.zeros((1, 4, 4, 8), HALF), cp.zeros((3, 3, 8, 8), HALF)
-    assert tensor.conv2d_forward(x, w.astype(np.float32), None, SAME3) is NotImplemented
-    assert tensor.conv2d_forward(x, w, cp.zeros(8, np.float32), SAME3) is NotImplemented
-    assert tensor.conv2d_forward(x, w[:, :, :4], None, SAME3, 2) is NotImplemented
+    assert tensor.conv2d_forward((x,), w.astype(np.float32), None, SAME3) is NotImplemented
+    assert tensor.conv2d_forward((x,), w, cp.zeros(8, np.float32), SAME3) is NotImplemented
+    assert tensor.conv2d_forward((x,), w[:, :, :4], None, SAME3, 2) is NotImplemented
     assert not served
 
 
@@ -170,8 +170,8 @@ def test_memory_traffic_is_below_the_stated_ceilings(cp: Any, counted: Any, big_
     x, w = cp.asarray(made(HALF, 1, 2, 10, 18, 32)), cp.asarray(made(HALF, 2, 3, 3, 32, k))
     window = Window((3, 3))  # no padding: the emulator takes a copy's zeros for a request of their own, of single rows
     with counted() as report:
-        y = tensor.conv2d_forward(x, w, None, window)
-        tensor.conv2d_backward_filter(x, y, window)
+        y = tensor.conv2d_forward((x,), w, None, window)
+        tensor.conv2d_backward_filter((x,), y, window)
     assert_below_ceilings(report)
 
 

@@ -32,10 +32,10 @@ from kernels.core.dispatch import mark_host_computation
 from kernels.core.geometry import Pair, Window
 from kernels.norm.cpu import channel_vectors
 from kernels.norm.cpu.batch_norm import batch_norm_forward, gradient_rows, is_own, pixel_sums
+from kernels.norm.records import BatchNorm, SavedBatchNorm
 from kernels.shape import accumulate
 
 _OUTPUTS = {"winograd4": 4, "winograd2": 2}
-Maps = np.ndarray | tuple[np.ndarray, ...]
 
 
 def _contiguous(*arrays: np.ndarray | None) -> list[Any] | None:
@@ -64,7 +64,7 @@ def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
 
 
 def conv2d_forward(
-    x: Maps,
+    maps: tuple[np.ndarray, ...],
     w: np.ndarray,
     b: np.ndarray | None,
     window: Window,
@@ -73,42 +73,39 @@ def conv2d_forward(
     residual: np.ndarray | None = None,
 ) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
-    maps, given = _contiguous(*(x if isinstance(x, tuple) else (x,))), _contiguous(w, b, residual)
-    if maps is None or given is None:
+    ready = _contiguous(*maps)
+    given = _contiguous(w, b, residual)
+    if ready is None or given is None:
         return NotImplemented
-    b, residual = given[1:]
+    _, b, residual = given
     fused = relu or residual is not None
-    if depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
-        return NotImplemented if fused else depthwise.forward(maps[0], w, b, window)
+    if depthwise.serves(window, ready[0].shape[3], w.shape[3], groups):
+        return NotImplemented if fused else depthwise.forward(ready[0], w, b, window)
     if fused and b is None:
         b = filters.zeros(w.shape[3])
-    return _forward(maps, w, b, window, groups, relu, False, residual)[0]
+    return _forward(ready, w, b, window, groups, relu, False, residual)[0]
 
 
 def conv2d_norm_forward(
-    x: Maps,
+    maps: tuple[np.ndarray, ...],
     w: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    momentum: float,
-    eps: float,
+    norm: BatchNorm,
     residual: np.ndarray | None,
     activation: str | None,
     window: Window,
     groups: int = 1,
 ) -> Any:
     """As kernels.conv.reference.conv2d_norm_forward: sums of z and z^2 are taken while z is in registers."""
-    maps, running = _contiguous(*(x if isinstance(x, tuple) else (x,))), (running_mean, running_var)
+    running = norm.running_mean, norm.running_var
+    ready = _contiguous(*maps)
     fits = _contiguous(w, residual, *running) and all(r.flags.c_contiguous for r in running)
-    if maps is None or not fits or depthwise.serves(window, maps[0].shape[3], w.shape[3], groups):
+    if ready is None or not fits or depthwise.serves(window, ready[0].shape[3], w.shape[3], groups):
         return NotImplemented
-    z, sums = _forward(maps, w, None, window, groups, False, True)
+    z, sums = _forward(ready, w, None, window, groups, False, True)
     mean, variance = channel_vectors.moments(sums, z)
-    channel_vectors.running(*running, mean, variance, z.size // z.shape[3], momentum)
-    inverse = channel_vectors.inverse(variance, eps)
-    y, mask = batch_norm_forward(z, weight, bias, mean, inverse, residual, activation)
+    channel_vectors.running(*running, mean, variance, z.size // z.shape[3], norm.momentum)
+    inverse = channel_vectors.inverse(variance, norm.eps)
+    y, mask = batch_norm_forward(z, norm.weight, norm.bias, mean, inverse, residual, activation)
     return y, z, mask, mean, inverse
 
 
@@ -207,9 +204,9 @@ def _data_window(window: Window, size: Pair, out: Pair) -> tuple[Window, bool]:
     return Window(window.kernel, (1, 1), (padding[0], padding[1]), window.dilation), cropped
 
 
-def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
+def conv2d_backward_filter(maps: tuple[np.ndarray, ...], dy: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
-    given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy)
+    given = _contiguous(*maps, dy)
     if given is None:
         return NotImplemented
     *maps, dy = given
@@ -234,14 +231,10 @@ def conv2d_backward_filter(x: Maps, dy: np.ndarray, window: Window, groups: int 
 
 def conv2d_norm_backward(
     dy: np.ndarray,
-    x: Maps,
+    maps: tuple[np.ndarray, ...],
     w: np.ndarray,
     z: np.ndarray,
-    mask: np.ndarray | None,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    inverse: np.ndarray,
+    norm: SavedBatchNorm,
     activation: str | None,
     with_residual: bool,
     window: Window,
@@ -252,12 +245,11 @@ def conv2d_norm_backward(
     """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass after that for the
     sums; others unfused.
     """
-    norm = mask, weight, bias, mean, inverse, activation
-    given = _contiguous(*(x if isinstance(x, tuple) else (x,)), dy, z)
+    given = _contiguous(*maps, dy, z)
     if given is None or accumulate_into is None or _contiguous(w) is None:
         return NotImplemented
-    *maps, g, z = given
-    plan = _norm_plan(maps, z, mask, window, groups)
+    *ready, g, z = given
+    plan = _norm_plan(ready, z, norm.mask, window, groups)
     if plan is None:
         return NotImplemented
     kept = (
@@ -267,17 +259,17 @@ def conv2d_norm_backward(
         if donated and g.flags.writeable
         else buffer_pool.empty(g.shape, np.float32)
     )
-    dweight, dbias, rows = gradient_rows(g, z, *norm, True, kept)
+    dweight, dbias, rows = gradient_rows(g, z, *norm, activation, True, kept)
     masked = g if kept is None else kept
     mask_later = activation is not None and not with_residual  # with a residual the masked gradient itself is wanted
     adds = [t is not None and _takes(t) for t in accumulate_into]
     if plan.most == 2 and not all(adds):
-        adds = [False] * len(maps)
+        adds = [False] * len(ready)
     dxs = [
         t if more else buffer_pool.empty(m.shape, np.float32)
-        for m, t, more in zip(maps, accumulate_into, adds, strict=True)
+        for m, t, more in zip(ready, accumulate_into, adds, strict=True)
     ]
-    dw = plan.run(masked, z, rows, mask_later, maps, w, dxs, adds)
+    dw = plan.run(masked, z, rows, mask_later, ready, w, dxs, adds)
     dxs = [dx if more else _added(dx, t) for dx, t, more in zip(dxs, accumulate_into, adds, strict=True)]
     return dw, dweight, dbias, masked if with_residual else None, tuple(dxs)
 
@@ -326,10 +318,11 @@ def conv_transpose2d_forward(
 
 def conv_transpose2d_backward_data(dy: np.ndarray, w: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_data."""
-    return conv2d_forward(dy, w.swapaxes(2, 3) if w.dtype != np.float32 else filters.swapped(w), None, window, groups)
+    swapped = filters.swapped(w) if w.dtype == np.float32 else w.swapaxes(2, 3)
+    return conv2d_forward((dy,), swapped, None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
-    dw = conv2d_backward_filter(dy, x, window, groups)
+    dw = conv2d_backward_filter((dy,), x, window, groups)
     return NotImplemented if dw is NotImplemented else filters.swapped(dw)

@@ -27,8 +27,6 @@ from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
 from kernels.shape import concat_channels
 
-Maps = Array | tuple[Array, ...]
-
 
 def _serves(*arrays: Array | None, results: int = 0) -> bool:
     """Whether all arrays (and a result of that many elements) are of one type that has kernels, on the device, and
@@ -61,7 +59,7 @@ def _contiguous(maps: Sequence[Array]) -> list[Array]:
 
 
 def conv2d_forward(
-    x: Maps,
+    maps: tuple[Array, ...],
     w: Array,
     b: Array | None,
     window: Window,
@@ -72,17 +70,15 @@ def conv2d_forward(
     """As kernels.conv.reference.conv2d_forward; more than two maps are concatenated, the residual and the ReLU are
     passes of their own.
     """
-    x = concat_channels(x) if isinstance(x, tuple) and len(x) > 2 else x
-    y = _forward(x, w, b, window, groups)
+    y = _forward((concat_channels(maps),) if len(maps) > 2 else maps, w, b, window, groups)
     if y is not NotImplemented and residual is not None:
         cupy.add(y, residual, out=y)
     return cupy.maximum(y, 0, out=y) if relu and y is not NotImplemented else y
 
 
-def _forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int) -> Any:
-    if (y := tensor_core.conv2d_forward(x, w, b, window, groups)) is not NotImplemented:
+def _forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, groups: int) -> Any:
+    if (y := tensor_core.conv2d_forward(maps, w, b, window, groups)) is not NotImplemented:
         return y
-    maps = x if isinstance(x, tuple) else (x,)
     n, h, wd, _ = maps[0].shape
     c, k = sum(m.shape[3] for m in maps), w.shape[3]
     out = window.output_size((h, wd))
@@ -165,11 +161,10 @@ def _backward_data(
     return tuple(dxs)
 
 
-def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
+def conv2d_backward_filter(maps: Sequence[Array], dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
-    if (dw := tensor_core.conv2d_backward_filter(x, dy, window, groups)) is not NotImplemented:
+    if (dw := tensor_core.conv2d_backward_filter(maps, dy, window, groups)) is not NotImplemented:
         return dw
-    maps = x if isinstance(x, tuple) else (x,)
     if not _serves(
         *maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]
     ):
@@ -197,12 +192,12 @@ def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, wi
 
 def conv_transpose2d_backward_data(dy: Array, w: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_data."""
-    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+    return conv2d_forward((dy,), w.swapaxes(2, 3), None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
-    dw = conv2d_backward_filter(dy, x, window, groups)
+    dw = conv2d_backward_filter((dy,), x, window, groups)
     return dw if dw is NotImplemented else dw.swapaxes(2, 3)
 
 

@@ -15,6 +15,7 @@ transposed convolution forward is a data gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -27,7 +28,6 @@ from kernels.core.device import Array, array_module
 from kernels.core.geometry import Pair, Window
 from kernels.core.precision import precision
 
-Maps = Array | tuple[Array, Array]
 TYPES = {"tf32": "Tf32", "bf16": "Bf16", "float16": "F16"}  # of float32 arrays, by policy
 ARRAYS = {"float16": "F16Array", "bfloat16": "Bf16Array"}  # of 16-bit arrays, by dtype
 KINDS = (*TYPES.values(), *ARRAYS.values())
@@ -202,10 +202,6 @@ def _contiguous(array: Array) -> Array:
     return array_module(array).ascontiguousarray(array)
 
 
-def _maps(x: Maps) -> tuple[Array, ...]:
-    return x if isinstance(x, tuple) else (x,)
-
-
 def _pointer(array: Array | None) -> Any:
     return np.uint64(0) if array is None else array
 
@@ -227,9 +223,9 @@ def _run_forward(
     MODULE.run(launch, maps[0], _pointer(maps[1] if g.c1 else None), w, _pointer(b), y, g.struct, add)
 
 
-def plain_forward(x: Maps, w: Array, b: Array | None, window: Window) -> Array:
+def plain_forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window) -> Array:
     """What `conv2d_forward` computes, one thread per number; for teaching and tests."""
-    maps = tuple(map(_contiguous, _maps(x)))
+    maps = tuple(map(_contiguous, maps))
     g = _geometry(maps, window, window.output_size(maps[0].shape[1:3]), w.shape[3])
     y = array_module(w).empty((maps[0].shape[0], g.p, g.q, g.k), w.dtype)
     launch = Launch(f"plain<{ARRAYS.get(w.dtype.name) or TYPES[precision()]}>", (blocks(y.size, 256),), (256,))
@@ -237,9 +233,9 @@ def plain_forward(x: Maps, w: Array, b: Array | None, window: Window) -> Array:
     return y
 
 
-def conv2d_forward(x: Maps, w: Array, b: Array | None, window: Window, groups: int = 1) -> Any:
+def conv2d_forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_forward."""
-    maps, size = _maps(x), _maps(x)[0].shape
+    size = maps[0].shape
     out = window.output_size(size[1:3])
     kind = _kind(groups, size[1:3], window, *maps, w, b)
     if kind is None or size[0] * out[0] * out[1] * w.shape[3] >= 2**31:
@@ -301,9 +297,8 @@ def _data_gradient(kind: str, dy: Array, w: Array, b: Array | None, dx: Array, w
         _run_forward(kind, (dy,), flipped, b, dx, g, add)
 
 
-def conv2d_backward_filter(x: Maps, dy: Array, window: Window, groups: int = 1) -> Any:
+def conv2d_backward_filter(maps: Sequence[Array], dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv2d_backward_filter."""
-    maps = _maps(x)
     kind = _kind(groups, maps[0].shape[1:3], window, *maps, dy)
     if kind is None:
         return NotImplemented
@@ -334,16 +329,16 @@ def conv_transpose2d_forward(x: Array, w: Array, b: Array | None, size: Pair, wi
 
 def conv_transpose2d_backward_data(dy: Array, w: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_data."""
-    return conv2d_forward(dy, w.swapaxes(2, 3), None, window, groups)
+    return conv2d_forward((dy,), w.swapaxes(2, 3), None, window, groups)
 
 
 def conv_transpose2d_backward_filter(x: Array, dy: Array, window: Window, groups: int = 1) -> Any:
     """As kernels.conv.reference.conv_transpose2d_backward_filter."""
-    dw = conv2d_backward_filter(dy, x, window, groups)
+    dw = conv2d_backward_filter((dy,), x, window, groups)
     return NotImplemented if dw is NotImplemented else dw.swapaxes(2, 3)
 
 
 def matmul(a: Array, b: Array) -> Any:
     """a (M, D) @ b (D, K) -> (M, K): a convolution of M images of one pixel with a 1 x 1 filter."""
-    y = conv2d_forward(a[:, None, None], b[None, None], None, Window((1, 1)))
+    y = conv2d_forward((a[:, None, None],), b[None, None], None, Window((1, 1)))
     return NotImplemented if y is NotImplemented else y.reshape(len(a), b.shape[1])
