@@ -21,6 +21,7 @@ from kernels.core.device import to_device
 from kernels.core.geometry import Window
 from kernels.core.precision import PRECISIONS, use_precision
 from kernels.loss.spec import LossSpec
+from kernels.norm.records import SavedBatchNorm
 from kernels.resample.reference import adaptive_matrix, bilinear_matrix
 
 Call = Callable[[str], None]
@@ -124,11 +125,12 @@ def _batch_norm(channels: int, dtype: str) -> None:
     inverse = norm.batch_norm_inverse(variance, 1e-5)
     norm.batch_norm_running(0 * weight, 0 * weight, mean, variance, N * H * W, 0.1)
     _, mask = norm.batch_norm_forward(x, weight, bias, mean, inverse, dy, "relu")
-    norm.batch_norm_backward(dy, x, mask, weight, bias, mean, inverse, True, "relu", True)
+    saved = SavedBatchNorm(mask, weight, bias, mean, inverse, "relu")
+    norm.batch_norm_backward(dy, x, saved, True, True)
     norm.sum_pixels(x)
     cuda.batch_norm_statistics(x, plain=True)
     cuda.batch_norm_forward(x, weight, bias, mean, inverse, None, "relu", plain=True)
-    cuda.batch_norm_backward(dy, x, mask, weight, bias, mean, inverse, True, "relu", True, plain=True)
+    cuda.batch_norm_backward(dy, x, saved, True, True, plain=True)
 
 
 def _layer_norm(channels: int, dtype: str) -> None:

@@ -235,15 +235,13 @@ def _with_views(
     return xp.log(total / seen)
 
 
-def labels_of(logits: Array, background: str = "mask", absent: Sequence[int] = ()) -> Array:
-    """uint8 labels (N, H, W): the largest logit, class 0 barred where background is 'mask', and the classes `absent`
-    from training.
-    """
-    first = 1 if background == "mask" else 0
-    if absent:
+def labels_of(logits: Array, barred: Sequence[int] = (0,)) -> Array:
+    """uint8 labels (N, H, W): the class of the largest logit among those that are not barred (`Classes.barred`)."""
+    others = [label for label in barred if label]
+    if others:
         logits = logits.copy()
-        logits[..., list(absent)] = -np.inf
-    return kernels.predicted_labels(logits, first)
+        logits[..., others] = -np.inf
+    return kernels.predicted_labels(logits, 1 if 0 in barred else 0)
 
 
 def evaluate_confusion(
@@ -251,25 +249,24 @@ def evaluate_confusion(
     images: Array,
     masks: Array,
     normalisation: Normalisation,
-    background: str = "mask",
+    barred: Sequence[int] = (0,),
     batch: int = 32,
     flips: bool = False,
     crop: tuple[int, int] = WHOLE,
-    absent: Sequence[int] = (),
     ignored: int | None = None,
     views: int = 0,
 ) -> np.ndarray:
     """int64 (N, C, C): the confusion matrix of every tile. Only the counts leave the network's device, once.
 
     Raises ValueError for labels that are no classes.
-    ignored: the label of pixels that count nowhere.  absent: see `labels_of`.  flips, crop, views: see
+    barred: see `labels_of`.  ignored: the label of pixels that count nowhere.  flips, crop, views: see
         `predict_logits`.
     """
     parts = []
     with inference():
         for rows, logits in _batches(net, images, normalisation, batch, flips, crop, views):
             truth, classes = to_device(masks[rows], device_of(logits)), logits.shape[-1]
-            labels = labels_of(logits, background, absent)
+            labels = labels_of(logits, barred)
             if ignored is None:
                 parts.append(confusion_per_image(truth, labels, classes))
             else:  # counted in a row of its own, into which nothing falls that is no class

@@ -59,7 +59,7 @@ class ConvBatchNorm(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, weight, bias, z, mask, *maps = self.saved
-        norm = SavedBatchNorm(mask, weight, bias, self.mean, self.inverse)
+        norm = SavedBatchNorm(mask, weight, bias, self.mean, self.inverse, self.activation)
         accumulate_into = (self.accumulators[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
         if z is None:
             z = kernels.conv2d_forward(tuple(maps), w, None, self.window, self.groups)
@@ -69,7 +69,6 @@ class ConvBatchNorm(Function):
             w,
             z,
             norm,
-            self.activation,
             self.needs[3],
             self.window,
             self.groups,

@@ -7,6 +7,7 @@ from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import norm as kernels
 from kernels.core.device import Array
+from kernels.norm.records import SavedBatchNorm
 from kernels.shape import evaluate
 
 
@@ -31,8 +32,8 @@ class BatchNorm(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, weight, bias, mask = self.saved
-        settings = self.training, self.activation, self.needs[3], any(self.donated)
-        return kernels.batch_norm_backward(dy, x, mask, weight, bias, self.mean, self.inverse, *settings)
+        norm = SavedBatchNorm(mask, weight, bias, self.mean, self.inverse, self.activation)
+        return kernels.batch_norm_backward(dy, x, norm, self.training, self.needs[3], any(self.donated))
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 4 * outputs[0].size

@@ -148,6 +148,12 @@ class Classes:
         """The setting `background` as it applies: class 0 is a class like any other where none is unlabelled."""
         return "train" if self.unlabelled is None else policy
 
+    def barred(self, policy: str, absent: Sequence[int]) -> tuple[int, ...]:
+        """The classes that are never predicted: the background where the setting `background` is 'mask', and those
+        that the training set lacks.
+        """
+        return *([0] if self.background(policy) == "mask" else []), *absent
+
     def weighs_background(self, policy: str) -> bool:
         """Whether class 0 has a weight in the loss."""
         return self.background(policy) != "mask"

@@ -40,6 +40,11 @@ class Checkpoint:
     record: dict[str, Any]
     form: Form = MARS_TILES
 
+    @property
+    def barred(self) -> tuple[int, ...]:
+        """The classes that the network never predicts."""
+        return self.form.classes.barred(self.config.background, self.form.absent)
+
     def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False, views: int = 0) -> np.ndarray:
         """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see
         `evaluate_confusion`.
@@ -49,11 +54,10 @@ class Checkpoint:
             tiles.images,
             tiles.labels(),
             self.normalisation,
-            self.form.classes.background(self.config.background),
+            self.barred,
             batch,
             flips,
             self.config.crop,
-            self.form.absent,
             tiles.ignored,
             views,
         )
@@ -63,8 +67,7 @@ class Checkpoint:
         predicted.
         """
         logits = predict_logits(self.net, images, self.normalisation, batch, flips, self.config.crop)
-        masked = self.form.classes.background(self.config.background) == "mask"
-        logits[..., [*([0] if masked else []), *self.form.absent]] = -np.inf
+        logits[..., list(self.barred)] = -np.inf
         return softmax_forward(logits, -1)
 
 

@@ -51,7 +51,7 @@ def draw(folder: Path, config: Config, val: Tiles, rows: Sequence[dict[str, Any]
     classes = best.form.classes
     shown = val[choose_rows(val.labels(), classes=classes, counts=val.counts)].loaded()
     logits = predict_logits(best.net, shown.images, best.normalisation, crop=config.crop)
-    labels = labels_of(logits, classes.background(config.background), best.form.absent)
+    labels = labels_of(logits, best.barred)
     ends = [val.size] * len(shown) if shown.sizes is None else shown.sizes.tolist()
     arrays = ([a[k, :h, :w] for k, (h, w) in enumerate(ends)] for a in (shown.images, shown.labels(), labels))
     title = f"validation tiles, epoch {best.record['epoch']}: mIoU {best.record['val_miou_fg']:.3f} (fg)"

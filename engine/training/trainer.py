@@ -382,9 +382,8 @@ class Run:
                 self.net,
                 *self.held_out,
                 self.normalisation,
-                self.classes.background(config.background),
+                self.classes.barred(config.background, self.data.absent),
                 crop=config.crop,
-                absent=self.data.absent,
                 ignored=self.ignored,
             )
             result = scores(self.per_image.sum(0), self.classes, self.data.absent)

@@ -68,14 +68,13 @@ def unfused_norm_backward(
         w: Any,
         z: Any,
         norm: SavedBatchNorm,
-        activation: str | None,
         with_residual: bool,
         window: Window,
         groups: int = 1,
         accumulate_into: tuple[Any, ...] | None = (None,),
         donated: bool = False,
     ) -> Any:
-        dz, dweight, dbias, dresidual = norm_backward(dy, z, *norm, True, activation, with_residual, donated)
+        dz, dweight, dbias, dresidual = norm_backward(dy, z, norm, True, with_residual, donated)
         dw = backward_filter((concat(maps),) if len(maps) > 2 else maps, dz, window, groups)
         dxs: tuple[Any, ...] = (None,) * len(maps)
         if accumulate_into is not None:

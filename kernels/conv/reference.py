@@ -194,7 +194,6 @@ def conv2d_norm_backward(
     w: Array,
     z: Array,
     norm: SavedBatchNorm,
-    activation: str | None,
     with_residual: bool,
     window: Window,
     groups: int = 1,
@@ -207,7 +206,7 @@ def conv2d_norm_backward(
     accumulate_into: as conv2d_backward_data's, or None: no dx
     is wanted. donated: dy may be written to.
     """
-    dz, dweight, dbias, dresidual = batch_norm_backward(dy, z, *norm, True, activation, with_residual, donated)
+    dz, dweight, dbias, dresidual = batch_norm_backward(dy, z, norm, True, with_residual, donated)
     dw = conv2d_backward_filter(maps, dz, window, groups)
     dxs: tuple[Array | None, ...] = (None,) * len(maps)
     if accumulate_into is not None:

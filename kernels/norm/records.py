@@ -19,12 +19,11 @@ class BatchNorm(NamedTuple):
 
 
 class SavedBatchNorm(NamedTuple):
-    """What the backward pass needs of a batch norm and the activation after it, in the order in which
-    `batch_norm_backward` takes it.
-    """
+    """What the backward pass needs of a batch norm and the activation after it."""
 
-    mask: Array | None  # of the activation, as batch_norm_forward returns it
+    mask: Array | None  # of the activation, as batch_norm_forward returned it
     weight: Array  # (K,)
     bias: Array  # (K,)
     mean: Array  # (K,)
     inverse: Array  # (K,), 1 / sqrt(variance + eps)
+    activation: str | None  # "relu" or None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from kernels.core.device import Array, array_module
 from kernels.core.reduction import halves_in_float32, sum_pixels, wide_type
+from kernels.norm.records import SavedBatchNorm
 
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
@@ -66,17 +67,12 @@ def batch_norm_forward(
 def batch_norm_backward(
     dy: Array,
     x: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array,
-    mean: Array,
-    inverse: Array,
+    norm: SavedBatchNorm,
     training: bool,
-    activation: str | None,
     with_residual: bool,
     donated: bool = False,
 ) -> tuple[Array, Array, Array, Array | None]:
-    """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy; mask: what forward returned.
+    """(dx, dweight, dbias, dresidual), of the dtypes of x, weight, bias and dy.
     donated: dx may be written over dy (it isn't, here).
 
     g = dy where the ReLU was open      dresidual = g      dbias = sum g      dweight = sum g xhat
@@ -84,6 +80,7 @@ def batch_norm_backward(
     dx = weight inverse g                                   in evaluation
     """
     xp = array_module(x)
+    mask, weight, bias, mean, inverse, activation = norm
     if activation is not None and (mask is None or mask.shape != x.shape):
         raise ValueError(
             "batch_norm_backward: the mask comes from another implementation; run forward and backward under the same "

@@ -235,7 +235,6 @@ def conv2d_norm_backward(
     w: np.ndarray,
     z: np.ndarray,
     norm: SavedBatchNorm,
-    activation: str | None,
     with_residual: bool,
     window: Window,
     groups: int = 1,
@@ -254,14 +253,15 @@ def conv2d_norm_backward(
         return NotImplemented
     kept = (
         None
-        if activation is None or not with_residual
+        if norm.activation is None or not with_residual
         else g
         if donated and g.flags.writeable
         else buffer_pool.empty(g.shape, np.float32)
     )
-    dweight, dbias, rows = gradient_rows(g, z, *norm, activation, True, kept)
+    dweight, dbias, rows = gradient_rows(g, z, norm, True, kept)
     masked = g if kept is None else kept
-    mask_later = activation is not None and not with_residual  # with a residual the masked gradient itself is wanted
+    # With a residual the masked gradient itself is wanted.
+    mask_later = norm.activation is not None and not with_residual
     adds = [t is not None and _takes(t) for t in accumulate_into]
     if plan.most == 2 and not all(adds):
         adds = [False] * len(ready)

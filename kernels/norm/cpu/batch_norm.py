@@ -24,6 +24,7 @@ from kernels.core.cpu.thread_pool import contiguous, parallel
 from kernels.core.cpu.vector_ops import clear, copy, period_of, periodic_loop
 from kernels.core.dispatch import mark_host_computation
 from kernels.norm.cpu import channel_vectors
+from kernels.norm.records import SavedBatchNorm
 
 _CHUNK = 65_536  # floats, 256 KB
 # floats that are prefetched: the arithmetic between two loads is too much for the processor's own look-ahead
@@ -374,22 +375,17 @@ def _backward_kernel(relu: str, training: bool, with_residual: bool) -> Kernel:
 def batch_norm_backward(
     dy: np.ndarray,
     x: np.ndarray,
-    mask: np.ndarray | None,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    inverse: np.ndarray,
+    norm: SavedBatchNorm,
     training: bool,
-    activation: str | None,
     with_residual: bool,
     donated: bool = False,
 ) -> Any:
     """As kernels.norm.reference.batch_norm_backward, in two passes."""
-    if any(a.dtype != np.float32 or not a.size for a in (dy, x)) or not is_own(mask, x):
+    if any(a.dtype != np.float32 or not a.size for a in (dy, x)) or not is_own(norm.mask, x):
         return NotImplemented
     dy, x = contiguous(dy), contiguous(x)
-    dweight, dbias, rows = gradient_rows(dy, x, mask, weight, bias, mean, inverse, activation, training)
-    relu = _relu(activation, mask)
+    dweight, dbias, rows = gradient_rows(dy, x, norm, training)
+    relu = _relu(norm.activation, norm.mask)
     copied = with_residual and relu != "none"
     dx = (
         dy
@@ -399,7 +395,7 @@ def batch_norm_backward(
     dresidual = buffer_pool.empty(x.shape, np.float32) if copied else dx
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
-    kernel, bits = _backward_kernel(relu, training, copied), _NO_MASK if mask is None else mask
+    kernel, bits = _backward_kernel(relu, training, copied), _NO_MASK if norm.mask is None else norm.mask
     maps = dy.reshape(-1), x.reshape(-1), rows, bits, dx.reshape(-1), dresidual.reshape(-1)
     parallel(kernel, chunks, *maps, x.size, period, channels, per, scratch=5 * period)
     gradient = (dresidual if copied else dy) if with_residual else None
@@ -419,20 +415,16 @@ def _relu(activation: str | None, mask: np.ndarray | None) -> str:
 def gradient_rows(
     dy: np.ndarray,
     x: np.ndarray,
-    mask: np.ndarray | None,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    mean: np.ndarray,
-    inverse: np.ndarray,
-    activation: str | None,
+    norm: SavedBatchNorm,
     training: bool,
     kept: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives g, dy where the ReLU was open;
-    it may be dy itself.
+    """(dweight, dbias, rows): one pass over contiguous float32 dy and x. `kept` receives the masked gradient g; it may
+    be dy itself.
 
-    rows: as vectors.gradient_rows gives them.
+    rows: as channel_vectors.gradient_rows returns them.
     """
+    mask, weight, bias, mean, inverse, activation = norm
     channels, period = x.shape[-1], period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     sums = buffer_pool.empty((chunks, 2, channels), np.float64)

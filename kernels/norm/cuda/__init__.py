@@ -11,6 +11,7 @@ import numpy as np
 from kernels.core.cuda.arrays import MOST, compact, ready, type_of, variant, variants, width_of
 from kernels.core.cuda.module import Launch, Module, blocks
 from kernels.core.device import Array, array_module
+from kernels.norm.records import SavedBatchNorm
 
 THREADS = 256
 WIDEST = 128  # packs a block is wide at most
@@ -206,13 +207,8 @@ def batch_norm_forward(
 def batch_norm_backward(
     dy: Array,
     x: Array,
-    mask: Array | None,
-    weight: Array,
-    bias: Array,
-    mean: Array,
-    inverse: Array,
+    norm: SavedBatchNorm,
     training: bool,
-    activation: str | None,
     with_residual: bool,
     donated: bool = False,
     plain: bool = False,
@@ -220,6 +216,7 @@ def batch_norm_backward(
     """As kernels.norm.reference.batch_norm_backward, in two passes: the sums, then dx. plain:
     by the learner's kernel.
     """
+    mask, weight, bias, mean, inverse, activation = norm
     kind = type_of(dy, x, weight, bias)
     if kind is None or (mask is not None and (mask.dtype != np.uint8 or mask.shape != x.shape)):
         return NotImplemented
