@@ -17,9 +17,13 @@ from autograd.graph import draw, graph
 from autograd.modes import anomaly_mode, enable_grad, inference, is_recording, no_grad, observe
 from autograd.tensor import Tensor
 
-bound.ops, bound.backward = ops, tape.backward
-bound.cast, bound.moved, bound.promoted = promotion.cast, promotion.moved, promotion.promoted
-bound.apply_ufunc, bound.apply_function = numpy_protocol.apply_ufunc, numpy_protocol.apply_function
+bound.ops = ops
+bound.backward = tape.backward
+bound.cast = promotion.cast
+bound.moved = promotion.moved
+bound.promoted = promotion.promoted
+bound.apply_ufunc = numpy_protocol.apply_ufunc
+bound.apply_function = numpy_protocol.apply_function
 
 __all__ = [
     "Function",

@@ -97,7 +97,8 @@ class Checkpoint(Function):
         return super().__call__(*inputs, Tensor(np.zeros(0, np.float32), requires_grad=True))
 
     def forward(self, *arrays: Array) -> Any:
-        self.state, self.states = random.state(), _States()
+        self.state = random.state()
+        self.states = _States()
         self.save(*arrays)
         leaves = self._leaves(arrays[:-1])
         with self.states.recording():

@@ -38,7 +38,8 @@ def checked_conv2d(
         window = checked_window("conv2d", m, weight, stride, padding, dilation)
     if len(maps) > 2 and window != Window((1, 1)):
         raise ValueError(f"conv2d: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
-    x, w = maps[0].shape, weight.shape
+    x = maps[0].shape
+    w = weight.shape
     for m in maps[1:]:
         if m.shape[:3] != x[:3] or groups != 1:
             raise ValueError(

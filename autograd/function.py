@@ -149,7 +149,9 @@ class Function:
                 )
         for k, tensor in enumerate(tensors):
             if tensor.dtype.kind == "f":
-                tensor._requires_grad, tensor.creator, tensor.index = True, self, k
+                tensor._requires_grad = True
+                tensor.creator = self
+                tensor.index = k
         self._guard(inputs, tensors)
 
     def _guard(self, inputs: tuple[Any, ...], tensors: tuple[Tensor, ...]) -> None:
@@ -166,7 +168,10 @@ class Function:
 
     def release(self) -> None:
         """Drop saved arrays and parents: the tape behind is freed."""
-        self.released, self._saved, self._guards, self.parents = True, (), (), ()
+        self.released = True
+        self._saved = ()
+        self._guards = ()
+        self.parents = ()
 
 
 def _described(x: Any) -> str:

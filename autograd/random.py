@@ -12,7 +12,8 @@ stream = Stream(seed=0)
 
 def seed(value: int) -> None:
     """Restart the stream at `value`."""
-    stream.seed, stream.offset = int(value) & (2**64 - 1), 0
+    stream.seed = int(value) & (2**64 - 1)
+    stream.offset = 0
 
 
 def state() -> tuple[int, int]:

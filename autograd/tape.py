@@ -30,9 +30,11 @@ class _Sum:
             accumulate(self.array, array)
         elif owned:
             accumulate(array, self.array)
-            self.array, self.owned = array, True
+            self.array = array
+            self.owned = True
         else:
-            self.array, self.owned = added(self.array, array), True
+            self.array = added(self.array, array)
+            self.owned = True
 
 
 def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:

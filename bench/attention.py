@@ -32,7 +32,9 @@ def cases() -> list[Case]:
                 modes=modes,
             )
         )
-    n, pixels, c = BATCH, 128, 256
+    n = BATCH
+    pixels = 128
+    c = 256
     traffic = 4 * n * pixels * c * 5
     for name, ours, theirs, jax, data in (
         ("polarized channel", ops.polarized_channel, _their_channel, _jax_channel, partial(_channel, n, pixels, c)),

@@ -66,7 +66,8 @@ def torch_augmentation(mode: str) -> Callable[[Any, Any], tuple[Any, Any]]:
         zoom = torch.exp((torch.rand(n) * 2 - 1) * 0.22)
         flip = torch.where(torch.rand(2, n) < 0.5, -1.0, 1.0)
         shift = (torch.rand(2, n) * 2 - 1) * 0.1
-        cos, sin = angle.cos() / zoom, angle.sin() / zoom
+        cos = angle.cos() / zoom
+        sin = angle.sin() / zoom
         theta = torch.stack(
             [
                 torch.stack([cos * flip[0], -sin * flip[1] * h / w, shift[0]], 1),

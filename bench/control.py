@@ -35,7 +35,8 @@ FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", 
 def check(config: Config) -> None:
     """UsageError for settings that the twin does not have."""
     for name in FIXED:
-        given, usual = getattr(config, name), getattr(Config(), name)
+        given = getattr(config, name)
+        usual = getattr(Config(), name)
         if given != usual:
             raise UsageError(f"--{name.replace('_', '-')}: got {given!r}, but the PyTorch twin has {usual!r} only")
     if config.loss_terms() != REPORT_TERMS:

@@ -69,7 +69,9 @@ def _three(name: str, shape: Shape, k: int, dilation: int) -> list[Case]:
 
 def _ours(direction: str, shape: Shape, k: int, window: Window) -> Callable[[], Any]:
     h, w, c, o, groups = shape
-    x, dy, f = ours(array(BATCH, h, w, c)), ours(array(BATCH, h, w, o)), ours(array(k, k, c // groups, o))
+    x = ours(array(BATCH, h, w, c))
+    dy = ours(array(BATCH, h, w, o))
+    f = ours(array(k, k, c // groups, o))
     if direction == "forward":
         return lambda: conv.conv2d_forward((x,), f, None, window, groups)
     if direction == "backward_data":
@@ -81,7 +83,8 @@ def _torch(direction: str, shape: Shape, k: int, dilation: int, mode: str) -> Ca
     import torch
 
     h, w, c, o, groups = shape
-    x, dy = torch_image(array(BATCH, h, w, c), mode), torch_image(array(BATCH, h, w, o), mode)
+    x = torch_image(array(BATCH, h, w, c), mode)
+    dy = torch_image(array(BATCH, h, w, o), mode)
     f = torch_filter(array(k, k, c // groups, o), mode)
     pad = dilation * (k - 1) // 2
     if direction == "forward":
@@ -116,7 +119,8 @@ def _jax_direction(
 
 def _transposed(shape: Shape) -> list[Case]:
     h, w, c, o, _ = shape
-    flops, traffic = 8 * BATCH * h * w * c * o, 4 * (BATCH * h * w * (c + 4 * o) + 4 * c * o)
+    flops = 8 * BATCH * h * w * c * o
+    traffic = 4 * (BATCH * h * w * (c + 4 * o) + 4 * c * o)
     out = []
     for direction in DIRECTIONS:
         jax = {
@@ -142,7 +146,9 @@ def _transposed(shape: Shape) -> list[Case]:
 def _ours_transposed(direction: str, shape: Shape) -> Callable[[], Any]:
     h, w, c, o, _ = shape
     window = Window((2, 2), (2, 2))
-    x, dy, f = ours(array(BATCH, h, w, c)), ours(array(BATCH, 2 * h, 2 * w, o)), ours(array(2, 2, c, o))
+    x = ours(array(BATCH, h, w, c))
+    dy = ours(array(BATCH, 2 * h, 2 * w, o))
+    f = ours(array(2, 2, c, o))
     if direction == "forward":
         return lambda: conv.conv_transpose2d_forward(x, f, None, (2 * h, 2 * w), window)
     if direction == "backward_data":
@@ -154,7 +160,8 @@ def _torch_transposed(direction: str, shape: Shape, mode: str) -> Callable[[], A
     import torch
 
     h, w, c, o, _ = shape
-    x, dy = torch_image(array(BATCH, h, w, c), mode), torch_image(array(BATCH, 2 * h, 2 * w, o), mode)
+    x = torch_image(array(BATCH, h, w, c), mode)
+    dy = torch_image(array(BATCH, 2 * h, 2 * w, o), mode)
     f = torch_filter(array(2, 2, o, c), mode)  # PyTorch: (c_in, c_out, R, S)
     if direction == "forward":
         return lambda: torch.conv_transpose2d(x, f, None, 2)

@@ -24,8 +24,10 @@ def cases() -> list[Case]:
 
 def _case(name: str, ours: Any, theirs: Any, size: tuple[int, int, int], gates: int, passes: int) -> Case:
     """passes: how many maps have to be read or written."""
-    shape, maps = "x".join(map(str, (BATCH, *size))), 2 if name == "blend" else 1
-    traffic, arrays = 4 * BATCH * math.prod(size) * passes, partial(_arrays, size, maps, gates)
+    shape = "x".join(map(str, (BATCH, *size)))
+    maps = 2 if name == "blend" else 1
+    traffic = 4 * BATCH * math.prod(size) * passes
+    arrays = partial(_arrays, size, maps, gates)
     return forward_backward(name, shape, ours, theirs, arrays, tuple(range(maps + 1)), bytes=traffic)
 
 

@@ -125,7 +125,9 @@ class Power:
 
 def false_alarms(name: str, settings: dict[str, Any], trials: int) -> dict[str, Any]:
     """Verdicts over correct trials, every check on; and how near error came to the bar."""
-    entry, verdicts, ratios = find(name), dict.fromkeys((PASS, KINK, INCONCLUSIVE, FAIL), 0), []
+    entry = find(name)
+    verdicts = dict.fromkeys((PASS, KINK, INCONCLUSIVE, FAIL), 0)
+    ratios = []
     with use_kernels("reference"):
         for seed in range(trials):
             report = _check(entry.make(seed, **settings), seed)

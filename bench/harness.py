@@ -115,7 +115,8 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
         for worker in made:
             try:
                 answer = worker.ask("warm")
-                once, results[worker.side] = answer["ms"], answer.get("value")
+                once = answer["ms"]
+                results[worker.side] = answer.get("value")
                 counts[worker.side] = max(1, min(1000, int(seconds * 1000 / max(once, 1e-3))))
                 alive.append(worker)
             except WorkerError as error:

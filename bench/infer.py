@@ -35,7 +35,8 @@ def _ours(batch: int) -> Callable[[], Any]:
 
     _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
 
-    net, x = UNet(width=WIDTH, seed=0).eval(), ours(array(batch, 64, 128, 1))
+    net = UNet(width=WIDTH, seed=0).eval()
+    x = ours(array(batch, 64, 128, 1))
     return partial(cpu_inference.InferenceGraph(net, x) if device() == "cpu" else partial(cpu_inference.run, net), x)
 
 
@@ -80,7 +81,8 @@ def _onnxruntime(batch: int) -> Callable[[], Any]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
         session = onnxruntime.InferenceSession(f"{folder}/net.onnx", options, providers=["CPUExecutionProvider"])
-    name, images = session.get_inputs()[0].name, x.numpy()
+    name = session.get_inputs()[0].name
+    images = x.numpy()
     return lambda: session.run(None, {name: images})
 
 

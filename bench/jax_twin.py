@@ -77,7 +77,8 @@ def bands(size: int, count: int) -> np.ndarray:
     """(count, size): row i averages from floor(i size / count) to ceil((i + 1) size / count)."""
     out = np.zeros((count, size))
     for i in range(count):
-        first, end = i * size // count, -(-(i + 1) * size // count)
+        first = i * size // count
+        end = -(-(i + 1) * size // count)
         out[i, first:end] = 1 / (end - first)
     return out
 
@@ -240,7 +241,8 @@ def combined_loss(
     terms.
     """
     first = 1 if background == "mask" else 0
-    z, w = logits[..., first:], weight[first:]
+    z = logits[..., first:]
+    w = weight[first:]
     valid = (labels >= first)[..., None].astype(z.dtype)
     t = jax.nn.one_hot(labels - first, z.shape[-1], dtype=z.dtype)  # a row of zeros for what is not valid
     logp = jax.nn.log_softmax(z)
@@ -249,7 +251,8 @@ def combined_loss(
     wy, log_py = (t * w).sum(-1), (t * logp).sum(-1)
     focal = (wy * (1 - jnp.exp(log_py)) ** gamma * -log_py).sum() / count
     pm = p * valid
-    inter, truth = (pm * t).sum((0, 1, 2)), t.sum((0, 1, 2))
+    inter = (pm * t).sum((0, 1, 2))
+    truth = t.sum((0, 1, 2))
     total = pm.sum((0, 1, 2)) + truth
     wc = w * (truth > 0)
     wc = wc / wc.sum()
@@ -296,7 +299,8 @@ class AdamW:
         norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in gradients.values()))
         scale = jnp.minimum(1, self.clip / norm)
         kept = jnp.minimum(self.average, (1 + t) / (10 + t))
-        first, second = 1 - self.beta1**t, 1 - self.beta2**t
+        first = 1 - self.beta1**t
+        second = 1 - self.beta2**t
         weights, m, v = {}, {}, {}
         for name, w in state["weights"].items():
             g = gradients[name] * scale
@@ -311,7 +315,8 @@ class AdamW:
 def parts(net: Any) -> tuple[Arrays, Arrays, AdamW]:
     """A layers.UNet's weights, its running statistics, and the optimiser with its grouping."""
     names: Sequence[tuple[str, Any]] = list(net.named_parameters())
-    trained, state = dict(names), net.state_dict()
+    trained = dict(names)
+    state = net.state_dict()
     weights = {k: jnp.asarray(a) for k, a in state.items() if k in trained}
     statistics = {k: jnp.asarray(a) for k, a in state.items() if k not in trained}
     return weights, statistics, AdamW(frozenset(k for k, p in names if not p.decay))

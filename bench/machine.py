@@ -45,7 +45,8 @@ class Machine:
 
 @program
 def _multiply_add(code: Code, x: Pointer, y: Pointer, steps: Int) -> None:
-    a, b = code.load(x), code.load(x, code.lanes)
+    a = code.load(x)
+    b = code.load(x, code.lanes)
     sums = [code.variable(float(k)) for k in range(_SUMS)]
     with code.loop(0, steps):
         for total in sums:
@@ -81,8 +82,11 @@ def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
 
 def measure() -> Machine:
     """Measure this machine with the threads that kernels use; about a second."""
-    lanes, team = target().lanes, threads()
-    small, large, other = np.ones(64, np.float32), np.ones(_FLOATS, np.float32), np.zeros(_FLOATS, np.float32)
+    lanes = target().lanes
+    team = threads()
+    small = np.ones(64, np.float32)
+    large = np.ones(_FLOATS, np.float32)
+    other = np.zeros(_FLOATS, np.float32)
     seconds = _least_seconds(lambda: parallel(_arithmetic, team, small, small, _STEPS, scratch=_SUMS * lanes))
     copied = _least_seconds(lambda: parallel(_copying, 64, large, other, _FLOATS // 64))
     return Machine(

@@ -22,13 +22,15 @@ def cases() -> list[Case]:
             # forward: 2 reads, 1 write; backward: 4 reads, 1 write; the residual: 1 and 1
             traffic = 4 * n * (3 + residual + 5 + residual)
             name = "batch_norm relu" + (" residual" if residual else "")
-            data, images = partial(_arrays, h, w, c, residual), (0, 3) if residual else (0,)
+            data = partial(_arrays, h, w, c, residual)
+            images = (0, 3) if residual else (0,)
             out.append(
                 forward_backward(name, f"{BATCH}x{h}x{w}x{c}", _ours, _theirs, data, images, bytes=traffic, jax=_jax)
             )
     h, w, c = STAGES[3]
     data = partial(_arrays, h, w, c, False)
-    text, modes = f"{BATCH}x{h}x{w}x{c}", ("eager", "compile")
+    text = f"{BATCH}x{h}x{w}x{c}"
+    modes = ("eager", "compile")
     out.append(
         forward_backward(
             "layer_norm", text, ops.layer_norm, _their_layer_norm, data, images=(), modes=modes, jax=_jax_layer_norm
@@ -51,7 +53,8 @@ def _theirs(x: Any, weight: Any, bias: Any, residual: Any = None) -> Any:
     import torch
     import torch.nn.functional as F
 
-    mean, var = torch.zeros_like(weight), torch.ones_like(weight)
+    mean = torch.zeros_like(weight)
+    var = torch.ones_like(weight)
     y = F.batch_norm(x, mean, var, weight, bias, training=True)
     return F.relu(y if residual is None else y + residual)
 

@@ -67,7 +67,8 @@ def _jax(width: int, mode: str) -> Callable[[], Any]:
     weights, statistics, adamw = parts(UNet(width=width, seed=0))
     rng = np.random.default_rng(0)
     gradients = jax.device_put({k: rng.standard_normal(w.shape).astype(np.float32) for k, w in weights.items()})
-    step, state = jax.jit(adamw.step, donate_argnums=0), adamw.start(weights, statistics)
+    step = jax.jit(adamw.step, donate_argnums=0)
+    state = adamw.start(weights, statistics)
     statistics = {k: a + 1 for k, a in statistics.items()}  # not the state's own, which are given away
 
     def run() -> None:

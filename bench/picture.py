@@ -17,7 +17,8 @@ def draw(path: Path, table: list[dict[str, Any]], machine: Machine) -> None:
 
     rows = [row for row in table if row["gflops"] and row["flops_per_byte"]]
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    low, high = 0.1, max([1000.0, *(2 * row["flops_per_byte"] for row in rows)])
+    low = 0.1
+    high = max([1000.0, *(2 * row["flops_per_byte"] for row in rows)])
     bend = machine.gflops / machine.gbytes
     axes.plot(
         [low, bend, high], [low * machine.gbytes, machine.gflops, machine.gflops], color="0.3", label="measured peaks"
@@ -29,7 +30,8 @@ def draw(path: Path, table: list[dict[str, Any]], machine: Machine) -> None:
         )
         for row in mine:
             if "ratio" in row:
-                x, theirs = row["flops_per_byte"], row["gflops"] / row["ratio"]
+                x = row["flops_per_byte"]
+                theirs = row["gflops"] / row["ratio"]
                 axes.plot([x, x], [row["gflops"], theirs], color=colour, linewidth=0.6)
                 axes.scatter([x], [theirs], color=colour, marker="x", s=22)
     axes.set(

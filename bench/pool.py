@@ -16,7 +16,8 @@ def cases() -> list[Case]:
     out = []
     for h, w, c in STAGES[:3]:
         for name, k, stride, pad in (("2x2", 2, 2, 0), ("3x3 s1", 3, 1, 1)):
-            size, out_size = BATCH * h * w * c, BATCH * h * w * c // stride**2
+            size = BATCH * h * w * c
+            out_size = BATCH * h * w * c // stride**2
             traffic = 2 * 4 * (size + out_size) + 2 * out_size
             text = f"{BATCH}x{h}x{w}x{c}"
             data = partial(_arrays, h, w, c)

@@ -58,7 +58,9 @@ def forced(owner: Any, **values: Any) -> Iterator[None]:
 
 def _conv(kernel: int, stride: int, cin: int, cout: int, groups: int, dtype: str) -> None:
     window = Window.of("conv2d", kernel, stride, kernel // 2)
-    x, w, b = maps(dtype, cin), normal(dtype, kernel, kernel, cin // groups, cout), normal(dtype, cout)
+    x = maps(dtype, cin)
+    w = normal(dtype, kernel, kernel, cin // groups, cout)
+    b = normal(dtype, cout)
     y = conv.conv2d_forward((x,), w, b, window, groups)
     conv.conv2d_backward_data(y, w, (H, W), window, groups)
     conv.conv2d_backward_filter((x,), y, window, groups)
@@ -69,7 +71,9 @@ def _tiled(cin: int, cout: int, forward: Any, filters: Any, dtype: str) -> None:
     from kernels.conv.cuda import implicit_gemm
 
     window = Window.of("conv2d", 3, 1, 1)
-    x, w, dy = normal(dtype, 1, H, W, cin), normal(dtype, 3, 3, cin, cout), normal(dtype, 1, H, W, cout)
+    x = normal(dtype, 1, H, W, cin)
+    w = normal(dtype, 3, 3, cin, cout)
+    dy = normal(dtype, 1, H, W, cout)
     with forced(implicit_gemm, choose=lambda *_: (forward or filters, 2)):
         if forward:
             conv.conv2d_forward((x,), w, None, window)
@@ -93,7 +97,8 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
     if dtype != "float32":
         return
     window = Window.of("conv2d", 3, 1, 1)
-    x, w = normal(stored, 1, H, W, cin), normal(stored, 3, 3, cin, cout)
+    x = normal(stored, 1, H, W, cin)
+    w = normal(stored, 3, 3, cin, cout)
     with use_precision(policy):
         with forced(tensor_core, BLOCKS=1):
             tensor_core.conv2d_forward((x,), w, None, window)
@@ -104,7 +109,9 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
 
 def _transposed(dtype: str) -> None:
     window = Window((2, 2), (2, 2))
-    x, w, b = maps(dtype), normal(dtype, 2, 2, C, C), normal(dtype, C)
+    x = maps(dtype)
+    w = normal(dtype, 2, 2, C, C)
+    b = normal(dtype, C)
     y = conv.conv_transpose2d_forward(x, w, b, (2 * H, 2 * W), window)
     conv.conv_transpose2d_backward_data(y, w, window)
     conv.conv_transpose2d_backward_filter(x, y, window)
@@ -119,7 +126,8 @@ def _pool(kernel: int, stride: int, pad: int, channels: int, dtype: str) -> None
 def _batch_norm(channels: int, dtype: str) -> None:
     from kernels.norm import cuda
 
-    x, dy = maps(dtype, channels), maps(dtype, channels, seed=1)
+    x = maps(dtype, channels)
+    dy = maps(dtype, channels, seed=1)
     weight, bias = normal(dtype, channels), normal(dtype, channels)
     mean, variance = norm.batch_norm_statistics(x)
     inverse = norm.batch_norm_inverse(variance, 1e-5)
@@ -134,7 +142,9 @@ def _batch_norm(channels: int, dtype: str) -> None:
 
 
 def _layer_norm(channels: int, dtype: str) -> None:
-    x, weight, bias = normal(dtype, 256, channels), normal(dtype, channels), normal(dtype, channels)
+    x = normal(dtype, 256, channels)
+    weight = normal(dtype, channels)
+    bias = normal(dtype, channels)
     norm.layer_norm_forward(x, weight, bias, 1e-5)
     norm.layer_norm_backward(x, x, weight, 1e-5)
 
@@ -151,8 +161,11 @@ def _attention(width: int, plain: bool, dtype: str) -> None:
 
 def _polarized(dtype: str) -> None:
     x = normal(dtype, N, H * W, C)
-    wq, wv, wz = normal(dtype, C), normal(dtype, C, C // 2), normal(dtype, C // 2, C)
-    half, full = normal(dtype, C // 2), normal(dtype, C)
+    wq = normal(dtype, C)
+    wv = normal(dtype, C, C // 2)
+    wz = normal(dtype, C // 2, C)
+    half = normal(dtype, C // 2)
+    full = normal(dtype, C)
     y = attention.polarized_channel_forward(x, wq, wv, half, wz, full, full, full, 1e-5)
     attention.polarized_channel_backward(y, x, wq, wv, half, wz, full, full, full, 1e-5)
     y = attention.polarized_spatial_forward(x, wv, half, wv, half)
@@ -216,7 +229,9 @@ def _gather(dtype: str) -> None:
 def _augment(dtype: str) -> None:
     from kernels.augment import cuda
 
-    ones, h, w = on_device(np.ones(N, dtype)), 4 * H, 4 * W
+    ones = on_device(np.ones(N, dtype))
+    h = 4 * H
+    w = 4 * W
     matrices = on_device(np.tile(np.array([[-1.0, 0, 63], [0, 1, 0]]), (N, 1, 1)))
     arrays = normal(dtype, N, h, w), on_device(np.zeros((N, h, w), np.uint8)), matrices, ones, 0 * ones, ones
     out, labels = augment.augment_batch(*arrays, 0)
@@ -241,7 +256,9 @@ def _metric(dtype: str) -> None:
 
 
 def _gate(channels: int, wide: int, dtype: str) -> None:
-    x, other, z = maps(dtype, wide), maps(dtype, wide, seed=1), maps(dtype, channels, seed=2)
+    x = maps(dtype, wide)
+    other = maps(dtype, wide, seed=1)
+    z = maps(dtype, channels, seed=2)
     gate.gate_forward(x, z)
     gate.gate_backward(x, x, z)
     gate.blend_forward(x, other, z)
@@ -249,7 +266,8 @@ def _gate(channels: int, wide: int, dtype: str) -> None:
 
 
 def _shape(channels: int, dtype: str) -> None:
-    x, other = maps(dtype, channels), maps(dtype, channels, seed=1)
+    x = maps(dtype, channels)
+    other = maps(dtype, channels, seed=1)
     both = shape.concat_channels([x, other])
     shape.split_channels(both, (channels, channels))
     shape.accumulate(x, other)

@@ -53,7 +53,8 @@ def _our_batches(batch: int, augmented: bool) -> Callable[[], tuple[Any, Any]]:
     if not augmented:
         images, labels = map(ours, _data(batch))
         return lambda: (images, labels)
-    augment, rng = Augmentation(affine=1.0, photometric=1.0), np.random.default_rng(0)
+    augment = Augmentation(affine=1.0, photometric=1.0)
+    rng = np.random.default_rng(0)
     tiles, masks = map(ours, _tiles(batch))
 
     def following() -> tuple[Any, Any]:
@@ -94,9 +95,11 @@ def _torch_batches(batch: int, layout: str, mode: str, augmented: bool) -> Calla
 
     if not augmented:
         images, labels = _data(batch)
-        x, y = torch_image(images, layout), torch_tensor(labels)
+        x = torch_image(images, layout)
+        y = torch_tensor(labels)
         return lambda: (x, y)
-    augment, (tiles, masks) = torch_augmentation(mode), map(torch_tensor, _tiles(batch))
+    augment = torch_augmentation(mode)
+    tiles, masks = map(torch_tensor, _tiles(batch))
 
     def following() -> tuple[Any, Any]:
         with torch.no_grad():
@@ -119,8 +122,10 @@ def torch_step(width: int, batch: int, mode: str, augmented: bool = False) -> Ca
     layout = "nchw" if mode == "nchw" else "channels_last"
     if layout == "channels_last":
         net = net.to(memory_format=torch.channels_last)
-    optimizer, average = twin.optimizer(net), twin.Average(net)
-    next_batch, weight = _torch_batches(batch, layout, mode, augmented), torch.tensor(WEIGHTS, device=device())
+    optimizer = twin.optimizer(net)
+    average = twin.Average(net)
+    next_batch = _torch_batches(batch, layout, mode, augmented)
+    weight = torch.tensor(WEIGHTS, device=device())
     forward: Any = torch.compile(net) if mode == "compile" else net
     loss_of: Any = torch.compile(twin.combined_loss) if mode == "compile" else twin.combined_loss
 
@@ -144,7 +149,8 @@ def jax_step(width: int, batch: int, mode: str) -> Callable[[], float]:
     from layers import UNet
 
     weights, statistics, adamw = jax_twin.parts(UNet(width=width, dropout=0.0, seed=0))
-    state, data = adamw.start(weights, statistics), jax.device_put((*_data(batch), np.array(WEIGHTS, np.float32)))
+    state = adamw.start(weights, statistics)
+    data = jax.device_put((*_data(batch), np.array(WEIGHTS, np.float32)))
     step = jax.jit(partial(jax_twin.training_step, adamw), donate_argnums=0)
 
     def run() -> float:

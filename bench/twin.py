@@ -140,7 +140,8 @@ class StripPyramidPooling(nn.Module):
 class AttentionAndStrips(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
-        self.attention, self.strips = PolarizedSelfAttention(c), StripPyramidPooling(c)
+        self.attention = PolarizedSelfAttention(c)
+        self.strips = StripPyramidPooling(c)
         self.fuse = ConvNorm(2 * c, c, 1)
 
     def forward(self, x: Any) -> Any:
@@ -151,7 +152,8 @@ class AttentionAndStrips(nn.Module):
 class AttentionGate(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
-        self.theta, self.phi = ConvNorm(c, c // 2, 1), ConvNorm(c, c // 2, 1, activation=False)
+        self.theta = ConvNorm(c, c // 2, 1)
+        self.phi = ConvNorm(c, c // 2, 1, activation=False)
         self.psi = nn.Conv2d(c // 2, 1, 1)
 
     def forward(self, e: Any, d: Any) -> Any:
@@ -243,7 +245,8 @@ def combined_loss(
     for all terms.
     """
     first = 1 if background == "mask" else 0
-    z, w = logits[:, first:], weight[first:]
+    z = logits[:, first:]
+    w = weight[first:]
     valid = (labels >= first).unsqueeze(1).to(z.dtype)
     index = (labels - first).clamp(min=0).unsqueeze(1)
     t = torch.zeros_like(z).scatter_(1, index, 1.0) * valid
@@ -254,7 +257,8 @@ def combined_loss(
     log_py = (t * logp).sum(1, keepdim=True)
     focal = (wy * (1 - log_py.exp()) ** gamma * -log_py).sum() / count
     pm = p * valid
-    inter, truth = (pm * t).sum((0, 2, 3)), t.sum((0, 2, 3))
+    inter = (pm * t).sum((0, 2, 3))
+    truth = t.sum((0, 2, 3))
     total = pm.sum((0, 2, 3)) + truth
     wc = w * (truth > 0)
     wc = wc / wc.sum()
@@ -275,7 +279,8 @@ class Average:
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
         self.tensors = [t for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")]
         self.average = [t.detach().clone() for t in self.tensors]
-        self.decay, self.steps = decay, 0
+        self.decay = decay
+        self.steps = 0
 
     @torch.no_grad()
     def update(self) -> None:

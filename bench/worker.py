@@ -61,7 +61,9 @@ def on_gpu() -> bool:
 
 def main() -> None:
     """Build the side, then answer `warm`, `run N` and `memory` until stdin ends."""
-    family, index, side = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    family = sys.argv[1]
+    index = int(sys.argv[2])
+    side = sys.argv[3]
     if side.startswith("torch"):
         import torch
 

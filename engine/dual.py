@@ -104,14 +104,13 @@ def confusions(
     from engine.training.metrics import confusion_per_image
 
     classes = main.form.classes
-    count, truth = len(classes), tiles.labels()
+    count = len(classes)
+    truth = tiles.labels()
     out = np.zeros((len(thresholds), len(tiles), count, count), np.int64)
     for start in range(0, len(tiles), batch):
         rows = slice(start, min(start + batch, len(tiles)))
-        p, q = (
-            main.probabilities(tiles.images[rows], batch, flips),
-            auxiliary.probabilities(tiles.images[rows], batch, flips),
-        )
+        p = main.probabilities(tiles.images[rows], batch, flips)
+        q = auxiliary.probabilities(tiles.images[rows], batch, flips)
         # what counts nowhere goes to a row of its own
         known = np.where(truth[rows] == classes.ignored, count, truth[rows].astype(np.int64))
         for k, threshold in enumerate(thresholds):
@@ -149,7 +148,8 @@ def dual(arguments: Arguments) -> dict[str, Any]:
     check_memory(arguments.memory)
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
-    main, auxiliary = load_checkpoint(arguments.main), load_checkpoint(arguments.auxiliary)
+    main = load_checkpoint(arguments.main)
+    auxiliary = load_checkpoint(arguments.auxiliary)
     form = main.form
     rare = shared_class(form.classes, auxiliary.form.classes, arguments.name)
     source = arguments.data or main.config.data

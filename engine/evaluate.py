@@ -64,7 +64,8 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint)
-    config, form = checkpoint.config, checkpoint.form
+    config = checkpoint.config
+    form = checkpoint.form
     source = arguments.data or config.data
     data = prepare(config, None if source == config.data else source, form.classes, arguments.memory)
     tiles = tiles_of_split(data, arguments.split, source)
@@ -99,7 +100,8 @@ def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dic
     """The scores of some tiles."""
     from engine.training.metrics import bootstrap, scores
 
-    classes, absent = checkpoint.form.classes, checkpoint.form.absent
+    classes = checkpoint.form.classes
+    absent = checkpoint.form.absent
     result = scores(per_image.sum(0), classes, absent)
     return {
         "miou_fg": result.miou_fg,

@@ -47,7 +47,8 @@ class Normalisation:
             tile = images[k] if sizes is None else images[k][: sizes[k, 0], : sizes[k, 1]]
             for c, part in enumerate(parts):
                 part.add(tile if images.ndim == 3 else tile[..., c])
-        low, high = min(part.low for part in parts), max(part.high for part in parts)
+        low = min(part.low for part in parts)
+        high = max(part.high for part in parts)
         high = (
             (255.0 if images.dtype == np.uint8 else max(high, 1.0))
             if images.dtype.kind != "f"
@@ -110,13 +111,17 @@ class _Moments:
     """
 
     def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-        self.low, self.high = np.inf, -np.inf
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0
+        self.low = np.inf
+        self.high = -np.inf
 
     def add(self, levels: np.ndarray) -> None:
         levels = np.ascontiguousarray(levels)
         self.low, self.high = min(self.low, float(levels.min())), max(self.high, float(levels.max()))
-        mean, squares = float(levels.mean(dtype=np.float64)), float(levels.var(dtype=np.float64)) * levels.size
+        mean = float(levels.mean(dtype=np.float64))
+        squares = float(levels.var(dtype=np.float64)) * levels.size
         count = self.count + levels.size
         self.squares += squares + (mean - self.mean) ** 2 * self.count * levels.size / count
         self.mean += (mean - self.mean) * levels.size / count
@@ -161,7 +166,8 @@ def _batches(
 ) -> Iterator[tuple[slice, Array]]:
     """(rows, their logits), batch by batch, on the network's device."""
     device = device_of(net.parameters()[0].data)
-    was_training, whole = net.training, crop == WHOLE or tuple(images.shape[1:3]) == crop
+    was_training = net.training
+    whole = crop == WHOLE or tuple(images.shape[1:3]) == crop
     net.eval()
     rng = np.random.default_rng(0)
     try:
@@ -184,7 +190,8 @@ def _by_windows(net: Module, x: Array, crop: tuple[int, int], batch: int, flips:
     """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that
     it is in.
     """
-    xp, (h, w) = array_module(x), crop
+    xp = array_module(x)
+    h, w = crop
     places = [(i, j) for i in starts(x.shape[1], h) for j in starts(x.shape[2], w)]
     total: Array = 0.0
     seen = xp.zeros((*x.shape[1:3], 1), np.float32)
@@ -206,7 +213,8 @@ def starts(length: int, window: int) -> list[int]:
 
 
 def _forward(net: Module, x: Array, flips: bool) -> Array:
-    total, xp = None, array_module(x)
+    total = None
+    xp = array_module(x)
     for axes in ((), (1,), (2,), (1, 2)) if flips else ((),):
         logits = cpu_inference.run(net, xp.ascontiguousarray(xp.flip(x, axes)) if axes else x)
         logits = xp.flip(logits, axes) if axes else logits
@@ -222,8 +230,11 @@ def _with_views(
 
     images: in [0, 1].  forward: their logits. A pixel that a view does not show is averaged over the others.
     """
-    xp, n, size = array_module(logits), len(images), images.shape[1:3]
-    total, seen = softmax_forward(logits, -1), xp.ones((*logits.shape[:-1], 1), np.float32)
+    xp = array_module(logits)
+    n = len(images)
+    size = images.shape[1:3]
+    total = softmax_forward(logits, -1)
+    seen = xp.ones((*logits.shape[:-1], 1), np.float32)
     shown = xp.ones((n, *size), np.uint8)
     for _ in range(views):
         maps = Augmentation(affine=1.0).draw_matrices(n, size, rng)
@@ -231,7 +242,8 @@ def _with_views(
         probabilities, there = moved(
             softmax_forward(forward(view), -1), shown, to_device(inverse_maps(maps), device_of(images))
         )
-        total, seen = total + probabilities * there[..., None], seen + there[..., None]
+        total = total + probabilities * there[..., None]
+        seen = seen + there[..., None]
     return xp.log(total / seen)
 
 
@@ -265,7 +277,8 @@ def evaluate_confusion(
     parts = []
     with inference():
         for rows, logits in _batches(net, images, normalisation, batch, flips, crop, views):
-            truth, classes = to_device(masks[rows], device_of(logits)), logits.shape[-1]
+            truth = to_device(masks[rows], device_of(logits))
+            classes = logits.shape[-1]
             labels = labels_of(logits, barred)
             if ignored is None:
                 parts.append(confusion_per_image(truth, labels, classes))

@@ -41,17 +41,20 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     from kernels.core.cpu.jit import dry_run
 
     form = Form() if form is None else form
-    classes, colour = form.classes, () if form.channels == 1 else (form.channels,)
+    classes = form.classes
+    colour = () if form.channels == 1 else (form.channels,)
     size = form.size if config.bottleneck == "mhsa" else (64, 128)
     net = build_network(config, form)
-    images, masks = np.zeros((config.batch, *size, *colour), np.float32), np.zeros((config.batch, *size), classes.dtype)
+    images = np.zeros((config.batch, *size, *colour), np.float32)
+    masks = np.zeros((config.batch, *size), classes.dtype)
     vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
     # dropout draws, and the run is to draw the same
     with dry_run() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
         make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
         images = images.reshape(*images.shape[:3], form.channels)
         make_loss(config, np.ones(len(classes)), classes)(net(Tensor(images)), masks).backward()
-        parts, size = [p.grad.data for p in net.parameters()], max(p.size for p in net.parameters())
+        parts = [p.grad.data for p in net.parameters()]
+        size = max(p.size for p in net.parameters())
         optimizer.gather(parts, np.zeros(size, np.float32), [0] * len(parts), [p.size for p in parts])
         optimizer.squared_norm(vector)
         adam = {
@@ -90,7 +93,8 @@ def precompile(configs: Sequence[Config], report: Report, form: Form | None = No
         return _in_memory(names, report)
     count = min(len(names), usable_cores())
     settings = json.dumps([[asdict(config), None if form is None else asdict(form)] for config in configs])
-    work, done = _Work(names), 0
+    work = _Work(names)
+    done = 0
     workers = [_Worker(settings) for _ in range(count)]
     try:
         with selectors.DefaultSelector() as selector:
@@ -193,7 +197,8 @@ def main() -> None:
     with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
         from engine.training.checkpoint import form_from_dict
 
-        lines, known = json.loads(sys.stdin.readline()), {}
+        lines = json.loads(sys.stdin.readline())
+        known = {}
         settings = [(from_dict(config), None if form is None else form_from_dict(form)) for config, form in lines]
         for line in sys.stdin:
             name = line.strip()

@@ -194,7 +194,8 @@ def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
     if arguments.config is not None:
         _take_choices(arguments.config)
     with claim(arguments) as folder:
-        state, out = None, folder.path
+        state = None
+        out = folder.path
         if arguments.resume is not None:
             state = _state(out)
             if differs := difference(arguments.settings, state.config):

@@ -39,7 +39,8 @@ class PolarizedSelfAttention(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = checked_image("PolarizedSelfAttention", x)
-        n, c = len(x), x.shape[3]
+        n = len(x)
+        c = x.shape[3]
         pixels = ops.reshape(x, (n, h * w, c))
         if self.mode == "sequential":
             y = self._spatial(self._channel(pixels))
@@ -90,7 +91,8 @@ class MultiHeadSelfAttention(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = checked_image("MultiHeadSelfAttention", x)
-        n, c = len(x), x.shape[3]
+        n = len(x)
+        c = x.shape[3]
         places = self.positions if self.positions.shape[1:3] == (h, w) else ops.resize_bilinear(self.positions, (h, w))
         qkv = self.project(self.norm(x) + places)
         # (N, H, W, 3C) -> (3, N, heads, T, d)

@@ -137,13 +137,11 @@ class ConvTranspose2d(Module):
         even = (r, s) == pair(stride, "ConvTranspose2d: stride")
         self.weight = Parameter(equal_taps(shape) if even else he_normal(shape, in_channels // groups * r * s))
         self.bias = Parameter(np.zeros(out_channels, np.float32), decay=False) if bias else None
-        self.stride, self.padding, self.output_padding, self.groups, self.dilation = (
-            stride,
-            padding,
-            output_padding,
-            groups,
-            dilation,
-        )
+        self.stride = stride
+        self.padding = padding
+        self.output_padding = output_padding
+        self.groups = groups
+        self.dilation = dilation
         self._kept = Kept()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,7 +187,8 @@ class ConvNorm(Module):
         self._folded = Kept()
 
     def forward(self, x: Tensor | Sequence[Tensor], residual: Tensor | None = None) -> Tensor:
-        conv, norm = self.conv, self.norm
+        conv = self.conv
+        norm = self.norm
         if conv.bias is not None:
             return norm(conv(x if isinstance(x, Tensor) or len(x) <= 2 else ops.concat(x)), residual)
         if (

@@ -72,17 +72,20 @@ class MixedPooling(Module):
     def __init__(self, channels: int, bins: Sequence[tuple[int, int]] = ((4, 8), (2, 4))) -> None:
         inner = max(1, channels // 4)
         self.bins = tuple(bins)
-        self.short_in, self.long_in = ConvNorm(channels, inner, 1), ConvNorm(channels, inner, 1)
+        self.short_in = ConvNorm(channels, inner, 1)
+        self.long_in = ConvNorm(channels, inner, 1)
         self.local = ConvNorm(inner, inner, 3, activation=None)
         self.squares = [ConvNorm(inner, inner, 3, activation=None) for _ in self.bins]
         self.columns = ConvNorm(inner, inner, (1, 3), activation=None)
         self.rows = ConvNorm(inner, inner, (3, 1), activation=None)
-        self.short_out, self.long_out = ConvNorm(inner, inner, 3), ConvNorm(inner, inner, 3)
+        self.short_out = ConvNorm(inner, inner, 3)
+        self.long_out = ConvNorm(inner, inner, 3)
         self.fuse = ConvNorm(2 * inner, channels, 1, zero_gain=True)
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[1:3]
-        near, far = self.short_in(x), self.long_in(x)
+        near = self.short_in(x)
+        far = self.long_in(x)
         total = self.local(near)
         for bins, square in zip(self.bins, self.squares, strict=True):
             total = total + ops.resize_bilinear(square(ops.adaptive_avg_pool2d(near, bins)), size)

@@ -89,8 +89,8 @@ MUTANTS = [
     Mutant(
         "filter gradient: strips of a chunk taken for the first",
         "conv/cpu/direct/backward_filter.py",
-        "first), strip > chunk * per_chunk",
-        "first), 0",
+        "accumulate = strip > chunk * per_chunk",
+        "accumulate = 0",
         "conv_many_chunks/filter",
     ),
     Mutant(
@@ -110,8 +110,8 @@ MUTANTS = [
     Mutant(
         "packing: panels overlap at the tail",
         "conv/cpu/filters.py",
-        "o, done = (panel * taps + i) * width, 0",
-        "o, done = (panel * taps + i) * count, 0",
+        "o = (panel * taps + i) * width",
+        "o = (panel * taps + i) * count",
         "conv_direct/forward",
     ),
     Mutant(
@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "filter gradient: the last strip is a whole one",
         "conv/cpu/direct/backward_filter.py",
-        "count, accumulate = min(layer.rows, layer.p - first)",
-        "count, accumulate = layer.rows",
+        "count = min(layer.rows, layer.p - first)",
+        "count = layer.rows",
         "conv_many_chunks/filter",
     ),
     Mutant("packing: tiles reach into each other", "core/cpu/packing.py", "GAP = 4", "GAP = 0", "conv_windows"),
@@ -526,8 +526,8 @@ MUTANTS = [
     Mutant(
         "flash: largest score of a block only",
         "attention/cpu/flash.py",
-        "code.variable(before), code",
-        "code.variable(-1e30), code",
+        "top = code.variable(before)",
+        "top = code.variable(-1e30)",
         _DOT,
     ),
     Mutant(
@@ -611,8 +611,8 @@ MUTANTS = [
     Mutant(
         "dropout: neighbouring blocks change places",
         "pointwise/cpu/dropout.py",
-        "self.builder.trunc(numbers, self.words),",
-        "self.builder.xor(self.builder.trunc(numbers, self.words), self.constant(self.words, 1)),",
+        "c0 = self.builder.trunc(numbers, self.words)",
+        "c0 = self.builder.xor(self.builder.trunc(numbers, self.words), self.constant(self.words, 1))",
         "activations",
     ),
     Mutant(

@@ -91,7 +91,8 @@ def gradcheck(
                     break
             report.trials.append(trial)
             if not report.kinks:
-                report.kinks, report.kink_distance = kinks.where(), kinks.distance
+                report.kinks = kinks.where()
+                report.kink_distance = kinks.distance
             if k == 0 and invariants:
                 _invariants(report, probe, count, trial)
             if trial.verdict == FAIL and trial.smooth and locate_errors and report.location is None:
@@ -195,7 +196,8 @@ def _difference(probe: Probe, kinks: KinkTest | None) -> Callable[[float], tuple
     noise = probe.noise()
 
     def difference(h: float) -> tuple[float, float]:
-        plus, minus = probe.differences(h), probe.differences(-h)
+        plus = probe.differences(h)
+        minus = probe.differences(-h)
         if kinks is not None:
             kinks.add(h, plus, minus)
         return (probe.against_v(plus) - probe.against_v(minus)) / (2 * h), noise / h
@@ -205,13 +207,16 @@ def _difference(probe: Probe, kinks: KinkTest | None) -> Callable[[float], tuple
 
 def _judge(probe: Probe, table: Tableau, first_step: float) -> Trial:
     """PASS or FAIL. A FAIL is believed only when a second tableau, with other steps, does not contradict the first."""
-    scale, analytic = probe.scale(), probe.analytic()
-    numeric, estimate = table.value, table.error
+    scale = probe.scale()
+    analytic = probe.analytic()
+    numeric = table.value
+    estimate = table.error
     if abs(analytic - numeric) > SAFETY * estimate + probe.rounding():
         second = ridders(_difference(probe, None), first_step * SECOND_LADDER)
         estimate = max(estimate, second.error, abs(second.value - numeric))
         numeric = second.value if second.error < table.error else numeric
-    error, bar = abs(analytic - numeric) / scale, (SAFETY * estimate + probe.rounding()) / scale
+    error = abs(analytic - numeric) / scale
+    bar = (SAFETY * estimate + probe.rounding()) / scale
     return Trial(PASS if error <= bar else FAIL, analytic, numeric, error, bar, table)
 
 
@@ -222,7 +227,8 @@ def _judge_kink(probe: Probe, kinks: KinkTest, trial: Trial, first_step: float, 
     A FAIL among the smooth outputs leaves the probe with their cotangent, so that the wrong entries can be searched
     for.
     """
-    hit, all_v = kinks.at_point, probe.v
+    hit = kinks.at_point
+    all_v = probe.v
     outputs = sum(int(h.sum()) for h in hit)
     try:
         probe.v = [np.where(h, 0.0, v) for h, v in zip(hit, all_v, strict=True)]
@@ -243,7 +249,8 @@ def _judge_kink(probe: Probe, kinks: KinkTest, trial: Trial, first_step: float, 
 
 
 def _at_kink(probe: Probe, trial: Trial, outputs: int, side: tuple[str, int] | None) -> Trial:
-    scale, analytic = probe.scale(), probe.analytic()
+    scale = probe.scale()
+    analytic = probe.analytic()
     if side is not None and side[0] != "any":
         convention = CONVENTIONS[side[0]]
         numeric, estimate = displaced_derivative(probe, convention, side[1])
@@ -252,7 +259,8 @@ def _at_kink(probe: Probe, trial: Trial, outputs: int, side: tuple[str, int] | N
         low, high, estimate = one_sided_interval(probe)
         numeric = min(max(analytic, low), high)
         text = f"{CONVENTIONS['any'].text}, {low:.6g} to {high:.6g}"
-    error, bar = abs(analytic - numeric) / scale, (SAFETY * estimate + probe.rounding()) / scale
+    error = abs(analytic - numeric) / scale
+    bar = (SAFETY * estimate + probe.rounding()) / scale
     holds = error <= bar
     notes = [
         f"{outputs} outputs have a kink at this point; {'as documented' if holds else 'AGAINST the convention'}: {text}"
@@ -294,12 +302,10 @@ def _conclude(report: GradReport) -> None:
     """
     if report.trials:
         worst = max(report.trials, key=lambda t: (WORSE.index(t.verdict), t.ratio))
-        report.analytic, report.numeric, report.error, report.bar = (
-            worst.analytic,
-            worst.numeric,
-            worst.error,
-            worst.bar,
-        )
+        report.analytic = worst.analytic
+        report.numeric = worst.numeric
+        report.error = worst.error
+        report.bar = worst.bar
         if report.verdict != FAIL:
             report.verdict = worst.verdict
         report.notes += worst.notes

@@ -52,7 +52,8 @@ def step_curve(
     def difference(h: float) -> tuple[float, float]:
         return (probe.phi(h) - probe.phi(-h)) / (2 * h), probe.noise() / h
 
-    table, scale = ridders(difference), probe.scale()
+    table = ridders(difference)
+    scale = probe.scale()
     steps = np.geomspace(first, last, count)
     error = np.array([abs(difference(float(h))[0] - table.value) for h in steps]) / scale
     return StepCurve(

@@ -157,7 +157,8 @@ def exact_steps(probe: Probe, count: int) -> Iterator[Fact]:
     """
     for k in range(count):
         u: list[np.ndarray | None] = [probe.u[j] if j == k else None for j in range(len(probe.leaves))]
-        plus, minus = probe.differences(1.0, u), probe.differences(-1.0, u)
+        plus = probe.differences(1.0, u)
+        minus = probe.differences(-1.0, u)
         sizes = zip(probe.v, plus, probe.outputs, strict=True)
         noise = ROUNDING * float(sum(float((np.abs(v) * (np.abs(d) + np.abs(out))).sum()) for v, d, out in sizes))
         with np.errstate(all="ignore"):

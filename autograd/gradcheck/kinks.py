@@ -59,7 +59,8 @@ class KinkTest:
 
     def _visible(self, k: int, h: float, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
         """Is the second difference of output k above a small part of the slope, and above round-off?"""
-        s, slope = np.abs(plus + minus) / h, (np.abs(plus) + np.abs(minus)) / h
+        s = np.abs(plus + minus) / h
+        slope = (np.abs(plus) + np.abs(minus)) / h
         return (s > JUMP * slope) & (s > 256 * EPS * self.size[k] / h)
 
     def confirm(self) -> bool:
@@ -68,7 +69,8 @@ class KinkTest:
         """
         if not any(hit.any() for hit in self.at_point):
             return False
-        plus, minus = self.probe.differences(CONFIRM), self.probe.differences(-CONFIRM)
+        plus = self.probe.differences(CONFIRM)
+        minus = self.probe.differences(-CONFIRM)
         for k in range(len(self.stays)):
             constant = np.abs(plus[k] + minus[k]) / CONFIRM < 2 * self._before[k] + 256 * EPS * self.size[k] / CONFIRM
             self.stays[k] = np.where(self._visible(k, CONFIRM, plus[k], minus[k]) & constant, self.stays[k], 0)

@@ -127,7 +127,8 @@ def _error(probe: Probe, ends: np.ndarray, low: int, high: int) -> float:
     part: list[np.ndarray | None] = []
     for end, u in zip(ends, probe.u, strict=True):
         first = int(end) - u.size
-        a, b = max(low - first, 0), min(high - first, u.size)
+        a = max(low - first, 0)
+        b = min(high - first, u.size)
         if a >= b:
             part.append(None)
             continue
@@ -216,7 +217,8 @@ def describe(entries: list[WrongEntry], shapes: dict[str, tuple[int, ...]]) -> l
 
 def rearranged(m: EntryMap, floor: float) -> list[str]:
     """Is the analytic gradient the numeric one with an axis flipped, two axes swapped, or shifted by one?"""
-    a, n = m.analytic, m.numeric
+    a = m.analytic
+    n = m.numeric
     if not (np.abs(a - n) > floor).any():
         return []
     lines = []

@@ -38,7 +38,10 @@ class Probe:
         names: list[str],
         rng: np.random.Generator,
     ) -> None:
-        self.fn, self.inputs, self.leaves, self.names = fn, tuple(inputs), leaves, names
+        self.fn = fn
+        self.inputs = tuple(inputs)
+        self.leaves = leaves
+        self.names = names
         self.points = [leaf.data for leaf in leaves]
         self.evaluations = 0
         self.cotangent_kept = True  # until a backward pass writes to its cotangent

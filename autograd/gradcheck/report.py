@@ -101,7 +101,8 @@ class GradReport:
                 {"input": e.leaf, "index": list(e.index), "analytic": e.analytic, "numeric": e.numeric}
                 for e in self.location.entries[:20]
             ]
-            row["wrong"], row["pattern"] = wrong, self.location.pattern
+            row["wrong"] = wrong
+            row["pattern"] = self.location.pattern
         return {k: (None if isinstance(v, float) and not np.isfinite(v) else v) for k, v in row.items()}
 
     def table(self) -> str:

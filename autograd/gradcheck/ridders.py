@@ -53,6 +53,8 @@ def ridders(
             row.append(row[j - 1] + (row[j - 1] - previous[j - 1]) / (SHRINK ** (-2 * j) - 1))
             error = max(abs(row[j] - row[j - 1]), abs(row[j] - previous[j - 1])) + noise
             if error < table.error:
-                table.value, table.error, table.chosen = row[j], error, h
+                table.value = row[j]
+                table.error = error
+                table.chosen = h
         previous = row
     return table

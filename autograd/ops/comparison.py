@@ -32,7 +32,8 @@ def _widened(x: Any, y: Any) -> Any:
     """
     if type(y) is not int or not isinstance(x, Tensor) or x.dtype.kind not in "iu":
         return x
-    info, widest = np.iinfo(x.dtype), np.iinfo(np.int64)
+    info = np.iinfo(x.dtype)
+    widest = np.iinfo(np.int64)
     if info.min <= y <= info.max:
         return x
     return cast(x, np.int64 if widest.min <= y <= widest.max and info.max <= widest.max else np.float64)

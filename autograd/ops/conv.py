@@ -41,7 +41,8 @@ class Conv2d(Function):
             db = kernels.backward_bias(dy)
         if not any(self.needs[2:]):
             return dw, db, *(None for _ in maps)
-        parts, size = tuple(m.shape[3] for m in maps), maps[0].shape[1:3]
+        parts = tuple(m.shape[3] for m in maps)
+        size = maps[0].shape[1:3]
         dxs = kernels.conv2d_backward_data(
             dy, w, size, self.window, self.groups, parts, self.accumulators[2:] or (None,) * len(maps)
         )

@@ -24,7 +24,8 @@ class Einsum(Function):
 
     def __init__(self, terms: Sequence[str], out: str) -> None:
         super().__init__()
-        self.terms, self.out = tuple(terms), out
+        self.terms = tuple(terms)
+        self.out = out
 
     def forward(self, *operands: Array) -> Array:
         self.sizes = _sizes(self.terms, operands)
@@ -102,7 +103,8 @@ def einsum(equation: str | Tensor, *operands: Any) -> Tensor:
 
 def _written(*given: Any) -> tuple[str, tuple[Tensor, ...]]:
     """The equation of operands that are followed by lists of indices, and the operands."""
-    operands, lists = given[: len(given) // 2 * 2 : 2], given[1::2]
+    operands = given[: len(given) // 2 * 2 : 2]
+    lists = given[1::2]
     if not lists or any(isinstance(x, (str, int, list, tuple)) for x in operands):
         raise TypeError(
             "einsum: expected an equation and its operands, or operands each of which is followed by a list of its "
@@ -137,7 +139,8 @@ def _parsed(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str]
     if len(terms) != len(shapes):
         raise ValueError(f"einsum: {equation!r} names {len(terms)} operands, got {len(shapes)}")
     free = [name for name in ascii_letters if name not in equation]
-    most, whole = 0, []
+    most = 0
+    whole = []
     for k, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
         named = len(term.replace("...", ""))
         if len(shape) < named or (len(shape) > named and "..." not in term):

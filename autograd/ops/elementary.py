@@ -98,21 +98,26 @@ class ClipBetween(Function):
         return arrays[1] if self.given[0] else None, arrays[-1] if self.given[1] else None
 
     def _value(self, *arrays: Array) -> Array:
-        xp, y, (low, high) = array_module(*arrays), arrays[0], self._bounds(arrays)
+        xp = array_module(*arrays)
+        y = arrays[0]
+        low, high = self._bounds(arrays)
         y = y if low is None else xp.maximum(y, low)
         return y if high is None else xp.minimum(y, high)
 
     def _of_x(self, dy: Array, *arrays: Array) -> Array:
-        x, (low, high) = arrays[0], self._bounds(arrays)
+        x = arrays[0]
+        low, high = self._bounds(arrays)
         inside = True if low is None else x >= low
         return self._where(inside if high is None else inside & (x <= high), dy)
 
     def _of_low(self, dy: Array, *arrays: Array) -> Array:
-        x, (low, high) = arrays[0], self._bounds(arrays)
+        x = arrays[0]
+        low, high = self._bounds(arrays)
         return self._where(x < low if high is None else (x < low) & (low < high), dy)
 
     def _of_high(self, dy: Array, *arrays: Array) -> Array:
-        x, (low, high) = arrays[0], self._bounds(arrays)
+        x = arrays[0]
+        low, high = self._bounds(arrays)
         return self._where(x > high if low is None else (x > high) | (low > high), dy)
 
     def _where(self, reached: Array, dy: Array) -> Array:

@@ -43,7 +43,9 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
 def _grouped(name: str, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"{name}: x has shape {x.shape}, expected (N, ..., C)")
-    n, c, pixels = x.shape[0], x.shape[-1], math.prod(x.shape[1:-1])
+    n = x.shape[0]
+    c = x.shape[-1]
+    pixels = math.prod(x.shape[1:-1])
     if groups < 1 or c % groups:
         raise ValueError(f"{name}: num_groups is {groups}, expected a divisor of the {c} channels of x {x.shape}")
     _check_vectors(name, x, weight, bias)
@@ -87,7 +89,8 @@ class RMSNorm(Function):
         return y * w[0] if w else y
 
     def _of_input(self, dy: Array, x: Array, *w: Array) -> Array:
-        g, r = dy * w[0] if w else dy, self._rate(x)
+        g = dy * w[0] if w else dy
+        r = self._rate(x)
         return r * (g - x * (r * r * (g * x).mean(-1, keepdims=True)))
 
     def _of_weight(self, dy: Array, x: Array) -> Array:

@@ -142,7 +142,8 @@ def take(x: Tensor, index: Any, axis: int | None = None) -> Tensor:
     both gradients.
     """
     if axis is None:
-        x, axis = reshape(x, (-1,)), 0
+        x = reshape(x, (-1,))
+        axis = 0
     return Take(along("take", axis, x.ndim))(x, integers("take", index, x))
 
 
@@ -176,7 +177,8 @@ def scatter_add(x: Tensor, axis: int, index: Any, src: Tensor) -> Tensor:
 
 def _indexed(name: str, x: Tensor, axis: int, index: Any) -> tuple[Any, int]:
     """The checked index of gather or scatter_add, and the axis counted from the front."""
-    numbers, axis = integers(name, index, x), along(name, axis, x.ndim)
+    numbers = integers(name, index, x)
+    axis = along(name, axis, x.ndim)
     if numbers.ndim != x.ndim or any(
         i > n for a, (i, n) in enumerate(zip(numbers.shape, x.shape, strict=True)) if a != axis
     ):

@@ -22,7 +22,8 @@ class BatchNorm(Function):
 
     def __init__(self, mean: Array, variance: Array, eps: float, training: bool, activation: str | None) -> None:
         super().__init__()
-        self.mean, self.inverse = mean, kernels.batch_norm_inverse(variance, eps)
+        self.mean = mean
+        self.inverse = kernels.batch_norm_inverse(variance, eps)
         self.training, self.activation = training, activation
 
     def forward(self, x: Array, weight: Array, bias: Array, residual: Array | None) -> Array:
@@ -84,7 +85,8 @@ def batch_norm(
         running_var.will_change()
         kernels.batch_norm_running(running_mean.data, running_var.data, mean, variance, x.size // x.shape[-1], momentum)
     else:
-        mean, variance = evaluate(_widened, running_mean.data), evaluate(_widened, running_var.data)
+        mean = evaluate(_widened, running_mean.data)
+        variance = evaluate(_widened, running_var.data)
     return BatchNorm(mean, variance, eps, training, activation)(x, weight, bias, residual)
 
 

@@ -158,7 +158,8 @@ class Std(Var):
         return array_module(x).sqrt(self._variance(x)).astype(x.dtype)
 
     def _root_gradient(self, dy: Array, x: Array, y: Array) -> Array:
-        xp, wide = array_module(x), y.astype("float64")
+        xp = array_module(x)
+        wide = y.astype("float64")
         # 0 whatever dy, as in PyTorch
         return self._gradient(xp.where(y == 0, 0, dy / (2 * xp.where(y == 0, 1, wide))), x)
 
@@ -180,7 +181,8 @@ class Prod(_Reduction):
     def _gradient(self, dy: Array, x: Array) -> Array:
         if not x.size:
             return x.copy()
-        xp, axes = array_module(x), self._axes(x.ndim)
+        xp = array_module(x)
+        axes = self._axes(x.ndim)
         last = tuple(range(x.ndim - len(axes), x.ndim))
         moved = xp.moveaxis(x, axes, last)
         rows = moved.reshape(-1, math.prod(moved.shape[x.ndim - len(axes) :]))  # (kept values, multiplied values)

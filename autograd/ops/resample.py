@@ -30,7 +30,8 @@ class Resample2d(Function):
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         n, _, w, c = inputs[0].shape
-        nonzero_a, nonzero_b = np.count_nonzero(self.a), np.count_nonzero(self.b)
+        nonzero_a = np.count_nonzero(self.a)
+        nonzero_b = np.count_nonzero(self.b)
         return 2 * n * c * (nonzero_a * w + nonzero_b * self.a.shape[0])
 
 

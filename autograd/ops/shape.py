@@ -139,7 +139,8 @@ class Concat(Function):
         if self.axis % dy.ndim == dy.ndim - 1:
             parts = kernels.split_channels(dy, self.sizes)
             return tuple(part if need else None for part, need in zip(parts, self.needs, strict=True))
-        grads, start = [], 0
+        grads = []
+        start = 0
         lead = (slice(None),) * (self.axis % dy.ndim)
         for size, need in zip(self.sizes, self.needs, strict=True):
             grads.append(dy[(*lead, slice(start, start + size))] if need else None)
@@ -168,7 +169,8 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """x with the axes start_dim .. end_dim as one, as torch.flatten; a single number becomes a vector of one."""
-    start, end = along("flatten", start_dim, x.ndim), along("flatten", end_dim, x.ndim)
+    start = along("flatten", start_dim, x.ndim)
+    end = along("flatten", end_dim, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim} for x {x.shape}")
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
@@ -194,7 +196,8 @@ def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
 def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
     """x with two axes in each other's place."""
     axes = list(range(x.ndim))
-    one, other = along("swapaxes", axis0, x.ndim), along("swapaxes", axis1, x.ndim)
+    one = along("swapaxes", axis0, x.ndim)
+    other = along("swapaxes", axis1, x.ndim)
     if axes:
         axes[one], axes[other] = axes[other], axes[one]
     return transpose(x, tuple(axes))

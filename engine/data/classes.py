@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -248,12 +249,15 @@ def _made(
         unknown = sorted(entry.keys() - {"name", "value", "colour"}, key=str)
         if unknown:
             raise ConfigError(f"classes: unknown key {quoted(unknown[0])} of a class, expected name, value and colour")
-    single, own = len(entries) == 1, [entry.get("colour") for entry in entries]
-    coloured, numbered = [c for c in own if c is not None], [e for e in entries if "value" in e]
+    single = len(entries) == 1
+    own = [entry.get("colour") for entry in entries]
+    coloured = [c for c in own if c is not None]
+    numbered = [e for e in entries if "value" in e]
     for what, some in (("colour", coloured), ("value", numbered)):
         if some and len(some) < len(entries):
             raise ConfigError(f"classes: {len(some)} of {len(entries)} classes have a {what}, expected all or none")
-    plain, start = ignore is None and not numbered, 1 if single else 0
+    plain = ignore is None and not numbered
+    start = 1 if single else 0
     lists = [entry["value"] if isinstance(entry["value"], list) else [entry["value"]] for entry in numbered]
     if not all(lists):
         raise ConfigError("classes: got an empty list for a value, expected whole numbers")
@@ -268,7 +272,9 @@ def _made(
     colours = coloured or list(_palette(len(entries) + single))[single:]
     if single:
         black = "#000000" if coloured != ["#000000"] else "#ffffff"
-        names, colours, values = ["background", *names], [black, *colours], [0, *values]
+        names = ["background", *names]
+        colours = [black, *colours]
+        values = [0, *values]
     colours = [c.lower() if isinstance(c, str) else c for c in colours]
     ignored = tuple(c.lower() for c in ignore_colours)
     return Classes(

@@ -49,7 +49,8 @@ def decode(task: Task, classes: Classes) -> Decoded:
         return pixels, None
     labels = read_labels(task.mask, classes)
     if labels.shape != task.size:
-        (y, x), (h, w) = labels.shape, task.size
+        y, x = labels.shape
+        h, w = task.size
         raise DataError(f"{task.mask}: got {y} x {x} pixels, expected {h} x {w} like {task.image}")
     return pixels, labels.astype(classes.dtype)
 

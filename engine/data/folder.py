@@ -113,14 +113,17 @@ class _Part:
     """The decoded pairs of one part, in arrays or in a file."""
 
     def __init__(self, pairs: Pairs, channels: int, classes: Classes, file: TileFile | None) -> None:
-        self.names, self.folders = [pair.name for pair, _ in pairs], [pair.folder for pair, _ in pairs]
+        self.names = [pair.name for pair, _ in pairs]
+        self.folders = [pair.folder for pair, _ in pairs]
         self.sizes = np.array([header.size for _, header in pairs], np.int64)
-        self.size, self.ignored = _padded_size(pairs), classes.ignored
+        self.size = _padded_size(pairs)
+        self.ignored = classes.ignored
         self.is_whole = bool((self.sizes == self.size).all())
         self.is_grey, self.zeros_only = True, True  # colours that are all grey; labels that are all 0 or ignored
         labelled = any(pair.mask is not None for pair, _ in pairs)
         self.counts = np.zeros((len(pairs), len(classes)), np.int64) if labelled else None
-        dtype, label = pairs[0][1].dtype, np.dtype(classes.dtype)
+        dtype = pairs[0][1].dtype
+        label = np.dtype(classes.dtype)
         self.images: Any
         self.masks: Any = None
         if file is None:
@@ -184,7 +187,8 @@ class _Part:
     def tiles(self, root: Path, classes: Classes) -> Tiles:
         """All of it."""
         folders = np.array(self.folders, np.str_)
-        groups, own = _groups(root / "groups.csv", self.names), bool((folders != "").any())
+        groups = _groups(root / "groups.csv", self.names)
+        own = bool((folders != "").any())
         sizes = None if self.is_whole else self.sizes
         return Tiles(self.images, self.masks, groups, sizes, folders if own else None, classes, self.counts)
 

@@ -144,7 +144,8 @@ def read_stored(path: Path) -> np.ndarray:
             raise DataError(f"{path}: got a mask of mode {image.mode}, expected grey levels, a palette or RGB")
         if image.format == "JPEG":
             raise DataError(f"{path}: got a mask that is a JPEG, which changes labels; expected a PNG or TIFF")
-        mode, is_png = image.mode, image.format == "PNG"
+        mode = image.mode
+        is_png = image.format == "PNG"
         pixels = np.asarray(image.convert(mode[:-1]) if mode in ("LA", "RGBA") else image)
     if mode == "1":
         return pixels.astype(np.uint8)

@@ -44,7 +44,8 @@ def load(
                     f"{name}: got {value if isinstance(value, str) else 'other classes'}, but 'synthetic' has its own"
                 )
         return synthetic(count, test=max(1, count // 10), seed=seed)
-    path, expected = Path(source), "expected 'synthetic', an .npz file or a folder of images and masks"
+    path = Path(source)
+    expected = "expected 'synthetic', an .npz file or a folder of images and masks"
     with reading(DataError, f"{source}: cannot be read"):
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)

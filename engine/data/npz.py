@@ -83,7 +83,8 @@ class Member:
         """(rows, values), a few rows of the first axis at a time; all of them where the file has another order in
         memory.
         """
-        count, values = self.shape[0], math.prod(self.shape[1:])
+        count = self.shape[0]
+        values = math.prod(self.shape[1:])
         step = max(1, count if self.fortran else min(256, _PART // max(values, 1)))
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
@@ -149,10 +150,8 @@ def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
         )
     shape = (pairs.shape[0], *pairs.shape[2:])
     _check_size(shape, archive, where)
-    images, masks = (
-        GreyLevels(shape, pairs.dtype, f"{where} images"),
-        Labels(shape, pairs.dtype, f"{where} masks", classes),
-    )
+    images = GreyLevels(shape, pairs.dtype, f"{where} images")
+    masks = Labels(shape, pairs.dtype, f"{where} masks", classes)
     with reading(DataError, f"{where}: cannot be read, is the file whole?"):
         for rows, part in pairs.parts():
             images.put(rows, part[:, 0])
@@ -184,7 +183,8 @@ def _converted(
     expected: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """uint8 (M, H, W); labels of 256 classes are uint16."""
-    member, where = archive.member(key, "(M, H, W)", 3), f"{archive.path}: {key}"
+    member = archive.member(key, "(M, H, W)", 3)
+    where = f"{archive.path}: {key}"
     if expected is not None and member.shape != expected:
         raise DataError(f"{where}: got shape {quoted(member.shape)}, expected {expected} like test_set")
     _check_size(member.shape, archive, where)
@@ -209,7 +209,8 @@ def _check_size(shape: tuple[int, ...], archive: Archive, where: str) -> None:
 def _groups(archive: Archive, key: str, count: int) -> np.ndarray | None:
     if key not in archive.files:
         return None
-    where, member = f"{archive.path}: {key}", archive.member(key, "(N,)", 1)
+    where = f"{archive.path}: {key}"
+    member = archive.member(key, "(N,)", 1)
     if member.dtype.kind != "U":
         raise DataError(f"{where}: got dtype {member.dtype}, expected strings")
     if member.shape[0] != count:

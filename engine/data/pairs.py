@@ -85,7 +85,8 @@ def _one(path: Path, part: str) -> list[Pair]:
         if name.endswith(_MASK):
             masks[name.removesuffix(_MASK)] = _only(files)
         elif len(files) == 2 and len(lossy) == 1:
-            images[name], masks[name] = lossy[0], next(file for file in files if file != lossy[0])
+            images[name] = lossy[0]
+            masks[name] = next(file for file in files if file != lossy[0])
         else:
             images[name] = _only(files)
     return _paired(path, images, masks, part)

@@ -44,15 +44,18 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
         raise DataError(f"--data {place}: its tiles have no masks")
     tiles, reasons = cleaned_by(config.clean, data.train, data.original, data.classes)
     notes = [*data.notes, *reasons]
-    train, val = tiles, data.val
+    train = tiles
+    val = data.val
     if val is None:
         if config.folds:
             parts = folds(tiles, config.folds, by=config.split, classes=data.classes)[config.fold]
         else:
             parts = split(tiles, config.val_fraction, config.seed, config.split, data.classes)
-        train, val = tiles[parts.train], tiles[parts.val]
+        train = tiles[parts.train]
+        val = tiles[parts.val]
         notes.append(parts.note)
-    classes, absent = data.classes, _absent(train, data.classes, notes)
+    classes = data.classes
+    absent = _absent(train, data.classes, notes)
     check_scored(val, data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
     test = None if data.test is None else at_least(data.test, config.crop)
     train, val = (at_least(part, config.crop) for part in (train, val))
@@ -113,7 +116,8 @@ def at_least(tiles: Tiles, size: tuple[int, int]) -> Tiles:
     below, right = max(0, size[0] - h), max(0, size[1] - w)
     if not below and not right:
         return tiles
-    size, ignored = (h + below, w + right), tiles.classes.ignored
+    size = (h + below, w + right)
+    ignored = tiles.classes.ignored
     images = padded(tiles.images, size, None)
     masks = None if tiles.masks is None else padded(tiles.masks, size, ignored)
     sizes = np.tile(np.array([[h, w]], np.int64), (len(tiles), 1)) if tiles.sizes is None else tiles.sizes

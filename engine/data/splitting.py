@@ -65,7 +65,8 @@ def sharing(tiles: Tiles, others: Tiles) -> np.ndarray:
 def _split(tiles: Tiles, validation: np.ndarray, by: str, classes: Classes) -> Split:
     present = tiles.counts > 0
     rarest = min(reversed(classes.scored), key=lambda label: int(present[:, label].sum()))
-    train, val = np.flatnonzero(~validation), np.flatnonzero(validation)
+    train = np.flatnonzero(~validation)
+    val = np.flatnonzero(validation)
     caution = "" if by != "tile" else "; source images are unknown, tiles of one image may be in both parts"
     if by == "tile" and tiles.sources_known:
         shared = int(sharing(tiles[val], tiles[train]).sum())

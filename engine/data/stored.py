@@ -52,7 +52,8 @@ class TileFile:
 
     def append(self, array: np.ndarray) -> int:
         """Write an array; returns where it begins."""
-        start, content = self.end, memoryview(np.ascontiguousarray(array)).cast("B")
+        start = self.end
+        content = memoryview(np.ascontiguousarray(array)).cast("B")
         try:
             while content:
                 content = content[self.file.write(content) :]
@@ -72,7 +73,8 @@ class TileFile:
             count = os.preadv(self.file.fileno(), [content], start)
             if not count:
                 raise DataError(f"{place()}: the temporary file of decoded tiles ends early")
-            content, start = content[count:], start + count
+            content = content[count:]
+            start = start + count
 
     def ahead(self, start: int, size: int) -> None:
         """Let the system fetch what will be read soon."""
@@ -218,7 +220,9 @@ class _Joined:
     """Stored tiles one behind the other, read by slices only."""
 
     def __init__(self, parts: list[Stored]) -> None:
-        self.parts, self.dtype, self.ndim = parts, parts[0].dtype, parts[0].ndim
+        self.parts = parts
+        self.dtype = parts[0].dtype
+        self.ndim = parts[0].ndim
         self.shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
 
     def __len__(self) -> int:

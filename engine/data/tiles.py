@@ -207,12 +207,14 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
     new one. Raises DataError for a name without .npz, a dtype other than uint8, float32 and float64, and training tiles
     without masks.
     """
-    path, dtype = Path(path), np.dtype(dtype)
+    path = Path(path)
+    dtype = np.dtype(dtype)
     if path.suffix.lower() != ".npz":
         raise DataError(f"{path}: got a file named *{path.suffix}, expected *.npz")
     if dtype not in (np.uint8, np.float32, np.float64):
         raise DataError(f"save_npz: got dtype {dtype}, expected uint8, float32 or float64")
-    train, test = dataset.train, dataset.test
+    train = dataset.train
+    test = dataset.test
     arrays: dict[str, Any] = {
         "training_set": np.stack([train.images, train.labels()], axis=1).astype(dtype),
         "train_group": train.groups,
@@ -246,7 +248,8 @@ class _Converted:
 class GreyLevels(_Converted):
     """Grey levels, rounded to the nearest. `put` raises DataError for NaN, inf or levels outside 0..255."""
 
-    largest, fractional = 0.0, False
+    largest = 0.0
+    fractional = False
 
     def put(self, rows: slice, part: np.ndarray) -> None:
         """The tiles `rows` from their values."""
@@ -305,7 +308,8 @@ def finished(name: str, train: Tiles, test: Tiles | None, classes: Classes) -> D
     """The data set with its sizes checked and described."""
     parts = [("train", train)] if test is None else [("train", train), ("test", test)]
     for part, tiles in parts:
-        (h, w), divisor = tiles.size, 2**_POOLINGS
+        h, w = tiles.size
+        divisor = 2**_POOLINGS
         if not len(tiles):
             raise DataError(f"{name}: got no {part} tile, expected at least one")
         if h % divisor or w % divisor or not h * w:

@@ -40,7 +40,8 @@ def class_weights(
     """
     if masks.ndim != 3:
         raise DataError(f"class_weights: got masks of shape {masks.shape}, expected (N, H, W)")
-    counts, area = pixel_counts(masks, classes) if counts is None else counts, masks.shape[1] * masks.shape[2]
+    counts = pixel_counts(masks, classes) if counts is None else counts
+    area = masks.shape[1] * masks.shape[2]
     return weights_from_counts(
         counts.sum(axis=0), np.count_nonzero(counts, axis=0), area, scheme, background, cap, classes.names
     )

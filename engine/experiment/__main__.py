@@ -117,7 +117,8 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
     """
     missing = [one for one in runs if not one.finished]
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
+    done = 0
     failed: list[RunError] = []
     with Trainings(missing, arguments.jobs, threads, lambda line: print(line, flush=True)) as trainings:
         for one, error in trainings:

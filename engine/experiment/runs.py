@@ -99,7 +99,8 @@ def conflict(run: Run) -> str | None:
     path = run.folder / SETTINGS
     if not path.is_file():
         return None
-    there, wanted = asdict(read_toml(path)), asdict(run.config)
+    there = asdict(read_toml(path))
+    wanted = asdict(run.config)
     different = [name for name in wanted if there[name] != wanted[name]]
     if not different:
         return None
@@ -152,8 +153,12 @@ class Trainings:
     """
 
     def __init__(self, runs: list[Run], jobs: int, threads: int, say: Callable[[str], None]) -> None:
-        self.runs, self.threads, self.say, self.several = runs, threads, say, jobs > 1
-        self.pool, self.processes = ThreadPoolExecutor(jobs), set[subprocess.Popen]()
+        self.runs = runs
+        self.threads = threads
+        self.say = say
+        self.several = jobs > 1
+        self.pool = ThreadPoolExecutor(jobs)
+        self.processes = set[subprocess.Popen]()
         self.handler: Any = None
 
     def __enter__(self) -> Trainings:

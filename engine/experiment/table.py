@@ -43,7 +43,9 @@ def _write_csv(path: Path, grid: Grid, runs: list[Run]) -> None:
     rows: list[dict[str, Any]] = []
     for run in runs:
         measured = outcome(run)
-        summary, best, last = run.summary, measured.scores, outcome(run, "last").scores
+        summary = run.summary
+        best = measured.scores
+        last = outcome(run, "last").scores
         rows.append(
             {
                 "grid": grid.name,

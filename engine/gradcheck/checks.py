@@ -69,7 +69,10 @@ class Result:
             self.error / max(self.bar, 1e-300),
         )
         if worse:
-            self.verdict, self.error, self.bar, self.notes = verdict, error, bar, list(notes)
+            self.verdict = verdict
+            self.error = error
+            self.bar = bar
+            self.notes = list(notes)
         self.ok = self.ok and ok
         self.evaluations += evaluations
         self.seconds += seconds

@@ -63,7 +63,8 @@ def compare(built: Built, dtype: str, device: str) -> Comparison:
         * sum(entry.operator in CONVOLUTIONS for entry in fast_calls)
         * (algorithm.mode() not in ("exact", "direct"))
     )
-    worst, notes = (-1.0, 0.0, 0.0), []
+    worst = (-1.0, 0.0, 0.0)
+    notes = []
     for name, a, b, c in ((n, fast[n], naive[n], exact[n]) for n in exact):
         if not c.size:
             continue

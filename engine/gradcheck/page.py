@@ -75,7 +75,8 @@ def write_page(path: Path, results: Sequence[Result], plan: Plan) -> None:
 
 
 def _section(result: Result, plan: Plan, anchor: str) -> Section:
-    built, report = result.built, result.report
+    built = result.built
+    report = result.report
     if built is None or report is None:
         raise ValueError(f"{result.title}: there is no finite-difference check to draw")
     section = Section(result, anchor, result.entry.formula(built))

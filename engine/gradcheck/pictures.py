@@ -36,7 +36,8 @@ def curve_svg(curve: StepCurve, salt: str, kinked: bool = False) -> str:
     ):
         figure, axes = pyplot.subplots(figsize=(5.6, 3.5))
         shown = np.isfinite(curve.error) & (curve.error > 0)
-        steps, error = curve.steps[shown], curve.error[shown]
+        steps = curve.steps[shown]
+        error = curve.error[shown]
         floor = 1e-17
         if len(steps):
             axes.loglog(steps, error, "o-", color=BLUE, ms=3, lw=1.2, label="plain central difference")

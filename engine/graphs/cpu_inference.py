@@ -50,7 +50,9 @@ class InferenceGraph:
             raise CaptureError(f"inference: images are {images.dtype}, expected float32")
         with inference():
             expected = net(Tensor(images)).data  # compiles, chooses algorithms and folds, too
-            self._lock, self._graph, self._state = threading.Lock(), CapturedGraph(), State(net)
+            self._lock = threading.Lock()
+            self._graph = CapturedGraph()
+            self._state = State(net)
             self._numbers = self._held(current())
             self._snapshot = Snapshot([t.data for t in self._state.tensors])
         self._x = np.random.default_rng(0).standard_normal(images.shape, np.float32)
@@ -84,7 +86,8 @@ class InferenceGraph:
         when the network has changed.
         """
         if images.shape != self._x.shape or images.dtype != np.float32:
-            got, wanted = f"{images.dtype} {images.shape}", f"float32 {self._x.shape}"
+            got = f"{images.dtype} {images.shape}"
+            wanted = f"float32 {self._x.shape}"
             raise ValueError(f"inference: images are {got}, the captured graph is for {wanted}")
         with self._lock:
             if not self.current:

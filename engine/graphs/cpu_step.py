@@ -79,7 +79,9 @@ def _captured(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     passes.net.zero_grad()
     buffer_pool.pool.release()
     buffers = [t for _, t in passes.net.named_tensors(Buffer)]
-    before, place, was = [t.data.copy() for t in buffers], random.state(), State(passes.net, versions=False)
+    before = [t.data.copy() for t in buffers]
+    place = random.state()
+    was = State(passes.net, versions=False)
     terms = passes(x, labels)
     if not was.unchanged():
         warnings.warn(
@@ -91,7 +93,9 @@ def _captured(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
         )
         return terms, None
     largest = buffer_pool.pool.largest
-    after, gradient, drawn = [t.data.copy() for t in buffers], _digest(passes), random.state()
+    after = [t.data.copy() for t in buffers]
+    gradient = _digest(passes)
+    drawn = random.state()
     passes.net.zero_grad()
     buffer_pool.pool.release()
     try:
@@ -134,13 +138,16 @@ class _Step:
     def __init__(self, passes: Passes, x: Array, largest: int) -> None:
         from kernels.core.cpu.capture import CapturedGraph  # compiles: not before it is needed
 
-        self.passes, self.graph = passes, CapturedGraph()
+        self.passes = passes
+        self.graph = CapturedGraph()
         noise = np.random.default_rng(0)
-        self.x, start = noise.standard_normal(x.shape, np.float32), random.state()
+        self.x = noise.standard_normal(x.shape, np.float32)
+        start = random.state()
         with _other_values(passes.net), self.graph.operators():
             with reads() as read:
                 logits = passes.net(Tensor(self.x))
-            self.logits, self.middle = logits.data, self.graph.place
+            self.logits = logits.data
+            self.middle = self.graph.place
             # The first gradients of maps take this block. Made when it is needed, it would come on top of smaller ones
             # that are free by then.
             buffer_pool.empty((largest,), np.uint8)
@@ -152,8 +159,11 @@ class _Step:
         self.draws = random.state()[1] - self.first
         self.gradients = [(t, t.grad) for t in passes.net.parameters()]
         self.buffers = [t for _, t in passes.net.named_tensors(Buffer)]
-        self.net, self.state = passes.net, State(passes.net, versions=False, read=read)
-        self.gradient, self.present, self.replays = passes.optimizer.gradient, passes.optimizer.present, 0
+        self.net = passes.net
+        self.state = State(passes.net, versions=False, read=read)
+        self.gradient = passes.optimizer.gradient
+        self.present = passes.optimizer.present
+        self.replays = 0
         self.references = self.graph.pool.references
 
     @property
@@ -181,7 +191,8 @@ class _Step:
         return x.shape == self.x.shape and self.graph.pool.references == self.references
 
     def __call__(self, x: Array, labels: Array) -> Terms:
-        graph, passes = self.graph, self.passes
+        graph = self.graph
+        passes = self.passes
         offset = random.state()[1]
         graph.redraw(offset - self.first)
         np.copyto(self.x, x)
@@ -196,7 +207,8 @@ class _Step:
             tensor.touch()
         for tensor, gradient in self.gradients:
             tensor.grad = gradient
-        passes.optimizer.present, self.replays = self.present, self.replays + 1
+        passes.optimizer.present = self.present
+        self.replays = self.replays + 1
         return {"loss": loss.data, **passes.loss.terms}
 
 

@@ -47,10 +47,13 @@ class _Recorded:
     """One batch shape: where its inputs lie, the stream and the pool that it runs in, and in the end the graph."""
 
     def __init__(self, passes: Passes, x: Array, labels: Array) -> None:
-        self.passes, self.cupy = passes, importlib.import_module("cupy")
+        self.passes = passes
+        self.cupy = importlib.import_module("cupy")
         # A blocking stream: what is launched on the default stream before and after keeps its place in the order.
         self.stream, self.pool = self.cupy.cuda.Stream(), self.cupy.cuda.MemoryPool()
-        self.calls, self.graph, self.terms = 0, None, {}
+        self.calls = 0
+        self.graph = None
+        self.terms = {}
         self.state: State | None = None
         with self._place():
             self.x, self.labels = self.cupy.empty(x.shape, x.dtype), self.cupy.empty(labels.shape, labels.dtype)
@@ -113,7 +116,8 @@ class _Recorded:
             ) from error
         self.graph = self.stream.end_capture()
         self.net, self.state = self.passes.net, State(self.passes.net, versions=False)
-        self.gradient, self.present = self.passes.optimizer.gradient, self.passes.optimizer.present
+        self.gradient = self.passes.optimizer.gradient
+        self.present = self.passes.optimizer.present
 
 
 @contextmanager

@@ -77,7 +77,10 @@ class State:
     """
 
     def __init__(self, net: Module, versions: bool = True, read: Reads | None = None) -> None:
-        self._net, self._versions, self._read = ref(net), versions, read  # a graph must not keep its network alive
+        # a graph must not keep its network alive
+        self._net = ref(net)
+        self._versions = versions
+        self._read = read
         self._look()
         self._values = self._described()
 
@@ -105,7 +108,8 @@ class State:
         self._copies = [a.copy() for a in self._arrays]
         names = {(type(m), name) for m, some in (self._read or {}).values() for name in some if name not in vars(m)}
         fixed = [(c, name) for c, name in names if getattr(c, name, None) is getattr(c, name, None)]
-        self._classes, self._names = [c for c, _ in fixed], [name for _, name in fixed]
+        self._classes = [c for c, _ in fixed]
+        self._names = [name for _, name in fixed]
         self._was = list(self._all())
 
     def _roots(self) -> list[Module]:

@@ -97,8 +97,12 @@ def affine_matrices(
     """Inverse maps (n, 2, 3) about the centre of an (H, W) tile; flips are +-1, angles in radians, shifts in pixels;
     zoom > 1 magnifies.
     """
-    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
-    a, b, c, d = cos * flip_x, -sin * flip_y, sin * flip_x, cos * flip_y
+    cos = np.cos(angle) / zoom
+    sin = np.sin(angle) / zoom
+    a = cos * flip_x
+    b = -sin * flip_y
+    c = sin * flip_x
+    d = cos * flip_y
     cx, cy = (size[1] - 1) / 2, (size[0] - 1) / 2
     rows = [[a, b, cx - a * cx - b * cy + dx], [c, d, cy - c * cx - d * cy + dy]]
     return np.stack([np.stack(row, -1) for row in rows], -2)
@@ -122,7 +126,8 @@ def _channel_by_channel(images: Array, masks: Array, *settings: Any) -> tuple[Ar
     """The kernel on images (N, H, W), or on every channel of images (N, H, W, C) alike."""
     if images.ndim == 3:
         return kernels.augment_batch(images, masks, *settings)
-    xp, channels = array_module(images), range(images.shape[3])
+    xp = array_module(images)
+    channels = range(images.shape[3])
     parts = [kernels.augment_batch(xp.ascontiguousarray(images[..., c]), masks, *settings) for c in channels]
     return xp.stack([part[0] for part in parts], -1), parts[0][1]
 

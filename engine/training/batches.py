@@ -64,7 +64,10 @@ class BatchSource:
     """
 
     def __init__(self, tiles: Tiles, crop: tuple[int, int], device: str) -> None:
-        self.size, self.sizes, self.crop, self.device = tiles.size, tiles.sizes, crop, device
+        self.size = tiles.size
+        self.sizes = tiles.sizes
+        self.crop = crop
+        self.device = device
         self.arrays: tuple[Any, Any] = tiles.images, tiles.labels()
         if not isinstance(tiles.images, Stored):
             self.arrays = to_device(self.arrays[0], device), to_device(self.arrays[1], device)
@@ -114,4 +117,5 @@ def stratified_batches(
             return
         rares = min(special, size - 1)
         yield np.concatenate([queue[taken : taken + rares], order[regular : regular + size - rares]])
-        taken, regular = taken + rares, regular + size - rares
+        taken = taken + rares
+        regular = regular + size - rares

@@ -113,7 +113,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError(f"its format is {quoted(about.get('format'))}, expected {_FORMAT!r}")
         if bad := not_finite(state):
             raise ValueError(bad)
-        config, record = from_dict(about["config"], "its config"), about.get("record", {})
+        config = from_dict(about["config"], "its config")
+        record = about.get("record", {})
         if not isinstance(record, dict):
             raise TypeError(f"its record is {quoted(record)}, expected an object")
         size = sum(array.size for array in state.values())

@@ -20,8 +20,10 @@ class Flat:
     """
 
     def __init__(self, tensors: Sequence[Tensor], owner: str) -> None:
-        self.tensors, self.owner = list(tensors), owner
-        self.offsets, self.total = [], 0
+        self.tensors = list(tensors)
+        self.owner = owner
+        self.offsets = []
+        self.total = 0
         for t in self.tensors:
             self.offsets.append(self.total)
             self.total += -(-t.size // kernels.LINE) * kernels.LINE

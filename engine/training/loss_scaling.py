@@ -45,8 +45,10 @@ class LossScale:
         if math.isfinite(norm):
             self.good += 1
             if self.good == self.interval:
-                self.value, self.good = min(self.value * self.growth, self.largest), 0
+                self.value = min(self.value * self.growth, self.largest)
+                self.good = 0
             return True
-        self.value, self.good = max(self.value * self.backoff, 1.0), 0
+        self.value = max(self.value * self.backoff, 1.0)
+        self.good = 0
         self.skipped += 1
         return False

@@ -108,7 +108,8 @@ def bootstrap(
         np.add.at(totals, index, per_image)
         per_image = totals
     rng = np.random.default_rng(seed)
-    n, count = len(per_image), per_image.shape[1]
+    n = len(per_image)
+    count = per_image.shape[1]
     picks = rng.multinomial(n, np.full(n, 1 / n), size=draws)
     if count > _WIDE:
         values = _of_sums(per_image, picks, classes, absent)

@@ -80,7 +80,9 @@ class CopyPaste:
         new arrays.
         """
         rows = np.flatnonzero(rng.random(len(images)) < self.share) if self.patches else np.arange(0)
-        size, device, xp = images.shape[1:3], device_of(images), array_module(images)
+        size = images.shape[1:3]
+        device = device_of(images)
+        xp = array_module(images)
         chosen = [self.patches[k] for k in rng.integers(len(self.patches), size=len(rows))] if len(rows) else []
         matrices = self._draw(len(rows), size, rng)
         if not len(rows):
@@ -114,7 +116,9 @@ def cutmix(images: Array, masks: Array, share: float, rng: np.random.Generator) 
     images (N, H, W) or (N, H, W, C), masks (N, H, W); new arrays. The rectangle has the tile's aspect. Its share of the
     tile's area is uniform in (0, 1), its centre uniform in the tile, and what reaches beyond the tile is cut.
     """
-    n, (h, w), xp = len(images), images.shape[1:3], array_module(images)
+    n = len(images)
+    h, w = images.shape[1:3]
+    xp = array_module(images)
     partner = (np.arange(n) + rng.integers(1, max(n, 2), n)) % n  # another tile, each as likely
     side = np.sqrt(rng.random(n)) * (rng.random(n) < share)  # of the rectangle, as a share of the tile's
     near_y, near_x = (
@@ -183,13 +187,13 @@ def _largest_neighbour(values: np.ndarray) -> np.ndarray:
 
 def _centred(patches: list[Patch], shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Patches in the middle of empty tiles of shape (H, W[, C]): images (n, H, W[, C]) and codes uint8 (n, H, W)."""
-    images, codes = np.zeros((len(patches), *shape), dtype), np.zeros((len(patches), *shape[:2]), np.uint8)
+    images = np.zeros((len(patches), *shape), dtype)
+    codes = np.zeros((len(patches), *shape[:2]), np.uint8)
     for image, code, patch in zip(images, codes, patches, strict=True):
-        (h, w), top, left = (
-            patch.code.shape,
-            (shape[0] - patch.code.shape[0]) // 2,
-            (shape[1] - patch.code.shape[1]) // 2,
-        )
+        h, w = patch.code.shape
+        top = (shape[0] - patch.code.shape[0]) // 2
+        left = (shape[1] - patch.code.shape[1]) // 2
         window = slice(top, top + h), slice(left, left + w)
-        image[window], code[window] = patch.image, patch.code
+        image[window] = patch.image
+        code[window] = patch.code
     return images, codes

@@ -52,7 +52,8 @@ class Optimizer:
     vectors: tuple[str, ...] = ()  # names of the state, one number per parameter
 
     def __init__(self, params: Any, defaults: dict[str, Any], clip: float, average: float) -> None:
-        name, given = type(self).__name__, params if isinstance(params, Module) else list(_several(params))
+        name = type(self).__name__
+        given = params if isinstance(params, Module) else list(_several(params))
         groups = given if isinstance(given, list) and any(isinstance(g, dict) for g in given) else [{"params": given}]
         if not groups or not all(isinstance(g, dict) for g in groups):
             raise TypeError(f"{name}: params mixes dicts with others, expected Tensors only or dicts only")
@@ -74,7 +75,9 @@ class Optimizer:
         self.flat = Flat(parameters, name)
         buffers = unique(t for m in self._modules for _, t in m.named_tensors(Buffer))
         self.buffers = Flat(buffers, f"{name}: running statistics") if buffers and average else None
-        self._decays, self._decay_of, self.decay = decays, [], self.flat.vector[:0]
+        self._decays = decays
+        self._decay_of = []
+        self.decay = self.flat.vector[:0]
         for vector in ("gradient", *self.vectors):
             setattr(self, vector, array_module(self.flat.vector).zeros_like(self.flat.vector))
         self.average = self.flat.vector.copy() if average else None
@@ -194,7 +197,8 @@ class Optimizer:
             raise RuntimeError(
                 f"{type(self).__name__}: the module has other parameters than before ({listed}); make a new optimizer"
             )
-        self._squared, self.scale = None, scale or 1.0
+        self._squared = None
+        self.scale = scale or 1.0
         norm = None if scale is None else self.norm
         if norm is not None and not math.isfinite(norm):
             return norm
@@ -235,7 +239,8 @@ class Optimizer:
             first = k
             if runs and runs[-1].stop == k and self._key(k) == self._key(k - 1):
                 first = runs.pop().first
-            at, end = self.flat.offsets[first], ends[k]
+            at = self.flat.offsets[first]
+            end = ends[k]
             runs.append(
                 _Run(self._group_of[k], first, k + 1, slice(at, end), slice(at // kernels.LINE, end // kernels.LINE))
             )
@@ -292,7 +297,8 @@ class Optimizer:
             k: {"step": int(n), "started": bool(self.started[k]), **{name: arrays[name][k] for name in names}}
             for k, n in enumerate(self.counts)
         }
-        groups, at = [], 0
+        groups = []
+        at = 0
         for group in self.param_groups:
             count = len(group["params"])
             groups.append({**group, "params": list(range(at, at + count))})
@@ -305,7 +311,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave. ValueError, with nothing changed, when it is that of another optimizer."""
         self.follow()
-        name, groups = type(self).__name__, state["param_groups"]
+        name = type(self).__name__
+        groups = state["param_groups"]
         counts = [len(g["params"]) for g in groups], [len(g["params"]) for g in self.param_groups]
         if counts[0] != counts[1]:
             raise ValueError(f"{name}: load_state_dict: the groups have {counts[0]} parameters, expected {counts[1]}")
@@ -332,7 +339,8 @@ class Optimizer:
             own.update({key: value for key, value in group.items() if key != "params"})
         self.counts[:] = [state["state"][k]["step"] for k in range(len(self.counts))]
         self.started[:] = [state["state"][k]["started"] for k in range(len(self.counts))]
-        self.steps, self._runs_of = state["steps"], None
+        self.steps = state["steps"]
+        self._runs_of = None
 
 
 class SGD(Optimizer):
@@ -423,10 +431,13 @@ class Adam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": decay}, clip, average)
 
     def _update(self, run: _Run, group: Mapping[str, Any], count: int, rate: float, clip: Any, kept: float) -> None:
-        weights, gradient, decay = self.flat.vector[run.part], self.gradient[run.part], self.decay[run.lines]
+        weights = self.flat.vector[run.part]
+        gradient = self.gradient[run.part]
+        decay = self.decay[run.lines]
         if group["weight_decay"] and not self.decoupled:
             gradient = gradient * clip + array_module(decay).repeat(decay, kernels.LINE) * weights
-            clip, decay = 1.0, decay * 0
+            clip = 1.0
+            decay = decay * 0
         kernels.adamw_step(
             weights,
             gradient,

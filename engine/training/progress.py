@@ -63,7 +63,9 @@ class PlainReporter:
     """One line per epoch, and one every `every` seconds within long epochs."""
 
     def __init__(self, classes: tuple[str, ...], stream: TextIO | None = None, every: float = 20.0) -> None:
-        self.scored, self.stream, self.every = classes[1:], stream or sys.stdout, every
+        self.scored = classes[1:]
+        self.stream = stream or sys.stdout
+        self.every = every
         self.last = time.monotonic()
 
     def name(self, scored: tuple[str, ...]) -> None:
@@ -104,7 +106,8 @@ class LiveReporter:
         from rich.console import Console
         from rich.live import Live
 
-        self.scored, self.shown = classes[1:], shown
+        self.scored = classes[1:]
+        self.shown = shown
         self.rows: list[tuple[dict[str, Any], bool]] = []
         self.now: tuple[int, int, int, int, dict[str, float], float, float] | None = None
         self.compiled: str | None = None

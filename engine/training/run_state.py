@@ -147,7 +147,8 @@ def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict
 def difference(config: Config, other: Config) -> str | None:
     """The first setting that differs, as 'epochs is 3, but the run has 2'; None when all are equal."""
     for field in fields(Config):
-        mine, theirs = getattr(config, field.name), getattr(other, field.name)
+        mine = getattr(config, field.name)
+        theirs = getattr(other, field.name)
         if mine != theirs:
             return f"{field.name} is {mine!r}, but the run has {theirs!r}"
     return None
@@ -174,7 +175,8 @@ def _source_digest() -> str:
     """Eight letters that change with any line of the packages that compute (a version number does not, between two
     releases).
     """
-    root, digest = Path(__file__).resolve().parents[2], hashlib.blake2b(digest_size=4)
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.blake2b(digest_size=4)
     for path in sorted(
         p for package in _PACKAGES for p in (root / package).rglob("*") if p.suffix in (".py", ".cu", ".cuh")
     ):

@@ -19,7 +19,8 @@ class Schedule:
     """Base: `factor(count)` times each group's first learning rate, after `count` steps. As it is: a constant rate."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer, self.count = optimizer, 0
+        self.optimizer = optimizer
+        self.count = 0
         self.base = [group["lr"] for group in optimizer.param_groups]
         self._set()
 
@@ -115,12 +116,15 @@ class Plateau:
             raise ValueError(f"Plateau: factor is {factor}, expected 0 < factor < 1")
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.cooldown, self.min_lr = threshold, cooldown, min_lr
-        self.best, self.bad, self.resting = math.inf if mode == "min" else -math.inf, 0, 0
+        self.best = math.inf if mode == "min" else -math.inf
+        self.bad = 0
+        self.resting = 0
 
     def step(self, value: float) -> None:
         """Look at the value of an epoch."""
         if self._better(float(value)):
-            self.best, self.bad = float(value), 0
+            self.best = float(value)
+            self.bad = 0
         else:
             self.bad += 1
         if self.resting > 0:
@@ -131,7 +135,8 @@ class Plateau:
                 lower = max(group["lr"] * self.factor, self.min_lr)
                 if group["lr"] - lower > 1e-8:
                     group["lr"] = lower
-            self.resting, self.bad = self.cooldown, 0
+            self.resting = self.cooldown
+            self.bad = 0
 
     def _better(self, value: float) -> bool:
         if self.mode == "min":

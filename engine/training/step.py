@@ -21,7 +21,8 @@ class Passes:
         self.net, self.loss, self.optimizer, self.device = net, loss, optimizer, device
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
-        x, labels = to_device(x, self.device), to_device(labels, self.device)
+        x = to_device(x, self.device)
+        labels = to_device(labels, self.device)
         return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))
 
     def compute(self, x: Array, labels: Array, seed: Array | None) -> Terms:

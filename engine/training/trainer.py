@@ -108,7 +108,8 @@ class Run:
         _check_device(config, self.choice)
         self.scale = LossScale() if config.precision == "float16" else None
         self.data = prepare(config, memory=memory)
-        self.classes, train = self.data.classes, self.data.train
+        self.classes = self.data.classes
+        train = self.data.train
         size = train.size if config.crop == WHOLE else config.crop
         self.form = Form(self.classes, train.channels, size, train.images.dtype.name, self.data.absent)
         reporter.name(self.classes.scored_names)
@@ -139,10 +140,14 @@ class Run:
         self.augmentation = self._mixing(rare_labels)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.stop, self.serial, self.begun = Stop(), 0, state is not None
-        self.epoch, self.here = 0, _Here()
+        self.stop = Stop()
+        self.serial = 0
+        self.begun = state is not None
+        self.epoch = 0
+        self.here = _Here()
         self.started = self.saved = time.monotonic()
-        self.trained_images, self.training_seconds = 0, 0.0
+        self.trained_images = 0
+        self.training_seconds = 0.0
         self.norm = 0.0  # of the last step's gradient
         if state is not None:
             try:
@@ -152,7 +157,8 @@ class Run:
 
     def _build(self, start: Path | None) -> None:
         """The network, and what computes with it."""
-        config, reporter = self.config, self.report
+        config = self.config
+        reporter = self.report
         self.net = build_network(config, self.form)
         if start is not None:
             self.notes.append(take_weights(self.net, start))
@@ -178,7 +184,8 @@ class Run:
 
     def _mixing(self, rare: list[int]) -> Mixing:
         """The augmentation, and what it mixes. rare: labels of the classes whose components are pasted."""
-        config, paste = self.config, None
+        config = self.config
+        paste = None
         alone = make_augmentation(config, self.classes)
         if config.paste:
             tiles = self.data.train[self.rare]
@@ -264,7 +271,8 @@ class Run:
             "training_seconds": self.training_seconds,
         }
         save_state(self.out, RunState(self.config, self.surroundings, progress, arrays, self.serial))
-        self.serial, self.saved = self.serial + 1, time.monotonic()
+        self.serial = self.serial + 1
+        self.saved = time.monotonic()
 
     def _restore(self, state: RunState) -> None:
         """Be where the run was when it saved the state."""
@@ -276,7 +284,9 @@ class Run:
         set_generator_state(self.rng, progress["generator"])
         if self.scale is not None:
             self.scale.value, self.scale.good, self.scale.skipped = progress["loss_scale"]
-        self.epoch, self.here, self.serial = progress["epoch"], _Here(**progress["here"]), state.serial + 1
+        self.epoch = progress["epoch"]
+        self.here = _Here(**progress["here"])
+        self.serial = state.serial + 1
         self.rows, self.best = progress["rows"], progress["best"]
         self.notes = progress["notes"] + [note for note in self.notes if note not in progress["notes"]]
         self.started -= progress["seconds"]
@@ -303,7 +313,9 @@ class Run:
 
     def _epoch(self, epoch: int) -> None:
         """Train for an epoch, or for the rest of one, and validate. Returns early when a stop was asked for."""
-        config, here, batches = self.config, self.here, self._batches()
+        config = self.config
+        here = self.here
+        batches = self._batches()
         augment: Mixing | Augmentation = self.augmentation
         if epoch > config.epochs * (1 - config.flips_only):
             augment = augment.flips_only()
@@ -311,7 +323,9 @@ class Run:
         self.net.train()
         rate = self._rate((epoch - 1) * len(batches) + here.steps - 1, total)
         for k in range(here.steps, len(batches)):
-            start, step, index = time.monotonic(), (epoch - 1) * len(batches) + k, batches[k]
+            start = time.monotonic()
+            step = (epoch - 1) * len(batches) + k
+            index = batches[k]
             rate = self._rate(step, total)
             self.upcoming = batches[k + 1] if k + 1 < len(batches) else None
             terms = self._step(index, augment, rate)
@@ -323,23 +337,20 @@ class Run:
                     )
             for name, value in terms.items():
                 here.sums[name] = here.sums.get(name, 0.0) + value * len(index)
-            here.steps, here.images, here.seconds = (
-                k + 1,
-                here.images + len(index),
-                here.seconds + time.monotonic() - start,
-            )
+            here.steps = k + 1
+            here.images = here.images + len(index)
+            here.seconds = here.seconds + time.monotonic() - start
             remaining = (self.training_seconds + here.seconds) / (step + 1) * (total - step - 1)
             self.report.step(epoch, config.epochs, k + 1, len(batches), terms, here.speed, remaining)
             if self.stop.signal:
                 return
             if self.save_every and time.monotonic() - self.saved >= 60 * self.save_every:
                 self._save()
-        self.trained_images, self.training_seconds = (
-            self.trained_images + here.images,
-            self.training_seconds + here.seconds,
-        )
+        self.trained_images = self.trained_images + here.images
+        self.training_seconds = self.training_seconds + here.seconds
         self._validate(epoch, {name: value / here.images for name, value in here.sums.items()}, rate, here.speed)
-        self.epoch, self.here = epoch, _Here()
+        self.epoch = epoch
+        self.here = _Here()
 
     def _rate(self, step: int, total: int) -> float:
         config = self.config
@@ -455,9 +466,11 @@ def _check_memory(batch: int, activations: int) -> None:
     A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused
     that fits.
     """
-    each, room = 1.25 * activations, available_memory()
+    each = 1.25 * activations
+    room = available_memory()
     if batch * each > room:
-        needed, most = f"{batch * each / 2**20:,.0f} MiB", int(room / each)
+        needed = f"{batch * each / 2**20:,.0f} MiB"
+        most = int(room / each)
         raise ConfigError(
             f"batch: a training step of {batch} tiles takes at least {needed} with this network, but {room >> 20:,} "
             "MiB are available:"

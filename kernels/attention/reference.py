@@ -32,7 +32,8 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     A row with nothing to keep has P = 0 and L = inf. float16 is computed in float32, and L stays so.
     """
     xp = array_module(q)
-    dtype, (q, k, v) = q.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (q, k, v))
+    dtype = q.dtype
+    q, k, v = (a.astype(wide_type(a.dtype), copy=False) for a in (q, k, v))
     s = attention_scores(q, k, mask, scale)
     top = s.max(-1, keepdims=True)
     top = xp.where(top == -xp.inf, xp.zeros((), s.dtype), top)
@@ -52,7 +53,8 @@ def attention_backward(
 
     dV = P^T dO     dP = dO V^T     dS = P (dP - rowsum(dO O))     dQ = scale dS K     dK = scale dS^T Q
     """
-    dtype, (do, q, k, v, o) = q.dtype, (a.astype(wide_type(a.dtype), copy=False) for a in (do, q, k, v, o))
+    dtype = q.dtype
+    do, q, k, v, o = (a.astype(wide_type(a.dtype), copy=False) for a in (do, q, k, v, o))
     p = array_module(q).exp(attention_scores(q, k, mask, scale) - lse[..., None])
     ds = scale * p * (do @ v.swapaxes(-1, -2) - (do * o).sum(-1, keepdims=True))
     gradients = ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ do

@@ -25,7 +25,8 @@ class _Axis:
     """
 
     def __init__(self, wide: Code, n: Int) -> None:
-        self.wide, self.last = wide, wide.number(n - 1)
+        self.wide = wide
+        self.last = wide.number(n - 1)
         self.period = wide.maximum(2 * self.last, 1)
         self.share = 1 / self.period
         self.step = wide.choose(n >= 2, wide.int(1), wide.int(0))  # to the right neighbour: a pixel alone is its own
@@ -78,24 +79,29 @@ def _augment_tile(
     """out, labels <- image and mask of one tile; outside: the label of what comes from beyond the tile, below 0: it is
     mirrored.
     """
-    wide, pixels = code.wide, h * w
+    wide = code.wide
+    pixels = h * w
     first = tile * pixels
     image, mask = images + first, masks + first
     across, down = _Axis(wide, w), _Axis(wide, h)
     a, b, c, d, e, f = (wide.broadcast(matrices, tile * 6 + k) for k in range(6))
-    gain, power = code.broadcast(contrast, tile), code.broadcast(gamma, tile)
+    gain = code.broadcast(contrast, tile)
+    power = code.broadcast(gamma, tile)
     addition = (1 - gain) * _mean(code, image, pixels) + code.broadcast(brightness, tile)
-    curved, mirrored = code.not_(code.first(power.equals(1))), outside < 0
+    curved = code.not_(code.first(power.equals(1)))
+    mirrored = outside < 0
 
     with code.loop(0, h) as y:
-        u0, v0 = wide.fma(b, wide.number(y), c), wide.fma(e, wide.number(y), f)
+        u0 = wide.fma(b, wide.number(y), c)
+        v0 = wide.fma(e, wide.number(y), f)
 
         def columns(x: Int, rest: Any) -> None:
             step = wide.number(x) + wide.ramp()
             u, v = wide.fma(a, step, u0), wide.fma(d, step, v0)
             uf, vf = across.mirrored(u), down.mirrored(v)
             left, top = across.left(uf), down.left(vf)
-            fx, fy = code.converted(uf - left), code.converted(vf - top)
+            fx = code.converted(uf - left)
+            fy = code.converted(vf - top)
             place = wide.fma(top, across.last + 1, left)
             rows = []
             for line in (image, image + down.step * w):
@@ -157,7 +163,8 @@ def augment_batch(
         return NotImplemented
     if outside is not None:
         check_held("augment_batch", "outside", outside, masks.dtype)
-    out, labels = buffer_pool.empty(images.shape, np.float32), buffer_pool.empty(masks.shape, np.uint8)
+    out = buffer_pool.empty(images.shape, np.float32)
+    labels = buffer_pool.empty(masks.shape, np.uint8)
     flat = np.ascontiguousarray(images).reshape(-1), np.ascontiguousarray(masks).reshape(-1)
     maps = np.ascontiguousarray(matrices, np.float64).reshape(-1)
     settings = (np.ascontiguousarray(v, np.float32) for v in (contrast, brightness, gamma))

@@ -35,7 +35,8 @@ def augment_batch(
         return NotImplemented
     if outside is not None:
         check_held("augment_batch", "outside", outside, masks.dtype)
-    xp, kind = module_of("cuda"), _TYPES[images.dtype.name]
+    xp = module_of("cuda")
+    kind = _TYPES[images.dtype.name]
     n, h, w = images.shape
     settings = (xp.ascontiguousarray(xp.asarray(value, images.dtype)) for value in (contrast, brightness, gamma))
     arrays = (
@@ -44,6 +45,7 @@ def augment_batch(
         xp.ascontiguousarray(xp.asarray(matrices, np.float64)),
         *settings,
     )
-    out, labels = xp.empty(images.shape, images.dtype), xp.empty(masks.shape, masks.dtype)
+    out = xp.empty(images.shape, images.dtype)
+    labels = xp.empty(masks.shape, masks.dtype)
     MODULE.run(augment_launch(n, h, w, kind), *arrays, out, labels, h, w, -1 if outside is None else outside)
     return out, labels

@@ -36,9 +36,14 @@ def augment_batch(
     x, y = (matrices.astype(place) @ grid.astype(place)).transpose(1, 0, 2)  # each (N, H*W)
     batch = xp.arange(n)[:, None]
 
-    x0, y0 = xp.floor(x).astype(xp.int64), xp.floor(y).astype(xp.int64)
-    fx, fy = (x - x0).astype(images.dtype), (y - y0).astype(images.dtype)
-    left, right, top, bottom = mirror(x0, w), mirror(x0 + 1, w), mirror(y0, h), mirror(y0 + 1, h)
+    x0 = xp.floor(x).astype(xp.int64)
+    y0 = xp.floor(y).astype(xp.int64)
+    fx = (x - x0).astype(images.dtype)
+    fy = (y - y0).astype(images.dtype)
+    left = mirror(x0, w)
+    right = mirror(x0 + 1, w)
+    top = mirror(y0, h)
+    bottom = mirror(y0 + 1, h)
     upper = images[batch, top, left] * (1 - fx) + images[batch, top, right] * fx
     lower = images[batch, bottom, left] * (1 - fx) + images[batch, bottom, right] * fx
     image = upper * (1 - fy) + lower * fy
@@ -48,7 +53,8 @@ def augment_batch(
     image = contrast[:, None] * image + ((1 - contrast[:, None]) * mean + brightness[:, None])
     image = image.clip(0, 1) ** gamma[:, None]
 
-    xn, yn = xp.floor(x + 0.5).astype(xp.int64), xp.floor(y + 0.5).astype(xp.int64)
+    xn = xp.floor(x + 0.5).astype(xp.int64)
+    yn = xp.floor(y + 0.5).astype(xp.int64)
     mask = masks[batch, mirror(yn, h), mirror(xn, w)]
     if outside is not None:
         check_held("augment_batch", "outside", outside, masks.dtype)

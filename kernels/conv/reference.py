@@ -46,7 +46,8 @@ def patches(x: Array, window: Window, value: float = 0.0) -> Array:
     p, q = window.output_size(x.shape[1:3])
     x = pad_pixels(x, window.padding, value)
     n, h, w, c = x.strides
-    (sh, sw), (dh, dw) = window.stride, window.dilation
+    sh, sw = window.stride
+    dh, dw = window.dilation
     shape = (x.shape[0], p, q, *window.kernel, x.shape[3])
     return xp.lib.stride_tricks.as_strided(x, shape, (n, h * sh, w * sw, h * dh, w * dw, c))
 
@@ -59,7 +60,8 @@ def unpatch(cols: Array, size: Pair, window: Window) -> Array:
     xp = array_module(cols)
     n, p, q, r, s, c = cols.shape
     (top, bottom), (left, right) = window.padding
-    (sh, sw), (dh, dw) = window.stride, window.dilation
+    sh, sw = window.stride
+    dh, dw = window.dilation
     x = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), wide_type(cols.dtype))
     for i in range(r):
         for j in range(s):
@@ -163,10 +165,8 @@ def conv2d_backward_data(
     n, p, q, _ = dy.shape
     r, s, c, _ = w.shape
     # not `accumulate_into`, which is added to
-    dtype, (dy, w) = (
-        dy.dtype,
-        (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w)),
-    )
+    dtype = dy.dtype
+    dy, w = (a.astype(wide_type(a.dtype), copy=False) for a in (dy, w))
     # (G, N*P*Q, K/G) @ (G, K/G, R*S*C/G) -> (G, N*P*Q, R*S*C/G) -> (N, P, Q, R, S, C)
     cols = grouped_pixels(dy, groups) @ grouped_filter(w, groups).transpose(0, 2, 1)
     cols = cols.reshape(groups, n, p, q, r, s, c).transpose(1, 2, 3, 4, 5, 0, 6).reshape(n, p, q, r, s, groups * c)

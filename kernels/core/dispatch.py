@@ -79,7 +79,8 @@ def capture_with(recorder: Callable[..., Any], random_inputs: list[tuple[Any, in
 
 def host_computed() -> bool:
     """Whether anything but kernel launches computed on values since the last call of this function."""
-    was, _state.host_computed = _state.host_computed, False
+    was = _state.host_computed
+    _state.host_computed = False
     return was
 
 
@@ -144,7 +145,8 @@ class Operator:
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """The implementation's result for these arguments."""
         device = device_of(*_arrays(args)) if "cupy" in sys.modules else CPU
-        result, by = NotImplemented, "fast"
+        result = NotImplemented
+        by = "fast"
         if _state.backend == "fast":
             fast = self.implementation(device)
             if fast is not None:
@@ -154,7 +156,8 @@ class Operator:
         if result is NotImplemented:
             if _state.backend not in BACKENDS:  # an error of the first call, not of an import
                 raise ValueError(f"AREOGRAD_KERNELS: got {_state.backend!r}, expected one of {', '.join(BACKENDS)}")
-            result, by = self.reference(*args, **kwargs), "reference"
+            result = self.reference(*args, **kwargs)
+            by = "reference"
             _state.host_computed = True
         if _state.logs:
             entry = Served(self.name, device, by, tuple(a.shape for a in _arrays(args)))
@@ -192,7 +195,8 @@ def definitions() -> Iterator[None]:
     """Within the block operators are their references, for whatever numbers these compute with (complex steps):
     arguments are not compared.
     """
-    before, _state.backend = _state.backend, _UNCHECKED
+    before = _state.backend
+    _state.backend = _UNCHECKED
     try:
         yield
     finally:
@@ -204,7 +208,8 @@ def use_kernels(backend: str) -> Iterator[None]:
     """Within the block, kernels are served by 'fast' implementations (the default) or by the 'reference' only."""
     if backend not in BACKENDS:
         raise ValueError(f"use_kernels: got {backend!r}, expected one of {', '.join(BACKENDS)}")
-    before, _state.backend = _state.backend, backend
+    before = _state.backend
+    _state.backend = backend
     try:
         yield
     finally:

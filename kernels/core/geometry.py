@@ -75,13 +75,16 @@ class Window:
     @property
     def extent(self) -> Pair:
         """Pixels spanned by the dilated kernel: d (k - 1) + 1."""
-        (r, s), (dr, ds) = self.kernel, self.dilation
+        r, s = self.kernel
+        dr, ds = self.dilation
         return dr * (r - 1) + 1, ds * (s - 1) + 1
 
     def output_size(self, size: Pair) -> Pair:
         """P = floor((H + top + bottom - extent) / stride) + 1, likewise Q; may be 0 or less when nothing fits."""
         (top, bottom), (left, right) = self.padding
-        (r, s), (sh, sw), (h, w) = self.extent, self.stride, size
+        r, s = self.extent
+        sh, sw = self.stride
+        h, w = size
         return (h + top + bottom - r) // sh + 1, (w + left + right - s) // sw + 1
 
     def checked_output_size(self, name: str, size: Pair) -> Pair:

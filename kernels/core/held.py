@@ -44,12 +44,16 @@ class _Contents:
     """
 
     def __init__(self, array: np.ndarray) -> None:
-        self.copy, self.number, self.holders, self.writeable = array.copy(), next(_numbers), 0, True
+        self.copy = array.copy()
+        self.number = next(_numbers)
+        self.holders = 0
+        self.writeable = True
         weakref.finalize(array, _known.pop, id(array), None).atexit = False
 
     def compare(self, array: np.ndarray) -> None:
         if array.shape != self.copy.shape or array.dtype != self.copy.dtype or not _same_bits(array, self.copy):
-            self.copy, self.number = array.copy(), next(_numbers)
+            self.copy = array.copy()
+            self.number = next(_numbers)
 
 
 class Block:

@@ -125,7 +125,8 @@ def raise_reported() -> None:
         page[:] = _CLEAR
     for (name, argument, shape, count, ignored), slot in _slots.items():
         if notes[slot] != _CLEAR:
-            first, value = int(notes[slot]) >> 32, int(np.uint32(int(notes[slot]) & 0xFFFFFFFF).astype(np.int32))
+            first = int(notes[slot]) >> 32
+            value = int(np.uint32(int(notes[slot]) & 0xFFFFFFFF).astype(np.int32))
             text = f"{value} or {'less' if value < 0 else 'more'}" if value in (-(2**31), 2**31 - 1) else value
             raise ValueError(_message(name, argument, text, first, shape, 0, count, ignored))
 

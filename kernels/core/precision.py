@@ -61,7 +61,8 @@ def precision() -> str:
 def set_precision(name: str) -> str:
     """Make `name` this thread's policy; returns the one before. ValueError for an unknown name."""
     state = _current()
-    before, state.name = state.name, _checked(name, "precision")
+    before = state.name
+    state.name = _checked(name, "precision")
     return before
 
 

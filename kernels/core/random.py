@@ -30,7 +30,10 @@ def philox(counter: Any, key: tuple[int, int], xp: Any = np) -> Any:
     k0, k1 = key
     for _ in range(ROUNDS):
         product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & _MASK, (product0 >> 32) ^ c3 ^ k1, product0 & _MASK
+        c0 = (product1 >> 32) ^ c1 ^ k0
+        c1 = product1 & _MASK
+        c2 = (product0 >> 32) ^ c3 ^ k1
+        c3 = product0 & _MASK
         k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
     return xp.stack([c0, c1, c2, c3]).astype(xp.uint32)
 

@@ -55,7 +55,8 @@ def sum_pixels(x: Array) -> Array:
     error of a float32 sum is that of 128 additions, however many rows there are; the order depends on the shape alone.
     """
     xp = array_module(x)
-    rows, channels = math.prod(x.shape[:-1]), x.shape[-1]
+    rows = math.prod(x.shape[:-1])
+    channels = x.shape[-1]
     x = x.reshape(rows, channels).astype(wide_type(x.dtype), copy=False)
     if not rows:
         return xp.zeros(channels, xp.float64)

@@ -55,7 +55,8 @@ class Item(NamedTuple):
 
 def _split(text: str, separator: str) -> list[str]:
     """The parts of a text, cut at separators that stand outside all brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
         if letter == separator and not depth:
@@ -114,7 +115,8 @@ class Shapes:
     """The line of one operator; `fit(*args, **kwargs)` raises unless a call's arrays fit it."""
 
     def __init__(self, reference: Callable[..., Any], line: str) -> None:
-        self.name, self.line = reference.__name__, line
+        self.name = reference.__name__
+        self.line = line
         self.signature = inspect.signature(reference)
         parts = _split(line, ";")
         self.items = [_item(part) for part in parts if not part.startswith("where ")]

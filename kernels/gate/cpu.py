@@ -51,11 +51,13 @@ def _make_gradients(blends: bool, single: bool) -> Callable[..., None]:
         """dx = s dy, dother = (1 - s) dy; single: sums[gate0 + _BLOCK] = <dy, x - other>; else dz = dy (x - other) s (1
         - s).
         """
-        one, total = code.broadcast(gates, gate0) if single else None, code.variable(0.0)
+        one = code.broadcast(gates, gate0) if single else None
+        total = code.variable(0.0)
 
         def body(i: Int, rest: Any) -> None:
             s: Vec = code.sigmoid(code.load(gates, gate0 + i, rest)) if one is None else one
-            gradient, value = code.load(dy, x0 + i, rest), code.load(x, x0 + i, rest)
+            gradient = code.load(dy, x0 + i, rest)
+            value = code.load(x, x0 + i, rest)
             code.store(gradient * s, dx, x0 + i, rest)
             if blends:
                 code.store(gradient * (1 - s), dother, x0 + i, rest)
@@ -144,7 +146,9 @@ def _served(*arrays: np.ndarray) -> bool:
 def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
     if not _served(x, other, z):
         return NotImplemented
-    y, channels, single = buffer_pool.empty(x.shape, np.float32), x.shape[-1], z.shape[-1] == 1
+    y = buffer_pool.empty(x.shape, np.float32)
+    channels = x.shape[-1]
+    single = z.shape[-1] == 1
     pixels = x.size // channels
     parallel(
         _forward_kernel(blends, single), -(-pixels // _BLOCK), *flat(x, other, z, y), pixels, channels, scratch=_BLOCK
@@ -155,8 +159,10 @@ def _forward(x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> A
 def _backward(dy: np.ndarray, x: np.ndarray, other: np.ndarray, z: np.ndarray, blends: bool) -> Any:
     if not _served(dy, x, other, z):
         return NotImplemented
-    channels, single = x.shape[-1], z.shape[-1] == 1
-    pixels, (dx, dz) = x.size // channels, (buffer_pool.empty(a.shape, np.float32) for a in (x, z))
+    channels = x.shape[-1]
+    single = z.shape[-1] == 1
+    pixels = x.size // channels
+    dx, dz = (buffer_pool.empty(a.shape, np.float32) for a in (x, z))
     dother = buffer_pool.empty(x.shape, np.float32) if blends else dx
     kernel = _backward_kernel(blends, single)
     parallel(kernel, -(-pixels // _BLOCK), *flat(dy, x, other, z, dx, dother, dz), pixels, channels, scratch=2 * _BLOCK)

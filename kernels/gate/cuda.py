@@ -22,11 +22,14 @@ def _fits(x: Array, z: Array) -> bool:
 
 
 def _forward(x: Array, other: Array | None, z: Array) -> Any:
-    kind, channels = type_of(x, z, *(() if other is None else (other,))), x.shape[-1]
+    kind = type_of(x, z, *(() if other is None else (other,)))
+    channels = x.shape[-1]
     if kind is None or not _fits(x, z):
         return NotImplemented
-    y, kernel = array_module(x).empty(x.shape, x.dtype), variant("blend_forward", kind, channels)
-    count, packs = x.size // width_of(kernel), channels // width_of(kernel)
+    y = array_module(x).empty(x.shape, x.dtype)
+    kernel = variant("blend_forward", kind, channels)
+    count = x.size // width_of(kernel)
+    packs = channels // width_of(kernel)
     MODULE.run(
         threads_launch(kernel, count),
         ready(x),
@@ -41,13 +44,17 @@ def _forward(x: Array, other: Array | None, z: Array) -> Any:
 
 
 def _backward(dy: Array, x: Array, other: Array | None, z: Array) -> Any:
-    kind, channels = type_of(dy, x, z, *(() if other is None else (other,))), x.shape[-1]
+    kind = type_of(dy, x, z, *(() if other is None else (other,)))
+    channels = x.shape[-1]
     if kind is None or not _fits(x, z):
         return NotImplemented
-    xp, kernel = array_module(x), variant("blend_backward", kind, channels)
-    dx, dz = xp.empty(x.shape, x.dtype), xp.empty(z.shape, x.dtype)
+    xp = array_module(x)
+    kernel = variant("blend_backward", kind, channels)
+    dx = xp.empty(x.shape, x.dtype)
+    dz = xp.empty(z.shape, x.dtype)
     dother = None if other is None else xp.empty(x.shape, x.dtype)
-    pixels, packs = x.size // channels, channels // width_of(kernel)
+    pixels = x.size // channels
+    packs = channels // width_of(kernel)
     group = group_of(packs)
     if pixels * group >= 2**31:
         return NotImplemented

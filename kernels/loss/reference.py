@@ -97,7 +97,8 @@ def top_k(pixels: Pixels, spec: LossSpec) -> Term:
 def _entropies(pixels: Pixels, spec: LossSpec) -> tuple[Array, Array]:
     """Every pixel's smoothed cross-entropy (M,) and its gradient (M, C)."""
     z, t, m, w = pixels
-    e, logp = spec.label_smoothing, log_softmax_forward(z, 1)
+    e = spec.label_smoothing
+    logp = log_softmax_forward(z, 1)
     s = w * ((1 - e) * t + e / z.shape[1] * m)
     return -_times_log(s, logp).sum(1), array_module(z).exp(logp) * s.sum(1, keepdims=True) - s
 
@@ -133,10 +134,12 @@ def margin(pixels: Pixels, spec: LossSpec) -> Term:
     """
     xp = array_module(pixels.z)
     z, t, m, w = pixels
-    n, b = spec.power, spec.false_positive
+    n = spec.power
+    b = spec.false_positive
     z = z - z.max(1, keepdims=True)
     total = xp.exp(z).sum(1, keepdims=True)
-    p, q = xp.exp(z) / total, softmax_forward(n * z, 1)
+    p = xp.exp(z) / total
+    q = softmax_forward(n * z, 1)
     wrong = xp.where(t > 0, xp.asarray(-xp.inf, z.dtype), n * z)
     top = wrong.max(1, keepdims=True)
     top = xp.where(top == -xp.inf, 0, top)  # every wrong class has probability 0: g = 0, and so is r
@@ -146,7 +149,8 @@ def margin(pixels: Pixels, spec: LossSpec) -> Term:
     g = xp.where(some == 0, 0, xp.exp((top + xp.log(some.clip(1, None))) / n) / total)
     py = (t * p).sum(1, keepdims=True)
     other = w * (m - t)
-    fn, fp = pixels.label_weight * (g - py), (other * q).sum(1, keepdims=True)
+    fn = pixels.label_weight * (g - py)
+    fp = (other * q).sum(1, keepdims=True)
     dfn = pixels.label_weight * (g * r - py * t - (g - py) * p)
     dfp = n * q * (other - fp)
     norm: Any = 1
@@ -196,7 +200,8 @@ def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
     p = softmax_forward(z, 1) * m
     e = xp.abs(t - p)
     order = xp.argsort(-e, axis=0, kind="stable")
-    truth, false = xp.take_along_axis(t, order, 0), xp.take_along_axis(m - t, order, 0)
+    truth = xp.take_along_axis(t, order, 0)
+    false = xp.take_along_axis(m - t, order, 0)
     total = t.sum(0)
     jaccard = 1 - (total - truth.cumsum(0)) / _at_least_tiny(total + false.cumsum(0))
     steps = xp.concatenate([jaccard[:1], jaccard[1:] - jaccard[:-1]])
@@ -238,7 +243,8 @@ def signed_distances(labels: Array, classes: int, background: str, ignore_index:
         valid = valid & (labels != ignore_index)
     maps = []
     for c in range(classes):
-        inside, other = valid & (labels == c), valid & (labels != c)
+        inside = valid & (labels == c)
+        other = valid & (labels != c)
         phi = xp.where(inside, 1 - _to_nearest(other, dtype), _to_nearest(inside, dtype))
         maps.append(
             xp.where(
@@ -252,8 +258,10 @@ def _to_nearest(there: Array, dtype: str) -> Array:
     """The distance of every pixel of (..., H, W) to the nearest one that is true, infinite where none is: within
     columns, then across them.
     """
-    xp, (h, w) = array_module(there), there.shape[-2:]
-    rows, columns = xp.arange(h, dtype=dtype)[:, None], xp.arange(w, dtype=dtype)
+    xp = array_module(there)
+    h, w = there.shape[-2:]
+    rows = xp.arange(h, dtype=dtype)[:, None]
+    columns = xp.arange(w, dtype=dtype)
     far = xp.asarray(xp.inf, dtype)
     square = xp.stack([xp.where(there, (rows - i) ** 2, far).min(-2) for i in range(h)], -2)
     return xp.sqrt(xp.stack([(square + (columns - j) ** 2).min(-1) for j in range(w)], -1))

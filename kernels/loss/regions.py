@@ -48,7 +48,8 @@ def dice(sums: Sums, spec: LossSpec) -> Settled:
 
     A_c = -2 W_c / (U_c + s),  B_c = W_c D_c / (U_c + s).
     """
-    w, total = sums.shares(spec), (sums.probability + sums.truth + spec.smooth).clip(TINY, None)
+    w = sums.shares(spec)
+    total = (sums.probability + sums.truth + spec.smooth).clip(TINY, None)
     d = (2 * sums.hit + spec.smooth) / total
     scale = w / total
     return (w * (1 - d)).sum(), -2 * scale, scale * d
@@ -59,7 +60,8 @@ def iou(sums: Sums, spec: LossSpec) -> Settled:
 
     A_c = -W_c (1 + J_c) / (V_c + s),  B_c = W_c J_c / (V_c + s).
     """
-    w, total = sums.shares(spec), (sums.probability + sums.truth - sums.hit + spec.smooth).clip(TINY, None)
+    w = sums.shares(spec)
+    total = (sums.probability + sums.truth - sums.hit + spec.smooth).clip(TINY, None)
     j = (sums.hit + spec.smooth) / total
     scale = w / total
     return (w * (1 - j)).sum(), -scale * (1 + j), scale * j
@@ -72,7 +74,8 @@ def tversky(sums: Sums, spec: LossSpec) -> Settled:
     = 1 is IoU.
     With N the denominator: A_c = -W_c (1 - (1 - a - b) K_c) / N_c,  B_c = a W_c K_c / N_c.
     """
-    w, (miss, a, b) = sums.shares(spec), _missed(sums, spec)
+    w = sums.shares(spec)
+    miss, a, b = _missed(sums, spec)
     return (w * miss).sum(), w * a, w * b
 
 
@@ -83,7 +86,8 @@ def focal_tversky(sums: Sums, spec: LossSpec) -> Settled:
     Tversky's A_c and B_c times e (1 - K_c)^(e - 1). For e < 1 that grows without bound towards K = 1; 1 - K counts as
     at least 1e-6 in it.
     """
-    w, (miss, a, b) = sums.shares(spec), _missed(sums, spec)
+    w = sums.shares(spec)
+    miss, a, b = _missed(sums, spec)
     e = spec.tversky_power
     slope = w * e * miss.clip(1e-6, None) ** (e - 1)
     return (w * miss**e).sum(), slope * a, slope * b
@@ -123,7 +127,9 @@ def mcc(sums: Sums, spec: LossSpec) -> Settled:
     """
     xp = array_module(sums.hit)
     count = xp.clip(sums.count, 1, None)
-    i, q, r = sums.hit / count, sums.probability / count, sums.truth / count
+    i = sums.hit / count
+    q = sums.probability / count
+    r = sums.truth / count
     w = sums.w * (r > 0) * (r < 1)
     w = w / w.sum().clip(TINY, None)
     spread = (q * (1 - q)).clip(1e-12, None)

@@ -69,7 +69,8 @@ def confusion_per_image(truth: Array, prediction: Array, classes: int) -> Any:
         or not 0 < n <= 65535
     ):
         return NotImplemented
-    xp, pixels = module_of("cuda"), truth.size // n
+    xp = module_of("cuda")
+    pixels = truth.size // n
     counts = xp.zeros((n, classes, classes), np.int64)
     arguments = xp.ascontiguousarray(truth), xp.ascontiguousarray(prediction), counts, pixels, classes
     MODULE.run(confusion_launch(n, pixels, classes), *arguments, *notes(truth, prediction, classes))

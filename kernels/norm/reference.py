@@ -15,7 +15,8 @@ from kernels.norm.records import SavedBatchNorm
 
 def batch_norm_statistics(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance per channel, float64, in two passes: x (..., C) -> (C,), (C,)."""
-    rows, x = x.size // x.shape[-1], x.astype(wide_type(x.dtype), copy=False)
+    rows = x.size // x.shape[-1]
+    x = x.astype(wide_type(x.dtype), copy=False)
     mean = sum_pixels(x) / rows
     return mean, sum_pixels((x - mean.astype(x.dtype)) ** 2) / rows
 
@@ -55,7 +56,8 @@ def batch_norm_forward(
     Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here:
     whether not y <= 0, or None).
     """
-    dtype, x = x.dtype, x.astype(wide_type(x.dtype), copy=False)
+    dtype = x.dtype
+    x = x.astype(wide_type(x.dtype), copy=False)
     y = (x - mean.astype(x.dtype)) * (weight * inverse).astype(x.dtype) + bias.astype(x.dtype, copy=False)
     if residual is not None:
         y = y + residual
@@ -87,10 +89,12 @@ def batch_norm_backward(
             "use_kernels"
         )
     g = dy if activation is None else xp.where(mask, dy, xp.zeros((), dy.dtype))
-    dtype, dresidual = x.dtype, g if with_residual else None
+    dtype = x.dtype
+    dresidual = g if with_residual else None
     x, g = (a.astype(wide_type(a.dtype), copy=False) for a in (x, g))
     xhat = (x - mean.astype(x.dtype)) * inverse.astype(x.dtype)
-    dbias, dweight = sum_pixels(g), sum_pixels(g * xhat)
+    dbias = sum_pixels(g)
+    dweight = sum_pixels(g * xhat)
     scale = (weight * inverse).astype(x.dtype)
     if training:
         rows = x.size // x.shape[-1]

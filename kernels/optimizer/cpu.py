@@ -39,7 +39,8 @@ def _squares(code: Code, g: Pointer, at: Int, length: Int, sums: Pointer) -> Non
 
 @lru_cache(maxsize=1)
 def _norm_kernel() -> Kernel:
-    lanes, run = target().lanes, 1024
+    lanes = target().lanes
+    run = 1024
 
     @cpu_kernel()
     def squared_norm(start, stop, scratch, g: F32, out: F64, n: int):
@@ -144,7 +145,8 @@ def adamw_step(
         or not p.size
     ):
         return NotImplemented
-    rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
+    rate = learning_rate / (1 - beta1**step)
+    root = (1 - beta2**step) ** -0.5
     constants = np.array([clip, 1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay], np.float32)
     parallel(_step_kernel(average is not None), -(-p.size // _CHUNK), *vectors, constants, p.size)
     return None
@@ -280,7 +282,9 @@ def _pieces(
 
 def gather(parts: Sequence[np.ndarray | None], out: np.ndarray, offsets: Sequence[int], sizes: Sequence[int]) -> Any:
     """As kernels.optimizer.reference.gather, for parts without gaps, their axes in any order."""
-    dtype, flat, layouts = out.dtype, [], []
+    dtype = out.dtype
+    flat = []
+    layouts = []
     for part, size in zip(parts, sizes, strict=True):
         layout: Layout | tuple[()] | None = None if part is None else ()
         if part is None:
@@ -293,7 +297,8 @@ def gather(parts: Sequence[np.ndarray | None], out: np.ndarray, offsets: Sequenc
             ordered = part.transpose(sorted(range(part.ndim), key=part.strides.__getitem__, reverse=True))
             if not ordered.flags.c_contiguous:
                 return NotImplemented
-            lies, layout = ordered.reshape(-1), (part.shape, tuple(step // 4 for step in part.strides))
+            lies = ordered.reshape(-1)
+            layout = (part.shape, tuple(step // 4 for step in part.strides))
         flat.append(lies)
         layouts.append(layout)
     tables = []

@@ -68,10 +68,12 @@ def squared_norm(g: Array) -> Any:
     """As kernels.optimizer.reference.squared_norm; the result stays on the device."""
     if not _served(g):
         return NotImplemented
-    xp, kind = module_of("cuda"), _TYPES[g.dtype.name]
+    xp = module_of("cuda")
+    kind = _TYPES[g.dtype.name]
     runs = in_runs(g.size, g.itemsize, g.data.ptr)
     launch = squares_launch(g.size, kind, runs)
-    partial, total = xp.empty(launch.grid[0], np.float64), xp.empty((), np.float64)
+    partial = xp.empty(launch.grid[0], np.float64)
+    total = xp.empty((), np.float64)
     MODULE.run(launch, g, partial, g.nbytes // 16 if runs else g.size)
     MODULE.run(Launch("squares_finish", (1,), (THREADS,)), partial, total, launch.grid[0])
     return total
@@ -107,9 +109,11 @@ def adamw_step(
     vectors = [p, g, m, v, *([] if average is None else [average])]
     if not _served(*vectors, decay) or any(a.shape != p.shape for a in vectors) or decay.shape != (-(-p.size // LINE),):
         return NotImplemented
-    xp, kind = module_of("cuda"), _TYPES[p.dtype.name]
+    xp = module_of("cuda")
+    kind = _TYPES[p.dtype.name]
     constants = np.zeros((), np.dtype([(name, p.dtype) for name in _STEP]))
-    rate, root = learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
+    rate = learning_rate / (1 - beta1**step)
+    root = (1 - beta2**step) ** -0.5
     for name, value in zip(
         _STEP, (1 - beta1, 1 - beta2, rate, root, eps, learning_rate, 1 - average_decay), strict=True
     ):
@@ -136,12 +140,14 @@ def gather(parts: Sequence[Array | None], out: Array, offsets: Sequence[int], si
     """As kernels.optimizer.reference.gather: one launch per 160 tensors."""
     if not _served(out) or any(part is not None and part.dtype != out.dtype for part in parts):
         return NotImplemented
-    xp, kind = module_of("cuda"), _TYPES[out.dtype.name]
+    xp = module_of("cuda")
+    kind = _TYPES[out.dtype.name]
     kept = [None if part is None else xp.ascontiguousarray(part) for part in parts]
     layout = np.dtype([("from", np.uint64, TABLE), ("at", np.int32, TABLE), ("size", np.int32, TABLE)])
     for first in range(0, len(kept), TABLE):
         some = slice(first, first + TABLE)
-        table, count = np.zeros((), layout), len(kept[some])
+        table = np.zeros((), layout)
+        count = len(kept[some])
         table["from"][:count] = [0 if part is None else part.data.ptr for part in kept[some]]
         table["at"][:count], table["size"][:count] = offsets[some], sizes[some]
         MODULE.run(gather_launch(sizes[some], kind), out, table[()])

@@ -51,7 +51,8 @@ def rows_launch(kernel: str, rows: int, group: int) -> Launch:
 
 
 def _activation(name: str, way: str, slope: float, *arrays: Array) -> Any:
-    kind, first = type_of(*arrays), arrays[0]
+    kind = type_of(*arrays)
+    first = arrays[0]
     if kind is None or any(a.shape != first.shape for a in arrays):
         return NotImplemented
     out = array_module(first).empty(first.shape, first.dtype)
@@ -141,11 +142,14 @@ def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Any:
 
 
 def _softmax(name: str, log: bool, axis: int, *arrays: Array) -> Any:
-    kind, first = type_of(*arrays), arrays[0]
+    kind = type_of(*arrays)
+    first = arrays[0]
     if kind is None or any(a.shape != first.shape for a in arrays):
         return NotImplemented
-    length, inner = first.shape[axis], math.prod(first.shape[axis % first.ndim + 1 :])
-    rows, group = first.size // length, group_of(length) if inner == 1 else 1
+    length = first.shape[axis]
+    inner = math.prod(first.shape[axis % first.ndim + 1 :])
+    rows = first.size // length
+    group = group_of(length) if inner == 1 else 1
     if rows * group >= 2**31:
         return NotImplemented
     out = array_module(first).empty(first.shape, first.dtype)

@@ -23,7 +23,8 @@ def erf(x: Array) -> Array:
 
     erf(x) = 2 x / sqrt(pi) exp(-x^2) sum_n (2 x^2)^n / (1 3 5 ... (2n + 1)),   |x| <= 6;  +-1 beyond, exact in float64.
     """
-    xp, sign = array_module(x), array_module(x).sign(x)
+    xp = array_module(x)
+    sign = array_module(x).sign(x)
     x = x.clip(-6, 6)
     term = total = xp.ones_like(x)
     for n in range(1, 130):

@@ -45,7 +45,8 @@ def _make_whole(r: int, s: int, places: bool) -> Any:
         def body(c: Int, rest: Any) -> None:
             values = [code.load(tap, c, rest) for tap in taps]
             if places:
-                best, where = values[0], code.vec(0)
+                best = values[0]
+                where = code.vec(0)
                 for t in range(1, r * s):
                     best, where = _take(code, best, where, values[t], t)
                 code.store_bytes(where, offset, y0 + c, rest)
@@ -82,7 +83,8 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
         number = code.number(tap)
 
         def body(c: Int, rest: Any) -> None:
-            best, where = code.load(y, y0 + c, rest), code.load_bytes(offset, y0 + c, rest) if places else code.vec(0)
+            best = code.load(y, y0 + c, rest)
+            where = code.load_bytes(offset, y0 + c, rest) if places else code.vec(0)
             best, where = _take(code, best, where, code.load(x, x0 + c, rest), number)
             code.store(best, y, y0 + c, rest)
             if places:
@@ -121,16 +123,27 @@ def _forward_kernel(r: int, s: int, places: bool) -> Kernel:
 
     @cpu_kernel(f"{r}x{s}{' values' * (not places)}")
     def max_pool2d_forward(start, stop, scratch, x: F32, y: F32, offset: U8, g: Geometry, per_chunk: int):
-        h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
-        dh, dw = g.dh, g.dw
+        h = g.h
+        w = g.w
+        c = g.c
+        p = g.p
+        q = g.q
+        kr = g.r
+        ks = g.s
+        dh = g.dh
+        dw = g.dw
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
-            image, row = line // p, line % p
+            image = line // p
+            row = line % p
             y_in = row * g.sh - g.top
-            r0, r1 = max(0, (dh - 1 - y_in) // dh), min(kr, (h - 1 - y_in) // dh + 1)
+            r0 = max(0, (dh - 1 - y_in) // dh)
+            r1 = min(kr, (h - 1 - y_in) // dh + 1)
             for column in range(q):
                 x_in = column * g.sw - g.left
-                x0, y0 = ((image * h + y_in) * w + x_in) * c, (line * q + column) * c
-                s0, s1 = max(0, (dw - 1 - x_in) // dw), min(ks, (w - 1 - x_in) // dw + 1)
+                x0 = ((image * h + y_in) * w + x_in) * c
+                y0 = (line * q + column) * c
+                s0 = max(0, (dw - 1 - x_in) // dw)
+                s1 = min(ks, (w - 1 - x_in) // dw + 1)
                 if unrolled and r0 == 0 and s0 == 0 and r1 == kr and s1 == ks:
                     whole(x, x0, dh * w * c, dw * c, y, offset, y0, c)
                     continue
@@ -170,7 +183,8 @@ def max_pool2d_forward(x: np.ndarray, window: Window, places: bool = True) -> An
     x = contiguous(x)
     n, h, w, c = x.shape
     p, q = window.output_size((h, w))
-    y, offset = buffer_pool.empty((n, p, q, c), np.float32), buffer_pool.empty((n, p, q, c if places else 0), np.uint8)
+    y = buffer_pool.empty((n, p, q, c), np.float32)
+    offset = buffer_pool.empty((n, p, q, c if places else 0), np.uint8)
     per = max(1, _CHUNK // (q * c))
     geometry = _geometry(n, (h, w), c, window)
     parallel(
@@ -203,7 +217,8 @@ def _make_spread(r: int, s: int, accumulate_into: bool) -> Any:
         code: Code, dy: Pointer, offset: Pointer, d0: Int, dx: Pointer, x0: Int, row: Int, column: Int, channels: Int
     ) -> None:
         def body(c: Int, rest: Any) -> None:
-            value, where = code.load(dy, d0 + c, rest), code.load_bytes(offset, d0 + c, rest)
+            value = code.load(dy, d0 + c, rest)
+            where = code.load_bytes(offset, d0 + c, rest)
             for i in range(r):
                 for j in range(s):
                     place = x0 + row * i + column * j + c
@@ -246,14 +261,26 @@ def _backward_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
 
     @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
     def max_pool2d_backward(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):
-        h, w, c, p, q, kr, ks = g.h, g.w, g.c, g.p, g.q, g.r, g.s
-        sh, sw, dh, dw = g.sh, g.sw, g.dh, g.dw
+        h = g.h
+        w = g.w
+        c = g.c
+        p = g.p
+        q = g.q
+        kr = g.r
+        ks = g.s
+        sh = g.sh
+        sw = g.sw
+        dh = g.dh
+        dw = g.dw
         dense = unrolled and sh == 1 and sw == 1 and dh == 1 and dw == 1
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_in)):
-            image, y = line // h, line % h
+            image = line // h
+            y = line % h
             for x in range(w):
                 x0 = (line * w + x) * c
-                v, u = y + g.top, x + g.left  # the window of tap (i, j) is ((v - i dh) / sh, (u - j dw) / sw)
+                # the window of tap (i, j) is ((v - i dh) / sh, (u - j dw) / sw)
+                v = y + g.top
+                u = x + g.left
                 if dense and v - kr + 1 >= 0 and v < p and u - ks + 1 >= 0 and u < q:
                     gather(dy, offset, ((image * p + v) * q + u) * c, q * c, dx, x0, c)
                     continue
@@ -277,9 +304,14 @@ def _spread_kernel(r: int, s: int, accumulate_into: bool) -> Kernel:
 
     @cpu_kernel(f"{r}x{s}{' accumulates' * accumulate_into}")
     def max_pool2d_spread(start, stop, scratch, dy: F32, offset: U8, dx: F32, g: Geometry, per_chunk: int):
-        h, w, c, p, q = g.h, g.w, g.c, g.p, g.q
+        h = g.h
+        w = g.w
+        c = g.c
+        p = g.p
+        q = g.q
         for line in range(start * per_chunk, min(stop * per_chunk, g.rows_out)):
-            image, row = line // p, line % p
+            image = line // p
+            row = line % p
             for column in range(q):
                 spread(
                     dy, offset, (line * q + column) * c, dx, ((image * h + row * r) * w + column * s) * c, w * c, c, c

@@ -43,7 +43,8 @@ def forward_kernel(kind: str, channels: int, window: Window) -> str:
 
 def tiles(window: Window, size: Pair, out: Pair) -> bool:
     """Whether the windows lie side by side and cover the map exactly."""
-    (r, s), (p, q) = window.kernel, out
+    r, s = window.kernel
+    p, q = out
     return window == Window((r, s), (r, s)) and (p * r, q * s) == size
 
 
@@ -61,7 +62,8 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> Any:
     n, h, w, c = x.shape
     p, q = window.output_size((h, w))
     xp = array_module(x)
-    y, offset = xp.empty((n, p, q, c), x.dtype), xp.empty((n, p, q, c), np.uint8)
+    y = xp.empty((n, p, q, c), x.dtype)
+    offset = xp.empty((n, p, q, c), np.uint8)
     kernel = forward_kernel(kind, c, window)
     launch = lines_launch(kernel, n * p, q * c // (4 if "4" in kernel.split(",")[1] else 1))
     if launch.grid[1] > GRID:

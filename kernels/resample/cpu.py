@@ -57,7 +57,8 @@ def _kernel() -> Kernel:
     ):
         rows, columns = carray(a, (p, h)), carray(b, (q, w))
         for line in range(start * per_chunk, min(stop * per_chunk, lines)):
-            image, row = line // p, line % p
+            image = line // p
+            row = line % p
             clear(scratch, 0, w * c)
             for i in range(h):
                 if rows[row, i] != 0:
@@ -77,7 +78,8 @@ def resample2d_forward(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> Any:
         return NotImplemented
     x = contiguous(x)
     n, h, w, c = x.shape
-    a, b = np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32)
+    a = np.ascontiguousarray(a, np.float32)
+    b = np.ascontiguousarray(b, np.float32)
     p, q = len(a), len(b)
     y = buffer_pool.empty((n, p, q, c), np.float32)
     per = max(1, _CHUNK // (q * c))

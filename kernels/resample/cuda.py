@@ -77,16 +77,20 @@ def _axis(x: Array, bands: Bands | None, axis: int) -> Array:
     inner = int(np.prod(shape[axis + 1 :]))
     kernel = variant("resample_axis", "float" if x.dtype == np.float32 else "double", inner)
     width = width_of(kernel)
-    count, packs = y.size // width, inner // width
+    count = y.size // width
+    packs = inner // width
     MODULE.run(packs_launch(kernel, count), x, bands.first, bands.weights, y, count, x.shape[axis], rows, packs, band)
     return y
 
 
 def _plane(x: Array, a: Bands, b: Bands) -> Array:
-    (n, h, w, c), p, q = x.shape, len(a.first), len(b.first)
+    n, h, w, c = x.shape
+    p = len(a.first)
+    q = len(b.first)
     y = array_module(x).empty((n, p, q, c), x.dtype)
     kernel = variant("resample_plane", "float" if x.dtype == np.float32 else "double", c)
-    count, packs = y.size // width_of(kernel), c // width_of(kernel)
+    count = y.size // width_of(kernel)
+    packs = c // width_of(kernel)
     MODULE.run(
         packs_launch(kernel, count), x, *a, *b, y, count, h, w, p, q, packs, a.weights.shape[1], b.weights.shape[1]
     )
@@ -96,7 +100,8 @@ def _plane(x: Array, a: Bands, b: Bands) -> Array:
 def _resample(x: Array, a: np.ndarray, b: np.ndarray, transposed: bool) -> Any:
     if type_of(x) is None or not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
         return NotImplemented
-    (n, h, w, c), (p, q) = x.shape, ((a.shape[1], b.shape[1]) if transposed else (len(a), len(b)))
+    n, h, w, c = x.shape
+    p, q = (a.shape[1], b.shape[1]) if transposed else (len(a), len(b))
     if n * c * max(p * q, p * w, h * q) > MOST or not p * q:
         return NotImplemented
     x, rows, columns = ready(x), _bands(a, transposed, x), _bands(b, transposed, x)

@@ -54,7 +54,8 @@ def adaptive_matrix(n: int, out: int) -> Matrix:
     """
     a = np.zeros((out, n))
     for i in range(out):
-        start, stop = i * n // out, -(-(i + 1) * n // out)
+        start = i * n // out
+        stop = -(-(i + 1) * n // out)
         a[i, start:stop] = 1 / (stop - start)
     return a
 

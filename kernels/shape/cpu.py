@@ -22,7 +22,9 @@ _ROWS = 32
 _MOST = 8  # maps
 
 
-_MAPS, _CHANNELS, _STEPS = Arrays(_MOST), Ints(_MOST), Ints(3 * _MOST + 3)
+_MAPS = Arrays(_MOST)
+_CHANNELS = Ints(_MOST)
+_STEPS = Ints(3 * _MOST + 3)
 
 
 class _Walk(NamedTuple):
@@ -47,14 +49,18 @@ def _rows_kernel(together: bool) -> Kernel:
     def move_channels(start, stop, scratch, maps: _MAPS, wide: F32, channels: _CHANNELS, steps: _STEPS, walk: _Walk):
         wide_step = steps[3 * _MOST + 2]
         for chunk in range(start, stop):
-            row, end = chunk * walk.per_chunk, min((chunk + 1) * walk.per_chunk, walk.rows)
+            row = chunk * walk.per_chunk
+            end = min((chunk + 1) * walk.per_chunk, walk.rows)
             while row < end:
-                line, pixel = row // walk.pixels, row % walk.pixels
-                image, line = line // walk.lines, line % walk.lines
+                line = row // walk.pixels
+                pixel = row % walk.pixels
+                image = line // walk.lines
+                line = line % walk.lines
                 n = min(_ROWS, end - row, walk.pixels - pixel)
                 at = image * steps[3 * _MOST] + line * steps[3 * _MOST + 1] + pixel * wide_step
                 for k in range(walk.maps):
-                    size, step = channels[k], steps[3 * k + 2]
+                    size = channels[k]
+                    step = steps[3 * k + 2]
                     place = image * steps[3 * k] + line * steps[3 * k + 1] + pixel * step
                     if together:
                         copy_rows(maps[k], place, step, wide, at, wide_step, size, n)
@@ -81,10 +87,13 @@ def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
     found = [m for m in lie if m is not None]
     if len(found) < len(lie):
         return False
-    sizes, width = [m.shape[-1] for m in maps], wide.shape[-1]
+    sizes = [m.shape[-1] for m in maps]
+    width = wide.shape[-1]
     rows = wide.size // width
     if all(m.flags.c_contiguous for m in (*maps, wide)):
-        lines, pixels, steps = 1, rows, [(0, 0, size) for size in (*sizes, width)]
+        lines = 1
+        pixels = rows
+        steps = [(0, 0, size) for size in (*sizes, width)]
     else:
         shape = (1,) * (4 - wide.ndim) + wide.shape
         lines, pixels = shape[1:3]

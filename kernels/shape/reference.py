@@ -17,7 +17,8 @@ def concat_channels(xs: Sequence[Array]) -> Array:
 
 def split_channels(dy: Array, sizes: Sequence[int]) -> list[Array]:
     """The slices of (..., sum C_i) with C_i channels each (views or copies)."""
-    out, start = [], 0
+    out = []
+    start = 0
     for size in sizes:
         out.append(dy[..., start : start + size])
         start += size

@@ -59,7 +59,9 @@ def _tiles(count: int, size: tuple[int, int], ground: Ground, stream: Stream, na
     images, masks = np.empty((2, count, *size), np.uint8)
     groups = np.empty(count, dtype="U16")
     order = stream.generator()
-    start, filled, number = order.uniform(), 0, 0
+    start = order.uniform()
+    filled = 0
+    number = 0
     while filled < count:
         random = stream.generator()
         # Main terrains follow a golden-ratio sequence: even a small set has all of them in proportion.
@@ -76,7 +78,8 @@ def _tiles(count: int, size: tuple[int, int], ground: Ground, stream: Stream, na
 
 def _cells(scene: Scene, random: np.random.Generator, most: int) -> list[tuple[int, int]]:
     """Corners (row, column) of 1 to 4 tiles of the grid that have something labelled, lowest first."""
-    h, w = scene.shape[0] // GRID[0], scene.shape[1] // GRID[1]
+    h = scene.shape[0] // GRID[0]
+    w = scene.shape[1] // GRID[1]
     corners = [(i * h, j * w) for i in range(GRID[0]) for j in range(GRID[1]) if (i + 0.85) * h > scene.reach[0]]
     wanted = min(1 + random.choice(4, p=_TILES_PER_SCENE), most, len(corners))
     return sorted((corners[k] for k in random.choice(len(corners), wanted, replace=False)), reverse=True)
@@ -131,7 +134,8 @@ def _cover(random: np.random.Generator, terrain: int) -> Cover:
         )
         return Cover(albedo, (mottle, ("grain", random.uniform(0.06, 0.2), random.uniform(0.7, 1.4)), *stones))
     if terrain == BEDROCK:
-        plates, strata = random.uniform(0.03, 0.4), random.uniform(0.03, 0.35)
+        plates = random.uniform(0.03, 0.4)
+        strata = random.uniform(0.03, 0.35)
         relief = (("plates", plates, random.uniform(0.5, 1.6)), ("strata", strata, random.uniform(0.5, 1.8)))
         rough = (("cloud", random.uniform(0.02, 0.14), 2.0), ("grain", random.uniform(0.02, 0.08), 1.0))
         return Cover(albedo, (*relief, *rough), dust=random.uniform(-2.2, 0.1))
@@ -163,9 +167,11 @@ def _boulders(
     for _ in range(1 + (random.uniform() < 0.35)):
         mean = float(np.clip(random.lognormal(np.log(12.5), 0.4), 6, 21)) * unit
         radii = mean * random.uniform(0.8, 1.2, random.integers(6, 9))
-        squeeze, reach = random.uniform(0.65, 0.95), radii.max() + 3
+        squeeze = random.uniform(0.65, 0.95)
+        reach = radii.max() + 3
         top = min(max(row, scene.reach[0]) + reach, row + h - reach)
-        u, v = random.uniform(column + reach, column + w - reach), random.uniform(top, row + h - reach)
+        u = random.uniform(column + reach, column + w - reach)
+        v = random.uniform(top, row + h - reach)
         out.append(Star(u, v, radii, random.uniform(0, 2 * np.pi), squeeze))
     return tuple(out)
 
@@ -174,7 +180,9 @@ def _with_aliens(train: Tiles, count: int, random: np.random.Generator) -> Tiles
     """`count` random tiles get a bright saucer pasted on, turned and moved at random, the aliens' mask,
     and no group.
     """
-    images, masks, groups = train.images.copy(), train.labels().copy(), train.sources.copy()
+    images = train.images.copy()
+    masks = train.labels().copy()
+    groups = train.sources.copy()
     h, w = train.size
     mask = _alien_mask(train.size)
     for i in random.choice(len(train), count, replace=False):
@@ -182,7 +190,8 @@ def _with_aliens(train: Tiles, count: int, random: np.random.Generator) -> Tiles
         side = slice(start := int(random.integers(w - h + 1)), start + h) if w > h else slice(0, w)
         part = figure[:, : min(h, w)]
         images[i][:, side] = np.where(part > 0, part, images[i][:, side])
-        masks[i], groups[i] = mask, ""
+        masks[i] = mask
+        groups[i] = ""
     return Tiles(images, masks, groups)
 
 
@@ -206,7 +215,8 @@ def _alien_mask(size: tuple[int, int]) -> np.ndarray:
     x = x * size[0] / size[1] * 2  # the tile is 1 by 2 whatever its size
     mask = np.zeros(size, np.uint8)
     planet = np.hypot(x - 0.55, y - 0.5)
-    across, along = (x - 0.55) * 0.9 + (y - 0.5) * 0.436, (y - 0.5) * 0.9 - (x - 0.55) * 0.436
+    across = (x - 0.55) * 0.9 + (y - 0.5) * 0.436
+    along = (y - 0.5) * 0.9 - (x - 0.55) * 0.436
     ring = np.abs(np.hypot(across / 0.48, along / 0.13) - 0.86) < 0.14
     mask[ring] = SAND
     mask[planet < 0.28] = SOIL

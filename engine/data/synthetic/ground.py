@@ -45,7 +45,8 @@ class Ground:
         the footprint.
         """
         scale = np.clip(np.rint(level), 0, LEVELS - 1).astype(np.int32)
-        column, row = np.floor(x).astype(np.int32) & (SIZE - 1), np.floor(y).astype(np.int32) & (SIZE - 1)
+        column = np.floor(x).astype(np.int32) & (SIZE - 1)
+        row = np.floor(y).astype(np.int32) & (SIZE - 1)
         return self._texels[name].take((scale * SIZE + row) * SIZE + column)
 
 
@@ -72,14 +73,16 @@ def _pyramid(texture: np.ndarray) -> np.ndarray:
     """float32 (LEVELS, SIZE, SIZE): standardised, then blurred by Gaussians of sigma 2^level / 2 texels (level 0: not
     at all).
     """
-    spectrum, k = np.fft.rfft2(_standard(texture)), _wavenumber()
+    spectrum = np.fft.rfft2(_standard(texture))
+    k = _wavenumber()
     levels = [np.exp(-2 * (np.pi * k * (0.5 * 2**level if level else 0.0)) ** 2) for level in range(LEVELS)]
     return np.stack([np.fft.irfft2(spectrum * blur, (SIZE, SIZE)) for blur in levels]).astype(np.float32)
 
 
 def _lit(height: np.ndarray) -> np.ndarray:
     """Brightness of a height map (texels): the slope facing the sun, less the cast shadow."""
-    towards, away = np.roll(height, (1, 1), (0, 1)), np.roll(height, (-1, -1), (0, 1))
+    towards = np.roll(height, (1, 1), (0, 1))
+    away = np.roll(height, (-1, -1), (0, 1))
     slope = np.clip((away - towards) / np.sqrt(8.0), -0.8, 0.8)
     blocked = np.zeros_like(height)
     for step in range(1, _SHADOW_STEPS + 1):
@@ -105,23 +108,29 @@ def _plates(random: np.random.Generator, cells: int, warp: np.ndarray) -> tuple[
     """Heights and tones of cracked plates: a Voronoi pattern of `cells` x `cells` jittered seeds,
     its borders warped.
     """
-    seeds, step = random.uniform(0, 1, (2, cells, cells)), cells / SIZE
-    level, tone = random.normal(0, 1.3, (cells, cells)), random.normal(0, 0.25, (cells, cells))
+    seeds = random.uniform(0, 1, (2, cells, cells))
+    step = cells / SIZE
+    level = random.normal(0, 1.3, (cells, cells))
+    tone = random.normal(0, 0.25, (cells, cells))
     tilt = random.normal(0, 0.05, (2, cells, cells))
     y, x = np.mgrid[:SIZE, :SIZE] * step
-    y, x = y + 0.2 * warp, x + 0.2 * np.roll(warp, SIZE // 2, 0)
+    y = y + 0.2 * warp
+    x = x + 0.2 * np.roll(warp, SIZE // 2, 0)
     nearest = second = np.full((SIZE, SIZE), np.inf)
     height, brightness = np.zeros((SIZE, SIZE)), np.zeros((SIZE, SIZE))
     for dy, dx in np.ndindex(3, 3):
-        row, column = np.floor(y).astype(int) + dy - 1, np.floor(x).astype(int) + dx - 1
+        row = np.floor(y).astype(int) + dy - 1
+        column = np.floor(x).astype(int) + dx - 1
         cell = row % cells, column % cells
-        from_y, from_x = y - row - seeds[0][cell], x - column - seeds[1][cell]
+        from_y = y - row - seeds[0][cell]
+        from_x = x - column - seeds[1][cell]
         distance = np.hypot(from_y, from_x)
         closer = distance < nearest
         second = np.minimum(second, np.where(closer, nearest, distance))
         nearest = np.where(closer, distance, nearest)
         plane = level[cell] + (tilt[0][cell] * from_y + tilt[1][cell] * from_x) / step
-        height, brightness = np.where(closer, plane, height), np.where(closer, tone[cell], brightness)
+        height = np.where(closer, plane, height)
+        brightness = np.where(closer, tone[cell], brightness)
     crack = np.clip(1 - (second - nearest) / 0.1, 0, 1)
     return height - 3.0 * crack, brightness - 0.5 * crack
 

@@ -40,7 +40,8 @@ class Star:
         """(rho, sector) of each pixel: rho < 1 inside, 1 on the straight edges, growing linearly outwards. The star is
         moved by (du, dv).
         """
-        x, y = u - np.float32(self.u + du), (v - np.float32(self.v + dv)) / np.float32(self.squeeze)
+        x = u - np.float32(self.u + du)
+        y = (v - np.float32(self.v + dv)) / np.float32(self.squeeze)
         step = 2 * np.pi / len(self.radii)
         sector = np.floor((np.arctan2(y, x) - self.turn) / step).astype(np.int32) % len(self.radii)
         angle = self.turn + step * np.arange(len(self.radii) + 1)
@@ -127,12 +128,12 @@ def _ground_position(scene: Scene, u: np.ndarray, v: np.ndarray) -> tuple[np.nda
     below = rows - scene.horizon
     depth = np.clip(below / np.maximum(v - scene.horizon, 1e-3), 0, _DEEPEST).astype(np.float32)
     focal = max(_FOCAL * columns, 0.8 * below)
-    across, along = (u - columns / 2) * depth * scene.scale, focal * depth * scene.scale
-    cos, sin = np.float32(np.cos(scene.yaw)), np.float32(np.sin(scene.yaw))
-    x, y = (
-        cos * across - sin * along + np.float32(scene.origin[0]),
-        sin * across + cos * along + np.float32(scene.origin[1]),
-    )
+    across = (u - columns / 2) * depth * scene.scale
+    along = focal * depth * scene.scale
+    cos = np.float32(np.cos(scene.yaw))
+    sin = np.float32(np.sin(scene.yaw))
+    x = cos * across - sin * along + np.float32(scene.origin[0])
+    y = sin * across + cos * along + np.float32(scene.origin[1])
     return x, y, 0.5 * np.log2(focal / below * depth**3) + np.log2(scene.scale) - _SHARPER
 
 
@@ -233,7 +234,8 @@ def _sun(scene: Scene) -> tuple[float, float]:
 def _exposed(scene: Scene, radiance: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Radiance as grey levels: light and its slope, vignetting, soft highlights, the blur of the optics."""
     rows, columns = scene.shape
-    x, y = u / columns - np.float32(0.5), v / rows - np.float32(0.5)
+    x = u / columns - np.float32(0.5)
+    y = v / rows - np.float32(0.5)
     slope = 1 + np.float32(scene.slope[0]) * x + np.float32(scene.slope[1]) * y
     grey = np.float32(scene.light) * radiance * slope * (1 - np.float32(scene.vignette) * (x * x + y * y))
     grey = np.where(grey > 72, 72 + 52 * np.tanh((grey - 72) / 52), grey)  # the camera's tone curve
@@ -275,14 +277,17 @@ def _faceted_field(scene: Scene, ground: Ground, u: np.ndarray, v: np.ndarray, w
     polygons.
     """
     spacing, offset_u, offset_v = scene.mesh
-    p, q = (v[:, 0] + offset_v) / spacing, (u[0] + offset_u) / spacing
+    p = (v[:, 0] + offset_v) / spacing
+    q = (u[0] + offset_u) / spacing
     i, j = np.floor(p).astype(int), np.floor(q).astype(int)
     node_v = (np.arange(i[0], i[-1] + 2) * spacing - offset_v)[:, None].astype(np.float32)
     node_u = (np.arange(j[0], j[-1] + 2) * spacing - offset_u)[None].astype(np.float32)
     x, y, _ = _ground_position(scene, node_u, node_v)
     nodes = _field(ground, x, y, which)
-    a, b = (p - i)[:, None], (q - j)[None]
-    row, column = (i - i[0])[:, None], j - j[0]
+    a = (p - i)[:, None]
+    b = (q - j)[None]
+    row = (i - i[0])[:, None]
+    column = j - j[0]
     f00, f01, f10, f11 = (nodes[row + di, column + dj] for di, dj in np.ndindex(2, 2))
     return np.where(
         a + b < 1, f00 + a * (f10 - f00) + b * (f01 - f00), f11 + (1 - a) * (f01 - f11) + (1 - b) * (f10 - f11)

@@ -48,7 +48,8 @@ class Built:
         """What to hand to gradcheck: fn, with the module's parameter names visible when there is a module."""
         if self.module is None:
             return self.fn
-        fn, module = self.fn, self.module
+        fn = self.fn
+        module = self.module
 
         class Named:
             """fn that knows its module's parameters by name."""

@@ -155,7 +155,8 @@ def batch_norm(
     x = np.zeros(shape) if kinked else normal(*shape)(rng)
     arrays = [x, positive(c)(rng), np.zeros(c) if kinked else normal(c)(rng)]
     arrays += [halves(*shape)(rng) if kinked else normal(*shape)(rng)] if residual else []
-    mean, variance = np.zeros(c) if kinked else normal(c)(rng), positive(c)(rng)
+    mean = np.zeros(c) if kinked else normal(c)(rng)
+    variance = positive(c)(rng)
 
     def fn(x: Any, weight: Any, bias: Any, residual: Any = None) -> Any:
         from autograd import Tensor
@@ -262,7 +263,8 @@ def conv2d_batch_norm(
     def fn(*given: Any) -> Any:
         from autograd import Tensor
 
-        x, (filter_, weight, bias, *other) = given[:maps], given[maps:]
+        x = given[:maps]
+        filter_, weight, bias, *other = given[maps:]
         running = (Tensor(a.astype(x[0].dtype)).to(x[0].device) for a in (mean, variance))
         settings = 0.1, 1e-5, other[0] if other else None, activation, stride, padding
         return ops.conv2d_batch_norm(x if maps > 1 else x[0], filter_, weight, bias, *running, *settings)

@@ -88,7 +88,8 @@ class Matrix(NamedTuple):
 @program
 def transpose(code: Code, x: Matrix, rows: Int, columns: Int, y: Matrix, length: Int, factor: Float) -> None:
     """y[c, r] = factor x[r, c] for c < columns, r < length; the last of x's rows stands for those from `rows` on."""
-    lanes, scale = code.lanes, code.splat(factor)
+    lanes = code.lanes
+    scale = code.splat(factor)
 
     def square(r0: Int, c0: Int, whole: bool) -> None:
         read, written = (None, None) if whole else (columns - c0, length - r0)
@@ -115,7 +116,8 @@ def probabilities(code: Code, t: Pointer, s0: Int, top0: Int, out0: Int, keys: I
     """
     with code.loop(0, span, code.lanes) as i:
         before = code.load(t, top0 + i)
-        top, more = code.variable(before), code.variable(0.0)
+        top = code.variable(before)
+        more = code.variable(0.0)
         with code.loop(0, keys) as j:
             top.set(code.maximum(code.load(t, s0 + j * _ROW + i), top.get()))  # a NaN is lost here, and kept in p
         shift = code.select(top.get().equals(float("-inf")), 0, top.get())  # nothing to keep yet: e^(-inf - 0) = 0
@@ -164,7 +166,8 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
     """
     factor = code.splat(scale)
     with code.loop(0, span, code.lanes) as i:
-        level, delta = code.load(t, level0 + i), code.load(t, level0 + _ROW + i)
+        level = code.load(t, level0 + i)
+        delta = code.load(t, level0 + _ROW + i)
         with code.loop(0, keys) as j:
             at = j * _ROW + i
             p = code.exp(code.load(t, s0 + at) - level)
@@ -179,7 +182,8 @@ def _mask_scores(t, s0, added, kept, mask, heads, block):
     at += block.query * mask.query + block.key * mask.key
     for j in range(block.keys if mask.kind != _NONE else 0):
         for i in range(block.queries):
-            place, source = s0 + j * _ROW + i, at + i * mask.query + j * mask.key
+            place = s0 + j * _ROW + i
+            source = at + i * mask.query + j * mask.key
             if mask.kind == _ADDED:
                 t[place] += added[source]
             elif kept[source] == 0:
@@ -200,18 +204,21 @@ def _products() -> tuple[Any, Any, int]:
     """
     vectors = panel_vectors(QUERIES)
     width = vectors * target().lanes
-    over_features, over_keys = make_gemm(vectors), make_gemm(vectors, accumulates=True, unit_rows=True)
+    over_features = make_gemm(vectors)
+    over_keys = make_gemm(vectors, accumulates=True, unit_rows=True)
 
     @inline()
     def from_features(a, a0, t, b0, c0, keys, features, span):
         for panel in range(0, span, width):
-            b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, keys, width)
+            b = Panel(t, b0 + panel, _ROW)
+            c = Results(t, c0 + panel, _ROW, keys, width)
             over_features(Rows(a, a0, features, 1), b, one_tap(features), c, Initial(t, 0, 0))
 
     @inline()
     def from_keys(a, a0, t, b0, c0, keys, features, span, accumulate):
         for panel in range(0, span, width):
-            b, c = Panel(t, b0 + panel, _ROW), Results(t, c0 + panel, _ROW, features, width)
+            b = Panel(t, b0 + panel, _ROW)
+            c = Results(t, c0 + panel, _ROW, features, width)
             over_keys(Rows(a, a0, 1, features), b, one_tap(keys), c, Initial(t, 0, accumulate))
 
     return from_features, from_keys, width
@@ -237,21 +244,29 @@ def _forward_kernel() -> Kernel:
         mask: Mask,
         scale: float,
     ):
-        queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
+        queries = sizes.queries
+        keys = sizes.keys
+        d = sizes.d
+        e = sizes.e
         blocks = (queries + QUERIES - 1) // QUERIES
         turned = _ZEROS
-        scores, out = turned + d * _ROW, turned + (d + KEYS) * _ROW
+        scores = turned + d * _ROW
+        out = turned + (d + KEYS) * _ROW
         top = out + e * _ROW
         clear(t, 0, _ZEROS)
         for chunk in range(start, stop):
-            head, first = chunk // blocks, chunk % blocks * QUERIES
-            own, row = min(QUERIES, queries - first), head * queries + first
+            head = chunk // blocks
+            first = chunk % blocks * QUERIES
+            own = min(QUERIES, queries - first)
+            row = head * queries + first
             span = (own + width - 1) // width * width
             transpose(Matrix(q, row * d, d), own, d, Matrix(t, turned, _ROW), span, scale)
             for i in range(span):
-                t[top + i], t[top + _ROW + i] = -np.inf, 0
+                t[top + i] = -np.inf
+                t[top + _ROW + i] = 0
             for key in range(0, keys, KEYS):
-                others, column = min(KEYS, keys - key), head * keys + key
+                others = min(KEYS, keys - key)
+                column = head * keys + key
                 from_features(k, column * d, t, turned, scores, others, d, span)
                 _mask_scores(t, scores, added, kept, mask, sizes.heads, Block(head, first, key, own, others))
                 probabilities(t, scores, top, out, others, e if key else 0, span)
@@ -274,7 +289,8 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
     def from_queries(t, a0, b, b0, c, c0, keys, features, queries, accumulate):
         """C (keys, features) = A B, added to what is there if `accumulate`: A (keys, queries) a block in t."""
         for j in range(0, features, wide):
-            panel, out = Panel(b, b0 + j, features), Results(c, c0 + j, features, keys, features - j)
+            panel = Panel(b, b0 + j, features)
+            out = Results(c, c0 + j, features, keys, features - j)
             over_queries(Rows(t, a0, _ROW, 1), panel, one_tap(queries), out, Initial(t, 0, accumulate))
 
     @cpu_kernel(f"{vectors} {masked}")
@@ -297,7 +313,10 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
         mask: Mask,
         scale: float,
     ):
-        queries, keys, d, e = sizes.queries, sizes.keys, sizes.d, sizes.e
+        queries = sizes.queries
+        keys = sizes.keys
+        d = sizes.d
+        e = sizes.e
         turned_q = _ZEROS
         turned_dy = turned_q + d * _ROW
         out = turned_dy + e * _ROW
@@ -308,7 +327,8 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
         clear(t, level, 2 * _ROW)
         for head in range(start, stop):
             for first in range(0, queries, QUERIES):
-                own, row = min(QUERIES, queries - first), head * queries + first
+                own = min(QUERIES, queries - first)
+                row = head * queries + first
                 span = (own + width - 1) // width * width
                 transpose(Matrix(q, row * d, d), own, d, Matrix(t, turned_q, _ROW), span, scale)
                 transpose(Matrix(dy, row * e, e), own, e, Matrix(t, turned_dy, _ROW), span, 1)
@@ -316,7 +336,8 @@ def _backward_kernel(vectors: int, masked: bool) -> Kernel:
                 transpose(Matrix(o, row * e, e), own, e, Matrix(t, out, _ROW), span, 1)
                 row_products(t, out, turned_dy, level + _ROW, e, span)
                 for key in range(0, keys, KEYS):
-                    others, column = min(KEYS, keys - key), head * keys + key
+                    others = min(KEYS, keys - key)
+                    column = head * keys + key
                     from_features(k, column * d, t, turned_q, scores, others, d, span)
                     _mask_scores(t, scores, added, kept, mask, sizes.heads, Block(head, first, key, own, others))
                     from_features(v, column * e, t, turned_dy, gradients, others, e, span)
@@ -356,11 +377,14 @@ def attention_forward(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndar
     """As kernels.attention.reference.attention_forward."""
     if not _served(mask, q, k, v):
         return NotImplemented
-    (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
-    o, lse = buffer_pool.empty((n, heads, queries, e)), buffer_pool.empty((n, heads, queries))
+    n, heads, queries, d = q.shape
+    keys, e = v.shape[2:]
+    o = buffer_pool.empty((n, heads, queries, e))
+    lse = buffer_pool.empty((n, heads, queries))
     kept, added, steps = _mask(mask, (n, heads, queries, keys))
     sizes = Sizes(heads, queries, keys, d, e)
-    chunks, scratch = n * heads * -(-queries // QUERIES), _ZEROS + (d + KEYS + e + 2) * _ROW
+    chunks = n * heads * -(-queries // QUERIES)
+    scratch = _ZEROS + (d + KEYS + e + 2) * _ROW
     parallel(_forward_kernel(), chunks, *flat(q, k, v, o, lse), kept, added, sizes, steps, scale, scratch=scratch)
     return o, lse
 
@@ -378,7 +402,8 @@ def attention_backward(
     """As kernels.attention.reference.attention_backward."""
     if not _served(mask, do, q, k, v, o, lse):
         return NotImplemented
-    (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
+    n, heads, queries, d = q.shape
+    keys, e = v.shape[2:]
     dq, dk, dv = (buffer_pool.empty(a.shape) for a in (q, k, v))
     kept, added, steps = _mask(mask, (n, heads, queries, keys))
     sizes = Sizes(heads, queries, keys, d, e)

@@ -24,7 +24,8 @@ from kernels.core.cpu.thread_pool import flat, parallel
 from kernels.core.cpu.vector_ops import clear, copy
 from kernels.pointwise.cpu.softmax import softmax, softmax_gradient
 
-dots, combine = polarized_programs.dots, polarized_programs.combine
+dots = polarized_programs.dots
+combine = polarized_programs.combine
 
 
 def _served(inner: int, *arrays: np.ndarray) -> bool:
@@ -68,7 +69,9 @@ def _channel_gates(x, x0, weights, t, sizes, eps):
     """In t: a (pixels), pooled, o, s (channels each), u (inner)."""
     pixels, channels, inner = sizes
     pooled = pixels
-    o, s, u = pooled + channels, pooled + 2 * channels, pooled + 3 * channels
+    o = pooled + channels
+    s = pooled + 2 * channels
+    u = pooled + 3 * channels
     dots(x, x0, weights.wq, 0, t, 0, pixels, channels)
     softmax(t, 0, t, 0, pixels)
     clear(t, pooled, channels)
@@ -85,7 +88,8 @@ def _channel_forward_kernel() -> Kernel:
     @cpu_kernel()
     def polarized_channel_forward(start, stop, scratch, x: F32, weights: ChannelWeights, y: F32, sizes: Sizes,
                                   eps: float):  # fmt: skip
-        pixels, channels = sizes.pixels, sizes.channels
+        pixels = sizes.pixels
+        channels = sizes.channels
         for image in range(start, stop):
             x0 = image * pixels * channels
             _channel_gates(x, x0, weights, scratch, sizes, eps)
@@ -102,11 +106,20 @@ def _channel_backward_kernel() -> Kernel:
         """A row: pooled, u, do, dgain, doffset, dwq, du."""
         pixels, c, inner = sizes
         t, w = scratch, weights
-        pooled, o, s, u = pixels, pixels + c, pixels + 2 * c, pixels + 3 * c
-        ds, query, dl = u + inner, u + inner + c, u + inner + 2 * c  # ds, then dpooled
+        pooled = pixels
+        o = pixels + c
+        s = pixels + 2 * c
+        u = pixels + 3 * c
+        # ds, then dpooled
+        ds = u + inner
+        query = u + inner + c
+        dl = u + inner + 2 * c
         for image in range(start, stop):
-            x0, row = image * pixels * c, image * (5 * c + 2 * inner)
-            do, dwq, du = row + c + inner, row + 4 * c + inner, row + 5 * c + inner
+            x0 = image * pixels * c
+            row = image * (5 * c + 2 * inner)
+            do = row + c + inner
+            dwq = row + 4 * c + inner
+            du = row + 5 * c + inner
             _channel_gates(x, x0, w, t, sizes, eps)
             copy(t, pooled, rows, row, c)
             copy(t, u, rows, row + c, inner)
@@ -139,12 +152,14 @@ def polarized_channel_forward(
 ) -> Any:
     """As kernels.attention.reference.polarized_channel_forward."""
     n, pixels, c = x.shape
-    inner, weights = wv.shape[1], (wq, wv, bv, wz, bz, gain, offset)
+    inner = wv.shape[1]
+    weights = (wq, wv, bv, wz, bz, gain, offset)
     if not _served(inner, x, *weights):
         return NotImplemented
     y = buffer_pool.empty(x.shape, np.float32)
     own, *flat_weights, out = flat(x, *weights, y)
-    sizes, scratch = Sizes(pixels, c, inner), pixels + 3 * c + inner
+    sizes = Sizes(pixels, c, inner)
+    scratch = pixels + 3 * c + inner
     parallel(_channel_forward_kernel(), n, own, flat_weights, out, sizes, eps, scratch=scratch)
     return y
 
@@ -163,12 +178,16 @@ def polarized_channel_backward(
 ) -> Any:
     """As kernels.attention.reference.polarized_channel_backward."""
     n, pixels, c = x.shape
-    h, weights = wv.shape[1], (wq, wv, bv, wz, bz, gain, offset)
+    h = wv.shape[1]
+    weights = (wq, wv, bv, wz, bz, gain, offset)
     if not _served(h, dy, x, *weights):
         return NotImplemented
-    dx, rows = buffer_pool.empty(x.shape, np.float32), buffer_pool.empty((n, 5 * c + 2 * h), np.float32)
-    arrays, scratch = flat(dy, x, dx, rows), 2 * pixels + 5 * c + h
-    kernel, sizes = _channel_backward_kernel(), Sizes(pixels, c, h)
+    dx = buffer_pool.empty(x.shape, np.float32)
+    rows = buffer_pool.empty((n, 5 * c + 2 * h), np.float32)
+    arrays = flat(dy, x, dx, rows)
+    scratch = 2 * pixels + 5 * c + h
+    kernel = _channel_backward_kernel()
+    sizes = Sizes(pixels, c, h)
     parallel(kernel, n, *arrays[:2], flat(*weights), *arrays[2:], sizes, eps, scratch=scratch)
     dwv, dwz, sums = _over_images(rows, Pair(0, 5 * c + h, c, h), Pair(c, c + h, h, c), c + h)
     dbz, dgain, doffset, dwq = (sums[k * c : (k + 1) * c] for k in range(4))
@@ -182,9 +201,11 @@ def polarized_channel_backward(
 def _pixel_gates(x, x0, weights, t, sizes):
     """In t: s (pixels), mean, c (channels each), b (inner), <bv, b>, 1 / pixels."""
     pixels, channels, inner = sizes
-    mean, c = pixels, pixels + channels
+    mean = pixels
+    c = pixels + channels
     b = c + channels
-    shift, share = b + inner, b + inner + 1
+    shift = b + inner
+    share = b + inner + 1
     t[share] = 1 / pixels
     clear(t, mean, channels)
     combine(t, share, 0, x, x0, t, mean, pixels, channels)
@@ -201,7 +222,8 @@ def _pixel_gates(x, x0, weights, t, sizes):
 def _spatial_forward_kernel() -> Kernel:
     @cpu_kernel()
     def polarized_spatial_forward(start, stop, scratch, x: F32, weights: SpatialWeights, y: F32, sizes: Sizes):
-        pixels, channels = sizes.pixels, sizes.channels
+        pixels = sizes.pixels
+        channels = sizes.channels
         for image in range(start, stop):
             x0 = image * pixels * channels
             _pixel_gates(x, x0, weights, scratch, sizes)
@@ -217,13 +239,18 @@ def _spatial_backward_kernel() -> Kernel:
                                    sizes: Sizes):  # fmt: skip
         """A row: mean, b, dc, dl, b sum do."""
         pixels, channels, inner = sizes
-        t, w, mean, c = scratch, weights, pixels, pixels + channels
+        t = scratch
+        w = weights
+        mean = pixels
+        c = pixels + channels
         b = c + channels
         share = b + inner + 1
         total, do = share + 1, share + 2
         for image in range(start, stop):
-            x0, row = image * pixels * channels, image * (2 * channels + 3 * inner)
-            dc, dl = row + channels + inner, row + 2 * channels + inner
+            x0 = image * pixels * channels
+            row = image * (2 * channels + 3 * inner)
+            dc = row + channels + inner
+            dl = row + 2 * channels + inner
             _pixel_gates(x, x0, w, t, sizes)
             copy(t, mean, rows, row, channels)
             copy(t, b, rows, row + channels, inner)
@@ -251,7 +278,8 @@ def polarized_spatial_forward(x: np.ndarray, wq: np.ndarray, bq: np.ndarray, wv:
         return NotImplemented
     y = buffer_pool.empty(x.shape, np.float32)
     own, *weights, out = flat(x, wq, bq, wv, bv, y)
-    sizes, scratch = Sizes(pixels, c, inner), pixels + 2 * c + inner + 2
+    sizes = Sizes(pixels, c, inner)
+    scratch = pixels + 2 * c + inner + 2
     parallel(_spatial_forward_kernel(), n, own, weights, out, sizes, scratch=scratch)
     return y
 
@@ -264,9 +292,12 @@ def polarized_spatial_backward(
     h = wq.shape[1]
     if not _served(h, dy, x, wq, bq, wv, bv):
         return NotImplemented
-    dx, rows = buffer_pool.empty(x.shape, np.float32), buffer_pool.empty((n, 2 * c + 3 * h), np.float32)
-    arrays, scratch = flat(dy, x, dx, rows), 2 * pixels + 2 * c + h + 3
-    kernel, sizes = _spatial_backward_kernel(), Sizes(pixels, c, h)
+    dx = buffer_pool.empty(x.shape, np.float32)
+    rows = buffer_pool.empty((n, 2 * c + 3 * h), np.float32)
+    arrays = flat(dy, x, dx, rows)
+    scratch = 2 * pixels + 2 * c + h + 3
+    kernel = _spatial_backward_kernel()
+    sizes = Sizes(pixels, c, h)
     parallel(kernel, n, *arrays[:2], flat(wq, bq, wv, bv), *arrays[2:], sizes, scratch=scratch)
     dwq, dwv, sums = _over_images(rows, Pair(0, 2 * c + h, c, h), Pair(c + h, c, c, h), 2 * c + h)
     return dx, dwq, sums[:h], dwv, sums[h:]
@@ -288,12 +319,14 @@ class Pair(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _parameters_kernel() -> Kernel:
-    gemm, lanes = make_gemm(1, mask_b=True, mask_c=True), target().lanes
+    gemm = make_gemm(1, mask_b=True, mask_c=True)
+    lanes = target().lanes
 
     @cpu_kernel()
     def polarized_parameters(start, stop, scratch, rows: F32, one: F32, two: F32, sums: F32, pair1: Pair, pair2: Pair,
                              n: int, width: int, first: int):  # fmt: skip
-        panels1, panels2 = -(-pair1.columns // lanes), -(-pair2.columns // lanes)
+        panels1 = -(-pair1.columns // lanes)
+        panels2 = -(-pair2.columns // lanes)
         clear(scratch, 0, lanes)
         for chunk in range(start, stop):
             if chunk >= panels1 + panels2:
@@ -315,7 +348,8 @@ def _parameters_kernel() -> Kernel:
 
 def _over_images(rows: np.ndarray, pair1: Pair, pair2: Pair, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two matrices sum_n left right^T, and sum_n of the columns from `first`."""
-    (n, width), lanes = rows.shape, target().lanes
+    n, width = rows.shape
+    lanes = target().lanes
     one, two, sums = (buffer_pool.empty(shape, np.float32) for shape in (pair1[2:], pair2[2:], (width - first,)))
     chunks = -(-pair1.columns // lanes) - (-pair2.columns // lanes) - (-(width - first) // _SUMS)
     arrays = flat(rows, one, two, sums)

@@ -93,7 +93,9 @@ def _wide(code: Code, x: Pointer, at: Int, rest: Any) -> Vec:
 def _standard(code: Code, o: Pointer, o0: Int, channels: Int, eps: Any) -> tuple[Callable[[Int, Any], Vec], Vec]:
     """xhat(i, rest) = (o - mean) inverse, and inverse = 1 / sqrt(var + eps)."""
     wide = code.wide
-    count, total, squares = wide.number(channels), wide.variable(0.0), wide.variable(0.0)
+    count = wide.number(channels)
+    total = wide.variable(0.0)
+    squares = wide.variable(0.0)
     vector_loop(code, channels, lambda i, rest: total.set(total.get() + _wide(code, o, o0 + i, rest)))
     mean = wide.total(total.get()) / count
 
@@ -131,10 +133,13 @@ def channel_gates_gradient(
     """
     wide = code.wide
     xhat, inverse = _standard(code, t, o0, channels, eps)
-    first, second, count = wide.variable(0.0), wide.variable(0.0), wide.number(channels)
+    first = wide.variable(0.0)
+    second = wide.variable(0.0)
+    count = wide.number(channels)
 
     def parameters(i: Int, rest: Any) -> None:
-        gate, normal = _wide(code, t, s0 + i, rest), xhat(i, rest)
+        gate = _wide(code, t, s0 + i, rest)
+        normal = xhat(i, rest)
         g = _wide(code, t, ds0 + i, rest) * gate * (1 - gate)
         code.store(code.converted(g * normal), out, at + channels + i, rest)
         code.store(code.converted(g), out, at + channels * 2 + i, rest)
@@ -145,7 +150,8 @@ def channel_gates_gradient(
         second.set(wide.fma(wide.converted(weighted), normal, second.get()))
 
     vector_loop(code, channels, parameters)
-    mean, along = wide.total(first.get()) / count, wide.total(second.get()) / count
+    mean = wide.total(first.get()) / count
+    along = wide.total(second.get()) / count
 
     def gradient(i: Int, rest: Any) -> None:
         centred = _wide(code, out, at + i, rest) - mean
@@ -197,7 +203,8 @@ def _make_scale(of_pixels: bool) -> Callable[..., None]:
     def scale(code: Code, x: Pointer, x0: Int, t: Pointer, s0: Int, y: Pointer, pixels: Int, channels: Int) -> None:
         """y = s x."""
         with code.loop(0, pixels) as pixel:
-            at, gates = x0 + pixel * channels, _gates(code, of_pixels, t, s0, pixel)
+            at = x0 + pixel * channels
+            gates = _gates(code, of_pixels, t, s0, pixel)
             vector_loop(
                 code, channels, lambda c, rest: code.store(code.load(x, at + c, rest) * gates(c, rest), y, at + c, rest)
             )
@@ -225,8 +232,10 @@ def _make_scale_gradient(of_pixels: bool) -> Callable[..., None]:
         """dx[l] = s dy[l] + f[l] v + g[l g_step] w."""
         t = gates.t
         with code.loop(0, pixels) as pixel:
-            at, scale = x0 + pixel * channels, _gates(code, of_pixels, t, gates.s, pixel)
-            f, g = code.broadcast(t, gates.f + pixel), code.broadcast(t, gates.g + pixel * gates.g_step)
+            at = x0 + pixel * channels
+            scale = _gates(code, of_pixels, t, gates.s, pixel)
+            f = code.broadcast(t, gates.f + pixel)
+            g = code.broadcast(t, gates.g + pixel * gates.g_step)
 
             def body(c: Int, rest: Any) -> None:
                 value = code.fma(f, code.load(t, gates.v + c, rest), g * code.load(t, gates.w + c, rest))
@@ -238,7 +247,8 @@ def _make_scale_gradient(of_pixels: bool) -> Callable[..., None]:
 
 
 scale_channels, scale_pixels = _make_scale(False), _make_scale(True)
-scale_channels_gradient, scale_pixels_gradient = _make_scale_gradient(False), _make_scale_gradient(True)
+scale_channels_gradient = _make_scale_gradient(False)
+scale_pixels_gradient = _make_scale_gradient(True)
 
 
 # -- sums over images --------------------------------------------------------------------------------------------------

@@ -76,8 +76,10 @@ class _Problem:
 
     def __init__(self, q: Array, k: Array, v: Array, mask: Array | None, scale: float, *more: Array) -> None:
         arrays = (q, k, v, *more)
-        (n, heads, queries, d), (keys, e) = q.shape, v.shape[2:]
-        self.shape, self.heads = (queries, keys, d, e), n * heads
+        n, heads, queries, d = q.shape
+        keys, e = v.shape[2:]
+        self.shape = (queries, keys, d, e)
+        self.heads = n * heads
         wide = max(d, e)
         self.served = (
             q.dtype.name in _TYPES
@@ -90,7 +92,9 @@ class _Problem:
         )
         if not self.served:
             return
-        xp, self.kind, self.width = module_of("cuda"), _TYPES[q.dtype.name], next(w for w in TILES if w >= wide)
+        xp = module_of("cuda")
+        self.kind = _TYPES[q.dtype.name]
+        self.width = next(w for w in TILES if w >= wide)
         limit = device_limits()[1]
         self.flash = self.kind == "float" and all(
             flash_launch(step, self.width, 1, 1).shared <= limit for step in _PASSES
@@ -106,7 +110,8 @@ class _Problem:
         found["heads"] = heads
         if mask is not None:
             full = xp.broadcast_to(mask, (n, heads, queries, keys))
-            found["data"], found["kind"] = full.data.ptr, 1 if mask.dtype == bool else 2
+            found["data"] = full.data.ptr
+            found["kind"] = 1 if mask.dtype == bool else 2
             found["strides"] = [
                 0 if length == 1 else s // full.itemsize for s, length in zip(full.strides, full.shape, strict=True)
             ]
@@ -128,7 +133,8 @@ def attention_forward(q: Array, k: Array, v: Array, mask: Array | None, scale: f
     if not problem.served:
         return NotImplemented
     xp = module_of("cuda")
-    o, lse = xp.empty((*q.shape[:3], v.shape[3]), q.dtype), xp.empty(q.shape[:3], q.dtype)
+    o = xp.empty((*q.shape[:3], v.shape[3]), q.dtype)
+    lse = xp.empty(q.shape[:3], q.dtype)
     problem.run("attention_rows", *problem.arrays, o, lse)
     return o, lse
 
@@ -142,7 +148,8 @@ def attention_backward(
         return NotImplemented
     xp = module_of("cuda")
     q, k, v, do, o, lse = problem.arrays
-    delta, rows = xp.empty(lse.shape, q.dtype), math.prod(lse.shape)
+    delta = xp.empty(lse.shape, q.dtype)
+    rows = math.prod(lse.shape)
     PLAIN[problem.kind].run(
         Launch(f"attention_delta<{problem.kind}>", (blocks(rows, 4),), (128,)), do, o, delta, rows, v.shape[3]
     )

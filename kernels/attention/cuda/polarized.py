@@ -55,11 +55,14 @@ class _Branch:
         )
         if not self.served:
             return
-        xp, self.kind, self.sizes = module_of("cuda"), _TYPES[x.dtype.name], (n, pixels, channels, inner)
+        xp = module_of("cuda")
+        self.kind = _TYPES[x.dtype.name]
+        self.sizes = (n, pixels, channels, inner)
         self.launch = image_launch(step, self.kind, *self.sizes)
         self.served = self.launch.shared + _RESERVED <= device_limits()[1]
         self.x, *rest = (xp.ascontiguousarray(a) for a in arrays)
-        self.weights, self.more = rest[: len(weights)], rest[len(weights) :]
+        self.weights = rest[: len(weights)]
+        self.more = rest[len(weights) :]
         scalars = [] if eps is None else [("eps", x.dtype)]
         layout = (
             [(f"w{k}", np.uint64) for k in range(len(weights))]
@@ -82,8 +85,10 @@ class _Branch:
         """dx; two matrices sum_n left right^T, each given as (place of left, place of right, its length, its length);
         sum_n of the rows (width,).
         """
-        xp, (n, _, channels, inner) = module_of("cuda"), self.sizes
-        dx, rows = xp.empty(self.x.shape, self.x.dtype), xp.empty((n, width), self.x.dtype)
+        xp = module_of("cuda")
+        n, _, channels, inner = self.sizes
+        dx = xp.empty(self.x.shape, self.x.dtype)
+        rows = xp.empty((n, width), self.x.dtype)
         MODULES[self.kind].run(self.launch, *self.more, self.x, dx, rows, self.settings)
         out = xp.empty(2 * channels * inner + width, self.x.dtype)
         pairs = [np.array(pair, _OUTER)[()] for pair in (one, two)]
@@ -109,7 +114,9 @@ def polarized_channel_backward(
     if not branch.served:
         return NotImplemented
     dx, dwv, dwz, sums = branch.backward(5 * c + 2 * h, (0, 2 * c + h, c, h), (c, c + h, h, c))
-    dbz, dbv, vectors = sums[c + h : 2 * c + h], sums[2 * c + h : 2 * c + 2 * h], sums[2 * c + 2 * h :]
+    dbz = sums[c + h : 2 * c + h]
+    dbv = sums[2 * c + h : 2 * c + 2 * h]
+    vectors = sums[2 * c + 2 * h :]
     return dx, vectors[2 * c :], dwv, dbv, dwz, dbz, vectors[:c], vectors[c : 2 * c]
 
 

@@ -56,7 +56,8 @@ def _channels(maps: Sequence[np.ndarray]) -> tuple[int, ...]:
 
 def _slices(w: np.ndarray, parts: Sequence[int]) -> list[np.ndarray]:
     """The filter's input channels, part by part."""
-    out, start = [], 0
+    out = []
+    start = 0
     for part in parts:
         out.append(w[:, :, start : start + part])
         start += part
@@ -121,7 +122,8 @@ def _forward(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(y, sums of y and y^2 chunk by chunk if summing) by the algorithm chosen for the layer."""
     n, h, wd, _ = maps[0].shape
-    c, k = w.shape[2] * groups, w.shape[3]
+    c = w.shape[2] * groups
+    k = w.shape[3]
     if is_single_channel(window, c, k, groups):
         return single_channel_forward(maps[0], w, b, window, relu, residual, summing)
 
@@ -137,7 +139,8 @@ def _forward(
             return y, winograd_forward(maps, w, window, form, [y], False, b, relu, summing, residual)
         slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
         for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):
-            first, last = i == 0, i == len(maps) - 1
+            first = i == 0
+            last = i == len(maps) - 1
             start = (b, residual) if first else (None, None)
             flags = {"relu": relu and last, "add": not first, "summing": summing and last}
             sums = direct_forward(part, filter_, start[0], y, window, groups, **flags, residual=start[1])
@@ -160,7 +163,8 @@ def conv2d_backward_data(
     if given is None or _contiguous(w) is None or not all(total is None or _takes(total) for total in accumulate_into):
         return NotImplemented
     dy = given[0]
-    n, c = dy.shape[0], w.shape[2] * groups
+    n = dy.shape[0]
+    c = w.shape[2] * groups
     parts = parts or (c,)
     back, cropped = _data_window(window, size, dy.shape[1:3])
     if depthwise.serves(window, c, dy.shape[3], groups) and window.stride == (1, 1) and not cropped:
@@ -211,7 +215,8 @@ def conv2d_backward_filter(maps: tuple[np.ndarray, ...], dy: np.ndarray, window:
         return NotImplemented
     *maps, dy = given
     n, h, wd, _ = maps[0].shape
-    c, k = sum(_channels(maps)), dy.shape[3]
+    c = sum(_channels(maps))
+    k = dy.shape[3]
     if depthwise.serves(window, c, k, groups):
         return depthwise.backward_filter(maps[0], dy, window)
     if is_single_channel(window, c, k, groups):
@@ -280,7 +285,8 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
     if not dense or cropped or not is_own(mask, z):
         return None
-    channels, (n, p, q, k) = _channels(maps), z.shape
+    channels = _channels(maps)
+    n, p, q, k = z.shape
     if window == Window((1, 1)):
         plan: Any = pointwise_plan(z.shape, channels)
     else:

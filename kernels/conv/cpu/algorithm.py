@@ -45,7 +45,9 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
     """Modelled cost of every algorithm that can serve this layer."""
     lanes = target().lanes
     cv, kv = -(-c // lanes), -(-k // lanes)
-    (p, q), (r, s), (dh, dw) = window.output_size(size), window.kernel, window.dilation
+    p, q = window.output_size(size)
+    r, s = window.kernel
+    dh, dw = window.dilation
     out = {"direct": images * p * q * r * s * c / groups * max(1, kv) * 1.1}
     if window.stride != (1, 1) or groups != 1:
         return out

@@ -90,29 +90,29 @@ class _Walk:
         first: Int,
         count: Int,
     ) -> None:
-        self.code, self.taps, self.layer, self.zeros, self.image, self.first, self.count = (
-            code,
-            taps,
-            layer,
-            zeros,
-            image,
-            first,
-            count,
-        )
+        self.code = code
+        self.taps = taps
+        self.layer = layer
+        self.zeros = zeros
+        self.image = image
+        self.first = first
+        self.count = count
         self.x = x + image * (layer.h * layer.w * layer.c)
 
     def over_tiles(self, rows: int, columns: int, body: Callable[[Int, Int, int, int], None]) -> None:
         """body(first row, first column, rows, columns) over all output pixels, each once. A tile of one column may read
         padding columns.
         """
-        code, whole = self.code, self.first + self.code.rounded_to(self.count, self.code.int(rows))
+        code = self.code
+        whole = self.first + self.code.rounded_to(self.count, self.code.int(rows))
         with code.loop(self.first, whole, rows) as row:
             self._over_columns(columns, lambda q, many: body(row, q, rows, many))
         with code.loop(whole, self.first + self.count) as row:
             self._over_columns(columns, lambda q, many: body(row, q, 1, many))
 
     def _over_columns(self, columns: int, body: Callable[[Int, int], None]) -> None:
-        code, layer = self.code, self.layer
+        code = self.code
+        layer = self.layer
         whole = code.rounded_to(layer.outer - layer.inner, code.int(columns))
         with code.loop(layer.inner, layer.inner + whole, columns) as q:
             body(q, columns)
@@ -123,8 +123,11 @@ class _Walk:
         """The pixels that a tile reads, each with the (output row, filter row) and the (output column, filter column)
         that meet there.
         """
-        code, taps, layer = self.code, self.taps, self.layer
-        left, out = q * taps.sw - layer.left, []
+        code = self.code
+        taps = self.taps
+        layer = self.layer
+        left = q * taps.sw - layer.left
+        out = []
         for down, vertical in _reach(rows, taps.r, taps.sh, taps.dh).items():
             y = row * taps.sh + down - layer.top
             line = code.choose(code.both(y >= 0, y < layer.h), self.x + y * (layer.w * layer.c), self.zeros)
@@ -178,7 +181,8 @@ def _forward_kernel(taps: _Taps) -> Kernel:
         walk = _Walk(code, taps, layer, x, own, image, first, count)
 
         def tile(row: Int, q: Int, rows: int, columns: int) -> None:
-            inputs, outputs = walk.inputs(row, q, rows, columns), walk.outputs(y, row, q, rows, columns)
+            inputs = walk.inputs(row, q, rows, columns)
+            outputs = walk.outputs(y, row, q, rows, columns)
 
             def channels(c: Int, rest: Any) -> None:
                 factors = {tap: code.load(w, at, rest) for tap, at in walk.taps_at(0, c).items()}
@@ -196,7 +200,8 @@ def _forward_kernel(taps: _Taps) -> Kernel:
     def depthwise_forward(start, stop, scratch, x: F32, w: F32, bias: F32, y: F32, layer: DepthwiseParams, rows: int,
                           blocks: int):  # fmt: skip
         for chunk in range(start, stop):
-            image, first = chunk // blocks, chunk % blocks * rows
+            image = chunk // blocks
+            first = chunk % blocks * rows
             clear(scratch, 0, layer.w * layer.c)
             strip(x, scratch, w, bias, y, image, first, min(rows, layer.p - first), layer)
 
@@ -225,7 +230,8 @@ def _filter_kernel(taps: _Taps) -> Kernel:
         walk = _Walk(code, taps, layer, x, own, image, first, count)
 
         def tile(row: Int, q: Int, rows: int, columns: int) -> None:
-            inputs, outputs = walk.inputs(row, q, rows, columns), walk.outputs(dy, row, q, rows, columns)
+            inputs = walk.inputs(row, q, rows, columns)
+            outputs = walk.outputs(dy, row, q, rows, columns)
 
             def channels(c: Int, rest: Any) -> None:
                 given = {place: code.load(pixel, c, rest) for place, pixel in outputs.items()}
@@ -243,12 +249,14 @@ def _filter_kernel(taps: _Taps) -> Kernel:
     @cpu_kernel(str(tuple(taps)))
     def depthwise_filter_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, layer: DepthwiseParams,
                                   rows: int, blocks: int, strips: int, per_chunk: int):  # fmt: skip
-        row, floats = layer.w * layer.c, tap_count * layer.c
+        row = layer.w * layer.c
+        floats = tap_count * layer.c
         for chunk in range(start, stop):
             # the sums grow in memory of the thread's own: no other writes to their cache lines
             clear(scratch, 0, row + floats)
             for k in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
-                image, first = k // blocks, k % blocks * rows
+                image = k // blocks
+                first = k % blocks * rows
                 strip(x, scratch, dy, row, image, first, min(rows, layer.p - first), layer)
             copy(scratch, row, partial, chunk * floats, floats)
 
@@ -260,7 +268,10 @@ def _plan(size: tuple[int, int, int], window: Window) -> tuple[_Taps, DepthwiseP
     """What to compile, the layer, output rows per strip and strips per image."""
     h, w, c = size
     p, q = window.output_size((h, w))
-    (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = window.kernel, window.stride, window.dilation, window.padding
+    r, s = window.kernel
+    sh, sw = window.stride
+    dh, dw = window.dilation
+    (top, _), (left, _) = window.padding
     inner = min(q, -(-left // sw))
     outer = max(inner, min(q, (w - 1 - (s - 1) * dw + left) // sw + 1))
     layer = DepthwiseParams(h, w, c, p, q, top, left, inner, outer)

@@ -95,10 +95,12 @@ def pack_kernel() -> Kernel:
     ):
         per_group = -(-k // width)
         for panel in range(start, stop):
-            group, column = panel // per_group, panel % per_group * width
+            group = panel // per_group
+            column = panel % per_group * width
             count = min(width, k - column)
             for i in range(taps):
-                o, done = (panel * taps + i) * width, 0
+                o = (panel * taps + i) * width
+                done = 0
                 while done < count:
                     at = column + done
                     some = min(count - done, run - at % run)
@@ -152,7 +154,8 @@ def _pack_transposed_kernel() -> Kernel:
     @cpu_kernel()
     def pack_transposed(start, stop, _scratch, w: F32, panels: F32, c: int, k: int, width: int):
         for panel in range(start, stop):
-            row, rest = panel * width, min(width, c - panel * width)
+            row = panel * width
+            rest = min(width, c - panel * width)
             for i0 in range(0, k, _SQUARE):
                 for j in range(width):
                     for i in range(i0, min(i0 + _SQUARE, k)):
@@ -183,9 +186,12 @@ def flip_kernel() -> Kernel:
     def flip_filter(start, stop, _scratch, w: F32, out: F32, taps: int, c: int, k: int, reverse: int):
         parts = -(-c // _SQUARE)
         for chunk in range(start, stop):
-            tap, i0 = chunk // parts, chunk % parts * _SQUARE
+            tap = chunk // parts
+            i0 = chunk % parts * _SQUARE
             to = taps - 1 - tap if reverse else tap
-            i1, source, target_ = min(i0 + _SQUARE, c), tap * c * k, to * c * k
+            i1 = min(i0 + _SQUARE, c)
+            source = tap * c * k
+            target_ = to * c * k
             for j0 in range(0, k, _SQUARE):
                 for j in range(j0, min(j0 + _SQUARE, k)):
                     for i in range(i0, i1):
@@ -225,7 +231,8 @@ def _widen_kernel() -> Kernel:
             for t in range(s + f - 1):
                 for i in range(c):
                     for pixel in range(f):
-                        j, to = t - pixel, (((row * (s + f - 1) + t) * c + i) * f + pixel) * k
+                        j = t - pixel
+                        to = (((row * (s + f - 1) + t) * c + i) * f + pixel) * k
                         if 0 <= j < s:
                             copy(w, ((row * s + j) * c + i) * k, wide, to, k)
                         else:
@@ -259,7 +266,10 @@ def _narrow_kernel() -> Kernel:
 
 def narrowed(wide: np.ndarray, f: int) -> np.ndarray:
     """The gradient of a filter from that of the filter `widened` from it: (R, S + f - 1, C, f K) -> (R, S, C, K)."""
-    r, s, c, k = wide.shape[0], wide.shape[1] - f + 1, wide.shape[2], wide.shape[3] // f
+    r = wide.shape[0]
+    s = wide.shape[1] - f + 1
+    c = wide.shape[2]
+    k = wide.shape[3] // f
     dw = buffer_pool.empty((r, s, c, k), np.float32)
     parallel(_narrow_kernel(), r, wide.reshape(-1), dw.reshape(-1), s, c, k, f)
     return dw
@@ -284,6 +294,7 @@ def _chunks_kernel() -> Kernel:
 
 def added_chunks(partial: np.ndarray, chunks: int, rows: int, k: int, kp: int) -> np.ndarray:
     """The chunks' sums (chunks, rows, kp), added in order, without their padding: (rows, k)."""
-    dw, per = buffer_pool.empty((rows, k), np.float32), -(-rows // CHUNKS)
+    dw = buffer_pool.empty((rows, k), np.float32)
+    per = -(-rows // CHUNKS)
     parallel(_chunks_kernel(), -(-rows // per), partial, dw.reshape(-1), rows, k, kp, chunks, per)
     return dw

@@ -80,17 +80,20 @@ def _forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, g
     if (y := tensor_core.conv2d_forward(maps, w, b, window, groups)) is not NotImplemented:
         return y
     n, h, wd, _ = maps[0].shape
-    c, k = sum(m.shape[3] for m in maps), w.shape[3]
+    c = sum(m.shape[3] for m in maps)
+    k = w.shape[3]
     out = window.output_size((h, wd))
     if not _serves(*maps, w, b, results=n * out[0] * out[1] * k):
         return NotImplemented
-    maps, b = _contiguous(maps), b if b is None else cupy.ascontiguousarray(b)
+    maps = _contiguous(maps)
+    b = b if b is None else cupy.ascontiguousarray(b)
     if _matrix_product(window, groups, maps, b):  # (N H W, C) @ (C, K)
         return cupy.matmul(maps[0].reshape(-1, c), w.reshape(c, k)).reshape(n, *out, k)
     if w.dtype == np.float32:
         if groups == 1 and single_channel.is_single_channel(n, out, c, k, window):
             return single_channel.single_channel_forward(maps[0], cupy.ascontiguousarray(w), b, window)
-        walk, y = forward_walk(n, (h, wd), c, k, window), cupy.empty((n, *out, k), w.dtype)
+        walk = forward_walk(n, (h, wd), c, k, window)
+        y = cupy.empty((n, *out, k), w.dtype)
         if groups == 1 and winograd.serves(n, out, c, k, window):
             before = (window.padding[0][0], window.padding[1][0])
             winograd.convolve(maps, cupy.ascontiguousarray(w), b, before, [y])
@@ -131,13 +134,15 @@ def _backward_data(
     parts: tuple[int, ...],
     accumulate_into: tuple[Array | None, ...],
 ) -> Any:
-    n, c = dy.shape[0], sum(parts)
+    n = dy.shape[0]
+    c = sum(parts)
     fits = len(parts) <= 2 and all(
         total is None or (total.flags.c_contiguous and total.dtype == dy.dtype) for total in accumulate_into
     )
     if not fits or not _serves(dy, w, b, *accumulate_into, results=n * size[0] * size[1] * c):
         return NotImplemented
-    dy, b = cupy.ascontiguousarray(dy), b if b is None else cupy.ascontiguousarray(b)
+    dy = cupy.ascontiguousarray(dy)
+    b = b if b is None else cupy.ascontiguousarray(b)
     k = dy.shape[3]
     if _matrix_product(window, groups, parts, b, *accumulate_into):  # (N H W, K) @ (C, K)^T
         return (cupy.matmul(dy.reshape(-1, k), w.reshape(c, k).T).reshape(n, *size, c),)
@@ -169,7 +174,8 @@ def conv2d_backward_filter(maps: Sequence[Array], dy: Array, window: Window, gro
         *maps, dy, results=window.kernel[0] * window.kernel[1] * sum(m.shape[3] for m in maps) // groups * dy.shape[3]
     ):
         return NotImplemented
-    maps, dy = _contiguous(maps), cupy.ascontiguousarray(dy)
+    maps = _contiguous(maps)
+    dy = cupy.ascontiguousarray(dy)
     if dy.dtype == np.float32:
         if groups == 1 and winograd.serves(
             dy.shape[0], dy.shape[1:3], sum(m.shape[3] for m in maps), dy.shape[3], window

@@ -34,7 +34,8 @@ def depthwise(walk: Walk, x: Array, w: Array, b: Array | None, y: Array, add: bo
 
 def depthwise_filter_launch(pixels: int, c: int, taps: int, multiprocessors: int) -> Launch:
     """Splits for about eight blocks per multiprocessor, of at least 64 pixels and (a sum in float32) at most 4096."""
-    columns, rows = blocks(c, 32), blocks(taps, _TAPS)
+    columns = blocks(c, 32)
+    rows = blocks(taps, _TAPS)
     splits = max(1, min(blocks(8 * multiprocessors, columns * rows), pixels // 64), blocks(pixels, 4096))
     return Launch("depthwise_filter", (columns, rows, splits), (32 * _STRANDS,))
 

@@ -126,7 +126,8 @@ def data_walk(n: int, out: Pair, size: Pair, k: int, c: int, window: Window) -> 
 
 def _phases(extent: int, stride: int, dilation: int, before: int, taps: int) -> tuple[Axis, ...]:
     axes: list[Axis] = []
-    every, seen = stride // math.gcd(stride, dilation), 0
+    every = stride // math.gcd(stride, dilation)
+    seen = 0
     for a in range(stride):
         hits = [r for r in range(taps) if (a + before - r * dilation) % stride == 0]
         tap0 = hits[0] if hits else 0

@@ -42,14 +42,13 @@ class Tile:
         return 32 * self.warps_m * self.warps_n
 
 
-BIG, TALL, SQUARE, NARROW = (
-    Tile(128, 128, 4, 2, 0.9),
-    Tile(128, 64, 4, 1, 0.8),
-    Tile(64, 64, 4, 1, 0.65),
-    Tile(128, 32, 4, 1, 0.6),
-)
+BIG = Tile(128, 128, 4, 2, 0.9)
+TALL = Tile(128, 64, 4, 1, 0.8)
+SQUARE = Tile(64, 64, 4, 1, 0.65)
+NARROW = Tile(128, 32, 4, 1, 0.6)
 FORWARD_TILES = {4: (BIG, TALL, SQUARE, NARROW), 1: (SQUARE, NARROW)}
-FILTER_SQUARE, FLAT = Tile(64, 64, 2, 2, 0.65), Tile(32, 64, 1, 2, 0.5)
+FILTER_SQUARE = Tile(64, 64, 2, 2, 0.65)
+FLAT = Tile(32, 64, 1, 2, 0.5)
 FILTER_TILES = {4: (BIG, FILTER_SQUARE, NARROW, FLAT), 1: (FILTER_SQUARE, NARROW, FLAT)}
 FORWARD = Module(
     "conv/cuda/implicit_gemm.cu",
@@ -70,7 +69,8 @@ def choose(tiles: Sequence[Tile], m: int, n: int, terms: int, problems: int, mul
     multiprocessor decides. Every block pays four steps of latency. Splits cost writing and reading their partial sums,
     at 16 bytes a cycle and multiprocessor, and a launch.
     """
-    steps, least = max(1, blocks(terms, DEPTH)), max(1, blocks(terms, LONGEST))
+    steps = max(1, blocks(terms, DEPTH))
+    least = max(1, blocks(terms, LONGEST))
 
     def count(tile: Tile) -> int:
         return max(1, blocks(m, tile.m) * blocks(n, tile.n) * problems)
@@ -109,11 +109,9 @@ def convolve(walk: Walk, maps: Sequence[Array], w: Array, b: Array | None, outs:
     launch, splits = plan(walk, step, device_limits()[0])
     problem = walk.structure(maps[0].shape[3], outs[0].shape[3], splits, add)
     partials = cupy.empty((splits, sum(y.size for y in outs)), np.float32) if splits > 1 else NULL
-    bias, second, second_out = (
-        NULL if b is None else b,
-        maps[1] if len(maps) == 2 else NULL,
-        outs[1] if len(outs) == 2 else NULL,
-    )
+    bias = NULL if b is None else b
+    second = maps[1] if len(maps) == 2 else NULL
+    second_out = outs[1] if len(outs) == 2 else NULL
     FORWARD.run(launch, maps[0], second, w, bias, outs[0], second_out, partials, problem)
     if splits > 1:
         FORWARD.run(
@@ -132,7 +130,8 @@ def _arranged(walk: Walk, w: Array) -> Array:
     *_, si, sj = (stride // w.itemsize for stride in w.strides)
     if min(si, sj) != 1 or w.strides[:2] != (s * c * k * w.itemsize, c * k * w.itemsize):
         w = cupy.ascontiguousarray(w)
-        si, sj = k, 1
+        si = k
+        sj = 1
     out = cupy.empty((r * s, c, k), w.dtype)
     FORWARD.run(
         Launch("arrange_filter", (blocks(k, 32), blocks(c, 32), r * s), (32, 8)), w, out, si, sj, walk.structure(c, k)
@@ -151,7 +150,8 @@ def filter_plan(pixels: int, results: int, k: int, step: int, multiprocessors: i
 def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
     """dw, as kernels.conv.reference.conv2d_backward_filter, groups 1."""
     n, h, wd, c0 = maps[0].shape
-    c, (_, p, q, k) = sum(m.shape[3] for m in maps), dy.shape
+    c = sum(m.shape[3] for m in maps)
+    _, p, q, k = dy.shape
     dw = cupy.empty((*window.kernel, c, k), np.float32)
     step = vectors(*maps, dy, dw, channels=(*(m.shape[3] for m in maps), k))
     launch, splits = filter_plan(n * p * q, dw.size // k, k, step, device_limits()[0])

@@ -35,7 +35,8 @@ def structure(n: int, size: Pair, out: Pair, c: int, k: int, window: Window, gro
 def forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window, groups: int) -> Array:
     """y, as kernels.conv.reference.conv2d_forward; maps: one or two, contiguous like w."""
     n, h, wd, c0 = maps[0].shape
-    c, k = sum(m.shape[3] for m in maps), w.shape[3]
+    c = sum(m.shape[3] for m in maps)
+    k = w.shape[3]
     out = window.output_size((h, wd))
     y = cupy.empty((n, *out, k), w.dtype)
     conv = structure(n, (h, wd), out, c, k, window, groups, c0)
@@ -68,7 +69,8 @@ def backward_data(
 def backward_filter(maps: Sequence[Array], dy: Array, window: Window, groups: int) -> Array:
     """dw, as kernels.conv.reference.conv2d_backward_filter."""
     n, h, wd, c0 = maps[0].shape
-    c, k = sum(m.shape[3] for m in maps), dy.shape[3]
+    c = sum(m.shape[3] for m in maps)
+    k = dy.shape[3]
     dw = cupy.empty((*window.kernel, c // groups, k), dy.dtype)
     conv = structure(n, (h, wd), dy.shape[1:3], c, k, window, groups, c0)
     MODULE.run(launch(NAMES[2], dy.dtype, dw.size), maps[0], maps[1] if len(maps) == 2 else NULL, dy, dw, conv)

@@ -19,7 +19,9 @@ _RUN = 64  # as in single_channel.cu
 
 def single_channel_launch(n: int, out: Pair, k: int, window: Window) -> Launch:
     """One block per 64 outputs of an image row."""
-    (r, s), sw, dw = window.kernel, window.stride[1], window.dilation[1]
+    r, s = window.kernel
+    sw = window.stride[1]
+    dw = window.dilation[1]
     shared = 4 * ((r * s + 1) * k + r * ((_RUN - 1) * sw + (s - 1) * dw + 1))
     return Launch("single_channel_forward", (blocks(out[1], _RUN), out[0], n), (256,), shared)
 
@@ -33,7 +35,8 @@ def is_single_channel(n: int, out: Pair, c: int, k: int, window: Window) -> bool
 def single_channel_forward(x: Array, w: Array, b: Array | None, window: Window) -> Array:
     """y, as kernels.conv.reference.conv2d_forward for C = 1."""
     n, h, wd, _ = x.shape
-    out, k = window.output_size((h, wd)), w.shape[3]
+    out = window.output_size((h, wd))
+    k = w.shape[3]
     y = cupy.empty((n, *out, k), np.float32)
     before = (window.padding[0][0], window.padding[1][0])
     conv: Any = np.array((h, wd, *out, k, *window.kernel, *window.stride, *window.dilation, *before), CONV)[()]

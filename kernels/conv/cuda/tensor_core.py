@@ -157,7 +157,8 @@ def phases(size: int, kernel: int, stride: int, before: int, dilation: int) -> t
     from dy's pixel a - (r dilation - i) / stride. They are every (stride / g)-th one, g = gcd(stride, dilation); their
     pixels in dy lie dilation / g apart.
     """
-    step, apart = stride // math.gcd(stride, dilation), dilation // math.gcd(stride, dilation)
+    step = stride // math.gcd(stride, dilation)
+    apart = dilation // math.gcd(stride, dilation)
     out = []
     for i in range(stride):
         first = (i - before) % stride
@@ -240,7 +241,8 @@ def conv2d_forward(maps: Sequence[Array], w: Array, b: Array | None, window: Win
     kind = _kind(groups, size[1:3], window, *maps, w, b)
     if kind is None or size[0] * out[0] * out[1] * w.shape[3] >= 2**31:
         return NotImplemented
-    maps, w = tuple(map(_contiguous, maps)), _contiguous(w)
+    maps = tuple(map(_contiguous, maps))
+    w = _contiguous(w)
     y = array_module(w).empty((size[0], *out, w.shape[3]), w.dtype)
     _run_forward(
         kind, maps, w, None if b is None else _contiguous(b), y, _geometry(maps, window, out, w.shape[3]), False
@@ -267,7 +269,8 @@ def conv2d_backward_data(
     ):
         return NotImplemented
     xp, dy = array_module(dy), _contiguous(dy)
-    dxs, start = [], 0
+    dxs = []
+    start = 0
     for channels, total in zip(parts, accumulate_into, strict=True):
         dx = xp.empty((dy.shape[0], *size, channels), dy.dtype) if total is None else total
         _data_gradient(kind, dy, w[:, :, start : start + channels], None, dx, window, total is not None)
@@ -278,7 +281,8 @@ def conv2d_backward_data(
 
 def _data_gradient(kind: str, dy: Array, w: Array, b: Array | None, dx: Array, window: Window, add: bool) -> None:
     """dx (N, H, W, C) = unpatch(dy w^T) + b, or added to what is there: dy (N, P, Q, K), filter (R, S, C, K)."""
-    size, c = dx.shape[1:3], dx.shape[3]
+    size = dx.shape[1:3]
+    c = dx.shape[3]
     rows, columns = (
         phases(length, kernel, stride, pad[0], dilation)
         for length, kernel, stride, pad, dilation in zip(
@@ -302,7 +306,8 @@ def conv2d_backward_filter(maps: Sequence[Array], dy: Array, window: Window, gro
     kind = _kind(groups, maps[0].shape[1:3], window, *maps, dy)
     if kind is None:
         return NotImplemented
-    maps, dy = tuple(map(_contiguous, maps)), _contiguous(dy)
+    maps = tuple(map(_contiguous, maps))
+    dy = _contiguous(dy)
     g = _geometry(maps, window, dy.shape[1:3], dy.shape[3])
     launch, addition, run = filter_launches(kind, g.pixels, g.depth, g.k, _width(kind, (g.c0, g.c1, g.k), *maps, dy))
     if launch.grid[1] * g.depth * g.k >= 2**31:

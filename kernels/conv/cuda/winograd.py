@@ -38,10 +38,12 @@ def cycles(n: int, out: Pair, c: int, k: int, multiprocessors: int) -> tuple[flo
     """Modelled cycles (direct, Winograd): 128 FMAs and 12 bytes a cycle and multiprocessor, 2000 cycles a launch.
     Computed, not measured.
     """
-    pixels, count = n * out[0] * out[1], tiles(n, out)
+    pixels = n * out[0] * out[1]
+    count = tiles(n, out)
     moved = 4 * pixels * (c + k)
     direct = max(9 * pixels * c * k / (0.8 * 128), moved / 12) / multiprocessors + 2000
-    products, traffic = POINTS * count * c * k / (0.9 * 128), moved + 2 * POINTS * 4 * (count * (c + k) + c * k)
+    products = POINTS * count * c * k / (0.9 * 128)
+    traffic = moved + 2 * POINTS * 4 * (count * (c + k) + c * k)
     return direct, (products + traffic / 12) / multiprocessors + 4 * 2000
 
 
@@ -63,10 +65,14 @@ def multiply(a: Array, b: Array, across: bool = False) -> Array:
     """(36, m, s) @ (36, s, n) -> (36, m, n); across: a is (36, s, m). Row-major C = A B is, to the column-major
     library, C^T = B^T A^T.
     """
-    (points, s, m), n = a.shape if across else (a.shape[0], a.shape[2], a.shape[1]), b.shape[2]
+    points, s, m = a.shape if across else (a.shape[0], a.shape[2], a.shape[1])
+    n = b.shape[2]
     out = cupy.empty((points, m, n), np.float32)
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    handle, plain, turned = cupy.cuda.device.get_cublas_handle(), cublas.CUBLAS_OP_N, cublas.CUBLAS_OP_T
+    one = np.ones(1, np.float32)
+    zero = np.zeros(1, np.float32)
+    handle = cupy.cuda.device.get_cublas_handle()
+    plain = cublas.CUBLAS_OP_N
+    turned = cublas.CUBLAS_OP_T
     shapes = (b.data.ptr, n, s * n, a.data.ptr, a.shape[2], m * s, zero.ctypes.data, out.data.ptr, n, m * n, points)
     cublas.sgemmStridedBatched(handle, plain, turned if across else plain, n, m, s, one.ctypes.data, *shapes)
     return out
@@ -88,7 +94,8 @@ def convolve(
     """
     n, h, wd, c0 = maps[0].shape
     _, p, q, k0 = outs[0].shape
-    c, k = sum(m.shape[3] for m in maps), sum(y.shape[3] for y in outs)
+    c = sum(m.shape[3] for m in maps)
+    k = sum(y.shape[3] for y in outs)
     geometry = _geometry(n, (h, wd), (p, q), before, c, c0, k, k0, add)
     u = cupy.empty((POINTS, c, k), np.float32)
     MODULE.run(Launch("transform_filter", (blocks(k, 32), blocks(c, 8)), (32, 8)), w, u, c, k, flipped)
@@ -106,9 +113,11 @@ def convolve(
 def backward_filter(maps: Sequence[Array], dy: Array, window: Window) -> Array:
     """dw (3, 3, C, K) = G^T [ V^T (A dY A^T) ] G, summed over tiles by the products."""
     n, h, wd, c0 = maps[0].shape
-    c, (_, p, q, k) = sum(m.shape[3] for m in maps), dy.shape
+    c = sum(m.shape[3] for m in maps)
+    _, p, q, k = dy.shape
     geometry = _geometry(n, (h, wd), (p, q), (window.padding[0][0], window.padding[1][0]), c, c0, k, k, 0)
-    z, dw = cupy.empty((POINTS, tiles(n, (p, q)), k), np.float32), cupy.empty((3, 3, c, k), np.float32)
+    z = cupy.empty((POINTS, tiles(n, (p, q)), k), np.float32)
+    dw = cupy.empty((3, 3, c, k), np.float32)
     MODULE.run(_each("transform_cotangent", z), dy, z, geometry)
     u = multiply(_input(maps, z.shape[1], geometry), z, across=True)
     MODULE.run(_each("transform_filter_gradient", u), u, dw, c * k)

@@ -55,7 +55,8 @@ class Pool:
     """
 
     def __init__(self, smallest: int = SMALLEST) -> None:
-        self._lock, self._smallest = threading.Lock(), smallest
+        self._lock = threading.Lock()
+        self._smallest = smallest
         self._blocks: dict[
             int, list[tuple[np.ndarray, int]]
         ] = {}  # by size class: blocks and where they are aligned, the last one used last
@@ -181,7 +182,8 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
 @contextlib.contextmanager
 def use_pool(other: Pool) -> Iterator[None]:
     """Within the block this thread's arrays come from another pool."""
-    before, _current.pool = _current.pool, other
+    before = _current.pool
+    _current.pool = other
     try:
         yield
     finally:

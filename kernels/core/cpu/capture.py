@@ -51,7 +51,9 @@ def _replay(control, table, at, stop, workers, woken, scratch, stride):  # type:
         return BUSY
     while at < stop:
         launch = table + 8 * _FIELDS * at
-        address, chunks, slots = load(launch), load(launch + 8), load(launch + 16)
+        address = load(launch)
+        chunks = load(launch + 8)
+        slots = load(launch + 16)
         if workers == 0 or chunks == 1:
             call(address, 0, chunks, scratch, slots)
         else:
@@ -123,7 +125,8 @@ class CapturedGraph:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Within the block this thread's launches are captured, and its arrays come from the graph's pool."""
-        before, thread_pool.recorder.tell = thread_pool.recorder.tell, self._add
+        before = thread_pool.recorder.tell
+        thread_pool.recorder.tell = self._add
         try:
             with buffer_pool.use_pool(self.pool):
                 yield
@@ -195,9 +198,11 @@ class CapturedGraph:
         """Replay the launches first .. stop in their order. Only one thread at a time may call this; nothing may be
         captured afterwards.
         """
-        table, pool = address_of(self._table), current_pool()
+        table = address_of(self._table)
+        pool = current_pool()
         room = pool.scratch if self._scratch <= pool.scratch.floats else pool.reserve(self._scratch)
-        workers, woken = pool.size - 1, 0
+        workers = pool.size - 1
+        woken = 0
         while first < stop:
             reached = _replay(pool.control, table, first, stop, workers, woken, room.address, room.stride)
             if reached == BUSY:  # another thread's job: do it alone
@@ -205,4 +210,5 @@ class CapturedGraph:
                 reached = _replay(0, table, first, stop, 0, 1, address_of(own), 0)
             elif reached < stop:
                 pool.wake()
-            first, woken = reached, 1
+            first = reached
+            woken = 1

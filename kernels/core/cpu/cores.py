@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-_GROUPS, _MINE, _MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/meminfo")
+_GROUPS = Path("/sys/fs/cgroup")
+_MINE = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def usable_cores() -> int:

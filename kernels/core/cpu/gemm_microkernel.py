@@ -228,7 +228,9 @@ def make_epilogue_gemm(vectors: int, masked: bool, summing: bool) -> Any:
 
 def _make_general(vectors: int, options: _Options) -> Any:
     main, remainder = _TILE_ROWS[vectors]
-    main_tiles, unit_rows, prefetches = make_main_tiles(vectors), options.unit_rows, options.prefetches
+    main_tiles = make_main_tiles(vectors)
+    unit_rows = options.unit_rows
+    prefetches = options.prefetches
     main_tile = _make_tile(vectors, main, True, options)
     remainder_tile = _make_tile(vectors, remainder, True, options)
     edge_tile = _make_tile(vectors, remainder, False, options)
@@ -236,12 +238,14 @@ def _make_general(vectors: int, options: _Options) -> Any:
 
     @inline(f"general {vectors} {options}")
     def general(a, b, taps, c, initial, prefetch, epilogue):  # type: ignore[no-untyped-def]
-        mains, done = main_tiles(c.rows), 0
+        mains = main_tiles(c.rows)
+        done = 0
         packed = unit_rows and a.step == 0
         main_step, remainder_step = (main, remainder) if packed else (a.step, a.step)
         if prefetches and prefetch.count > 0:
             per_tile = (prefetch.count << _FRACTION_BITS) // max(1, mains)
-            per_step, place = per_tile // max(1, taps.steps), prefetch.first << _FRACTION_BITS
+            per_step = per_tile // max(1, taps.steps)
+            place = prefetch.first << _FRACTION_BITS
             for _ in range(mains):
                 rows = Rows(a.array, a.start + done * a.row, a.row, main_step)
                 out = Results(c.array, c.start + done * c.row, c.row, main, c.columns)
@@ -293,7 +297,8 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, prefet
         row = [code.int(i) if whole else _clamped(code, i, c.rows) for i in range(height)]
         a_rows = [r * (1 if options.unit_rows else a.row) for r in row]
         anew = (lambda p: p) if options.unit_rows else code.opaque
-        corner, panel = anew(a.array + a.start), b.array + b.start
+        corner = anew(a.array + a.start)
+        panel = b.array + b.start
         counts = [c.columns - j * lanes for j in range(vectors)]
         b_counts = counts if options.mask_b else [None] * vectors
         c_counts = counts if options.mask_c else [None] * vectors
@@ -377,13 +382,15 @@ def _add_sums(code: Code, results: list[list[Vec]], rows: Int | None, epilogue: 
     """Add the columns' sums and sums of squares to those of the epilogue; with `rows`, of the first so many rows (a
     clamped row is a copy of the last one).
     """
-    vectors, at = len(results[0]), epilogue.start
+    vectors = len(results[0])
+    at = epilogue.start
     for j in range(vectors):
         total = code.load(epilogue.sums, at + j * code.lanes)
         squares = code.load(epilogue.sums, at + (vectors + j) * code.lanes)
         for i, line in enumerate(results):
             value = line[j] if rows is None else code.select(code.spread(code.int(i) < rows), line[j], 0)
-            total, squares = total + value, code.fma(value, value, squares)
+            total = total + value
+            squares = code.fma(value, value, squares)
         code.store(total, epilogue.sums, at + j * code.lanes)
         code.store(squares, epilogue.sums, at + (vectors + j) * code.lanes)
 

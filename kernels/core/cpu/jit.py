@@ -59,7 +59,8 @@ _RUN = types.void(types.int64, types.int64, types.CPointer(types.float32), _WORD
 @lru_cache(maxsize=1)
 def store() -> Store:
     """Where compiled kernels are kept."""
-    asked, xdg = os.environ.get("AREOGRAD_CACHE"), os.environ.get("XDG_CACHE_HOME", "")
+    asked = os.environ.get("AREOGRAD_CACHE")
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
     try:
         # A relative XDG_CACHE_HOME is to be ignored, says its specification.
         base = (

@@ -97,7 +97,8 @@ class DeviceFunction(registry.CPUDispatcher):
 def linked_first() -> Iterator[None]:
     """Within the block numba puts functions together before it optimises them."""
     maker = registry.cpu_target.target_context.codegen()
-    before, maker._library_class = maker._library_class, _Library
+    before = maker._library_class
+    maker._library_class = _Library
     try:
         yield
     finally:
@@ -173,5 +174,6 @@ def set_cache(function: Any, cache: MachineCodeCache) -> None:
 
 def is_kept(function: Any) -> bool:
     """Whether the cache of a C function has its machine code, whole."""
-    cache, context = function._cache, function._targetdescr.target_context
+    cache = function._cache
+    context = function._targetdescr.target_context
     return isinstance(cache, MachineCodeCache) and cache.load(function._sig, context.codegen()) is not None

@@ -30,11 +30,9 @@ def make_pack_rows(vectors: int) -> Any:
     The tiles are those of a gemm that is `vectors` wide with unit_rows: a = Rows(out, o0, pitch, 0).
     """
     main, remainder = tile_heights(vectors)
-    main_tiles, pack_main, pack_remainder = (
-        make_main_tiles(vectors),
-        _make_pack_tiles(main),
-        _make_pack_tiles(remainder),
-    )
+    main_tiles = make_main_tiles(vectors)
+    pack_main = _make_pack_tiles(main)
+    pack_remainder = _make_pack_tiles(remainder)
 
     @inline(f"{vectors}")
     def pack_rows(x, at, pixels, out, o0, rows, pitch):  # type: ignore[no-untyped-def]
@@ -72,7 +70,8 @@ def _make_pack_tiles(height: int) -> Any:
         whole: Int,
     ) -> None:
         with code.loop(0, pixels) as p:
-            source, place = x.array + (x.start + p * x.step), out + (o0 + (at + p) * height)
+            source = x.array + (x.start + p * x.step)
+            place = out + (o0 + (at + p) * height)
             for first, last, masked in ((code.int(0), whole, False), (whole, tiles, True)):
                 with code.loop(first, last) as t:
                     for j in range(0, span, lanes):

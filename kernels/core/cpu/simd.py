@@ -36,7 +36,10 @@ from kernels.core.cpu.simd_values import Condition, Float, Int, Pointer, Variabl
 from kernels.core.cpu.target import target
 
 Scalar = TypeVar("Scalar", Int, Pointer)
-_FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(1)
+_FLOAT = ir.FloatType()
+_INT = ir.IntType(64)
+_BYTE = ir.IntType(8)
+_BIT = ir.IntType(1)
 
 __all__ = ["Code", "Condition", "Float", "Int", "Pointer", "Variable", "Vec", "program"]
 
@@ -124,7 +127,8 @@ class Code:
         if count is None:
             raw = self.builder.load(address, align=1)
         else:
-            name, zero = f"llvm.masked.load.v{self.lanes}i8.p0", ir.Constant(kind, [0] * self.lanes)
+            name = f"llvm.masked.load.v{self.lanes}i8.p0"
+            zero = ir.Constant(kind, [0] * self.lanes)
             signature = ir.FunctionType(kind, [address.type, ir.IntType(32), self._mask_type, kind])
             raw = self.builder.call(
                 self._declared(name, signature), [address, ir.IntType(32)(1), self._first(count), zero]
@@ -134,10 +138,8 @@ class Code:
     def store_bytes(self, value: Vec, p: Pointer, offset: Any = 0, count: Int | None = None) -> None:
         """Write whole numbers 0..255 as bytes."""
         kind = ir.VectorType(_BYTE, self.lanes)
-        raw, address = (
-            self.builder.fptoui(value.value, kind),
-            self.builder.bitcast((p + offset).value, kind.as_pointer()),
-        )
+        raw = self.builder.fptoui(value.value, kind)
+        address = self.builder.bitcast((p + offset).value, kind.as_pointer())
         if count is None:
             self.builder.store(raw, address, align=1)
             return
@@ -154,7 +156,8 @@ class Code:
         return Vec(self, self.builder.uitofp(self._gathered(p, places, _BYTE), self.vector_type))
 
     def _gathered(self, p: Pointer, places: Vec, element: ir.Type) -> ir.Value:
-        kind, addresses = ir.VectorType(element, self.lanes), ir.VectorType(element.as_pointer(), self.lanes)
+        kind = ir.VectorType(element, self.lanes)
+        addresses = ir.VectorType(element.as_pointer(), self.lanes)
         index = self.builder.fptosi(places.value, ir.VectorType(ir.IntType(32), self.lanes))
         address = self.builder.gep(p.value, [index], source_etype=element)
         address.type = addresses  # llvmlite takes it for a single one
@@ -168,14 +171,16 @@ class Code:
         """The mask of the vector at element `index` (a multiple of the lanes) from bytes p,
         as `store_mask` wrote it.
         """
-        bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
+        bits = ir.IntType(self.lanes)
+        unit = ir.IntType(max(8, self.lanes))
         raw = self.builder.load(self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
         mask = self.builder.bitcast(raw if bits == unit else self.builder.trunc(raw, bits), self._mask_type)
         return Condition(self, mask)
 
     def store_mask(self, mask: Condition, p: Pointer, index: Int) -> None:
         """Write a mask as bits: `mask_bytes(n)` bytes hold those of n elements."""
-        bits, unit = ir.IntType(self.lanes), ir.IntType(max(8, self.lanes))
+        bits = ir.IntType(self.lanes)
+        unit = ir.IntType(max(8, self.lanes))
         raw = self.builder.bitcast(mask.value, bits)
         raw = raw if bits == unit else self.builder.zext(raw, unit)
         self.builder.store(raw, self.builder.bitcast(self._mask_place(p, index).value, unit.as_pointer()), align=1)
@@ -297,13 +302,16 @@ class Code:
         """Of `lanes` vectors the first lanes, the second lanes, ...: halves of vectors change places, then halves of
         the halves.
         """
-        out, width = list(vectors), self.lanes // 2
+        out = list(vectors)
+        width = self.lanes // 2
         while width:
-            lanes, integers = range(self.lanes), ir.VectorType(ir.IntType(32), self.lanes)
+            lanes = range(self.lanes)
+            integers = ir.VectorType(ir.IntType(32), self.lanes)
             low = ir.Constant(integers, [k if k & width == 0 else self.lanes + k - width for k in lanes])
             high = ir.Constant(integers, [k + width if k & width == 0 else self.lanes + k for k in lanes])
             for k in (k for k in lanes if k & width == 0):
-                a, b = out[k].value, out[k + width].value
+                a = out[k].value
+                b = out[k + width].value
                 out[k], out[k + width] = (Vec(self, self.builder.shuffle_vector(a, b, order)) for order in (low, high))
             width //= 2
         return out
@@ -427,9 +435,12 @@ class Code:
         """Emit the block once, to be run for start, start + step, ...
         while below stop (not at all when start >= stop).
         """
-        builder, first, last = self.builder, self.int(start), self.int(stop)
+        builder = self.builder
+        first = self.int(start)
+        last = self.int(stop)
         before = builder.block
-        body, done = builder.append_basic_block("body"), builder.append_basic_block("done")
+        body = builder.append_basic_block("body")
+        done = builder.append_basic_block("done")
         builder.cbranch((first < last).value, body, done)
         builder.position_at_end(body)
         index = builder.phi(_INT)
@@ -484,7 +495,8 @@ def program(build: Callable[..., None] | None = None, *, lanes: int | None = Non
     """
     if build is None:
         return functools.partial(program, lanes=lanes)
-    width, name = target().lanes if lanes is None else lanes, f"{build.__module__}.{build.__qualname__}"
+    width = target().lanes if lanes is None else lanes
+    name = f"{build.__module__}.{build.__qualname__}"
     kinds = list(annotations_of(build, 1, f"program {name}").values())
     for kind in kinds:
         if kind not in (Pointer, Int, Float) and not hasattr(kind, "_fields"):

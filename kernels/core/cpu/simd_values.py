@@ -61,7 +61,8 @@ class Int:
         self.code, self.value = code, value
 
     def _op(self, other: Any, name: str, swap: bool = False) -> Int:
-        a, b = self.value, self.code.int(other).value
+        a = self.value
+        b = self.code.int(other).value
         return Int(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
 
     def __add__(self, other: Any) -> Int:
@@ -129,7 +130,8 @@ class Vec:
         self.code, self.value = code, value
 
     def _op(self, other: Any, name: str, swap: bool = False) -> Vec:
-        a, b = self.value, self.code.vec(other).value
+        a = self.value
+        b = self.code.vec(other).value
         return Vec(self.code, getattr(self.code.builder, name)(*((b, a) if swap else (a, b))))
 
     def __add__(self, other: Any) -> Vec:

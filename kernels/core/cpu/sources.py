@@ -52,7 +52,8 @@ def made_of(module: str) -> str:
 
 def closure(module: str) -> set[str]:
     """The module and all modules that it imports, directly or not, but those that only run on the host."""
-    found, waiting = set(), [module]
+    found = set()
+    waiting = [module]
     while waiting:
         name = waiting.pop()
         if name not in found:

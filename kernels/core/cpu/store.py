@@ -66,7 +66,8 @@ class Store:
 
     def read(self, name: str, key: str) -> bytes | None:
         """The payload that was written under this name and key, or None."""
-        obstacle, folder = self.obstacle(), self.folder
+        obstacle = self.obstacle()
+        folder = self.folder
         if obstacle or folder is None:
             note(f"{obstacle}: kernels are compiled in memory")
             return None

@@ -105,11 +105,14 @@ def _emit_pause(builder: ir.IRBuilder, _values: Sequence[ir.Value]) -> None:
     """Wait for some ten cycles, and leave the core to others meanwhile. On ARM a barrier for instructions does it;
     `yield` does nothing on most.
     """
-    triple, word = builder.module.triple, ir.IntType(32)
+    triple = builder.module.triple
+    word = ir.IntType(32)
     if "x86" in triple or "i686" in triple:
-        name, arguments = "llvm.x86.sse2.pause", []
+        name = "llvm.x86.sse2.pause"
+        arguments = []
     elif "aarch64" in triple or "arm64" in triple:
-        name, arguments = "llvm.aarch64.isb", [word(15)]
+        name = "llvm.aarch64.isb"
+        arguments = [word(15)]
     else:
         return
     kind = ir.FunctionType(ir.VoidType(), [word] * len(arguments))
@@ -154,7 +157,8 @@ def _work(control, member):  # type: ignore[no-untyped-def]
             return
         chunk = (word >> 40) - 1 - (word >> 20 & _COUNT) if member else word & _COUNT
         # The caller changes these fields only when all chunks are finished, and ours is not.
-        address, slots = load(control + 8 * _ADDRESS), load(control + 8 * _SLOTS)
+        address = load(control + 8 * _ADDRESS)
+        slots = load(control + 8 * _SLOTS)
         call(address, chunk, chunk + 1, load(control + 8 * (_MEMBERS + 2 * _LINE * member)), slots)
         _add(control + 8 * _FINISHED, 1)
 
@@ -357,7 +361,8 @@ def set_threads(count: int) -> None:
     # BLAS threads spin for milliseconds after a product; one core's worth of them halves the speed of everything here.
     threadpool_limits(1, user_api="blas")
     # then the old one ends: an interrupt in between leaves a pool that works
-    _pool, _process = _ThreadPool(count), os.getpid()
+    _pool = _ThreadPool(count)
+    _process = os.getpid()
     if before is not None:
         before.close()
 

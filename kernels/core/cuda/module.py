@@ -99,7 +99,9 @@ class Module:
     """
 
     def __init__(self, path: str, instances: Sequence[str], options: Sequence[str] = ()) -> None:
-        self.path, self.instances, self.options = path, tuple(instances), (*OPTIONS, *options)
+        self.path = path
+        self.instances = tuple(instances)
+        self.options = (*OPTIONS, *options)
         self._functions: dict[str, Any] = {}
         registry[path] = self
 

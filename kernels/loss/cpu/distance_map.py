@@ -28,13 +28,15 @@ def _columns(truth, columns, h, w, c, first, ignore, within):
 
     h + w stands for none. Returns whether there is such a pixel.
     """
-    none, found = h + w, False
+    none = h + w
+    found = False
     for j in range(w):
         distance = none
         for i in range(h):
             label = truth[i * w + j]
             if label >= first and label != ignore and (label == c) == within:
-                distance, found = 0, True
+                distance = 0
+                found = True
             elif distance < none:
                 distance += 1
             columns[i * w + j] = np.float32(distance)
@@ -63,7 +65,8 @@ def _row(columns, stack, starts, w, none):
             top -= 1
         if top < 0:
             top = 0
-            stack[0], starts[0] = np.float32(u), np.float32(0)
+            stack[0] = np.float32(u)
+            starts[0] = np.float32(0)
         else:
             s = int(stack[top])
             start = 1 + (u * u - s * s + g * g - int(columns[s]) ** 2) // (2 * (u - s))
@@ -79,14 +82,19 @@ def _kernel() -> Kernel:
     def signed_distances(
         start, stop, scratch, labels: I64, out: F32, wrong: F64, h: int, w: int, classes: int, first: int, ignore: int
     ):
-        size, none = h * w, h + w
+        size = h * w
+        none = h + w
         room = carray(scratch, size + 2 * w)
-        columns, stack, starts = room[:size], room[size : size + w], room[size + w :]
+        columns = room[:size]
+        stack = room[size : size + w]
+        starts = room[size + w :]
         images = (stop - 1) // classes + 1
-        truth_of, counts = carray(labels, images * size), carray(wrong, stop)
+        truth_of = carray(labels, images * size)
+        counts = carray(wrong, stop)
         maps = carray(out, images * size * classes)
         for chunk in range(start, stop):
-            image, c = chunk // classes, chunk % classes
+            image = chunk // classes
+            c = chunk % classes
             truth = truth_of[image * size : (image + 1) * size]
             phi = maps[image * size * classes : (image + 1) * size * classes]
             counts[chunk] = 0.0
@@ -104,7 +112,8 @@ def _kernel() -> Kernel:
                     for u in range(w - 1, -1, -1):
                         if top < 0:
                             break
-                        label, s = truth[i * w + u], int(stack[top])
+                        label = truth[i * w + u]
+                        s = int(stack[top])
                         inside = label == c and label >= first and label != ignore
                         if inside != within:
                             distance = np.sqrt(np.float32((u - s) ** 2 + int(row[s]) ** 2))
@@ -124,7 +133,8 @@ def signed_distances(labels: np.ndarray, classes: int, background: str, ignore_i
     if dtype != "float32" or not labels.size or classes < 1 or h * w >= 2**24:
         return NotImplemented
     mark_host_computation()  # the loss that reads the maps is NumPy's
-    truth, out = np.ascontiguousarray(labels, np.int64).reshape(-1), np.empty((*labels.shape, classes), np.float32)
+    truth = np.ascontiguousarray(labels, np.int64).reshape(-1)
+    out = np.empty((*labels.shape, classes), np.float32)
     chunks = labels.size // (h * w) * classes
     wrong = np.zeros(chunks)
     ignore = NO_LABEL if ignore_index is None else ignore_index

@@ -47,7 +47,8 @@ class _Pixels:
     def __init__(self, code: Code, planes: Pointer, i: Any, classes: int, constants: Pointer) -> None:
         self.code, self.classes, self.constants = code, classes, constants
         self.z = [code.load(planes, i + c * _BLOCK) for c in range(classes)]
-        label, self.m = code.load(planes, i + classes * _BLOCK), code.load(planes, i + (classes + 1) * _BLOCK)
+        label = code.load(planes, i + classes * _BLOCK)
+        self.m = code.load(planes, i + (classes + 1) * _BLOCK)
         self.valid = self.m > 0
         self.hit = [code.both(label.equals(c), self.valid) for c in range(classes)]
         self.w = [self.constant(_WEIGHTS + c) for c in range(classes)]
@@ -95,7 +96,8 @@ class _Pixels:
         """g = ||p_wrong||_n, r, f_p, q and w~; see kernels.loss.reference.margin. The strongest wrong class sets the
         scale.
         """
-        code, n = self.code, self.constant(_POWER)
+        code = self.code
+        n = self.constant(_POWER)
         worst = code.vec(-3e38)
         for h, z in zip(self.hit, self.z, strict=True):
             worst = code.maximum(code.select(h, -3e38, z), worst)
@@ -114,7 +116,8 @@ class _Pixels:
 
     def entropy(self) -> tuple[list[Vec], list[Vec]]:
         """The smoothed targets s_c and log p_c."""
-        code, e = self.code, self.constant(_SMOOTHING)
+        code = self.code
+        e = self.constant(_SMOOTHING)
         base = self.m * e * (1 / self.classes)
         s = [w * (base + code.select(h, 1 - e, 0)) for h, w in zip(self.hit, self.w, strict=True)]
         log_sum = code.log(self.sum) + self.top
@@ -122,7 +125,8 @@ class _Pixels:
 
     def soft(self) -> list[Vec]:
         """The soft truth of every class, on valid pixels."""
-        code, e = self.code, self.constant(_SMOOTHING)
+        code = self.code
+        e = self.constant(_SMOOTHING)
         base = e * (1 / self.classes)
         return [code.select(h, base + (1 - e), base) for h in self.hit]
 
@@ -135,7 +139,8 @@ def _load_planes(z, labels, planes, first_pixel, count, classes, first, ignore):
     A pixel that does not count has zeros for logits, so that no NaN of its own counts either. Returns how many labels
     are no classes.
     """
-    wide, wrong = classes + first, 0
+    wide = classes + first
+    wrong = 0
     for i in range(count):
         at = (first_pixel + i) * wide + first
         label = labels[first_pixel + i]
@@ -199,7 +204,8 @@ def _forward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
         start, stop, scratch, z: F32, labels: I64, constants: F32, out: F64, pixels: int, first: int, ignore: int
     ):
         planes = carray(scratch, (classes + 2) * _BLOCK + numbers * lanes)
-        logits, truth = carray(z, pixels * (classes + first)), carray(labels, pixels)
+        logits = carray(z, pixels * (classes + first))
+        truth = carray(labels, pixels)
         totals = carray(out, stop * (numbers + 1))
         sums = planes[(classes + 2) * _BLOCK :]
         for chunk in range(start, stop):
@@ -236,7 +242,8 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
                 dz = [code.fma(scale, p - t, d) for d, p, t in zip(dz, px.p, hits, strict=True)]
             if margin:
                 g, r, fp, q, other = px.margin()
-                fn, scale = px.constant(_C_FN) * px.wy, px.constant(_C_FP) * px.constant(_POWER)
+                fn = px.constant(_C_FN) * px.wy
+                scale = px.constant(_C_FP) * px.constant(_POWER)
                 excess = g - px.py
                 for c in range(classes):
                     dz[c] = code.fma(fn, g * r[c] - px.py * hits[c] - excess * px.p[c], dz[c])
@@ -278,8 +285,11 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
         first: int,
         ignore: int,
     ):
-        planes, wide = carray(scratch, (classes + 2) * _BLOCK), classes + first
-        logits, truth, out = carray(z, pixels * wide), carray(labels, pixels), carray(dz, pixels * wide)
+        planes = carray(scratch, (classes + 2) * _BLOCK)
+        wide = classes + first
+        logits = carray(z, pixels * wide)
+        truth = carray(labels, pixels)
+        out = carray(dz, pixels * wide)
         counts = carray(wrong, stop)
         for chunk in range(start, stop):
             for at in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, pixels), _BLOCK):
@@ -364,14 +374,18 @@ def loss_forward(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, distanc
     single = {name: np.asarray(part, np.float32) for name, part in parts.items()}
     if rest is not None:
         more, others, _ = reference.loss_forward(logits, labels, rest, distances)
-        value, single = value + more, single | others
+        value = value + more
+        single = single | others
     return np.asarray(value, np.float32), single, plan.constants
 
 
 def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
     """Every term's value from the sums; completes the constants of pass 2."""
-    n, share, parts = plan.classes, spec.false_positive, {}
-    count, label_weight = max(sums[_COUNT], 1.0), max(sums[_LABEL_WEIGHT], 1e-30)
+    n = plan.classes
+    share = spec.false_positive
+    parts = {}
+    count = max(sums[_COUNT], 1.0)
+    label_weight = max(sums[_LABEL_WEIGHT], 1e-30)
     intersection, probability, truth, *overlap = sums[_FIRST_CLASS:].reshape(-1, n)
     a, b, *metric = plan.constants[_WEIGHTS + n :].reshape(-1, n)
     regions = Sums(intersection, probability, truth, plan.weights, sums[_COUNT])
@@ -382,11 +396,13 @@ def _settle(plan: _Plan, spec: LossSpec, sums: np.ndarray) -> dict[str, float]:
             plan.constants[_C_FOCAL] = coefficient / count
         elif name == "margin":
             norm = {"mean": count, "sum": 1.0, "weighted": label_weight}[spec.margin_reduction]
-            fn, fp = sums[_FALSE_NEGATIVE] / norm, sums[_FALSE_POSITIVE] / norm
+            fn = sums[_FALSE_NEGATIVE] / norm
+            fp = sums[_FALSE_POSITIVE] / norm
             parts.update(
                 {name: (1 - share) * fn + share * fp, "margin_false_negative": fn, "margin_false_positive": fp}
             )
-            plan.constants[_C_FN], plan.constants[_C_FP] = coefficient * (1 - share) / norm, coefficient * share / norm
+            plan.constants[_C_FN] = coefficient * (1 - share) / norm
+            plan.constants[_C_FP] = coefficient * share / norm
         elif name == "cross_entropy":
             parts[name] = -sums[_ENTROPY] / label_weight
             plan.constants[_C_ENTROPY] = coefficient / label_weight

@@ -72,7 +72,8 @@ class _Plan:
         names = [name for name, _ in spec.terms]
         policies = {spec.background_of(name) for name in names}
         self.first = 1 if policies == {"mask"} else 0
-        self.wide, self.pixels = logits.shape[-1], labels.size
+        self.wide = logits.shape[-1]
+        self.pixels = labels.size
         self.classes = self.wide - self.first
         self.served = (
             logits.dtype.name in _TYPES
@@ -128,7 +129,8 @@ def _settings(spec: LossSpec, dtype: str, classes: int, wide: int) -> Any:
     s["weights"][:classes] = 1 if spec.class_weights is None else spec.class_weights[wide - classes :]
     s["terms"] = sum(1 << k for k, name in enumerate(_NUMBERS) if name in coefficients)
     s["reduction"] = ("mean", "sum", "weighted").index(spec.margin_reduction)
-    s["present"], s["classes"] = spec.absent == "present", classes
+    s["present"] = spec.absent == "present"
+    s["classes"] = classes
     s["ignore"] = NO_LABEL if spec.ignore_index is None else spec.ignore_index
     return s[()]
 
@@ -147,12 +149,14 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array 
     if own is None or not (plan := _Plan(logits, labels, own)).served:
         return NotImplemented
     xp = module_of("cuda")
-    z, y = _aligned(logits), xp.ascontiguousarray(labels)
+    z = _aligned(logits)
+    y = xp.ascontiguousarray(labels)
     launch = sums_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     parts = launch.grid[0]
     partial = xp.empty((4 + 3 * plan.most, parts), np.float64)
     MODULES[plan.kind].run(launch, z, y, partial, *plan.arguments("loss_forward", labels, own))
-    out, state = xp.empty(1 + len(_PARTS), z.dtype), xp.empty(4 + 2 * plan.most, z.dtype)
+    out = xp.empty(1 + len(_PARTS), z.dtype)
+    state = xp.empty(4 + 2 * plan.most, z.dtype)
     MODULES[plan.kind].run(
         Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings
     )
@@ -177,7 +181,8 @@ def loss_backward(
     ):
         return NotImplemented
     xp = module_of("cuda")
-    z, y = _aligned(logits), xp.ascontiguousarray(labels)
+    z = _aligned(logits)
+    y = xp.ascontiguousarray(labels)
     dz = xp.empty(z.shape, z.dtype)
     launch = gradient_launch(plan.pixels, plan.kind, plan.wide, plan.first)
     MODULES[plan.kind].run(

@@ -84,7 +84,8 @@ def _statistics_kernel() -> Kernel:
             chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
             totals[:] = 0.0
-            at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
+            at = chunk * per_chunk
+            end = min((chunk + 1) * per_chunk, n)
             while at < end:
                 to = min(at + _FLUSH * period, end)
                 clear(scratch, 0, 2 * period)
@@ -106,7 +107,8 @@ def sum_pixels(x: np.ndarray) -> Any:
 
 def pixel_sums(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Sums of x - shift and of their squares over pixels, chunk by chunk: (chunks, 2, C) float64."""
-    channels, period = x.shape[-1], period_of(x.shape[-1])
+    channels = x.shape[-1]
+    period = period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     out = buffer_pool.empty((chunks, 2, channels), np.float64)
     parallel(
@@ -224,7 +226,8 @@ def batch_norm_forward(
     period = period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     y = buffer_pool.empty(x.shape, np.float32)
-    relu, stored = activation == "relu", activation == "relu" and residual is not None
+    relu = activation == "relu"
+    stored = activation == "relu" and residual is not None
     mask = buffer_pool.empty((mask_bytes(x.size),), np.uint8) if stored else _NO_MASK
     rows = channel_vectors.rows(weight, bias, mean, inverse)
     other = x if residual is None else contiguous(residual)
@@ -311,7 +314,8 @@ def _sums_kernel(relu: str, keeps: bool) -> Kernel:
             chunk = (n - 1) // per_chunk - k  # backwards: what was written last is still in the cache
             totals = carray(out, ((chunk + 1) * 2, channels))[chunk * 2 :]
             totals[:] = 0.0
-            at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, n)
+            at = chunk * per_chunk
+            end = min((chunk + 1) * per_chunk, n)
             while at < end:
                 to = min(at + _FLUSH * period, end)
                 clear(scratch, 0, 2 * period)
@@ -393,9 +397,11 @@ def batch_norm_backward(
         else buffer_pool.empty(x.shape, np.float32)
     )
     dresidual = buffer_pool.empty(x.shape, np.float32) if copied else dx
-    channels, period = x.shape[-1], period_of(x.shape[-1])
+    channels = x.shape[-1]
+    period = period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
-    kernel, bits = _backward_kernel(relu, training, copied), _NO_MASK if norm.mask is None else norm.mask
+    kernel = _backward_kernel(relu, training, copied)
+    bits = _NO_MASK if norm.mask is None else norm.mask
     maps = dy.reshape(-1), x.reshape(-1), rows, bits, dx.reshape(-1), dresidual.reshape(-1)
     parallel(kernel, chunks, *maps, x.size, period, channels, per, scratch=5 * period)
     gradient = (dresidual if copied else dy) if with_residual else None
@@ -425,10 +431,12 @@ def gradient_rows(
     rows: as channel_vectors.gradient_rows returns them.
     """
     mask, weight, bias, mean, inverse, activation = norm
-    channels, period = x.shape[-1], period_of(x.shape[-1])
+    channels = x.shape[-1]
+    period = period_of(x.shape[-1])
     chunks, per = _chunks(x.size, period)
     sums = buffer_pool.empty((chunks, 2, channels), np.float64)
-    kernel, bits = _sums_kernel(_relu(activation, mask), kept is not None), _NO_MASK if mask is None else mask
+    kernel = _sums_kernel(_relu(activation, mask), kept is not None)
+    bits = _NO_MASK if mask is None else mask
     maps = (
         dy.reshape(-1),
         x.reshape(-1),

@@ -50,7 +50,8 @@ def _moments_kernel() -> Kernel:
                     square += d * d
                 second = square / pixels - (total / pixels) ** 2
                 first += total / pixels
-            mean[c], variance[c] = first, 0.0 if second < 0 else second
+            mean[c] = first
+            variance[c] = 0.0 if second < 0 else second
 
     return batch_norm_moments
 
@@ -60,7 +61,8 @@ def moments(sums: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     `times` pixels in a row.
     """
     channels = y.shape[-1]
-    mean, variance = buffer_pool.empty((channels,), np.float64), buffer_pool.empty((channels,), np.float64)
+    mean = buffer_pool.empty((channels,), np.float64)
+    variance = buffer_pool.empty((channels,), np.float64)
     sizes = len(sums), sums.shape[2] // channels, channels, y.size // channels, _TOGETHER
     parallel(_moments_kernel(), -(-channels // _TOGETHER), sums.reshape(-1), y.reshape(-1), mean, variance, *sizes)
     return mean, variance
@@ -97,7 +99,8 @@ def running(
     momentum: float,
 ) -> None:
     """As kernels.norm.reference.batch_norm_running, of contiguous float32 running statistics."""
-    mean, variance = contiguous(mean, np.float64), contiguous(variance, np.float64)
+    mean = contiguous(mean, np.float64)
+    variance = contiguous(variance, np.float64)
     parallel(_running_kernel(), 1, running_mean, running_var, mean, variance, momentum, rows, len(mean))
 
 
@@ -130,7 +133,9 @@ def _rows_kernel() -> Kernel:
         start, stop, _scratch, weight: F32, bias: F32, mean: F64, inverse: F64, rows: F32, channels: int
     ):
         for c in range(channels):
-            rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], weight[c] * inverse[c], bias[c]
+            rows[c] = mean[c]
+            rows[channels + c] = weight[c] * inverse[c]
+            rows[2 * channels + c] = bias[c]
 
     return batch_norm_rows
 
@@ -199,7 +204,9 @@ def _gradient_kernel() -> Kernel:
             second *= inverse[c]
             scale = weight[c] * inverse[c]
             dbias[c], dweight[c] = first, second
-            rows[c], rows[channels + c], rows[2 * channels + c] = mean[c], scale, bias[c]
+            rows[c] = mean[c]
+            rows[channels + c] = scale
+            rows[2 * channels + c] = bias[c]
             rows[3 * channels + c] = -scale * inverse[c] * second / count if count else 0.0
             rows[4 * channels + c] = -scale * first / count if count else 0.0
 

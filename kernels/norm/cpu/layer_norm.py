@@ -59,7 +59,8 @@ def _forward_kernel(wide: bool) -> Kernel:
             known = rows.statistics(x, places)
 
             def body(j: Int, rest: Any) -> None:
-                w, b = rows.load(weight, j, rest), rows.load(bias, j, rest)
+                w = rows.load(weight, j, rest)
+                b = rows.load(bias, j, rest)
                 for place, row in zip(places, known, strict=True):
                     rows.store(rows.math.fma(rows.xhat(x, place + j, rest, row), w, b), y, place + j, rest)
 
@@ -110,14 +111,14 @@ def _backward_kernel(wide: bool) -> Kernel:
             known = rows.statistics(x, places, (dy, weight))
 
             def body(j: Int, rest: Any) -> None:
-                w, dweight, dbias = (
-                    rows.load(weight, j, rest),
-                    math.load(sums, j, rest),
-                    math.load(sums, channels + j, rest),
-                )
+                w = rows.load(weight, j, rest)
+                dweight = math.load(sums, j, rest)
+                dbias = math.load(sums, channels + j, rest)
                 for place, row in zip(places, known, strict=True):
-                    xhat, d = rows.xhat(x, place + j, rest, row), rows.load(dy, place + j, rest)
-                    dweight, dbias = math.fma(d, xhat, dweight), dbias + d
+                    xhat = rows.xhat(x, place + j, rest, row)
+                    d = rows.load(dy, place + j, rest)
+                    dweight = math.fma(d, xhat, dweight)
+                    dbias = dbias + d
                     rows.store(math.fma(xhat, -row.product, math.fma(d, w, -row.g)) * row.inverse, dx, place + j, rest)
                 math.store(dweight, sums, j, rest)
                 math.store(dbias, sums, channels + j, rest)
@@ -145,7 +146,8 @@ def _backward_kernel(wide: bool) -> Kernel:
         for chunk in range(start, stop):
             totals = carray(out, (chunk + 1, 2 * channels))[chunk]
             totals[:] = 0.0
-            at, end = chunk * per_chunk, min((chunk + 1) * per_chunk, rows)
+            at = chunk * per_chunk
+            end = min((chunk + 1) * per_chunk, rows)
             if wide:
                 gradient(dy, x, weight, dx, totals, at, end, channels, eps)
                 continue
@@ -167,7 +169,8 @@ def _served(x: np.ndarray, *arrays: np.ndarray) -> bool:
 def _sizes(x: np.ndarray) -> tuple[int, int, int, int]:
     """(chunks, rows, channels, rows per chunk)."""
     channels = x.shape[-1]
-    rows, per = x.size // channels, max(1, _CHUNK // channels)
+    rows = x.size // channels
+    per = max(1, _CHUNK // channels)
     return -(-rows // per), rows, channels, per
 
 

@@ -57,7 +57,8 @@ class Rows:
 
     def statistics(self, x: Pointer, places: list[Int], gradient: tuple[Pointer, Pointer] | None = None) -> list[Row]:
         """Of the rows at `places`, in two passes.   gradient: dy and the weight, g = dy weight (without: g = 0)."""
-        code, math = self.code, self.math
+        code = self.code
+        math = self.math
         sums, offsets, squares, gs, products = ([math.variable() for _ in places] for _ in range(5))
         dy, weight = gradient or (None, None)
 

@@ -117,8 +117,10 @@ def batch_norm_statistics(x: Array, plain: bool = False) -> Any:
     if kind is None:
         return NotImplemented
     x, channels = ready(x), x.shape[-1]
-    rows, xp = x.size // channels, array_module(x)
-    mean, variance = xp.empty(channels, np.float64), xp.empty(channels, np.float64)
+    rows = x.size // channels
+    xp = array_module(x)
+    mean = xp.empty(channels, np.float64)
+    variance = xp.empty(channels, np.float64)
     if plain:
         BATCH.run(plain_launch(f"batch_norm_moments_plain<{kind}>", channels), x, mean, variance, rows, channels)
     else:
@@ -145,10 +147,8 @@ def batch_norm_running(
     if kind is None or not (running_mean.flags.c_contiguous and running_var.flags.c_contiguous):
         return NotImplemented
     channels = len(mean)
-    settings, (mean, variance) = (
-        (np.float64(momentum), np.float64(rows / (rows - 1))),
-        (compact(v, np.float64) for v in (mean, variance)),
-    )
+    settings = (np.float64(momentum), np.float64(rows / (rows - 1)))
+    mean, variance = (compact(v, np.float64) for v in (mean, variance))
     BATCH.run(
         vector_launch(f"batch_norm_running<{kind}>", channels),
         running_mean,
@@ -192,7 +192,8 @@ def batch_norm_forward(
     if kind is None:
         return NotImplemented
     x, channels, xp, relu = ready(x), x.shape[-1], array_module(x), activation == "relu"
-    rows, other = x.size // channels, None if residual is None else ready(residual)
+    rows = x.size // channels
+    other = None if residual is None else ready(residual)
     y = xp.empty(x.shape, x.dtype)
     mask = xp.empty(x.shape, np.uint8) if relu and residual is not None else None
     arrays = x, *map(compact, (weight, bias)), *(compact(v, np.float64) for v in (mean, inverse)), other, y, mask
@@ -223,8 +224,11 @@ def batch_norm_backward(
     dy, x, channels, xp = ready(dy), ready(x), x.shape[-1], array_module(x)
     relu = 0 if activation is None else 1 if mask is None else 2
     arrays = dy, x, mask, *map(compact, (weight, bias)), *(compact(v, np.float64) for v in (mean, inverse))
-    rows, dweight, dbias = x.size // channels, xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
-    dx, dresidual = xp.empty(x.shape, x.dtype), xp.empty(x.shape, x.dtype) if with_residual and relu else None
+    rows = x.size // channels
+    dweight = xp.empty(channels, x.dtype)
+    dbias = xp.empty(channels, x.dtype)
+    dx = xp.empty(x.shape, x.dtype)
+    dresidual = xp.empty(x.shape, x.dtype) if with_residual and relu else None
     if plain:
         launch = plain_launch(f"batch_norm_backward_plain<{kind}>", channels)
         BATCH.run(launch, *arrays, dx, dresidual, dweight, dbias, rows, channels, relu, training)
@@ -255,7 +259,8 @@ def layer_norm_forward(x: Array, weight: Array, bias: Array, eps: float) -> Any:
     if kind is None or 32 * x.size > MOST * x.shape[-1]:
         return NotImplemented
     x, channels = ready(x), x.shape[-1]
-    rows, y = x.size // channels, array_module(x).empty(x.shape, x.dtype)
+    rows = x.size // channels
+    y = array_module(x).empty(x.shape, x.dtype)
     launch = rows_launch(variant("layer_norm_forward", kind, channels), rows)
     LAYER.run(launch, x, ready(weight), ready(bias), y, np.float64(eps), rows, channels)
     return y
@@ -268,10 +273,12 @@ def layer_norm_backward(dy: Array, x: Array, weight: Array, eps: float) -> Any:
         return NotImplemented
     dy, x, channels, xp = ready(dy), ready(x), x.shape[-1], array_module(x)
     rows = x.size // channels
-    dx, statistics = xp.empty(x.shape, x.dtype), xp.empty((2, rows), x.dtype)
+    dx = xp.empty(x.shape, x.dtype)
+    statistics = xp.empty((2, rows), x.dtype)
     launch = rows_launch(variant("layer_norm_gradient", kind, channels), rows)
     LAYER.run(launch, dy, x, ready(weight), dx, statistics, np.float64(eps), rows, channels)
     parts, count, _ = _sums(LAYER, variant("layer_norm_gradient_sums", kind, channels), 2, x, dy, x, statistics)
-    dweight, dbias = xp.empty(channels, x.dtype), xp.empty(channels, x.dtype)
+    dweight = xp.empty(channels, x.dtype)
+    dbias = xp.empty(channels, x.dtype)
     LAYER.run(finish_launch(f"layer_norm_gradient_finish<{kind}>", channels), parts, dweight, dbias, channels, count)
     return dx, dweight, dbias

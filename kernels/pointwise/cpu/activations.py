@@ -89,7 +89,8 @@ def _silu_gradient(code: Code, dy: Vec, x: Vec) -> Vec:
 
 @lru_cache(maxsize=32)
 def _map_kernel(name: str) -> Kernel:
-    body, inputs = _BODIES[name], _BODIES[name].__code__.co_argcount - 1
+    body = _BODIES[name]
+    inputs = _BODIES[name].__code__.co_argcount - 1
 
     @program
     def apply(code: Code, a: Pointer, b: Pointer, y: Pointer, at: Int, length: Int) -> None:

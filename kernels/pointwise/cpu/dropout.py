@@ -30,8 +30,10 @@ class _Words:
     """Vectors of 32-bit and 64-bit words, for a vector program."""
 
     def __init__(self, code: Code) -> None:
-        self.builder, self.lanes = code.builder, code.lanes
-        self.words, self.longs = ir.VectorType(_WORD, code.lanes), ir.VectorType(_LONG, code.lanes)
+        self.builder = code.builder
+        self.lanes = code.lanes
+        self.words = ir.VectorType(_WORD, code.lanes)
+        self.longs = ir.VectorType(_LONG, code.lanes)
 
     def constant(self, kind: ir.VectorType, *values: Any) -> ir.Constant:
         """Numbers for the lanes, or one for all."""
@@ -58,15 +60,17 @@ class _Words:
     def philox(self, block: Int, low: Int, high: Int, keys: tuple[Int, Int]) -> list[ir.Value]:
         """The four words of as many blocks as there are lanes, from number `block` on."""
         numbers = self.builder.add(self.splat_long(block), self.constant(self.longs, *range(self.lanes)))
-        c0, c1 = (
-            self.builder.trunc(numbers, self.words),
-            self.builder.trunc(self.builder.lshr(numbers, self.constant(self.longs, 32)), self.words),
-        )
+        c0 = self.builder.trunc(numbers, self.words)
+        c1 = self.builder.trunc(self.builder.lshr(numbers, self.constant(self.longs, 32)), self.words)
         c2, c3 = self.splat(low), self.splat(high)
         k0, k1 = (self.splat(key) for key in keys)
         for _ in range(ROUNDS):
-            (high0, low0), (high1, low1) = self.product(c0, MULTIPLIERS[0]), self.product(c2, MULTIPLIERS[1])
-            c0, c1, c2, c3 = self._mixed(high1, c1, k0), low1, self._mixed(high0, c3, k1), low0
+            high0, low0 = self.product(c0, MULTIPLIERS[0])
+            high1, low1 = self.product(c2, MULTIPLIERS[1])
+            c0 = self._mixed(high1, c1, k0)
+            c1 = low1
+            c2 = self._mixed(high0, c3, k1)
+            c3 = low0
             k0, k1 = (
                 self.builder.add(k, self.constant(self.words, step)) for k, step in zip((k0, k1), WEYL, strict=True)
             )
@@ -100,7 +104,8 @@ def _drop(
     """The elements of the blocks first .. last: y = x scale where the upper 24 bits of their word are `least` or more,
     else 0 x.
     """
-    words, factor = _Words(code), code.splat(scale)
+    words = _Words(code)
+    factor = code.splat(scale)
 
     def vectors(block: Int, rest: bool) -> None:
         w0, w1, w2, w3 = words.philox(block, low, high, (key0, key1))

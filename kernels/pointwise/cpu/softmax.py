@@ -24,7 +24,8 @@ def _make_softmax(logarithm: bool) -> Callable[..., None]:
     @program
     def softmax(code: Code, x: Pointer, x0: Int, y: Pointer, y0: Int, length: Int) -> None:
         """y = e^(x - max) / sum e^(x - max), or its logarithm. y may be x."""
-        top, total = code.variable(float("-inf")), code.variable(0.0)
+        top = code.variable(float("-inf"))
+        total = code.variable(0.0)
         vector_loop(
             code,
             length,
@@ -65,7 +66,8 @@ def _make_gradient(logarithm: bool) -> Callable[..., None]:
         total = vector_sum(code, length, add)
 
         def subtract(i: Int, rest: Any) -> None:
-            value, out = code.load(dy, d0 + i, rest), code.load(y, y0 + i, rest)
+            value = code.load(dy, d0 + i, rest)
+            out = code.load(y, y0 + i, rest)
             code.store(code.fma(-code.exp(out), total, value) if logarithm else out * (value - total), dx, x0 + i, rest)
 
         vector_loop(code, length, subtract)
@@ -104,8 +106,10 @@ def _rowwise(kernel: Callable[[bool], Kernel], logarithm: bool, axis: int, *arra
     first = arrays[0]
     if axis not in (-1, first.ndim - 1) or not first.size or any(a.dtype != np.float32 for a in arrays):
         return NotImplemented
-    out, length = buffer_pool.empty(first.shape, np.float32), first.shape[-1]
-    rows, together = first.size // length, max(1, _CHUNK // length)
+    out = buffer_pool.empty(first.shape, np.float32)
+    length = first.shape[-1]
+    rows = first.size // length
+    together = max(1, _CHUNK // length)
     parallel(kernel(logarithm), -(-rows // together), *flat(*arrays, out), rows, length, together)
     return out
 

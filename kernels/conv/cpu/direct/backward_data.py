@@ -30,8 +30,10 @@ def direct_backward_data(
     """dx (N, H, W, C) (+ bias, or added to `accumulate_into`): for every phase of the stride a stride-1 convolution of
     dy with the taps that reach it.
     """
-    n, c = dy.shape[0], w.shape[2] * groups
-    (h, wd), (sh, sw) = size, window.stride
+    n = dy.shape[0]
+    c = w.shape[2] * groups
+    h, wd = size
+    sh, sw = window.stride
     if accumulate_into is None and groups == 1 and is_patchify(window, size, dy.shape):
         return direct_transposed(dy, filters.swapped(w), bias)
     dx, add = (

@@ -43,14 +43,20 @@ def filter_gradient_kernel(vectors: int, masked: bool) -> Kernel:
     @cpu_kernel(f"x{vectors}{' masked' * masked}")
     def direct_filter_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, zeros: F32, layer: DirectParams,
                                strips: int, per_chunk: int, floats: int):  # fmt: skip
-        s, c, cg, k, groups = layer.s, layer.c, layer.cg, layer.k, layer.groups
+        s = layer.s
+        c = layer.c
+        cg = layer.cg
+        k = layer.k
+        groups = layer.groups
         flat = layer.dw == 1 and groups == 1  # the taps of a filter row and their channels are one run of memory
         runs, run = (1, s * cg) if flat else (s, cg)
         for chunk in range(start, stop):
             sums = chunk * floats
             for strip in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
-                image, first = strip // layer.blocks, strip % layer.blocks * layer.rows
-                count, accumulate = min(layer.rows, layer.p - first), strip > chunk * per_chunk
+                image = strip // layer.blocks
+                first = strip % layer.blocks * layer.rows
+                count = min(layer.rows, layer.p - first)
+                accumulate = strip > chunk * per_chunk
                 source, base, row_in = strip_of(x, scratch, layer, image, first, count)
                 d0 = image * layer.out_image + first * layer.out_row
                 over = Taps(layer.q, count, layer.sh * row_in, layer.out_row, 1, 0, 0)
@@ -81,9 +87,12 @@ def direct_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups
         )
     if groups == 1 and is_patchify(window, (x.shape[1], x.shape[2]), dy.shape):
         return patch_backward_filter.backward_filter(x, dy, window.kernel)
-    k, (r, s), lanes = channels // groups, window.kernel, target().lanes
+    k = channels // groups
+    r, s = window.kernel
+    lanes = target().lanes
     layer = params_of(x.shape, window, groups, k, None, (p, q))
-    vectors, floats = panel_vectors(k), r * s * layer.cg * channels
+    vectors = panel_vectors(k)
+    floats = r * s * layer.cg * channels
     strips = n * layer.blocks
     chunks = max(1, min(CHUNKS, strips, max(2, filters.MOST_SUMS // floats)))
     per_chunk = -(-strips // chunks)

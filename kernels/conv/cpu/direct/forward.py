@@ -71,26 +71,27 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
 
     summing: per chunk out[chunk] (2, G K) = sums over its pixels of y and of y^2.
     """
-    start_rows, gemm = make_start_rows(vectors), make_epilogue_gemm(vectors, masked, summing)
+    start_rows = make_start_rows(vectors)
+    gemm = make_epilogue_gemm(vectors, masked, summing)
     width = vectors * target().lanes
 
     @cpu_kernel(f"x{vectors}{' masked' * masked}{' sums' * summing}")
     def direct_forward(start, stop, scratch, x: F32, panels: F32, bias: F32, y: F32, residual: F32, out: F64,
                        layer: DirectParams, blocking: Blocking):  # fmt: skip
-        q, r, s, c, cg, k, groups, sums = (
-            layer.q,
-            layer.r,
-            layer.s,
-            layer.c,
-            layer.cg,
-            layer.k,
-            layer.groups,
-            blocking.sums,
-        )
-        per_group, lines = -(-k // width), (sums + 2 * width + 1) // 2
+        q = layer.q
+        r = layer.r
+        s = layer.s
+        c = layer.c
+        cg = layer.cg
+        k = layer.k
+        groups = layer.groups
+        sums = blocking.sums
+        per_group = -(-k // width)
+        lines = (sums + 2 * width + 1) // 2
         steps, taps = (s * cg, 1) if layer.dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
-            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            image = chunk // layer.blocks
+            first = chunk % layer.blocks * layer.rows
             count = min(layer.rows, layer.p - first)
             out0 = (blocking.chunk0 + chunk) * 2 * groups * k
             if summing:
@@ -99,7 +100,9 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
             source, base, row_in = strip_of(x, scratch, layer, image, first, count)
             y_chunk = blocking.y0 + image * layer.out_image + first * layer.out_row
             for part in range(0, count, blocking.rows):  # rows that all panels meet while they are in the cache
-                after, end, products_done = part + blocking.rows, lines, 0
+                after = part + blocking.rows
+                end = lines
+                products_done = 0
                 following = min(blocking.rows, count - after)
                 if blocking.prefetch and following > 0:
                     down = layer.sh * layer.w * c
@@ -110,7 +113,8 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                     for panel in range(per_group):
                         number = group * per_group + panel
                         b = Panel(panels, number * r * s * cg * width, width)
-                        columns, channel = min(width, k - panel * width), group * k + panel * width
+                        columns = min(width, k - panel * width)
+                        channel = group * k + panel * width
                         over = Taps(steps, r, layer.dh * row_in, s * cg * width, taps, layer.dw * c, cg * width)
                         for row in range(part, min(part + blocking.rows, count)):
                             for done in range(0, q, blocking.pixels):  # float32 sums are short; float64 adds them
@@ -175,7 +179,8 @@ def direct_forward(
     images = x.shape[0]
     vectors = panel_vectors(k)
     width = vectors * target().lanes
-    panels, bias = filters.packed(w, groups, width), filters.padded_bias(b, groups, k, width)
+    panels = filters.packed(w, groups, width)
+    bias = filters.padded_bias(b, groups, k, width)
     work = _Work(panels, bias, y, vectors, relu, add, summing)
     flat = (
         window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
@@ -218,7 +223,8 @@ def direct_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.
     (n, p, q, _), (r, s, _, k) = x.shape, w.shape
     y = buffer_pool.empty((n, r * p, s * q, k), np.float32)
     vectors = panel_vectors(s * k)
-    width, out_row = vectors * target().lanes, s * q * k
+    width = vectors * target().lanes
+    out_row = s * q * k
     layer = params_of(x.shape, Window((1, 1)), 1, s * k, (s * k, r * out_row, r * p * out_row))
     layer = layer._replace(groups=r, group_in=0, group_out=out_row)
     panels = filters.packed_rows(w, width)

@@ -61,13 +61,16 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
 
     summing: per chunk out[chunk] (2, K) = sums over its pixels of y and of y^2.
     """
-    gemm, start_rows = make_epilogue_gemm(vectors, masked, summing), make_start_rows(vectors)
-    width, block = vectors * target().lanes, max(1, _BLOCK // tile_rows(vectors)) * tile_rows(vectors)
+    gemm = make_epilogue_gemm(vectors, masked, summing)
+    start_rows = make_start_rows(vectors)
+    width = vectors * target().lanes
+    block = max(1, _BLOCK // tile_rows(vectors)) * tile_rows(vectors)
 
     @cpu_kernel(f"x{vectors}{' masked' * masked}{' sums' * summing}")
     def multi_input_forward(start, stop, scratch, maps: MAPS, panels: F32, bias: F32, y: F32, residual: F32, out: F64,
                             channels: CHANNELS, work: Work):  # fmt: skip
-        c, k = work.c, work.k
+        c = work.c
+        k = work.k
         row = c + _PAD
         sums = block * row
         lines = (sums + 2 * width + 1) // 2
@@ -77,17 +80,20 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                     out[chunk * 2 * k + i] = 0.0
             stop_pixel = min((chunk + 1) * work.per_chunk, work.pixels)
             for first in range(chunk * work.per_chunk, stop_pixel, block):
-                n, place = min(block, stop_pixel - first), 0
+                n = min(block, stop_pixel - first)
+                place = 0
                 for i in range(work.maps):
                     copy_rows(maps[i], first * channels[i], channels[i], scratch, place, row, channels[i], n)
                     place += channels[i]
-                end, following = lines, min(n, stop_pixel - first - n)
+                end = lines
+                following = min(n, stop_pixel - first - n)
                 if work.prefetch:  # the pixels that are gathered next, and their results
                     for i in range(work.maps):
                         end = enqueue(scratch, end, maps[i], (first + n) * channels[i], following * channels[i])
                     end = enqueue(scratch, end, y, (first + n) * k, following * k)
                 for channel in range(0, k, width):
-                    columns, at = min(width, k - channel), first * k + channel
+                    columns = min(width, k - channel)
+                    at = first * k + channel
                     if work.operations & ADD:
                         start_rows(y, residual, at, bias, channel, columns, k, n)
                     if summing:
@@ -134,7 +140,8 @@ def forward(
     vectors = panel_vectors(k)
     width = vectors * target().lanes
     bias = padded_bias(b, 1, k, width)
-    pixels, unused = y.size // k, MOST - len(maps)
+    pixels = y.size // k
+    unused = MOST - len(maps)
     per_chunk = max(_BLOCK, -(-pixels // (_BLOCK * CHUNKS)) * _BLOCK)
     chunks = -(-pixels // per_chunk)
     sums = np.empty((chunks, 2, k if summing else 0))

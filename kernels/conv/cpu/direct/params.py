@@ -65,7 +65,9 @@ def params_of(
     _, h, w, c = shape
     cg = c // groups
     p, q = size or window.output_size((h, w))
-    (r, s), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
+    r, s = window.kernel
+    sh, sw = window.stride
+    dh, dw = window.dilation
     (top, _), (left, _) = window.padding
     reach = (q - 1) * sw + (s - 1) * dw + 1  # columns of a strip that are read
     inside = top <= 0 and left <= 0 and (p - 1) * sh + (r - 1) * dh + 1 - top <= h and reach - left <= w
@@ -90,7 +92,8 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):
     # columns of x that the strip holds: none where it lies beside the image
     inside = max(0, min(w + min(0, left), width - before))
     for line in range(lines):
-        y, o = first + line, line * width * c
+        y = first + line
+        o = line * width * c
         if y < 0 or y >= h:
             clear(out, o, width * c)
             continue
@@ -104,7 +107,8 @@ def strip_of(x, scratch, layer, image, first, count):
     """What output rows first .. first + count of an image read: (array, first float, floats of a row): a padded copy at
     the start of scratch, or x itself where there is no padding.
     """
-    top_row, width = first * layer.sh - layer.top, layer.padded_width
+    top_row = first * layer.sh - layer.top
+    width = layer.padded_width
     if width:
         lines = (count - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
         padded_rows(x, image, layer.h, layer.w, layer.c, top_row, lines, layer.left, width, scratch)
@@ -116,7 +120,8 @@ def is_patchify(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
     """Whether a map of `size` consists of windows without gaps or overlaps, one for each pixel of a map of shape
     `small`.
     """
-    (r, s), (_, p, q, _) = window.kernel, small
+    r, s = window.kernel
+    _, p, q, _ = small
     return window == Window((r, s), (r, s)) and size == (r * p, s * q)
 
 
@@ -126,12 +131,15 @@ def is_patchify(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
 def pixel_fusion(window: Window, groups: int, k: int, q: int) -> int:
     """How many neighbouring output pixels are computed together."""
     f = max(1, target().lanes // k)
-    (_, s), stride, dilation = window.kernel, window.stride[1], window.dilation[1]
+    _, s = window.kernel
+    stride = window.stride[1]
+    dilation = window.dilation[1]
     worth = f * s > 1.2 * (s + f - 1)
     return f if groups == stride == dilation == 1 and target().lanes % k == 0 and q % f == 0 and worth else 1
 
 
 def fused_window(window: Window, f: int) -> Window:
     """The window that computes f neighbouring output pixels as one of f times as many channels."""
-    (r, s), (sh, _) = window.kernel, window.stride
+    r, s = window.kernel
+    sh, _ = window.stride
     return Window((r, s + f - 1), (sh, f), window.padding, window.dilation)

@@ -64,7 +64,8 @@ class Blocks(NamedTuple):
 def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
     """Blocks of nearly equal size; columns are whole panels of `width`."""
     together = taps if taps * c <= _ROWS else 1
-    rows, panels = -(-c // -(-c // _ROWS)), -(-k // width)
+    rows = -(-c // -(-c // _ROWS))
+    panels = -(-k // width)
     return Blocks(taps, c, k, together, rows, -(-panels // -(-k // _COLUMNS)) * width)
 
 
@@ -94,7 +95,8 @@ def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
 @inline()
 def _enqueue_windows(x, dy, scratch, blocks, work, first, n):
     """Put n windows of x and dy on the prefetch list; returns the number after the last line."""
-    end, done = enqueue(scratch, work.lines, dy, first * blocks.k, n * blocks.k), 0
+    end = enqueue(scratch, work.lines, dy, first * blocks.k, n * blocks.k)
+    done = 0
     while done < n:
         line, column, some = _row_of_windows(first + done, first + n, work.q)
         for t in range(blocks.taps):
@@ -108,8 +110,10 @@ def _enqueue_windows(x, dy, scratch, blocks, work, first, n):
 def gradient_kernel(vectors: int) -> Kernel:
     """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp)."""
     gemm = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True)
-    pack_rows, pack_panels = make_pack_rows(vectors), make_pack_panels(vectors)
-    width, pitch = vectors * target().lanes, _WINDOWS + GAP
+    pack_rows = make_pack_rows(vectors)
+    pack_panels = make_pack_panels(vectors)
+    width = vectors * target().lanes
+    pitch = _WINDOWS + GAP
     panel_pitch = _WINDOWS * width + _PAD
 
     @inline(f"{vectors}")
@@ -124,26 +128,36 @@ def gradient_kernel(vectors: int) -> Kernel:
 
     @cpu_kernel(f"x{vectors}")
     def patch_gradient(start, stop, scratch, x: F32, dy: F32, partial: F32, zeros: F32, blocks: Blocks, work: Work):
-        c, k, kp, together = blocks.c, blocks.k, work.kp, blocks.together
-        row_blocks, column_blocks = (c + blocks.rows - 1) // blocks.rows, (k + blocks.columns - 1) // blocks.columns
+        c = blocks.c
+        k = blocks.k
+        kp = work.kp
+        together = blocks.together
+        row_blocks = (c + blocks.rows - 1) // blocks.rows
+        column_blocks = (k + blocks.columns - 1) // blocks.columns
         count = (blocks.taps + together - 1) // together * row_blocks * column_blocks
         for chunk in range(start, stop):
-            block, part = chunk % count, chunk // count
-            column, row = block % column_blocks * blocks.columns, block // column_blocks % row_blocks * blocks.rows
+            block = chunk % count
+            part = chunk // count
+            column = block % column_blocks * blocks.columns
+            row = block // column_blocks % row_blocks * blocks.rows
             tap = block // column_blocks // row_blocks * together
-            m, wide = min(blocks.rows, c - row), min(blocks.columns, k - column)
-            panels, begin = (wide + width - 1) // width, part * work.per_chunk
+            m = min(blocks.rows, c - row)
+            wide = min(blocks.columns, k - column)
+            panels = (wide + width - 1) // width
+            begin = part * work.per_chunk
             end = min(begin + work.per_chunk, work.windows)
             sums = (part * blocks.taps + tap) * c * kp + row * kp + column
             for first in range(begin, end, _WINDOWS):
-                n, last_line = min(_WINDOWS, end - first), work.lines
+                n = min(_WINDOWS, end - first)
+                last_line = work.lines
                 pack_windows(x, scratch, blocks, work, first, n, tap, row, m)
                 pack_panels(Panel(dy, first * k + column, k), 0, n, scratch, work.panels, wide, panel_pitch)
                 if work.prefetch:
                     following = min(_WINDOWS, end - first - n)
                     last_line = _enqueue_windows(x, dy, scratch, blocks, work, first + n, following)
                 for product in range(panels * together):  # a panel stays in the L1 cache for all of its tiles
-                    panel, t = product // together, product % together
+                    panel = product // together
+                    t = product % together
                     low, some = share(last_line - work.lines, product, panels * together)
                     gemm(
                         Rows(scratch, t * work.tap_floats, pitch, 0),
@@ -161,13 +175,15 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     """dw (R, S, C, K) of contiguous float32 x (N, R P, S Q, C) and dy (N, P, Q, K), for windows of size and stride (R,
     S).
     """
-    (n, p, q, k), (r, s) = dy.shape, kernel
+    n, p, q, k = dy.shape
+    r, s = kernel
     vectors = panel_vectors(k)
     width = vectors * target().lanes
     if r == 1:
         q *= n * p  # the windows of all rows of all images are one run of memory
     blocks = blocks_of(r, s * x.shape[3], k, width)
-    windows, kp = dy.size // k, -(-k // width) * width
+    windows = dy.size // k
+    kp = -(-k // width) * width
     floats = r * blocks.c * kp
     chunks = max(1, min(-(-filters.CHUNKS // blocks.count), -(-windows // _WINDOWS), filters.MOST_SUMS // floats))
     per_chunk = -(-windows // (chunks * _WINDOWS)) * _WINDOWS

@@ -79,22 +79,36 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     """
     data_gemm = make_prefetching_gemm(vectors)
     filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
-    pack_rows, pack_panels = make_pack_rows(gradient_vectors), make_pack_panels(gradient_vectors)
-    width, gradient_width = vectors * target().lanes, gradient_vectors * target().lanes
-    remainder_rows, gradient_pixels = tile_heights(gradient_vectors)[1], make_gradient_pixels()
+    pack_rows = make_pack_rows(gradient_vectors)
+    pack_panels = make_pack_panels(gradient_vectors)
+    width = vectors * target().lanes
+    gradient_width = gradient_vectors * target().lanes
+    remainder_rows = tile_heights(gradient_vectors)[1]
+    gradient_pixels = make_gradient_pixels()
 
     @cpu_kernel(f"x{vectors} x{gradient_vectors}")
     def norm_gradient_1x1(start, stop, scratch, g: F32, z: F32, rows: F32, maps: MAPS, gradients: MAPS, panels: F32,
                           partial: F32, zeros: F32, channels: CHANNELS, adds: CHANNELS, work: Work):  # fmt: skip
-        c, k, kp, pitch, row, lines = work.c, work.k, work.kp, work.pitch, work.row, work.lines
-        second, high, panel = work.per_strip * pitch, work.per_strip + GAP, work.per_strip * gradient_width + PAD
-        panels_of_dx, panels_of_dw, parts = -(-c // width), kp // gradient_width, work.maps if work.packed else 1
+        c = work.c
+        k = work.k
+        kp = work.kp
+        pitch = work.pitch
+        row = work.row
+        lines = work.lines
+        second = work.per_strip * pitch
+        high = work.per_strip + GAP
+        panel = work.per_strip * gradient_width + PAD
+        panels_of_dx = -(-c // width)
+        panels_of_dw = kp // gradient_width
+        parts = work.maps if work.packed else 1
         gradient = Gradient(g, z, rows, work.relu)
         for chunk in range(start, stop):
             sums = chunk * c * kp
-            first, end = chunk * work.per_chunk, min((chunk + 1) * work.per_chunk, work.pixels)
+            first = chunk * work.per_chunk
+            end = min((chunk + 1) * work.per_chunk, work.pixels)
             while first < end:
-                n, place = min(work.per_strip, end - first), second
+                n = min(work.per_strip, end - first)
+                place = second
                 gradient_pixels(gradient, first, n, k, Strip(scratch, 0, pitch))
                 count = half = 0
                 if work.prefetch:
@@ -129,13 +143,16 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                         place += size
                 if work.packed:
                     pack_panels(Panel(scratch, 0, pitch), 0, n, scratch, work.third, kp, panel)
-                before, initial = 0, Initial(zeros, 0, first > chunk * work.per_chunk)
+                before = 0
+                initial = Initial(zeros, 0, first > chunk * work.per_chunk)
                 for product in range(panels_of_dw * parts):
-                    i, part = product // parts, product % parts
+                    i = product // parts
+                    part = product % parts
                     low, some = share(count - half, product, panels_of_dw * parts)
                     prefetch = Prefetch(scratch, lines + half + low, some)
                     if part == 0:
-                        place, before = second, 0
+                        place = second
+                        before = 0
                     c0 = sums + before * kp + i * gradient_width
                     if work.packed:
                         size = channels[part]
@@ -169,14 +186,20 @@ class PointwisePlan:
     most = MOST
 
     def __init__(self, shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
-        lanes, k, self.c = target().lanes, shape[3], sum(channels)
-        self.vectors, self.gradient_vectors = panel_vectors(self.c), panel_vectors(k)
-        self.width, gradient_width = self.vectors * lanes, self.gradient_vectors * lanes
+        lanes = target().lanes
+        k = shape[3]
+        self.c = sum(channels)
+        self.vectors = panel_vectors(self.c)
+        self.gradient_vectors = panel_vectors(k)
+        self.width = self.vectors * lanes
+        gradient_width = self.gradient_vectors * lanes
         self.kp = -(-k // gradient_width) * gradient_width
         self.floats = self.c * self.kp
         # powers of two would meet in one set of the L1 cache
-        self.pitch, self.row = self.kp + PAD, -(-self.c // self.width) * self.width + PAD
-        self.pixels, self.per_strip = math.prod(shape[:3]), 64 if self.floats <= 8192 else 128
+        self.pitch = self.kp + PAD
+        self.row = -(-self.c // self.width) * self.width + PAD
+        self.pixels = math.prod(shape[:3])
+        self.per_strip = 64 if self.floats <= 8192 else 128
         self.per_chunk = equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
         self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
@@ -193,7 +216,8 @@ class PointwisePlan:
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
         """Fill the dxs of the maps, or add to them; returns dw (1, 1, C, K). relu: g is masked by the sign of y."""
-        k, unused = z.shape[3], MOST - len(maps)
+        k = z.shape[3]
+        unused = MOST - len(maps)
         panels = filters.packed_transposed(w, self.width)
         partial = buffer_pool.empty((self.chunks * self.floats,), np.float32)
         work = Work(

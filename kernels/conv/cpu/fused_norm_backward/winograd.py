@@ -73,7 +73,8 @@ def _enqueue_rows(lines, at, one, other, unit, units, m, rows):
     prefetch list.
     """
     pixels = one.w * one.c
-    start, length = (unit // rows * one.h + unit % rows * m) * pixels, max(0, units) * m * pixels
+    start = (unit // rows * one.h + unit % rows * m) * pixels
+    length = max(0, units) * m * pixels
     return enqueue(lines, enqueue(lines, at, one.array, start, length), other.array, start, length)
 
 
@@ -89,7 +90,8 @@ def _make_strip_row() -> Any:
         if y < 0 or y >= t.h:
             clear(strip.array, strip.start, wide)
             return
-        inside, end = t.left * strip.pitch, (t.left + t.w) * strip.pitch
+        inside = t.left * strip.pitch
+        end = (t.left + t.w) * strip.pitch
         clear(strip.array, strip.start, inside)
         to = Strip(strip.array, strip.start + inside, strip.pitch)
         gradient_pixels(gradient, (image * t.h + y) * t.w, t.w, k, to)
@@ -103,22 +105,31 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r), dense and of stride 1; panels as for 1x1. A strip is the n rows of dz under a row
     of tiles, padded with zeros; a row of tiles below another takes over its last rows.
     """
-    m, n = form[0], points(form)
+    m = form[0]
+    n = points(form)
     count_of_points = n * n
     read = make_read(input_matrix(form), n)
     read_x = make_tile_reader(cotangent_matrix(form), m)
-    write_tile, strip_row = make_tile_writer(form, False), _make_strip_row()
-    data_gemm, width = make_prefetching_gemm(vectors, ahead=AHEAD), vectors * target().lanes
+    write_tile = make_tile_writer(form, False)
+    strip_row = _make_strip_row()
+    data_gemm = make_prefetching_gemm(vectors, ahead=AHEAD)
+    width = vectors * target().lanes
     filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
     gradient_width = gradient_vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors} x{gradient_vectors}")
     def norm_gradient_winograd(start, stop, scratch, g: F32, z: F32, rows: F32, x: F32, x2: F32, u: F32, dx: F32,
                                dx2: F32, partial: F32, zeros: F32, t: Tiling, work: Work):  # fmt: skip
-        c, k, kp, pitch, lines = work.c + work.c2, work.k, work.kp, work.pitch, work.lines
+        c = work.c + work.c2
+        k = work.k
+        kp = work.kp
+        pitch = work.pitch
+        lines = work.lines
         gradient = Gradient(g, z, rows, work.relu)
-        first_map, second_map = Map(x, t.p, t.q, work.c), Map(x2, t.p, t.q, work.c2)
-        first_out, second_out = Map(dx, t.p, t.q, work.c), Map(dx2, t.p, t.q, work.c2)
+        first_map = Map(x, t.p, t.q, work.c)
+        second_map = Map(x2, t.p, t.q, work.c2)
+        first_out = Map(dx, t.p, t.q, work.c)
+        second_out = Map(dx2, t.p, t.q, work.c2)
         end = TileEpilogue(zeros, 0, dx, work.adds, scratch, 0, 0, 0, 0)
         end2 = TileEpilogue(zeros, 0, dx2, work.adds, scratch, 0, 0, 0, 0)
         wide = (t.columns * m + n - m) * pitch
@@ -128,13 +139,16 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
         strip = second + count_of_points * second_step
         panels_of_dw = kp // gradient_width
         for chunk in range(start, stop):
-            sums, at = chunk * count_of_points * (c * kp + PAD), chunk * work.per_chunk
-            first, last = at, min((chunk + 1) * work.per_chunk, work.units)
+            sums = chunk * count_of_points * (c * kp + PAD)
+            at = chunk * work.per_chunk
+            first = at
+            last = min((chunk + 1) * work.per_chunk, work.units)
             known = False  # whether the strip holds the row of tiles above
             while at < last:
                 count = min(work.rows, last - at)
                 for s in range(count):
-                    image, row = (at + s) // t.rows, (at + s) % t.rows
+                    image = (at + s) // t.rows
+                    row = (at + s) % t.rows
                     done = 0
                     if known and row:
                         copy(scratch, strip + m * wide, scratch, strip, (n - m) * wide)
@@ -145,7 +159,8 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                         strip_row(gradient, image, row * m - t.top + i, t, k, to, wide)
                     transforms = Points(scratch, s * t.columns * kp, v_step, kp)
                     read(Pixels(scratch, strip, wide, pitch, pitch), transforms, t.columns, m * pitch)
-                tiles, last_line = count * t.columns, lines
+                tiles = count * t.columns
+                last_line = lines
                 if lines:  # what the transforms after these products read and write
                     last_line = _enqueue_rows(scratch, last_line, first_map, first_out, at, count, m, t.rows)
                     last_line = _enqueue_rows(scratch, last_line, second_map, second_out, at, count, m, t.rows)
@@ -162,8 +177,10 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                         )
                 for s in range(tiles):
                     unit = at + s // t.columns
-                    place, p0 = Place(unit // t.rows, unit % t.rows * m, s % t.columns * m), second + s * work.cp
-                    own, other = Points(scratch, p0, second_step, 0), Points(scratch, p0 + work.c, second_step, 0)
+                    place = Place(unit // t.rows, unit % t.rows * m, s % t.columns * m)
+                    p0 = second + s * work.cp
+                    own = Points(scratch, p0, second_step, 0)
+                    other = Points(scratch, p0 + work.c, second_step, 0)
                     write_tile(own, first_out, t, place, 0, work.c, end)
                     if work.c2:
                         write_tile(other, second_out, t, place, 0, work.c2, end2)
@@ -200,20 +217,22 @@ class WinogradPlan:
     most = 2
 
     def __init__(self, form: Form, shape: tuple[int, ...], channels: tuple[int, ...], back: Window) -> None:
-        self.form, lanes, k, self.both = form, target().lanes, shape[3], sum(channels)
+        self.form = form
+        lanes = target().lanes
+        k = shape[3]
+        self.both = sum(channels)
         self.data = plan_of(form, shape[0], (shape[1], shape[2]), k, self.both, back)
         self.gradient_vectors, side = panel_vectors(k), points(form)
-        width, count_of_points, columns, units = (
-            self.data.width,
-            self.data.points,
-            self.data.tiling.columns,
-            self.data.units,
-        )
+        width = self.data.width
+        count_of_points = self.data.points
+        columns = self.data.tiling.columns
+        units = self.data.units
         # the last vector of a second map must not reach the next tile
         reach = self.both - channels[-1] + -(-channels[-1] // lanes) * lanes
         self.cp = -(-reach // width) * width
         self.kp = -(-k // (self.gradient_vectors * lanes)) * self.gradient_vectors * lanes
-        self.pitch, self.floats = -(-k // lanes) * lanes, count_of_points * (self.both * self.kp + PAD)
+        self.pitch = -(-k // lanes) * lanes
+        self.floats = count_of_points * (self.both * self.kp + PAD)
         self.per_chunk = equal_chunks(units, self.floats, max(1, LEAST // columns))
         self.chunks = -(-units // self.per_chunk)
         least = LEAST // 2 if self.floats <= _FEW_SUMS else LEAST
@@ -228,7 +247,9 @@ class WinogradPlan:
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
         """As PointwisePlan.run, where all dxs are added to or none; returns dw (r, r, C, K)."""
-        (x, x2, c, c2), (dx, dx2, _, _), k = two(maps), two(dxs), z.shape[3]
+        x, x2, c, c2 = two(maps)
+        dx, dx2, _, _ = two(dxs)
+        k = z.shape[3]
         u = transformed(self.data, filters.flipped(w, 1), self.form)
         partial = buffer_pool.empty((self.chunks * self.floats,), np.float32)
         kernel = winograd_kernel(self.form, self.data.vectors, self.gradient_vectors)

@@ -28,7 +28,8 @@ from kernels.core.geometry import Pair, Window
 @lru_cache(maxsize=64)
 def _data_kernel(kernel: Pair, add: bool) -> Kernel:
     """add: the result is added to dx."""
-    (r, s), pixels = kernel, target().lanes
+    r, s = kernel
+    pixels = target().lanes
 
     @program
     def strip(
@@ -55,7 +56,8 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
             column = x + layer.left - (s - 1)
             for i in range(r):
                 p = y + layer.top - i
-                row, valid = dy + (image * layer.p + p) * (layer.q * k), code.both(p >= 0, p < layer.p)
+                row = dy + (image * layer.p + p) * (layer.q * k)
+                valid = code.both(p >= 0, p < layer.p)
                 if inside:
                     start = code.choose(valid, row + column * k, zeros)
                     given.append([start + k * u for u in range(pixels + s - 1)])
@@ -79,11 +81,9 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
                             sums[t].set(code.fma(value, factors[j], sums[t].get()))
 
             vector_loop(code, k, channels)
-            total, to, rest = (
-                code.totals([v.get() for v in sums]),
-                (image * layer.h + y) * layer.w + x,
-                None if inside else layer.w - x,
-            )
+            total = code.totals([v.get() for v in sums])
+            to = (image * layer.h + y) * layer.w + x
+            rest = None if inside else layer.w - x
             code.store(total + code.load(dx, to, rest) if add else total, dx, to, rest)
 
         with code.loop(first, first + count) as y, code.loop(0, layer.w, pixels) as x:
@@ -98,7 +98,8 @@ def _data_kernel(kernel: Pair, add: bool) -> Kernel:
     @cpu_kernel(f"{kernel}{' add' * add}")
     def backward_data(start, stop, scratch, dy: F32, w: F32, dx: F32, layer: SingleChannelParams):
         for chunk in range(start, stop):
-            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            image = chunk // layer.blocks
+            first = chunk % layer.blocks * layer.rows
             clear(scratch, 0, (pixels + s - 1) * layer.k)
             strip(dy, w, scratch, dx, image, first, min(layer.rows, layer.h - first), layer)
 

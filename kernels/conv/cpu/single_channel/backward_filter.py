@@ -36,7 +36,8 @@ def _filter_kernel(kernel: Pair) -> Kernel:
         """
         with code.loop(0, count) as row, code.loop(0, q, _SPAN) as begin:
             end = code.lesser(begin + _SPAN, q)
-            line, given = own + row * wide, dy + dy0 + row * q * k
+            line = own + row * wide
+            given = dy + dy0 + row * q * k
 
             def channels(c: Int, rest: Any) -> None:
                 places = {tap: sums0 + k * n + c for n, tap in enumerate(taps)}
@@ -61,11 +62,15 @@ def _filter_kernel(kernel: Pair) -> Kernel:
 
     @cpu_kernel(f"{kernel}")
     def backward_filter(start, stop, scratch, x: F32, dy: F32, partial: F32, layer: SingleChannelParams):
-        p, q, k = layer.p, layer.q, layer.k
-        wide, floats = q + s - 1, r * s * k
+        p = layer.p
+        q = layer.q
+        k = layer.k
+        wide = q + s - 1
+        floats = r * s * k
         sums = (layer.rows + r - 1) * wide
         for chunk in range(start, stop):
-            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
+            image = chunk // layer.blocks
+            first = chunk % layer.blocks * layer.rows
             count = min(layer.rows, p - first)
             lines = count + r - 1
             padded_rows(x, image, layer.h, layer.w, 1, first - layer.top, lines, layer.left, wide, scratch)

@@ -52,7 +52,8 @@ def _forward_tile(
     bias, residual, y, sums.
     """
     rows, panels, start, residual, y, sums = arrays
-    (r, s), vectors = form.kernel, form.vectors
+    r, s = form.kernel
+    vectors = form.vectors
     columns = [panel + v * code.lanes for v in range(vectors)]
     rests = [k - column if form.masked else None for column in columns]
     outputs = [[(v, place + t * k + column) for v, column in enumerate(columns)] for t in range(pixels)]
@@ -79,16 +80,21 @@ def _forward_tile(
     if form.summing:
         squares0 = code.rounded_to(k + (vectors * code.lanes - 1), code.int(vectors * code.lanes))
         for v, column in enumerate(columns):
-            added, squares = code.load(sums, column), code.load(sums, squares0 + column)
+            added = code.load(sums, column)
+            squares = code.load(sums, squares0 + column)
             for line in total:
-                added, squares = added + line[v], code.fma(line[v], line[v], squares)
+                added = added + line[v]
+                squares = code.fma(line[v], line[v], squares)
             code.store(added, sums, column)
             code.store(squares, sums, squares0 + column)
 
 
 @lru_cache(maxsize=64)
 def _forward_kernel(form: _Form) -> Kernel:
-    (r, s), pixels, width, summing = form.kernel, _TILE[form.vectors], form.vectors * target().lanes, form.summing
+    r, s = form.kernel
+    pixels = _TILE[form.vectors]
+    width = form.vectors * target().lanes
+    summing = form.summing
 
     @program
     def strip(
@@ -100,7 +106,8 @@ def _forward_kernel(form: _Form) -> Kernel:
         own, panels, start, residual, y = arrays
         whole = code.rounded_to(many, code.int(pixels))
         with code.loop(0, rows) as row:
-            line, to = own + own0 + row * wide, y0 + row * (wide - (s - 1)) * k
+            line = own + own0 + row * wide
+            to = y0 + row * (wide - (s - 1)) * k
             for begin, end, count in ((0, whole, pixels), (whole, many, 1)):
                 with code.loop(begin, end, count) as at, code.loop(0, k, width) as panel:
                     given = line + at, panels, start, residual, y, own + sums0
@@ -114,15 +121,20 @@ def _forward_kernel(form: _Form) -> Kernel:
     @cpu_kernel(variant)
     def forward(start, stop, scratch, x: F32, panels: F32, bias: F32, residual: F32, y: F32, out: F64,
                 layer: SingleChannelParams):  # fmt: skip
-        p, q, k = layer.p, layer.q, layer.k
-        wide, channels = q + s - 1, -(-k // width) * width
+        p = layer.p
+        q = layer.q
+        k = layer.k
+        wide = q + s - 1
+        channels = -(-k // width) * width
         sums = (layer.rows + r - 1) * wide
         # float32 sums are short: float64 adds those of blocks of pixels
         block_rows, block = (max(1, PIECE // q), PIECE) if summing else (layer.rows, q)
         arrays = StripArrays(scratch, panels, bias, residual, y)
         for chunk in range(start, stop):
-            image, first = chunk // layer.blocks, chunk % layer.blocks * layer.rows
-            count, out0 = min(layer.rows, p - first), chunk * 2 * k
+            image = chunk // layer.blocks
+            first = chunk % layer.blocks * layer.rows
+            count = min(layer.rows, p - first)
+            out0 = chunk * 2 * k
             lines = count + r - 1
             padded_rows(x, image, layer.h, layer.w, 1, first - layer.top, lines, layer.left, wide, scratch)
             if summing:
@@ -132,7 +144,8 @@ def _forward_kernel(form: _Form) -> Kernel:
                 for done in range(0, q, block):
                     if summing:
                         clear(scratch, sums, 2 * channels)
-                    y0, rows = ((image * p + first + row) * q + done) * k, min(block_rows, count - row)
+                    y0 = ((image * p + first + row) * q + done) * k
+                    rows = min(block_rows, count - row)
                     strip(arrays, y0, row * wide + done, wide, k, rows, min(block, q - done), sums)
                     if summing:
                         for i in range(k):
@@ -154,12 +167,15 @@ def single_channel_forward(
     """y (N, P, Q, K) of contiguous float32 x (N, H, W, 1) and w (R, S, 1, K), and the sums of y and y^2 if `summing`
     (no bias): (chunks, 2, K).
     """
-    (n, h, wd, _), k, (r, s) = x.shape, w.shape[3], window.kernel
+    n, h, wd, _ = x.shape
+    k = w.shape[3]
+    r, s = window.kernel
     out = window.output_size((h, wd))
     layer, chunks = plan(n, (h, wd), out, k, window, True)
     vectors = panel_vectors(k)
     width = vectors * target().lanes
-    y, sums = buffer_pool.empty((n, *out, k), np.float32), np.empty((chunks, 2, k if summing else 0))
+    y = buffer_pool.empty((n, *out, k), np.float32)
+    sums = np.empty((chunks, 2, k if summing else 0))
     arrays = (
         x.reshape(-1),
         filters.packed(w, 1, width),

@@ -54,25 +54,32 @@ class Work(NamedTuple):
 @lru_cache(maxsize=16)
 def gradient_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel that sums (A dy A^T)^T (B^T d B) over the tiles of a chunk: partial[chunk] (points, C, K padded)."""
-    m, n = form[0], points(form)
+    m = form[0]
+    n = points(form)
     count_of_points = n * n
     read_x = make_tiles_reader(input_matrix(form), n, m)
     read_dy = make_tiles_reader(cotangent_matrix(form), m, m)
-    gemm, width = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True), vectors * target().lanes
+    gemm = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True)
+    width = vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors}")
     def winograd_gradient(start, stop, scratch, x: F32, x2: F32, dy: F32, partial: F32, zeros: F32, t: Tiling,
                           work: Work):  # fmt: skip
-        c, kp, lines = work.c + work.c2, work.kp, work.lines
-        first_map, second_map = Map(x, t.h, t.w, work.c), Map(x2, t.h, t.w, work.c2)
+        c = work.c + work.c2
+        kp = work.kp
+        lines = work.lines
+        first_map = Map(x, t.h, t.w, work.c)
+        second_map = Map(x2, t.h, t.w, work.c2)
         cotangent = Map(dy, t.p, t.q, work.k)
-        v_step, z_step = work.block * work.cp + PAD, work.block * kp + PAD
+        v_step = work.block * work.cp + PAD
+        z_step = work.block * kp + PAD
         z = count_of_points * v_step
         patch = z + count_of_points * z_step
         for chunk in range(start, stop):
             first = chunk * work.per_chunk * t.columns
             last = min((chunk + 1) * work.per_chunk, work.units) * t.columns
-            at, sums = first, chunk * count_of_points * (c * kp + PAD)
+            at = first
+            sums = chunk * count_of_points * (c * kp + PAD)
             while at < last:
                 count = min(work.block, last - at)
                 read_x(first_map, t, at, count, t.top, t.left, Points(scratch, 0, v_step, work.cp), patch)
@@ -107,7 +114,8 @@ def gradient_finish_kernel(form: Form) -> Kernel:
     """Adds the chunks' sums, in order, and transforms them to dw (r, r, C, K); `tap` floats between taps, the first at
     `first`.
     """
-    count_of_points, finish = points(form) ** 2, make_filter_gradient(form)
+    count_of_points = points(form) ** 2
+    finish = make_filter_gradient(form)
 
     @cpu_kernel(f"F{form}")
     def winograd_gradient_finish(

@@ -51,16 +51,24 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
 
     A chunk is `per_chunk` panels (filters.packed_channels) of output channels and all tiles.
     """
-    m, n, taps = form[0], points(form), form[1] ** 2
+    m = form[0]
+    n = points(form)
+    taps = form[1] ** 2
     count_of_points = n * n
-    read_tiles, write_tile = make_tiles_reader(input_matrix(form), n, m), make_tile_writer(form, False)
-    filter_, gemm, width = make_filter(form), make_gemm(vectors, accumulates=True), vectors * target().lanes
+    read_tiles = make_tiles_reader(input_matrix(form), n, m)
+    write_tile = make_tile_writer(form, False)
+    filter_ = make_filter(form)
+    gemm = make_gemm(vectors, accumulates=True)
+    width = vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors}")
     def winograd_few_tiles(start, stop, scratch, x: F32, panels: F32, y: F32, residual: F32, zeros: F32, bias: F32,
                            t: Tiling, work: Work):  # fmt: skip
-        c, tiles = work.c, work.tiles
-        v_step, u_step, product_step = tiles * work.cp + PAD, work.block * width + PAD, tiles * width + PAD
+        c = work.c
+        tiles = work.tiles
+        v_step = tiles * work.cp + PAD
+        u_step = work.block * width + PAD
+        product_step = tiles * width + PAD
         u = count_of_points * v_step
         product = u + count_of_points * u_step
         patch = product + count_of_points * product_step
@@ -117,8 +125,11 @@ def forward(
     n, h, wd, c = x.shape
     k = w.shape[3]
     plan = plan_of(form, n, (h, wd), c, k, window)
-    tiles, width, panels = plan.units * plan.tiling.columns, plan.width, plan.kp // plan.width
-    per_chunk, block = -(-panels // _PARTS), min(c, _BLOCK)
+    tiles = plan.units * plan.tiling.columns
+    width = plan.width
+    panels = plan.kp // plan.width
+    per_chunk = -(-panels // _PARTS)
+    block = min(c, _BLOCK)
     work = Work(c, plan.cp, k, plan.kp, tiles, per_chunk, block, residual is not None, relu)
     arrays = x, filters.packed_channels(w, width), y, y if residual is None else residual
     parallel(

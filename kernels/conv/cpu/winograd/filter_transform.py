@@ -22,14 +22,17 @@ def filter_kernel(form: Form) -> Kernel:
     """Transforms filters (r, r, C, K) into panels (points, K / width, C, width), a cache line between points: all are
     written in turn.
     """
-    filter_, count_of_points, lanes = make_filter(form), points(form) ** 2, target().lanes
+    filter_ = make_filter(form)
+    count_of_points = points(form) ** 2
+    lanes = target().lanes
 
     @cpu_kernel(f"F{form}")
     def winograd_filter(
         start, stop, _scratch, w: F32, u: F32, c: int, k: int, kp: int, width: int, parts: int, per_part: int
     ):
         for chunk in range(start, stop):
-            panel, part = chunk // parts, chunk % parts
+            panel = chunk // parts
+            part = chunk % parts
             columns = min(width, k - panel * width)
             empty = (width - columns) // lanes * lanes
             # one panel at a time: its rows are written one after another

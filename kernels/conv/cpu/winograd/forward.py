@@ -76,32 +76,45 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     A chunk is rows of tiles and one of `parts` parts of the panels; chunks of one part are neighbours: few panels a
     core.
     """
-    m, n = form[0], points(form)
+    m = form[0]
+    n = points(form)
     count_of_points = n * n
     read_tiles = make_tiles_reader(input_matrix(form), n, m)
     write_tile = make_tile_writer(form, True)
-    gemm, width = make_prefetching_gemm(vectors, ahead=AHEAD), vectors * target().lanes
+    gemm = make_prefetching_gemm(vectors, ahead=AHEAD)
+    width = vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors}")
     def winograd_forward(start, stop, scratch, x: F32, x2: F32, u: F32, y: F32, y2: F32, residual: F32, zeros: F32,
                          bias: F32, out: F64, t: Tiling, work: Work):  # fmt: skip
-        c, k, kp, lines = work.c + work.c2, work.k, work.kp, work.lines
-        first_map, second_map = Map(x, t.h, t.w, work.c), Map(x2, t.h, t.w, work.c2)
-        first_out, second_out = Map(y, t.p, t.q, k), Map(y2, t.p, t.q, work.k2)
-        v_step, product_step = work.block * work.cp + PAD, work.block * kp + PAD
+        c = work.c + work.c2
+        k = work.k
+        kp = work.kp
+        lines = work.lines
+        first_map = Map(x, t.h, t.w, work.c)
+        second_map = Map(x2, t.h, t.w, work.c2)
+        first_out = Map(y, t.p, t.q, k)
+        second_out = Map(y2, t.p, t.q, work.k2)
+        v_step = work.block * work.cp + PAD
+        product_step = work.block * kp + PAD
         product = count_of_points * v_step
         patch = product + count_of_points * product_step
         sums = patch + count_of_points * PATCH
-        regions, panels = -(-work.units // work.per_chunk), kp // width
+        regions = -(-work.units // work.per_chunk)
+        panels = kp // width
         end = TileEpilogue(bias, 0, residual, work.adds, scratch, sums, kp, work.summing, work.relu)
         end2 = TileEpilogue(bias, k, y2, work.adds, scratch, sums, kp, work.summing, work.relu)
         for chunk in range(start, stop):
-            region, part = chunk % regions, chunk // regions
-            first_panel, last_panel = part * panels // work.parts, (part + 1) * panels // work.parts
-            k_first, k_last = min(k, first_panel * width), min(k, last_panel * width)
+            region = chunk % regions
+            part = chunk // regions
+            first_panel = part * panels // work.parts
+            last_panel = (part + 1) * panels // work.parts
+            k_first = min(k, first_panel * width)
+            k_last = min(k, last_panel * width)
             first = region * work.per_chunk * t.columns
             last = min((region + 1) * work.per_chunk, work.units) * t.columns
-            at, products = first, count_of_points * (last_panel - first_panel)
+            at = first
+            products = count_of_points * (last_panel - first_panel)
             for i in range(2 * k * work.summing):
                 out[chunk * 2 * k + i] = 0.0
             while at < last:
@@ -120,7 +133,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                             scratch, last_line, first_out, second_out, residual, t, now, m, work.adds
                         )
                 for i in range(products):
-                    point, panel = i // (last_panel - first_panel), first_panel + i % (last_panel - first_panel)
+                    point = i // (last_panel - first_panel)
+                    panel = first_panel + i % (last_panel - first_panel)
                     low, some = share(last_line - lines, i, products)
                     gemm(
                         Rows(scratch, point * v_step, work.cp, 1),
@@ -132,17 +146,20 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                     )
                 if work.summing:
                     clear(scratch, sums, 2 * kp)
-                unit, column = at // t.columns, at % t.columns
+                unit = at // t.columns
+                column = at % t.columns
                 image, oy, ox = row_of_tiles(unit, m, t)
                 for s in range(count):
-                    place, p0 = Place(image, oy, ox + column * m * t.dw), product + s * kp
+                    place = Place(image, oy, ox + column * m * t.dw)
+                    p0 = product + s * kp
                     write_tile(Points(scratch, p0, product_step, 0), first_out, t, place, k_first, k_last, end)
                     if work.k2:
                         of_second = Points(scratch, p0 + k, product_step, 0)
                         write_tile(of_second, second_out, t, place, 0, work.k2, end2)
                     column += 1
                     if column == t.columns:
-                        column, unit = 0, unit + 1
+                        column = 0
+                        unit = unit + 1
                         image, oy, ox = row_of_tiles(unit, m, t)
                 for i in range(k_first, k_last if work.summing else k_first):
                     out[chunk * 2 * k + i] += scratch[sums + i]
@@ -176,12 +193,15 @@ def winograd_forward(
     plan = plan_of(form, n, (h, wd), w.shape[2], w.shape[3], window, c2)
     u = transformed(plan, w, form)
     parts = plan.parts if len(outs) == 1 else 1
-    adding, side = add or residual is not None, points(form)
+    adding = add or residual is not None
+    side = points(form)
     lines = plan.lines(plan.block, ((h, wd), c + c2, side), (plan.tiling[2:4], (k + k2) * (1 + adding), form[0]))
-    chunks, (scratch, place) = -(-plan.units // plan.per) * parts, plan.scratch(plan.block, lines)
+    chunks = -(-plan.units // plan.per) * parts
+    scratch, place = plan.scratch(plan.block, lines)
     work = Work(c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu, place)
     out = np.empty((chunks, 2, k if summing else 0))
-    added, bias = y if residual is None else residual.reshape(-1), filters.zeros(k + k2) if bias is None else bias
+    added = y if residual is None else residual.reshape(-1)
+    bias = filters.zeros(k + k2) if bias is None else bias
     arrays = x, x2, u, y, y2, added, ZEROS, bias, out.reshape(-1)
     parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.tiling, work, scratch=scratch)
     return out

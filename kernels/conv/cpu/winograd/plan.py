@@ -54,12 +54,16 @@ class Plan:
     """
 
     def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window, last: int = 0) -> None:
-        lanes, self.vectors = target().lanes, panel_vectors(k)
-        self.width, self.points = self.vectors * lanes, points(form) ** 2
+        lanes = target().lanes
+        self.vectors = panel_vectors(k)
+        self.width = self.vectors * lanes
+        self.points = points(form) ** 2
         reach = c - last + -(-last // lanes) * lanes  # a second map, which may start anywhere, has whole vectors, too
-        self.cp, self.kp = -(-reach // lanes) * lanes, -(-k // self.width) * self.width
+        self.cp = -(-reach // lanes) * lanes
+        self.kp = -(-k // self.width) * self.width
         self.tiling = Tiling.of(form, size, window)
-        self.units, columns = images * self.tiling.units, self.tiling.columns
+        self.units = images * self.tiling.units
+        columns = self.tiling.columns
         height = tile_rows(self.vectors)
         fitting = _SCRATCH // (self.points * (self.cp + self.kp))
         least = LEAST // 2 if self.points * c * self.kp <= _SMALL else LEAST
@@ -97,5 +101,6 @@ plan_of = lru_cache(maxsize=1024)(Plan)
 
 def two(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, int, int]:
     """One or two maps as two flat arrays with their channels (0 where there is no second)."""
-    first, last = maps[0], maps[-1]
+    first = maps[0]
+    last = maps[-1]
     return first.reshape(-1), last.reshape(-1), first.shape[3], last.shape[3] if len(maps) > 1 else 0

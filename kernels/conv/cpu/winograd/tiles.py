@@ -110,9 +110,12 @@ def make_tile_reader(matrix: Matrix, size: int) -> Any:
 
     @inline(f"{matrix} {size}")
     def read_tile(x, t, place, out, patch):
-        c, row, column = x.c, t.dh * x.w * x.c, t.dw * x.c
+        c = x.c
+        row = t.dh * x.w * x.c
+        column = t.dw * x.c
         x0 = ((place.image * x.h + place.y) * x.w + place.x) * c
-        below, right_of = place.y + (size - 1) * t.dh, place.x + (size - 1) * t.dw
+        below = place.y + (size - 1) * t.dh
+        right_of = place.x + (size - 1) * t.dw
         if place.y >= 0 and place.x >= 0 and below < x.h and right_of < x.w:
             read(Pixels(x.array, x0, row, column, c), out, 1, 0)
             return
@@ -142,15 +145,20 @@ def make_tiles_reader(matrix: Matrix, size: int, m: int) -> Any:
     The tiles of outputs, and those of size x size pixels that they need, `up` and `left` pixels before. There is a call
     for every run of tiles inside the image: for few channels, calls cost as much as the transform.
     """
-    read, read_tile = make_read(matrix, size), make_tile_reader(matrix, size)
+    read = make_read(matrix, size)
+    read_tile = make_tile_reader(matrix, size)
 
     @inline(f"{matrix} {size} {m}")
     def read_tiles(x, t, first, count, up, left, out, patch):
-        reach, apart = (size - 1) * t.dw, m * t.dw
-        unit, column, done = first // t.columns, first % t.columns, 0
+        reach = (size - 1) * t.dw
+        apart = m * t.dw
+        unit = first // t.columns
+        column = first % t.columns
+        done = 0
         while done < count:
             image, oy, ox = row_of_tiles(unit, m, t)
-            iy, ix = oy - up, ox + column * apart - left
+            iy = oy - up
+            ix = ox + column * apart - left
             stop = min(t.columns, column + count - done)
             while column < stop:
                 outside = iy < 0 or ix < 0 or iy + (size - 1) * t.dh >= x.h
@@ -162,8 +170,11 @@ def make_tiles_reader(matrix: Matrix, size: int, m: int) -> Any:
                     read(Pixels(x.array, x0, t.dh * x.w * x.c, t.dw * x.c, x.c), to, some, apart * x.c)
                 else:
                     read_tile(x, t, Place(image, iy, ix), to, patch)
-                column, done, ix = column + some, done + some, ix + some * apart
-            column, unit = 0, unit + 1
+                column = column + some
+                done = done + some
+                ix = ix + some * apart
+            column = 0
+            unit = unit + 1
 
     return read_tiles
 
@@ -202,7 +213,8 @@ def make_tile_writer(form: Form, sums_up: bool) -> Any:
         rows, columns = m, m
         inside = place.y + (m - 1) * t.dh < y.h and place.x + (m - 1) * t.dw < y.w
         if not inside:
-            rows, columns = _inside(place.y, t.dh, m, y.h)[1], _inside(place.x, t.dw, m, y.w)[1]
+            rows = _inside(place.y, t.dh, m, y.h)[1]
+            columns = _inside(place.x, t.dw, m, y.w)[1]
         end = _from_channel(epilogue, first)
         if sums_up and end.summing:
             totals(inside, part, pixels, rows, columns, end)
@@ -244,7 +256,8 @@ def enqueue_tiles(lines, at, x, t, span, m, size, up, left):
         image, oy, ox = row_of_tiles(unit, m, t)
         column = first - unit * t.columns
         stop = min(t.columns, column + span.last - first)
-        y, x0 = oy - up, ox + column * m * t.dw - left
+        y = oy - up
+        x0 = ox + column * m * t.dw - left
         rows = min(size, (x.h - y + t.dh - 1) // t.dh)
         shared = max((size - m) * (oy >= m * t.dh and first - t.columns >= span.begin), (t.dh - 1 - y) // t.dh)
         start = max(0, x0 + (size - m) * t.dw * (column > 0))

@@ -98,7 +98,8 @@ def combine(code: Code, matrix: Matrix, x: Sequence[Vec]) -> list[Vec]:
                 and any(columns[j])
                 and len({s for s, a in zip(signs, columns[j], strict=True) if a}) == 2
             ):
-                plus, minus = x[j] + x[k], x[j] - x[k]
+                plus = x[j] + x[k]
+                minus = x[j] - x[k]
                 reduced = tuple(
                     tuple(a for i, a in enumerate(row) if i not in (j, k)) + ((row[j], 0) if s == 1 else (0, row[j]))
                     for row, s in zip(matrix, signs, strict=True)
@@ -115,7 +116,8 @@ def combine(code: Code, matrix: Matrix, x: Sequence[Vec]) -> list[Vec]:
         same = tuple(a if a == b else 0 for a, b in zip(row, matrix[partner], strict=True))
         other = tuple(a if a != b else 0 for a, b in zip(row, matrix[partner], strict=True))
         e, o = _row(code, same, x), _row(code, other, x)
-        out[i], out[partner] = e + o, e - o
+        out[i] = e + o
+        out[partner] = e - o
     return out  # type: ignore[return-value]
 
 
@@ -134,7 +136,8 @@ def _row(code: Code, row: Sequence[float], x: Sequence[Vec]) -> Vec:
     terms = sorted(((a, v) for a, v in zip(row, x, strict=True) if a), key=lambda t: abs(t[0]) != 1)
     if not terms:
         return code.vec(0)
-    (a, v), rest = terms[0], terms[1:]
+    a, v = terms[0]
+    rest = terms[1:]
     total = v if a == 1 else v * a
     for a, v in rest:
         total = total + v if a == 1 else total - v if a == -1 else code.fma(code.vec(a), v, total)
@@ -191,11 +194,14 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
     @program
     def read(code: Code, x: Pixels, out: Points, tiles: Int, apart: Int) -> None:
         n = len(matrix)
-        columns, steps = [x.column * j for j in range(size)], [out.point * j for j in range(n)]
+        columns = [x.column * j for j in range(size)]
+        steps = [out.point * j for j in range(n)]
         with code.loop(0, tiles) as k:
             # One address per row and one offset per column: twelve registers in place of 36.
-            corner, origin = x.array + x.start + k * apart, out.array + out.start + k * out.tile
-            rows, outs = [corner + x.row * i for i in range(size)], [origin + out.point * (n * i) for i in range(n)]
+            corner = x.array + x.start + k * apart
+            origin = out.array + out.start + k * out.tile
+            rows = [corner + x.row * i for i in range(size)]
+            outs = [origin + out.point * (n * i) for i in range(n)]
 
             def body(c: Int, count: Int | None, rows: list[Pointer] = rows, outs: list[Pointer] = outs) -> None:
                 tile = [[code.load(rows[i], columns[j] + c, count) for j in range(size)] for i in range(size)]
@@ -215,7 +221,8 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
     edge: only the first `rows` rows and `columns` columns of the tile exist.   added, summing: what the epilogue asks
     for, compiled in.
     """
-    m, n = form[0], points(form)
+    m = form[0]
+    n = points(form)
 
     @program
     def write(code: Code, products: Points, y: Pixels, rows: Int, columns: Int, epilogue: TileEpilogue) -> None:
@@ -223,9 +230,12 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
             [code.both(code.int(i) < rows, code.int(j) < columns) if edge else None for j in range(m)] for i in range(m)
         ]
         least = code.select(code.spread(epilogue.relu >= 1), 0, -math.inf)
-        first, step = products.array + products.start, products.point
-        points_in_row, steps = [first + step * (n * i) for i in range(n)], [step * j for j in range(n)]
-        lines, pixels = [y.array + y.start + y.row * i for i in range(m)], [y.column * j for j in range(m)]
+        first = products.array + products.start
+        step = products.point
+        points_in_row = [first + step * (n * i) for i in range(n)]
+        steps = [step * j for j in range(n)]
+        lines = [y.array + y.start + y.row * i for i in range(m)]
+        pixels = [y.column * j for j in range(m)]
         others = [epilogue.residual + y.start + y.row * i for i in range(m)]
 
         def body(c: Int, count: Int | None) -> None:
@@ -258,7 +268,8 @@ def make_filter(form: Form) -> Callable[..., None]:
     Point p goes to out[o0 + p step], padded with zeros to whole vectors.
     """
 
-    r, n = form[1], points(form)
+    r = form[1]
+    n = points(form)
 
     @program
     def filter_(code: Code, w: Pointer, w0: Int, tap: Int, columns: Int, out: Pointer, o0: Int, step: Int) -> None:
@@ -277,7 +288,8 @@ def make_filter_gradient(form: Form) -> Callable[..., None]:
     """filter_gradient(u, u0, step, dw, w0, tap, columns): G^T u G, points at u[u0 + p step], taps to dw[w0 + (r i + j)
     tap].
     """
-    r, n = form[1], points(form)
+    r = form[1]
+    n = points(form)
 
     @program
     def filter_gradient(
