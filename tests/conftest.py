@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.support", "tests.cuda")  # checks that stand outside test modules
+
 # a shell starts its background jobs so; what they start would inherit it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,7 +31,7 @@ def by_the_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of a few small tiles of noise."""
-    from tiny_runs import write_tiles
+    from tests.support.tiny_runs import write_tiles
 
     path = tmp_path_factory.mktemp("data") / "tiles.npz"
     write_tiles(path)
@@ -39,7 +41,7 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs that nobody disturbed."""
-    from tiny_runs import flags, run
+    from tests.support.tiny_runs import flags, run
 
     out = tmp_path_factory.mktemp("whole") / "run"
     assert run(flags(tiles, out)) == 0

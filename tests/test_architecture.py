@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import CASES
 
 from autograd import ops
 from autograd.ops import comparison
+from tests.support.cases import CASES
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("kernels", "autograd", "layers", "engine")  # an arrow may only point to the left
 OPERATORS = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape")
 # families without a gradient, and who uses them
@@ -70,7 +70,7 @@ def test_each_operator_in_its_five_places(family: str) -> None:
         "make_spec",
         "conv2d_relu",
     }  # tested by hand: random, or no operator
-    assert functions <= rows, f"no row in tests/cases.py for {functions - rows}"
+    assert functions <= rows, f"no row in tests/support/cases.py for {functions - rows}"
 
 
 def test_each_operator_has_a_row_in_the_table() -> None:
@@ -84,7 +84,7 @@ def test_each_operator_has_a_row_in_the_table() -> None:
         *(name for name in vars(comparison) if name in ops.__all__),
     }
     public = {name for name in ops.__all__ if callable(getattr(ops, name))}
-    assert public <= rows | by_hand, f"no row in tests/cases.py for {public - rows - by_hand}"
+    assert public <= rows | by_hand, f"no row in tests/support/cases.py for {public - rows - by_hand}"
 
 
 @pytest.mark.parametrize("family", STEPS)

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import browser as chromium
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import browser as chromium
+from tests.support.paths import ROOT
+
 sys.path.insert(0, str(ROOT / "docs"))
 
 blocks, build, formulas = (importlib.import_module(name) for name in ("blocks", "build", "formulas"))

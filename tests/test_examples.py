@@ -7,15 +7,15 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import layers
+from tests.support.paths import ROOT
 
 pytest.importorskip("sklearn")
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 EPOCHS = 8
 
 

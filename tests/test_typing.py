@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("mypy")
-ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import numpy as np
 

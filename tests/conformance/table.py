@@ -56,8 +56,8 @@ class Row:
 
 
 CONTAINER = "holds modules or arrays, and computes nothing"
-NOT_IN_TORCH = "PyTorch has no such block; tests/test_gradients.py and tests/test_layers.py check what it is made of"
-NEW_LOSS = "PyTorch has no such loss; tests/test_parity.py compares it with one written in PyTorch, on chosen cases"
+NOT_IN_TORCH = "PyTorch has no such block; test_gradients.py and test_layers.py check what it is made of"
+NEW_LOSS = "PyTorch has no such loss; test_parity.py compares it with one written in PyTorch, on chosen cases"
 WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have no row, and why
     "REPORT_TERMS": "a constant",
     "make_spec": "settings of losses, and no operator",
@@ -69,7 +69,7 @@ WITHOUT: dict[str, str] = {  # public names of autograd.ops and layers that have
     **dict.fromkeys(
         ("JaccardMetricLoss", "DiceSemimetricLoss", "TopKLoss", "BoundaryLoss", "UnifiedFocalLoss"), NEW_LOSS
     ),
-    "ConvNorm": "a convolution and batch norm, which have rows; tests/stateful.py compares the two with it",
+    "ConvNorm": "a convolution and batch norm, which have rows; tests/support/stateful.py compares the two with it",
     "LoadReport": "what load_state_dict found",
     "Size": "what measure found",
     "measure": "counts, and computes nothing of a network's",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +12,6 @@ import pytest
 from kernels.core.cuda import module
 from kernels.core.device import to_numpy
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # some tests go over the cases of the CPU's
 try:
     import cupy_on_cpu
 except ImportError:  # on a GPU

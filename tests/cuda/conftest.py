@@ -1,33 +1,19 @@
 """CUDA kernels under test: on a real GPU, else on the emulator in the mode AREOGRAD_EMULATE (fast, check or trace;
 check by default).
 
-Without either the folder is skipped with the reason. The device is set up here, before anything imports CuPy; therefore
-these tests run in a process of their own (`python -m pytest tests/cuda`), never in that of the CPU tests.
+Without either the folder is skipped with the reason. device.py sets up the device before anything imports CuPy;
+therefore these tests run in a process of their own (`python -m pytest tests/cuda`), never in that of the CPU tests.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-for place in (ROOT, ROOT / "tests"):  # bench and cases.py
-    if str(place) not in sys.path:
-        sys.path.append(str(place))
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the emulator's host threads, shared out among the workers
-    os.environ.setdefault(
-        "CUPY_ON_CPU_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
-    )
-
-from bench import emulation  # noqa: E402
-from kernels.core.cuda.module import launch_log  # noqa: E402
-
-WHERE = emulation.start()
-EMULATOR = emulation.emulator()
+from kernels.core.cuda.module import launch_log
+from tests.cuda.device import EMULATOR, WHERE
 
 
 def pytest_report_header() -> str:
@@ -108,3 +94,11 @@ def counted():
     if WHERE.mode != "trace":
         pytest.skip(f"counters exist in trace mode only, this is {WHERE.mode}")
     return EMULATOR.collect
+
+
+@pytest.fixture
+def big_tiles(monkeypatch):
+    """As if a few blocks filled a GPU: small problems take the large tiles, and the filter gradient cuts its depth."""
+    from kernels.conv.cuda import tensor_core
+
+    monkeypatch.setattr(tensor_core, "BLOCKS", 1)

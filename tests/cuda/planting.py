@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import EMULATOR
 
 from kernels.core.cuda import module
 from kernels.core.cuda.module import Module
+from tests.cuda.device import EMULATOR
 
 MODES = ("fast", "check", "trace")
 

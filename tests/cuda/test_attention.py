@@ -7,13 +7,13 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from attention_masks import MASKS, masks
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from kernels.attention import attention_backward, attention_forward, reference
 from kernels.attention.cuda import dot_product
 from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
+from tests.cuda.bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
+from tests.support.attention_masks import MASKS, masks
 
 # (N, heads), (T, K), (d, e)
 SHAPES = [

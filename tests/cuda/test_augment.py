@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from engine.training.augmentation import Augmentation
 from engine.training.mixing import CopyPaste, Mixing, Patch
 from kernels.augment import augment_batch, cuda, reference
 from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
+from tests.cuda.bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
+from tests.support import augmentation_checks
 
 SHAPES = [(1, 1, 1), (2, 1, 7), (3, 13, 1), (2, 17, 19), (1, 40, 65)]
 WILD = Augmentation(affine=1, photometric=0.7, rotate=170, scale=3, shift=1.5)
@@ -81,22 +80,21 @@ def test_the_plain_kernel_gives_the_same() -> None:
     np.testing.assert_allclose(out.get(), fast.get(), atol=2e-6)
 
 
-test_augmentation = importlib.import_module("test_augmentation")  # bounds has put tests/ on the path
 PROPERTIES = [
-    getattr(test_augmentation, name)
+    getattr(augmentation_checks, name)
     for name in (
-        "test_identity_is_exact",
-        "test_half_turn_equals_both_flips",
-        "test_integer_shift_equals_slicing",
-        "test_bilinear_between_pixels",
-        "test_zoom_magnifies_about_the_centre",
+        "identity_is_exact",
+        "half_turn_equals_both_flips",
+        "integer_shift_equals_slicing",
+        "bilinear_between_pixels",
+        "zoom_magnifies_about_the_centre",
     )
 ]
 
 
-@pytest.mark.parametrize("property_of", PROPERTIES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("property_of", PROPERTIES, ids=lambda f: f"test_{f.__name__}")
 def test_what_holds_on_the_cpu_holds_here(property_of, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hand-computed cases of tests/test_augmentation.py, through the CUDA kernel."""
+    """The hand-computed cases of tests/support/augmentation_checks.py, through the CUDA kernel."""
     served = []
 
     def there(*arrays):
@@ -105,9 +103,8 @@ def test_what_holds_on_the_cpu_holds_here(property_of, monkeypatch: pytest.Monke
         served.extend(s.by for s in log)
         return tuple(a.get() for a in out)
 
-    monkeypatch.setattr(test_augmentation, "augment_batch", there)
-    rng = np.random.default_rng(0)
-    property_of((rng.random((6, 16, 24)).astype("f4"), rng.integers(0, 5, (6, 16, 24)).astype("u1")))
+    monkeypatch.setattr(augmentation_checks, "augment_batch", there)
+    property_of(augmentation_checks.batch())
     assert served
     assert set(served) == {"fast"}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from conftest import WHERE
 
 from bench import counters, resources
+from tests.cuda.device import WHERE
 
 resources.launchers()
 pytestmark = pytest.mark.skipif(not WHERE.emulated, reason="the emulator counts; on a GPU use a profiler")

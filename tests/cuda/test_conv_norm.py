@@ -9,13 +9,13 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from agreement import check
 
 from kernels import conv
 from kernels.core.device import array_module
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.core.geometry import Window
 from kernels.norm.records import BatchNorm, SavedBatchNorm
+from tests.cuda.agreement import check
 
 LAYERS = {
     "one map": ((6,), Window((3, 3), (1, 1), ((1, 1), (1, 1)))),

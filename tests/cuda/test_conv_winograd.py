@@ -9,12 +9,12 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from test_conv import F4, F8, LAYERS, Layer, assert_caught, compare, device, exact, three
 
 from kernels.conv import reference
 from kernels.conv.cpu import algorithm
 from kernels.conv.cuda import winograd
 from kernels.core.geometry import Window
+from tests.cuda.conv_layers import F4, F8, LAYERS, Layer, assert_caught, compare, device, exact, three
 
 WIDE = Layer(2, 9, 13, (24, 8), 36, padding=1)
 SHAPES = {

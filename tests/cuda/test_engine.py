@@ -10,7 +10,6 @@ import cupy
 import cupyx
 import numpy as np
 import pytest
-from bounds import assert_close
 
 from autograd import Tensor
 from engine.config import Config
@@ -24,6 +23,7 @@ from kernels.core import device
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.metric import reference
 from layers import CombinedLoss, UNet
+from tests.cuda.bounds import assert_close
 
 N, H, W = 6, 16, 32
 FAMILIES = ("loss_", "polarized_", "adamw_step", "squared_norm", "augment_batch")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, check, odd_shapes
-from planting import Mutant, assert_caught, planted
 
 from kernels.gate import cuda, reference
+from tests.cuda.agreement import DTYPES, check, odd_shapes
+from tests.cuda.planting import Mutant, assert_caught, planted
 
 SHAPES = [*odd_shapes(4), (1, 1, 1, 1), (2, 3, 5, 16), (1, 4, 3, 300)]
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)

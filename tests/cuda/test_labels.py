@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import cupy
 import pytest
-from label_table import ROWS, Row, evaluated
 
 from autograd import Tensor
 from kernels.core.device import to_numpy
 from kernels.core.dispatch import use_kernels
 from kernels.core.labels import raise_reported
+from tests.support.label_table import ROWS, Row, evaluated
 
 ON_DEVICE = [row for row in ROWS if not row.host]
 

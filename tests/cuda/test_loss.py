@@ -7,12 +7,12 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from kernels.core.cuda.module import launch_log
 from kernels.core.device import fetch, to_numpy
 from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.loss import LossSpec, cuda, loss_backward, loss_forward, reference
+from tests.cuda.bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 EVERY = (("margin", 0.4), ("dice", 0.2), ("focal", 0.3), ("iou", 0.1), ("cross_entropy", 0.5))
 EVERY = (*EVERY, ("tversky", 0.6), ("focal_tversky", 0.3), ("generalized_dice", 0.2), ("mcc", 0.7))

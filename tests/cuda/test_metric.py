@@ -5,13 +5,13 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, clean, trace_only
 
 from kernels.core.cuda.module import launch_log
 from kernels.core.device import to_numpy
 from kernels.core.dispatch import kernel_log
 from kernels.core.labels import reported
 from kernels.metric import confusion_per_image, cuda, predicted_labels, reference
+from tests.cuda.bounds import ANY, Mutant, assert_caught, clean, trace_only
 
 SHAPES = [(1, 1, 1), (3, 17, 19), (2, 64, 65), (5, 3)]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, agree, check, odd_shapes, pack_accesses
-from planting import Mutant, assert_caught, planted
 
 from kernels.core.device import to_numpy
 from kernels.core.reduction import sum_pixels
 from kernels.norm import cuda, reference
+from tests.cuda.agreement import DTYPES, agree, check, odd_shapes, pack_accesses
+from tests.cuda.planting import Mutant, assert_caught, planted
 
 # Batch 1; one pixel; channels of one float, of whole packs, of more packs than a block is wide; more rows than a block
 # has.

@@ -1,4 +1,4 @@
-"""Every operator of tests/cases.py on CuPy arrays, forward and backward, whether or not a CUDA kernel serves it."""
+"""Every operator of support/cases.py on CuPy arrays, forward and backward, whether or not a CUDA kernel serves it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, SEEDS, agree
-from cases import SAMPLE_IDS, SAMPLES, Case, Sample
-from test_gradients import differentiable
 
 from autograd import Tensor, ops
 from kernels.core.device import array_module, to_numpy
 from kernels.core.dispatch import use_kernels
+from tests.cuda.agreement import DTYPES, SEEDS, agree
+from tests.support.cases import SAMPLE_IDS, SAMPLES, Case, Sample
+from tests.support.gradient_checks import differentiable
 
 
 def laid_out(cp: Any, array: np.ndarray, seed: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from autograd import Tensor
 from engine.training.optimizer import AdamW
@@ -13,6 +12,7 @@ from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
 from kernels.optimizer import adamw_step, clip_factor, cuda, gather, reference, squared_norm
 from layers import Conv2d
+from tests.cuda.bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 SETTINGS = {"learning_rate": 3e-2, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "average_decay": 0.7}
 LENGTHS = [1, 3, 16, 257, 4096, 5001]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 from kernels import attention
 from kernels.attention import reference
 from kernels.attention.cuda import polarized
 from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import kernel_log
+from tests.cuda.bounds import ANY, Mutant, assert_caught, assert_close, clean, trace_only, wider
 
 SHAPES = [(2, 12, 6, 3), (1, 1, 1, 1), (3, 35, 40, 20), (1, 361, 33, 7), (2, 17, 5, 11)]  # N, L, C, h
 

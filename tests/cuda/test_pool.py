@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, check, odd_shapes
-from planting import Mutant, assert_caught, planted
 
 from kernels.core.geometry import Window
 from kernels.pool import cuda, reference
+from tests.cuda.agreement import DTYPES, check, odd_shapes
+from tests.cuda.planting import Mutant, assert_caught, planted
 
 WINDOWS = [
     Window((2, 2), (2, 2)),

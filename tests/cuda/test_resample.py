@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, check
-from planting import Mutant, assert_caught, planted
 
 from kernels.resample import adaptive_matrix, average_matrix, bilinear_matrix, cuda, nearest_matrix, reference
+from tests.cuda.agreement import DTYPES, check
+from tests.cuda.planting import Mutant, assert_caught, planted
 
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: t.__name__)
 # name: (A, B, how forward and backward are done)

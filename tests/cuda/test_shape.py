@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agreement import DTYPES, check
-from planting import Mutant, assert_caught, planted
 
 from kernels.shape import cuda, reference
+from tests.cuda.agreement import DTYPES, check
+from tests.cuda.planting import Mutant, assert_caught, planted
 
 DTYPE = pytest.mark.parametrize("dtype", [*DTYPES, np.int32], ids=lambda t: t.__name__)
 SIZES = [(1,), (3, 5), (4, 8, 4), (2, 6), (1, 2, 3, 4, 5, 6, 7, 8), (32, 32), (40, 1)]

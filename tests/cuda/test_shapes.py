@@ -10,12 +10,12 @@ from typing import Any
 import cupy
 import numpy as np
 import pytest
-from calls import Call, calls
-from misfits import misfits, no_arrays
 
 from autograd import Tensor, ops
 from kernels import loss
 from kernels.core.dispatch import use_kernels
+from tests.support.calls import Call, calls
+from tests.support.misfits import misfits, no_arrays
 
 
 def device(value: Any) -> Any:
@@ -26,7 +26,7 @@ def device(value: Any) -> Any:
 
 
 def device_calls() -> list[Call]:
-    """The calls of tests/calls.py on the device; the matrices of resampling stay where they are made."""
+    """The calls of tests/support/calls.py on the device; the matrices of resampling stay where they are made."""
     out = []
     for call in calls():
         arguments = {

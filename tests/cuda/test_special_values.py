@@ -7,11 +7,11 @@ from __future__ import annotations
 import cupy
 import numpy as np
 import pytest
-from cases import SAMPLES, Case, Sample
-from special_values import differences
 
 from kernels.core.device import CUDA, to_numpy
 from kernels.loss import LossSpec, loss_backward, loss_forward, reference
+from tests.support.cases import SAMPLES, Case, Sample
+from tests.support.special_values import differences
 
 # Operators with kernels of their own; the losses (below) aside.
 KERNELS = ("concat", "relu", "add_relu", "leaky_relu", "sigmoid", "silu", "gelu", "softmax", "log_softmax", "gate",

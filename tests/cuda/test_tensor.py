@@ -18,12 +18,20 @@ from kernels.conv.cuda import tensor_core as tensor
 from kernels.core.cuda import module
 from kernels.core.geometry import Window
 from kernels.core.precision import use_precision
+from tests.cuda.tensor_shapes import (
+    SAME3,
+    Shape,
+    assert_below_ceilings,
+    naive_data,
+    naive_filter,
+    naive_forward,
+    normal,
+    random_shape,
+    sequential,
+)
 
 POLICIES = tuple(tensor.TYPES)
 EPS = float(np.finfo(np.float32).eps)
-
-
-# -- the naive side ---------------------------------------------------------------------------------------------------
 
 
 def rounded(x: np.ndarray, policy: str) -> np.ndarray:
@@ -36,32 +44,6 @@ def rounded(x: np.ndarray, policy: str) -> np.ndarray:
     return (bits & np.uint32(0xFFFFE000 if policy == "tf32" else 0xFFFF0000)).view(np.float32)
 
 
-def sequential(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a (M, D) @ b (D, K) in float32, one product after the other."""
-    total = np.zeros((a.shape[0], b.shape[1]), np.float32)
-    for k in range(a.shape[1]):
-        total += a[:, k, None] * b[k]
-    return total
-
-
-def naive_forward(x, w, b, window):
-    cols = reference.patches(x, window)
-    y = sequential(cols.reshape(-1, w[..., 0].size), w.reshape(-1, w.shape[3])).reshape(*cols.shape[:3], -1)
-    return y if b is None else y + b
-
-
-def naive_data(dy, w, size, window):
-    k = w.shape[3]
-    cols = sequential(dy.reshape(-1, k), w.reshape(-1, k).T)
-    return reference.unpatch(cols.reshape(*dy.shape[:3], *w.shape[:3]), size, window)
-
-
-def naive_filter(x, dy, window):
-    cols = reference.patches(x, window)
-    dw = sequential(cols.reshape(dy[..., 0].size, -1).T, dy.reshape(-1, dy.shape[3]))
-    return dw.reshape(*window.kernel, x.shape[3], dy.shape[3])
-
-
 def check(fast, naive: np.ndarray, exact: np.ndarray) -> None:
     fast = fast.get()
     assert fast.shape == exact.shape
@@ -70,36 +52,6 @@ def check(fast, naive: np.ndarray, exact: np.ndarray) -> None:
     assert abs(fast - exact).max() <= bound, f"error {abs(fast - exact).max():.3g}, bound {bound:.3g}"
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A convolution: sizes, window, channels of the second map (0: one map), whether results are added to what is
-    there.
-    """
-
-    n: int
-    size: tuple[int, int]
-    c: int
-    k: int
-    window: Window
-    second: int = 0
-    bias: bool = True
-    add: bool = False
-
-
-def random_shape(seed: int) -> Shape:
-    rng = np.random.default_rng(seed)
-    pick = lambda low, high: (int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1)))  # noqa: E731
-    while True:
-        window = Window(pick(1, 4), pick(1, 3), (pick(0, 3), pick(0, 3)), pick(1, 3))
-        size = pick(1, 19)
-        if min(window.output_size(size)) >= 1:
-            fours = 4 if rng.random() < 0.5 else 1
-            c, k = (max(1, int(rng.integers(1, 41)) // fours) * fours for _ in range(2))
-            second = int(rng.integers(1, 9)) * fours if rng.random() < 0.4 else 0
-            return Shape(int(rng.integers(1, 4)), size, c, k, window, second, rng.random() < 0.5, rng.random() < 0.5)
-
-
-SAME3 = Window((3, 3), (1, 1), ((1, 1), (1, 1)))
 SHAPES = [
     *(random_shape(seed) for seed in range(14)),
     Shape(1, (1, 1), 1, 1, Window((1, 1))),
@@ -108,10 +60,6 @@ SHAPES = [
     Shape(3, (19, 17), 4, 36, Window((5, 5), (1, 1), ((4, 4), (4, 4)), (2, 2)), 4),
     Shape(1, (7, 9), 3, 4, Window((2, 2), (1, 1), ((3, 2), (2, 3)))),  # more padding than the window reaches
 ]
-
-
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def run_forward(cp, shape: Shape, policy: str) -> None:
@@ -159,12 +107,6 @@ def run_filter(cp, shape: Shape, policy: str) -> None:
 
 def of_policy(log: list[module.Launch], name: str, policy: str) -> list[module.Launch]:
     return [launch for launch in log if launch.kernel.startswith(f"{name}<{tensor.TYPES[policy]},")]
-
-
-@pytest.fixture
-def big_tiles(monkeypatch):
-    """As if a few blocks filled a GPU: small problems take the large tiles, and the filter gradient cuts its depth."""
-    monkeypatch.setattr(tensor, "BLOCKS", 1)
 
 
 # -- the tests --------------------------------------------------------------------------------------------------------
@@ -340,19 +282,6 @@ def test_phases_name_every_tap_of_every_pixel_once() -> None:
 
 
 # -- memory traffic (trace) -------------------------------------------------------------------------------------------
-
-
-def assert_below_ceilings(report) -> None:
-    """What the headers of tensor_core.cu and tensor_core_backward_filter.cu state of a forward and a filter gradient
-    with 16-byte copies.
-    """
-    report.assert_clean()
-    for name in ("forward", "filter"):
-        kernel = report.kernel(name)
-        assert kernel.bank_conflict_factor == 1
-        assert kernel.global_efficiency == 1
-        assert kernel.sectors_per_request_of("store") <= 8
-        assert max(r["sectors"] / r["requests"] for r in kernel.lines if r["space"] == "global") <= 16
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -12,12 +12,17 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from planting import Mutant, assert_caught, planted
-from test_tensor import (
+
+from kernels import conv
+from kernels.conv import reference
+from kernels.conv.cuda import tensor_core as tensor
+from kernels.core.geometry import Window
+from kernels.core.precision import use_precision
+from tests.cuda.planting import Mutant, assert_caught, planted
+from tests.cuda.tensor_shapes import (
     SAME3,
     Shape,
     assert_below_ceilings,
-    big_tiles,
     naive_data,
     naive_filter,
     naive_forward,
@@ -25,13 +30,6 @@ from test_tensor import (
     random_shape,
 )
 
-from kernels import conv
-from kernels.conv import reference
-from kernels.conv.cuda import tensor_core as tensor
-from kernels.core.geometry import Window
-from kernels.core.precision import use_precision
-
-__all__ = ["big_tiles"]  # a fixture
 HALF, BFLOAT = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
 DTYPES = pytest.mark.parametrize("dtype", [HALF, BFLOAT], ids=str)
 EIGHTS, ODD = Shape(2, (9, 8), 16, 24, SAME3, 8, add=True), Shape(2, (9, 8), 5, 7, SAME3, add=True)

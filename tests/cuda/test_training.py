@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from folders import write_pairs
 
 from autograd import Tensor
 from engine.config import Config
@@ -25,6 +24,7 @@ from kernels.core import device
 from kernels.core.cuda.module import launch_log
 from kernels.core.dispatch import Operator, kernel_log, use_kernels
 from layers import CombinedLoss, UNet
+from tests.support.folders import write_pairs
 
 CONFIG = Config(width=4, batch=4, epochs=1, tiles=24, data="synthetic", dropout=0.0)
 

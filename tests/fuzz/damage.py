@@ -3,7 +3,7 @@
 
 A process with a damaged cache must end with code 0 and the very result that it has without a cache; its stderr holds no
 traceback and at most one note. Prints what was tried and what failed; exit code 1 where something did.
-tests/test_cache_damage.py runs a slice of it.
+tests/kernels/core/test_cache_damage.py runs a slice of it.
 """
 
 from __future__ import annotations

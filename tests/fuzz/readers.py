@@ -6,7 +6,7 @@ headers with their checksums set right again), and files are made from grammars.
 InputError of one printable line. Anything else is
 a fault: another exception, a crash, more than SECONDS of computation for an input, more than MEMORY, or a file written.
 Inputs are run in processes of a block each, with the limits set; a block that dies is run again input by input.
-`tests/test_fuzz.py` runs a slice.
+`tests/fuzz/test_fuzz.py` runs a slice.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """All that Areograd takes from inside numba, in one place: it may change with any release, so the version is bounded
-(pyproject.toml), and tests/test_numba_internals.py names every private thing that this file relies on.
+(pyproject.toml), and tests/kernels/core/test_numba_internals.py names every private thing that this file relies on.
 
 Functions that kernels are made of. numba optimises every function it compiles and makes machine code of it, and does so
 again in each function that calls it, with all that is called. A kernel's body is called by the function that unpacks
