@@ -45,9 +45,9 @@ def normed(window: Window, residual: bool, dy: Any, other: Any, w: Any, weight: 
     running = xp.zeros(K, dy.dtype), xp.ones(K, dy.dtype)
     norm = BatchNorm(weight, bias, *running, 0.1, 1e-5)
     y, z, mask, mean, inverse = conv.conv2d_norm_forward(maps, w, norm, other if residual else None, "relu", window, 1)
-    saved = SavedBatchNorm(mask, weight, bias, mean, inverse)
+    saved = SavedBatchNorm(mask, weight, bias, mean, inverse, "relu")
     accumulate_into = tuple(xp.ones_like(m) if k % 2 else None for k, m in enumerate(maps))
-    gradients = conv.conv2d_norm_backward(dy, maps, w, z, saved, "relu", residual, window, 1, accumulate_into, False)
+    gradients = conv.conv2d_norm_backward(dy, maps, w, z, saved, residual, window, 1, accumulate_into, False)
     return [y, *running, *gradients]
 
 

@@ -12,6 +12,7 @@ import pytest
 from kernels.core.device import to_numpy
 from kernels.core.reduction import sum_pixels
 from kernels.norm import cuda, reference
+from kernels.norm.records import SavedBatchNorm
 from tests.cuda.agreement import DTYPES, agree, check, odd_shapes, pack_accesses
 from tests.cuda.planting import Mutant, assert_caught, planted
 
@@ -46,7 +47,7 @@ def whole(kernels: Any, activation: str | None, with_residual: bool, training: b
             x, weight, bias, mean, inverse, residual if with_residual else None, activation
         )
         gradients = kernels.batch_norm_backward(
-            dy, x, mask, weight, bias, mean, inverse, training, activation, with_residual
+            dy, x, SavedBatchNorm(mask, weight, bias, mean, inverse, activation), training, with_residual
         )
         return (y, *gradients)
 

@@ -176,8 +176,7 @@ def normalised(a: _Maker, note: str, window: Window, size: tuple[int, int], c: i
         "maps": (x,),
         "w": filters,
         "z": z,
-        **fields(SavedBatchNorm(mask, *vectors, *statistics)),
-        "activation": "relu",
+        **fields(SavedBatchNorm(mask, *vectors, *statistics, "relu")),
         "with_residual": True,
     }
     accumulate_into = {"window": window, "groups": groups, "accumulate_into": (a(2, *size, c),)}
@@ -203,8 +202,9 @@ def norms(a: _Maker) -> list[Call]:
     """Batch norm, layer norm and sums over pixels."""
     x, dy, vectors = a(2, 31, 29, 13), a(2, 31, 29, 13), {"weight": a.positive(13), "bias": a(13)}
     statistics = {"mean": a(13).astype(np.float64), "inverse": a.positive(13).astype(np.float64)}
-    other, tail = a(*x.shape), {"training": True, "activation": "relu", "with_residual": True}
+    other, tail = a(*x.shape), {"training": True, "with_residual": True}
     _, mask = norm.batch_norm_forward(x, *vectors.values(), *statistics.values(), other, "relu")
+    saved = fields(SavedBatchNorm(mask, **vectors, **statistics, activation="relu"))
     moved = {
         "running_mean": a(13),
         "running_var": a.positive(13),
@@ -217,7 +217,7 @@ def norms(a: _Maker) -> list[Call]:
         Call(norm.batch_norm_running, "", {**moved, "rows": 7, "momentum": 0.1}, ("running_mean", "running_var")),
         Call(norm.batch_norm_inverse, "", {"variance": a.positive(13).astype(np.float64), "eps": 1e-5}),
         Call(norm.batch_norm_forward, "", {"x": x, **vectors, **statistics, "residual": other, "activation": "relu"}),
-        Call(norm.batch_norm_backward, "", {"dy": dy, "x": x, "mask": mask, **vectors, **statistics, **tail}),
+        Call(norm.batch_norm_backward, "", {"dy": dy, "x": x, **saved, **tail}, records={"norm": SavedBatchNorm}),
         Call(norm.layer_norm_forward, "", {"x": x, **vectors, "eps": 1e-5}),
         Call(norm.layer_norm_backward, "", {"dy": dy, "x": x, "weight": vectors["weight"], "eps": 1e-5}),
     ]

@@ -245,9 +245,9 @@ def norm_gradients(
         y, _ = norm.batch_norm_forward.reference(*widened((z, *vectors, other)))
         dy[np.abs(y) < 1e-3] = 0
     totals = tuple(array(rng, *m.shape) for m in maps) if accumulate_into else (None,) * len(maps)
-    results, rest = [], (activation, residual, window, 1)
+    results, rest = [], (residual, window, 1)
     for kind, mask in zip((copy.deepcopy, plain, widened), masks, strict=True):
-        given = (*kind((dy, maps, w, z)), SavedBatchNorm(mask, *kind(vectors)), *rest, kind(totals), False)
+        given = (*kind((dy, maps, w, z)), SavedBatchNorm(mask, *kind(vectors), activation), *rest, kind(totals), False)
         if kind is copy.deepcopy:
             with kernel_log() as log:
                 results.append(conv.conv2d_norm_backward(*given))

@@ -20,6 +20,7 @@ from kernels import attention, augment, gate, loss, norm, optimizer, pointwise, 
 from kernels.core.cpu import thread_pool
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
+from kernels.norm.records import SavedBatchNorm
 from tests.support import conv_checks
 from tests.support.attention_masks import masks
 from tests.support.conv_checks import ALL, CHECKS, SAME, check
@@ -76,10 +77,11 @@ def normalisation(
     judge_first(norm.batch_norm_forward.name, results[0])
     dy = array(rng, *size, channels)
     operator = norm.batch_norm_backward
-    tail = (weight, bias, mean, inverse, training, activation, residual)
-    got = operator(dy, x, mask, *tail)
-    naive = operator.reference(dy, x, plain, *tail)
-    ref64 = operator.reference(np.float64(dy), np.float64(x), wide, *(np.float64(v) for v in (weight, bias)), *tail[2:])
+    saved = SavedBatchNorm(mask, weight, bias, mean, inverse, activation)
+    got = operator(dy, x, saved, training, residual)
+    naive = operator.reference(dy, x, saved._replace(mask=plain), training, residual)
+    wider = saved._replace(mask=wide, weight=np.float64(weight), bias=np.float64(bias))
+    ref64 = operator.reference(np.float64(dy), np.float64(x), wider, training, residual)
 
     judge(operator.name, got, naive, ref64)
     return [mean, variance, y, got]
@@ -415,14 +417,14 @@ def special_values(rng) -> Any:
         (pointwise.sigmoid_forward, (x,)),
         (pointwise.log_softmax_forward, (x, -1)),
         (norm.batch_norm_forward, (x, *table, dy, "relu")),
-        (norm.batch_norm_backward, (dy, x, None, *table, False, "relu", False)),
+        (norm.batch_norm_backward, (dy, x, SavedBatchNorm(None, *table, "relu"), False, False)),
     ]
     out = []
     with np.errstate(all="ignore"):
         for operator, args in calls:
             got, given = operator(*args), list(args)
             if operator is norm.batch_norm_backward:  # the mask is of the implementation's own form
-                given[2] = norm.batch_norm_forward.reference(x, *table, None, "relu")[1]
+                given[2] = given[2]._replace(mask=norm.batch_norm_forward.reference(x, *table, None, "relu")[1])
             want = operator.reference(*given)
             got, want = (r[0] if operator is norm.batch_norm_forward else r for r in (got, want))
             for k, (a, b) in enumerate(zip(kinds(got), kinds(want), strict=True)):

@@ -395,7 +395,7 @@ def test_classes_that_never_occur_are_told_and_barred(tmp_path):
     )
     logits = np.zeros((1, 1, 2, 5), np.float32)
     logits[..., 4], logits[..., 1] = 9, 1
-    assert (labels_of(logits, "train", data.absent) == 1).all()
+    assert (labels_of(logits, data.absent) == 1).all()
     assert (logits[..., 4] == 9).all()
     # a pixel of class 4 is predicted as 3, of 3 as 2
     confusion = np.diag([5, 5, 0, 0, 0]) + np.eye(5, k=-1, dtype=np.int64)
