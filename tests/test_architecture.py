@@ -217,8 +217,7 @@ def test_imports_make_no_cycle() -> None:
     """Neither in the product nor in the tests: every module is below what imports it."""
     files = {path.relative_to(ROOT).with_suffix(""): path for path in sources(*PACKAGES, "bench", "tests")}
     modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in files.items()}
-    beside = {name.removeprefix("tests."): path for name, path in modules.items() if path.parent == ROOT / "tests"}
-    modules |= beside  # tests import one another without their folder's name
+    assert "tests.support.cases" in runtime_imports(ROOT / "tests" / "test_architecture.py", modules)
     below = {name: runtime_imports(path, modules) - {name} for name, path in modules.items()}
     while free := [name for name, others in below.items() if not others]:
         for name in free:
@@ -228,3 +227,32 @@ def test_imports_make_no_cycle() -> None:
     # What is left is on a cycle, or above one.
     on_cycle = {name: others & below.keys() for name, others in below.items()}
     assert not on_cycle, sorted((name, sorted(others)) for name, others in on_cycle.items())[:20]
+
+
+def test_no_test_module_imports_another() -> None:
+    """Nor does anything else import one: what several tests need is in tests/support, or beside them in tests/cuda.
+    Modules of tests have one name each, that from the root: none is looked for in a folder of tests.
+    """
+    files = sources("tests")
+    folders = {path.parent for path in files} - {ROOT / "tests"}
+    relative = {path.stem for path in files if path.stem not in ("__init__", "__main__", "conftest")}
+    relative |= {folder.name for folder in folders} - {*PACKAGES, "bench"}
+    assert {"test_architecture", "cases", "support", "bounds"} <= relative
+    for path in (*sources(*PACKAGES, "bench"), *files):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                where = f"{path.relative_to(ROOT)}, line {node.lineno}: import of {name}"
+                parts = name.split(".")
+                assert not (parts[0] == "tests" and any(part.startswith("test_") for part in parts)), where
+                assert parts[0] not in relative, where
+
+
+def test_tests_mirror_the_packages() -> None:
+    """A folder of tests is called as what it tests, or holds what has no package: tools, and tests of a kind."""
+    own = {"support", "cuda", "conformance", "fuzz"}
+    for folder in {path.parent.relative_to(ROOT / "tests") for path in sources("tests")}:
+        if folder.parts and folder.parts[0] not in own:
+            assert (ROOT / folder).is_dir(), f"tests/{folder}: there is no {folder}"

@@ -323,6 +323,8 @@ MUTANTS = [
         "+= 1",
         "+= 0",
         test_in_place_change_of_a_saved_array_is_caught_and_named,
+        pytest.fail.Exception,
+        "DID NOT RAISE RuntimeError",
     ),
     Mutant(
         "tape: every result kept",

@@ -276,8 +276,8 @@ MUTANTS = [
     Mutant(
         "background masked but still in the softmax",
         "kernels.loss.reference:pixels_of",
-        "[:, first:]",
-        "",
+        'first = 1 if spec.background_of(term) == "mask" else 0',
+        "first = 0",
         every_term_keeps_out_of_the_background,
     ),
     Mutant(
@@ -286,6 +286,8 @@ MUTANTS = [
         "i + lead for i",
         "i for i",
         on_samples(check_gradient, "mul", "add"),
+        ValueError,  # the sum has another number of elements
+        "cannot reshape array",
     ),
 ]
 

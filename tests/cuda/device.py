@@ -13,3 +13,14 @@ from bench import emulation
 
 WHERE = emulation.start()
 EMULATOR = emulation.emulator()
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """How a check fails whose kernel is wrong: in a comparison, or by a finding of the emulator, which is an
+    AssertionError, too. A GPU says that an access was illegal by an error of its runtime or driver.
+    """
+    if EMULATOR is not None:
+        return (AssertionError,)
+    import cupy
+
+    return AssertionError, cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError

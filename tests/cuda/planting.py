@@ -10,7 +10,7 @@ import pytest
 
 from kernels.core.cuda import module
 from kernels.core.cuda.module import Module
-from tests.cuda.device import EMULATOR
+from tests.cuda.device import EMULATOR, failures
 
 MODES = ("fast", "check", "trace")
 
@@ -58,7 +58,7 @@ def _fails(cp: Any, mutant: Mutant) -> bool:
             with EMULATOR.collect() as report:
                 mutant.test(cp)
             report.assert_clean()
-    except (AssertionError, cp.cuda.runtime.CUDARuntimeError, cp.cuda.driver.CUDADriverError):
+    except failures():
         return True
     return False
 

@@ -56,6 +56,7 @@ MUTANTS = [
         "code.int(i), rows - 1)",
         "code.int(i), rows)",
         "conv_direct/filter",
+        overruns=True,
     ),
     Mutant(
         "last row of a column of tiles lost",
@@ -127,6 +128,7 @@ MUTANTS = [
         "max(0, (length - span) // height + 1)",
         "tiles",
         "conv_windows",
+        overruns=True,
     ),
     Mutant(
         "packing: a rest of columns lost",

@@ -17,8 +17,8 @@ from tests.support.cases import SAMPLES, Case, Sample
 
 @dataclass(frozen=True)
 class Mutant:
-    """In `target` (module:function or module:Class.method) replace `old` by `new`; `caught_by` then fails: a comparison
-    does, or whatever else `fails_with` names.
+    """In `target` (module:function or module:Class.method) replace `old` by `new`; a comparison in `caught_by` then
+    fails. A mistake that ends otherwise says how: the exception and a pattern of its message.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Mutant:
     new: str
     caught_by: Callable[[], None]
     fails_with: type[BaseException] = AssertionError
+    message: str | None = None
 
 
 def planted(mutants: Sequence[Mutant]) -> pytest.MarkDecorator:
@@ -40,7 +41,7 @@ def assert_caught(mutant: Mutant) -> None:
         mutant.caught_by()
     except pytest.skip.Exception as skipped:
         pytest.fail(f"{mutant.name}: its check is skipped ({skipped})")
-    with misprinted(mutant.target, mutant.old, mutant.new), pytest.raises(mutant.fails_with):
+    with misprinted(mutant.target, mutant.old, mutant.new), pytest.raises(mutant.fails_with, match=mutant.message):
         mutant.caught_by()
 
 

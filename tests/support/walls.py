@@ -31,10 +31,10 @@ from tests.support.paths import ROOT
 SIDES = ("end", "start")
 # tests over random shapes
 RANDOM = (
-    "test_fast_kernels.py",
-    "conv/test_fast_conv.py",
-    "attention/test_fast_attention.py",
-    "conv/test_transposed.py",
+    "tests/kernels/test_fast_kernels.py",
+    "tests/kernels/conv/test_fast_conv.py",
+    "tests/kernels/attention/test_fast_attention.py",
+    "tests/kernels/conv/test_transposed.py",
 )
 _PAGE = mmap.PAGESIZE
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -216,7 +216,7 @@ def run(side: str, names: list[str]) -> int:
     if names[:1] == ["--random"]:
         import pytest
 
-        files = [str(ROOT / "tests" / "kernels" / name) for name in RANDOM]
+        files = [str(ROOT / name) for name in RANDOM]
         return int(pytest.main(["-vv", "-s", "-p", "no:faulthandler", *files], plugins=[More(int(names[1]))]))
     from tests.support.fast_checks import CHECKS
 
