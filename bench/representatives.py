@@ -191,8 +191,10 @@ def _loss(background: str, classes: int, dtype: str) -> None:
 
 
 def _pointwise(dtype: str) -> None:
+    from kernels.pointwise import cuda
+
     x = maps(dtype)
-    for name in ("relu", "sigmoid", "tanh", "silu", "gelu"):
+    for name in cuda.ACTIVATIONS.keys() - {"leaky_relu"}:
         y = getattr(pointwise, f"{name}_forward")(x)
         getattr(pointwise, f"{name}_backward")(x, y)
     pointwise.leaky_relu_forward(x, 0.1)

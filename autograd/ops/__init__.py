@@ -1,189 +1,33 @@
-"""All operators, under the field's names. Layout NHWC; semantics are PyTorch's wherever it has the operator."""
+"""All operators, under the field's names. Layout NHWC; semantics are PyTorch's wherever it has the operator.
 
-from autograd.ops.arithmetic import add, div, exp, floor_divide, log, mul, neg, power, remainder, sqrt, sub, where
-from autograd.ops.attention import polarized_channel, polarized_spatial, scaled_dot_product_attention
-from autograd.ops.comparison import (
-    bitwise_and,
-    bitwise_not,
-    bitwise_or,
-    bitwise_xor,
-    equal,
-    greater,
-    greater_equal,
-    less,
-    less_equal,
-    not_equal,
-)
-from autograd.ops.conv import conv2d, conv2d_relu, conv_transpose2d
-from autograd.ops.conv1d import conv1d
-from autograd.ops.conv_norm import conv2d_batch_norm
-from autograd.ops.einsum import einsum
-from autograd.ops.elementary import abs, clip, cos, erf, maximum, minimum, sin, softplus
-from autograd.ops.gate import blend, gate
-from autograd.ops.group_norm import group_norm, instance_norm, rms_norm
-from autograd.ops.indexing import embedding, gather, scatter_add, take
-from autograd.ops.linear import linear, matmul
-from autograd.ops.loss import (
-    REPORT_TERMS,
-    boundary_loss,
-    combined_loss,
-    cross_entropy,
-    dice_loss,
-    dice_semimetric_loss,
-    focal_loss,
-    focal_tversky_loss,
-    generalized_dice_loss,
-    iou_loss,
-    jaccard_metric_loss,
-    lovasz_softmax,
-    make_spec,
-    margin_loss,
-    mcc_loss,
-    segmentation_loss,
-    top_k_loss,
-    tversky_loss,
-)
-from autograd.ops.norm import batch_norm, layer_norm
-from autograd.ops.pointwise import add_relu, dropout, gelu, leaky_relu, log_softmax, relu, sigmoid, silu, softmax, tanh
-from autograd.ops.pool import max_pool2d
-from autograd.ops.reduction import cumsum, logsumexp, max, mean, min, prod, std, sum, var
-from autograd.ops.regression import binary_cross_entropy_with_logits, l1_loss, mse_loss, smooth_l1_loss
-from autograd.ops.resample import adaptive_avg_pool2d, avg_pool2d, resize_bilinear, resize_nearest, strip_pool2d
-from autograd.ops.shape import (
-    broadcast_to,
-    concat,
-    flatten,
-    flip,
-    getitem,
-    pad,
-    reshape,
-    split,
-    squeeze,
-    stack,
-    swapaxes,
-    transpose,
-    unsqueeze,
-)
-from autograd.ops.sorting import argmax, argmin, argsort, sort, topk
+A family lists its operators in `__all__`; they are operators of this package and nothing else has to name them.
+"""
+
+import sys
+
+from autograd.ops.arithmetic import *
+from autograd.ops.attention import *
+from autograd.ops.comparison import *
+from autograd.ops.conv import *
+from autograd.ops.conv1d import *
+from autograd.ops.conv_norm import *
+from autograd.ops.einsum import *
+from autograd.ops.elementary import *
+from autograd.ops.gate import *
+from autograd.ops.group_norm import *
+from autograd.ops.indexing import *
+from autograd.ops.linear import *
+from autograd.ops.loss import *
+from autograd.ops.norm import *
+from autograd.ops.pointwise import *
+from autograd.ops.pool import *
+from autograd.ops.reduction import *
+from autograd.ops.regression import *
+from autograd.ops.resample import *
+from autograd.ops.shape import *
+from autograd.ops.sorting import *
 from autograd.promotion import cast
 
-__all__ = [
-    "REPORT_TERMS",
-    "abs",
-    "adaptive_avg_pool2d",
-    "add",
-    "add_relu",
-    "argmax",
-    "argmin",
-    "argsort",
-    "avg_pool2d",
-    "batch_norm",
-    "binary_cross_entropy_with_logits",
-    "bitwise_and",
-    "bitwise_not",
-    "bitwise_or",
-    "bitwise_xor",
-    "blend",
-    "boundary_loss",
-    "broadcast_to",
-    "cast",
-    "clip",
-    "combined_loss",
-    "concat",
-    "conv1d",
-    "conv2d",
-    "conv2d_batch_norm",
-    "conv2d_relu",
-    "conv_transpose2d",
-    "cos",
-    "cross_entropy",
-    "cumsum",
-    "dice_loss",
-    "dice_semimetric_loss",
-    "div",
-    "dropout",
-    "einsum",
-    "embedding",
-    "equal",
-    "erf",
-    "exp",
-    "flatten",
-    "flip",
-    "floor_divide",
-    "focal_loss",
-    "focal_tversky_loss",
-    "gate",
-    "gather",
-    "gelu",
-    "generalized_dice_loss",
-    "getitem",
-    "greater",
-    "greater_equal",
-    "group_norm",
-    "instance_norm",
-    "iou_loss",
-    "jaccard_metric_loss",
-    "l1_loss",
-    "layer_norm",
-    "leaky_relu",
-    "less",
-    "less_equal",
-    "linear",
-    "log",
-    "log_softmax",
-    "logsumexp",
-    "lovasz_softmax",
-    "make_spec",
-    "margin_loss",
-    "matmul",
-    "max",
-    "max_pool2d",
-    "maximum",
-    "mcc_loss",
-    "mean",
-    "min",
-    "minimum",
-    "mse_loss",
-    "mul",
-    "neg",
-    "not_equal",
-    "pad",
-    "polarized_channel",
-    "polarized_spatial",
-    "power",
-    "prod",
-    "relu",
-    "remainder",
-    "reshape",
-    "resize_bilinear",
-    "resize_nearest",
-    "rms_norm",
-    "scaled_dot_product_attention",
-    "scatter_add",
-    "segmentation_loss",
-    "sigmoid",
-    "silu",
-    "sin",
-    "smooth_l1_loss",
-    "softmax",
-    "softplus",
-    "sort",
-    "split",
-    "sqrt",
-    "squeeze",
-    "stack",
-    "std",
-    "strip_pool2d",
-    "sub",
-    "sum",
-    "swapaxes",
-    "take",
-    "tanh",
-    "top_k_loss",
-    "topk",
-    "transpose",
-    "tversky_loss",
-    "unsqueeze",
-    "var",
-    "where",
-]
+# By sys.modules: some families have the name of an operator, which hides them here.
+_families = [module for name, module in sys.modules.items() if name.startswith("autograd.ops.")]
+__all__ = ["cast", *(name for family in _families for name in getattr(family, "__all__", ()))]

@@ -19,6 +19,8 @@ from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module
 from kernels.shape import added, evaluate
 
+__all__ = ["add", "div", "exp", "floor_divide", "log", "mul", "neg", "power", "remainder", "sqrt", "sub", "where"]
+
 
 class _Binary(Function):
     shapes: tuple[tuple[int, ...], tuple[int, ...]]

@@ -10,6 +10,8 @@ from autograd.tensor import Tensor, as_array
 from kernels import attention as kernels
 from kernels.core.device import Array, to_device
 
+__all__ = ["polarized_channel", "polarized_spatial", "scaled_dot_product_attention"]
+
 
 class Attention(Function):
     """O = P V, P = softmax(scale Q K^T + mask);  backward makes P again.

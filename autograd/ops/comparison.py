@@ -15,6 +15,19 @@ from autograd.promotion import cast, promoted
 from autograd.tensor import Tensor, as_array
 from kernels.shape import evaluate
 
+__all__ = [
+    "bitwise_and",
+    "bitwise_not",
+    "bitwise_or",
+    "bitwise_xor",
+    "equal",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "not_equal",
+]
+
 
 def _evaluated(name: str, rule: Callable[..., Any], x: Any, y: Any) -> Tensor:
     a, b = (as_array(operand) for operand in promoted(x, y))

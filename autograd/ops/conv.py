@@ -13,6 +13,8 @@ from kernels import conv as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window, pair
 
+__all__ = ["conv2d", "conv2d_relu", "conv_transpose2d"]
+
 
 class Conv2d(Function):
     """y[n,p,q,k] = b[k] + sum_{r,s,c} x[n, p stride - top + r dilation, ..., c] w[r,s,c,k].

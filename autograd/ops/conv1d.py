@@ -8,6 +8,8 @@ from autograd.ops.conv import conv2d
 from autograd.ops.shape import reshape
 from autograd.tensor import Tensor
 
+__all__ = ["conv1d"]
+
 
 def conv1d(
     input: Tensor,

@@ -14,6 +14,8 @@ from kernels.core.device import Array
 from kernels.core.geometry import Window
 from kernels.norm.records import BatchNorm, SavedBatchNorm
 
+__all__ = ["conv2d_batch_norm"]
+
 _CHEAP = 9  # multiply-adds for a value of z up to which it is made again in backward, in place of being kept
 
 

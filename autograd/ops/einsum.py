@@ -13,6 +13,8 @@ from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
 
+__all__ = ["einsum"]
+
 
 class Einsum(Function):
     """y[out] = sum over all other indices of the product of the operands;  dx_k[its indices] = sum of dy times the

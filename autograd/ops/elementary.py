@@ -14,6 +14,8 @@ from kernels.core.device import Array, array_module
 from kernels.pointwise import reference as pointwise
 from kernels.shape import evaluate
 
+__all__ = ["abs", "clip", "cos", "erf", "maximum", "minimum", "sin", "softplus"]
+
 
 class _Elementary(Function):
     """y_i = f(x_i);  dx_i = dy_i f'(x_i)."""

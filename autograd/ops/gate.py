@@ -7,6 +7,8 @@ from autograd.tensor import Tensor
 from kernels import gate as kernels
 from kernels.core.device import Array
 
+__all__ = ["blend", "gate"]
+
 
 class Gate(Function):
     """y = x s, s = sigmoid(z), one gate per pixel or per value;  dx = dy s, dz = sum(dy x) s (1 - s)."""

@@ -15,6 +15,8 @@ from kernels.core.device import Array, array_module
 from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.shape import evaluate
 
+__all__ = ["group_norm", "instance_norm", "rms_norm"]
+
 
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5

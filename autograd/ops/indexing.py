@@ -15,6 +15,8 @@ from kernels.core.labels import check_labels
 from kernels.core.reduction import halves_in_float32
 from kernels.shape import evaluate
 
+__all__ = ["embedding", "gather", "scatter_add", "take"]
+
 
 class Take(Function):
     """y = the entries of x along an axis at the numbers in an index of any shape;

@@ -12,6 +12,8 @@ from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array
 from kernels.shape import evaluate
 
+__all__ = ["linear", "matmul"]
+
 
 class MatMul(Function):
     """Z = X Y over the last two axes, the others broadcast;  dX = dZ Y^T, dY = X^T dZ.  A vector is a row (left) or

@@ -16,6 +16,27 @@ from kernels.core.labels import check_labels
 from kernels.core.reduction import wide_type
 from kernels.loss import BACKGROUNDS, TERMS, LossSpec
 
+__all__ = [
+    "REPORT_TERMS",
+    "boundary_loss",
+    "combined_loss",
+    "cross_entropy",
+    "dice_loss",
+    "dice_semimetric_loss",
+    "focal_loss",
+    "focal_tversky_loss",
+    "generalized_dice_loss",
+    "iou_loss",
+    "jaccard_metric_loss",
+    "lovasz_softmax",
+    "make_spec",
+    "margin_loss",
+    "mcc_loss",
+    "segmentation_loss",
+    "top_k_loss",
+    "tversky_loss",
+]
+
 REPORT_TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
 _RANGES = {  # of a LossSpec's numbers
     "gamma": (0, 100),

@@ -10,6 +10,8 @@ from kernels.core.device import Array
 from kernels.norm.records import SavedBatchNorm
 from kernels.shape import evaluate
 
+__all__ = ["batch_norm", "layer_norm"]
+
 
 class BatchNorm(Function):
     """y = act(xhat weight + bias + residual), xhat = (x - mean) / sqrt(var + eps), per channel over N, H, W.

@@ -14,6 +14,8 @@ from autograd.tensor import Tensor
 from kernels import pointwise as kernels
 from kernels.core.device import Array
 
+__all__ = ["add_relu", "dropout", "gelu", "leaky_relu", "log_softmax", "relu", "sigmoid", "silu", "softmax", "tanh"]
+
 
 class _Activation(Function):
     operations = 1  # per element, for the summary

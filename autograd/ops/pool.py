@@ -11,6 +11,8 @@ from kernels import pool as kernels
 from kernels.core.device import Array
 from kernels.core.geometry import Window
 
+__all__ = ["max_pool2d"]
+
 
 class MaxPool2d(Function):
     """y = max over the window;  dx = dy where the maximum was (the first one in scan order; of NaN the last). Saves one

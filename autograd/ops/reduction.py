@@ -18,6 +18,8 @@ from kernels.core.device import Array, array_module
 from kernels.core.reduction import halves_in_float32, wide_type
 from kernels.shape import evaluate
 
+__all__ = ["cumsum", "logsumexp", "max", "mean", "min", "prod", "std", "sum", "var"]
+
 Axis = int | Sequence[int] | None
 Axes = tuple[int, ...] | None
 

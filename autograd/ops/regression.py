@@ -17,6 +17,8 @@ from kernels.core.device import Array, array_module
 from kernels.pointwise import reference as pointwise
 from kernels.shape import evaluate
 
+__all__ = ["binary_cross_entropy_with_logits", "l1_loss", "mse_loss", "smooth_l1_loss"]
+
 
 class _OfDifference(Function):
     """l = f(x - t);  dx = dl f'(x - t), dt = -dx."""

@@ -14,6 +14,8 @@ from kernels.core.device import Array
 from kernels.core.geometry import pair
 from kernels.resample import adaptive_matrix, average_matrix, bilinear_matrix, nearest_matrix
 
+__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "resize_bilinear", "resize_nearest", "strip_pool2d"]
+
 
 class Resample2d(Function):
     """Y_c = A X_c B^T for every channel c;  dX_c = A^T dY_c B. Saves nothing."""

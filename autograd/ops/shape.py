@@ -20,6 +20,22 @@ from kernels.core.device import Array, array_module
 from kernels.core.labels import check_places
 from kernels.core.reduction import halves_in_float32
 
+__all__ = [
+    "broadcast_to",
+    "concat",
+    "flatten",
+    "flip",
+    "getitem",
+    "pad",
+    "reshape",
+    "split",
+    "squeeze",
+    "stack",
+    "swapaxes",
+    "transpose",
+    "unsqueeze",
+]
+
 
 class Reshape(Function):
     """y = x in another shape;  dx = dy in x's shape."""

@@ -11,6 +11,8 @@ from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
 
+__all__ = ["argmax", "argmin", "argsort", "sort", "topk"]
+
 
 class Arg(Function):
     """The number of the first largest or smallest value along an axis (NaN counts as either); no gradient."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from autograd import Tensor, ops, random
+from engine.gradcheck.catalogue import Entry
 
 from .choices import Choices
 from .operands import (
@@ -237,9 +238,6 @@ ROWS = [
     Row("where", _where, ops.where, torch.where, "element", differences=(RANGE,)),
     _single("neg", torch.neg, words=("neg", "mul")),
     _single("power", lambda x, exponent: x**exponent, _power, differences=(RANGE, TWO_BOOLEANS, ROOT)),
-    _single("exp", torch.exp),
-    _single("log", torch.log),
-    _single("sqrt", torch.sqrt),
     _single("relu", F.relu, smooth=False),
     _single("leaky_relu", F.leaky_relu, _leaky, smooth=False),
     _single("add_relu", lambda x, other: F.relu(x + other), _add_relu, smooth=False),
@@ -252,3 +250,8 @@ ROWS = [
     *(_pair(name, getattr(ops, name), getattr(operator, method)) for name, method in COMPARISONS.items()),
     Row("dropout", _dropout, *drawn_dropout(ops.dropout), "element", differences=(ALL_DROPPED,)),
 ]
+
+
+def of_entry(entry: Entry) -> Row:
+    """The row of an operator of one operand that the catalogue of the gradient checker says PyTorch has."""
+    return _single(entry.name, operator.attrgetter(entry.torch)(torch))

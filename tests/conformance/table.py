@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.gradcheck.catalogue import catalogue
+
 from .choices import Choices
 from .operands import Case
 
@@ -122,4 +124,5 @@ def table() -> dict[str, Row]:
     made = {row.name: row for row in rows}
     if len(made) != len(rows):
         raise ValueError("conformance: two rows have one name")
-    return made
+    alone = [entry for entry in catalogue().values() if entry.torch and len(entry.make().arrays) == 1]
+    return made | {entry.name: arithmetic.of_entry(entry) for entry in alone if entry.name not in made}

@@ -7,14 +7,14 @@ least size.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from kernels import attention, augment, conv, gate, loss, metric, norm, optimizer, pointwise, pool, resample, shape
-from kernels.core.dispatch import Operator
+from kernels.core.dispatch import Operator, registry
 from kernels.core.geometry import Window
 from kernels.norm.records import BatchNorm, SavedBatchNorm
 from tests.support.fast_rule import flat
@@ -261,10 +261,6 @@ def attentions(a: _Maker) -> list[Call]:
 def pixelwise(a: _Maker) -> list[Call]:
     """Activations, softmax, dropout, gates and blends."""
     calls, x, dy = [], a(2, 7, 5, 11), a(2, 7, 5, 11)
-    for name in ("relu", "sigmoid", "tanh", "silu", "gelu"):
-        second = "y" if name in ("relu", "sigmoid", "tanh") else "x"
-        calls.append(Call(getattr(pointwise, f"{name}_forward"), "", {"x": x}))
-        calls.append(Call(getattr(pointwise, f"{name}_backward"), "", {"dy": dy, second: x}))
     for name in ("softmax", "log_softmax"):
         calls.append(Call(getattr(pointwise, f"{name}_forward"), "", {"x": x, "axis": -1}))
         calls.append(Call(getattr(pointwise, f"{name}_backward"), "", {"dy": dy, "y": x, "axis": -1}))
@@ -277,7 +273,6 @@ def pixelwise(a: _Maker) -> list[Call]:
         ]
     return [
         *calls,
-        Call(pointwise.add_relu_forward, "", {"x": x, "other": dy}),
         Call(pointwise.leaky_relu_forward, "", {"x": x, "slope": 0.1}),
         Call(pointwise.leaky_relu_backward, "", {"dy": dy, "x": x, "slope": 0.1}),
         Call(pointwise.dropout_forward, "", {"x": x, "p": 0.3, "seed": 5, "offset": 7}),
@@ -382,4 +377,23 @@ def calls() -> list[Call]:
     by the kernels in use.
     """
     a = _Maker(3)
-    return [call for family in (convolutions, norms, attentions, pixelwise, maps, steps) for call in family(a)]
+    written = [call for family in (convolutions, norms, attentions, pixelwise, maps, steps) for call in family(a)]
+    named = {call.operator.name for call in written}
+    return [
+        *written,
+        *(of_line(a, operator) for name, operator in registry.items() if is_simple(name, operator, named)),
+    ]
+
+
+def is_simple(name: str, operator: Operator, named: Collection[str]) -> bool:
+    """Whether an operator that has no call here takes nothing but arrays of one shape, which a call can be made of."""
+    if name in named or not operator.line:
+        return False
+    shapes = operator.shapes
+    arrays = {item.name for item in shapes.items if item.axes == ("*S",) and not item.written}
+    return not shapes.conditions and arrays == set(shapes.signature.parameters)
+
+
+def of_line(a: _Maker, operator: Operator) -> Call:
+    """A call of such an operator."""
+    return Call(operator, "", {item.name: a(2, 7, 5, 11) for item in operator.shapes.items})

@@ -6,6 +6,7 @@ PyTorch is imported inside the functions, so the table of cases can be read with
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 
@@ -17,6 +18,15 @@ def _torch() -> Any:
 
 def _functional() -> Any:
     return _torch().nn.functional
+
+
+def function_named(path: str) -> Any:
+    """PyTorch's function of that path within torch, `nn.functional.silu`."""
+
+    def call(*inputs: Any) -> Any:
+        return operator.attrgetter(path)(_torch())(*inputs)
+
+    return call
 
 
 def nchw(x: Any) -> Any:
@@ -31,40 +41,16 @@ def add(x: Any, y: Any) -> Any:
     return x + y
 
 
-def sub(x: Any, y: Any) -> Any:
-    return x - y
-
-
 def mul(x: Any, y: Any) -> Any:
     return x * y
-
-
-def div(x: Any, y: Any) -> Any:
-    return x / y
 
 
 def remainder(x: Any, y: Any) -> Any:
     return x % y
 
 
-def neg(x: Any) -> Any:
-    return -x
-
-
 def power(x: Any, exponent: float) -> Any:
     return x**exponent
-
-
-def exp(x: Any) -> Any:
-    return x.exp()
-
-
-def log(x: Any) -> Any:
-    return x.log()
-
-
-def sqrt(x: Any) -> Any:
-    return x.sqrt()
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
@@ -146,14 +132,6 @@ def leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
 
 def sigmoid(x: Any) -> Any:
     return x.sigmoid()
-
-
-def tanh(x: Any) -> Any:
-    return x.tanh()
-
-
-def silu(x: Any) -> Any:
-    return _functional().silu(x)
 
 
 def gelu(x: Any) -> Any:

@@ -68,7 +68,8 @@ class Entry:
     shown in pictures).
 
     kinks: further variants whose inputs hit kinks.   op: the public function or class, whose docstring and settings
-        count.
+        count.   torch: the path within torch of PyTorch's function of the same inputs, "nn.functional.silu", from which
+        tests make their rows; tests/support/cases.py has the rows that need more.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Entry:
     op: Any
     variants: Sequence[Mapping[str, Any]] = field(default_factory=lambda: ({},))
     kinks: Sequence[Mapping[str, Any]] = ()
+    torch: str = ""
 
     def settings(self) -> list[str]:
         """The names that `build` takes beside the generator."""

@@ -286,23 +286,27 @@ def _like(array: Any, x: Any) -> Any:
 
 
 def _entry(
-    name: str, build: Callable[..., Built], *variants: dict[str, Any], kinks: tuple[dict[str, Any], ...] = ()
+    name: str,
+    build: Callable[..., Built],
+    *variants: dict[str, Any],
+    kinks: tuple[dict[str, Any], ...] = (),
+    torch: str = "",
 ) -> Entry:
-    return Entry(name, "operator", build, getattr(ops, name), variants or ({},), kinks)
+    return Entry(name, "operator", build, getattr(ops, name), variants or ({},), kinks, torch)
 
 
 IMAGE = (2, 7, 9, 3)
 OPERATORS = [
     _entry("add", binary(ops.add), {}, {"shape": (2, 3), "other_shape": ()}),
-    _entry("sub", binary(ops.sub)),
+    _entry("sub", binary(ops.sub), torch="sub"),
     _entry("mul", binary(ops.mul)),
-    _entry("div", binary(ops.div, "positive")),
+    _entry("div", binary(ops.div, "positive"), torch="div"),
     _entry("remainder", remainder),
-    _entry("neg", unary(ops.neg)),
+    _entry("neg", unary(ops.neg), torch="neg"),
     _entry("power", unary(ops.power, "positive", exponent=2.5), {}, {"exponent": 3, "values": "normal"}),
-    _entry("exp", unary(ops.exp)),
-    _entry("log", unary(ops.log, "positive")),
-    _entry("sqrt", unary(ops.sqrt, "positive")),
+    _entry("exp", unary(ops.exp), torch="exp"),
+    _entry("log", unary(ops.log, "positive"), torch="log"),
+    _entry("sqrt", unary(ops.sqrt, "positive"), torch="sqrt"),
     _entry("where", where),
     _entry("sum", unary(ops.sum, shape=(2, 3, 4)), {}, {"axis": (0, 2)}, {"axis": -1, "keepdims": True}),
     _entry("mean", unary(ops.mean, shape=(2, 3, 4)), {}, {"axis": (0, 1)}),
@@ -335,10 +339,10 @@ OPERATORS = [
         {"negative_slope": 0.2},
         kinks=({"values": "kink"},),
     ),
-    _entry("sigmoid", unary(ops.sigmoid)),
-    _entry("tanh", unary(ops.tanh)),
-    _entry("silu", unary(ops.silu)),
-    _entry("gelu", unary(ops.gelu)),
+    _entry("sigmoid", unary(ops.sigmoid), torch="sigmoid"),
+    _entry("tanh", unary(ops.tanh), torch="tanh"),
+    _entry("silu", unary(ops.silu), torch="nn.functional.silu"),
+    _entry("gelu", unary(ops.gelu), torch="nn.functional.gelu"),
     _entry("softmax", unary(ops.softmax), {}, {"shape": (2, 3, 4), "axis": 1}),
     _entry("log_softmax", unary(ops.log_softmax), {}, {"shape": (2, 3, 4), "axis": 1}),
     _entry("dropout", dropout),

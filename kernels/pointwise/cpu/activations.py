@@ -48,7 +48,7 @@ def _phi(code: Code, x: Vec) -> Vec:
     return code.fma(erf(code, x * math.sqrt(0.5)), 0.5, 0.5)
 
 
-_BODIES: dict[str, Body] = {
+BODIES: dict[str, Body] = {
     "relu_forward": lambda code, x: code.relu(x),
     "add_relu_forward": lambda code, x, other: code.relu(x + other),
     "relu_backward": lambda code, dy, y: code.select(code.relu_open(y), dy, 0),
@@ -89,8 +89,8 @@ def _silu_gradient(code: Code, dy: Vec, x: Vec) -> Vec:
 
 @lru_cache(maxsize=32)
 def _map_kernel(name: str) -> Kernel:
-    body = _BODIES[name]
-    inputs = _BODIES[name].__code__.co_argcount - 1
+    body = BODIES[name]
+    inputs = BODIES[name].__code__.co_argcount - 1
 
     @program
     def apply(code: Code, a: Pointer, b: Pointer, y: Pointer, at: Int, length: Int) -> None:
