@@ -1,4 +1,5 @@
-"""What a Tensor calls although it is built on Tensors: operators, the backward pass, promotion, NumPy's protocols.
+"""The functions that a Tensor calls although they are built on Tensors: operators, the backward pass, promotion,
+NumPy's protocols.
 
 `autograd/__init__` binds them once, when all of them are imported, so that imports go one way.
 """

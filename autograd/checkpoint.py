@@ -29,8 +29,7 @@ def checkpoint(fn: Callable[..., Any], *inputs: Any) -> Any:
 
     fn must give the same result both times. Parameters that it uses from outside get their gradients in the second run.
     Tensors that it changes in place, such as the running statistics of a batch norm, change once. States that are no
-    Tensors, and arrays that are written to
-    behind a Tensor's back, are not seen: they change twice.
+    Tensors, and arrays that are written to without the Tensor's methods, are not seen: they change twice.
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
     return Checkpoint(fn)(*inputs)
@@ -102,7 +101,7 @@ class Checkpoint(Function):
         self.save(*arrays)
         leaves = self._leaves(arrays[:-1])
         with self.states.recording():
-            # in the mode of the second run, so that it takes the same ways; its tape goes with the result
+            # in the mode of the second run, so that it takes the same branches; its tape goes with the result
             result = self.fn(*leaves)
         for k, x in enumerate(leaves):
             if x is not None and x.version:

@@ -1,4 +1,4 @@
-"""What operators ask of their inputs, where two of them ask the same."""
+"""Checks of inputs that several operators share."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def checked_image(name: str, x: Tensor) -> tuple[int, int]:
 def pooling_window(
     name: str, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> tuple[Window, tuple[int, int]]:
-    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was asked for;
+    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was given;
     ValueError as PyTorch's pooling.
     """
     size = checked_image(name, x)
@@ -97,13 +97,13 @@ def pooling_window(
 
 
 def check_groups(name: str, groups: int, c: int, k: int) -> None:
-    """ValueError unless the groups divide the channels."""
+    """Raise ValueError unless the groups divide the channels."""
     if groups < 1 or c % groups or k % groups:
         raise ValueError(f"{name}: groups = {groups} must divide the {c} input and the {k} output channels")
 
 
 def check_bias(name: str, bias: Tensor | None, k: int, dtype: np.dtype) -> None:
-    """ValueError unless a bias has k values, TypeError unless they are of the filter's dtype."""
+    """Raise ValueError unless a bias has k values, TypeError unless they are of the filter's dtype."""
     if bias is not None and bias.dtype != dtype:
         raise TypeError(f"{name}: the bias is {bias.dtype} but the filter is {dtype}")
     if bias is not None and bias.shape != (k,):
@@ -120,7 +120,7 @@ def check_batch_norm(
     activation: str | None,
     training: bool,
 ) -> None:
-    """ValueError unless all this fits a map of `shape`."""
+    """Raise ValueError unless all arguments fit a map of `shape`."""
     channels = shape[-1:]
     if channels in ((), (0,)):
         raise ValueError(f"batch_norm: x has shape {shape}, expected a last axis with at least one channel")

@@ -1,5 +1,5 @@
-"""What a Tensor takes for an array: the one edge at which foreign arrays, byte orders and Python values become NumPy or
-CuPy arrays.
+"""The conversion of values to arrays: the one place at which foreign arrays, byte orders and Python values become NumPy
+or CuPy arrays.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def array_from(value: Any, name: str = "Tensor") -> Array:
 
     NumPy and CuPy arrays are kept. Arrays of other libraries are shared through DLPack, or else taken through
     `__array__`. NumPy makes arrays of numbers and nested lists; Python floats become float32.
-    Raises TypeError naming the type of what is no array of numbers.
+    Raises TypeError, naming the type, for anything but an array of numbers.
     """
     if type(value) is np.ndarray:
         array = value

@@ -31,8 +31,8 @@ _sequence = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An input that an operator made: where its gradient goes, and what that looks like. Its array is not kept;
-    backward has what forward saved.
+    """A graph edge, an input that an operator produced: where its gradient goes, and its form. The edge does not keep
+    the array; backward has the arrays that forward saved.
     """
 
     creator: Function
@@ -42,8 +42,8 @@ class Edge:
 
 
 class Function:
-    """Base of all operators; see the module's text. A subclass may do without an `__init__`, and without calling this
-    one's, which does nothing.
+    """Base of all operators; see the module's docstring. A subclass may do without an `__init__`, and without calling
+    this one's, which does nothing.
     """
 
     needs: tuple[bool, ...] = ()  # per input: is its gradient wanted
@@ -53,7 +53,8 @@ class Function:
     released = False
     _called = False
     _saved: tuple[Array | None, ...] = ()
-    _guards: tuple[tuple[int, str, list[int], int], ...] = ()  # saved index, what it is, version counter, version then
+    # index among the saved arrays, description, version counter, version at saving
+    _guards: tuple[tuple[int, str, list[int], int], ...] = ()
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class Function:
 
     @property
     def saved(self) -> tuple[Any, ...]:
-        """What forward saved; raises when it was released, or changed in place since."""
+        """The arrays that forward saved; raises when they were released, or changed in place since."""
         if self.released:
             raise RuntimeError(
                 f"{self.name}: its saved arrays were released by an earlier backward; pass retain_graph=True there"
@@ -167,7 +168,7 @@ class Function:
         )
 
     def release(self) -> None:
-        """Drop saved arrays and parents: the tape behind is freed."""
+        """Drop saved arrays and parents, which frees the tape before this operator."""
         self.released = True
         self._saved = ()
         self._guards = ()

@@ -1,5 +1,5 @@
-"""The operators of `autograd.ops` as methods and signs of a Tensor. Every line here is a name; what it does, `ops`
-says.
+"""The operators of `autograd.ops` as methods and signs of a Tensor. Every line here is only a name; `ops` documents its
+operator.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Methods:
         return bound.ops.transpose(self, None if axes in ((), (None,)) else _sequence(axes))
 
     def swapaxes(self, axis0: int, axis1: int) -> Tensor:
-        """Two axes in each other's place."""
+        """Two axes exchanged."""
         return bound.ops.swapaxes(self, axis0, axis1)
 
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -207,11 +207,11 @@ class Methods:
         return bound.ops.std(self, axis, keepdims, correction)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        """The number of the first largest value along `axis` (None: of all), without gradient."""
+        """The index of the first largest value along `axis` (None: of all), without gradient."""
         return bound.ops.argmax(self, axis, keepdims)
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
-        """The number of the first smallest value along `axis` (None: of all), without gradient."""
+        """The index of the first smallest value along `axis` (None: of all), without gradient."""
         return bound.ops.argmin(self, axis, keepdims)
 
     def cumsum(self, axis: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the tape does right now: recording or not, checking for non-finite numbers or not. One state per thread."""
+"""The modes of the tape: recording or not, checking for non-finite numbers or not. One state per thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ modes = _Modes()
 
 class _Set(ContextDecorator):
     """Sets modes of this thread within a block, or within the calls of a function that it decorates; may be entered
-    again and again.
+    repeatedly.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -60,9 +60,9 @@ def inference() -> Iterator[None]:
     """`no_grad`, and stricter: results may never enter a recorded computation later, so operators may fuse or reuse
     freely.
 
-    What layers make of their weights (packed, folded) is kept within the block, and for later blocks if the weights are
-    the same then. The weights' arrays are read-only until the outermost block ends, so that NumPy raises on
-    `p.data -= 1` (see kernels/core/held.py).
+    Layers keep their packed and folded weights within the block, and for later blocks if the weights are still the
+    same. The weights' arrays are read-only until the outermost block ends, so that NumPy raises on `p.data -= 1` (see
+    kernels/core/held.py).
     """
     with holding(), _Set(recording=False, inference=True):
         yield

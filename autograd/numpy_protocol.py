@@ -1,5 +1,5 @@
-"""What NumPy's own functions do with Tensors: ufuncs that have an operator become that operator; everything else sees
-plain arrays.
+"""NumPy's own functions on Tensors: ufuncs that have an operator become that operator; everything else sees plain
+arrays.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OPERATORS = {
 
 
 def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], settings: dict[str, Any]) -> Any:
-    """ufunc(*inputs), as `Tensor.__array_ufunc__` is asked for it: a Tensor, with its gradient where `ops` has the
+    """ufunc(*inputs), for `Tensor.__array_ufunc__`: a Tensor, with its gradient where `ops` has the
     operator.
 
     Other ufuncs, and calls with settings such as `out` and `where`, take Tensors that require no gradient, and raise
@@ -59,7 +59,7 @@ def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], settings: dict
 
 
 def apply_function(function: Any, args: Any, settings: Any) -> Any:
-    """function(*args, **settings) on the arrays of all Tensors, as `Tensor.__array_function__` is asked for it."""
+    """function(*args, **settings) on the arrays of all Tensors, for `Tensor.__array_function__`."""
     return function(*_plain(args, function.__name__), **_plain(settings, function.__name__))
 
 

@@ -1,5 +1,5 @@
-"""The dtype in which an operator computes when its operands differ. All operators that mix operands ask here; nothing
-else decides.
+"""The dtype in which an operator computes when its operands differ. All operators that mix operands use these rules;
+nothing else decides.
 
 1. A number (of Python's or NumPy's types, or a plain array without axes) has a category, no dtype: boolean, integer
    or floating. It takes the dtype of the Tensor that it meets, as long as that is of its category or a higher one.
@@ -98,7 +98,7 @@ def real(x: Any) -> Tensor:
 
 
 def promoted(*operands: Any, floating: bool = False) -> tuple[Any, ...]:
-    """The operands in their common dtype: Tensors stay Tensors, all else becomes constant arrays beside them.
+    """The operands in their common dtype: Tensors stay Tensors, everything else becomes constant arrays.
 
     floating: rule 4 applies. Raises TypeError for what is no number and no array, ValueError for Tensors on two
         devices.

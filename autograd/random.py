@@ -17,7 +17,7 @@ def seed(value: int) -> None:
 
 
 def state() -> tuple[int, int]:
-    """(seed, offset): all there is to know of the stream."""
+    """(seed, offset): the whole state of the stream."""
     return stream.seed, stream.offset
 
 
@@ -28,7 +28,7 @@ def set_state(value: tuple[int, int]) -> None:
 
 @contextmanager
 def replay(value: tuple[int, int]) -> Iterator[None]:
-    """Within the block draw again what was drawn from `value` on; afterwards continue where the stream was."""
+    """Within the block draw again the numbers from state `value` on; afterwards continue where the stream was."""
     before = state()
     set_state(value)
     try:

@@ -140,7 +140,7 @@ def _seed(result: Tensor, gradient: Any) -> Array:
 
 
 def _filled(function: Function, slots: list[_Sum | None]) -> list[Array]:
-    """The cotangents of all outputs; zeros where nothing arrived."""
+    """The cotangents of all outputs; zeros where no gradient arrived."""
     arrays = [None if slot is None else slot.array for slot in slots]
     like = next(a for a in arrays if a is not None)
     xp = array_module(like)

@@ -1,4 +1,4 @@
-"""`Tensor`: one array, and where it came from."""
+"""`Tensor`: an array, and the operator that it came from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tensor(Methods):
 
     array: an array (kept, not copied), an array of another library (shared through DLPack where that can be), or
     numbers that NumPy can make an array of; Python floats become float32. Big-endian arrays are copied into the
-    machine's byte order. TypeError for anything else.
+    machine's byte order. Raises TypeError for anything else.
 
     `.data` is the array, `.grad` a Tensor or None. Operators live in `autograd.ops`; the usual signs and methods work
     on Tensors, and `autograd.promotion` states the dtype of their results. `==` and the like compare values and give
@@ -104,7 +104,7 @@ class Tensor(Methods):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether operators record what they make of this Tensor. It may be set for leaves of a floating dtype."""
+        """Whether operators on this Tensor are recorded. It may be set for leaves of a floating dtype."""
         return self._requires_grad
 
     @requires_grad.setter
@@ -152,8 +152,8 @@ class Tensor(Methods):
     # -- ways out -----------------------------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA. Any Tensor may take this way,
-        gradient or not.
+        """The values as a NumPy array: the array itself on the CPU, a copy from CUDA. Every Tensor may be copied so,
+        with or without a gradient.
         """
         return to_numpy(self._data)
 
@@ -172,9 +172,7 @@ class Tensor(Methods):
         return view
 
     def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
-        """The values on 'cpu' or 'cuda' and in a dtype; this very Tensor, if nothing changes. The gradient finds its
-        way back.
-        """
+        """The values on 'cpu' or 'cuda' and in a dtype; itself, if nothing changes. The gradient flows back."""
         there = self if device is None else bound.moved(self, device)
         return there if dtype is None else bound.cast(there, dtype)
 
@@ -284,12 +282,12 @@ class Tensor(Methods):
         self._grad = None
 
     def touch(self) -> None:
-        """Say that `.data` was written to from outside, so that a backward pass that needs the old values raises."""
+        """Record that `.data` was written to from outside, so that a backward pass that needs the old values raises."""
         self._version[0] += 1
 
     def will_change(self) -> None:
-        """Say that `.data` is about to be written to: `touch`, and `checkpoint` keeps the old values for its second
-        run.
+        """Announce that `.data` is about to be written to: `touch`, and `checkpoint` keeps the old values for its
+        second run.
 
         An operator that updates a state, such as running statistics, calls this first; the methods and signs that
         change a Tensor in place do so themselves.
@@ -301,7 +299,7 @@ class Tensor(Methods):
     # -- changes in place: under no_grad, or where no gradient is required --------------------------------------------
 
     def _check_change(self, name: str, values: Any = None) -> None:
-        """RuntimeError where the tape would have to record a change."""
+        """Raise RuntimeError where the tape would have to record a change."""
         if not modes.recording:
             return
         if self._requires_grad:
@@ -351,7 +349,9 @@ class Tensor(Methods):
         return self
 
     def copy_(self, values: Any) -> Tensor:
-        """Overwrite the values (broadcast to this shape). ValueError for a shape, or a number, that does not fit."""
+        """Overwrite the values (broadcast to this shape). Raises ValueError for a shape, or a number, that does not
+        fit.
+        """
         self._check_change("copy_", values)
         try:
             array = as_array(values, self._data)

@@ -1,8 +1,8 @@
 """Race our kernels:  python -m bench [conv|pool|norm|...|step|infer ...] [--device cuda] [--against torch] [--json
 FILE]
 
-Every case runs in processes of its own, ours and theirs in turn; medians and quartiles over rounds. Without family
-names all are run.
+Every case runs in processes of its own, ours and theirs in turn; figures are medians and quartiles over rounds. Without
+family names all are run.
 Frameworks: torch, jax, onnxruntime; reference stands for our own kernels' definitions (`training run` in family step).
 To hold all sides to AVX2: AREOGRAD_SIMD=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py). On a GPU both sides are timed by CUDA
@@ -39,7 +39,7 @@ class Arguments:
     metric, step, infer), or all.
     """
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where both sides compute."""
+    """Device on which both sides compute."""
     against: str = "torch"
     """Frameworks (torch, jax, onnxruntime, reference), separated by commas; '' runs ours alone."""
     plot: Path | None = None
@@ -49,9 +49,9 @@ class Arguments:
     only: str = ""
     """Run only cases whose name or shape contains this."""
     rounds: int = 7
-    """How often each side has its turn."""
+    """Number of rounds; each side runs once in a round."""
     seconds: float = 0.2
-    """How long a turn takes, about."""
+    """Seconds that a side runs in a round, about."""
     threads: int = 0
     """Threads for every library; 0: one per core."""
 
@@ -106,7 +106,7 @@ def run(arguments: Arguments) -> int:
 
 
 def installed(against: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the frameworks that are there; a line for each that is not."""
+    """The installed ones of the frameworks; prints a line for each of the others."""
     missing = [name for name in against if name != "reference" and importlib.util.find_spec(name) is None]
     for name in missing:
         print(f"{name} is not installed (pip install {name}): it is not raced", file=sys.stderr)

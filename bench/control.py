@@ -27,13 +27,13 @@ from engine.cli import UsageError, run_command
 from engine.config import Config
 from engine.training.trainer import Run
 
-# What the twin has one form of: a control with anything else would train another network or loss.
+# Settings of which the twin has one form only: a control with another value would train another network or loss.
 FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", "preactivation", "fppm", "gamma",
          "smooth")  # fmt: skip
 
 
 def check(config: Config) -> None:
-    """UsageError for settings that the twin does not have."""
+    """Raise UsageError for settings that the twin does not have."""
     for name in FIXED:
         given = getattr(config, name)
         usual = getattr(Config(), name)
@@ -91,7 +91,7 @@ class Control(Run):
 
 
 class _Averaged:
-    """What the run asks of its optimizer: the averaged weights in the network, within a block."""
+    """The part of an optimizer that a run uses: the averaged weights in the network, within a block."""
 
     def __init__(self, control: Control) -> None:
         self.control = control

@@ -74,7 +74,7 @@ def figures(kernel: Any) -> dict[str, float]:
 
 
 def traffic(kernel: Any) -> dict[str, float]:
-    """Bytes moved (sectors times 32), the share of them that was asked for, and the shared-memory conflict factor."""
+    """Bytes moved (sectors times 32), the share of them that was requested, and the shared-memory conflict factor."""
     sectors = sum(line["sectors"] for line in kernel.lines if line["space"] == "global")
     return {
         "moved_bytes": 32 * sectors,

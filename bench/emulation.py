@@ -1,8 +1,9 @@
-"""Where CUDA code runs on this machine: a real GPU, the emulator beside this repository, or nowhere, and then why.
+"""Where CUDA code runs on this machine: on a real GPU, on the emulator next to this repository, or nowhere, with the
+reason.
 
-The emulator (`../shared/cupy_on_cpu`, or the folder named by AREOGRAD_EMULATOR) executes what NVRTC makes of our
-kernels on the CPU. It must be installed before CuPy is first imported, so call `start` early. Modes: fast (numbers),
-check (bounds, alignment), trace (races, counters).
+The emulator (`../shared/cupy_on_cpu`, or the folder named by AREOGRAD_EMULATOR) executes on the CPU what NVRTC compiles
+our kernels to. It must be installed before CuPy is first imported, so call `start` early. Modes: fast (numbers), check
+(bounds, alignment), trace (races, counters).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""How far the gradient checker can be trusted:  python -m bench.gradcheck_study [--part NAME] [--out docs/gradients]
+"""Measure how far the gradient checker can be trusted:  python -m bench.gradcheck_study [--part NAME] [--out
+docs/gradients]
 
 False alarms: correct gradients of smooth operators, 300 trials each, must never FAIL.
 Power: planted bugs, 100 seeds each, by our checker and by torch.autograd.gradcheck in its slow and fast mode, the same
-buggy backward behind a custom torch.autograd.Function. Writes study.json (counts) and study.md (tables). All trials are
+buggy backward pass as a custom torch.autograd.Function. Writes study.json (counts) and study.md (tables). All trials
+are
 seeded: a run repeats its numbers.
 """
 
@@ -100,7 +102,7 @@ class Arguments:
     """Seeds per bug for PyTorch's slow mode on the 32x32 convolutions, where one run takes seconds (a full Jacobian).
     """
     torch: Literal["both", "fast", "none"] = "both"
-    """Which modes of torch.autograd.gradcheck to run beside ours."""
+    """Modes of torch.autograd.gradcheck to run besides ours."""
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""How two programs are raced: each in its own process, in turn, so that thread pools and caches don't disturb each
-other.
+"""Races between programs: each runs in a process of its own, in turn, so that thread pools and caches do not disturb
+each other.
 
 A `Case` says what is computed, how we do it and how others do it. A worker process builds one side of one case and then
 runs it on demand; `race` asks the sides in turn, round after round, and compares medians. All times are wall clock.

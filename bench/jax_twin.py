@@ -30,7 +30,7 @@ def conv2d(x: Any, w: Any, dilation: int = 1, groups: int = 1) -> Any:
 
 
 def conv_transpose2d(x: Any, w: Any, dilated: bool = False) -> Any:
-    """Kernel 2, stride 2: x (N, H, W, C), w (2, 2, C, K) -> (N, 2H, 2W, K). No two taps meet, so it is one matrix
+    """Kernel 2, stride 2: x (N, H, W, C), w (2, 2, C, K) -> (N, 2H, 2W, K). Windows do not overlap, so it is one matrix
     product.
 
     dilated: as JAX's own operator, whose forward pass is the faster and whose filter gradient is by far the slower of

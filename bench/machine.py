@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured:  python -m bench.machine
+"""Measure the peaks of this machine:  python -m bench.machine
 
 The rate of fused multiply-adds from registers, on all threads, and the bandwidth of copying an array that fits no cache
 (bytes read + bytes written; what a write reads first is not counted). Percentages of benchmark rows refer to these.
@@ -77,7 +77,7 @@ def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return min(times)  # a peak: what others on the machine take away does not count
+    return min(times)  # a peak: other work on the machine only lowers a figure
 
 
 def measure() -> Machine:

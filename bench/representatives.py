@@ -1,5 +1,5 @@
-"""One representative, aligned call per CUDA kernel, small enough to trace: what ceilings, counters and the launch table
-are made from.
+"""One representative, aligned call per CUDA kernel, small enough to trace. Ceilings, counters and the launch table are
+made from these calls.
 
 Maps are (2, 8, 16, 32): channels and pixels fill whole warps, so the counters show a kernel's access pattern and not a
 ragged edge (those are tested elsewhere); 33 channels are for instances that move one value at a time. `calls()` maps a

@@ -1,4 +1,5 @@
-"""What each CUDA kernel occupies on each architecture:  python -m bench.resources [--check] [--only TEXT]
+"""List the resources that each CUDA kernel occupies on each architecture:  python -m bench.resources [--check] [--only
+TEXT]
 
 NVRTC compiles every instance of every Module for sm_75 to sm_120 (no GPU and no driver needed); ptxas' log gives
 registers, spills, stack and static shared memory. With the block and the dynamic shared memory of the largest launch
@@ -102,7 +103,7 @@ def nvrtc_version() -> str:
 
 
 def digest(made: Module) -> str:
-    """Changes with anything that could change the figures, the compiler aside."""
+    """A digest of everything but the compiler that could change the figures."""
     return hashlib.sha256(
         "\0".join((module.source_of(made.path), *made.options, *made.instances)).encode()
     ).hexdigest()[:16]

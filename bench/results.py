@@ -1,7 +1,7 @@
 """The table of bench/RESULTS.md from the JSON of bench runs:  python -m bench.results rows.json [more.json ...]
 
-A bar is what a ratio (their best mode's time / ours) is to be at least; where it names several shapes, their geometric
-mean counts.
+A bar is the smallest ratio (their best mode's time / ours) that is required; where it covers several shapes, their
+geometric mean counts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from engine.cli import UsageError, run_command
 
 @dataclass(frozen=True)
 class Bar:
-    """what it is about; name: a pattern for rows' names; shape: one for their shapes; least: the ratio; against: which
-    framework.
+    """what: its name in the table. name: a pattern for rows' names. shape: one for their shapes. least: the ratio.
+    against: the other framework.
     """
 
     what: str
@@ -86,7 +86,7 @@ def bars(table: Sequence[dict[str, Any]]) -> str:
 
 
 def beside(table: Sequence[dict[str, Any]], against: str) -> str:
-    """What PyTorch's bars are about, raced against another framework that has no bars, as Markdown."""
+    """The cases of PyTorch's bars raced against another framework, which has no bars, as Markdown."""
     lines = [f"| what | shapes | ratio against {against} | each |", "|---|---|---|---|"]
     for bar in BARS:
         ratios = [row["ratio"] for row in replace(bar, against=against).rows(table)] if bar.against == "torch" else []

@@ -1,5 +1,5 @@
-"""What a GPU could reach at best, computed: the larger of FLOPs / peak rate and bytes / peak bandwidth (Williams et
-al., CACM 52(4), 2009).
+"""The bound on what a GPU could reach, computed: the larger of FLOPs / peak rate and bytes / peak bandwidth (Williams
+et al., CACM 52(4), 2009).
 
 Nothing here is measured. The peaks are the vendor's own figures, which no kernel reaches; the time is a lower bound and
 shows which of the two resources a kernel is bound by. FLOPs and bytes are a case's own (bench/harness.py): bytes are
@@ -68,7 +68,7 @@ def rows(family: str, cases: Iterator[Case] | list[Case]) -> list[dict[str, Any]
 
 
 def title() -> str:
-    """What the columns are, and where the peaks come from."""
+    """The header: the columns, and the source of the peaks."""
     peaks = "; ".join(f"{g.name}: {g.float32} TFLOP/s, {g.bandwidth} GB/s ({g.source})" for g in GPUS)
     columns = " ".join(f"{g.name:>10}" for g in GPUS)
     return (

@@ -70,7 +70,7 @@ def main() -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     timed = events if on_gpu() else clock
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    os.dup2(2, 1)  # no output of a library may be taken for an answer
     run = importlib.import_module(f"bench.{family}").cases()[index].build(side)
     for line in sys.stdin:
         words = line.split()

@@ -1,4 +1,4 @@
-"""JAX as a side of a race: how XLA is told to compute, and functions compiled whole that wait for their results.
+"""JAX as a side of a race: the settings of XLA, and functions that are compiled whole and wait for their results.
 
 Two modes, because on a CPU XLA has two libraries for convolutions and matrix products: YNNPACK, which it takes by
 itself, and Eigen with oneDNN. XLA_FLAGS=--xla_cpu_max_isa=AVX2 binds the code that XLA makes, ONEDNN_MAX_CPU_ISA=AVX2
@@ -23,7 +23,7 @@ WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 
 
 def modes(build: Callable[..., Run], *args: Any) -> dict[str, Build]:
-    """build(*args, mode) for each mode that keeps to the instruction set asked for."""
+    """build(*args, mode) for each mode that keeps to the chosen instruction set."""
     if device() == "cuda":
         return {}  # raced on the CPU only
     limited = "--xla_cpu_max_isa" in os.environ.get("XLA_FLAGS", "")

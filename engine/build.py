@@ -16,7 +16,7 @@ SMALLEST_NETWORK = 1900  # numbers in the smallest network for each square of it
 
 @dataclass(frozen=True)
 class Form:
-    """What a network is built for: its classes, and the channels, the size (H, W) and the dtype of the images.
+    """The data that a network is built for: its classes, and the channels, the size (H, W) and the dtype of the images.
 
     absent: labels that never occurred in its training.
     """
@@ -28,7 +28,7 @@ class Form:
     absent: tuple[int, ...] = ()
 
     def check(self, channels: int, dtype: np.dtype, what: str) -> None:
-        """DataError for images that the network was not built for."""
+        """Raise DataError for images that the network was not built for."""
         if (channels, dtype.name) != (self.channels, self.dtype):
             raise DataError(
                 f"{what}: got {channels} channels of {dtype.name}, but the network was trained on {self.channels} of "
@@ -61,8 +61,8 @@ def build_network(config: Config, form: Form = MARS_TILES) -> UNet:
 
 
 def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:
-    """The augmentation that the settings describe. What comes from outside a tile is unlabelled, or mirrored where that
-    is no class.
+    """The augmentation that the settings describe. Pixels from outside a tile are unlabelled, or mirrored where no
+    label means that.
     """
     return Augmentation(
         config.flip_horizontal,

@@ -1,6 +1,6 @@
-"""What all command lines share: errors are one line and exit code 2; Ctrl-C and SIGTERM end quietly, with 130 and 143;
-output that nobody can take stops nothing. `--debug`, which every command takes, shows the whole traceback of an error,
-with its cause.
+"""The parts that all command lines share. An error is one line and exit code 2. Ctrl-C and SIGTERM end a command
+quietly, with 130 and 143. A command goes on when its output cannot be written. `--debug`, which every command takes,
+shows the whole traceback of an error, with its cause.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Kind = TypeVar("_Kind")
 
 
 class UsageError(InputError):
-    """The command line asks for something that cannot be; the message names the argument."""
+    """The command line asks for something impossible; the message names the argument."""
 
 
 EXPECTED = (InputError, OutputError, DeviceError)
@@ -35,7 +35,7 @@ _ENVIRONMENT = re.compile(r"AREOGRAD_[A-Z]+: ")  # how kernels/ names an environ
 def run_command(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: 0 or what it returns; 2 with one line for bad input; 130 after Ctrl-C, 143 after SIGTERM.
 
-    Where the output was lost, other than to a reader who has gone, a line says so and 0 becomes 1.
+    If output was lost, other than to a reader who has gone, a line says so and 0 becomes 1.
     """
     debug = "--debug" in sys.argv[1:]
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -68,7 +68,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 class _Stream(io.FileIO):
-    """A standard stream that swallows what nobody takes: a pipe whose reader has gone, a full disk."""
+    """A standard stream that drops text which cannot be written: to a pipe whose reader has gone, to a full disk."""
 
     error: OSError | None = None
 
@@ -82,8 +82,8 @@ class _Stream(io.FileIO):
 
 
 def _use_robust_streams() -> Callable[[], list[OSError]]:
-    """Make stdout and stderr take any text and outlive their readers. Returns what tells the errors of stdout other
-    than a closed pipe.
+    """Make stdout and stderr take any text and outlive their readers. Returns a function that lists the errors of
+    stdout, other than a closed pipe.
     """
     stdout: _Stream | None = None
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -112,9 +112,7 @@ def _use_robust_streams() -> Callable[[], list[OSError]]:
 
 
 def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
-    """The command line as a `kind`, a dataclass. UsageError in one line for what tyro would explain in
-    a box of many.
-    """
+    """The command line as a `kind`, a dataclass. Raises UsageError, one line, where tyro would print a box of many."""
     import tyro
 
     with contextlib.redirect_stderr(io.StringIO()) as box:
@@ -143,7 +141,7 @@ def use_threads(count: int) -> None:
 
 
 def check_memory(memory: int) -> None:
-    """UsageError for a --memory that is no number of MiB."""
+    """Raise UsageError unless --memory is a number of MiB."""
     if not 0 <= memory <= 1 << 30:
         raise UsageError(f"--memory: got {memory}, expected MiB, or 0 (half of what is available)")
 

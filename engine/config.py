@@ -47,7 +47,7 @@ class Config:
     leaks), or a folder.
     """
     clean: Literal["auto", "remove", "report", "off"] = "auto"
-    """What happens to samples that share one drawn mask: 'remove' drops them, 'report' counts them. 'auto' removes them
+    """Treatment of samples that share one drawn mask: 'remove' drops them, 'report' counts them. 'auto' removes them
     from .npz files and built-in tiles by the rule of the original file (one mask on all of them), and reports them
     elsewhere.
     """
@@ -74,7 +74,7 @@ class Config:
     cuda_graph: bool = False
     """Capture forward and backward once per batch shape and replay them as a CUDA graph. Needs CUDA and dropout 0."""
     val_fraction: float = 0.2
-    """Share of the tiles that is held out for validation, by source image."""
+    """Share of the tiles that are held out for validation, by source image."""
     folds: int = 0
     """Number of parts for cross-validation, the same parts for every seed; --fold is held out. 0: --val-fraction
     decides.
@@ -124,9 +124,9 @@ class Config:
     mcc: float = 0.0
     """Coefficient of the loss by Matthews' correlation."""
     jaccard_metric: float = 0.0
-    """Coefficient of the IoU loss of soft truth (by label_smoothing)."""
+    """Coefficient of the IoU loss of soft labels (see label_smoothing)."""
     dice_semimetric: float = 0.0
-    """Coefficient of the Dice loss of soft truth (by label_smoothing)."""
+    """Coefficient of the Dice loss of soft labels (see label_smoothing)."""
     top_k: float = 0.0
     """Coefficient of the cross-entropy of the hardest pixels."""
     boundary: float = 0.0
@@ -140,10 +140,9 @@ class Config:
     gamma: float = 2.0
     """Exponent of the focal losses."""
     smooth: float = 1.0
-    """Number of pixels that is added to numerator and denominator of Dice and IoU."""
+    """Number of pixels added to the numerator and the denominator of Dice and IoU."""
     label_smoothing: float = 0.0
-    """Amount by which the truth is smoothed towards all classes alike, in the cross-entropies and the losses of soft
-    truth.
+    """Amount of label smoothing towards all classes alike, in the cross-entropies and the losses of soft labels.
     """
     class_weights: Literal["none", "inverse", "median", "sqrt", "enet", "effective"] = "median"
     """Scheme of the class weights, by which rare classes weigh more; median is median-frequency balancing."""
@@ -293,8 +292,8 @@ def preset(name: str) -> Config:
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> Config:
-    """A Config from a flat dictionary; what it leaves out comes from its preset. ConfigError for unknown names or bad
-    values.
+    """A Config from a flat dictionary; settings that it leaves out come from its preset. Raises ConfigError for unknown
+    names or bad values.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{source}: got {quoted(values)}, expected settings by name")
@@ -318,14 +317,16 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
 
 
 def read_toml(path: Path) -> Config:
-    """Read a config.toml. ConfigError with one line when it is missing, no TOML, or holds unknown or bad settings."""
+    """Read a config.toml. Raises ConfigError with one line when it is missing, no TOML, or holds unknown or bad
+    settings.
+    """
     with reading(ConfigError, f"--config {path}: cannot be read"):
         text = read_bytes(path, MOST_TOML)
     return from_dict(parse_toml(text, f"--config {path}"), f"--config {path}")
 
 
 def parse_toml(text: bytes, source: str) -> dict[str, Any]:
-    """A TOML file's values. ConfigError with one line."""
+    """A TOML file's values. Raises ConfigError with one line."""
     with reading(ConfigError, f"{source}: no valid TOML:"):
         if max(map(len, text.splitlines()), default=0) > _MOST_LINE:
             raise ValueError(f"a line of more than {_MOST_LINE} bytes")

@@ -24,7 +24,7 @@ class Arguments:
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """(what, how it is here), a line each."""
+    """Pairs (name, fact about this machine), one for each line."""
     from kernels.core import device
     from kernels.core.cpu.jit import store
     from kernels.core.cpu.target import target
@@ -44,7 +44,7 @@ def facts() -> Iterator[tuple[str, str]]:
 
 
 def precompile_all() -> None:
-    """Compile the kernels of every preset, with a progress line. UsageError where they cannot be kept."""
+    """Compile the kernels of every preset, with a progress line. Raises UsageError where they cannot be kept."""
     from engine.precompile import precompile
     from engine.training.progress import compile_line
     from kernels.core.cpu.jit import store

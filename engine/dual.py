@@ -7,8 +7,8 @@ auxiliary's:
     p_rare <- max(p_rare, q)  where  q > threshold
 
 and the label is the most probable class as before. (The report's section 4.3, "dual model".) The threshold is tuned on
-the tiles that are measured. What such tuning flatters is told by a second figure, for which each half of the source
-images is measured with the threshold that is best for the other half.
+the tiles that are measured. A second figure shows how much such tuning flatters: each half of the source images is
+measured with the threshold that is best for the other half.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class Arguments:
     flips: bool = False
     """Average both networks' logits over horizontal and vertical flips."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     threads: int = 0
-    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
+    """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
     memory: int = 0
     """MiB of memory that a folder's decoded tiles may take; 0: half of what is available."""
 
 
 def shared_class(main: Classes, auxiliary: Classes, name: str | None = None) -> tuple[int, int]:
-    """The rare class's labels in both networks. UsageError where its name is not one that both know."""
+    """The rare class's labels in both networks. Raises UsageError where its name is not one that both know."""
     both = [n for n in main.scored_names if n in auxiliary.names]
     if name is None and len(both) != 1:
         raise UsageError(
@@ -111,7 +111,7 @@ def confusions(
         rows = slice(start, min(start + batch, len(tiles)))
         p = main.probabilities(tiles.images[rows], batch, flips)
         q = auxiliary.probabilities(tiles.images[rows], batch, flips)
-        # what counts nowhere goes to a row of its own
+        # pixels that count nowhere go to a row of their own
         known = np.where(truth[rows] == classes.ignored, count, truth[rows].astype(np.int64))
         for k, threshold in enumerate(thresholds):
             labels = fused_labels(p, q[..., rare[1]], rare[0], threshold)

@@ -20,9 +20,7 @@ _LONGEST = 600  # characters of a message
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one printable line, whatever names of files are in
-    it.
-    """
+    """The user gave something unusable; the message is one printable line, whatever file names it holds."""
 
     def __init__(self, message: str) -> None:
         super().__init__(_escaped(message))
@@ -30,8 +28,8 @@ class InputError(ValueError):
 
 @contextmanager
 def reading(kind: type[Exception], what: str) -> Iterator[None]:
-    """Raise kind(f"{what} (the reason)") for whatever goes wrong in the block, but let through what is such a message
-    already.
+    """Raise kind(f"{what} (the reason)") for any exception in the block; one that is such a message already passes
+    unchanged.
     """
     try:
         yield
@@ -63,8 +61,8 @@ def quoted(value: object, most: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """A message as one line for any terminal: what would move the cursor, or cannot be encoded, is escaped; very long
-    ones are cut in the middle.
+    """A message as one line for any terminal: characters that would move the cursor, or cannot be encoded, are escaped;
+    a very long message is cut in the middle.
     """
     line = _escaped(text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
@@ -75,8 +73,8 @@ def _escaped(text: str) -> str:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A small file, or a pipe, whole. InputError where it is larger than `most` bytes (/dev/zero is); OSError where it
-    cannot be read.
+    """A small file, or a pipe, whole. Raises InputError where it is larger than `most` bytes (/dev/zero is); OSError
+    where it cannot be read.
     """
     with open(path, "rb") as file:
         content = file.read(most + 1)
@@ -86,6 +84,6 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def check_regular(path: Path) -> None:
-    """OSError where there is no ordinary file: a pipe would be waited for, a device never ends."""
+    """Raise OSError unless this is an ordinary file: a pipe may never deliver, a device never ends."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(None, "not an ordinary file")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Arguments:
     """Measure a trained network on tiles: both readings of mean IoU, IoU per class, with confidence intervals.
 
-    Where tiles of the test set are of source images that training saw, the score without them is told, too.
+    Where test tiles share a source image with training, the score without them is printed, too.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
@@ -41,9 +41,9 @@ class Arguments:
     views: int = 0
     """Average over as many randomly moved, rotated and scaled views, too (test-time augmentation as in the report)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on."""
     threads: int = 0
-    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
+    """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
     memory: int = 0
     """MiB of memory that a folder's decoded tiles may take, else they are read from a temporary file; 0: half of what
     is available.
@@ -114,7 +114,7 @@ def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dic
 
 
 def tiles_of_split(data: Any, split: str, source: str) -> Tiles:
-    """The tiles that `split` names. DataError where there is no test set with labels."""
+    """The tiles that `split` names. Raises DataError where there is no test set with labels."""
     if split == "val":
         return data.val
     if split == "test":

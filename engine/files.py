@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and that survive a power cut: every file of a run folder is written here.
 
 A file is written under a temporary name, flushed to the disk, and renamed; then the folder is flushed, so that the new
-name lasts, too. Whoever kills the process, or pulls the plug, at any moment leaves the old file or the new one.
+name lasts, too. A kill or a power cut at any moment leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class OutputError(RuntimeError):
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file durably and atomically. OutputError when that fails; then the file is what it was."""
+    """Write a file durably and atomically. Raises OutputError when that fails; then the file is what it was."""
     part = path.with_name(path.name + PART)
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
@@ -51,7 +51,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there. OutputError when that fails."""
+    """Remove a file if it is there. Raises OutputError when that fails."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def remove(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk, where the system can do that (Windows cannot, and needs not)."""
+    """Flush a folder's list of names to the disk, where the system can do that (Windows cannot, and need not)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -80,7 +80,7 @@ class Normalisation:
 
 
 class _Histogram:
-    """Levels that are integers, counted. low is 0, high the highest."""
+    """Integer levels, counted in a histogram. low is 0, high the highest."""
 
     low = 0.0
 
@@ -106,8 +106,8 @@ class _Histogram:
 
 
 class _Moments:
-    """Levels of floating point: their number, mean and squared deviations in float64, a tile's merged with those before
-    it.
+    """Floating-point levels: their number, mean and squared deviations in float64. Each tile's are merged with those
+    before it.
     """
 
     def __init__(self) -> None:
@@ -282,7 +282,7 @@ def evaluate_confusion(
             labels = labels_of(logits, barred)
             if ignored is None:
                 parts.append(confusion_per_image(truth, labels, classes))
-            else:  # counted in a row of its own, into which nothing falls that is no class
+            else:  # ignored pixels get a row of their own, which no other label shares
                 here = truth if device_of(truth) == CPU else truth[:0]  # CUDA's kernel finds wrong ones itself
                 check_labels("evaluate_confusion", "masks", here, classes, ignored)
                 xp = array_module(truth)

@@ -30,8 +30,8 @@ Report = Callable[[int, int, str], None]
 
 
 def needed(config: Config, form: Form | None = None) -> list[Any]:
-    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: the step is walked
-    through, not computed.
+    """The CPU kernels of a training step, an evaluation and an augmentation with these settings: found by a dry run of
+    the step.
 
     form: of the tiles and the network; None: the Mars tiles'.
     """
@@ -48,7 +48,7 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     images = np.zeros((config.batch, *size, *colour), np.float32)
     masks = np.zeros((config.batch, *size), classes.dtype)
     vector = np.zeros(sum(-(-p.size // optimizer.LINE) * optimizer.LINE for p in net.parameters()), np.float32)
-    # dropout draws, and the run is to draw the same
+    # the dry run draws for dropout, and the run must draw the same
     with dry_run() as kernels, np.errstate(all="ignore"), random.replay(random.state()):
         make_augmentation(config, classes)(images, masks, np.random.default_rng(0))
         images = images.reshape(*images.shape[:3], form.channels)
@@ -74,7 +74,7 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
 
 
 def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
-    """The names of those of `needed` that are not on disk, each once."""
+    """The names of the kernels among `needed` that are not on disk, each once."""
     kernels = {kernel.name: kernel for config in configs for kernel in needed(config, form)}
     return [name for name, kernel in kernels.items() if not kernel.is_cached()]
 
@@ -82,7 +82,7 @@ def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
 def precompile(configs: Sequence[Config], report: Report, form: Form | None = None) -> int:
     """Compile what is missing for runs with these settings; returns how many kernels were compiled.
 
-    Where nothing can be kept on disk this process compiles them, for itself. A process that fails leaves its kernels to
+    Where nothing can be kept on disk, this process compiles them for itself. A process that fails leaves its kernels to
     the run, which compiles
     them when it first needs them: a RuntimeWarning says so.
     """
@@ -130,8 +130,8 @@ def _in_memory(names: Sequence[str], report: Report) -> int:
 
 
 class _Work:
-    """Names that nobody has taken, by family: kernels that one factory makes are made of the same parts, which a
-    process then compiles once.
+    """Names that no process has taken, by family: the kernels of one factory share device functions, which a process
+    then compiles once.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -145,8 +145,8 @@ class _Work:
         return name.split("[")[0]
 
     def take(self, last: str) -> str | None:
-        """A name of the family of the last one, else of the largest one that nobody has begun, else of any; None when
-        all are taken.
+        """A name of the family of the last one, else of the largest family that no process has begun, else of any; None
+        when all are taken.
         """
         family = self.family(last)
         if not self.families.get(family):
@@ -161,7 +161,7 @@ class _Worker:
     """A process that compiles one kernel after the other."""
 
     def __init__(self, settings: str) -> None:
-        # what is wrong with the cache, the run itself says
+        # the run itself says what is wrong with the cache
         command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.precompile"]
         self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.last = ""

@@ -21,7 +21,7 @@ class Arguments:
     run: Annotated[Path, tyro.conf.Positional]
     """A run folder in which at least one epoch was finished."""
     threads: int = 0
-    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
+    """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def run(arguments: Arguments) -> int:
-    """Report on a run folder, which nobody else may be writing to meanwhile."""
+    """Report on a run folder, to which no other process may write meanwhile."""
     from engine.training.reporting import summary_lines
 
     if not (arguments.run / SETTINGS).exists():

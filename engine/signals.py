@@ -1,5 +1,5 @@
-"""What happens at Ctrl-C (SIGINT) and at SIGTERM: an exception that ends a command, or, while a network trains, a
-request that it ends in order.
+"""The handling of Ctrl-C (SIGINT) and SIGTERM: an exception that ends a command, or, while a network trains, a request
+to end in order.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: what ends a command at Ctrl-C ends it then, too."""
+    """SIGTERM arrived. It ends a command as KeyboardInterrupt does."""
 
 
 class Stop:
-    """signal: the number of the signal that asked for an end; 0 while none has."""
+    """signal: the number of the signal that requested the end; 0 before that."""
 
     signal = 0
 

@@ -59,7 +59,7 @@ class Arguments:
     config: Path | None = None
     """Take the settings from a config.toml; options given here win."""
     overwrite: bool = False
-    """Remove the results of the run that --out already holds, and train there anew."""
+    """Remove the results of the run that --out already holds, and train there again."""
     resume: Path | None = None
     """Go on with the run in this folder, bit for bit as if it had never stopped. It keeps its own settings."""
     allow_changes: bool = False
@@ -73,8 +73,8 @@ class Arguments:
     read from a temporary file (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
     """
     threads: int = 0
-    """How many threads CPU kernels use (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one per
-    core.
+    """Number of threads for CPU kernels (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one
+    per core.
     """
 
 
@@ -126,7 +126,7 @@ def _state(folder: Path) -> RunState:
 
 
 def _check(arguments: Arguments) -> None:
-    """UsageError when options contradict each other."""
+    """Raise UsageError when options contradict each other."""
     if not (math.isfinite(arguments.save_every) and arguments.save_every >= 0):
         raise UsageError(f"--save-every: got {arguments.save_every}, expected minutes, or 0 (only after each epoch)")
     check_memory(arguments.memory)
@@ -157,7 +157,7 @@ def claim(arguments: Arguments) -> RunFolder:
 
 
 def _take_choices(config: Path) -> None:
-    """Choose convolution algorithms as the run did that these settings are from, if it timed them."""
+    """Use the convolution algorithms of the run that these settings come from, if that run timed them."""
     path = config.parent / CHOICES
     if config.name == SETTINGS and path.exists():
         from kernels.conv.cpu import algorithm
@@ -169,7 +169,7 @@ def _take_choices(config: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
-    """FolderError when a run is there; one that can go on is told apart."""
+    """Raise FolderError when a run is there; the message says whether it can be resumed."""
     if not holds_run(out):
         return
     hint = ""
@@ -183,7 +183,7 @@ def _check_free(out: Path) -> None:
 
 
 def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
-    """Train as the Arguments say; returns the exit code. kind: another Run than engine.training.trainer's."""
+    """Train as the Arguments say; returns the exit code. kind: the class of the run."""
     from engine.graphs import CaptureError
     from engine.training.progress import make_reporter
     from engine.training.reporting import summary_lines

@@ -22,11 +22,11 @@ _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 class Kept:
-    """What a layer makes of its Tensors for inference: kept within `inference()` while their contents are the same,
-    else made at every call.
+    """Tensors that a layer derives from its own for inference: kept within `inference()` while their contents are the
+    same, else made at every call.
     """
 
-    is_cache = True  # nothing that a network is
+    is_cache = True  # not a part of the network
 
     def __init__(self) -> None:
         self._made: tuple[Any, tuple[Tensor, ...]] = None, ()
@@ -34,8 +34,8 @@ class Kept:
     def __call__(
         self, sources: Sequence[Tensor], make: Callable[..., tuple[Any, ...]], *settings: Any
     ) -> tuple[Tensor, ...]:
-        """The Tensors of make(*arrays of the sources, *settings). Those that are kept are read-only: kernels keep what
-        they make of them.
+        """The Tensors of make(*arrays of the sources, *settings). Kept ones are read-only, so kernels may keep their
+        packed forms.
         """
         block = current() if is_inference() else None
         if block is None:
@@ -168,8 +168,8 @@ class ConvNorm(Module):
 
     zero_gain: the norm's gain starts at 0, so that a residual branch starts out silent.  (Goyal et al., arXiv
         1706.02677)
-    Whether the batch's statistics are used is the norm's affair: `block.norm.eval()` freezes them in a network that
-    trains.
+    The norm's own mode decides whether the batch's statistics are used: `block.norm.eval()` freezes them in a network
+    that trains.
     """
 
     def __init__(

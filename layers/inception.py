@@ -1,4 +1,4 @@
-"""The inception block: several kernel sizes and a max-pool branch, side by side."""
+"""The inception block: several kernel sizes and a max-pool branch, in parallel."""
 
 from __future__ import annotations
 

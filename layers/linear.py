@@ -14,7 +14,7 @@ class Linear(Module):
     """ops.linear with its weight (out_features, in_features) and bias (out_features,): x (..., in_features) -> (...,
     out_features).
 
-    Both start uniform within 1 / sqrt(in_features), as PyTorch's do, whose weights serve as they are.
+    Both start uniform within 1 / sqrt(in_features), as PyTorch's do; PyTorch's weights can be used unchanged.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:

@@ -99,13 +99,13 @@ class MCCLoss(_SingleTerm):
 
 
 class JaccardMetricLoss(_SingleTerm):
-    """IoU loss of soft truth; label_smoothing, smooth and absent are settings.  (arXiv 2302.05666)"""
+    """IoU loss of soft labels; label_smoothing, smooth and absent are settings.  (arXiv 2302.05666)"""
 
     term = "jaccard_metric"
 
 
 class DiceSemimetricLoss(_SingleTerm):
-    """Dice loss of soft truth; label_smoothing, smooth and absent are settings.  (arXiv 2303.16296)"""
+    """Dice loss of soft labels; label_smoothing, smooth and absent are settings.  (arXiv 2303.16296)"""
 
     term = "dice_semimetric"
 
@@ -157,8 +157,8 @@ class UnifiedFocalLoss(SegmentationLoss):
         F = mean over valid pixels of delta w_y (1 - p_y)^(1 - gamma) (-log p_y)
         T = weighted mean over classes of (1 - K_c)^gamma,  K = (I + s) / (I + (1 - delta) FP + delta FN + s)
 
-    delta, above 1/2: what misses weigh.   gamma, 0.1 to 1: the smaller, the more F turns to hard pixels and T away from
-    classes that are nearly right. (The paper's symmetric form.)
+    delta, above 1/2: the weight of misses.   gamma, 0.1 to 1: the smaller, the more F turns to hard pixels and T away
+    from classes that are nearly right. (The paper's symmetric form.)
     """
 
     def __init__(

@@ -35,8 +35,8 @@ class Buffer(Tensor):
 
 
 class LoadReport(NamedTuple):
-    """What load_state_dict found: the names that were loaded, those missing from the state, those that the module does
-    not have, and those whose shape is another, with the state's shape and the module's.
+    """The result of load_state_dict: the names that were loaded, those missing from the state, those that the module
+    does not have, and those whose shape is another, with the state's shape and the module's.
     """
 
     loaded: list[str]
@@ -169,7 +169,8 @@ class Module:
         """Stop training the parameters whose dotted names match a pattern, such as "encoder.*" or "*.bias"; their
         gradients are forgotten.
 
-        Returns the names. ValueError when a pattern matches none. An optimizer leaves frozen parameters as they are.
+        Returns the names. Raises ValueError when a pattern matches none. An optimizer leaves frozen parameters as they
+        are.
         """
         return self._require(patterns, "freeze", False)
 
@@ -197,9 +198,7 @@ class Module:
     # -- what it looks like -------------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """What stands between the brackets of the module's line in its repr; by default the shapes of its own
-        parameters.
-        """
+        """The text in the brackets of the module's line in its repr; by default the shapes of its own parameters."""
         own = [f"{name} {value.shape}" for name, value in _found(vars(self)) if isinstance(value, Parameter)]
         return ", ".join(own)
 
@@ -221,7 +220,7 @@ class Module:
         """Copies of all parameters and buffers by dotted name, as NumPy arrays; what is shared stands there under all
         its names.
 
-        ValueError where two have the same name, as those at the keys 1 and "1" of a dict.
+        Raises ValueError where two have the same name, as those at the keys 1 and "1" of a dict.
         """
         state: dict[str, np.ndarray] = {}
         for name, t in self.named_tensors(shared=True):
@@ -287,14 +286,14 @@ def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Itera
 
 
 def changed(module: Module, **defaults: Any) -> list[str]:
-    """ "name=value" of the module's attributes that are not what they are by default, for its repr."""
+    """ "name=value" of the module's attributes that differ from their defaults, for its repr."""
     return [
         f"{name}={getattr(module, name)!r}" for name, default in defaults.items() if getattr(module, name) != default
     ]
 
 
 def _refuse(report: LoadReport) -> None:
-    """ValueError unless everything fitted."""
+    """Raise ValueError unless everything fitted."""
     names = len(report.missing) + len(report.unexpected)
     if names:
         lists = [

@@ -9,8 +9,8 @@ from layers.module import Buffer, Module, Parameter
 
 
 class BatchNorm2d(Module):
-    """ops.batch_norm over (N, H, W) with gain, offset and running statistics; adds a residual and applies ReLU if asked
-    to.
+    """ops.batch_norm over (N, H, W) with gain, offset and running statistics; adds a residual and applies ReLU on
+    request.
 
     momentum .1 and eps 1e-5 as PyTorch's (Keras would write the momentum .9).
     """

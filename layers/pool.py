@@ -71,7 +71,7 @@ class AdaptiveAvgPool2d(Module):
 
 
 def _shown(*defaults: tuple[str, Any], values: tuple[Any, ...]) -> str:
-    """The first setting, and those that are not what they are by default."""
+    """The first setting, and those that differ from their defaults."""
     named = zip(defaults, values, strict=True)
     return ", ".join(
         str(value) if k == 0 else f"{name}={value}"

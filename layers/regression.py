@@ -46,7 +46,7 @@ class SmoothL1Loss(_Reduced):
 
 
 class BCEWithLogitsLoss(_Reduced):
-    """ops.binary_cross_entropy_with_logits. weight, pos_weight: arrays that are broadcast to the input."""
+    """ops.binary_cross_entropy_with_logits. weight, pos_weight: arrays that broadcast to the input."""
 
     def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> None:
         super().__init__(reduction)

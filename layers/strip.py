@@ -64,7 +64,7 @@ class StripPooling(Module):
 
 
 class MixedPooling(Module):
-    """Short and long range side by side: y = relu(x + CB1x1(concat(square pyramid, strips))).  (arXiv 2003.13328, MPM)
+    """Short and long range in parallel: y = relu(x + CB1x1(concat(square pyramid, strips))).  (arXiv 2003.13328, MPM)
 
     bins: sizes of the two square averages, by default 4 x 8 and 2 x 4 for an 8 x 16 map.
     """

@@ -16,8 +16,8 @@ class Size:
     """parameters: trained numbers.  flops: multiplications and additions of one image, forward.  by_operator: the share
     of each.
 
-    activations: bytes of what all operators give for one image, most of which a training step keeps for its backward
-        pass.
+    activations: bytes of all operators' results for one image, most of which a training step keeps for its backward
+    pass.
     """
 
     parameters: int
@@ -44,7 +44,7 @@ def measure(net: Module, shape: tuple[int, ...] = (1, 64, 128, 1)) -> Size:
     was_training = net.training
     x = Tensor(np.zeros(shape, np.float32)) if first is None else Tensor(np.zeros(shape, first.dtype)).to(first.device)
     try:
-        with no_grad(), observe(count), dry_run(), np.errstate(all="ignore"):  # shapes decide; nothing need be computed
+        with no_grad(), observe(count), dry_run(), np.errstate(all="ignore"):  # only shapes matter
             net.eval()(x)
     finally:
         net.train(was_training)

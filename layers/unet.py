@@ -60,7 +60,8 @@ class UNet(Module):
         of the size.
     bottleneck: 'aspp+psa+spp', 'aspp+psa', 'psa', 'mhsa' or 'none'.   skips: 'gated' or 'plain'.
     encoder: 'residual+inception', 'residual' or 'plain'.   gate: 'attn1', 'attnC', 'blend' or 'gau'.
-    order: strips after ('serial') or beside ('parallel') the attention.   psa_mode: 'sequential' or 'parallel'.
+    order: strips after the attention ('serial') or in parallel with it ('parallel').   psa_mode: 'sequential' or
+    'parallel'.
     five: '5x5' or '3x3+3x3' in the inception blocks.   preactivation: the residual blocks' variant.
     fppm: feature pyramid pooling after the encoder's last two stages.   dropout: after the bottleneck.
     seed: of the initial weights (None: the current generator).   size: of the images (only multi-head attention needs

@@ -16,10 +16,10 @@ from autograd.gradcheck.report import FAIL, INCONCLUSIVE, KINK, PASS, WORSE, Gra
 from autograd.gradcheck.ridders import FIRST_STEP, Tableau, ridders
 from autograd.tensor import Tensor
 
-WIDEST_BAR = 1e-5  # a wider one proves nothing
+WIDEST_BAR = 1e-5  # a wider bar proves nothing
 SAFETY = 10.0  # the bar in units of the estimated error
 SECOND_LADDER = 0.6  # the first step of the second opinion, in units of the first's
-NUDGE = 2.0**-10  # how far a resampled point lies from the one asked for
+NUDGE = 2.0**-10  # distance of a resampled point from the given one
 MAP_SECONDS = 5.0  # CPU time that whole maps may cost on FAIL
 
 
@@ -45,21 +45,21 @@ def gradcheck(
         be deterministic.
     inputs: Tensors (checked when requires_grad) or anything else (passed through).
     parameters: further Tensors to check; by default those of fn, if it is a module (has `named_parameters`).
-    name, input_names: what the operator and the inputs are called in the report.
+    name, input_names: names of the operator and of the inputs in the report.
     directions: how many random directions; the worst is reported, all are in `.trials`.   first_step: the tableau's
         largest step.
-    convention: what the gradient is at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with
+    convention: the gradient at kinks, a key of CONVENTIONS ('below', 'first', 'share', ...), with
         `convention_input` the number of the checked input that decides the side. Without it a kink only needs a value
         between the one-sided slopes, and its verdict KINK is not `ok`.
     resamples: how many nearby points may be drawn when kinks near x make the bar too wide.
     invariants: also the checks of autograd.gradcheck.facts.   locate_errors: search for the wrong entries on FAIL, by
         bisection.
-    maps: on FAIL of a small function also the whole gradient entry by entry, for `.heatmap()` and for what the wrong
-        entries have in common.
+    maps: on FAIL of a small function also the whole gradient entry by entry, for `.heatmap()` and to find what the
+    wrong entries have in common.
 
     The verdict is FAIL when |analytic - numeric| exceeds ten times the estimated error of the numeric derivative plus
-    round-off, and does so again with other steps. TypeError when a checked array is not float64, ValueError when there
-    is nothing to check.
+    round-off, and does so again with other steps. Raises TypeError when a checked array is not float64, ValueError when
+    there is nothing to check.
     """
     name = name or str(getattr(fn, "__name__", type(fn).__name__))
     leaves, names, count = checked_leaves(name, fn, inputs, parameters, input_names)
@@ -132,7 +132,7 @@ def checked_leaves(
     parameters: Sequence[Tensor] | None,
     input_names: Sequence[str] | None = None,
 ) -> tuple[list[Tensor], list[str], int]:
-    """What is checked, what it is called, and how many of them are inputs. Raises as `gradcheck` does."""
+    """The checked Tensors, their names, and how many of them are inputs. Raises as `gradcheck` does."""
     if input_names is not None and len(input_names) != len(inputs):
         raise ValueError(f"gradcheck of {name}: got {len(input_names)} input_names for {len(inputs)} inputs")
     called = input_names or [f"input {k}" for k in range(len(inputs))]

@@ -1,4 +1,4 @@
-"""What pictures are made of: gradients entry by entry, and the error of the plain difference at every step."""
+"""Data for pictures: gradients entry by entry, and the error of the plain difference at every step."""
 
 from __future__ import annotations
 

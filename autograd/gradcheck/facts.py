@@ -1,4 +1,6 @@
-"""What any backward pass must satisfy, whatever its formula: checks that need no finite difference, or an exact one."""
+"""Facts that hold for every backward pass, whatever its formula: checks that need no finite difference, or an exact
+one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from autograd.tensor import Tensor
 from kernels.core.device import array_module
 from kernels.core.dispatch import definitions
 
-# its square vanishes beside 1, so the imaginary part is the derivative, with no truncation and no subtraction
+# its square vanishes next to 1, so the imaginary part is the derivative, with no truncation and no subtraction
 COMPLEX_STEP = 1e-30
 
 
@@ -192,7 +194,7 @@ def complex_step(probe: Probe, numeric: float, allowance: float) -> Iterator[Fac
         with warnings.catch_warnings(), definitions():
             warnings.simplefilter("error")
             imaginary = [np.imag(d) for d in probe.differences(1j * COMPLEX_STEP)]  # type: ignore[arg-type]
-    # code that does not know complex numbers fails in many ways; each only means that this opinion is not to be had
+    # code that does not know complex numbers fails in many ways; each only means that this opinion is not available
     except Exception:
         return
     value = probe.against_v(imaginary) / COMPLEX_STEP

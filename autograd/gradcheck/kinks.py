@@ -58,7 +58,7 @@ class KinkTest:
         self._before = second
 
     def _visible(self, k: int, h: float, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
-        """Is the second difference of output k above a small part of the slope, and above round-off?"""
+        """Whether the second difference of output k is above a small part of the slope, and above round-off."""
         s = np.abs(plus + minus) / h
         slope = (np.abs(plus) + np.abs(minus)) / h
         return (s > JUMP * slope) & (s > 256 * EPS * self.size[k] / h)
@@ -77,8 +77,8 @@ class KinkTest:
         return any(hit.any() for hit in self.at_point)
 
     def near_jumps(self) -> float:
-        """<|v|, jump of the slope> over outputs with a kink within the finest step: so much can a two-sided difference
-        be off.
+        """<|v|, jump of the slope> over outputs with a kink within the finest step: a two-sided difference can be off
+        by that much.
         """
         pairs = zip(self.probe.v, self._before, self._near, strict=True)
         return float(sum(float((np.abs(v) * np.where(near, s, 0.0)).sum()) for v, s, near in pairs))
@@ -95,7 +95,7 @@ class KinkTest:
 
 @dataclass(frozen=True)
 class Convention:
-    """What the gradient is at a kink: `text` for people, and the displacements w that lead to the side (averaged, if
+    """The gradient at a kink: `text` for people, and the displacements w that lead to the side (averaged, if
     several).
     """
 

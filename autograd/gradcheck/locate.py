@@ -92,8 +92,8 @@ def locate(probe: Probe) -> Location:
     """Find wrong entries: the error of a direction is the sum of the errors of its parts, so halves without error are
     dropped.
 
-    A single wrong entry among n takes about 8 log2(n) evaluations. What the two halves fail to add up to is the
-    measuring error, and halves below ten times that are taken for right.
+    A single wrong entry among n takes about 8 log2(n) evaluations. The amount by which the two halves miss their sum is
+    the measuring error, and halves below ten times that count as right.
     """
     ends = np.cumsum([x.size for x in probe.points])
     start = probe.evaluations
@@ -123,7 +123,7 @@ def locate(probe: Probe) -> Location:
 
 
 def _error(probe: Probe, ends: np.ndarray, low: int, high: int) -> float:
-    """<analytic - numeric, u> over the flat entries [low, high) of all leaves one behind the other."""
+    """<analytic - numeric, u> over the flat entries [low, high) of all leaves, one after the other."""
     part: list[np.ndarray | None] = []
     for end, u in zip(ends, probe.u, strict=True):
         first = int(end) - u.size

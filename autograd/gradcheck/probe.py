@@ -24,7 +24,7 @@ ROUNDING = 1024 * EPS
 class Probe:
     """fn(*inputs) around the leaves' present values.
 
-    leaves: the Tensors that are varied; names: what they are called.   outputs: the base values, as float64 NumPy
+    leaves: the Tensors that are varied; names: their names.   outputs: the base values, as float64 NumPy
         arrays.
     v: a cotangent per output.   gradients: backward(v), an array per leaf (zeros where backward gave none).
     evaluations: forward calls so far.
@@ -126,7 +126,7 @@ class Probe:
         return ROUNDING * float(sum(float(np.abs(g * w).sum()) for g, w in pairs))
 
     def scale(self) -> float:
-        """The size a directional derivative has when nothing cancels: |gradient| |u| / sqrt(n); what lies 1e-6 below f
+        """The size a directional derivative has when nothing cancels: |gradient| |u| / sqrt(n); a size 1e-6 below f
         itself counts as 0.
         """
         gradient = sum(float((g**2).sum()) for g in self.gradients) ** 0.5

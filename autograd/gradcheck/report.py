@@ -18,8 +18,8 @@ SHADES = " .:-=+*#%@"
 
 @dataclass
 class Trial:
-    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau
-    behind them.
+    """One direction. analytic and numeric derivatives; error and bar relative to the gradient's size; the tableau from
+    which they came.
 
     smooth: judged by the derivative, not by the convention at a kink.
     """
@@ -41,15 +41,15 @@ class Trial:
 
 @dataclass
 class GradReport:
-    """What a check found. `error` is |analytic - numeric|, `bar` what it may be; both relative to the size of the
-    gradient.
+    """The findings of a check. `error` is |analytic - numeric|, `bar` its allowance; both are relative to the size of
+    the gradient.
 
     verdict: 'PASS'; 'FAIL'; 'KINK' (not differentiable at x, and the gradient is what the convention says);
     'INCONCLUSIVE' (the bar is too wide to prove anything, or the function is not deterministic).
-    convention: what holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.
+    convention: the one that holds at kinks, if one was named.   kinks: (output, index) of outputs with a kink at x.
     kink_distance: per output the distance along the direction to the nearest kink (inf: none seen).   resampled: how
     often another point had to be drawn.
-    trials: every direction.   facts: the checks beside the derivative.   location: on FAIL, the wrong entries.   maps:
+    trials: every direction.   facts: the checks besides the derivative.   location: on FAIL, the wrong entries.   maps:
     on FAIL, for small inputs, the whole gradients.
     """
 

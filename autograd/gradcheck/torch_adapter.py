@@ -18,7 +18,7 @@ from autograd.tensor import Tensor
 
 
 class TorchFunction(Function):
-    """A PyTorch function as an operator of ours: forward runs it, backward is PyTorch's own backward pass."""
+    """A PyTorch function as one of our operators: forward runs it, backward is PyTorch's own backward pass."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         super().__init__()

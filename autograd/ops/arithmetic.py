@@ -1,7 +1,7 @@
 """Broadcasting arithmetic, `where`, and elementary functions. Each forward is one array expression, so it needs no
 kernel.
 
-Operands are Tensors, arrays and numbers; `autograd.promotion` says in which dtype they meet.
+Operands are Tensors, arrays and numbers; `autograd.promotion` decides the common dtype.
 """
 
 from __future__ import annotations

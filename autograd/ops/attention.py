@@ -14,7 +14,7 @@ __all__ = ["polarized_channel", "polarized_spatial", "scaled_dot_product_attenti
 
 
 class Attention(Function):
-    """O = P V, P = softmax(scale Q K^T + mask);  backward makes P again.
+    """O = P V, P = softmax(scale Q K^T + mask);  backward computes P again.
 
     dV = P^T dO    dP = dO V^T    dS = P (dP - rowsum(dO O))    dQ = scale dS K    dK = scale dS^T Q
     """

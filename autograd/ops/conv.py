@@ -56,7 +56,7 @@ class Conv2d(Function):
 
 
 class Conv2dReLU(Function):
-    """y = relu(conv2d(x) + b + residual), for inference: what a gradient would need is not kept."""
+    """y = relu(conv2d(x) + b + residual), for inference: it keeps nothing for a gradient."""
 
     def __init__(self, window: Window, groups: int) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class ConvTranspose2d(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         x, w = self.saved
         db = kernels.backward_bias(dy) if self.needs[2] else None
-        # An output padding of a stride or more makes room for windows that belong to no pixel of x: what only they
-        # would see is cut away.
+        # An output padding of a stride or more makes room for windows that belong to no pixel of x: output pixels that
+        # only they reach are cut away.
         window, part = self.window.first_outputs(self.size, x.shape[1:3])
         if part != self.size:
             dy = dy[:, : part[0], : part[1]]
@@ -139,8 +139,8 @@ def conv2d_relu(
 
     A 1x1 convolution without stride and padding takes up to 8 maps.
 
-    RuntimeError when a gradient would be recorded (the convolution's result is not kept). ValueError or TypeError where
-    conv2d raises it, and for a residual of another shape or dtype than the result's.
+    Raises RuntimeError when a gradient would be recorded (the convolution's result is not kept). Raises ValueError or
+    TypeError where conv2d raises it, and for a residual of another shape or dtype than the result's.
     """
     given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
     if is_recording() and any(t is not None and t.requires_grad for t in given):

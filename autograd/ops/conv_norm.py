@@ -1,4 +1,4 @@
-"""A convolution and the batch norm behind it as one operator: the gradient between the two need not be kept."""
+"""A convolution and the batch norm after it as one operator: the gradient between the two need not be kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 __all__ = ["conv2d_batch_norm"]
 
-_CHEAP = 9  # multiply-adds for a value of z up to which it is made again in backward, in place of being kept
+_CHEAP = 9  # multiply-adds for a value of z up to which backward computes z again instead of keeping it
 
 
 class ConvBatchNorm(Function):
@@ -26,8 +26,8 @@ class ConvBatchNorm(Function):
     With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel:
         dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat
         dweight) / M)
-    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or made again where few numbers
-    go into each of its values.
+    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or computed again where few
+    numbers go into each of its values.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ def conv2d_batch_norm(
     """batch_norm(conv2d(input, filter), ...) in training: input (N, H, W, C), or several maps as conv2d_relu's, filter
     (R, S, C/groups, K), the vectors (K,) -> (N, P, Q, K).
 
-    The batch's statistics are taken while the convolution's result is at hand; the running ones move as in batch_norm.
+    The convolution's epilogue takes the batch's statistics; the running ones move as in batch_norm.
     residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
     """
     window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups, several=True)

@@ -119,7 +119,7 @@ def _written(*given: Any) -> tuple[str, tuple[Tensor, ...]]:
 def _letters(indices: Any) -> str:
     """A list of indices as letters, capitals first: their order is that of the numbers."""
     if not isinstance(indices, (list, tuple)):
-        raise TypeError(f"einsum: got a {type(indices).__name__}, expected a list of indices behind each operand")
+        raise TypeError(f"einsum: got a {type(indices).__name__}, expected a list of indices after each operand")
     names = ascii_uppercase + ascii_lowercase
     for index in indices:
         if index is not ... and not (isinstance(index, int) and 0 <= index < len(names)):

@@ -249,7 +249,7 @@ def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     min > max all is max.
 
     min, max: Python numbers, Tensors or arrays that broadcast with x, one of which may be None. A Tensor's gradient is
-    that of the values that it replaced. ValueError if both are None, TypeError for anything else.
+    that of the values that it replaced. Raises ValueError if both are None, TypeError for anything else.
     """
     if min is None and max is None:
         raise ValueError("clip: got neither min nor max, expected at least one of them")

@@ -110,7 +110,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float | None = None) 
     """Division by the root mean square over the last axis: x (..., C), weight (C,) or None -> (..., C), as PyTorch's
     rms_norm.
 
-    eps: None means the machine epsilon of x's dtype, of float32 for float16.   ValueError when the weight does not fit.
+    eps: None means the machine epsilon of x's dtype, of float32 for float16.   Raises ValueError when the weight does
+    not fit.
     Source: Zhang & Sennrich, arXiv 1910.07467.
     """
     _check_vectors("rms_norm", x, weight, None)

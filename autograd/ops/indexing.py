@@ -62,7 +62,7 @@ class Embedding(Take):
 
 
 class _Along(Function):
-    """What an index with as many axes as x does along one of them."""
+    """The base of operators whose index has as many axes as x and acts along one of them."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class ScatterAdd(_Along):
 
 
 def places(index: Array, axis: int) -> tuple[Array, ...]:
-    """What to index an array with to get at index[i, j, ...] along the axis, and at i, j, ... along the others."""
+    """The index of an array that reaches index[i, j, ...] along the axis, and i, j, ... along the others."""
     xp = array_module(index)
     grid = [xp.arange(n).reshape([-1 if k == a else 1 for k in range(index.ndim)]) for a, n in enumerate(index.shape)]
     grid[axis] = index

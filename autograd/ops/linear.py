@@ -98,7 +98,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input (..., in_features) times the transpose of weight (out_features, in_features), plus bias (out_features,) ->
     (..., out_features).
 
-    As PyTorch's linear, the weight's layout included: PyTorch's weights serve as they are.
+    As PyTorch's linear, the weight's layout included: PyTorch's weights can be used unchanged.
     Raises ValueError when the sizes do not fit, TypeError for unlike dtypes.
     """
     if weight.ndim != 2 or not input.ndim or input.shape[-1] != weight.shape[1]:

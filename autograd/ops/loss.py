@@ -75,7 +75,7 @@ class Loss(Function):
         try:
             self.distances = self._distances(logits)
             value, self.parts, state = kernels.loss_forward(logits, self.labels, self.spec, self.distances)
-        except ValueError:  # perhaps a label that is no class, which the kernel found and told in its own name
+        except ValueError:  # perhaps a label that is no class, which the kernel found and reported under its own name
             check_labels(self.caller, "labels", self.labels, logits.shape[-1], self.spec.ignore_index)
             raise
         self.save(logits, state)
@@ -176,7 +176,7 @@ def tversky_loss(
     """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), sums over the batch.
     (arXiv 1706.05721)
 
-    alpha: what false positives weigh; beta: false negatives, above alpha for rare classes. alpha = beta = 1 is
+    alpha: weight of false positives; beta: weight of false negatives, above alpha for rare classes. alpha = beta = 1 is
         `iou_loss`.
     """
     return _single(
@@ -248,10 +248,10 @@ def jaccard_metric_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (I + smooth) / (P + T - I + smooth), for soft truth.  (arXiv 2302.05666)
+    """1 - the weighted mean over classes of (I + smooth) / (P + T - I + smooth), for soft labels.  (arXiv 2302.05666)
 
     The truth is t = 1 - label_smoothing + label_smoothing / C at a pixel's label and label_smoothing / C elsewhere,
-    I = sum min(p, t), P = sum p, T = sum t over the batch: the loss is 0 where p = t, which `iou_loss` of soft truth
+    I = sum min(p, t), P = sum p, T = sum t over the batch: the loss is 0 where p = t, which `iou_loss` of soft labels
     is not. Without smoothing it is `iou_loss`. At p = t the gradient is the one from above.
     """
     settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}
@@ -268,7 +268,7 @@ def dice_semimetric_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (2 I + smooth) / (P + T + smooth), for soft truth as in
+    """1 - the weighted mean over classes of (2 I + smooth) / (P + T + smooth), for soft labels as in
     `jaccard_metric_loss`.  (arXiv 2303.16296)
     """
     settings = {"label_smoothing": label_smoothing, "smooth": smooth, "absent": absent}

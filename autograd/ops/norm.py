@@ -99,8 +99,8 @@ def _widened(a: Array) -> Array:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Layer normalisation over the last axis: x (..., C), weight and bias (C,).
 
-    ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and x is
-    float16).
+    Raises ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and
+    x is float16).
     """
     expected = weight.dtype if (x.dtype, weight.dtype) == ("float16", "float32") else x.dtype
     for name, vector in (("weight", weight), ("bias", bias)):

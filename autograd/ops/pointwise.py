@@ -25,7 +25,7 @@ class _Activation(Function):
 
 
 class ReLU(_Activation):
-    """y = max(x, 0);  dx = 0 where y <= 0, else dy (a NaN passes it). Saves y, which the next operator keeps anyway."""
+    """y = max(x, 0);  dx = 0 where y <= 0, else dy (a NaN passes it). It saves y, which is kept anyway."""
 
     def forward(self, x: Array) -> Array:
         y = kernels.relu_forward(x)
@@ -159,7 +159,7 @@ class LogSoftmax(Softmax):
 
 
 class Dropout(_Activation):
-    """y = x keep / (1 - p);  dx = dy keep / (1 - p), with the same random mask, made again from (seed, offset)."""
+    """y = x keep / (1 - p);  dx = dy keep / (1 - p), with the same random mask, drawn again from (seed, offset)."""
 
     def __init__(self, p: float, draw: tuple[int, int]) -> None:
         super().__init__()

@@ -154,7 +154,7 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
     d = input - target.
 
     Its mean, its sum, or one per value ('none').  (Huber's loss divided by beta; Girshick, arXiv 1504.08083.)
-    ValueError for a negative beta.
+    Raises ValueError for a negative beta.
     """
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta}, expected at least 0")
@@ -168,7 +168,8 @@ def binary_cross_entropy_with_logits(
     ('none'). Without overflow.
 
     target: probabilities, or 0 and 1, in the shape of input.   weight: w, per value.   pos_weight: p, that of
-    positives. Both are broadcast to input, and constants.   ValueError when the shapes of input and target differ.
+    positives. Both are broadcast to input, and constants.   Raises ValueError when the shapes of input and target
+    differ.
     """
     given = [value for value in (weight, pos_weight) if value is not None]
     x, t, *constants = promoted(input, target, *given, floating=True)

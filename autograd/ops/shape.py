@@ -139,7 +139,7 @@ class Pad(Function):
 
 
 class Concat(Function):
-    """y = the inputs one behind the other along an axis;  each dx is its slice of dy."""
+    """y = the inputs concatenated along an axis;  each dx is its slice of dy."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Concat(Function):
 
 
 class Split(Function):
-    """The channels of x in consecutive groups;  dx = the groups' dy side by side."""
+    """The channels of x in consecutive groups;  dx = the groups' dy concatenated."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
 
 
 def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
-    """x with two axes in each other's place."""
+    """x with two axes exchanged."""
     axes = list(range(x.ndim))
     one = along("swapaxes", axis0, x.ndim)
     other = along("swapaxes", axis1, x.ndim)
@@ -225,8 +225,8 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer or boolean arrays and Tensors. IndexError for integers that are no places
-    along their axis.
+    """x[index]: slices, integers, integer or boolean arrays and Tensors. Raises IndexError for integers that are no
+    places along their axis.
     """
     places = plain_index(index)
     check_places("getitem", places, x.shape)
@@ -253,7 +253,7 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 
 
 def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
-    """The tensors one behind the other along `axis`, in the dtype of autograd.promotion; all other sizes must agree."""
+    """The tensors concatenated along `axis`, in the dtype of autograd.promotion; all other sizes must agree."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concat: got no tensors, expected at least one")

@@ -1,4 +1,4 @@
-"""The classes of a data set: their names and colours, what stands for each of them in a mask, and what counts nowhere.
+"""The classes of a data set: their names, their colours, their values in a mask, and the values that count nowhere.
 
 Everything that depends on classes (data, weights, losses, metrics, pictures, checkpoints) takes a `Classes`. The Mars
 tiles' are a preset, `MARS`. Others come from a file, `classes.toml` beside the images or `--classes FILE`:
@@ -46,11 +46,11 @@ class Classes:
     ignore: mask values that count nowhere; in labels they are all `ignored`, as is padding.   ignore_colours: the same
         in RGB masks.
     unlabelled: 0 where class 0 means "unlabelled" but has a logit (the Mars tiles); None otherwise.
-    single: a binary problem of one logit: label 0 is what is not the class, and not scored.
+    single: a binary problem of one logit: label 0 is everything but the class, and is not scored.
     own_colours: whether the colours are the data's own, so that RGB masks can be read by them.
-    plain: whether neither values nor what is ignored were given.
+    plain: whether neither values nor ignored values were given.
     ignores: whether labels may be `ignored`; the Mars tiles' are not, unless they are padded.
-    ConfigError where these do not fit together.
+    Raises ConfigError where these do not fit together.
     """
 
     names: tuple[str, ...]
@@ -117,7 +117,7 @@ class Classes:
 
     @property
     def logits(self) -> int:
-        """What the network gives per pixel: a logit per class, or one."""
+        """The number of logits per pixel: one per class, or a single one."""
         return 1 if self.single else len(self)
 
     @property
@@ -137,7 +137,7 @@ class Classes:
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """The labels whose IoU enters the mean: all but what is unlabelled, or is not the one class."""
+        """The labels whose IoU enters the mean: all but the unlabelled one, or, of a binary problem, the one class."""
         return tuple(range(1 if self.single or self.unlabelled == 0 else 0, len(self)))
 
     @property
@@ -181,7 +181,7 @@ class Classes:
 
     @property
     def expected(self) -> str:
-        """The mask values that stand for something, in words."""
+        """The known mask values, in words."""
         known = sorted({*(int(v) for v in np.flatnonzero(self.table >= 0))})
         runs = known == list(range(known[0], known[-1] + 1)) and len(known) > 2
         text = (
@@ -211,7 +211,7 @@ def counted(count: int, ignore: tuple[int, ...] | None = None) -> Classes:
 
 
 def read_classes(path: Path, ignore: tuple[int, ...] | None = None) -> Classes:
-    """The classes that a file declares (see above). ConfigError with one line. ignore:
+    """The classes that a file declares (see above). Raises ConfigError with one line. ignore:
     instead of what the file says.
     """
     with reading(ConfigError, f"{path}: cannot be read"):
@@ -331,8 +331,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def from_dict(values: Any) -> Classes:
-    """The classes of which dataclasses.asdict made a mapping, through JSON or not; ValueError or TypeError for anything
-    else.
+    """Classes from the mapping that dataclasses.asdict makes of them, through JSON or not; ValueError or TypeError for
+    anything else.
     """
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in dict(values).items()}
     if "further" in lists:

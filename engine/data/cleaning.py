@@ -1,10 +1,10 @@
 """Removal of the planted 'alien' samples: pasted figures that all share one identical mask.
 
-What identical masks look like. Legitimate tiles do share masks: uniform ones (all soil, all sand), and ones uniform but
-for the thin unlabelled frame at the edge of the source image, often dozens of them, bit by bit the same. Where the
-interior holds a boundary, though, a person drew it, and no two drawings of two places agree in 8,192 pixels: in the
-real set no such mask is shared by more than two tiles (an unlabelled range limit at the same row). So a mask is planted
-when
+How planted masks are told from others. Legitimate tiles do share masks: uniform ones (all soil, all sand), and ones
+uniform but for the thin unlabelled frame at the edge of the source image, often dozens of them, bit by bit the same.
+Where the interior holds a boundary, though, a person drew it, and no two drawings of two places agree in 8,192 pixels:
+in the real set no such mask is shared by more than two tiles (an unlabelled range limit at the same row). So a mask is
+planted when
 
   1. its interior, without a margin of an eighth of each side, is not uniform, and
   2. at least 5 different images carry it, bit by bit.
@@ -31,9 +31,10 @@ SHARED_BY = (
 
 @dataclass(frozen=True, eq=False)
 class Cleaned:
-    """tiles: what stays. removed: int64 indices into the tiles given, ascending. reasons: one line per mask removed.
+    """tiles: those that stay. removed: int64 indices into the tiles given, ascending. reasons: one line per mask
+    removed.
 
-    masks: how many masks were shared by what was removed; in the original file it is one.
+    masks: how many masks the removed tiles shared; in the original file it is one.
     """
 
     tiles: Tiles
@@ -48,9 +49,9 @@ class Cleaned:
 def cleaned_by(policy: str, tiles: Tiles, original: bool, classes: Classes = MARS) -> tuple[Tiles, list[str]]:
     """The tiles that the setting `clean` leaves, and what it did or would do, a line each.
 
-    policy: 'remove', 'report', 'off', or 'auto': what has the form of the original file (`original`) loses what its
-    rule says, one mask on all planted samples; where several masks are shared, and in other data, a camera may stand
-    still, so that nothing is removed, only reported.
+    policy: 'remove', 'report', 'off', or 'auto'. 'auto' removes by the rule of the original file, one mask on all
+    planted samples, from data that have its form (`original`). Where several masks are shared, and in other data, it
+    only reports, for a camera may stand still.
     """
     if policy == "off":
         return tiles, []

@@ -41,7 +41,7 @@ Decoded = tuple[np.ndarray, np.ndarray | None]
 
 
 def decode(task: Task, classes: Classes) -> Decoded:
-    """The levels of an image, (h, w) or (h, w, 3), and the labels of its mask (h, w). DataError naming the file."""
+    """The levels of an image, (h, w) or (h, w, 3), and its labels (h, w). Raises DataError naming the file."""
     pixels = read_pixels(task.image)
     if pixels.shape[:2] != task.size:
         raise DataError(f"{task.image}: has changed while it was read")
@@ -56,7 +56,9 @@ def decode(task: Task, classes: Classes) -> Decoded:
 
 
 def read_labels(file: Path, classes: Classes) -> np.ndarray:
-    """The labels of a mask file (H, W). DataError naming the file and the first pixel that the classes do not know."""
+    """The labels of a mask file (H, W). Raises DataError naming the file and the first pixel that the classes do not
+    know.
+    """
     stored = read_stored(file)
     if stored.ndim == 3 and not classes.own_colours:
         if (stored != stored[..., :1]).any():
@@ -93,7 +95,7 @@ def decoded(tasks: Sequence[Task], classes: Classes) -> Iterator[Decoded]:
 
 
 def _by_workers(tasks: Sequence[Task], classes: Classes, count: int) -> Iterator[Decoded]:
-    """What worker processes decode, in the order of the tasks: the workers take turns, so that the next result is the
+    """The results of worker processes, in the order of the tasks: the workers take turns, so the next result is the
     next worker's.
     """
     workers: list[_Worker] = []
@@ -129,7 +131,7 @@ class _Worker:
         self._send(replace(classes))  # a copy without its tables
 
     def give(self, task: Task) -> None:
-        """Hand over a task; what a dead worker was given is told by `take`."""
+        """Hand over a task; if the worker has died, `take` names the task."""
         self._send(task)
 
     def _send(self, message: Any) -> None:
@@ -153,7 +155,7 @@ class _Worker:
         """Stop it at once."""
         self.process.kill()
         for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # for what was not yet written
+            with contextlib.suppress(OSError):  # for text that was not yet written
                 stream.close()
         self.process.wait()
 

@@ -38,8 +38,8 @@ def load_folder(path: Path, classes: Classes, masks: str = "", memory: int | Non
     `parts_of`.
 
     memory: MiB that the decoded tiles may take; where they take more, they are in a file (stored.py). 0: half of what
-    is available; None: any. DataError, naming files, for orphans, unreadable files, sizes of a pair that differ, and
-    labels that the classes do not know.
+    is available; None: any. Raises DataError, naming files, for orphans, unreadable files, sizes of a pair that differ,
+    and labels that the classes do not know.
     """
     parts = parts_of(path, masks)
     pairs = {part: [(pair, read_header(pair.image)) for pair in some] for part, (_, some) in parts.items()}
@@ -100,7 +100,7 @@ def _bytes_in_file(pairs: Pairs, classes: Classes) -> int:
 
 
 def _check_pixels(pairs: Pairs, pixels: int, got: str, hint: str = "") -> None:
-    """DataError where a small folder would take much memory, or much of a disk. got: the pixels, in words."""
+    """Raise DataError where a small folder would take much memory, or much of a disk. got: the pixels, in words."""
     most = max(MOST_PIXELS, DENSEST * sum(pair.image.stat().st_size for pair, _ in pairs))
     if pixels > most:
         folder = pairs[0][0].image.parent
@@ -164,7 +164,7 @@ class _Part:
             self.masks[k, : labels.shape[0], : labels.shape[1]] = labels
 
     def drop_colour(self) -> None:
-        """Grey, where all colours are."""
+        """The images as grey ones, where all colours are grey."""
         stored = isinstance(self.images, Stored)
         self.images = replace(self.images, channels=0) if stored else np.ascontiguousarray(self.images[..., 0])
 
@@ -174,7 +174,7 @@ class _Part:
         return self.counts is not None and int(self.counts.sum()) < int(self.sizes.prod(1).sum())
 
     def take_ignored_as(self, label: int) -> None:
-        """Let what is ignored, padding aside, be a label."""
+        """Give ignored pixels, padding aside, a label."""
         if self.counts is None:
             return
         self.counts[:, label] += self.sizes.prod(1) - self.counts.sum(1)
@@ -185,7 +185,7 @@ class _Part:
             mask[:h, :w][mask[:h, :w] == self.ignored] = label
 
     def tiles(self, root: Path, classes: Classes) -> Tiles:
-        """All of it."""
+        """The part as tiles."""
         folders = np.array(self.folders, np.str_)
         groups = _groups(root / "groups.csv", self.names)
         own = bool((folders != "").any())
@@ -194,7 +194,7 @@ class _Part:
 
 
 def _is_black_and_white(parts: Collection[_Part]) -> bool:
-    """Whether of two classes only the first occurs, and 255, padding aside."""
+    """Whether masks of two classes hold only the first one and 255, padding aside."""
     return all(part.zeros_only for part in parts) and any(part.has_ignored for part in parts)
 
 

@@ -29,7 +29,7 @@ def open_image(path: Path) -> Iterator[Any]:
     from PIL import Image, UnidentifiedImageError
 
     with reading(DataError, f"{path}: cannot be read as a {path.suffix[1:].upper()}"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged or unusual metadata, which nobody asks for here
+        warnings.simplefilter("ignore")  # about damaged or unusual metadata, which is not used here
         check_regular(path)
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes, expected at most {_MOST_BYTES}")
@@ -60,8 +60,8 @@ MODES: dict[str, tuple[int, type]] = {  # Pillow's modes that are images: channe
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of itself: (height, width), channels without alpha (1 or 3), a level's dtype, whether it
-    has alpha.
+    """The header of an image file: (height, width), channels without alpha (1 or 3), a level's dtype, whether it has
+    alpha.
     """
 
     size: tuple[int, int]
@@ -71,7 +71,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of an image, which is not decoded. DataError for modes that are no images."""
+    """The header of an image, which is not decoded. Raises DataError for modes that are no images."""
     with open_image(path) as image:
         if image.mode not in MODES:
             raise DataError(f"{path}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
@@ -110,8 +110,8 @@ _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
 def read_pixels(path: Path) -> np.ndarray:
     """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha.
 
-    Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, by the order of bytes that it is told.
-        So it is asked for both.
+    Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, depending on the byte order. So the
+    image is read in both orders.
     """
     with open_image(path) as image:
         channels, dtype = MODES[image.mode]
@@ -136,9 +136,7 @@ def _shallow(path: Path, image: Any, channels: int, dtype: type) -> np.ndarray:
 
 
 def read_stored(path: Path) -> np.ndarray:
-    """What a mask file stores for each pixel: numbers (H, W), of grey levels or of the entries of a palette, or colours
-    (H, W, 3).
-    """
+    """The values that a mask file stores: numbers (H, W), grey levels or palette entries, or colours (H, W, 3)."""
     with open_image(path) as image:
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B", "I"):
             raise DataError(f"{path}: got a mask of mode {image.mode}, expected grey levels, a palette or RGB")

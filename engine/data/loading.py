@@ -32,7 +32,7 @@ def load(
     Fractional grey levels are rounded to the nearest; a fractional label is an error. In an .npz file H and W must be
     divisible by 8.
     classes, ignore: the settings of that name (engine/config.py), or the classes themselves.  masks: the masks' folder,
-        where it is another.
+    where it is a separate one.
     memory: MiB that a folder's decoded tiles may take in memory, else they are read from a temporary file; 0: half of
     what is available; None: any. seed and count matter to 'synthetic' only. Raises DataError, or ConfigError for
     classes.

@@ -105,7 +105,7 @@ class Member:
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and dtype. ValueError for what is no array."""
+    """Shape, order and dtype. Raises ValueError for what is no array."""
     start = file.read(8)
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\1\0", b"\2\0"):
         raise ValueError("it is no NumPy array")
@@ -118,7 +118,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _check_form(path: Path, file: IO[bytes]) -> None:
-    """What zipfile would read without a limit, or call by another name."""
+    """Refuse files that zipfile would read without a limit, or report under another name."""
     start = file.read(8)
     if start[:6] == b"\x93NUMPY":
         file.seek(0)
@@ -196,7 +196,7 @@ def _converted(
 
 
 def _check_size(shape: tuple[int, ...], archive: Archive, where: str) -> None:
-    """DataError where a small file says that it is a large one, before memory is taken for it."""
+    """Raise DataError where a small file says that it is a large one, before memory is taken for it."""
     count, *size = shape
     most = max(MOST_PIXELS, DENSEST * archive.path.stat().st_size)
     if math.prod(size) > MOST_TILE or math.prod(shape) > most:

@@ -43,8 +43,8 @@ class Pair:
 def parts_of(path: Path, masks: str = "") -> dict[str, tuple[Path, list[Pair]]]:
     """The parts of a data set by name ('train' alone, or some of PARTS): the folder of a part, and its pairs by name.
 
-    masks: the folder of the masks, where `path` holds images only. DataError, naming files, for orphans and names that
-        occur twice.
+    masks: the folder of the masks, where `path` holds images only. Raises DataError, naming files, for orphans and
+        names that occur twice.
     """
     if masks and not Path(masks).is_dir():
         raise DataError(f"masks: {masks}: no such folder")
@@ -110,7 +110,7 @@ def _paired(path: Path, images: Mapping[str, Path], masks: Mapping[str, Path], p
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Image files by name, in whatever depth; hidden ones are passed over."""
+    """Image files by name, at any depth; hidden ones are passed over."""
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         path = file.relative_to(folder)

@@ -1,4 +1,4 @@
-"""Tiles ready to train on: loaded, cleaned, split, and looked at for classes that are missing."""
+"""Tiles ready to train on: loaded, cleaned, split, and checked for missing classes."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
 
 
 def _known(config: Config, place: str, classes: Classes | None) -> Classes | str:
-    """What `load` is to take for classes: those of the network, unless the folder of other data declares its own, which
-    must be the same.
+    """The classes to pass to `load`: those of the network, unless the folder of other data declares its own, which must
+    be the same.
     """
     if classes is None:
         return config.classes
@@ -87,7 +87,7 @@ def _known(config: Config, place: str, classes: Classes | None) -> Classes | str
 
 
 def check_scored(tiles: Tiles, classes: Classes, absent: Sequence[int], what: str) -> None:
-    """DataError where no pixel of the tiles belongs to a class that is scored. what: the tiles, in words."""
+    """Raise DataError where no pixel of the tiles belongs to a class that is scored. what: the tiles, in words."""
     counts = tiles.counts.sum(0)
     if not any(counts[label] for label in classes.scored if label not in absent):
         names = [classes.names[label] for label in classes.scored if label not in absent]

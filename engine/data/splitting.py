@@ -58,7 +58,7 @@ def folds(tiles: Tiles, k: int = 5, seed: int = 0, by: str = "image", classes: C
 
 
 def sharing(tiles: Tiles, others: Tiles) -> np.ndarray:
-    """Which tiles are of a source image that others are of: bool (N,). Tiles of unknown sources share none."""
+    """Which tiles share a source image with any of `others`: bool (N,). Tiles of unknown sources share none."""
     return np.isin(tiles.sources, others.sources) & (tiles.sources != "")
 
 

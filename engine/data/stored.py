@@ -1,12 +1,11 @@
 """Decoded tiles in a file without a name, for data that is larger than memory.
 
 Worker processes decode every image and mask once (decoding.py), their pixels are written here as they are, and a
-batch, or the rows of a crop, is read where it lies. Decoding on demand, with a cache in memory, would be the other way:
-in every epoch it decodes again whatever does not fit, on the cores that train, and it needs what this does not: a cache
-and its limit, shared memory, an order in which samples are handed over, and an answer to files that change while a run
-goes on. The price is space on a disk. Here the operating system's page cache is the cache: it belongs to no process and
-is given back as soon as anyone needs memory. Nothing is mapped, so a process's own memory stays as small as its
-batches.
+batch, or the rows of a crop, is read where it lies. The alternative, decoding on demand with a cache in memory, would
+decode again in every epoch whatever does not fit, on the cores that train. It would also need a cache with a limit,
+shared memory, an order in which samples are handed over, and an answer to files that change while a run goes on. The
+price is space on a disk. Here the operating system's page cache is the cache: it belongs to no process and is given
+back as soon as anyone needs memory. Nothing is mapped, so a process's own memory stays as small as its batches.
 
 The file has no name from the start: it is gone with the process, however that ends.
 """
@@ -35,7 +34,7 @@ def place() -> str:
 
 
 class TileFile:
-    """A file of arrays, one behind the other. DataError when the disk has no room for `size` bytes."""
+    """A file of arrays, one after the other. Raises DataError when the disk has no room for `size` bytes."""
 
     def __init__(self, size: int) -> None:
         folder = place()
@@ -65,7 +64,7 @@ class TileFile:
         return start
 
     def read(self, out: np.ndarray, start: int) -> None:
-        """Fill a contiguous array from what begins at `start`."""
+        """Fill a contiguous array from the bytes that begin at `start`."""
         if not out.size:
             return
         content = memoryview(out).cast("B")
@@ -210,14 +209,14 @@ def padded(array: Any, size: Size, fill: int | None) -> Any:
 
 
 def joined(arrays: list[Any]) -> Any:
-    """Tiles of one size and dtype one behind the other; those of a file stay there."""
+    """Tiles of one size and dtype one after the other; those of a file stay there."""
     if isinstance(arrays[0], Stored):
         return _Joined(arrays)
     return np.concatenate(arrays)
 
 
 class _Joined:
-    """Stored tiles one behind the other, read by slices only."""
+    """Stored tiles one after the other, read by slices only."""
 
     def __init__(self, parts: list[Stored]) -> None:
         self.parts = parts

@@ -1,9 +1,8 @@
 """Tiles and data sets: what the engine trains on, and how it is checked and written.
 
-A data set comes from one of three sources, all through `load` (loading.py): the word 'synthetic' (synthetic.py), an
-.npz file in the form of the original homework file, or a folder of images and masks (folder.py). Whatever is wrong with
-the data is a `DataError` of one line that says where, what came, and what was expected: the command line prints it as
-it stands.
+A data set comes from one of three sources, all through `load` (loading.py): the word 'synthetic' (synthetic/), an
+.npz file in the form of the original homework file, or a folder of images and masks (folder.py). Any fault of the data
+is a `DataError` of one line that says where, what came, and what was expected; the command line prints it unchanged.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Tiles:
 
     @property
     def counts(self) -> np.ndarray:
-        """Pixels of each class in each tile: int64 (N, C). DataError when there are no masks."""
+        """Pixels of each class in each tile: int64 (N, C). Raises DataError when there are no masks."""
         self.labels()
         return self.__dict__["_counts"]
 
@@ -130,7 +129,7 @@ class Tiles:
 
     @property
     def unit(self) -> str:
-        """What is independent of the rest, as far as that is known: 'source image' or 'tile'."""
+        """The unit that is independent of the others, as far as that is known: 'source image' or 'tile'."""
         return "source image" if self.sources_known else "tile"
 
     @property
@@ -164,8 +163,8 @@ class DataSet:
 
 
 def check_masks(name: str, masks: np.ndarray, classes: Classes = MARS) -> None:
-    """DataError unless all labels are of the classes, for the Mars tiles 0..4, or what they ignore; TypeError unless
-    they are integers.
+    """Raise DataError unless all labels are of the classes, for the Mars tiles 0..4, or what they ignore; TypeError
+    unless they are integers.
     """
     check_labels(name, "masks", masks, len(classes), classes.allowed, error=DataError)
 
@@ -232,7 +231,7 @@ def save_npz(dataset: DataSet, path: str | Path, dtype: Any = np.uint8) -> None:
 
 
 class _Converted:
-    """uint8 (N, H, W), made of any real dtype a few tiles at a time. DataError naming `where` for another dtype."""
+    """uint8 (N, H, W), made of any real dtype a few tiles at a time. Raises DataError for another dtype."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, where: str, classes: Classes = MARS) -> None:
         if dtype.kind not in "uif" or dtype.itemsize > 8:
@@ -295,7 +294,7 @@ def _described(array: np.ndarray) -> str:
 
 
 def _reject(bad: np.ndarray, rows: slice, part: np.ndarray, where: str, expected: str) -> None:
-    """DataError naming the first offending value and its index."""
+    """Raise DataError naming the first offending value and its index."""
     if bad.any():
         tile, y, x = (int(i) for i in np.argwhere(bad)[0])
         raise DataError(

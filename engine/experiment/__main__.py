@@ -40,19 +40,19 @@ class Arguments:
     grid: Annotated[str | None, tyro.conf.Positional] = None
     """A TOML file, or a name that --list shows."""
     data: str | None = None
-    """'synthetic', an .npz file or a folder; by default what the grid says."""
+    """'synthetic', an .npz file or a folder; by default the grid's."""
     seeds: int = 3
-    """Runs of every cell. A seed decides the split, the initial weights, the order and the augmentation."""
+    """Number of runs of every cell. A seed decides the split, the initial weights, the order and the augmentation."""
     folds: int = 0
-    """Cross-validation in place of seeds: so many runs of every cell, each validated on another part of the source
-    images; scores are pooled.
+    """Number of parts for cross-validation in place of seeds: one run of every cell for each part of the source images,
+    validated on it; scores are pooled.
     """
     epochs: int | None = None
-    """Epochs of every run; by default what the grid says."""
+    """Epochs of every run; by default the grid's."""
     out: Path | None = None
-    """Where the runs go; by default experiments/GRID."""
+    """Folder of the runs; by default experiments/GRID."""
     jobs: int = 1
-    """Runs side by side. With as many as there are cores each takes longer, and all of them together less: one thread
+    """Number of runs at a time. With one per core each run takes longer, and all of them together less: a single thread
     never waits.
     """
     threads: int = 0

@@ -9,7 +9,7 @@
     name = "loss"
     [[axis.option]]
     name = "combined"
-    published = 0.6264                    # the figure of a publication to stand beside ours, if there is one
+    published = 0.6264                    # the figure of a publication to set against ours, if there is one
     settings = { margin = 0.4, dice = 0.2, focal = 0.2, iou = 0.2 }
 
 A cell is one option of every axis. Its name joins the options' names; its settings are the grid's, overridden axis by
@@ -69,7 +69,7 @@ def names() -> list[str]:
 
 
 def read_grid(source: str) -> Grid:
-    """A grid of the package by name, or a TOML file. ConfigError with one line when it is missing or malformed."""
+    """A grid of the package by name, or a TOML file. Raises ConfigError when it is missing or malformed."""
     path = FOLDER / f"{source}.toml" if source in names() else Path(source)
     try:
         text = read_bytes(path, MOST_TOML)

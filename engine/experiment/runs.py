@@ -50,7 +50,7 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """One cell with one seed, and where it lies."""
+    """One cell with one seed, and its folder."""
 
     cell: Cell
     seed: int
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds."""
+        """The contents of summary.json."""
         return _summary(self.folder)
 
 
@@ -93,8 +93,8 @@ def runs_of(grid: Grid, out: Path, seeds: int, overrides: dict[str, Any], folds:
 
 
 def conflict(run: Run) -> str | None:
-    """What differs between a run folder's settings and the grid's, in one line; None where nothing does or the folder
-    is new.
+    """The first difference between a run folder's settings and the grid's, in one line; None where there is none or the
+    folder is new.
     """
     path = run.folder / SETTINGS
     if not path.is_file():
@@ -125,12 +125,12 @@ def take(run: Run, logs: dict[Config, Path]) -> Path | None:
 
 
 def keep(run: Run, root: Path, grid: Grid) -> None:
-    """Copy a finished run's logs to root/GRID/CELL/seed-N; of the data's place they keep the last name only."""
+    """Copy a finished run's logs to root/GRID/CELL/seed-N; of the data's path they keep only the last name."""
     _copy_logs(run.folder, root / grid.name / run.cell.folder / run.folder.name, _of_any_place(run.config))
 
 
 def _copy_logs(source: Path, target: Path, config: Config) -> None:
-    """Copy the logs of a run, whose settings are `config` there."""
+    """Copy the logs of a run, with `config` as its settings."""
     target.mkdir(parents=True, exist_ok=True)
     for name in _LOGS:
         if name == SETTINGS:
@@ -202,8 +202,8 @@ class Trainings:
 def train(
     run: Run, threads: int = 0, say: Callable[[str], None] = print, processes: set[subprocess.Popen] | None = None
 ) -> None:
-    """Train the run in a process of its own, or go on with one that was stopped. RunError when it fails. processes:
-    holds it while it runs.
+    """Train the run in a process of its own, or go on with one that was stopped. Raises RunError when it fails.
+    processes: holds it while it runs.
     """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     settings = run.folder.with_name(run.folder.name + ".toml")
@@ -284,7 +284,7 @@ def outcome(run: Run, checkpoint: str = "best") -> Outcome:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a validation.npz has all that is measured now."""
+    """Whether a validation.npz holds every measurement of this version."""
     with np.load(path, allow_pickle=False) as file:
         return {*_CHECKPOINTS, *_AUGMENTED, "groups", "form", "revision"} <= set(file.files)
 

@@ -317,7 +317,7 @@ def misprinted(target: str, old: str, new: str) -> Iterator[None]:
     """Within the block a copy of `target` (module:function or module:Class.method), with `old` replaced by `new`,
     stands in for it everywhere.
 
-    The original is put back in every place afterwards. ValueError when the text no longer contains `old`.
+    The original is put back in every place afterwards. Raises ValueError when the text no longer contains `old`.
     """
     module_name, path = target.split(":")
     module = importlib.import_module(module_name)

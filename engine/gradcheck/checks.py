@@ -1,4 +1,4 @@
-"""What the command runs: every chosen entry, variant and seed, gathered into one `Result` per variant."""
+"""The checks that the command runs: every chosen entry, variant and seed, collected in one `Result` per variant."""
 
 from __future__ import annotations
 

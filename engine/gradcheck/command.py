@@ -41,17 +41,17 @@ class Arguments:
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """List what can be checked, with its settings."""
     backend: Literal["reference", "cpu", "cuda"] = "reference"
-    """Whose gradients: the reference code's, or those of the fast kernels of the CPU or of CUDA."""
+    """Gradients to check: those of the reference code, or of the fast kernels of the CPU or of CUDA."""
     dtype: Literal["auto", "float32", "float64"] = "auto"
     """float64: finite differences. float32 (default of the fast backends): comparison with the float64 reference's
     gradient.
     """
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; by default where the backend is."""
+    """Device to compute on; by default the backend's."""
     seeds: int = 1
-    """How many seeds: other inputs, directions and weights for each."""
+    """Number of seeds; each gives other inputs, directions and weights."""
     directions: int = 1
-    """Random directions per seed."""
+    """Number of random directions per seed."""
     break_: Annotated[str, tyro.conf.arg(name="break")] = ""
     """Plant a bug in a copy of the operator and see what the check says; 'list' shows their names."""
     json: Path | None = None
@@ -59,7 +59,7 @@ class Arguments:
     html: Path | None = None
     """Write a page here: step-size curves, heat maps, kink maps and formulas."""
     threads: int = 0
-    """How many threads CPU kernels use; 0: as many as AREOGRAD_THREADS says, else one per core."""
+    """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -103,7 +103,7 @@ def _list() -> int:
 
 
 def _plan(arguments: Arguments, settings: dict[str, Any]) -> tuple[list[Entry], dict[str, Any], Plan]:
-    """What to check and how; UsageError for what does not fit together."""
+    """The checks to run, and how. Raises UsageError for options that do not fit together."""
     from engine.gradcheck.bugs import find_bug
     from engine.gradcheck.catalogue import KINDS, catalogue, find
     from engine.gradcheck.checks import Plan

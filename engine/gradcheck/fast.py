@@ -6,9 +6,9 @@ ref64 is the reference in float64 (whose gradients the finite differences prove)
 question, tiny four roundings of the largest value. Convolutions may be computed by Winograd's transforms, whose stated
 bound is 2e-5 of the largest value per convolution.
 
-Some gradients are zero by construction: of a bias whose effect a softmax or a normalisation takes away. Then every
-version sums terms that cancel, and what is left is rounding, in float64 too: its largest value divided by float64's
-precision is the size of the terms, and takes its place.
+Some gradients are zero by construction, such as that of a bias whose effect a softmax or a normalisation takes away.
+Then every version sums terms that cancel, and what is left is rounding, in float64 too: its largest value divided by
+float64's precision is the size of the terms, and takes its place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page of `--html`: one file, no network, pictures inside. The template is page.html beside this file."""
+"""The page of `--html`: one file, no network, pictures inside. The template is page.html in the same folder."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ TUPLES = ("shape", "other_shape", "sizes")
 def split_arguments(argv: Sequence[str], known: Mapping[str, bool]) -> tuple[list[str], dict[str, Any]]:
     """(what the command itself understands, the rest as settings). known: option -> whether a value follows it.
 
-    An unknown option takes the next word as its value, or is True when there is none. UsageError when an option is
-    given twice.
+    An unknown option takes the next word as its value, or is True when there is none. Raises UsageError when an option
+    is given twice.
     """
     own: list[str] = []
     settings: dict[str, Any] = {}

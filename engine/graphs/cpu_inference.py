@@ -60,7 +60,7 @@ class InferenceGraph:
             self._y = net(Tensor(self._x)).data
         if self(images).tobytes() != expected.tobytes():
             raise CaptureError(
-                "inference: replayed, the network gives other logits than before: it computes outside of operators"
+                "inference: a replay gives different logits than the network: it computes outside of operators"
             )
 
     @property
@@ -82,8 +82,8 @@ class InferenceGraph:
         return [] if block is None else [block.number(t.data, t.version) for t in self._state.tensors]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Logits (N, H, W, classes), an array of the caller's own. ValueError for another shape or dtype; CaptureError
-        when the network has changed.
+        """Logits (N, H, W, classes), an array of the caller's own. Raises ValueError for another shape or dtype;
+        CaptureError when the network has changed.
         """
         if images.shape != self._x.shape or images.dtype != np.float32:
             got = f"{images.dtype} {images.shape}"
@@ -100,8 +100,7 @@ class InferenceGraph:
             return logits
 
 
-# -- graphs where they pay
-# ----------------------------------------------------------------------------------------------
+# -- graphs where they pay ---------------------------------------------------------------------------------------------
 
 # capture costs two runs, and saves per run about what one image costs: it pays after so many runs per image of the
 # batch
@@ -131,7 +130,7 @@ def run(net: Module, x: Array) -> Array:
 
 
 def _graph_for(net: Module, x: Array) -> InferenceGraph | None:
-    """The graph, captured now if this is the time to; None if there is none yet, or something wants to see every
+    """The graph, captured now if it is due; None if there is none yet, or a profiler or log wants to see every
     operator.
     """
     if (

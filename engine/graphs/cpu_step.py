@@ -114,7 +114,8 @@ def _captured(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
     if same:
         return terms, step
     warnings.warn(
-        "training: a captured step gives other numbers than the step itself, so steps are not captured", stacklevel=4
+        "training: a captured step gives different numbers than the step itself, so steps are not captured",
+        stacklevel=4,
     )
     _restore(buffers, before)
     random.set_state(place)
@@ -122,7 +123,7 @@ def _captured(passes: Passes, x: Array, labels: Array) -> tuple[Terms, _Step | N
 
 
 def _digest(passes: Passes) -> bytes:
-    """What tells one gradient from another, in a few bytes: a copy would be as large as the parameters."""
+    """A fingerprint of a gradient, in a few bytes: a copy would be as large as the parameters."""
     return hashlib.blake2b(passes.optimizer.gradient.data).digest()
 
 
@@ -174,7 +175,7 @@ class _Step:
 
     @property
     def current(self) -> bool:
-        """Whether the network is what was captured. Captured objects are held, so no other object can take their
+        """Whether the network is unchanged since capture. Captured objects are held, so no other object can take their
         place.
         """
         passes = self.passes

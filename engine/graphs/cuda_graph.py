@@ -2,7 +2,7 @@
 
 A graph is captured once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one
 call. Capture asks of a step: the same launches with the same arguments every time, no copy to the host, no memory from
-outside the graph's own pool, and no cuBLAS, which CuPy refuses to capture: a kernel of ours must serve every operator
+outside the graph's own pool, and no cuBLAS, which CuPy refuses to capture: our own kernels must serve every operator
 that multiplies matrices. `CaptureError` names what does not fit in one line. Before every launch the network is
 compared with what was captured (network_state.py); where it has changed, steps run as they are and are captured anew.
 The optimizer stays outside the graph, because its learning rate changes; so does dropout, whose random offset would be
@@ -61,7 +61,7 @@ class _Recorded:
 
     @property
     def current(self) -> bool:
-        """Whether the network is what was recorded (or nothing was)."""
+        """Whether the network is unchanged since capture (or nothing was captured)."""
         passes = self.passes
         return self.state is None or (
             passes.net is self.net and passes.optimizer.gradient is self.gradient and self.state.unchanged()
@@ -96,7 +96,7 @@ class _Recorded:
         """
         self.terms = {}
         self.passes.net.zero_grad()
-        gc.collect()  # what only a cycle of references holds
+        gc.collect()  # frees arrays that only reference cycles hold
         self.stream.synchronize()
         size = self.pool.total_bytes()
         self.pool.free_all_blocks()
@@ -112,7 +112,7 @@ class _Recorded:
                 self.stream.end_capture()
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CaptureError(
-                f"cuda_graph: the step cannot be recorded ({reason}); run without --cuda-graph"
+                f"cuda_graph: the step cannot be captured ({reason}); run without --cuda-graph"
             ) from error
         self.graph = self.stream.end_capture()
         self.net, self.state = self.passes.net, State(self.passes.net, versions=False)

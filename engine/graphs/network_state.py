@@ -1,5 +1,4 @@
-"""Whether a network is still what it was: what captured steps, inference graphs and optimizers compare before they rely
-on it.
+"""Whether a network has changed: captured steps, inference graphs and optimizers check this before they rely on it.
 
 A `State` holds everything that can be reached from a network: attributes of modules, what lists, dicts and other
 objects in them contain, Tensors, their arrays and whether they require gradients. It compares by identity first; where
@@ -39,7 +38,7 @@ Reads = dict[int, tuple[Module, set[str]]]
 
 
 class _Same:
-    """An object that equals itself only."""
+    """An object that equals only itself."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -71,9 +70,9 @@ def reads() -> Iterator[Reads]:
 
 
 class State:
-    """All that a network is now. versions: count writes to Tensors as changes, too.
+    """A snapshot of a network. versions: count writes to Tensors as changes, too.
 
-    read: what of the modules matters (see `reads`); None: everything.
+    read: the attributes that matter (see `reads`); None: all.
     """
 
     def __init__(self, net: Module, versions: bool = True, read: Reads | None = None) -> None:
@@ -85,7 +84,7 @@ class State:
         self._values = self._described()
 
     def unchanged(self) -> bool:
-        """Whether everything that matters is what it was."""
+        """Whether everything that matters is unchanged."""
         if all(map(is_, self._all(), self._was)) and all(map(_same_bytes, self._arrays, self._copies)):
             return True
         if self._described() != self._values:
@@ -96,7 +95,7 @@ class State:
     # -- by identity --------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Find all that may change without its owner changing, and what it holds now."""
+        """Find everything that may change without its owner changing, and what it holds now."""
         self._dicts: list[dict[Any, Any]] = []
         self._lists: list[Any] = []  # whatever can be iterated over
         self._slots: list[tuple[Any, str]] = []

@@ -1,5 +1,5 @@
-"""Random augmentation of a batch: what is drawn, and the affine map it means.
-The pixels are moved by kernels/augment.
+"""Random augmentation of a batch: the parameters that are drawn, and the affine maps that follow from them.
+kernels/augment moves the pixels.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Augmentation:
         The channels of an image are moved and recoloured alike. Raises DataError for labels that are no classes; on
         CUDA it does not look at them,
         which would stop the stream: the loss does.
-        What is drawn comes from `rng` on the host, so that every device sees the same tiles.
+        All random numbers come from `rng` on the host, so that every device sees the same tiles.
         """
         n, h, w = images.shape[:3]
         if device_of(masks) == CPU:

@@ -21,7 +21,7 @@ def rare_tiles(
 ) -> tuple[np.ndarray, list[int]]:
     """Indices of the tiles (N, H, W) that contain a rare class among those scored, and the rare classes' labels.
 
-    counts: pixels of each class in each tile, where they are known.  DataError for labels that are no classes.
+    counts: pixels of each class in each tile, where they are known.  Raises DataError for labels that are no classes.
     """
     presence = (pixel_counts(masks, classes) if counts is None else counts)[
         :, list(classes.scored)
@@ -51,7 +51,7 @@ def windows(
 
 
 def cut(array: Array, places: list[Window]) -> Array:
-    """The windows of tiles (N, H, W, ...), or of what reads them from a file -> (n, h, w, ...)."""
+    """The windows of tiles (N, H, W, ...), in memory or in a file -> (n, h, w, ...)."""
     parts = [array[place] for place in places]
     return array_module(parts[0]).stack(parts)
 
@@ -100,7 +100,7 @@ def stratified_batches(
 ) -> Iterator[np.ndarray]:
     """Index arrays of one epoch: `count` tiles in batches; `share` of each batch (at least one) is drawn from `rare`,
     the rest from a permutation of all. Without rare tiles, or with share 0, this is a plain shuffle. The last batch may
-    be smaller, but not below 2. ValueError for indices in `rare` that are no tiles.
+    be smaller, but not below 2. Raises ValueError for indices in `rare` that are no tiles.
     """
     check_labels("stratified_batches", "rare", rare, count)
     special = min(batch - 1, max(1, round(share * batch))) if len(rare) and share > 0 else 0

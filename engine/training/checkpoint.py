@@ -86,7 +86,7 @@ def save_checkpoint(
     """Write weights, buffers and metadata durably; the file appears whole or not at all, and equal networks give equal
     bytes.
 
-    CheckpointError for weights that are not finite.
+    Raises CheckpointError for weights that are not finite.
     """
     from safetensors.numpy import save
 
@@ -105,7 +105,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file written by `save_checkpoint`. CheckpointError with one line when that fails."""
+    """Read a file written by `save_checkpoint`. Raises CheckpointError with one line when that fails."""
     metadata, state = read_arrays(path)
     try:
         about = _about(metadata)
@@ -132,7 +132,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def form_from_dict(values: Any) -> Form:
-    """ValueError or TypeError for anything but a form that a network can be built for."""
+    """Raise ValueError or TypeError unless a network can be built for the form."""
     if not isinstance(values, dict):
         raise TypeError(f"its form is {quoted(values)}, expected an object")
     given = Form(
@@ -161,7 +161,7 @@ def form_from_dict(values: Any) -> Form:
 
 
 def _normalisation(values: Any, channels: int = 1) -> Normalisation:
-    """ValueError or TypeError for anything but numbers that one can compute with."""
+    """Raise ValueError or TypeError unless the normalisation can be computed with."""
     if not isinstance(values, dict):
         raise TypeError(f"its normalisation is {quoted(values)}, expected a mapping")
     given = Normalisation(
@@ -187,7 +187,7 @@ def _normalisation(values: Any, channels: int = 1) -> Normalisation:
 
 
 def _about(metadata: dict[str, str]) -> dict[str, Any]:
-    """What is written about a network: one JSON object, or, in files of the first form, one per key."""
+    """The record of a network: one JSON object, or, in files of the first form, one per key."""
     if metadata.get("format") == "areograd-1":
         return {"format": _FORMAT} | {
             name: json.loads(metadata[name]) for name in ("config", "normalisation", "record") if name in metadata
@@ -212,10 +212,10 @@ def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def take_weights(net: Module, path: Path) -> str:
-    """Overwrite those parameters and buffers that a checkpoint has in the same shape; returns one line on what was
-    taken and what was not.
+    """Overwrite those parameters and buffers that a checkpoint has in the same shape; returns one line that counts
+    those taken and lists the others.
 
-    CheckpointError when nothing fits.
+    Raises CheckpointError when nothing fits.
     """
     _, given = read_arrays(path)
     try:

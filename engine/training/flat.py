@@ -15,8 +15,8 @@ class Flat:
     """Tensors as views of one vector: `vector` (P,), of their dtype and on their device. Every Tensor begins a line of
     16 numbers.
 
-    owner: whom messages name. ValueError when the Tensors differ in dtype or device, or when two of them share one
-        array.
+    owner: whom messages name. Raises ValueError when the Tensors differ in dtype or device, or when two of them share
+        one array.
     """
 
     def __init__(self, tensors: Sequence[Tensor], owner: str) -> None:
@@ -49,14 +49,14 @@ class Flat:
             raise ValueError(f"{self.owner}: two of its Tensors share one array; share the Tensor itself instead")
 
     def views(self, vector: Array) -> list[Array]:
-        """Pieces of a vector of the same layout, in the Tensors' shapes."""
+        """Views of a vector of the same layout, in the Tensors' shapes."""
         return [vector[o : o + t.size].reshape(t.shape) for o, t in zip(self.offsets, self.tensors, strict=True)]
 
     def follow(self) -> bool:
-        """Take over arrays that were put in the place of the views since (`t.data = ...`, `net.to(...)`).
+        """Take over arrays that have replaced the views since (`t.data = ...`, `net.to(...)`).
 
-        True when the vector is another one now, because the Tensors have another dtype or device. ValueError for
-        another shape.
+        Returns True when the vector was replaced, because the Tensors have another dtype or device. Raises ValueError
+        for another shape.
         """
         if all(map(is_, map(attrgetter("data"), self.tensors), self._arrays)):
             return False
@@ -87,7 +87,7 @@ class Flat:
         )
 
     def touch(self, first: int = 0, stop: int | None = None) -> None:
-        """The vector was written to, at the Tensors first .. stop."""
+        """Record that the vector was written to, at the Tensors first .. stop."""
         for t in self.tensors[first:stop]:
             t.touch()
 

@@ -8,7 +8,7 @@
 
 With class 0 barred from predictions both agree, as they do where no class is unlabelled; of a binary problem `fg` is
 the IoU of its class, `keras` the mean of the class's and the background's. Accumulate over a whole set; a mean of
-per-batch values is another, biased number.
+per-batch values is biased.
 """
 
 from __future__ import annotations

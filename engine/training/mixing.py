@@ -1,8 +1,8 @@
 """Augmentation that mixes tiles: copy-paste of rare classes (Ghiasi et al., arXiv 2012.07177) and CutMix (Yun et al.,
 arXiv 1905.04899).
 
-Both work on a batch of images in [0, 1] and its labels. What is drawn comes from a generator on the host, so that every
-device sees the same tiles.
+Both work on a batch of images in [0, 1] and its labels. All random numbers come from a generator on the host, so that
+every device sees the same tiles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernels.core.device import CPU, Array, array_module, device_of, to_device
 RING = 2
 SMALLEST = 9  # pixels of a component that is worth pasting
 _ZOOM = 1.4  # pasted components are scaled by 1 / _ZOOM to _ZOOM
-_OUTSIDE, _AROUND, _WITHIN = 0, 1, 2  # what a pixel of a patch is
+_OUTSIDE, _AROUND, _WITHIN = 0, 1, 2  # the codes of a patch
 
 
 @dataclass(frozen=True, eq=False)

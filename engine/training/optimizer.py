@@ -36,7 +36,7 @@ class _Run(NamedTuple):
 
 
 class Optimizer:
-    """What all optimizers share: groups of parameters as views of one flat vector, clipping, a moving average, and
+    """The base of all optimizers: groups of parameters as views of one flat vector, clipping, a moving average, and
     their state.
 
     params: a Module (no decay on Parameters whose `decay` is False: biases, normalisation), an iterable of Tensors, or
@@ -45,8 +45,8 @@ class Optimizer:
     clip: the largest norm of all gradients together (inf: no clipping). average: decay d of the moving average, warmed
     up as min(d, (1 + t) / (10 + t)); 0 keeps none; the running statistics of a Module are averaged, too.
 
-    ValueError for no parameters, for a parameter in two groups and for settings out of range; RuntimeError in `step`
-    when a Module has parameters that the optimizer does not know.
+    Raises ValueError for no parameters, for a parameter in two groups and for settings out of range; RuntimeError in
+    `step` when a Module has parameters that the optimizer does not know.
     """
 
     vectors: tuple[str, ...] = ()  # names of the state, one number per parameter
@@ -85,13 +85,13 @@ class Optimizer:
         self.counts = np.zeros(len(parameters), np.int64)  # steps of every parameter
         self.started = np.zeros(len(parameters), bool)  # whether a parameter has a momentum
         self.steps = 0
-        self.present: tuple[bool, ...] = ()  # which parameters the gradients of the last `gather` were of
+        self.present: tuple[bool, ...] = ()  # which parameters had a gradient at the last `gather`
         self._runs_of: tuple[bool, ...] | None = None
         self._runs: list[_Run] = []
         self._new: dict[int, list[str]] = {}  # by module: names of parameters that came after the optimizer
         self._states = [State(m, versions=False) for m in self._modules]
         self._squared: Array | None = None  # squared norm of the last gradient, where the parameters are
-        self.scale = 1.0  # of that gradient
+        self.scale = 1.0  # the loss scale of that gradient
 
     def _members(self, params: Any) -> tuple[list[Tensor], list[bool]]:
         """A group's parameters, each once, and which of them decay."""
@@ -154,7 +154,7 @@ class Optimizer:
         self.flat.gather_gradients(self.gradient)
 
     def _look_for_new(self) -> None:
-        """Note the parameters of the modules of which the optimizer knows nothing."""
+        """Record the parameters of the modules that the optimizer does not know."""
         for k, module in enumerate(self._modules):
             if not self._states[k].unchanged():
                 known = set(map(id, self.flat.tensors))
@@ -162,9 +162,7 @@ class Optimizer:
                 self._states[k] = State(module, versions=False)
 
     def follow(self) -> None:
-        """Take over what was put in the place of the parameters' arrays;
-        the state follows to another dtype or device.
-        """
+        """Take over arrays that have replaced the parameters'; the state follows to another dtype or device."""
         if self.flat.follow():
             vector = self.flat.vector
             for name in ("gradient", "average", *self.vectors):
@@ -226,7 +224,7 @@ class Optimizer:
         return min(self.average_decay, (1 + count) / (10 + count))
 
     def _key(self, k: int) -> tuple[Any, ...]:
-        """What parameters that are stepped together share."""
+        """The settings that parameters stepped together share."""
         return self._group_of[k], self.counts[k]
 
     def _found_runs(self) -> list[_Run]:
@@ -247,7 +245,7 @@ class Optimizer:
         return runs
 
     def _set_decays(self) -> None:
-        """`decay`: the weight decay of every line of the vector, made again when a group has another."""
+        """`decay`: the weight decay of every line of the vector, made again when a group has changed it."""
         now = [g["weight_decay"] for g in self.param_groups]
         if now != self._decay_of:
             lines = [-(-t.size // kernels.LINE) for t in self.flat.tensors]
@@ -284,7 +282,7 @@ class Optimizer:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all that a step depends on, as NumPy arrays and numbers, in torch.optim's form.
+        """Copies of everything that a step depends on, as NumPy arrays and numbers, in torch.optim's form.
 
         {"state": {k: {"step": n, "started": with momentum, vector: array, ...}}, "param_groups": [{"lr": ..., "params":
         [k, ...]}, ...], "steps": n}, where k counts the parameters of all groups; with an average also "average" in
@@ -309,7 +307,7 @@ class Optimizer:
         return result
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. ValueError, with nothing changed, when it is that of another optimizer."""
+        """Restore a `state_dict`. Raises ValueError, and changes nothing, when it belongs to another optimizer."""
         self.follow()
         name = type(self).__name__
         groups = state["param_groups"]
@@ -344,7 +342,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent as torch.optim.SGD, with momentum (Nesterov's where asked for).
+    """Stochastic gradient descent as torch.optim.SGD, with momentum (optionally Nesterov's).
 
     d = clip g + weight_decay p    buffer <- momentum buffer + (1 - dampening) d (at first: d)
     p <- p - lr (d without momentum, d + momentum buffer with nesterov, else buffer)

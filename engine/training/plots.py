@@ -1,4 +1,4 @@
-"""The pictures of a run: learning curves, and predictions beside the truth."""
+"""The pictures of a run: learning curves, and predictions next to the truth."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
 
 
 def rgb(labels: np.ndarray, classes: Classes = MARS) -> np.ndarray:
-    """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours. ValueError for labels without a colour."""
+    """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours. Raises ValueError for labels without a colour."""
     check_labels("rgb", "labels", labels, len(classes), classes.allowed)
     palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (*classes.colours, _IGNORED)], np.uint8)
     return palette[np.minimum(labels, len(classes))]

@@ -1,4 +1,4 @@
-"""How a run tells what it is doing: a live view in a terminal, plain lines elsewhere. The two say the same."""
+"""The progress of a run: a live view in a terminal, plain lines elsewhere. The two say the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, TextIO
 
 
 class Reporter(Protocol):
-    """What training reports to."""
+    """The interface to which training reports."""
 
     def name(self, scored: tuple[str, ...]) -> None:
         """The names of the classes whose IoU a row holds."""

@@ -1,4 +1,4 @@
-"""What a run shows for itself: summary.json and the pictures, made from its folder."""
+"""The report of a run: summary.json and the pictures, made from its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.training.plots import choose_rows, draw_curves, draw_predictions
 from engine.training.progress import MOST_SHOWN
 from engine.training.run_folder import BEST, CURVES, METRICS, PREDICTIONS, SUMMARY
 
-WALL_CLOCK = ("images_per_second",)  # what differs between two runs of the same bits, in a row of metrics.jsonl
+WALL_CLOCK = ("images_per_second",)  # keys of a row of metrics.jsonl that differ between two runs of the same bits
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -60,7 +60,7 @@ def draw(folder: Path, config: Config, val: Tiles, rows: Sequence[dict[str, Any]
 
 
 def summary_lines(summary: dict[str, Any], folder: Path) -> str:
-    """The last lines of a run: the scores, then which file is what."""
+    """The last lines of a run: the scores, then the files and their contents."""
     low, high = summary["val_miou_fg_interval"]
     shown = [f"{name} {'absent' if value is None else format(value, '.3f')}" for name, value in summary["iou"].items()]
     per_class = ", ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])

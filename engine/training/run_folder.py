@@ -41,8 +41,8 @@ class RunFolder:
     """A folder that this process alone may write results to, for the length of a `with` block.
 
     It is created if need be; a folder that was created for it and that nothing was put into is removed when the block
-    ends. FolderError when it cannot be created or written to, or when another process has claimed it. argument: what
-    the command line calls it.
+    ends. Raises FolderError when it cannot be created or written to, or when another process has claimed it. argument:
+    what the command line calls it.
     """
 
     def __init__(self, path: Path, argument: str = "--out", new: bool = False) -> None:

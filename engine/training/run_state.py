@@ -1,4 +1,4 @@
-"""All that a run needs to go on where it was, in one file, so that it goes on bit for bit.
+"""Everything that a run needs to go on where it was, bit for bit, in one file.
 
 A run folder keeps the two last states. A new one replaces the older of the two, whole or not at all (engine/files.py),
 so that at every moment there is a good one. Each holds a digest of its content; a damaged state is passed over in
@@ -115,11 +115,11 @@ def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-# -- what decides a run's bits beside its settings ---------------------------------------------------------------------
+# -- what decides a run's bits besides its settings --------------------------------------------------------------------
 
 
 def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict[str, str]:
-    """What else than the settings decides the bits of a run: versions, device, switches, and the tiles themselves."""
+    """What decides the bits of a run besides its settings: versions, device, switches, and the tiles themselves."""
     found = {"areograd": f"{_version('areograd')}, sources {_source_digest()}"}
     found |= {name: _version(name) for name in ("numpy", "numba", "llvmlite")}
     found["device"] = choice.name
@@ -155,7 +155,7 @@ def difference(config: Config, other: Config) -> str | None:
 
 
 def changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
-    """What has changed in a run's surroundings: 'numpy is 2.3.0, but was 2.2.1'."""
+    """The changes in a run's surroundings: 'numpy is 2.3.0, but was 2.2.1'."""
     names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
     return [
         "the tiles differ" if n == "tiles" else f"{n} is {now.get(n, 'absent')}, but was {then.get(n, 'absent')}"

@@ -1,4 +1,4 @@
-"""Learning rates over time: constant, in steps, a cosine after a warm-up, and lower on a plateau.
+"""Learning rates over time: constant, in steps, a cosine after a warm-up, and reduced on a plateau.
 
     schedule = WarmupCosine(optimizer, total=1000, warmup=50)
     for batch in batches: ...; optimizer.step(); schedule.step()
@@ -25,7 +25,7 @@ class Schedule:
         self._set()
 
     def factor(self, count: int) -> float:
-        """What the first learning rate is multiplied by after `count` steps."""
+        """The factor on the first learning rate after `count` steps."""
         return 1.0
 
     def step(self) -> None:
@@ -43,11 +43,11 @@ class Schedule:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the optimizer."""
+        """Everything but the optimizer."""
         return {key: value for key, value in vars(self).items() if key != "optimizer"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. The learning rates are the optimizer's state."""
+        """Restore a `state_dict`. The learning rates belong to the optimizer's state."""
         if set(state) != set(self.state_dict()):
             raise ValueError(
                 f"{type(self).__name__}: load_state_dict: got {sorted(state)}, expected {sorted(self.state_dict())}"
@@ -56,7 +56,7 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """The first learning rate for ever."""
+    """A constant learning rate."""
 
 
 class StepDecay(Schedule):

@@ -26,9 +26,8 @@ class Passes:
         return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))
 
     def compute(self, x: Array, labels: Array, seed: Array | None) -> Terms:
-        """All of it on the device. seed: where backward starts from, 0-d (None: 1). Parameters that the optimizer
-        cannot follow are an error
-        before anything is computed: no running statistic moves then.
+        """The same with everything on the device. seed: where backward starts from, 0-d (None: 1). Parameters that the
+        optimizer cannot follow are an error before anything is computed, so that no running statistic moves.
         """
         self.optimizer.follow()
         loss = self.loss(self.net(Tensor(x)), labels)

@@ -85,7 +85,7 @@ class Run:
     """One training run. `train()` does it all and returns what summary.json holds.
 
     state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the
-    break, to the bit. StateError when anything that decides the bits has changed, unless allow_changes.
+    break, to the bit. Raises StateError when anything that decides the bits has changed, unless allow_changes.
     start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one
         per epoch.
     memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).
@@ -235,7 +235,7 @@ class Run:
     # -- states -------------------------------------------------------------------------------------------------------
 
     def _compare(self, state: RunState, allow_changes: bool) -> None:
-        """StateError when the run would not go on bit for bit; a note when it may do so."""
+        """Raise StateError when the run would not go on bit for bit; a note when it may do so."""
         changed = changes(self.surroundings, state.surroundings)
         if changed and not allow_changes:
             raise StateError(
@@ -247,8 +247,8 @@ class Run:
             self.report.note(self.notes[-1])
 
     def _save(self) -> None:
-        """Write all that the run needs to go on from here. TrainingError for weights that training has made infinite or
-        NaN.
+        """Write everything that the run needs to go on from here. Raises TrainingError for weights that training has
+        made infinite or NaN.
         """
         if self.serial and (bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()})):
             raise TrainingError(f"the weights are not finite ({bad}); try a smaller learning rate")
@@ -275,7 +275,7 @@ class Run:
         self.saved = time.monotonic()
 
     def _restore(self, state: RunState) -> None:
-        """Be where the run was when it saved the state."""
+        """Restore the run to where it was when it saved the state."""
         progress = state.progress
         algorithms.use(progress["choices"])
         self.net.load_state_dict(put_together(progress["net"], state.arrays))
@@ -312,7 +312,7 @@ class Run:
         return batches
 
     def _epoch(self, epoch: int) -> None:
-        """Train for an epoch, or for the rest of one, and validate. Returns early when a stop was asked for."""
+        """Train for an epoch, or for the rest of one, and validate. Returns early when a stop was requested."""
         config = self.config
         here = self.here
         batches = self._batches()
@@ -359,7 +359,7 @@ class Run:
         )
 
     def _batch(self, index: np.ndarray, augment: Mixing | Augmentation) -> tuple[device.Array, device.Array]:
-        """The augmented and standardised images and the labels of the tiles at `index`; the next batch is begun."""
+        """The augmented and standardised images and the labels of the tiles at `index`; the next batch is started."""
         images, masks = self.source.take(index, self.rng)
         images, masks = augment(self.normalisation.unit(images), masks, self.rng)
         if self.upcoming is not None:
@@ -436,7 +436,7 @@ class Run:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any] | None:
-        """Write the summary, then draw the pictures: whoever interrupts the drawing has the summary already."""
+        """Write the summary, then draw the pictures: an interrupt during drawing leaves the summary."""
         if self.best is None:
             return None
         facts = {
@@ -451,20 +451,20 @@ class Run:
             "notes": self.notes,
         }
         summary = write_summary(self.out, self.best, self.rows, not self.ended, facts)
-        if self.stop.signal != signal.SIGTERM:  # whoever terminates a run wants it to end soon
+        if self.stop.signal != signal.SIGTERM:  # SIGTERM asks for a quick end
             draw(self.out, self.config, self.data.val, self.rows)
         return summary
 
 
-_SHOWN = 24  # classes whose weights are told
+_SHOWN = 24  # classes whose weights are printed
 
 
 def _check_memory(batch: int, activations: int) -> None:
-    """ConfigError for a batch whose activations, bytes per image, do not fit: the system would end the process without
-    a word.
+    """Raise ConfigError for a batch whose activations, bytes per image, do not fit: the system would kill the process
+    without a message.
 
-    A step takes half as much again (measured at widths 8 to 32); a quarter is asked for, so that nothing is refused
-    that fits.
+    A step takes half as much again (measured at widths 8 to 32); the check requires a quarter more, so that it refuses
+    nothing that fits.
     """
     each = 1.25 * activations
     room = available_memory()
@@ -484,7 +484,7 @@ def _ignored(data: Prepared) -> int | None:
 
 
 def _check_device(config: Config, choice: device.Choice) -> None:
-    """ConfigError when the device cannot do what is asked for."""
+    """Raise ConfigError when the device cannot do what the settings ask for."""
     if choice.name != device.CUDA:
         if config.precision != "float32":
             raise ConfigError(

@@ -21,7 +21,7 @@ from kernels.core.labels import check_held
 class _Axis:
     """Places along an axis of n pixels, in float64; beyond its ends the image is mirrored, without repeating the edge.
 
-    What `left` and `pixel` give lies in the image, however wild the place: even where it is no number.
+    The results of `left` and `pixel` lie in the image for any place, even for NaN.
     """
 
     def __init__(self, wide: Code, n: Int) -> None:
@@ -76,8 +76,8 @@ def _augment_tile(
     w: Int,
     outside: Int,
 ) -> None:
-    """out, labels <- image and mask of one tile; outside: the label of what comes from beyond the tile, below 0: it is
-    mirrored.
+    """out, labels <- image and mask of one tile; outside: the label of pixels from beyond the tile; below 0: the mask
+    is mirrored.
     """
     wide = code.wide
     pixels = h * w

@@ -13,7 +13,7 @@ from kernels.core.device import Array, module_of
 from kernels.core.labels import check_held
 
 MODULE = Module("augment/augment.cu", ("augment_plain<float>", "augment<float>", "augment<double>"))
-THREADS, STRIPS = 256, 8  # STRIPS: at most so many blocks share a tile, since each of them sums it up for the mean
+THREADS, STRIPS = 256, 8  # STRIPS: at most that many blocks share a tile, since each of them sums it for the mean
 _TYPES = {"float32": "float", "float64": "double"}
 
 

@@ -41,7 +41,7 @@ def unfused_norm_backward(
     norm_backward: Call, backward_filter: Call, backward_data: Call, concat: Call, split: Call, accumulate: Call
 ) -> Call:
     """kernels.conv.reference.conv2d_norm_backward by batch_norm_backward, conv2d_backward_filter, conv2d_backward_data,
-    concat_channels, split_channels and accumulate: kernels of one or two maps serve more of them as one.
+    concat_channels, split_channels and accumulate: kernels for one or two maps serve more maps as one concatenated map.
     """
 
     def of_maps(

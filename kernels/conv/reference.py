@@ -1,7 +1,7 @@
 """Convolution and transposed convolution, defined as "patches times filter".
 
 Everything follows from one linear map and its transpose: `patches` reads the input under every position of the window,
-`unpatch` adds such readings back. With X = patches(x) as a matrix,
+`unpatch` adds such values back. With X = patches(x) as a matrix,
 
     conv2d:            y  = X w          dx = unpatch(dy w^T)     dw = X^T dy
     conv_transpose2d:  y  = unpatch(x w^T)    and its gradients are the two others with the roles of x and dy swapped.
@@ -29,7 +29,7 @@ from kernels.shape.reference import accumulate, concat_channels, split_channels
 
 
 def whole(maps: tuple[Array, ...]) -> Array:
-    """The maps side by side as one; a single one is not copied."""
+    """The maps concatenated to one; a single one is not copied."""
     return maps[0] if len(maps) == 1 else concat_channels(maps)
 
 
@@ -41,7 +41,9 @@ def pad_pixels(x: Array, padding: tuple[Pair, Pair], value: float = 0.0) -> Arra
 
 
 def patches(x: Array, window: Window, value: float = 0.0) -> Array:
-    """What the window sees: x (N, H, W, C) -> (N, P, Q, R, S, C), a view of the padded input; do not write to it."""
+    """The input under every position of the window: x (N, H, W, C) -> (N, P, Q, R, S, C), a view of the padded input;
+    do not write to it.
+    """
     xp = array_module(x)
     p, q = window.output_size(x.shape[1:3])
     x = pad_pixels(x, window.padding, value)
@@ -53,7 +55,8 @@ def patches(x: Array, window: Window, value: float = 0.0) -> Array:
 
 
 def unpatch(cols: Array, size: Pair, window: Window) -> Array:
-    """The transpose of `patches`: cols (N, P, Q, R, S, C) -> (N, H, W, C), each reading added where it was read.
+    """The transpose of `patches`: cols (N, P, Q, R, S, C) -> (N, H, W, C), each value added to the place that it was
+    read from.
 
     One strided addition per filter tap; a tap's positions never collide, so nothing is scattered.
     """

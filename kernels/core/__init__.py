@@ -1,1 +1,1 @@
-"""What every kernel family stands on: devices, dispatch, window geometry, recycled memory, random bits."""
+"""The base of all kernel families: devices, dispatch, window geometry, recycled memory, random bits."""

@@ -23,7 +23,7 @@ NAMES = ("auto", CPU, CUDA)
 
 
 class DeviceError(RuntimeError):
-    """A device was asked for by name and cannot be used; the message says why."""
+    """The requested device cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Choice:
 _chosen: Choice | None = None
 watchers: list[
     Callable[[], None]
-] = []  # called after every copy from the device: what kernels have noted for the host may raise here
+] = []  # called after every copy from the device: an error that kernels have noted for the host is raised here
 
 
 def choose(name: str | None = None) -> Choice:
     """Make `name` ('auto', 'cpu' or 'cuda'; None reads AREOGRAD_DEVICE, else 'auto') the default device.
 
     'auto' takes CUDA when CuPy imports and sees a device, else the CPU.
-    Raises DeviceError when 'cuda' is asked for and cannot be used, ValueError for another name.
+    Raises DeviceError when 'cuda' is requested and cannot be used, ValueError for another name.
     """
     global _chosen
     source = "asked for"

@@ -5,7 +5,7 @@ A family declares its public kernels once:
     conv2d_forward = operator(reference.conv2d_forward, "x (N, H, W, C); ...", cpu="kernels.conv.cpu",
     cuda="kernels.conv.cuda")
 
-A call compares its arrays with what the operator says of their shapes (kernels/core/shapes.py), looks at the device of
+A call compares its arrays with the shapes that the operator declares (kernels/core/shapes.py), looks at the device of
 its array arguments, imports that device's module on first use, and takes the function of the same name from it. A fast
 implementation that does not serve some arguments (a dtype, a size) returns `NotImplemented`; the call then goes to the
 operator's unfused form, if it has one, else to the reference, which serves everything.
@@ -46,12 +46,12 @@ _state = _State()
 
 
 def is_plain() -> bool:
-    """Whether this thread's calls go to the fast kernels with nobody counting them."""
+    """Whether this thread's calls go to the fast kernels and no log counts them."""
     return _state.backend == "fast" and not _state.logs
 
 
 def mark_host_computation() -> None:
-    """Mark that Python around a CPU kernel computes on values itself: a replay has to call the operator again."""
+    """Mark that Python around a CPU kernel computes on values itself, so a replay calls the operator again."""
     _state.host_computed = True
 
 
@@ -113,7 +113,7 @@ class Operator:
 
     @functools.cached_property
     def shapes(self) -> Shapes:
-        """What the operator's arrays look like."""
+        """The shapes of the operator's arrays."""
         return Shapes(self.reference, self.line)
 
     def implementation(self, device: str) -> Callable[..., Any] | None:
@@ -137,7 +137,7 @@ class Operator:
             _state.recorder = recorder
 
     def call_swapped(self, *args: Any, **kwargs: Any) -> Any:
-        """The same where an array's bytes have the other order: for copies that have the processor's."""
+        """The same where an array has the other byte order: the call gets copies in the processor's order."""
         mark_host_computation()
         args, kwargs = self.shapes.native(args, kwargs)
         return self.call(*args, **kwargs)
@@ -179,10 +179,10 @@ def _arrays(arguments: tuple[Any, ...]) -> list[Any]:
 def operator(
     reference: Callable[..., Any], shapes: str, unfused: Callable[..., Any] | None = None, /, **modules: str
 ) -> Operator:
-    """Declare a public kernel: its reference, what its arrays look like, and per device the module that may hold a
+    """Declare a public kernel: its reference, the shapes of its arrays, and per device the module that may hold a
     faster one of the same name.
 
-    unfused: the same by other public operators, for what the device's module does not serve.
+    unfused: the same by other public operators, for arguments that the device's module does not serve.
     """
     made = Operator(reference, shapes, unfused, modules)
     functools.update_wrapper(made, reference)

@@ -15,7 +15,7 @@ Pair = tuple[int, int]
 def pair(value: Any, name: str, least: int = 1) -> Pair:
     """An int or a pair of ints as a pair; ValueError naming `name` for anything else or for a value below `least`."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= least:
-        return value  # what most calls bring
+        return value  # most calls
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
         raise ValueError(f"{name}: got {value!r}, expected an int or a pair of ints")

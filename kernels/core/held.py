@@ -1,17 +1,15 @@
-"""Arrays that hold still: within a block, what is made of filters (packed, folded, captured) may be kept, because
-nobody can write to them.
+"""Held arrays: within a block nobody can write to them, so packed and folded filters and captured graphs may be kept.
 
     with holding():                                     # autograd.inference() does this
         number = current().number(array)                # array is read-only from here to the end of the block: NumPy
         raises on a write
                                                         # equal numbers: the same contents, also in another block
 
-Outside of a block writes to an array cannot be seen, so what is kept is compared once, with a copy, when the next block
-first asks for it. A block belongs to its thread; blocks within it are part of it. An array is writeable again when the
-last block that holds it ends.
-CuPy arrays cannot be made read-only: in every block they get a new number, and a write within the block is seen only if
-it goes through a Tensor (`add_`, `copy_`, `touch`). Views that were made before the block stay writeable: nobody may
-write through them within it.
+Outside of a block writes to an array cannot be seen. So the array is compared once, with a copy, when the next block
+first uses it. A block belongs to its thread; blocks within it are part of it. An array is writeable again when the last
+block that holds it ends. CuPy arrays cannot be made read-only: in every block they get a new number, and a write within
+the block is seen only if it goes through a Tensor (`add_`, `copy_`, `touch`). Views that were made before the block
+stay writeable: nobody may write through them within it.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ _waiting: list[np.ndarray] = []  # to be writeable again as soon as what they ar
 
 
 class _Contents:
-    """What is known of an array: a copy of its contents, their number, how many blocks hold it, and whether it was
+    """The record of an array: a copy of its contents, their number, how many blocks hold it, and whether it was
     writeable before.
     """
 
@@ -57,9 +55,7 @@ class _Contents:
 
 
 class Block:
-    """The outermost block of a thread. entries: what those who keep something note for the rest of the block, by their
-    ids.
-    """
+    """The outermost block of a thread. entries: what caches store for the rest of the block, by their ids."""
 
     def __init__(self) -> None:
         self.entries: dict[int, Any] = {}
@@ -67,8 +63,8 @@ class Block:
         self._asked: dict[int, tuple[Array, int, int]] = {}
 
     def number(self, array: Array, version: int = 0) -> int:
-        """Hold the array until the block ends. The number tells its contents from others; version: when it changes,
-        they are looked at again.
+        """Hold the array until the block ends. The number identifies its contents; when `version` changes, they are
+        compared again.
         """
         asked = self._asked.get(id(array))
         if asked is not None and asked[1] == version:
@@ -116,8 +112,8 @@ def _free(array: np.ndarray) -> bool:
 
 
 def _row(a: np.ndarray, b: np.ndarray) -> tuple[int, int, int]:
-    """What memcmp compares two contiguous arrays by: it is twice as fast as NumPy's == on the weights of the report's
-    network.
+    """The arguments by which memcmp compares two contiguous arrays: it is twice as fast as NumPy's == on the weights of
+    the report's network.
     """
     return a.__array_interface__["data"][0], b.__array_interface__["data"][0], a.nbytes
 
@@ -131,8 +127,8 @@ def _contiguous(*arrays: np.ndarray) -> bool:
 
 
 class Snapshot:
-    """What arrays hold now, for comparison outside of blocks, where every use has to compare. The arrays stay where
-    they are in memory.
+    """The present contents of arrays, for comparison outside of blocks, where every use has to compare. The arrays stay
+    where they are in memory.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
@@ -161,7 +157,7 @@ def current() -> Block | None:
 
 @contextmanager
 def holding() -> Iterator[None]:
-    """A block (see above). Within another one of the same thread it does nothing of its own."""
+    """A block (see above). Within another one of the same thread it has no effect of its own."""
     if _current.block is not None:
         yield
         return

@@ -7,7 +7,7 @@ afterwards.
 
 CUDA kernels do not make the host wait: a wrong label is noted in a slot of pinned host memory (core/cuda/labels.cuh),
 and the error is raised by the next copy from the device to the host that this package makes: `Tensor.numpy`, `item`,
-`float`, the losses that a training step fetches. Whoever copies a CuPy array by its own `get` is not told.
+`float`, the losses that a training step fetches. A copy by CuPy's own `get` raises nothing.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def check_labels(
     low: int = 0,
     error: type[Exception] = ValueError,
 ) -> None:
-    """TypeError unless `values` are integers; `error`, naming the first value that is not from `low` to count - 1 nor
-    the ignored one.
+    """Raise TypeError unless `values` are integers; `error`, naming the first value that is not from `low` to count - 1
+    nor the ignored one.
 
-    Negative values of a range that starts at 0 are large numbers without their sign, so that a right array is read
+    Negative values of a range that starts at 0 are large numbers without their sign, so that a valid array is read
     once.
     """
     if values.dtype.kind not in "iu":
@@ -53,7 +53,7 @@ def check_labels(
 
 
 def check_held(name: str, argument: str, label: int, dtype: Any) -> None:
-    """ValueError unless an integer dtype holds the label."""
+    """Raise ValueError unless an integer dtype holds the label."""
     bounds = np.iinfo(dtype)
     if not bounds.min <= label <= bounds.max:
         raise ValueError(
@@ -62,12 +62,12 @@ def check_held(name: str, argument: str, label: int, dtype: Any) -> None:
 
 
 def check_places(name: str, index: Any, shape: tuple[int, ...]) -> None:
-    """IndexError, naming the first one, for integers of an index's arrays that are no places along their axes; CuPy
-    would wrap them round.
+    """Raise IndexError, naming the first one, for integers of an index's arrays that are no places along their axes;
+    CuPy would wrap them round.
     """
     parts = index if isinstance(index, tuple) else (index,)
     if all(part is None or part is Ellipsis or isinstance(part, (slice, int)) for part in parts):
-        return  # what picks a view is compared by NumPy and CuPy
+        return  # indices that pick a view are checked by NumPy and CuPy
     arrays = [np.asarray(part) if isinstance(part, (list, tuple)) else part for part in parts]
     taken = [0 if part is None or part is Ellipsis else part.ndim if _is_mask(part) else 1 for part in arrays]
     axis = 0
@@ -117,7 +117,7 @@ def reported(name: str, argument: str, labels: Array, count: int, ignored: int |
 
 
 def raise_reported() -> None:
-    """ValueError for the first wrong label that a CUDA kernel has noted; all notes are cleared."""
+    """Raise ValueError for the first wrong label that a CUDA kernel has noted; all notes are cleared."""
     if all((page == _CLEAR).all() for page in _pages):
         return
     notes = np.concatenate(_pages)

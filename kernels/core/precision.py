@@ -12,8 +12,8 @@ arrays stay float32, sums are float32 always. Arrays of 16-bit numbers are multi
     float16   10                     65504            tensor cores; gradients need loss scaling
     (engine/training/loss_scaling.py)
 
-The CPU ignores the policy: it computes in float32. AREOGRAD_PRECISION is where a thread starts from; `use_precision`
-    changes it for a block.
+The CPU ignores the policy: it computes in float32. AREOGRAD_PRECISION is the policy that a thread starts with;
+`use_precision` changes it for a block.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def _current() -> _State:
 
 
 def precision() -> str:
-    """The policy of this thread: 'float32', 'tf32', 'bf16' or 'float16'. ValueError when AREOGRAD_PRECISION is none of
-    them.
+    """The policy of this thread: 'float32', 'tf32', 'bf16' or 'float16'. Raises ValueError when AREOGRAD_PRECISION is
+    none of them.
     """
     return _current().name
 
 
 def set_precision(name: str) -> str:
-    """Make `name` this thread's policy; returns the one before. ValueError for an unknown name."""
+    """Make `name` this thread's policy; returns the one before. Raises ValueError for an unknown name."""
     state = _current()
     before = state.name
     state.name = _checked(name, "precision")
@@ -68,7 +68,7 @@ def set_precision(name: str) -> str:
 
 @contextmanager
 def use_precision(name: str) -> Iterator[None]:
-    """Within the block `name` is the policy. ValueError for an unknown name."""
+    """Within the block `name` is the policy. Raises ValueError for an unknown name."""
     before = set_precision(name)
     try:
         yield

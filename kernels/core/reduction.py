@@ -20,9 +20,7 @@ def wide_type(dtype: Any) -> np.dtype:
 
 
 def halves_in_float32(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The rule of a reference with its float16 arrays in float32,
-    and what it then gives in float32 as float16 again.
-    """
+    """The rule of a reference, computed in float32 for float16 arrays, with its float32 results rounded to float16."""
 
     @functools.wraps(rule)
     def widened(*args: Any, **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an operator's arrays must look like, said once in a line and compared before any kernel runs.
+"""The shapes of an operator's arrays, declared once in a line and compared before any kernel runs.
 
     conv2d_forward = operator(reference.conv2d_forward, "x+ (N, H, W, C); w (*window.kernel, C // groups, K); b? (K)",
     ...)
@@ -11,16 +11,16 @@ separated by semicolons; each is an argument's name, signs, kinds of numbers (fl
     norm.weight     an array in a record
     xs*             a sequence of arrays, xs*? of arrays and Nones, xs?*? the same or None; i is the index within it
     any bool int float                                  kinds of numbers; any: all real ones
-    (N, *S, C)      a capital letter is a size, a starred one a run of sizes: whatever it is first, and then the same
+    (N, *S, C)      a capital letter is a size, a starred one a run of sizes: any value at first, and then the same
     everywhere; _ is any size
     (*window.kernel, C // groups, 1 | C)                anything else is computed from sizes and arguments; | separates
     what may be
     < (N, T)        the array broadcasts to these axes
     where K % groups == 0                               a condition
 
-What has been found right is remembered by the shapes and the arguments that the line names, so that a call that is like
-an earlier one costs a look-up. Arrays are those of NumPy and CuPy; TypeError for anything else and for other kinds of
-numbers, ValueError for shapes that do not fit.
+Valid calls are remembered by the shapes and the arguments that the line names, so a call like an earlier one costs a
+look-up. Arrays are those of NumPy and CuPy; TypeError for anything else and for other kinds of numbers, ValueError for
+shapes that do not fit.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return all(1 in (n, m) or n == m for n, m in zip(one[::-1], other[::-1], strict=False))
 
 
-# What expressions may call.
+# functions that expressions may call
 _FUNCTIONS = {
     "within": _within,
     "broadcasts": _broadcasts,
@@ -141,7 +141,7 @@ class Shapes:
 
     @staticmethod
     def _texts(expressions: list[str]) -> list[str]:
-        """Everything that has to be computed."""
+        """Everything that must be computed."""
         return [
             choice
             for text in expressions
@@ -150,7 +150,7 @@ class Shapes:
         ]
 
     def _made_key(self, arrays: dict[str, Item]) -> Callable[..., Any]:
-        """A function with the reference's parameters that gives all that the comparison depends on."""
+        """A function with the reference's parameters that returns everything on which the comparison depends."""
         facts = []
         for name, item in arrays.items():
             own = (
@@ -272,7 +272,7 @@ class Shapes:
             raise ValueError(f"{self.name}: {name} is written to, but it is read-only")
 
     def _matches(self, item: Item, shape: tuple[int, ...], scope: dict[str, Any]) -> bool:
-        """Whether a shape is what the axes say; sizes that are not known yet become so."""
+        """Whether a shape fits the axes; sizes that were not known yet are known then."""
         if item.broadcast:
             return _broadcasts(shape, tuple(size for axis in item.axes for size in self._sizes(axis, scope)))
         runs = [
@@ -310,7 +310,7 @@ class Shapes:
         return at == len(shape)
 
     def _sizes(self, axis: str, scope: dict[str, Any]) -> list[int]:
-        """What an axis, or a run of them, must be; or, with |, may be."""
+        """The value that an axis, or a run of them, must have; or, with |, may have."""
         if "|" in axis:
             return [size for choice in _split(axis, "|") for size in self._sizes(choice, scope)]
         value = scope[axis.removeprefix("*")] if _SIZE.fullmatch(axis.removeprefix("*")) else self._value(axis, scope)
@@ -336,7 +336,7 @@ def _argument(arguments: dict[str, Any], name: str) -> Any:
 
 
 def _is_free(axis: str, scope: dict[str, Any]) -> bool:
-    """Whether an axis may still be anything."""
+    """Whether an axis may still have any size."""
     name = axis.removeprefix("*")
     return bool(_SIZE.fullmatch(name)) and name not in scope
 
@@ -358,7 +358,7 @@ def _native(value: Any) -> Any:
 
 
 def _facts(value: Any) -> Any:
-    """What of a sequence of arrays, or of one, the comparison depends on."""
+    """The part of a sequence of arrays, or of one array, on which the comparison depends."""
     if type(value) is tuple or type(value) is list:
         return tuple([_facts(v) for v in value])
     return None if value is None else (type(value), value.shape, value.dtype, getattr(value.flags, "writeable", True))

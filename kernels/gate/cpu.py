@@ -1,4 +1,4 @@
-"""Fast gates and blends, float32, with a gate per pixel (sigmoids for a block of pixels at once, then a run of channels
+"""Fast gates and blends, float32, with a gate per pixel (sigmoids for a whole block of pixels, then a run of channels
 per pixel) or per channel.
 """
 

@@ -13,7 +13,7 @@ MODULE = Module("gate/gate.cu", variants("blend_forward", "blend_backward"))
 
 
 def threads_launch(kernel: str, threads: int) -> Launch:
-    """So many threads."""
+    """A launch of that many threads."""
     return Launch(kernel, (blocks(threads, THREADS),), (THREADS,))
 
 

@@ -9,7 +9,7 @@ over the whole batch, whose gradient to the probabilities is simple; the chain r
 
 Every term function returns (parts, value, dz): named numbers for the log, the value, and dvalue/dz of shape (M, C).
 
-Pixels that do not count (m_i = 0) do so nowhere: whatever their logits hold, they stand for zeros. A logit of -inf is
+Pixels that do not count (m_i = 0) count nowhere: whatever their logits hold, zeros replace them. A logit of -inf is
 the limit: a class of probability 0. Hence 0 log 0 = 0: -inf costs where it is the label's, or where smoothing asks for
     it. float16 is computed in float32.
 Sources: survey of 25 losses, arXiv 2312.05391; each function names its own.
@@ -31,7 +31,7 @@ Term = tuple[Parts, Array, Array]
 
 
 class Pixels(NamedTuple):
-    """What a term sees, background policy applied: z (M, C), t (M, C) one-hot and 0 on invalid pixels, m (M, 1), w
+    """The inputs of a term, background policy applied: z (M, C), t (M, C) one-hot and 0 on invalid pixels, m (M, 1), w
     (C,).
     """
 
@@ -172,8 +172,8 @@ def region(name: str, pixels: Pixels, spec: LossSpec) -> Term:
 
 
 def metric(name: str, pixels: Pixels, spec: LossSpec) -> Term:
-    """Overlap with soft truth t~ = (1 - e) t + e / C, e the label smoothing: I = sum m min(p, t~), T = sum m t~; dp = m
-    (A [p < t~] + B), then (*).
+    """Overlap with soft labels t~ = (1 - e) t + e / C, e the label smoothing: I = sum m min(p, t~), T = sum m t~; dp =
+    m (A [p < t~] + B), then (*).
 
     jaccard_metric: Wang et al., arXiv 2302.05666;  dice_semimetric: arXiv 2303.16296. |p| + |t~| - |p - t~| = 2 min(p,
         t~).
@@ -216,8 +216,8 @@ def lovasz(pixels: Pixels, spec: LossSpec) -> Term:
 def boundary(pixels: Pixels, spec: LossSpec, distances: Array) -> Term:
     """sum_i m_i <W phi_i, p_i> / count, phi the `signed_distances`, W_c = w_c / sum w: dp = m W phi / count; then (*).
 
-    Linear in p: a probability costs more, the farther from its class it lies, and gains the deeper within.  (Kervadec
-        et al., arXiv 1812.07032)
+    Linear in p: a probability costs more the farther outside its class it lies, and gains more the deeper inside.
+        (Kervadec et al., arXiv 1812.07032)
     """
     z, _, m, w = pixels
     p = softmax_forward(z, 1)
@@ -297,7 +297,7 @@ def loss_forward(
     by name.
 
     distances (..., C): the labels' `signed_distances`, where the term `boundary` is among the terms.
-    Third: what backward should be given back, in a form of the implementation's own (here: None).
+    Third: the state that backward takes, in the implementation's own form (here: None).
     Raises ValueError for labels that are no classes, unless they are the ignored one (on CUDA later:
     kernels/core/labels.py).
     """

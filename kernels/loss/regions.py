@@ -2,8 +2,8 @@
 
     I_c = sum m p t    P_c = sum m p    T_c = sum m t    M = sum m (the valid pixels)
 
-A term V(I, P, T) has dV/dp = m (A t + B) with A = dV/dI and B = dV/dP, whatever the term: two numbers per class carry
-all that a pixel needs to know of the others. Hence every implementation has the same two passes over the logits, and
+A term V(I, P, T) has dV/dp = m (A t + B) with A = dV/dI and B = dV/dP, whatever the term: two numbers per class are all
+that a pixel needs to know about the others. Hence every implementation has the same two passes over the logits, and
 between them one of these functions (CUDA: `loss_settle`).
 
 Each takes the sums and a LossSpec and returns (V, A, B). W_c are the class weights over their sum. absent = 'present'
@@ -146,7 +146,7 @@ REGIONS: dict[str, Callable[[Sums, LossSpec], Settled]] = {
     "generalized_dice": generalized_dice,
     "mcc": mcc,
 }
-# With soft truth t~ = (1 - e) t + e / C, e = spec.label_smoothing, sum p t~ is no overlap: it is largest for a p of 0
+# With soft labels t~ = (1 - e) t + e / C, e = spec.label_smoothing, sum p t~ is no overlap: it is largest for a p of 0
 # and 1. These take I_c = sum m min(p, t~) and T_c = sum m t~, so that V is 0 exactly at p = t~, and dV/dp = m (A [p <
 # t~] + B). With e = 0 they are IoU and Dice.
 METRICS: dict[str, Callable[[Sums, LossSpec], Settled]] = {"jaccard_metric": iou, "dice_semimetric": dice}

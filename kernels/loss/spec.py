@@ -1,4 +1,4 @@
-"""What a segmentation loss is made of: one immutable description that every implementation reads."""
+"""The description of a segmentation loss: immutable, and read by every implementation."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class LossSpec:
 
     terms: (name, coefficient) pairs, names from TERMS.   class_weights: one per class (None: all 1).
     ignore_index: pixels with this label count nowhere.
-    background: per term (or one for all), what class 0 is: 'train', an ordinary class; 'mask', not a class at all: its
-        pixels count nowhere and its logit is not in the softmax, so it gets no gradient.
+    background: per term (or one for all), the reading of class 0: 'train', an ordinary class; 'mask', not a class at
+        all: its pixels count nowhere and its logit is not in the softmax, so it gets no gradient.
     gamma: focal exponent.   smooth: added to numerator and denominator of Dice, IoU and Tversky, in pixels.
-    alpha, beta: what false positives and false negatives weigh in the Tversky terms.   tversky_power: exponent of the
+    alpha, beta: weights of false positives and false negatives in the Tversky terms.   tversky_power: exponent of the
         focal one.
     label_smoothing: of the cross-entropy (`top_k` too), and of the truth in `jaccard_metric` and `dice_semimetric`.
     power: exponent of the margin's norms.
     false_positive: share of f_p in the margin loss, 1 - share is f_n's.
     margin_reduction: 'mean' over valid pixels, 'sum', or 'weighted' (divided by the sum of the labels' weights).
-    hardest: share of the valid pixels, the hardest ones, that `top_k` is the mean of.
-    absent: what the region terms do with a class that has no pixel in the batch: 'present' leaves it out, 'all' keeps
-        it as a pure false-positive penalty. Lovasz and MCC always leave it out.
+    hardest: share of the valid pixels, the hardest ones, over which `top_k` is the mean.
+    absent: the treatment of a class without a pixel in the batch by the region terms: 'present' leaves it out, 'all'
+        keeps it as a pure false-positive penalty. Lovasz and MCC always leave it out.
     """
 
     terms: tuple[tuple[str, float], ...]

@@ -1,4 +1,4 @@
-"""Counts behind the scores: confusion matrices per image."""
+"""The counts from which scores are computed: confusion matrices per image."""
 
 from kernels.core.dispatch import operator
 from kernels.metric import reference

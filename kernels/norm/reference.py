@@ -27,7 +27,7 @@ def batch_norm_running(
     """running = (1 - momentum) running + momentum value in place, the value of the variance being the unbiased one:
     variance rows / (rows - 1).
 
-    running + momentum (value - running) would make NaN of two infinities of one sign.
+    running + momentum (value - running) would give NaN for two infinities of one sign.
     """
     for running, value in ((running_mean, mean), (running_var, variance * (rows / (rows - 1)))):
         wide = wide_type(running.dtype)
@@ -53,7 +53,7 @@ def batch_norm_forward(
 
     y has x's dtype (float16 is computed in float32 and rounded once); the vectors may be of any float type.
 
-    Also returns what backward needs to know where the ReLU was open, in a form of the implementation's own (here:
+    Also returns the mask from which backward knows where the ReLU was open, in the implementation's own form (here:
     whether not y <= 0, or None).
     """
     dtype = x.dtype

@@ -223,7 +223,7 @@ def sgd_step(
 
 # -- gathering ---------------------------------------------------------------------------------------------------------
 
-_PARTS = 32  # of one launch; a launch takes 7 microseconds with so many
+_PARTS = 32  # of one launch; a launch of that many takes 7 microseconds
 _PIECE = 16_384  # floats
 _WORDS = 7  # of a piece
 _SOURCES = Arrays(_PARTS)
@@ -243,7 +243,7 @@ def _gather_kernel() -> Kernel:
                 copy_rows(parts[part], begin, down, out, at, columns, columns, rows)
             else:
                 source = parts[part]
-                for first in range(0, columns, LINE):  # so many lines of the source stay in the L1 cache
+                for first in range(0, columns, LINE):  # that many lines of the source stay in the L1 cache
                     for i in range(rows):
                         for j in range(first, min(first + LINE, columns)):
                             out[at + i * columns + j] = source[begin + i * down + j * across]

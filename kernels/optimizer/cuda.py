@@ -39,7 +39,7 @@ def _served(*arrays: Array) -> bool:
 
 
 def in_runs(count: int, itemsize: int, *addresses: int) -> bool:
-    """May the vectors be read 16 bytes at a time: whole runs, all starting at multiples of 16?"""
+    """Whether the vectors can be read 16 bytes at a time: whole runs, all starting at multiples of 16."""
     return count * itemsize % 16 == 0 and all(a % 16 == 0 for a in addresses)
 
 

@@ -1,4 +1,4 @@
-"""How the parameters of a network lie in one flat vector."""
+"""The layout of the parameters of a network in one flat vector."""
 
 from __future__ import annotations
 

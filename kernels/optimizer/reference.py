@@ -19,8 +19,8 @@ def squared_norm(g: Array) -> Array:
 
 
 def clip_factor(squared: Array, largest: float, dtype: Any) -> Array:
-    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0, NaN where it is NaN: what
-    `adamw_step` takes as clip.
+    """min(1, largest / sqrt(squared)) as a 0-d array of `dtype`, 1 where the norm is 0, NaN where it is NaN: the
+    argument `clip` of `adamw_step`.
     """
     xp = array_module(squared)
     norm = xp.sqrt(squared)

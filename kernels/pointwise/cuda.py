@@ -122,7 +122,7 @@ def gelu_backward(dy: Array, x: Array) -> Any:
 
 
 def dropout_forward(x: Array, p: float, seed: int, offset: int) -> Any:
-    """The same Philox bits as the reference, made where they are used."""
+    """The same Philox bits as the reference, computed where they are used."""
     kind = type_of(x)
     if kind is None:
         return NotImplemented

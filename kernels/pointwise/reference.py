@@ -1,6 +1,4 @@
-"""Activations, softmax and dropout. Each backward says what it reads: the input x or the output y, whichever is
-cheaper.
-"""
+"""Activations, softmax and dropout. Each backward reads the input x or the output y, whichever is cheaper."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _UNROLLED = 9  # taps of the largest window that is unrolled
 
 
 def _take(code: Code, best: Vec, where: Vec, value: Vec, tap: Any) -> tuple[Vec, Vec]:
-    """The larger of best and value, and whose it is; not-a-number wins, as in NumPy and PyTorch."""
+    """The larger of best and value, and its tap; NaN wins, as in NumPy and PyTorch."""
     better = code.either(value > best, value.is_nan())
     return code.select(better, value, best), code.select(better, tap, where)
 
@@ -96,7 +96,7 @@ def _make_taps(places: bool) -> tuple[Any, Any]:
 
 
 class Geometry(NamedTuple):
-    """A max pool: map (h, w, c), output (p, q), window, and how many rows all images have in the output and the map."""
+    """A max pool: map (h, w, c), output (p, q), window, and rows of all images in the output and the map."""
 
     h: int
     w: int

@@ -42,7 +42,7 @@ def forward_kernel(kind: str, channels: int, window: Window) -> str:
 
 
 def tiles(window: Window, size: Pair, out: Pair) -> bool:
-    """Whether the windows lie side by side and cover the map exactly."""
+    """Whether the windows do not overlap and cover the map exactly."""
     r, s = window.kernel
     p, q = out
     return window == Window((r, s), (r, s)) and (p * r, q * s) == size
@@ -55,7 +55,7 @@ def _geometry(size: Pair, channels: int, window: Window) -> Any:
 
 
 def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> Any:
-    """As kernels.pool.reference.max_pool2d_forward, for windows of up to 256 taps; the places are always written."""
+    """As kernels.pool.reference.max_pool2d_forward, for windows of up to 256 taps; the offsets are always written."""
     kind = type_of(x)
     if kind is None or window.kernel[0] * window.kernel[1] > 256:
         return NotImplemented

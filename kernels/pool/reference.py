@@ -13,7 +13,7 @@ def max_pool2d_forward(x: Array, window: Window, places: bool = True) -> tuple[A
 
     `offset` is r * S + s of the first maximum in scan order that lies inside x, or of the last NaN (PyTorch's rules),
     uint8 for windows of up to 256 taps.
-    Without `places` it may be None: nobody is going to ask where the maximum was.
+    Without `places` it may be None: nobody needs the positions.
     """
     xp = array_module(x)
     lowest = -xp.inf if x.dtype.kind == "f" else xp.iinfo(x.dtype).min

@@ -1,4 +1,4 @@
-"""Concatenation of channels, its undoing, and sums in place."""
+"""Concatenation of channels, its inverse, and sums in place."""
 
 from kernels.core.dispatch import operator
 from kernels.shape import reference

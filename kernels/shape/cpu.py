@@ -1,4 +1,4 @@
-"""Copies and sums by all threads: a single core cannot fill the memory's bandwidth."""
+"""Copies and sums by all threads: a single core cannot saturate the memory's bandwidth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEPS = Ints(3 * _MOST + 3)
 
 
 class _Walk(NamedTuple):
-    """How many maps there are, lines of an image and pixels of a line, and how a launch goes over the pixels."""
+    """The number of maps, lines of an image and pixels of a line, and the walk of a launch over the pixels."""
 
     maps: int
     lines: int

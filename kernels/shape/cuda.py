@@ -1,4 +1,4 @@
-"""Concatenation, its undoing and sums in place on CUDA; the kernels are described in shape.cu."""
+"""Concatenation, its inverse and sums in place on CUDA; the kernels are described in shape.cu."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unit_of(sizes: Sequence[int]) -> int | None:
 
 
 def flat_launch(kernel: str, count: int) -> Launch:
-    """So many threads."""
+    """A launch of that many threads."""
     return Launch(kernel, (blocks(count, THREADS),), (THREADS,))
 
 
@@ -57,7 +57,7 @@ def _move(maps: Sequence[Array], wide: Array, together: bool) -> bool:
 
 
 def _served(arrays: Sequence[Array]) -> bool:
-    """One dtype of at least 4 bytes, something in every array, and not too many of them."""
+    """Whether the arrays have one dtype of at least 4 bytes, none is empty, and they are not too many."""
     return (
         0 < len(arrays) <= MOST_MAPS and len({a.dtype for a in arrays}) == 1 and all(0 < a.size <= MOST for a in arrays)
     )

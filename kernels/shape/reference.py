@@ -1,4 +1,4 @@
-"""Moving values between maps: concatenation along channels, its undoing, and the sum that gathers gradients."""
+"""Moving values between maps: concatenation along channels, its inverse, and the sum that accumulates gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kernels.core.reduction import halves_in_float32
 
 
 def concat_channels(xs: Sequence[Array]) -> Array:
-    """Maps (..., C_i) side by side: (..., sum C_i)."""
+    """Maps (..., C_i) concatenated: (..., sum C_i)."""
     return array_module(*xs).concatenate(xs, -1)
 
 

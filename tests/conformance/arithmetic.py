@@ -217,7 +217,7 @@ def drawn_dropout(
 
 ALL_DROPPED = Difference(
     "dropout with p=1",
-    "nothing would be left to learn from, so that it is a mistake; PyTorch gives 0",
+    "refused, because nothing would be left to learn from; PyTorch gives 0",
     "refuse",
     lambda c: c.settings["p"] == 1,
 )

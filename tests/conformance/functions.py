@@ -360,7 +360,9 @@ def _has_ties(c: Case) -> bool:
         return bool((np.diff(s, axis=ax) == 0).any()) or int(np.isnan(x.astype(np.float64)).sum()) > 1
 
 
-TIES = Difference("topk among equal values", "the first ones are taken; PyTorch leaves open which", "value", _has_ties)
+TIES = Difference(
+    "topk among equal values", "the first ones are taken; PyTorch does not specify which", "value", _has_ties
+)
 MASKS = Difference(
     "argmax, argmin and topk of booleans",
     "they have an order as integers have; PyTorch refuses",
@@ -406,13 +408,13 @@ def _misfits(index: tuple[int, ...], x: tuple[int, ...], axis: int) -> bool:
 
 LARGER_SOURCE = Difference(
     "scatter_add with a source larger than the index",
-    "what the index does not name has gradient 0; PyTorch's backward raises",
+    "entries that the index does not name have gradient 0; PyTorch's backward raises",
     "allow",
     lambda c: c.operands[1].values.shape != c.operands[2].values.shape,
 )
 FEW_VALUES = Difference(
     "var and std of no more values than the correction",
-    "the value is NaN or infinite as PyTorch's; of the gradient PyTorch has two, of all axes and of some",
+    "the value is NaN or infinite, as PyTorch's; PyTorch's gradients over all axes and over some differ",
     "value",
     lambda c: _count(c) <= c.settings["correction"],
 )
@@ -423,7 +425,7 @@ ONE_VALUE = Difference(
     lambda c: int(np.prod(c.operands[0].values.shape[1:])) < 2 * c.settings["num_groups"],
 )
 ONE_BIAS = Difference(
-    "a bias of one number for another count of features",
+    "a bias of one number for more features",
     "refused; PyTorch broadcasts it",
     "refuse",
     lambda c: c.operands[2] is not None and c.operands[2].values.shape == (1,) != c.operands[1].values.shape[:1],
@@ -448,7 +450,7 @@ ORDER = Difference(
 )
 ONE_DTYPE = Difference(
     "einsum of Tensors of different dtypes",
-    "one dtype is asked for; PyTorch promotes in some equations and raises in others",
+    "one dtype is required; PyTorch promotes in some equations and raises in others",
     "refuse",
     lambda c: len({o.values.dtype for o in c.operands}) > 1,
 )

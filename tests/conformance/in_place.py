@@ -96,7 +96,7 @@ FRACTIONS = Difference(
 )
 NO_INTEGER = Difference(
     "copying NaN, infinity or a large float into integers",
-    "a number is refused and values of an array are what the processor makes of them; in PyTorch all are",
+    "a number is refused, and the processor converts values of an array; in PyTorch it converts numbers, too",
     "any",
     _is_no_integer,
 )

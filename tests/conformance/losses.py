@@ -227,7 +227,7 @@ NO_CORRELATION = Difference(
 )
 EQUAL_ERRORS = Difference(
     "the gradient of the Lovasz-softmax loss where two errors of a class are equal",
-    "the loss has a corner there, and its gradient hangs on which comes first",
+    "the loss has a kink there, and its gradient depends on which comes first",
     "value",
     lambda c: ("lovasz" in c.settings.get("terms", ("lovasz",))) and _errors_tie(c),
 )

@@ -199,7 +199,7 @@ INFINITE_GAIN = Difference(
 )
 INFINITE_GAIN_RELU = Difference(
     "batch norm with an infinite gain, and a ReLU",
-    "which is closed for our -infinity and open for PyTorch's NaN",
+    "the ReLU is closed for our -infinity and open for PyTorch's NaN",
     "other",
     lambda c: c.settings.get("activation") is not None and _gain_is_infinite(c),
 )
@@ -233,7 +233,7 @@ DOUBLE_MASK = Difference(
 )
 MASKED_SCORES = Difference(
     "a score of NaN or +infinity that a boolean mask leaves out",
-    "what is left out counts nowhere, whatever it is; PyTorch adds -inf to it, which gives NaN",
+    "a score that is left out counts nowhere, whatever its value; PyTorch adds -inf to it, which gives NaN",
     "other",
     lambda c: (
         c.operands[3] is not None

@@ -55,7 +55,7 @@ MIXED = Difference(
 )
 CROPS = Difference(
     "pad with negative widths",
-    "cutting off is what indexing is for",
+    "refused, because indexing cuts off",
     "refuse",
     lambda c: any(min(w) < 0 for w in c.settings["widths"]),
 )

@@ -241,7 +241,7 @@ EMPTY_BATCH = Difference(
 )
 INTEGER_MAPS = Difference(
     "convolving integers and booleans",
-    "convolutions are of floats; PyTorch has integers in some convolutions",
+    "only floats can be convolved; PyTorch allows integers in some convolutions",
     "refuse",
     lambda c: any(o.values.dtype.kind != "f" for o in c.operands[:2]),
 )
@@ -253,7 +253,7 @@ EMPTY_RESULT = Difference(
 )
 OTHER_BIAS = Difference(
     "convolving with a bias of another dtype than the filter's",
-    "one dtype is asked for; PyTorch takes others with padding 'same' of one axis",
+    "one dtype is required; PyTorch allows others with padding 'same' of one axis",
     "refuse",
     lambda c: c.operands[2] is not None and c.operands[2].values.dtype != c.operands[1].values.dtype,
 )

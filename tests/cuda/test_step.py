@@ -159,7 +159,7 @@ def test_a_step_that_looks_at_a_value_cannot_be_recorded(cp, monkeypatch) -> Non
         for _ in range(2):
             run.step(*batch)
         with pytest.raises(
-            CaptureError, match=r"^cuda_graph: the step cannot be recorded \(.*\); run without --cuda-graph$"
+            CaptureError, match=r"^cuda_graph: the step cannot be captured \(.*\); run without --cuda-graph$"
         ):
             run.step(*batch)
         assert cp.arange(3).sum().get() == 3, "the device goes on working"

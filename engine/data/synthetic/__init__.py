@@ -1,4 +1,4 @@
-"""A made data set in the image of the real one: procedural Mars NavCam tiles with their masks.
+"""A generated data set modelled on the real one: procedural Mars NavCam tiles with their masks.
 
 Scenes (scene.py) stand for source images: of each, one to four tiles of its 4 x 2 grid are taken, so that groups mean
 what they mean in the real set. Class shares, tiles with big rock and tiles of a single terrain are near the real ones;
@@ -177,7 +177,7 @@ def _boulders(
 
 
 def _with_aliens(train: Tiles, count: int, random: np.random.Generator) -> Tiles:
-    """`count` random tiles get a bright saucer pasted on, turned and moved at random, the aliens' mask,
+    """`count` random tiles get a bright saucer pasted on, rotated and moved at random, the aliens' mask,
     and no group.
     """
     images = train.images.copy()

@@ -50,12 +50,12 @@ def einsum(
 
 
 def stack(rng: Rng, *, shape: Shape = (2, 3), axis: int = 0) -> Built:
-    """Three of one shape."""
+    """Three arrays of one shape."""
     return Built(lambda *x: ops.stack(x, axis), [normal(*shape)(rng) for _ in range(3)], ["a", "b", "c"])
 
 
 def take(rng: Rng, *, shape: Shape = (4, 5), axis: int = 0, count: int = 7) -> Built:
-    """So many numbers, some of them twice."""
+    """That many numbers, some of them twice."""
     index = rng.integers(0, shape[axis], count)
     return Built(lambda x: ops.take(x, to_device(index, x.device), axis), [normal(*shape)(rng)], ["x"])
 
@@ -74,7 +74,7 @@ def scatter_add(rng: Rng, *, shape: Shape = (4, 5), axis: int = 0) -> Built:
 
 
 def embedding(rng: Rng, *, shape: Shape = (5, 3), count: int = 8) -> Built:
-    """A table of `shape` and so many numbers, some of them twice."""
+    """A table of `shape` and that many numbers, some of them twice."""
     index = labels(count, classes=shape[0])(rng)
     return Built(lambda w: ops.embedding(to_device(index, w.device), w), [normal(*shape)(rng)], ["weight"])
 

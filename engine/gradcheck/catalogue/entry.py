@@ -45,7 +45,7 @@ class Built:
 
     @property
     def target(self) -> Callable[..., Any]:
-        """What to hand to gradcheck: fn, with the module's parameter names visible when there is a module."""
+        """The function for gradcheck: fn, with the module's parameter names visible when there is a module."""
         if self.module is None:
             return self.fn
         fn = self.fn

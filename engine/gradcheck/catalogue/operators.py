@@ -56,7 +56,7 @@ def remainder(rng: Rng, *, shape: tuple[int, ...] = (2, 3, 4)) -> Built:
 
 
 def pad_widths(rng: Rng, *, shape: tuple[int, ...] = (2, 3, 4), value: float = 2.5) -> Built:
-    """pad with 0, 1, 2, ... before and one fewer behind, axis by axis."""
+    """pad with 0, 1, 2, ... before and one fewer after, axis by axis."""
     widths = [(k, max(0, k - 1) + 1) for k in range(len(shape))]
     return Built(lambda x: ops.pad(x, widths, value), [normal(*shape)(rng)], ["x"])
 

@@ -2,8 +2,8 @@
 their scores.
 
 A block of scores is kept transposed, a row per key: then lanes are queries, the softmax needs no sums across lanes, and
-all products read K, V and their gradients' rows where they are (kernels/core/cpu/gemm_microkernel.py). Only blocks of
-queries are ever turned: of Q, dO, O, and of the results O and dQ.
+all products read K, V and their gradients' rows in place (kernels/core/cpu/gemm_microkernel.py). Only blocks of queries
+are transposed: of Q, dO, O, and of the results O and dQ.
 
 Forward, a chunk per block of queries: softmax with a running maximum m and a running sum l per query. Block after block
     of keys,
@@ -16,8 +16,8 @@ nothing is added by two threads:
 
     P^T = e^(S^T - L)    dS^T = scale P^T (V dO^T - rowsum(dO O))    dQ^T += K^T dS^T    dV += P^T dO    dK += dS^T Q
 
-FLOPs: forward 2 T T' (d + e), backward 2 T T' (3 d + 2 e) per head. Memory: a block's scores and its operands turned,
-60 to 120 KB for d = e = 64, which stays in the L2 cache; T = T' = 2048 scores of one head are 16 MB.
+FLOPs: forward 2 T T' (d + e), backward 2 T T' (3 d + 2 e) per head. Memory: a block's scores and its transposed
+operands, 60 to 120 KB for d = e = 64, which stays in the L2 cache; T = T' = 2048 scores of one head are 16 MB.
 Source: Dao et al., arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867.
 """
 
@@ -38,9 +38,9 @@ from kernels.core.cpu.thread_pool import contiguous, flat, parallel
 from kernels.core.cpu.vector_ops import clear, copy
 
 QUERIES = KEYS = 64  # of a block
-# floats between rows of a block: a power of two would put a column of it into few sets of the L1 cache
+# floats between rows of a block: with a power of two a column would map to few sets of the L1 cache
 _ROW = QUERIES + 16
-_ZEROS = 64  # what sums start from: the widest panel's columns
+_ZEROS = 64  # initial sums: the widest panel's columns
 _NONE, _KEPT, _ADDED = range(3)  # kinds of masks
 
 
@@ -177,7 +177,7 @@ def score_gradients(code: Code, t: Pointer, s0: Int, ds0: Int, level0: Int, keys
 
 @inline()
 def _mask_scores(t, s0, added, kept, mask, heads, block):
-    """Add the mask to a block of scores, or make those that it does not keep -inf."""
+    """Add the mask to a block of scores, or set those that it does not keep to -inf."""
     at = block.head // heads * mask.image + block.head % heads * mask.head
     at += block.query * mask.query + block.key * mask.key
     for j in range(block.keys if mask.kind != _NONE else 0):

@@ -1,10 +1,10 @@
 """Fast polarized self-attention, float32: a chunk per image, forward and backward, and a kernel that adds up the
 parameters' gradients.
 
-An image of the network (64 or 128 KB) stays in the L2 cache, so it is read once however many products it is part of:
-forward 4 bytes read and 4 written per element, backward 8 and 4. Backward computes the gates again. What an image adds
-to the parameters is written down as a row of vectors: sums over images of these, and of their outer products, are the
-gradients.
+An image of the network (64 or 128 KB) stays in the L2 cache, so it is read once for all of its products:
+forward 4 bytes read and 4 written per element, backward 8 and 4. Backward computes the gates again. An image's
+contribution to the parameters is stored as a row of vectors: the gradients are sums over images of these vectors and of
+their outer products.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What polarized self-attention is made of on the CPU: products of a matrix with a vector, from either side, layer norm
+"""The programs of polarized self-attention on the CPU: products of a matrix with a vector, from either side, layer norm
 and gates.
 
-Matrices are row-major and used where they are: an image (pixels, channels) as well as a weight. Vectors are given as
+Matrices are row-major and used in place: an image (pixels, channels) as well as a weight. Vectors are given as
 (array, first float).
 """
 
@@ -143,7 +143,7 @@ def channel_gates_gradient(
         g = _wide(code, t, ds0 + i, rest) * gate * (1 - gate)
         code.store(code.converted(g * normal), out, at + channels + i, rest)
         code.store(code.converted(g), out, at + channels * 2 + i, rest)
-        # rounded: what is subtracted below must be what was summed here
+        # rounded: the subtraction below must use the number that was summed here
         weighted = code.converted(g * _wide(code, gain, i, rest))
         code.store(weighted, out, at + i, rest)
         first.set(first.get() + wide.converted(weighted))
@@ -213,7 +213,7 @@ def _make_scale(of_pixels: bool) -> Callable[..., None]:
 
 
 class Gates(NamedTuple):
-    """What the gradient of a gated map is made of, all in t: the gates s, the factors f of a vector v, and g, `g_step`
+    """The factors of the gradient of a gated map, all in t: the gates s, the factors f of a vector v, and g, `g_step`
     apart, of a vector w.
     """
 

@@ -96,7 +96,7 @@ def conv2d_norm_forward(
     window: Window,
     groups: int = 1,
 ) -> Any:
-    """As kernels.conv.reference.conv2d_norm_forward: sums of z and z^2 are taken while z is in registers."""
+    """As kernels.conv.reference.conv2d_norm_forward; the epilogue sums z and z^2 while z is in registers."""
     running = norm.running_mean, norm.running_var
     ready = _contiguous(*maps)
     fits = _contiguous(w, residual, *running) and all(r.flags.c_contiguous for r in running)
@@ -246,8 +246,8 @@ def conv2d_norm_backward(
     accumulate_into: tuple[np.ndarray | None, ...] | None = (None,),
     donated: bool = False,
 ) -> Any:
-    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 in one pass after that for the
-    sums; others unfused.
+    """As kernels.conv.reference.conv2d_norm_backward: dense layers of stride 1 take one pass after the pass for the
+    sums; other layers are unfused.
     """
     given = _contiguous(*maps, dy, z)
     if given is None or accumulate_into is None or _contiguous(w) is None:
@@ -280,7 +280,7 @@ def conv2d_norm_backward(
 
 
 def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, window: Window, groups: int) -> Any:
-    """How both gradients of a layer and its norm are taken in one pass; None: unfused."""
+    """The plan by which both gradients of a layer and its norm are computed in one pass; None: unfused."""
     dense = groups == 1 and window.stride == window.dilation == (1, 1) and window.kernel[0] == window.kernel[1]
     back, cropped = _data_window(window, maps[0].shape[1:3], z.shape[1:3])
     if not dense or cropped or not is_own(mask, z):
@@ -290,7 +290,7 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
     if window == Window((1, 1)):
         plan: Any = pointwise_plan(z.shape, channels)
     else:
-        # Timing them would ask for all of their kernels to be compiled.
+        # Timing the candidates would compile the kernels of all of them.
         name = algorithm.choose("norm", n, (p, q), k, sum(channels), back, groups)
         if name == "direct":
             return None
@@ -304,15 +304,15 @@ def backward_bias(dy: np.ndarray) -> Any:
     if given is None:
         return NotImplemented
     channels = dy.shape[-1]
-    # the sums; the squares behind them are left aside
+    # the sums, without the squares that follow them
     return channel_vectors.totals(pixel_sums(given[0], ZEROS[:channels]), channels)
 
 
 def conv_transpose2d_forward(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None, size: Pair, window: Window, groups: int = 1
 ) -> Any:
-    """As kernels.conv.reference.conv_transpose2d_forward: windows side by side are products, row by row; else every
-    phase of the stride is a small convolution whose result is interleaved.
+    """As kernels.conv.reference.conv_transpose2d_forward: non-overlapping windows are matrix products, row by row; else
+    every phase of the stride is a small convolution, and the results are interleaved.
     """
     given = _contiguous(x)
     if given is None or _contiguous(w, b) is None:

@@ -1,13 +1,12 @@
-"""Which algorithm serves a convolution: what a small cost model says, or, where asked for, what was fastest of those
-that it finds close.
+"""Algorithm selection for convolutions: a small cost model decides, or, on request, a timing of the candidates that it
+finds close.
 
 AREOGRAD_CONV = auto (default) | direct | winograd4 | winograd2 | exact.  `exact` never uses Winograd; a forced
 algorithm that cannot serve a
 layer gives way to `direct`.  The algorithms round differently, so a choice by timing would make the bits of a trained
-network depend on the
-machine's mood: the model, a pure function of the layer, decides alone.  AREOGRAD_TUNE=1 times the candidates once;
-timings are kept on disk, so that later runs choose the same, and a run folder keeps those that its run used (`chosen`,
-`use`).
+network vary from run to run. Therefore the model, a pure function of the layer, decides alone.  AREOGRAD_TUNE=1 times
+the candidates once; timings are kept on disk, so that later runs make the same choices, and a run folder keeps the ones
+that its run used (`chosen`, `use`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _WRITE = {6: 300.0, 4: 110.0}
 
 @lru_cache(maxsize=1)
 def mode() -> str:
-    """The mode asked for in the environment; ValueError for an unknown one."""
+    """The mode from the environment. Raises ValueError for an unknown one."""
     asked = os.environ.get("AREOGRAD_CONV", "auto").strip().lower() or "auto"
     if asked not in MODES:
         raise ValueError(f"AREOGRAD_CONV: got {asked!r}, expected one of {', '.join(MODES)}")
@@ -63,7 +62,7 @@ def costs(images: int, size: Pair, c: int, k: int, window: Window, groups: int) 
 
 
 def timed() -> bool:
-    """Whether timing was asked for; ValueError for an AREOGRAD_TUNE other than 0 and 1."""
+    """Whether timing is on; ValueError for an AREOGRAD_TUNE other than 0 and 1."""
     asked = os.environ.get("AREOGRAD_TUNE", "").strip() or "0"
     if asked not in ("0", "1"):
         raise ValueError(
@@ -72,17 +71,17 @@ def timed() -> bool:
     return asked == "1"
 
 
-_chosen: dict[str, str] = {}  # by layer as text, as on disk: what timing decided
-_known: dict[tuple[Any, ...], str] = {}  # by layer: what `choose` answered
+_chosen: dict[str, str] = {}  # by layer as text, as on disk: the choices of timing
+_known: dict[tuple[Any, ...], str] = {}  # by layer: the results of `choose`
 
 
 def chosen() -> dict[str, str]:
-    """What timing has decided so far, by layer: empty unless it was asked for."""
+    """The choices that timing has made so far, by layer: empty unless timing is on."""
     return dict(_chosen)
 
 
 def use(choices: Mapping[str, str]) -> None:
-    """Choose as another run did; ValueError for the name of an algorithm that there is not."""
+    """Use the choices of another run; ValueError for the name of an algorithm that there is not."""
     for layer, name in choices.items():
         if name not in ALGORITHMS:
             raise ValueError(f"algorithm of {layer!r}: got {name!r}, expected one of {', '.join(ALGORITHMS)}")
@@ -159,7 +158,7 @@ def _fastest(names: list[str], run: Callable[[str], Any], rounds: int = 6) -> st
 
 
 def _remembered() -> dict[str, str]:
-    """The choices on disk. What is not there, or damaged, is timed again."""
+    """The choices on disk. Missing or damaged ones are timed again."""
     content = store().read("choices", "")
     try:
         known = json.loads(content) if content else {}

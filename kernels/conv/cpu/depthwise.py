@@ -1,10 +1,11 @@
-"""Depthwise convolution: one filter per channel. Pure vector code over channels; bytes decide, not arithmetic.
+"""Depthwise convolution: one filter per channel. Pure vector code over channels; memory traffic bounds it, not
+arithmetic.
 
 A chunk is a strip of output rows of one image. It is walked in tiles of a few rows and columns, and each tile channel
 vector by channel
 vector: an input vector is loaded once for all of the tile's outputs that it reaches, and memory is read and written in
-order. x is read in place: rows beyond the image are read from a row of zeros, and columns beyond it are looked for only
-at a row's ends, whose output columns are computed one by one.
+order. x is read in place: rows beyond the image are read from a row of zeros, and only the output columns at a row's
+ends, computed one by one, check for columns beyond it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from kernels.core.cpu.vector_ops import clear, copy, vector_loop
 from kernels.core.dispatch import mark_host_computation
 from kernels.core.geometry import Window
 
-# Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few places of the
-# L1 cache.
+# Rows and columns of a tile. More rows would save loads, but rows of a power of two of floats share few sets of the L1
+# cache.
 _FORWARD, _GRADIENT = (2, 4), (4, 4)
 _STRIP = 65_536  # floats of x under a strip: 256 KB, inside an L2 cache
 _CHUNKS = 16
@@ -38,7 +39,7 @@ def serves(window: Window, inputs: int, outputs: int, groups: int) -> bool:
 
 
 class _Taps(NamedTuple):
-    """What of a window is compiled in: all but the padding."""
+    """The part of a window that is compiled in: all but the padding."""
 
     r: int
     s: int
@@ -77,7 +78,7 @@ def _reach(outputs: int, kernel: int, stride: int, dilation: int) -> dict[int, _
 
 
 class _Walk:
-    """How programs walk over an image's output rows first .. first + count."""
+    """The walk of programs over an image's output rows first .. first + count."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class _Walk:
         whole = code.rounded_to(layer.outer - layer.inner, code.int(columns))
         with code.loop(layer.inner, layer.inner + whole, columns) as q:
             body(q, columns)
-        with code.loop(0, layer.q - whole) as q:  # what is left and right of the tiles
+        with code.loop(0, layer.q - whole) as q:  # the pixels to the left and right of the tiles
             body(q + code.choose(q < layer.inner, code.int(0), whole), 1)
 
     def inputs(self, row: Int, q: Int, rows: int, columns: int) -> _Inputs:
@@ -252,7 +253,7 @@ def _filter_kernel(taps: _Taps) -> Kernel:
         row = layer.w * layer.c
         floats = tap_count * layer.c
         for chunk in range(start, stop):
-            # the sums grow in memory of the thread's own: no other writes to their cache lines
+            # the sums accumulate in the thread's own memory: no other thread writes to their cache lines
             clear(scratch, 0, row + floats)
             for k in range(chunk * per_chunk, min((chunk + 1) * per_chunk, strips)):
                 image = k // blocks
@@ -265,7 +266,7 @@ def _filter_kernel(taps: _Taps) -> Kernel:
 
 @lru_cache(maxsize=256)
 def _plan(size: tuple[int, int, int], window: Window) -> tuple[_Taps, DepthwiseParams, int, int]:
-    """What to compile, the layer, output rows per strip and strips per image."""
+    """The form to compile, the layer, output rows per strip and strips per image."""
     h, w, c = size
     p, q = window.output_size((h, w))
     r, s = window.kernel

@@ -1,5 +1,5 @@
-"""What becomes of filters and biases before and after a convolution: panels, transposes, wider filters, the sums of
-chunks.
+"""Preparation of filters and biases for a convolution: micro-panels, transposes, pixel fusion; and the sums of chunks
+after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kernels.core.dispatch import mark_host_computation
 
 CHUNKS = 16
 MOST_SUMS = 600_000  # floats of the filter gradient's sums of all chunks: chunks of large filters are fewer
-_SQUARE = 16  # side of the pieces in which a filter is transposed: their rows and columns stay in the L1 cache
+_SQUARE = 16  # side of the blocks in which a filter is transposed: their rows and columns stay in the L1 cache
 
 
 # -- biases ------------------------------------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ _SQUARE = 16  # side of the pieces in which a filter is transposed: their rows a
 
 @lru_cache(maxsize=64)
 def zeros(count: int) -> np.ndarray:
-    """That many zeros, to be read only."""
+    """That many zeros, read-only."""
     return np.zeros(count, np.float32)
 
 
@@ -131,7 +131,7 @@ def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
 
 
 def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
-    """The panels of a filter (R, S, C, K) with the taps of an input channel one behind the other: (panels, C, R S,
+    """The panels of a filter (R, S, C, K) with the taps of an input channel one after the other: (panels, C, R S,
     width).
     """
     r, s, c, k = w.shape
@@ -220,7 +220,7 @@ def flipped(w: np.ndarray, groups: int) -> np.ndarray:
     return contiguous(w.transpose(0, 1, 4, 3, 2)).reshape(r, s, k // groups, groups * c)
 
 
-# -- several pixels as one ---------------------------------------------------------------------------------------------
+# -- pixel fusion ---------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -242,7 +242,7 @@ def _widen_kernel() -> Kernel:
 
 
 def widened(w: np.ndarray, f: int) -> np.ndarray:
-    """(R, S, C, K) -> (R, S + f - 1, C, f K): the filter f times, each a tap further on."""
+    """(R, S, C, K) -> (R, S + f - 1, C, f K): the filter f times, each shifted by one more tap."""
     r, s, c, k = w.shape
     wide = buffer_pool.empty((r, s + f - 1, c, f * k), np.float32)
     parallel(_widen_kernel(), r, contiguous(w).reshape(-1), wide.reshape(-1), s, c, k, f)

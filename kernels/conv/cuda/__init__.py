@@ -1,8 +1,8 @@
-"""Convolution on CUDA: who serves what. float32, float64 and, without groups, 16-bit arrays; anything else goes to the
-reference.
+"""Convolution on CUDA: the dispatch between its files. float32, float64 and, without groups, 16-bit arrays; anything
+else goes to the reference.
 
-tensor_core.py     groups 1: float32 arrays under a precision policy other than float32, 16-bit arrays. What follows is
-                   exact float32
+tensor_core.py     groups 1: float32 arrays under a precision policy other than float32, 16-bit arrays. The files below
+are exact float32
 pointwise.py       1x1, one map, nothing fused into it: a matrix product by cuBLAS
 single_channel.cu  forward of one input channel
 depthwise.cu       groups = C = K

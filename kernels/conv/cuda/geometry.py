@@ -54,7 +54,7 @@ PROBLEM = integers(
 
 @dataclass(frozen=True)
 class Walk:
-    """What `convolve` is asked for: its axes, one per phase, and the sizes of input, output and filter."""
+    """The problem of `convolve`: its axes, one per phase, and the sizes of input, output and filter."""
 
     rows: tuple[Axis, ...]
     columns: tuple[Axis, ...]

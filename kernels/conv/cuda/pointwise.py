@@ -14,7 +14,7 @@ def is_pointwise(window: Window) -> bool:
 
 
 def exact_products() -> bool:
-    """Whether CuPy asks cuBLAS for exact float32 (CUPY_TF32 or set_compute_type may ask for less; our own kernels serve
+    """Whether CuPy asks cuBLAS for exact float32 (CUPY_TF32 or set_compute_type may request less; our own kernels serve
     then).
     """
     default, pedantic, single = 1, 2, 4  # cupy._core: COMPUTE_TYPE_DEFAULT, _PEDANTIC, _FP32

@@ -27,7 +27,9 @@ def single_channel_launch(n: int, out: Pair, k: int, window: Window) -> Launch:
 
 
 def is_single_channel(n: int, out: Pair, c: int, k: int, window: Window) -> bool:
-    """One input channel, whole vectors of at most 256 outputs, and a window that fits into 48 KB beside the filter."""
+    """One input channel, whole vectors of at most 256 outputs, and a window that fits into 48 KB together with the
+    filter.
+    """
     fits = c == 1 and k % 4 == 0 and k <= 256 and max(n, out[0]) < 65536
     return fits and single_channel_launch(n, out, k, window).shared <= 48 * 1024
 

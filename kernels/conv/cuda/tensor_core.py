@@ -36,7 +36,7 @@ DEPTH = 32
 TILES = {"Wide": (128, 128, 256), "Wide16": (128, 128, 512), "Middle": (128, 64, 256), "Small": (64, 32, 128)}
 WIDE = {"Tf32": "Wide", "Bf16": "Wide16", "F16": "Wide16", "F16Array": "Wide", "Bf16Array": "Wide"}
 RUN = {kind: 8 if kind in ARRAYS.values() else 4 for kind in KINDS}  # channels of a 16-byte copy
-BLOCKS = 160  # a launch should have that many blocks before it uses large tiles or stops cutting the depth
+BLOCKS = 160  # a launch should have that many blocks before it uses large tiles or stops splitting the sum
 LONGEST = 4096  # pixels of a float32 sum in the filter gradient
 MODULE = Module(
     "conv/cuda/tensor_core.cu",
@@ -56,7 +56,7 @@ FILTER_MODULE = Module(
 
 @dataclass(frozen=True)
 class Geometry:
-    """The struct of that name in tensor_core.cuh: what is read and where the result goes."""
+    """The struct of that name in tensor_core.cuh: the input and the place of the result."""
 
     h: int
     w: int
@@ -225,7 +225,7 @@ def _run_forward(
 
 
 def plain_forward(maps: Sequence[Array], w: Array, b: Array | None, window: Window) -> Array:
-    """What `conv2d_forward` computes, one thread per number; for teaching and tests."""
+    """The result of `conv2d_forward`, one thread per number; for teaching and tests."""
     maps = tuple(map(_contiguous, maps))
     g = _geometry(maps, window, window.output_size(maps[0].shape[1:3]), w.shape[3])
     y = array_module(w).empty((maps[0].shape[0], g.p, g.q, g.k), w.dtype)

@@ -1,7 +1,7 @@
 """Winograd convolution F(4x4, 3x3) on CUDA: transforms by winograd.cu, the 36 products by one strided batched call of
 cuBLAS, in exact float32.
 
-Served where a model of its cost says so; AREOGRAD_CONV = auto | direct | winograd4 | exact as on the CPU
+A cost model decides where it serves; AREOGRAD_CONV = auto | direct | winograd4 | exact as on the CPU
 (algorithm.py), without its timing. The largest error is within BOUND of the largest output. Sums over tiles and
 channels are cuBLAS's.
 """

@@ -1,1 +1,1 @@
-"""What CPU kernels are built with: vector programs, compilation, threads, memory, the GEMM micro-kernel."""
+"""The tools of CPU kernels: vector programs, compilation, threads, memory, the GEMM micro-kernel."""

@@ -1,4 +1,4 @@
-"""What kernels take, as annotations of their parameters.
+"""The arguments of kernels, as annotations of their parameters.
 
     class Geometry(NamedTuple):                          # numbers that a kernel reads by name
         rows: int
@@ -93,7 +93,8 @@ def count_of_arrays(kind: Any) -> int:
 
 
 class Signature:
-    """The parameters of a kernel after start, stop and scratch. ValueError for an annotation that is none of the above.
+    """The parameters of a kernel after start, stop and scratch. Raises ValueError for an annotation that is none of the
+    above.
 
     slots: per 64-bit word of a launch F32, U8, F64, I64, int, float, or tuple for the address of integers.
     """
@@ -113,7 +114,7 @@ class Signature:
         self._integers = [k for k, kind in kinds if k not in self._arrays and kind not in (*POINTERS, int, float)]
 
     def arguments(self, given: tuple[Any, ...]) -> Sequence[Any]:
-        """What a launch takes, an array or number per slot, of what `parallel` was given."""
+        """The arguments of a launch, an array or number per slot, from those given to `parallel`."""
         if not self._integers and not self._arrays:
             return given
         out = list(given)
@@ -124,7 +125,7 @@ class Signature:
         return out
 
     def argument_types(self) -> tuple[types.Type, ...]:
-        """The numba types of `arguments`; arrays may be read-only: a kernel knows which it writes."""
+        """The numba types of `arguments`; arrays may be read-only: a kernel knows which ones it writes."""
         arrays = {**POINTERS, tuple: types.int64}
         numbers = {int: types.int64, float: types.float64}
         return tuple(numbers.get(s) or types.Array(arrays[s], 1, "C", readonly=True) for s in self.slots)

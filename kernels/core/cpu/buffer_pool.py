@@ -24,12 +24,12 @@ ALIGNMENT = 64  # bytes; a cache line and an AVX-512 vector
 HUGE_PAGE = 1 << 21  # bytes
 # bytes of memory that small blocks are cut from; it goes back to the system with the last of them
 _SHARED = 8 * HUGE_PAGE
-_SLACK = 4  # a free block may be this many times larger than what is asked for
+_SLACK = 4  # a free block may be this many times larger than the request
 _FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
 
 
 class _Slab:
-    """Memory of the system in huge pages (fewer misses of the address translation), given away from its start."""
+    """Memory of the system in huge pages (fewer TLB misses), handed out from its start."""
 
     def __init__(self, size: int) -> None:
         try:
@@ -42,8 +42,8 @@ class _Slab:
         self.end = self.used + size
 
     def block(self, size: int) -> np.ndarray:
-        """The next `size` bytes, an array of its own: not a view of a common one, whose references would be counted in
-        its place.
+        """The next `size` bytes as an array of its own: a view would count the references of the array that it is a
+        view of.
         """
         self.used += size
         return np.frombuffer(self.memory, np.uint8, size, self.used - size)
@@ -128,7 +128,7 @@ class Pool:
 
     @property
     def references(self) -> int:
-        """How many references the blocks have beside the pool's own."""
+        """How many references the blocks have besides the pool's own."""
         with self._lock:
             return sum(sys.getrefcount(block) - _FREE for blocks in self._blocks.values() for block, _ in blocks)
 

@@ -7,10 +7,10 @@
                                                 # numbers in y
 
 A launch needs its kernel's address, its count of chunks and its argument slots (numbers, and the addresses of arrays).
-All memory that it points to lives as long as the graph: blocks of the pool, which nobody else draws from, and a
-reference to every other array. Arrays of the computation reuse each other's blocks as they did during capture, which is
-right as long as launches are replayed in their order. Chunks depend on shapes alone, so a graph is good for any number
-of threads.
+All memory that it points to lives as long as the graph: blocks of a pool that serves nobody else, and a reference to
+every other array. Arrays of the computation reuse each other's blocks as they did during capture, which is right as
+long as launches are replayed in their order. Chunks depend on shapes alone, so a graph is good for any number of
+threads.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class CapturedGraph:
 
     @contextmanager
     def operators(self) -> Iterator[None]:
-        """The same for all operators of kernels/: those that do more than launch are kept as calls. `run` does both
-        again.
+        """The same for all operators of kernels/: those that compute on the host, too, are kept as calls. `run` replays
+        both.
         """
         with self.active(), capture_with(self._operator, self._draws):
             yield
@@ -167,11 +167,11 @@ class CapturedGraph:
 
     @property
     def place(self) -> Place:
-        """Where the capture is now."""
+        """The present place of the capture."""
         return Place(len(self), len(self._calls))
 
     def run(self, start: Place, stop: Place) -> None:
-        """Replay what was captured between two places: launches, and the calls between them."""
+        """Replay the launches, and the calls between them, that were captured between two places."""
         first = start.launch
         for operator in self._calls[start.call : stop.call]:
             self.replay(first, operator.before)
@@ -180,7 +180,7 @@ class CapturedGraph:
         self.replay(first, stop.launch)
 
     def redraw(self, shift: int) -> None:
-        """Let the random masks come from `shift` draws further on in their stream."""
+        """Move the random masks `shift` draws further on in their stream."""
         for slots, offset in self._draws:
             slots[...] = words_of(offset + shift)
 
@@ -205,7 +205,7 @@ class CapturedGraph:
         woken = 0
         while first < stop:
             reached = _replay(pool.control, table, first, stop, workers, woken, room.address, room.stride)
-            if reached == BUSY:  # another thread's job: do it alone
+            if reached == BUSY:  # the pool is busy with another thread's job: replay alone
                 own = np.empty(self._scratch + 16, np.float32)
                 reached = _replay(0, table, first, stop, 0, 1, address_of(own), 0)
             elif reached < stop:

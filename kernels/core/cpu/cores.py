@@ -1,5 +1,5 @@
-"""How many processors and how much memory this process may use: its affinity mask and its control groups say so, not
-the machine's size.
+"""The number of processors and the memory that this process may use. Its affinity mask and its control groups decide,
+not the machine's size.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def available_memory() -> int:
 
 
 def group_memory(groups: Path = _GROUPS, mine: Path = _MINE) -> float:
-    """Bytes of memory that control groups leave to this process (inf: no limit). What is cached of files counts as
-    left.
-    """
+    """Bytes of memory that control groups leave to this process (inf: no limit). Cached files count as free memory."""
     return _least(groups, mine, "memory", _memory)
 
 
@@ -81,8 +79,8 @@ def _least(groups: Path, mine: Path, controller: str, limit: Callable[[Path], fl
 
 
 def _memory(folder: Path) -> float:
-    """What one group leaves: `memory.max` of version 2, or `memory.limit_in_bytes` of version 1, less what is used but
-    for cached files.
+    """The memory that one group leaves: `memory.max` of version 2, or `memory.limit_in_bytes` of version 1, less the
+    memory in use, cached files aside.
     """
     for most, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),

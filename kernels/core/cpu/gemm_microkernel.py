@@ -25,17 +25,17 @@ from kernels.core.cpu.jit import inline
 from kernels.core.cpu.simd import Code, Int, Pointer, Vec, program
 from kernels.core.cpu.target import target
 
-# Vectors of columns -> rows of the main tile (MR), within 15 % of the FMA peak, and of the remainder tile, by the
-# number of vector registers. All keep at least 8 independent sums in flight.
+# By the number of vector registers: vectors of columns -> rows of the main tile (MR), within 15 % of the FMA peak, and
+# of the remainder tile. All keep at least 8 independent sums in flight.
 _TILE_ROWS: dict[int, tuple[int, int]] = {4: (2, 1), 1: (4, 1)}
 if target().lanes > 1:
     _TILE_ROWS = {32: {4: (6, 4), 2: (14, 8), 1: (24, 16)}, 16: {2: (6, 4), 1: (12, 8)}}[target().registers]
-_UNROLL = 4  # steps of the inner loop that are written out ...
-_UNROLLED_ROWS = 6  # ... in main tiles of so many rows
-# The processor has registers for the addresses of so many rows. In higher tiles four rows share one and are addressed
-# by it and multiples of a_row; left alone, the compiler would make an address per row and fetch them from memory at
-# every step. Tiles and taps make them anew; left alone, the compiler would carry every row's address through the loops
-# around them, in memory, too.
+_UNROLL = 4  # unrolled steps of the inner loop ...
+_UNROLLED_ROWS = 6  # ... in main tiles of that many rows
+# The processor has registers for the addresses of that many rows. In higher tiles four rows share one address and
+# multiples of a_row; left alone, the compiler would compute an address per row, spill it and reload it at every step.
+# Tiles and taps compute their addresses anew; left alone, the compiler would carry every row's address through the
+# outer loops, in memory, too.
 _MOST_ADDRESSES, _ROWS_PER_ADDRESS = 8, 4
 _PREFETCH_EVERY = 2  # steps
 _FRACTION_BITS = 16  # of a place on the prefetch list
@@ -86,8 +86,8 @@ class Results(NamedTuple):
 
 
 class Initial(NamedTuple):
-    """What sums start from: array[start + j], a bias or zeros. accumulate: nonzero to start from C (beta = 1), in a
-    gemm that was made for it.
+    """The initial values of the sums: array[start + j], a bias or zeros. accumulate: nonzero to start from C (beta =
+    1), in a gemm that accumulates.
     """
 
     array: Any
@@ -104,7 +104,7 @@ class Prefetch(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What happens to results in registers: the bits ADD and RELU of `operations`; in a gemm that was made to sum,
+    """The epilogue, applied to results in registers: the bits ADD and RELU of `operations`; in a gemm that sums,
     sums[start + j] += the sum of column j, sums[start + NR + j] += that of its squares.
     """
 
@@ -138,8 +138,8 @@ def tile_heights(vectors: int) -> tuple[int, int]:
 
 
 def prefetch_pays(floats: int) -> bool:
-    """Whether products with a filter of so many floats prefetch: small filters wait for memory; for large ones the
-    prefetches are work on top of the work.
+    """Whether products with a filter of that many floats prefetch: small filters wait for memory; for large ones the
+    prefetches only add instructions.
     """
     return target().prefetches and floats < _LARGEST_PREFETCHING
 
@@ -163,7 +163,7 @@ def make_main_tiles(vectors: int) -> Any:
 
 
 class _Options(NamedTuple):
-    """What a tile does beside multiplying; see `make_gemm` and `_make_tile`."""
+    """The work of a tile besides multiplying; see `make_gemm` and `_make_tile`."""
 
     accumulates: bool = False
     mask_b: bool = False
@@ -186,8 +186,8 @@ def make_gemm(
 ) -> Any:
     """gemm(a: Rows, b: Panel, taps: Taps, c: Results, initial: Initial) for micro-panels of `vectors` vectors.
 
-    accumulates: `initial.accumulate` is looked at: C is a sum over k-blocks.   mask_b, mask_c: only `c.columns` of B's
-    and C's columns exist.   ahead: B's panels are prefetched so many steps in advance, into the L2 cache: they come
+    accumulates: `initial.accumulate` counts: C is a sum over k-blocks.   mask_b, mask_c: only `c.columns` of B's
+    and C's columns exist.   ahead: B's panels are prefetched that many steps in advance, into the L2 cache: they come
     from memory where few rows meet large filters.
     unit_rows: A's rows are contiguous (row stride 1). With a.step = 0 tile follows tile, as packing.py packs them; then
     a.row is their pitch per row.
@@ -204,8 +204,8 @@ def make_gemm(
 
 @cache
 def make_prefetching_gemm(vectors: int, accumulates: bool = False, unit_rows: bool = False, ahead: int = 0) -> Any:
-    """gemm(a, b, taps, c, initial, prefetch: Prefetch): the main tiles prefetch the listed lines, evenly: all at once,
-    they would keep the products waiting. See `prefetch_pays`.
+    """gemm(a, b, taps, c, initial, prefetch: Prefetch): the main tiles prefetch the listed lines, evenly: all at once
+    would stall the products. See `prefetch_pays`.
     """
     options = _Options(accumulates, ahead=ahead, unit_rows=unit_rows, prefetches=target().prefetches)
     general = _make_general(vectors, options)
@@ -308,7 +308,7 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, prefet
         sums = [[code.variable(value) for value in line] for line in first]
         if options.epilogue:
             with code.when(epilogue.operations.has(ADD)):
-                # else these addresses would be kept for the end, and the inner loop needs the registers
+                # else the compiler would keep these addresses for the end, and the inner loop needs the registers
                 there = code.opaque(c.array + c.start)
                 for i, j in places:
                     sums[i][j].set(code.load(there + row[i] * c.row, j * lanes, c_counts[j]))
@@ -353,7 +353,7 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options, prefet
 def _first_values(
     code: Code, row: list[Int], c: Results, initial: Initial, counts: list[Any], options: _Options
 ) -> list[list[Vec]]:
-    """What the sums of every row start from: `initial`, or C."""
+    """The initial sums of every row: `initial`, or C."""
     vectors = range(len(counts))
     if not options.accumulates:
         return [[code.load(initial.array, initial.start + j * code.lanes) for j in vectors]] * len(row)
@@ -364,10 +364,10 @@ def _first_values(
 
 
 def _over_steps(code: Code, steps: Int, unroll: int, body: Callable[[Int, int], None]) -> None:
-    """body(t, number) for every step, `unroll` of them written out one after the other: number 0, 1, ...
+    """body(t, number) for every step, unrolled by `unroll`: number 0, 1, ...
 
-    They share the rows' addresses. Higher tiles than those of _UNROLLED_ROWS have more of these than the processor has
-    registers, and lose.
+    They share the rows' addresses. Tiles higher than those of _UNROLLED_ROWS have more addresses than the processor has
+    registers, and get slower.
     """
     whole = code.rounded_to(steps, code.int(unroll))
     with code.loop(0, whole, unroll) as t:

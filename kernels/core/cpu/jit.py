@@ -82,8 +82,8 @@ class _Kept:
         self.name, self.module = name, module
 
     def _key(self, signature: Any, codegen: Any) -> str:
-        """All that machine code depends on. Closures of vector programs differ from process to process; sources and
-        name cover them.
+        """Everything on which machine code depends. Closures of vector programs differ from process to process; sources
+        and name cover them.
         """
         versions = numba.__version__, llvmlite.__version__, np.__version__, sys.implementation.cache_tag
         return repr((self.name, signature, processor(codegen), str(target()), versions, made_of(self.module)))
@@ -101,7 +101,7 @@ class _Kept:
 def cached(dispatcher: Any, function: Any, name: str) -> None:
     """Give a numba dispatcher or C function our cache instead of numba's; interrupts wait while it compiles.
 
-    A function that is written elsewhere than in `kernels` is compiled in memory: what it is made of is not known.
+    A function from outside `kernels` is compiled in memory: the cache cannot know its sources.
     """
     _rename(function, name)
     if function.__module__ in modules():
@@ -111,8 +111,8 @@ def cached(dispatcher: Any, function: Any, name: str) -> None:
 
 
 def _rename(function: Any, name: str) -> None:
-    """Make the name unique: machine code from the cache is linked by name, and what one factory makes twice has one
-    name otherwise.
+    """Make the name unique: machine code from the cache is linked by name, and two functions of one factory would share
+    one.
     """
     function.__qualname__ = re.sub(r"\W+", "_", name)
 
@@ -196,7 +196,7 @@ def cpu_kernel(variant: str = "", fastmath: Sequence[str] = ("contract",)) -> Ca
     """Make a kernel of a function (start, stop, scratch, ...) that returns nothing; its further parameters are
     annotated (arguments.py).
 
-    variant: what tells apart kernels that one factory makes of the same source (it is part of the cache's key).
+    variant: distinguishes kernels that one factory makes of the same source (it is part of the cache's key).
     """
 
     def decorate(function: Callable[..., None]) -> Kernel:
@@ -208,7 +208,7 @@ def cpu_kernel(variant: str = "", fastmath: Sequence[str] = ("contract",)) -> Ca
 
 
 def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function that kernels call; compiled into them. variant: tells apart functions that one factory makes of
+    """Make a function that kernels call; compiled into them. variant: distinguishes functions that one factory makes of
     the same source.
     """
 
@@ -221,8 +221,8 @@ def inline(variant: str = "") -> Callable[[Callable[..., Any]], Callable[..., An
 
 @contextlib.contextmanager
 def dry_run() -> Iterator[list[Kernel]]:
-    """Within the block launches only list their kernels, once each, and do not run: a computation's numbers mean
-    nothing then.
+    """A dry run: within the block launches only list their kernels, once each, and do not run. The numbers of a
+    computation mean nothing then.
     """
     global _listed
     _listed = []

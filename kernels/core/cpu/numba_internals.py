@@ -1,17 +1,17 @@
-"""All that Areograd takes from inside numba, in one place: it may change with any release, so the version is bounded
-(pyproject.toml), and tests/kernels/core/test_numba_internals.py names every private thing that this file relies on.
+"""Everything private to numba that Areograd uses, in one place. It may change with any release, so pyproject.toml
+bounds the version, and tests/kernels/core/test_numba_internals.py names every private thing that this file relies on.
 
-Functions that kernels are made of. numba optimises every function it compiles and makes machine code of it, and does so
-again in each function that calls it, with all that is called. A kernel's body is called by the function that unpacks
-its arguments, and calls others: three rounds where one is enough. Here
+Device functions. numba optimises every function that it compiles and makes machine code of it, and does so again in
+each function that calls it, with everything that is called. A kernel's body is called by the function that unpacks its
+arguments, and calls others: three rounds where one is enough. Here
 
     function = DeviceFunction(python_function, {"contract"})      is for kernels only: Python cannot call it
-    with linked_first(): ...                            what numba compiles in this block is put together first, then
-                                                        optimised as a whole
+    with linked_first(): ...                            functions that numba compiles in this block are linked first,
+    then optimised as a whole
 
 halves the time that compiling takes.
 
-Machine code as bytes: `payload_of` and `restored`, for a cache of ours in the place of numba's (`MachineCodeCache`).
+Machine code as bytes: `payload_of` and `restored`, for our own cache in place of numba's (`MachineCodeCache`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from numba.core import caching, ccallback, codegen, compiler, dispatcher, regist
 
 
 class _Library(codegen.JITCodeLibrary):
-    """One function's LLVM module. Others link what it holds as it is, not what optimisation would make of it.
+    """One function's LLVM module. Other functions link it before it is optimised.
 
-    is_device_function: no machine code is ever made of it alone, whoever links it.
+    is_device_function: it never becomes machine code by itself.
     """
 
     is_device_function = False
@@ -95,7 +95,7 @@ class DeviceFunction(registry.CPUDispatcher):
 
 @contextlib.contextmanager
 def linked_first() -> Iterator[None]:
-    """Within the block numba puts functions together before it optimises them."""
+    """Within the block numba links functions before it optimises them."""
     maker = registry.cpu_target.target_context.codegen()
     before = maker._library_class
     maker._library_class = _Library
@@ -106,8 +106,8 @@ def linked_first() -> Iterator[None]:
 
 
 def drop_bitcode(function: Any) -> None:
-    """Free half a megabyte of a compiled function that is kept for linking it into other code; for what is only ever
-    called. function: a C function, or the result of compiling a dispatcher.
+    """Free half a megabyte that numba keeps for linking a compiled function into other code; for functions that are
+    only called. function: a C function, or the result of compiling a dispatcher.
     """
     name = "_library" if isinstance(function, ccallback.CFunc) else "library"
     library: Any = getattr(function, name)
@@ -115,7 +115,7 @@ def drop_bitcode(function: Any) -> None:
 
 
 def c_function(function: Callable[..., Any], signature: Any) -> Any:
-    """A function to be compiled to one that is called natively, by its address, without the interpreter's lock."""
+    """A function that is compiled to be called by its address, from native code, without the interpreter's lock."""
     return ccallback.CFunc(
         function, (signature.args, signature.return_type), {}, {"nogil": True, "error_model": "numpy"}
     )
@@ -127,21 +127,21 @@ def payload_of(result: Any) -> bytes | None:
 
 
 def restored(context: Any, payload: bytes) -> Any:
-    """The compiled function of which `payload_of` made bytes."""
+    """The compiled function that `payload_of` turned into bytes."""
     return compiler.CompileResult._rebuild(context, *pickle.loads(payload))
 
 
 def processor(codegen: Any) -> Any:
-    """What numba tells processors apart by."""
+    """The tuple by which numba distinguishes processors."""
     return codegen.magic_tuple()
 
 
 class MachineCodeCache(caching.NullCache):
-    """What numba asks of a cache: to load and to save one function's machine code by signature, with the two functions
-    that are given.
+    """numba's interface of a cache: it loads and saves one function's machine code by signature, with the two functions
+    given.
 
-    load(signature, codegen): a payload or None.   save(signature, codegen, payload).   note: told of a payload that
-    cannot be loaded: it is what was saved, but not what these libraries can link.
+    load(signature, codegen): a payload or None.   save(signature, codegen, payload).   note: called for a payload that
+    cannot be loaded: it is intact, but these libraries cannot link it.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class MachineCodeCache(caching.NullCache):
 
 
 def set_cache(function: Any, cache: MachineCodeCache) -> None:
-    """Give a dispatcher or C function a cache in the place of numba's."""
+    """Give a dispatcher or C function a cache in place of numba's."""
     function._cache = cache
 
 

@@ -1,7 +1,7 @@
 """Both factors of a product copied into the order in which the GEMM micro-kernel (gemm_microkernel.py) reads them.
 
-A sum over pixels, C = A^T B with A (pixels, M) and B (pixels, K), needs a few floats of every pixel: each lies in a
-cache line of its own, and lines a power of two apart meet in few sets of the L1 cache. So blocks of some pixels are
+A sum over pixels, C = A^T B with A (pixels, M) and B (pixels, K), needs a few floats of every pixel. Each lies in a
+cache line of its own, and lines a power of two apart map to few sets of the L1 cache. So blocks of some pixels are
 packed: the M rows of C in tiles as high as those that compute them, the K columns in micro-panels, both pixel after
 pixel. A tile then reads two runs of memory. A float is copied once and used K or M times.
 """
@@ -23,7 +23,7 @@ GAP = 4
 
 @lru_cache(maxsize=8)
 def make_pack_rows(vectors: int) -> Any:
-    """pack_rows(x: Panel, at, pixels, out, o0, rows, pitch): `rows` floats of so many pixels of x, as pixels `at` and
+    """pack_rows(x: Panel, at, pixels, out, o0, rows, pitch): `rows` floats of that many pixels of x, as pixels `at` and
     following of a block. Row d + i, pixel p, where a tile of `height` rows begins with row d: out[o0 + d pitch + p
     height + i]; pitch >= pixels of a block + GAP.
 
@@ -50,8 +50,8 @@ def make_pack_rows(vectors: int) -> Any:
 
 @lru_cache(maxsize=8)
 def _make_pack_tiles(height: int) -> Any:
-    """pack_tiles(...): so many tiles of `height` rows, or panels as wide, `tile_pitch` apart; x has `length` floats of
-    a pixel.
+    """pack_tiles(...): that many tiles of `height` rows, or panels as wide, `tile_pitch` apart; x has `length` floats
+    of a pixel.
     """
     lanes = target().lanes
     span = -(-height // lanes) * lanes  # floats that are read and written for a tile's pixel

@@ -45,7 +45,7 @@ __all__ = ["Code", "Condition", "Float", "Int", "Pointer", "Variable", "Vec", "p
 
 
 class Code:
-    """What a program is written with. `lanes` is the width of its vectors."""
+    """The instructions of a program. `lanes` is the width of its vectors."""
 
     def __init__(self, builder: ir.IRBuilder, lanes: int, element: ir.Type = _FLOAT, name: str = "") -> None:
         self.builder, self.lanes, self.element, self.name = builder, lanes, element, name
@@ -54,9 +54,7 @@ class Code:
 
     @property
     def wide(self) -> Code:
-        """The same with vectors of as many float64, for what float32 is too coarse for:
-        places in an image, long sums.
-        """
+        """The same with vectors of as many float64, where float32 is too coarse: positions in an image, long sums."""
         return Code(self.builder, self.lanes, ir.DoubleType(), self.name)
 
     # constants and conversions
@@ -148,7 +146,7 @@ class Code:
         self.builder.call(self._declared(name, signature), [raw, address, ir.IntType(32)(1), self._first(count)])
 
     def gather(self, p: Pointer, places: Vec) -> Vec:
-        """The floats p[place], for the whole numbers of a vector (each is read, whatever becomes of its lane)."""
+        """The floats p[place], for the whole numbers of a vector (each is read, even where masked later)."""
         return Vec(self, self._gathered(p, places, _FLOAT))
 
     def gather_bytes(self, p: Pointer, places: Vec) -> Vec:
@@ -285,8 +283,8 @@ class Code:
         out = list(vectors)
         while len(out) > 1:
             width = len(out) // 2
-            # Of a's lanes in groups of 2 `width` the lower halves, then b's in the upper halves: pairs come `width`
-            # vectors apart.
+            # Take the lower halves of a's lanes in groups of 2 `width`, then b's as the upper halves: pairs come
+            # `width` vectors apart.
             low = [k if k & width == 0 else self.lanes + (k ^ width) for k in range(self.lanes)]
             orders = [
                 ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [k ^ flip for k in low]) for flip in (0, width)
@@ -299,8 +297,8 @@ class Code:
         return out[0]
 
     def transposed(self, vectors: Sequence[Vec]) -> list[Vec]:
-        """Of `lanes` vectors the first lanes, the second lanes, ...: halves of vectors change places, then halves of
-        the halves.
+        """The transpose of `lanes` vectors, first lanes first: halves of vectors change places, then halves of the
+        halves.
         """
         out = list(vectors)
         width = self.lanes // 2
@@ -349,7 +347,7 @@ class Code:
         return self._unary("llvm.sqrt", x)
 
     def maximum(self, a: Any, b: Any) -> Vec:
-        """a where a > b, else b: a NaN in b stays, one in a gives b. On x86 that is what the instruction does."""
+        """a where a > b, else b: a NaN in b stays, one in a gives b. The x86 instruction does the same."""
         a, b = self.vec(a), self.vec(b)
         return self.select(a > b, a, b)
 
@@ -401,8 +399,8 @@ class Code:
         return Int(self, self.builder.mul(self.builder.sdiv(n.value, step.value), step.value))
 
     def opaque(self, p: Pointer) -> Pointer:
-        """The same address, of which the compiler cannot know how it came about: what is added to it is added where it
-        is used.
+        """The same address with its origin hidden from the compiler, which then computes offsets from it where they are
+        used.
         """
         return Pointer(
             self, self.builder.asm(ir.FunctionType(p.value.type, [p.value.type]), "", "=r,0", [p.value], False)

@@ -1,4 +1,4 @@
-"""What vector programs compute with: integers, vectors, pointers and variables of the code being emitted."""
+"""The values of vector programs: integers, vectors, pointers and variables of the code being emitted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _refusing(what: str, operators: dict[str, str]) -> Callable[[type], type]:
 
 
 class Condition:
-    """What is true or false when the kernel runs: a single bit, or a mask with a bit for each lane."""
+    """A truth value that is known when the kernel runs: a single bit, or a mask with a bit for each lane."""
 
     def __init__(self, code: Code, value: ir.Value) -> None:
         self.code, self.value = code, value

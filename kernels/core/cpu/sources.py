@@ -1,10 +1,10 @@
-"""What machine code is made of: the key under which a compiled kernel is kept changes with that, and with nothing else.
+"""The sources of machine code: the key of a compiled kernel changes with them, and with nothing else.
 
 A kernel's body is numba code and vector programs of its own module and of those that it imports, and of those that they
 import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to
-machine code, so they are not followed. What counts of a module is its bytecode without the numbers of its lines, as the
-interpreter compiled it: a comment or another layout of the text changes nothing, and an edited CUDA launcher or another
-family neither.
+machine code, so they are not followed. A module counts by its bytecode without line numbers, as the interpreter
+compiled it. So a comment or another layout of the text changes nothing, nor does an edited CUDA launcher or another
+family.
 
     made_of("kernels.gate.cpu")         16 hexadecimal digits
 """
@@ -74,7 +74,7 @@ def imports(module: str) -> frozenset[str]:
 
 @cache
 def _code(module: str) -> CodeType:
-    """A module's bytecode, as the interpreter keeps it beside the source."""
+    """A module's bytecode, as the interpreter caches it."""
     spec = importlib.util.find_spec(module)
     code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
     if code is None:

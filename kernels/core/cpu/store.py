@@ -1,5 +1,5 @@
-"""The folder of compiled kernels on disk. What is read from it is executed, so nothing is believed that this user did
-not write, whole.
+"""The folder of compiled kernels on disk. Its files are executed, so the store trusts only complete files that this
+user wrote.
 
     store = Store(folder)
     store.write(name, key, payload)
@@ -9,8 +9,8 @@ A file holds a first line with the format's version and a checksum, then the key
 appears under its name when it is complete. The folder and the one it lies in must belong to this user (or root) and be
 closed to the writing of others; the files, too.
 
-Whatever is wrong with the folder, its files or the disk, the caller compiles in memory; one `CacheWarning` per process
-says why.
+On any fault of the folder, its files or the disk the caller compiles in memory; one `CacheWarning` per process says
+why.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Store:
         return ""
 
     def described(self) -> str:
-        """What is in the folder, or why it is not used."""
+        """The contents of the folder in words, or why it is not used."""
         obstacle = self.obstacle()
         if obstacle or self.folder is None:
             return obstacle
@@ -150,7 +150,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _payload(content: bytes, key: bytes) -> bytes:
-    """What a file holds. ValueError where it is not what was written for this key."""
+    """The payload of a file. Raises ValueError unless it was written for this key."""
     if content[: len(_FORMAT)] != _FORMAT:
         raise ValueError("no file of this format")
     rest = content[_HEADER:]
@@ -178,8 +178,8 @@ def _content(path: Path) -> bytes:
 
 
 def _own(status: os.stat_result, path: Path, shared: bool = False) -> None:
-    """Untrusted where another user could have written it. shared: a folder such as /tmp will do, where nobody can touch
-    what is another's.
+    """Untrusted where another user could have written it. shared: a folder such as /tmp will do, where nobody can
+    change another user's files.
     """
     if not hasattr(os, "geteuid"):
         return
@@ -213,7 +213,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote, and old kernels."""
+    """Remove unfinished files of processes that were killed while they wrote, and old kernels."""
     for pattern, age in (("*.part", _STALE), ("*.bin", _OLD)):
         with contextlib.suppress(OSError):
             for path in folder.glob(pattern):

@@ -50,7 +50,7 @@ def usable_targets() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def target() -> Target:
-    """The vector unit to use, or the one named by AREOGRAD_SIMD. ValueError for an unknown or missing one."""
+    """The vector unit to use, or the one named by AREOGRAD_SIMD. Raises ValueError for an unknown or missing one."""
     asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or usable_targets()[0]
     if asked not in usable_targets():
         raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable_targets())}")

@@ -7,11 +7,11 @@ How a job is submitted. Workers sit in native code, without the interpreter's lo
 
     next = chunks << 40 | chunks taken from the end << 20 | chunks taken from the start
 
-The caller writes the job's fields, then `next`; whoever adds to a count of taken chunks and finds that some were left
-computes that chunk. The caller takes them from the start, workers from the end: neighbouring pixels stay with one core,
-and with them its cache, from layer to layer. The caller joins when the count of finished chunks is complete. That takes
-about a microsecond; waking a thread would take fifty. A worker that has spun in vain for about a millisecond goes to
-sleep in the interpreter and says so; the next caller wakes it, and only then submits its job.
+The caller writes the job's fields, then `next`; the thread that adds to a count of taken chunks and finds that some
+were left computes that chunk. The caller takes them from the start, workers from the end: neighbouring pixels stay with
+one core, and with them its cache, from layer to layer. The caller joins when the count of finished chunks is complete.
+That takes about a microsecond; waking a thread would take fifty. A worker that has spun in vain for about a millisecond
+goes to sleep in the interpreter and says so; the next caller wakes it, and only then submits its job.
 
 Interrupts (Ctrl-C, a signal's handler that raises) strike between two steps of the interpreter. One native call
 therefore submits, runs and joins a job: an exception finds either no job, or one that is finished, and never a taken
@@ -41,10 +41,10 @@ from kernels.core.dispatch import mark_host_computation
 
 # Words of the control block, a cache line apart. From _MEMBERS on, per member: its scratch address, whether it spins.
 _NEXT, _FINISHED, _ADDRESS, _SLOTS, _BUSY, _MEMBERS = 0, 8, 16, 24, 32, 40
-BUSY = -1  # what a launch returns where another thread's job is being done
+BUSY = -1  # a launch returns this while another thread's job runs
 _LINE = 8
 _COUNT = (1 << 20) - 1
-_SPIN_LIMIT = 60_000  # looks before a worker goes to sleep
+_SPIN_LIMIT = 60_000  # polls before a worker goes to sleep
 
 _I64 = ir.IntType(64)
 
@@ -142,7 +142,7 @@ def compiled(function: Any) -> Any:
 
 @compiled
 def _left(word):  # type: ignore[no-untyped-def]
-    """How many chunks nobody has taken (less than none when several came too late)."""
+    """The number of chunks not yet taken (below zero when several threads came too late)."""
     return (word >> 40) - (word >> 20 & _COUNT) - (word & _COUNT)
 
 
@@ -165,7 +165,7 @@ def _work(control, member):  # type: ignore[no-untyped-def]
 
 @compiled
 def _watch(control, member, spin_limit):  # type: ignore[no-untyped-def]
-    """A worker: work, look for more, and return when there was none for long."""
+    """A worker: work, poll for more, and return after polling long in vain."""
     awake = control + 8 * (_MEMBERS + 2 * _LINE * member + _LINE)
     _store(awake, 1)
     looks = 0
@@ -263,7 +263,7 @@ def launcher(kernel: Kernel) -> Any:
         dispatcher = numba.njit(nogil=True, error_model="numpy")(scope["launch"])
         cached(dispatcher, scope["launch"], "launch " + " ".join(slot.__name__ for slot in slots))
         dispatcher.compile((types.int64,) * 8 + kernel.signature.argument_types())
-        dispatcher.disable_compile()  # another type of argument is a mistake of ours: a TypeError
+        dispatcher.disable_compile()  # another type of argument is a bug: a TypeError
         for compiled in dispatcher.overloads.values():
             drop_bitcode(compiled)
         _launchers[slots] = dispatcher
@@ -282,7 +282,7 @@ def _start(control, slots, address, chunks, workers, scratch):  # type: ignore[n
 
 
 class Scratch(NamedTuple):
-    """Memory that every member of a pool has for itself: an array (members, floats), its address, a member's bytes, a
+    """The scratch memory of every member of a pool: an array (members, floats), its address, a member's bytes, a
     member's floats.
     """
 
@@ -300,11 +300,11 @@ class _ThreadPool:
         raw = np.zeros(_MEMBERS + 2 * _LINE * size + _LINE, np.int64)
         self.block = raw[-(address_of(raw) // 8) % _LINE :]
         self.control = address_of(self.block)
-        self.slots = np.empty(MOST_ARGUMENTS, np.int64)  # of whoever has the pool
+        self.slots = np.empty(MOST_ARGUMENTS, np.int64)  # of the thread that holds the pool
         self.slots_address = address_of(self.slots)
         self.reserve(16)
         if size > 1:
-            _watch.compile((types.int64,) * 3)  # not by the workers, which would come late to the first jobs
+            _watch.compile((types.int64,) * 3)  # not by the workers, which would be late for the first jobs
         self.wakers: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(size - 1)]
         for k, waker in enumerate(self.wakers):
             threading.Thread(target=self._help, args=(waker, k + 1), name=f"areograd-{k + 1}", daemon=True).start()
@@ -314,9 +314,9 @@ class _ThreadPool:
             _watch(self.control, member, _SPIN_LIMIT)
 
     def reserve(self, floats: int) -> Scratch:
-        """Give every member that much scratch memory. A launch that still runs keeps what it was given."""
+        """Give every member that much scratch memory. A launch that still runs keeps its own."""
         floats += -floats % 1024 + 16  # rows a cache line off a power of two
-        array = buffer_pool.pool.empty((self.size, floats))  # in huge pages; may fail: what is there already stays true
+        array = buffer_pool.pool.empty((self.size, floats))  # in huge pages; on failure the present memory stays valid
         self.scratch = Scratch(array, address_of(array), array.strides[0], floats)
         return self.scratch
 
@@ -375,7 +375,7 @@ def current_pool() -> _ThreadPool:
 
 
 class _Recorder(threading.local):
-    """Per thread: who is told of every launch (address, chunks, scratch, argument slots, arguments);
+    """Per thread: the listener that is told of every launch (address, chunks, scratch, argument slots, arguments);
     see capture.py.
     """
 
@@ -430,6 +430,6 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
 
 
 def own_slots() -> tuple[np.ndarray, int]:
-    """Room for a launch's arguments that no other launch writes to, and its address."""
+    """Memory for a launch's arguments that no other launch writes to, and its address."""
     slots = np.empty(MOST_ARGUMENTS, np.int64)
     return slots, address_of(slots)

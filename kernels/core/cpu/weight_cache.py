@@ -1,7 +1,7 @@
 """The packed-weight cache: panels, transforms and arranged biases of filters that cannot change.
 
 Training packs its filters in every step. Inference uses the same filters again and again: copies made by `read_only`,
-which nobody else has.
+which nobody else holds.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What CUDA kernels are built with: compilation by NVRTC, launches, checks of arrays."""
+"""The tools of CUDA kernels: compilation by NVRTC, launches, checks of arrays."""

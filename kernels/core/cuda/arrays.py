@@ -1,4 +1,4 @@
-"""What launch code asks about its arrays before it hands them to a kernel."""
+"""Checks of arrays for launch code, before it hands them to a kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from kernels.core.device import Array, array_module
 
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
-MOST = 2**31 - 2**24  # values: indices are 32-bit numbers, and a block may look a little past the end
+MOST = 2**31 - 2**24  # values: indices are 32-bit numbers, and a block may reach a little past the end
 ALIGNMENT = 16  # bytes of the widest access
 
 

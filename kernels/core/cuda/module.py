@@ -7,8 +7,8 @@
         device
 
 Integers are passed as 32-bit, floats as 32-bit numbers; NumPy scalars and structures keep their own type. `launch_log`
-records who was launched. A source may say `#include "core/cuda/device.cuh"`: such lines are replaced by the file of
-that name under kernels/, so that CuPy's cache, which is keyed by the source text, never serves stale code.
+records every launch. A source may say `#include "core/cuda/device.cuh"`: such lines are replaced by the file of that
+name under kernels/, so that CuPy's cache, which is keyed by the source text, never serves stale code.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ _INCLUDE = re.compile(r'^\s*#include\s+"([\w./]+)"\s*$')
 
 @dataclass(frozen=True)
 class Launch:
-    """What a kernel is launched with: its name expression, blocks, threads of a block,
-    bytes of dynamic shared memory.
-    """
+    """The parameters of a launch: name expression, blocks, threads of a block, bytes of dynamic shared memory."""
 
     kernel: str
     grid: tuple[int, ...]
@@ -81,7 +79,7 @@ def parameter_counts(source: str) -> dict[str, int]:
 
 
 def _parameters(text: str, start: int) -> int:
-    """The number of parameters of a list that begins behind its parenthesis at `start`: its commas outside of further
+    """The number of parameters of a list whose opening parenthesis ends at `start`: its commas outside of further
     brackets, plus 1.
     """
     depth, commas = 1, 0
@@ -142,8 +140,8 @@ class Module:
         return self._counts[name]
 
     def run(self, launch: Launch, *arguments: Any) -> None:
-        """Launch on the current stream; nothing happens for an empty grid. TypeError unless there are as many arguments
-        as parameters.
+        """Launch on the current stream; nothing happens for an empty grid. Raises TypeError unless there are as many
+        arguments as parameters.
         """
         if len(arguments) != self.parameters(launch.kernel):
             raise TypeError(

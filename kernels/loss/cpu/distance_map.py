@@ -1,4 +1,5 @@
-"""Signed distance maps on the CPU in time that grows with the pixels alone: an image and class per chunk, two passes.
+"""Signed distance maps on the CPU in time proportional to the number of pixels: an image and class per chunk, two
+passes.
 
 The first pass scans every column down and up for the nearest pixel of a set. The second pass goes along every row: the
 squares of the distances are the lower envelope of one parabola per column, and a stack holds the columns of that

@@ -34,8 +34,8 @@ _CHUNK = 8192
 _MOST_CLASSES = 64  # the code is unrolled over classes: compiling takes longer with each, to some 15 s
 _FUSED = ("focal", "margin", "cross_entropy", *REGIONS, *METRICS)
 
-# Where pass 1 adds up: numbers, then per class intersections, probabilities, truths, and for the metric losses overlaps
-# with the soft truth.
+# The layout of the sums of pass 1: numbers, then per class intersections, probabilities, truths, and for the metric
+# losses overlaps with the soft labels.
 _COUNT, _LABEL_WEIGHT, _FOCAL, _FALSE_NEGATIVE, _FALSE_POSITIVE, _ENTROPY, _FIRST_CLASS = range(7)
 # Constants both passes read: settings, then per class weights, and for pass 2 A and B, and the metric losses' A.
 _GAMMA, _POWER, _SMOOTHING, _C_FOCAL, _C_FN, _C_FP, _C_ENTROPY, _WEIGHTS = range(8)
@@ -124,7 +124,7 @@ class _Pixels:
         return s, [z - log_sum for z in self.z]
 
     def soft(self) -> list[Vec]:
-        """The soft truth of every class, on valid pixels."""
+        """The soft labels of every class, on valid pixels."""
         code = self.code
         e = self.constant(_SMOOTHING)
         base = e * (1 / self.classes)
@@ -309,7 +309,7 @@ def _backward_kernel(classes: int, terms: Terms, gamma: float | None) -> Kernel:
 
 
 class _Plan:
-    """What a spec means for given logits: which terms, which classes, with which weights."""
+    """A spec applied to given logits: the terms, the classes and their weights."""
 
     def __init__(self, logits: np.ndarray, labels: np.ndarray, spec: LossSpec) -> None:
         """spec: of terms in _FUSED."""

@@ -47,7 +47,7 @@ _PARTS = (*_NUMBERS, "margin_false_negative", "margin_false_positive")  # order 
 
 
 def fast(kind: str, wide: int, first: int) -> bool:
-    """Is there a kernel whose compiler knows this number of classes?"""
+    """Whether a kernel is compiled for this number of classes."""
     return (kind, wide, first) in _SHAPES
 
 
@@ -66,7 +66,7 @@ def gradient_launch(pixels: int, kind: str, wide: int, first: int) -> Launch:
 
 
 class _Plan:
-    """What a spec means for given logits: the kernel's settings, or that it is not served."""
+    """A spec applied to given logits: the kernel's settings, or that it is not served."""
 
     def __init__(self, logits: Array, labels: Array, spec: LossSpec) -> None:
         names = [name for name, _ in spec.terms]
@@ -90,8 +90,8 @@ class _Plan:
             self.bytes = labels.dtype.itemsize * (-1 if labels.dtype.kind == "i" else 1)
 
     def arguments(self, name: str, labels: Array, spec: LossSpec) -> tuple[Any, ...]:
-        """The last ones of a pass: sizes (the plain kernels are told what the others know), where wrong labels are
-        noted, settings.
+        """The last arguments of a pass: sizes (for the plain kernels, which are not compiled for them), the slot for
+        wrong labels, settings.
         """
         sizes = (
             (self.pixels, self.bytes)

@@ -60,7 +60,7 @@ def _add_periods(sums, period, channels, totals):
 
 @program
 def _moments(code: Code, x: Pointer, start: Int, stop: Int, period: Int, sums: Pointer) -> None:
-    """sums[j] += x - shift, sums[period + j] += (x - shift)^2; the shifts are a table behind the sums."""
+    """sums[j] += x - shift, sums[period + j] += (x - shift)^2; the shifts are a table after the sums."""
     shift = sums + period * 2
 
     def body(i: Int, j: Int, rest: Any) -> None:
@@ -129,7 +129,7 @@ def pixel_sums(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
 def batch_norm_statistics(x: np.ndarray) -> Any:
     """As kernels.norm.reference.batch_norm_statistics; in one pass over x.
 
-    Sums are taken of x minus the mean of a few sample pixels: the subtraction in var = E[d^2] - E[d]^2 then cancels
+    Sums are taken of x minus the mean of a few sample pixels: then the subtraction in var = E[d^2] - E[d]^2 cancels
     next to nothing.
     """
     if x.dtype != np.float32 or not x.size:
@@ -139,7 +139,7 @@ def batch_norm_statistics(x: np.ndarray) -> Any:
     rows = x.size // x.shape[-1]
     sample = x.reshape(rows, -1)[:: max(1, rows // 8)][:8]
     shift = sample.sum(0) * np.float32(1 / len(sample))
-    # infinities and NaN are for the sums to meet, and of huge samples the sum overflows
+    # infinities and NaN belong in the sums over the map, and a sum of huge samples overflows
     if not math.isfinite(shift.sum()):
         shift = np.where(np.isfinite(shift), shift, np.float32(0))
     mean, square = pixel_sums(x, shift).sum(0) / rows
@@ -198,7 +198,8 @@ def _forward_kernel(residual: bool, relu: bool) -> Kernel:
 
 
 def _normalised(code: Code, x: Pointer, i: Int, j: Int, rest: Any, tables: Pointer, period: Int) -> Any:
-    """(x - mean) scale + bias; forward and backward must round it alike, for the sign decides about the gradient.
+    """(x - mean) scale + bias; forward and backward must round it alike, because its sign decides where the gradient
+    passes.
     tables: of the three.
     """
     mean, scale, bias = (code.load(tables, j + period * k, rest) for k in range(3))
@@ -409,7 +410,7 @@ def batch_norm_backward(
 
 
 def is_own(mask: np.ndarray | None, x: np.ndarray) -> bool:
-    """Whether a mask is what `batch_norm_forward` gives for a map like x."""
+    """Whether a mask has the form that `batch_norm_forward` gives for a map like x."""
     return mask is None or (mask.dtype == np.uint8 and mask.shape == (mask_bytes(x.size),))
 
 

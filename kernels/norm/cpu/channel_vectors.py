@@ -1,5 +1,5 @@
-"""The vectors of channels that batch norm needs, made from sums by chunks in kernels: no NumPy between two passes over
-a map.
+"""The vectors of channels that batch norm needs. Kernels compute them from the sums of chunks, without NumPy between
+two passes over a map.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import contiguous, parallel
 
-_TOGETHER = 16  # channels that one thread settles: a cache line
+_TOGETHER = 16  # channels that one thread computes: a cache line
 _FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
 
 
@@ -42,7 +42,7 @@ def _moments_kernel() -> Kernel:
                     square += sums[((2 * k + 1) * times + i) * channels + c]
             first = total / pixels
             second = square / pixels - first * first
-            if first * first > _FAR * second:  # digits were lost: sum again, about the mean
+            if first * first > _FAR * second:  # digits were lost to cancellation: sum again, about the mean
                 total = square = 0.0
                 for i in range(pixels):
                     d = y[i * channels + c] - first
@@ -151,7 +151,7 @@ def _operands(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: n
 
 
 def rows(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    """mean, scale = weight inverse and bias, one behind the other: (3 C,) float32."""
+    """mean, scale = weight inverse and bias, one after the other: (3 C,) float32."""
     out = buffer_pool.empty((3 * len(weight),), np.float32)
     parallel(_rows_kernel(), 1, *_operands(weight, bias, mean, inverse), out, len(weight))
     return out

@@ -4,7 +4,7 @@
     dx = inverse (g - mean(g) - xhat mean(g xhat))          g = dy weight
     dweight = sum dy xhat          dbias = sum dy           over rows
 
-A row is read three times, twice of them from the L1 cache: for the mean, about it for the variance, for the result.
+A row is read three times, twice of them from the L1 cache: for the mean, for the variance about it, and for the result.
 Backward takes the sums of g and of g (x - mean) with these and keeps nothing of forward. Bytes per element: forward 4
 read, 4 written; backward 8 and 4.
 """
@@ -32,8 +32,8 @@ _FLUSH = 16  # rows summed in float32 before they are added in float64
 
 
 def _is_wide(channels: int) -> bool:
-    """Whether rows are computed in float64: short ones, whose dx is what is left of larger numbers, and ones too long
-    for sums in float32.
+    """Whether rows are computed in float64: short ones, whose dx is a small difference of larger numbers, and ones too
+    long for sums in float32.
     """
     lanes = target().lanes
     return lanes == 1 or not 16 <= channels <= 64 * lanes

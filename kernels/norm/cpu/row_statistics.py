@@ -14,7 +14,7 @@ _TOGETHER = 4  # rows at the same time: a sum waits for its last addition, those
 
 
 class Row(NamedTuple):
-    """Of a row, in all lanes: xhat = (x - mean) inverse + shift, and the means of g and of g xhat."""
+    """The statistics of a row, in all lanes: xhat = (x - mean) inverse + shift, and the means of g and of g xhat."""
 
     mean: Vec
     inverse: Vec
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 class Rows:
-    """Rows of `channels` floats, one behind the other, computed in float32 or, if `wide`, in float64."""
+    """Rows of `channels` floats, one after the other, computed in float32 or, if `wide`, in float64."""
 
     def __init__(self, code: Code, channels: Int, eps: Any, wide: bool) -> None:
         self.code, self.channels, self.wide = code, channels, wide
@@ -56,7 +56,9 @@ class Rows:
         return self.math.fma(self.load(x, at, rest) - row.mean, row.inverse, row.shift)
 
     def statistics(self, x: Pointer, places: list[Int], gradient: tuple[Pointer, Pointer] | None = None) -> list[Row]:
-        """Of the rows at `places`, in two passes.   gradient: dy and the weight, g = dy weight (without: g = 0)."""
+        """The statistics of the rows at `places`, in two passes.   gradient: dy and the weight, g = dy weight (without:
+        g = 0).
+        """
         code = self.code
         math = self.math
         sums, offsets, squares, gs, products = ([math.variable() for _ in places] for _ in range(5))
@@ -86,7 +88,7 @@ class Rows:
         for mean, offset, square, g, product in zip(
             means, *map(self._means, (offsets, squares, gs, products)), strict=True
         ):
-            # The mean was rounded: `offset`, the mean of x - mean, is what it lacks. A row far from zero then loses
+            # The mean was rounded: `offset`, the mean of x - mean, is its error. With it a row far from zero loses
             # nothing.
             inverse = 1 / math.sqrt(math.maximum(0, square - offset * offset) + self.eps)
             out.append(Row(mean, inverse, -offset * inverse, g, (product - offset * g) * inverse))

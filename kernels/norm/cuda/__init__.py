@@ -17,7 +17,7 @@ THREADS = 256
 WIDEST = 128  # packs a block is wide at most
 SUM_ROWS, MAP_ROWS = 16, 8  # rows per thread, at least: of a sum, and of a map that only shares its channels' constants
 KINDS = ("float", "double")
-PARTS = 512  # blocks of rows of a sum, at most: what the second pass has to add
+PARTS = 512  # blocks of rows of a sum, at most: the second pass adds their sums
 
 BATCH = Module(
     "norm/cuda/batch_norm.cu",

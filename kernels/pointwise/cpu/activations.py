@@ -35,7 +35,9 @@ def erf(code: Code, x: Vec) -> Vec:
 
 
 def _erf_coefficients(degree: int = 9) -> list[float]:
-    """Of P(t) = erfc(x) e^(x^2) / t, x = 2 (1 / t - 1), on 0.2 <= t <= 1 (beyond, e^(-x^2) is 0 in float32)."""
+    """The coefficients of P(t) = erfc(x) e^(x^2) / t, x = 2 (1 / t - 1), on 0.2 <= t <= 1 (beyond, e^(-x^2) is 0 in
+    float32).
+    """
     nodes = 0.6 + 0.4 * np.cos((np.arange(degree + 1) + 0.5) * math.pi / (degree + 1))
     values = [math.erfc(x) * math.exp(x * x) / t for t, x in zip(nodes, 2 * (1 / nodes - 1), strict=True)]
     return [float(c) for c in np.polynomial.Polynomial.fit(nodes, values, degree, domain=[-1, 1]).coef]

@@ -221,7 +221,7 @@ class Outside(Module):
 
 def test_what_computes_outside_of_operators_is_not_recorded() -> None:
     some, training = batches(5), Training(True, Outside())
-    with pytest.warns(UserWarning, match="a captured step gives other numbers"):
+    with pytest.warns(UserWarning, match="a captured step gives different numbers"):
         got = run(training, some)
     assert training.passes.step is None
     same(got, run(Training(False, Outside()), some))

@@ -46,20 +46,20 @@ from kernels.core.cpu.weight_cache import packed_once
 from kernels.core.geometry import Pair, Window
 
 _SUMMED = 512  # pixels whose results are summed in float32
-_BLOCK = 96  # pixels, about, that meet all panels in turn: they stay in the L1 cache, the panels in the L2 cache ...
-_CACHED = 1 << 17  # ... if the filter has no more floats than this; else every panel meets all pixels of a chunk
-_MOST_LINES = 2048  # of the next rows that are prefetched meanwhile
+_BLOCK = 96  # pixels, about, of the inner loop over panels: they stay in the L1 cache, the panels in the L2 cache ...
+_CACHED = 1 << 17  # ... if the filter has no more floats than this; else the loop over panels is the outer one
+_MOST_LINES = 2048  # of the next rows that are prefetched in the meantime
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
 class Blocking(NamedTuple):
-    """How a launch goes over its chunks, and what it does to the results."""
+    """The walk of a launch over its chunks, and its epilogue."""
 
     y0: int  # the first output is float y0 of y
     chunk0: int  # the first chunk's sums are those of chunk0
     sums: int  # where in scratch the float32 sums lie; the prefetch list follows them
     pixels: int  # of a row that are computed at a time
-    rows: int  # output rows that meet all panels in turn
+    rows: int  # output rows in the inner loop over all panels
     prefetch: int  # whether the next rows are prefetched meanwhile
     residual: int  # whether y is residual + bias before the products are added
     operations: int  # ADD: y is added to;   RELU: max(y, 0), not with sums
@@ -99,7 +99,7 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                     out[out0 + i] = 0.0
             source, base, row_in = strip_of(x, scratch, layer, image, first, count)
             y_chunk = blocking.y0 + image * layer.out_image + first * layer.out_row
-            for part in range(0, count, blocking.rows):  # rows that all panels meet while they are in the cache
+            for part in range(0, count, blocking.rows):  # rows that stay in the cache for the loop over all panels
                 after = part + blocking.rows
                 end = lines
                 products_done = 0
@@ -162,8 +162,8 @@ def direct_forward(
     """y = conv(x, w) + b + residual (add: y += conv(x, w)).
 
     out: (first float, pixel, row and image strides) of the result in y; by default y is (N, P, Q, K).
-    Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), else nothing of use: (chunks, 2,
-    f K) float64, of f pixels in a row where these are computed together.
+    Returns the sums of y and y^2 over pixels, chunk by chunk, if `summing` (no bias), (chunks, 2, f K) float64, for f
+    fused pixels; without `summing` the result means nothing.
     """
     p, q = size or window.output_size((x.shape[1], x.shape[2]))
     f = pixel_fusion(window, groups, w.shape[3], q)
@@ -185,7 +185,7 @@ def direct_forward(
     flat = (
         window.kernel == (1, 1) and window.stride == (1, 1) and not layer.padded_width and out is None and size is None
     )
-    if flat and window.padding == ((0, 0), (0, 0)):  # chunks of pixels, in rows of some that meet all panels in turn
+    if flat and window.padding == ((0, 0), (0, 0)):  # chunks of pixels, in rows for the inner loop over panels
         pixels = images * layer.h * layer.w
         row = 128 if pixels >= 128 * 2 * CHUNKS else 64
         rows = max(1, -(-pixels // (row * CHUNKS)))
@@ -235,7 +235,7 @@ def direct_transposed(x: np.ndarray, w: np.ndarray, b: np.ndarray | None) -> np.
 
 
 class _Work(NamedTuple):
-    """What all launches of a convolution share."""
+    """The arguments that all launches of a convolution share."""
 
     panels: np.ndarray
     bias: np.ndarray
@@ -256,7 +256,7 @@ def _launch(
     chunk0: int = 0,
     residual: np.ndarray | None = None,
 ) -> None:
-    """Run a kernel over so many chunks of x: the first output is float y0 of y, the first chunk's sums are those of
+    """Run a kernel over that many chunks of x: the first output is float y0 of y, the first chunk's sums are those of
     chunk0.
     """
     lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1

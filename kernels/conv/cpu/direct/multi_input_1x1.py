@@ -1,7 +1,7 @@
-"""1x1 convolutions of several maps as if concatenated: the pixels' channels are gathered block by block, in the cache,
-as they are needed.
+"""1x1 convolutions of several maps, as if concatenated: the kernel gathers the pixels' channels block by block, in the
+cache, as it needs them.
 
-Concatenation would write and read all of them once more: 8 bytes per input value. A pass per map would read and write
+Concatenation would write and read all maps once more: 8 bytes per input value. A pass for each map would read and write
 the result again.
 """
 
@@ -44,7 +44,7 @@ _PAD = 16  # floats between gathered pixels: rows a cache line off a power of tw
 
 
 class Work(NamedTuple):
-    """The layer, and how a launch goes over it."""
+    """The layer, and the walk of a launch over it."""
 
     maps: int  # how many
     c: int  # their channels together
@@ -130,11 +130,11 @@ def forward(
     residual: np.ndarray | None = None,
     summing: bool = False,
 ) -> np.ndarray:
-    """y = conv(maps side by side, w) + b + residual, then ReLU: maps (N, H, W, C_i) and y, residual (N, H, W, K),
+    """y = conv(the maps concatenated, w) + b + residual, then ReLU: maps (N, H, W, C_i) and y, residual (N, H, W, K),
     contiguous float32.
 
-    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added),
-    else nothing of use.
+    Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (nothing added);
+    otherwise the result means nothing.
     """
     c, k = w.shape[2:]
     vectors = panel_vectors(k)

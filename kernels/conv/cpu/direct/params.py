@@ -1,4 +1,6 @@
-"""What the direct kernels know of a layer: its geometry, the strips it is cut into, and the padded copy of a strip."""
+"""The parameters of the direct kernels: the geometry of a layer, the strips that it is cut into, and the padded copy of
+a strip.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,7 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):
     where it has none.
     """
     before = min(max(0, left), width)
-    # columns of x that the strip holds: none where it lies beside the image
+    # columns of x that the strip holds: none where it lies outside the image
     inside = max(0, min(w + min(0, left), width - before))
     for line in range(lines):
         y = first + line
@@ -104,8 +106,8 @@ def padded_rows(x, image, h, w, c, first, lines, left, width, out):
 
 @inline()
 def strip_of(x, scratch, layer, image, first, count):
-    """What output rows first .. first + count of an image read: (array, first float, floats of a row): a padded copy at
-    the start of scratch, or x itself where there is no padding.
+    """The input of the output rows first .. first + count of an image: (array, first float, floats of a row): a padded
+    copy at the start of scratch, or x itself where there is no padding.
     """
     top_row = first * layer.sh - layer.top
     width = layer.padded_width
@@ -126,10 +128,10 @@ def is_patchify(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
 
 
 # A vector of 16 lanes is half empty for 8 output channels. But two neighbouring pixels of 8 channels are one run of 16
-# floats, and computing them together is a convolution too: of stride 2, with a filter one tap wider that holds the
-# filter twice, the second time shifted.
+# floats, and computing both at once is a convolution, too: its stride is 2, and its filter, one tap wider, holds the
+# filter twice, the second time shifted (pixel fusion).
 def pixel_fusion(window: Window, groups: int, k: int, q: int) -> int:
-    """How many neighbouring output pixels are computed together."""
+    """How many neighbouring output pixels are fused into one."""
     f = max(1, target().lanes // k)
     _, s = window.kernel
     stride = window.stride[1]

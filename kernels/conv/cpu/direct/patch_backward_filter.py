@@ -38,7 +38,7 @@ from kernels.core.geometry import Pair
 
 _WINDOWS = 128  # of a k-block: a tile's run of them and a panel's stay in the L1 cache
 _ROWS, _COLUMNS = 256, 128  # of a block of dw, at most: 128 KB of sums and 192 KB of packed windows
-_PAD = 16  # floats between panels: writing to all of them at once, they must not meet in one set of the L1 cache
+_PAD = 16  # floats between panels: all of them are written at once, so they must not map to one set of the L1 cache
 
 
 class Blocks(NamedTuple):
@@ -70,7 +70,7 @@ def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
 
 
 class Work(NamedTuple):
-    """How a launch goes over windows and dw, and where things lie in scratch memory."""
+    """The walk of a launch over windows and dw, and the layout of its scratch memory."""
 
     windows: int
     q: int  # windows of a row of the map

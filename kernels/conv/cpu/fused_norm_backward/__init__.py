@@ -1,1 +1,1 @@
-"""The gradients of a convolution and of the batch norm behind it in one pass."""
+"""The gradients of a convolution and of the batch norm after it in one pass."""

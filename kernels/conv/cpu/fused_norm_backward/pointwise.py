@@ -41,7 +41,7 @@ _STRIDED = 4096  # floats of a filter gradient up to which packing its factors c
 
 
 class Work(NamedTuple):
-    """The layer, how a launch goes over it, and where things lie in scratch memory: a strip of dz; dx, then x or its
+    """The layer, the walk of a launch over it, and the layout of its scratch memory: a strip of dz; dx, then x or its
     packed rows (`second`); packed panels of dz (`third`); the prefetch list (`lines`, in entries of 8 bytes).
     """
 
@@ -132,7 +132,7 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                     else:
                         copy_rows(scratch, place, row, gradients[i], first * size, size, size, n)
                     place += size
-                place = second  # dx has been moved out: x takes its place
+                place = second  # dx has been written back: x takes its place
                 for i in range(work.maps):
                     size = channels[i]
                     if work.packed:
@@ -195,7 +195,7 @@ class PointwisePlan:
         gradient_width = self.gradient_vectors * lanes
         self.kp = -(-k // gradient_width) * gradient_width
         self.floats = self.c * self.kp
-        # powers of two would meet in one set of the L1 cache
+        # powers of two would map to one set of the L1 cache
         self.pitch = self.kp + PAD
         self.row = -(-self.c // self.width) * self.width + PAD
         self.pixels = math.prod(shape[:3])

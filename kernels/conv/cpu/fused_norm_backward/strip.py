@@ -1,10 +1,10 @@
-"""The gradients of a convolution and of the batch norm behind it, in one pass: the gradient dz between them is never
+"""The gradients of a convolution and of the batch norm after it, in one pass: the gradient dz between them is never
 written to memory.
 
 One after the other, batch norm reads its input z and the cotangent g and writes dz, the data gradient reads dz and
-writes dx, the filter gradient reads dz and x: five maps read, two written. Here a strip of dz is made in the cache from
-g and z, and both gradients are taken of it there: three maps read, one written. The sums over all pixels that dz needs
-come first, in a pass of their own.
+writes dx, the filter gradient reads dz and x: five maps read, two written. Here the kernel computes a strip of dz in
+the cache from g and z, and both gradients from it: three maps read, one written. A pass of its own comes first for the
+sums over all pixels that dz needs.
 
     dz = scale g + slope (z - mean) + constant           per channel; kernels/norm/cpu/batch_norm.py gives these `rows`
 
@@ -30,12 +30,12 @@ from kernels.norm.cpu.batch_norm import masked_gradient
 
 _LEAST_CHUNKS = 2
 _MOST_SUMS = 2_600_000  # floats; chunks have sums of their own: fewer chunks for large filters
-WORKSPACE_LIMIT = 1_500_000  # floats of scratch memory from which on a layer is not worth it
+WORKSPACE_LIMIT = 1_500_000  # workspace limit in floats: layers that need more are unfused
 
 
 class Gradient(NamedTuple):
-    """What dz is computed from: the cotangent, the norm's input, the `rows` of constants; relu: the cotangent is masked
-    by the sign of y.
+    """The factors of dz: the cotangent, the norm's input, the `rows` of constants; relu: the sign of y masks the
+    cotangent.
     """
 
     g: Any
@@ -54,7 +54,7 @@ class Strip(NamedTuple):
 
 @cache
 def make_gradient_pixels() -> Any:
-    """gradient_pixels(gradient: Gradient, first, pixels, channels, out: Strip): dz of so many pixels from number
+    """gradient_pixels(gradient: Gradient, first, pixels, channels, out: Strip): dz of that many pixels from number
     `first` on.
     """
 
@@ -88,6 +88,6 @@ def make_gradient_pixels() -> Any:
 
 
 def equal_chunks(count: int, floats: int, least: int) -> int:
-    """`count` pieces of work are cut into chunks that each sum `floats` floats: how many pieces each has."""
+    """The share of each chunk of `count` items, where each chunk sums `floats` floats of its own."""
     chunks = max(_LEAST_CHUNKS, min(CHUNKS, count // least, _MOST_SUMS // floats))
     return -(-count // chunks)

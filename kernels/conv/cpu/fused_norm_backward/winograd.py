@@ -44,12 +44,13 @@ from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, copy
 from kernels.core.geometry import Window
 
-# floats: the L2 cache holds the filter and its sums beside few tiles; else more tiles share the way from memory
+# floats: up to here the L2 cache holds the filter, its sums and a few tiles; beyond, more tiles share each read of the
+# filter from memory
 _FEW_SUMS = 100_000
 
 
 class Work(NamedTuple):
-    """Channels, whole (cp, kp) and given, how a launch goes over the tiles, and where things lie in scratch memory."""
+    """Channels, padded (cp, kp) and given, the walk of a launch over the tiles, the layout of its scratch memory."""
 
     c: int
     c2: int  # of a second map
@@ -161,7 +162,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     read(Pixels(scratch, strip, wide, pitch, pitch), transforms, t.columns, m * pitch)
                 tiles = count * t.columns
                 last_line = lines
-                if lines:  # what the transforms after these products read and write
+                if lines:  # the lines that the transforms after these products read and write
                     last_line = _enqueue_rows(scratch, last_line, first_map, first_out, at, count, m, t.rows)
                     last_line = _enqueue_rows(scratch, last_line, second_map, second_out, at, count, m, t.rows)
                 for point in range(count_of_points):

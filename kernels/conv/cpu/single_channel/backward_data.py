@@ -1,10 +1,9 @@
-"""The data gradient of convolutions to many channels of one: many channels become one, and no vector of results lies in
-memory.
+"""The data gradient of convolutions with one input channel: many channels are summed to one, so no vector of results is
+contiguous in memory.
 
 Lanes run along the channels of dy. A tile is as many neighbouring pixels of dx as a vector has lanes, with a vector of
-partial sums each: a vector of dy is loaded once for the S pixels that it reaches. At the end the lanes of all sums are
-    added crosswise, which gives one vector of pixels.
-dy is far larger than dx and read in place: pixels beyond it are read from zeros.
+partial sums each: a vector of dy is loaded once for the S pixels that it reaches. At the end a transposing sum over the
+lanes gives one vector of pixels. dy is far larger than dx and read in place: pixels beyond it are read from zeros.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _filter_kernel(kernel: Pair) -> Kernel:
             count = min(layer.rows, p - first)
             lines = count + r - 1
             padded_rows(x, image, layer.h, layer.w, 1, first - layer.top, lines, layer.left, wide, scratch)
-            # the sums grow in memory of the thread's own: no other writes to their cache lines
+            # the sums accumulate in the thread's own memory: no other thread writes to their cache lines
             clear(scratch, sums, floats)
             strip(scratch, dy, wide, sums, (image * p + first) * q * k, k, count, q)
             copy(scratch, sums, partial, chunk * floats, floats)

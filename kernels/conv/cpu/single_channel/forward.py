@@ -25,7 +25,7 @@ _TILE = {1: 8, 2: 4, 4: 4}
 
 
 class _Form(NamedTuple):
-    """What of a forward kernel is compiled in."""
+    """The part of a forward kernel that is compiled in."""
 
     kernel: Pair
     vectors: int  # of a panel
@@ -36,7 +36,7 @@ class _Form(NamedTuple):
 
 
 class StripArrays(NamedTuple):
-    """Padded rows, panels, what sums start from, the residual and y."""
+    """Padded rows, panels, initial sums, the residual and y."""
 
     own: Any
     panels: Any

@@ -1,13 +1,13 @@
 """Convolutions of one input channel, stride 1: a network's first layer. Every tap of a filter is one multiply-add per
 vector of outputs.
 
-The image is as small as its filter's result is large: bytes of the result decide. With one channel a row of the filter
-is only S steps long, so all taps are written out; a pixel of the padded image is broadcast once and serves the S
-neighbouring outputs that it reaches.
+The image is small and the result large, so writing the result bounds the time. With one channel a row of the filter is
+only S steps long, so all taps are unrolled; a pixel of the padded image is broadcast once and serves the S neighbouring
+outputs that it reaches.
 
     forward            a tile of pixels x output channels; sums start from bias (+ residual)
     filter gradient    a sum per tap for one vector of channels, over a row of pixels
-    data gradient      in backward_data.py: the other way round, from many channels to one
+    data gradient      in backward_data.py: the reverse, from many channels to one
 """
 
 from __future__ import annotations

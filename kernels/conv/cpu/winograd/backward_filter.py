@@ -38,7 +38,7 @@ from kernels.core.geometry import Window
 
 
 class Work(NamedTuple):
-    """Channels, whole (cp, kp) and given, and how a launch goes over the tiles; see forward.Work."""
+    """Channels, padded (cp, kp) and given, and the walk of a launch over the tiles; see forward.Work."""
 
     c: int
     c2: int

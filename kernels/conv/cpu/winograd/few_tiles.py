@@ -1,6 +1,6 @@
 """Winograd convolution of few tiles, forward: a deep layer of one or two small images.
 
-There a filter is used a few times only, and its transform, four times as large for F(4x4, 3x3), would come from memory:
+There a filter is used only a few times, and its transform, four times as large for F(4x4, 3x3), would come from memory:
 9.4 MB for 256 -> 256 channels, of which eight tiles make 38 MFLOP. So the kernel reads the filter itself and transforms
 it on the fly, block by block into the cache, as its products need it.
 """
@@ -32,7 +32,7 @@ _AHEAD = 16  # such channels that are prefetched
 
 
 class Work(NamedTuple):
-    """Channels, whole (cp, kp) and given, and how a launch goes over panels."""
+    """Channels, padded (cp, kp) and given, and the walk of a launch over the panels."""
 
     c: int
     cp: int
@@ -103,8 +103,8 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
 
 
 def serves(x: np.ndarray, w: np.ndarray, window: Window, form: Form) -> bool:
-    """Whether a dense layer of stride 1 of one map x (N, H, W, C) has that few tiles, and that large a filter w (r, r,
-    C, K).
+    """Whether a dense layer of stride 1 of one map x (N, H, W, C) has few enough tiles and a large enough filter w (r,
+    r, C, K).
     """
     n, h, wd, c = x.shape
     plan = plan_of(form, n, (h, wd), c, w.shape[3], window)

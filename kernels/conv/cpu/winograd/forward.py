@@ -3,7 +3,7 @@
 A block of tiles goes through three steps while it stays in the cache: read and transform the input, n^2 small matrix
 products, transform and write the output. Tiles are counted along image rows; a dilation d makes d x d interleaved dense
 problems ("phases") of every image. Point panels are padded by one cache line: 36 panels a power of two apart would all
-fall into one set of the L1 cache.
+map to one set of the L1 cache.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ AHEAD = 256  # steps: 16 KB of panels
 
 
 class Work(NamedTuple):
-    """Channels of the maps and results, whole (cp, kp) and given, and how a launch goes over the tiles."""
+    """Channels of the maps and results, padded (cp, kp) and given, and the walk of a launch over the tiles."""
 
     c: int
     c2: int  # of a second map
@@ -62,7 +62,7 @@ class Work(NamedTuple):
     units: int  # rows of tiles
     per_chunk: int  # of these
     block: int  # tiles
-    parts: int  # of the panels; threads share few tiles
+    parts: int  # parts of the panels: threads share the few tiles of a deep layer
     adds: int  # whether `residual` (for a second result: what it holds) is added
     summing: int  # per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2
     relu: int
@@ -73,8 +73,8 @@ class Work(NamedTuple):
 def forward_kernel(form: Form, vectors: int) -> Kernel:
     """The kernel of F(m x m, r x r) whose matrix products use micro-panels of `vectors` vectors: y = conv + bias.
 
-    A chunk is rows of tiles and one of `parts` parts of the panels; chunks of one part are neighbours: few panels a
-    core.
+    A chunk is rows of tiles and one of `parts` parts of the panels; chunks of one part are neighbours, so each core
+    reads few panels.
     """
     m = form[0]
     n = points(form)
@@ -186,7 +186,7 @@ def winograd_forward(
     `residual` (N, P, Q, K), of one out.
 
     Returns the sums of y and y^2 over pixels, chunk by chunk: (chunks, 2, K) float64, if `summing` (one out, no bias),
-    else nothing of use.
+    otherwise the result means nothing.
     """
     n, h, wd, _ = maps[0].shape
     (x, x2, c, c2), (y, y2, k, k2) = two(maps), two(outs)

@@ -1,4 +1,4 @@
-"""How a layer is cut into Winograd tiles, blocks and chunks: a pure function of its shape, made once."""
+"""The plan that cuts a layer into Winograd tiles, blocks and chunks: a pure function of its shape, made once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCRATCH = 80_000  # floats of transformed tiles per block: 320 KB, a share of a
 _SUMS_PER_TILE = 18_000
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them ...
-_SMALL = 300_000  # ... half as many for transformed filters of so many floats, which stay in the cache
+_SMALL = 300_000  # ... half as many for transformed filters of up to that many floats, which stay in the cache
 _QUIET = 1 << 18  # floats: maps that stay in the caches are not prefetched
 _MOST_LINES = 20_000  # of a block that are prefetched: a list of up to 160 KB
 ZEROS = np.zeros(8192, np.float32)
@@ -34,23 +34,23 @@ def _equal_parts(count: int, about: int, step: int) -> int:
 
 
 def tiles_prefetch(floats: int, lines: int) -> bool:
-    """Whether to prefetch the lines of a block, so many, of maps of so many floats: they do not stay in the cache, and
-    their list is no burden.
+    """Whether to prefetch a block of that many lines, of maps of that many floats: they do not stay in the cache, and
+    their list is short.
     """
     return target().prefetches and floats > _QUIET and lines <= _MOST_LINES
 
 
 def with_list(floats: int, lines: int) -> tuple[int, int]:
-    """Floats of scratch memory with a prefetch list of so many lines (of 8 bytes each) after the first `floats`; where
-    it begins, in entries (0: no list).
+    """Floats of scratch memory with a prefetch list of that many lines (of 8 bytes each) after the first `floats`;
+    where it begins, in entries (0: no list).
     """
     start = (floats + 1) // 2
     return 2 * (start + lines), start if lines else 0
 
 
 class Plan:
-    """What does not depend on the values: tiling, panels, chunks, scratch memory. Made once per layer. last: channels
-    of a second map, of c.
+    """Everything that does not depend on values: tiling, panels, chunks, scratch memory. Made once per layer. last:
+    channels of a second map, of c.
     """
 
     def __init__(self, form: Form, images: int, size: Pair, c: int, k: int, window: Window, last: int = 0) -> None:

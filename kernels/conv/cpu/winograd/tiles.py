@@ -1,4 +1,4 @@
-"""Winograd's tiles in a map: where they lie, reading and writing them inside the map and at its border, prefetching
+"""Winograd's tiles in a map: their positions, reading and writing them inside the map and at its border, prefetching
 them.
 """
 
@@ -25,7 +25,7 @@ PATCH = 64  # channels of a border tile that are copied at a time: 9 KB, a share
 
 
 class Tiling(NamedTuple):
-    """How a layer is cut into tiles: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and
+    """The tiling of a layer: the image (h, w), the output (p, q), tile rows and columns per phase, dilation and
     padding.
     """
 
@@ -42,7 +42,7 @@ class Tiling(NamedTuple):
 
     @classmethod
     def of(cls, form: Form, size: Pair, window: Window) -> Tiling:
-        """Of a stride-1 window over an image of `size`."""
+        """The tiling of a stride-1 window over an image of `size`."""
         m = form[0]
         p, q = window.output_size(size)
         dh, dw = window.dilation
@@ -65,7 +65,7 @@ class Map(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a tile lies: its image, its first pixel."""
+    """The position of a tile: its image, its first pixel."""
 
     image: Any
     y: Any
@@ -103,7 +103,7 @@ def _inside(start: int, step: int, count: int, size: int) -> tuple[int, int]:
 def make_tile_reader(matrix: Matrix, size: int) -> Any:
     """read_tile(x: Map, t: Tiling, place: Place, out: Points, patch): a tile that may reach over the image's border.
 
-    `place` may lie outside; what is outside reads as 0. A border tile is first copied to out.array[patch : patch +
+    `place` may lie outside; pixels outside read as 0. A border tile is first copied to out.array[patch : patch +
     size^2 channels].
     """
     read = make_read(matrix, size)
@@ -247,7 +247,7 @@ def enqueue_tiles(lines, at, x, t, span, m, size, up, left):
     """Put the pixels of a span of tiles of a map on the prefetch list, each of size x size pixels, m apart, `up` and
     `left` pixels before the outputs; returns the next number.
 
-    Left out is what the chunk's tiles before them have prefetched. With size = m: the pixels that tiles of outputs
+    Lines that the chunk's earlier tiles have prefetched are left out. With size = m: the pixels that tiles of outputs
     write.
     """
     first = span.first
@@ -271,14 +271,14 @@ def enqueue_tiles(lines, at, x, t, span, m, size, up, left):
 
 @inline()
 def enqueue_inputs(lines, at, x, x2, t, span, m, n):
-    """Put what a span of tiles reads of one or two maps on the prefetch list."""
+    """Enqueue the lines of one or two maps that a span of tiles reads."""
     at = enqueue_tiles(lines, at, x, t, span, m, n, t.top, t.left)
     return enqueue_tiles(lines, at, x2, t, span, m, n, t.top, t.left) if x2.c else at
 
 
 @inline()
 def enqueue_outputs(lines, at, y, y2, residual, t, span, m, adds):
-    """Put what a span of tiles writes to one or two results, or adds to one, on the prefetch list."""
+    """Enqueue the lines of one or two results, or of a residual, that a span of tiles writes or adds."""
     at = enqueue_tiles(lines, at, y, t, span, m, m, 0, 0)
     if y2.c:
         return enqueue_tiles(lines, at, y2, t, span, m, m, 0, 0)

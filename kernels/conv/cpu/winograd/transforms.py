@@ -170,8 +170,8 @@ class Points(NamedTuple):
 
 
 class TileEpilogue(NamedTuple):
-    """What happens to results before they are stored: + bias[bias_start + c]; if `adds`, + what stands in `residual`
-    where the result stands in y; if `relu`, max(that, 0); if `summing`, sums[sums_start + c] += the results,
+    """The epilogue of results before they are stored: + bias[bias_start + c]; if `adds`, + the value of `residual` at
+    the place of the result in y; if `relu`, max(that, 0); if `summing`, sums[sums_start + c] += the results,
     sums[sums_start + sums_step + c] += their squares.
     """
 
@@ -197,7 +197,7 @@ def make_read(matrix: Matrix, size: int) -> Callable[..., None]:
         columns = [x.column * j for j in range(size)]
         steps = [out.point * j for j in range(n)]
         with code.loop(0, tiles) as k:
-            # One address per row and one offset per column: twelve registers in place of 36.
+            # One address per row and one offset per column: twelve registers instead of 36.
             corner = x.array + x.start + k * apart
             origin = out.array + out.start + k * out.tile
             rows = [corner + x.row * i for i in range(size)]
@@ -218,8 +218,8 @@ def make_write(form: Form, edge: bool, added: bool, summing: bool) -> Callable[.
     """write(products: Points, y: Pixels, rows, columns, epilogue: TileEpilogue): A^T product A, then the epilogue, to
     an m x m tile.
 
-    edge: only the first `rows` rows and `columns` columns of the tile exist.   added, summing: what the epilogue asks
-    for, compiled in.
+    edge: only the first `rows` rows and `columns` columns of the tile exist.   added, summing: as in the epilogue,
+    compiled in.
     """
     m = form[0]
     n = points(form)
