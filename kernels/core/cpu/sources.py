@@ -2,9 +2,9 @@
 
 A kernel's body is numba code and vector programs of its own module and of those that it imports, and of those that they
 import. Modules that only run on the host (references, launchers of CUDA, dispatch, memory) contribute nothing to
-machine code, so they are not followed. A module counts by its bytecode without line numbers, as the interpreter
-compiled it. So a comment or another layout of the text changes nothing, nor does an edited CUDA launcher or another
-family.
+machine code, so they are not followed. A module counts by its bytecode, as the interpreter compiled it, without line
+numbers and docstrings. So a comment or another layout of the text changes nothing, nor does an edited CUDA launcher or
+another family.
 
     made_of("kernels.gate.cpu")         16 hexadecimal digits
 """
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Iterator
+from dis import opmap
 from functools import cache
 from pathlib import Path
 from types import CodeType
@@ -24,6 +26,8 @@ _HOST = {
     *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "reduction", "shapes")),
     *(f"kernels.core.cpu.{name}" for name in ("buffer_pool", "cores", "deferral", "sources", "store")),
 }
+
+_START = 40  # bytes of a module's or a class's bytecode within which its docstring is stored
 
 
 def is_host_only(module: str) -> bool:
@@ -107,8 +111,31 @@ def _content(value: Any) -> Any:
             names,
             value.co_code,
             value.co_exceptiontable,
-            [_content(constant) for constant in value.co_consts],
+            [_content(constant) for constant in _constants(value)],
         )
     if isinstance(value, frozenset):  # its order changes from process to process
         return "frozenset", sorted(map(repr, value))
     return repr(value)
+
+
+def _constants(code: CodeType) -> list[Any]:
+    """A code object's constants, its docstring empty."""
+    constants = list(code.co_consts)
+    at = _docstring(code)
+    if at is not None and isinstance(constants[at], str):
+        constants[at] = ""
+    return constants
+
+
+def _docstring(code: CodeType) -> int | None:
+    """Which constant the docstring is, if there may be one."""
+    if code.co_flags & inspect.CO_OPTIMIZED:  # of a function it is the first, and a function without has None there
+        flag = getattr(inspect, "CO_HASDOCSTRING", 0)  # from Python 3.13 on: there may be anything there
+        has = code.co_flags & flag if flag else code.co_consts and not code.co_name.startswith("<")
+        return 0 if has else None
+    steps = code.co_code[:_START]  # of a module or a class it is stored under its name, before all else
+    for i in range(2, len(steps), 2):
+        name = steps[i] == opmap["STORE_NAME"] and code.co_names[steps[i + 1]]
+        if name == "__doc__" and steps[i - 2] == opmap["LOAD_CONST"]:
+            return steps[i - 1]
+    return None

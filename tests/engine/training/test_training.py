@@ -499,8 +499,8 @@ MUTANTS = [
     Mutant(
         "prediction of the barred class",
         "engine.inference:labels_of",
-        'first = 1 if background == "mask" else 0',
-        "first = 0",
+        "1 if 0 in barred else 0",
+        "0",
         barred_labels,
     ),
     Mutant(

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def edited(root: Path, file: str, old: str, new: str) -> None:
 
 
 def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
-    """Comments, docstrings of other families, CUDA launchers, host code and other families compile nothing; constants,
+    """Comments, docstrings, CUDA launchers, host code and other families compile nothing; constants,
     programs and the core do.
     """
     cache, root = tmp_path / "cache", copied(tmp_path / "copy")
@@ -80,6 +80,9 @@ def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
     assert len(events) == 2
     edited(root, "pointwise/cpu/activations.py", "from __future__", "# a comment\n\n\nfrom __future__")
     edited(root, "core/cpu/simd.py", "from __future__", "# a comment\n\n\nfrom __future__")
+    edited(root, "pointwise/cpu/activations.py", "The error function", "erf x")
+    edited(root, "pointwise/cpu/activations.py", "Fast activations", "Activations")
+    edited(root, "core/cpu/simd_values.py", "A vector of float32", "Lanes of float32")
     edited(root, "pointwise/cuda.py", "THREADS = ", "THREADS = 1 + ")
     edited(root, "core/cuda/arrays.py", "", "\n\nMORE = 1\n")
     edited(root, "core/precision.py", "", "\n\nMORE = 1\n")
@@ -98,6 +101,17 @@ def test_an_edit_compiles_what_it_changes_and_nothing_else(tmp_path) -> None:
     edited(root, "core/cpu/vector_ops.py", "_AHEAD = 16", "_AHEAD = 17")
     events, _ = run(cache, root)
     assert len(events) == 2
+
+
+def test_all_constants_but_docstrings_count() -> None:
+    text = "'doc'\nclass A:\n 'doc a'\n def f(s):\n  'doc f'\n  return 'x'\ng=lambda: 'k'\nh=['q' for _ in 'ab']\n"
+
+    def content(text: str) -> Any:
+        return sources._content(compile(text, "text", "exec"))
+
+    assert content(text) == content(text.replace("doc", "other"))
+    for constant in ("'x'", "'k'", "'q'", "'ab'"):
+        assert content(text) != content(text.replace(constant, "'zz'")), constant
 
 
 # Compiles the kernels of some checks, not from the cache; prints every kernel's module and the modules whose code ran
