@@ -40,6 +40,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_one_way(package: str) -> None:
     allowed = PACKAGES[: PACKAGES.index(package) + 1]
@@ -48,11 +49,13 @@ def test_imports_go_one_way(package: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}: kernels <- autograd <- layers <- engine"
 
 
+@pytest.mark.table
 def test_families_are_the_known_ones() -> None:
     folders = {p.name for p in (ROOT / "kernels").iterdir() if p.is_dir() and not p.name.startswith("_")}
     assert folders - {"core"} == {*OPERATORS, *STEPS}
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("family", OPERATORS)
 def test_each_operator_in_its_five_places(family: str) -> None:
     assert (ROOT / "kernels" / family / "reference.py").exists(), "the definition"
@@ -73,6 +76,7 @@ def test_each_operator_in_its_five_places(family: str) -> None:
     assert functions <= rows, f"no row in tests/support/cases.py for {functions - rows}"
 
 
+@pytest.mark.table
 def test_each_operator_has_a_row_in_the_table() -> None:
     rows = {case.name.split()[0] for case in CASES}
     # random, no operator, or no gradient
@@ -94,6 +98,7 @@ def test_each_step_in_its_places(family: str) -> None:
     assert (ROOT / "bench" / f"{family}.py").exists()
 
 
+@pytest.mark.table
 def test_every_kernel_of_a_family_has_a_reference_and_a_docstring() -> None:
     for family in (*OPERATORS, *STEPS):
         tree = ast.parse((ROOT / "kernels" / family / "reference.py").read_text())
@@ -103,6 +108,7 @@ def test_every_kernel_of_a_family_has_a_reference_and_a_docstring() -> None:
             assert ast.get_docstring(function), f"kernels/{family}/reference.py: {function.name} has no docstring"
 
 
+@pytest.mark.table
 def test_the_oracle_runs_nothing_but_itself() -> None:
     """References import other references, host checks and what describes a problem, never an operator or a kernel."""
     core = {"device", "geometry", "labels", "random", "reduction"}
@@ -121,6 +127,7 @@ def test_the_oracle_runs_nothing_but_itself() -> None:
 TABLES = ("cases.py", "test_fast_mutants.py")  # a row per operator, or per planted mistake
 
 
+@pytest.mark.table
 def test_files_and_functions_are_of_readable_size() -> None:
     for path in sources(*PACKAGES, "bench", "tests"):
         assert not re.fullmatch(r"(utils?|helpers?|common|misc)\.py", path.name), path
@@ -177,6 +184,7 @@ MANY_PARAMETERS = {
 }
 
 
+@pytest.mark.table
 def test_functions_have_few_parameters() -> None:
     """Ten at most, but for those above; these are below 1.5 % of all."""
     found: dict[str, set[str]] = {}
@@ -193,6 +201,7 @@ def test_functions_have_few_parameters() -> None:
     assert sum(map(len, found.values())) < 0.015 * functions
 
 
+@pytest.mark.table
 def test_public_functions_of_the_operators_have_docstrings() -> None:
     for path in sources(*PACKAGES):
         tree = ast.parse(path.read_text())
@@ -273,6 +282,7 @@ def runtime_imports(path: Path, modules: dict[str, Path]) -> set[str]:
     return found & modules.keys()
 
 
+@pytest.mark.table
 def test_imports_make_no_cycle() -> None:
     """Neither in the product nor in the tests: every module is below what imports it."""
     files = {path.relative_to(ROOT).with_suffix(""): path for path in sources(*PACKAGES, "bench", "tests")}

@@ -45,6 +45,7 @@ def test_equals_pytorch_on_generated_cases(row: Row, data: st.DataObject) -> Non
     check(row, row.draw(Drawn(data)))
 
 
+@pytest.mark.table
 def test_every_public_operator_and_module_has_a_row() -> None:
     """Or stands among the exceptions, each with its reason; an exception that has got a row, or that is public no more,
     fails too.

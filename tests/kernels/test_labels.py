@@ -13,6 +13,7 @@ from kernels.core.dispatch import use_kernels
 from tests.support.label_table import EXEMPT, NUMBERS, ROWS, Row, found
 
 
+@pytest.mark.table
 def test_every_public_function_with_such_an_argument_is_in_the_table() -> None:
     rows = {row.name.split(", ")[0] for row in ROWS} | {name.split(", ")[0] for name, *_ in NUMBERS}
     missing = [

@@ -100,7 +100,7 @@ def of_reference() -> list[Call]:
         return calls()
 
 
-@pytest.mark.parametrize(("call", "plain"), zip(calls(), of_reference(), strict=True), ids=lambda call: call.name)
+@pytest.mark.parametrize(("call", "plain"), list(zip(calls(), of_reference(), strict=True)), ids=lambda call: call.name)
 def test_every_layout_gives_what_the_definition_gives(call: Call, plain: Call) -> None:
     own = {name: plain.arguments[name] for name in call.own}
     with forced_algorithm("direct"):

@@ -68,6 +68,7 @@ def test_what_is_no_array_of_numbers_is_refused(backend: str) -> None:
                 pytest.fail(f"{call.name}, {what}: gave {type(got)}")
 
 
+@pytest.mark.table
 def test_every_operator_says_what_its_arrays_look_like() -> None:
     """And stands in the table of calls; `evaluate` alone takes any arrays,
     for it runs a rule that is given with them.

@@ -53,6 +53,7 @@ def test_everything_that_has_a_gradient_passes(entry, settings, kinked: bool) ->
         assert report.resampled == 0
 
 
+@pytest.mark.table
 def test_nothing_with_a_gradient_is_left_out() -> None:
     public = {name for name in ops.__all__ if callable(getattr(ops, name))} - {
         "make_spec",
