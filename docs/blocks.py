@@ -2,9 +2,10 @@
 and draw.
 
     ```python                   shown; what it prints follows it
+    ```python shown             a fragment: shown, not run
     ```python hidden            run, not shown; what it prints is
     ```python figure Caption    run, folded away; its figure is shown with that caption
-    ```console                  every line after "$ " is run by a shell in the project's root; the output follows
+    ```console                  every line after "$ " is run by a shell; the output follows
 
 A block that raises stops the build, with the line of the page in the traceback. Every page begins with PREAMBLE.
 """
@@ -80,8 +81,14 @@ class Page:
         return found.group(1) if found else self.source.stem
 
 
-def run_page(source: Path) -> Page:
-    """Run all blocks of a page. Raises whatever a block raises."""
+def key(source: Path) -> str:
+    """Letters and digits that name a page."""
+    path = source.relative_to(ROOT) if source.is_relative_to(ROOT) else Path(source.name)
+    return re.sub(r"[^A-Za-z0-9]", "", path.with_suffix("").as_posix())
+
+
+def run_page(source: Path, folder: Path = ROOT) -> Page:
+    """Run all blocks of a page, in a folder. Raises whatever a block raises."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -93,7 +100,8 @@ def run_page(source: Path) -> Page:
     at = 0
     check = sys.modules["autograd.gradcheck.check"]
     unhurried = mock.patch.object(check, "MAP_SECONDS", math.inf)  # else a busy machine draws fewer heat maps
-    with plt.rc_context(STYLE | {"svg.hashsalt": source.stem}), warnings.catch_warnings(), unhurried:
+    style = plt.rc_context(STYLE | {"svg.hashsalt": source.stem})
+    with style, warnings.catch_warnings(), unhurried, contextlib.chdir(folder):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="Creating legend")  # it warns when the machine is busy
         while at < len(lines):
@@ -116,10 +124,12 @@ def _block(page: Page, namespace: dict[str, Any], language: str, flags: str, cod
     kind, _, caption = flags.partition(" ")
     if language == "console":
         return ["```console", *(text for command in code for text in _console(command)), "```"]
+    if language == "python" and kind == "shown":
+        return ["```python", *code, "```"]
     if language != "python":
         return [f"```{language}", *code, "```"]
     if kind not in ("", "hidden", "figure"):
-        raise SyntaxError(f"{page.source.name}:{line}: a block is plain, 'hidden' or 'figure', got {kind!r}")
+        raise SyntaxError(f"{page.source.name}:{line}: a block is plain, 'shown', 'hidden' or 'figure', got {kind!r}")
     printed = run_block("\n".join(code), namespace, page.source, line)
     shown = ["```python", *code, "```"]
     output = (
@@ -138,7 +148,7 @@ def _block(page: Page, namespace: dict[str, Any], language: str, flags: str, cod
         else []
     )
     if kind == "figure":
-        word = f"FIGURE{page.source.stem.replace('-', '')}N{len(page.figures)}E"
+        word = f"FIGURE{key(page.source)}N{len(page.figures)}E"
         page.figures[word] = _figure(caption, f"{page.source.name}:{line}")
         folded = [
             '<details class="code" markdown="1">',
@@ -165,7 +175,7 @@ def _console(line: str) -> list[str]:
         return [line]
     command = re.sub(r"\bpython\b", sys.executable, line[2:], count=1)
     environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
     if done.returncode not in (0, 1):  # 1: a check that failed, which a page may want to show
         raise RuntimeError(f"{line}\n{done.stdout}{done.stderr}")
     return [line, *UNSTEADY.sub("", done.stdout + "\n").rstrip().splitlines()]

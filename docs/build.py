@@ -1,8 +1,8 @@
-"""The course as a site:  python docs/build.py [--out build/site]
+"""The documentation as a site:  python docs/build.py [--out build/site]
 
-Every code block is run (blocks.py), every formula is set (formulas.py), every linked source file becomes a page; a
-block that fails, a formula that does not parse or a link that leads nowhere stops the build. The result needs no
-network and no server.
+Every code block is run (blocks.py), every formula is set (formulas.py), the API reference is made from docstrings
+(api.py), every linked source file becomes a page; a block that fails, a formula that does not parse, a public name
+without a docstring or a link that leads nowhere stops the build. The result needs no network and no server.
 """
 
 from __future__ import annotations
@@ -12,37 +12,104 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
+import api  # noqa: E402
 import blocks  # noqa: E402
 import formulas  # noqa: E402
 
 COURSE = DOCS / "gradients"
 REPORT = ROOT / "build" / "bug.html"  # made by a command of three-commands.md, and shown as it is
+# The pages of the site in reading order, by section.
+NAV = {
+    "Start": ["index.md"],
+    "Tutorials": [
+        "tutorials/train.md",
+        "tutorials/loss.md",
+        "tutorials/operator.md",
+        "tutorials/gradcheck.md",
+        "tutorials/benchmark.md",
+    ],
+    "How-to": ["howto.md", "experiments.md"],
+    "Course": [
+        "gradients/index.md",
+        "gradients/three-commands.md",
+        *(f"gradients/{path.name}" for path in sorted(COURSE.glob("[0-9][0-9]-*.md"))),
+        "gradients/study.md",
+    ],
+    "Explanation": ["architecture.md", "cpu.md", "cuda.md", "accuracy.md", "reliability.md"],
+    "Reference": [
+        "python.md",
+        "tensor.md",
+        "data.md",
+        "gradcheck.md",
+        "environment.md",
+        "conformance.md",
+        "glossary.md",
+        "api/",
+    ],
+    "Results": ["results.md", "benchmarks.md", "what-did-not-pay.md"],
+    "Project": ["contributing.md", "changelog.md"],
+}
+# Pages that lie elsewhere, or are not written yet.
+ELSEWHERE = {"benchmarks.md": ROOT / "bench" / "RESULTS.md", "changelog.md": ROOT / "CHANGELOG.md"}
+TO_COME = {"tutorials/operator.md"}
+# Taken as they are: records, which no build makes.
+RECORDS = {COURSE / "study.md", *ELSEWHERE.values()}
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
+DIAGRAM = re.compile(r"^!\[([^\]]+)\]\(([^)\s]+\.svg)\)$", re.MULTILINE)
 WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(\(?)(FORMULA\d+E)([),.;:!?]*)")
 PICTURES = (".svg", ".png", ".jpg")
-LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml"}
+LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml", ".md": "markdown", ".sh": "bash"}
 
 
 def sources() -> list[Path]:
-    """The pages in reading order: the index, the way in, the chapters, what the measurements say."""
-    first = [COURSE / "index.md", COURSE / "three-commands.md"]
-    return [*first, *sorted(COURSE.glob("[0-9][0-9]-*.md")), COURSE / "study.md", DOCS / "gradcheck.md"]
+    """The written pages in reading order."""
+    names = [name for section in NAV.values() for name in section if not name.endswith("/")]
+    paths = {name: ELSEWHERE.get(name, DOCS / name) for name in names}
+    return [path for name, path in paths.items() if path.exists() or name not in TO_COME]
+
+
+def place(source: Path) -> str:
+    """Where a page lies in the site: as its file does in docs/."""
+    return next((name for name, path in ELSEWHERE.items() if path == source), source.relative_to(DOCS).as_posix())
 
 
 def run(source: Path) -> blocks.Page:
-    """A page with its blocks run; the last two, which no build makes, are taken as they are."""
-    if source.name in ("study.md", "gradcheck.md"):
+    """A page with its blocks run, tutorials in a folder of their own; records are taken as they are."""
+    if source in RECORDS:
         return blocks.Page(source, source.read_text(encoding="utf-8"))
     REPORT.parent.mkdir(exist_ok=True)
-    return blocks.run_page(source)
+    if source.parent == COURSE:
+        page = blocks.run_page(source)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            page = blocks.run_page(source, Path(folder))
+    return with_diagrams(page)
+
+
+def with_diagrams(page: blocks.Page) -> blocks.Page:
+    """The same with drawings (SVG files on a line of their own) in the page, where they follow its light or dark theme.
+    Their own style is for the file alone.
+    """
+
+    def figure(match: re.Match[str]) -> str:
+        word = f"FIGURE{blocks.key(page.source)}N{len(page.figures)}E"
+        drawing = (page.source.parent / match[2]).read_text(encoding="utf-8")
+        drawing = re.sub(r"<\?xml.*?\?>|<style>.*?</style>|<!--.*?-->", "", drawing, flags=re.DOTALL)
+        page.figures[word] = " ".join(drawing.split())
+        return f'<figure class="diagram" markdown="1">\n\n{word}\n\n{match[1]}\n\n</figure>'
+
+    page.markdown = DIAGRAM.sub(figure, page.markdown)
+    return page
 
 
 def family_files(match: re.Match[str]) -> str:
@@ -75,25 +142,28 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
     """Write the Markdown that mkdocs reads: words for formulas and figures, links turned towards pages of the site."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    ours = {page.source: f"{page.source.stem}.md" for page in pages}
+    ours = {page.source: place(page.source) for page in pages}
     found, linked = formulas.Formulas(), set()
 
     for page in pages:
+        here = Path(ours[page.source]).parent
 
-        def target(match: re.Match[str], page: blocks.Page = page) -> str:
+        def target(match: re.Match[str], page: blocks.Page = page, here: Path = here) -> str:
             path = (page.source.parent / match[1]).resolve()
             if match[1] == REPORT.name:
                 return match[1]
             if path in ours:
-                return ours[path]
+                return os.path.relpath(ours[path], here)
             if not path.exists():
                 raise FileNotFoundError(f"{page.source.relative_to(ROOT)} links to {match[1]}, which does not exist")
             linked.add(path)
-            name = path.relative_to(ROOT).as_posix()
-            return f"source/{name}" if path.suffix in PICTURES else f"source/{name}.md"
+            name = f"source/{path.relative_to(ROOT).as_posix()}"
+            return os.path.relpath(name if path.suffix in PICTURES else f"{name}.md", here)
 
         text = LINK.sub(target, FILES.sub(family_files, page.markdown))
-        (folder / ours[page.source]).write_text(found.take(text), encoding="utf-8")
+        out = folder / ours[page.source]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(found.take(text), encoding="utf-8")
     for path in sorted(linked):
         name = path.relative_to(ROOT).as_posix()
         out = folder / "source" / f"{name}.md"
@@ -111,8 +181,24 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
     shutil.copyfile(DOCS / "style.css", folder / "style.css")
     # without seconds
     steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))
-    (folder / REPORT.name).write_text(steady, encoding="utf-8")
+    (folder / place(COURSE) / REPORT.name).write_text(steady, encoding="utf-8")
     return found
+
+
+def navigation(titles: dict[Path, str]) -> list[dict[str, Any]]:
+    """mkdocs' table of contents, from the title of every page."""
+    out: list[dict[str, Any]] = []
+    for section, names in NAV.items():
+        entries: list[Any] = []
+        for name in names:
+            path = ELSEWHERE.get(name, DOCS / name)
+            if name == "api/":
+                for package, stems in api.SECTIONS.items():
+                    entries.append({package: [{titles[api.FOLDER / f"{stem}.md"]: f"api/{stem}.md"} for stem in stems]})
+            elif path in titles:
+                entries.append({titles[path]: name})
+        out.append({section: entries if len(names) > 1 else names[0]})
+    return out
 
 
 def held(before: str, html: str, after: str) -> str:
@@ -136,8 +222,9 @@ def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
     from mkdocs.commands.build import build as mkdocs_build
     from mkdocs.config import load_config
 
+    pages = [*pages, *api.pages()]
     found = lay_out(pages, work / "docs")
-    nav = [{page.title: f"{page.source.stem}.md"} for page in pages]
+    nav = navigation({page.source: page.title for page in pages})
     config = load_config(str(DOCS / "mkdocs.yml"), docs_dir=str(work / "docs"), site_dir=str(out), nav=nav, strict=True)
     config.plugins.on_startup(command="build", dirty=False)
     mkdocs_build(config)
@@ -157,7 +244,7 @@ def build(pages: list[blocks.Page], out: Path, work: Path) -> None:
 
 def main() -> None:
     """Run the pages, build the site, say how long it took."""
-    parser = argparse.ArgumentParser(description="Build the course as a site.")
+    parser = argparse.ArgumentParser(description="Build the documentation as a site.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="where the site goes")
     parser.add_argument(
         "--only", default="", help="run only the pages whose name contains this text, and print their Markdown"
