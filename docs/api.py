@@ -13,6 +13,7 @@ import importlib
 import os
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ METHODS = ("__call__", "__init__")  # shown although their names begin with an u
 PRIVATE = re.compile(r"^_(?!_\w+__$)")
 
 
+LABEL = re.compile(r"\w+(?:, \w+)*: |Raises |[A-Z]\w*Error ")  # what a line begins with that is about an argument
+
+
 class Contents(NamedTuple):
     """A page: its title, one paragraph that says what it holds, and the modules whose public names it shows."""
 
@@ -33,7 +37,9 @@ class Contents(NamedTuple):
 
 
 def _ops(title: str, text: str, *modules: str) -> Contents:
-    return Contents(title, f"{text} Import them from `autograd.ops`.", tuple(f"autograd.ops.{name}" for name in modules))
+    return Contents(
+        title, f"{text} Import them from `autograd.ops`.", tuple(f"autograd.ops.{name}" for name in modules)
+    )
 
 
 PAGES = {
@@ -155,7 +161,8 @@ SECTIONS = {
     "kernels": [f"kernels-{family}" for family in FAMILIES],
 }
 EXPORTS = ("autograd", "autograd.ops", "layers")  # packages whose __all__ must be on a page
-NOT_SHOWN = {"ops", "random", "REPORT_TERMS"}  # two modules, which have pages of their own, and a constant
+NOT_SHOWN = {"ops", "random", "REPORT_TERMS"}  # two modules, which have entries of their own, and a constant
+COMMANDS = {"main", "run"}  # of modules that are commands
 
 
 def paths() -> list[Path]:
@@ -190,15 +197,20 @@ def _module(path: str) -> Any:
 
 def _public(module: Any) -> list[Any]:
     """The classes and functions that a module defines (a package: that it exports), in the order of their lines."""
+    import griffe
+
     exports = {str(name) for name in module.exports or ()}
     found = []
     for name, member in module.members.items():
-        if PRIVATE.match(name) or (exports and name not in exports):
+        if PRIVATE.match(name) or name in COMMANDS or (exports and name not in exports):
             continue
         if member.is_alias:
             if not exports or not module.is_init_module:
                 continue
-            member = member.final_target
+            try:
+                member = member.final_target
+            except griffe.AliasResolutionError:  # a constant that is assigned together with others
+                continue
         if member.is_class or member.is_function:
             found.append(member)
     return sorted(found, key=lambda member: (str(member.filepath), member.lineno))
@@ -254,7 +266,9 @@ def _class(member: Any) -> list[str]:
         and "property" not in attribute.labels
         and attribute.annotation is not None
     ]
-    made_of_fields = any("dataclass" in str(decorator.value) for decorator in member.decorators) or "NamedTuple" in bases
+    made_of_fields = (
+        any("dataclass" in str(decorator.value) for decorator in member.decorators) or "NamedTuple" in bases
+    )
     head = f"class {member.name}({bases})" if bases else f"class {member.name}"
     out = ["```python", head, "```", ""]
     if init is not None and not init.is_alias and not made_of_fields:
@@ -278,10 +292,22 @@ def _class(member: Any) -> list[str]:
         if method.is_function and described and (not method.name.startswith("_") or method.name in METHODS):
             parameters = [p for p in method.parameters if p.name not in ("self", "cls")]
             out += ["", f"### {method.name} {{ #{member.name}.{method.name} }}", ""]
-            out += ["```python", *signature(method.name, parameters, method.returns), "```", "", *_prose(_docstring(method))]
+            out += [
+                "```python",
+                *signature(method.name, parameters, method.returns),
+                "```",
+                "",
+                *_prose(_docstring(method)),
+            ]
         elif method.is_attribute and "property" in method.labels and described:
             out += ["", f"### {method.name} {{ #{member.name}.{method.name} }}", ""]
-            out += ["```python", f"{method.name}: {method.annotation}  # property", "```", "", *_prose(_docstring(method))]
+            out += [
+                "```python",
+                f"{method.name}: {method.annotation}  # property",
+                "```",
+                "",
+                *_prose(_docstring(method)),
+            ]
     return out
 
 
@@ -294,7 +320,13 @@ def _gradient(member: Any) -> list[str]:
         made = module.members.get(name)
         if made is None or made.is_alias or not made.is_class or made.docstring is None:
             continue
-        out += ["", '<div class="gradient">', f"<p><b>Gradient</b> <code>{name}</code></p>", *_prose(_docstring(made)), "</div>"]
+        out += [
+            "",
+            '<div class="gradient">',
+            f"<p><b>Gradient</b> <code>{name}</code></p>",
+            *_prose(_docstring(made)),
+            "</div>",
+        ]
     return out
 
 
@@ -328,7 +360,9 @@ def signature(name: str, parameters: Any, returns: Any) -> list[str]:
     kinds = [str(p.kind.value) for p in parameters]
     for k, p in enumerate(parameters):
         kind = kinds[k]
-        if kind == "keyword-only" and not any("variadic positional" in seen or seen == "keyword-only" for seen in kinds[:k]):
+        if kind == "keyword-only" and not any(
+            "variadic positional" in seen or seen == "keyword-only" for seen in kinds[:k]
+        ):
             parts.append("*")
         star = {"variadic positional": "*", "variadic keyword": "**"}.get(kind, "")
         text = f"{star}{p.name}" + (f": {p.annotation}" if p.annotation is not None else "")
@@ -378,10 +412,10 @@ def _prose(text: str) -> list[str]:
             out += ["", "```text", *(line[4:] for line in lines), "```", ""]
             continue
         rows = [lines[0].strip()]
-        for before, line in zip(lines, lines[1:]):
+        for before, line in pairwise(lines):
             first = line.split()[0]
             wrapped = len(before) + 1 + len(first) > COLUMNS - 8  # 4 or 8 columns of indentation were taken off
-            if wrapped or line.startswith("  "):
+            if (wrapped and not (before.endswith(".") and LABEL.match(line))) or line.startswith("  "):
                 rows[-1] += " " + line.strip()
             else:
                 rows.append(line.strip())

@@ -43,9 +43,11 @@ def brief(report):
 """
 FENCE = re.compile(r"^```(\w*)[ ]?(.*)$")
 # Times differ from run to run; a page that is built twice must not: the row "seconds", the column "seconds", "in 0.2
-# s".
+# s", "41 images/s  0:07", and what is compiled in the first run only.
 UNSTEADY = re.compile(
-    r"^ *seconds +[\d.]+\n?|(?<=\S) +seconds(?=\n)|(?<=\d) +\d+\.\d{3}(?=\n)| in [\d.]+ s\b", re.MULTILINE
+    r"^ *seconds +[\d.]+\n?|(?<=\S) +seconds(?=\n)|(?<=\d) +\d+\.\d{3}(?=\n)| in [\d.]+ s\b"
+    r"|  \d+ images/s  [\d:]+|^compiling kernels .*\n",
+    re.MULTILINE,
 )
 INK = "#010203"  # matplotlib's ink; becomes currentColor, so that a figure follows the page's light or dark theme
 STYLE = {

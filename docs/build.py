@@ -63,7 +63,11 @@ ELSEWHERE = {"benchmarks.md": ROOT / "bench" / "RESULTS.md", "changelog.md": ROO
 TO_COME = {"tutorials/operator.md"}
 # Taken as they are: records, which no build makes.
 RECORDS = {COURSE / "study.md", *ELSEWHERE.values()}
-LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)#\s]+)(?=[)#])")
+# Code is left alone: a fenced block, a code span. Then the target of a link.
+LINK = re.compile(
+    r"^(?P<fence>`{3,}).*?^(?P=fence)\s*$|(?P<tick>`+)(?!`).+?(?P=tick)|(?<=\]\()(?!https?:|#)(?P<target>[^)#\s]+)(?=[)#])",
+    re.MULTILINE | re.DOTALL,
+)
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
 DIAGRAM = re.compile(r"^!\[([^\]]+)\]\(([^)\s]+\.svg)\)$", re.MULTILINE)
 WORDS = re.compile(r"<p>(FIGURE\w+?N\d+E)</p>|(\(?)(FORMULA\d+E)([),.;:!?]*)")
@@ -80,7 +84,8 @@ def sources() -> list[Path]:
 
 def place(source: Path) -> str:
     """Where a page lies in the site: as its file does in docs/."""
-    return next((name for name, path in ELSEWHERE.items() if path == source), source.relative_to(DOCS).as_posix())
+    elsewhere = {path: name for name, path in ELSEWHERE.items()}
+    return elsewhere.get(source) or source.relative_to(DOCS).as_posix()
 
 
 def run(source: Path) -> blocks.Page:
@@ -149,13 +154,14 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
         here = Path(ours[page.source]).parent
 
         def target(match: re.Match[str], page: blocks.Page = page, here: Path = here) -> str:
-            path = (page.source.parent / match[1]).resolve()
-            if match[1] == REPORT.name:
-                return match[1]
+            name = match["target"]
+            if name is None or name == REPORT.name:
+                return match[0]
+            path = (page.source.parent / name).resolve()
             if path in ours:
                 return os.path.relpath(ours[path], here)
             if not path.exists():
-                raise FileNotFoundError(f"{page.source.relative_to(ROOT)} links to {match[1]}, which does not exist")
+                raise FileNotFoundError(f"{page.source.relative_to(ROOT)} links to {name}, which does not exist")
             linked.add(path)
             name = f"source/{path.relative_to(ROOT).as_posix()}"
             return os.path.relpath(name if path.suffix in PICTURES else f"{name}.md", here)
@@ -181,7 +187,7 @@ def lay_out(pages: list[blocks.Page], folder: Path) -> formulas.Formulas:
     shutil.copyfile(DOCS / "style.css", folder / "style.css")
     # without seconds
     steady = re.sub(r'(<td class="n">)\d+\.\d{3}(?=</td>)', r"\1", REPORT.read_text(encoding="utf-8"))
-    (folder / place(COURSE) / REPORT.name).write_text(steady, encoding="utf-8")
+    (folder / COURSE.name / REPORT.name).write_text(steady, encoding="utf-8")
     return found
 
 
@@ -196,7 +202,7 @@ def navigation(titles: dict[Path, str]) -> list[dict[str, Any]]:
                 for package, stems in api.SECTIONS.items():
                     entries.append({package: [{titles[api.FOLDER / f"{stem}.md"]: f"api/{stem}.md"} for stem in stems]})
             elif path in titles:
-                entries.append({titles[path]: name})
+                entries.append({titles[path] if path.parent == COURSE else titles[path].partition(":")[0]: name})
         out.append({section: entries if len(names) > 1 else names[0]})
     return out
 

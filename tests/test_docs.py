@@ -1,9 +1,13 @@
-"""The course: every block of every page runs, and the site is whole, on a wide screen and on a telephone."""
+"""The documents: every block of every page runs, the site is whole, on a wide screen and on a telephone, and its lists
+agree with the sources.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +21,7 @@ from tests.support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
 
-blocks, build, formulas = (importlib.import_module(name) for name in ("blocks", "build", "formulas"))
+api, blocks, build, formulas = (importlib.import_module(name) for name in ("api", "blocks", "build", "formulas"))
 pytest.importorskip("matplotlib")
 PAGES = build.sources()
 _run: dict[Path, Any] = {}
@@ -30,7 +34,7 @@ def page_of(source: Path) -> Any:
     return _run[source]
 
 
-@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", PAGES, ids=build.place)
 def test_every_block_runs(source: Path) -> None:
     page = page_of(source)
     if source.name[:2].isdigit():
@@ -66,12 +70,119 @@ def test_links_lead_somewhere() -> None:
             assert target == build.REPORT.name or (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
+def test_the_table_of_contents_has_every_page() -> None:
+    written = {path.relative_to(build.DOCS).as_posix() for path in build.DOCS.rglob("*.md")}
+    named = [name for section in build.NAV.values() for name in section if name != "api/"]
+    assert len(named) == len(set(named)) > 30
+    assert written - set(named) == set(), "add the page to NAV in docs/build.py"
+    assert set(named) - written - set(build.ELSEWHERE) <= build.TO_COME, "NAV in docs/build.py names a missing page"
+
+
 @pytest.mark.parametrize(
-    "source", [p for p in PAGES if p.parent == build.COURSE and p.name != "study.md"], ids=lambda path: path.stem
+    "source", [p for p in PAGES if p.parent.name in ("gradients", "tutorials")], ids=lambda path: path.stem
 )
 def test_code_fits_beside_the_contents(source: Path) -> None:
     for block in re.findall(r"^```python.*?\n(.*?)^```$", source.read_text(), re.MULTILINE | re.DOTALL):
         assert max(map(len, block.splitlines())) <= 88, block
+
+
+def variables_read(text: str) -> set[str]:
+    """The environment variables that a Python source reads. ValueError for a name that is computed."""
+
+    def environ(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and node.attr == "environ"
+
+    tree, loops, found = ast.parse(text), dict[str, list[str]](), set[str]()
+    for node in ast.walk(tree):  # for name in ("A", "B"), for name, value in (("A", 1), ("B", 2))
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            target = node.target.elts[0] if isinstance(node.target, ast.Tuple) else node.target
+            items = [item.elts[0] if isinstance(item, ast.Tuple) and item.elts else item for item in node.iter.elts]
+            names = [item.value for item in items if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+            loops.setdefault(getattr(target, "id", ""), []).extend(names)
+    for node in ast.walk(tree):
+        key: ast.AST | None = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if (
+                environ(node.func.value) and node.func.attr in ("get", "setdefault", "pop")
+            ) or node.func.attr == "getenv":
+                key = node.args[0]
+        elif isinstance(node, ast.Subscript) and environ(node.value) and isinstance(node.ctx, ast.Load):
+            key = node.slice
+        elif isinstance(node, ast.Compare) and any(environ(operand) for operand in node.comparators):
+            key = node.left
+        if isinstance(key, ast.Constant):
+            found.add(key.value)
+        elif key is not None:
+            names = loops.get(getattr(key, "id", ""), [])
+            if not names:
+                raise ValueError(f"line {node.lineno}: which environment variable is read here?")
+            found |= set(names)
+    return found
+
+
+def test_variables_are_found_where_a_source_reads_them() -> None:
+    text = """
+import os
+os.environ.get("A"); os.environ["B"]; "C" in os.environ; os.getenv("D"); os.environ.setdefault("E", "1")
+os.environ["SET"] = "1"; dict(os.environ, GIVEN="1")
+for name, default in (("F", 1), ("G", 2)):
+    os.environ.get(name)
+"""
+    assert variables_read(text) == set("ABCDEFG")
+    with pytest.raises(ValueError, match="line 2"):
+        variables_read("import os\nos.environ[name]")
+
+
+def test_the_page_about_the_environment_lists_what_is_read() -> None:
+    read: dict[str, Path] = {}
+    for folder in ("kernels", "autograd", "layers", "engine", "bench", "tests", "docs", "examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if path != Path(__file__).resolve():
+                text = path.read_text(encoding="utf-8")
+                if "environ" in text or "getenv" in text:
+                    read |= dict.fromkeys(variables_read(text), path)
+    read |= dict.fromkeys(re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE), ROOT / "Makefile")
+    page = (build.DOCS / "environment.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert len(listed) == len(set(listed)) > 20
+    missing = {name: str(path.relative_to(ROOT)) for name, path in read.items() if name not in listed}
+    assert not missing, "add them to docs/environment.md"
+    assert set(listed) - set(read) == set(), "nothing reads these any more: take them out of docs/environment.md"
+    everywhere = "".join(path.read_text(encoding="utf-8") for path in PAGES) + (ROOT / "README.md").read_text()
+    assert set(re.findall(r"\bAREOGRAD_[A-Z_]+\b", everywhere)) <= set(listed), "a page names an unknown switch"
+
+
+def test_the_reference_shows_every_public_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("griffe")
+    pages = {page.source.stem: page.markdown for page in api.pages()}
+    assert [path.stem for path in api.paths()] == list(pages)
+    for text in ("bias: Tensor | None = None", "Raises ValueError", "sum_{r,s,c}", "](../../autograd/ops/conv.py#"):
+        assert text in pages["ops-conv"]
+    assert "where K % groups" not in pages["ops-conv"]
+    assert "where C % groups == K % groups == 0 < groups" in pages["kernels-conv"]
+    monkeypatch.delitem(api.PAGES, "ops-conv")
+    with pytest.raises(LookupError, match="conv2d"):
+        api.pages()
+
+
+def test_a_public_name_without_a_docstring_stops_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("griffe")
+    monkeypatch.setattr(api._module("autograd.ops.pool")["max_pool2d"], "docstring", None)
+    with pytest.raises(LookupError, match="max_pool2d is public and has no docstring"):
+        api.pages()
+
+
+def test_docstrings_are_set_as_they_were_written() -> None:
+    """Lines that were wrapped are joined, others are not; what Markdown would read as markup is no markup."""
+    wrapped = (
+        "A line that goes on until the column at which the editor has wrapped it, which is near to one hundred\ntwelve."
+    )
+    assert api._prose(f"{wrapped}\nx: an *array* of $5$, `a < b`.\ny[i] = sum_j x[j].") == [
+        "",
+        f"<p>{wrapped.replace(chr(10), ' ')}<br>x: an &#42;array&#42; of &#36;5&#36;, <code>a &lt; b</code>."
+        "<br><code>y[i] = sum_j x[j].</code></p>",
+        "",
+    ]
 
 
 def test_a_failing_block_stops_the_build(tmp_path: Path) -> None:
@@ -114,7 +225,9 @@ def test_the_site(tmp_path: Path) -> None:
     (html,) = small.set(work / "katex").values()
     text = re.sub(r"<[^>]*>", "", build.held("(", html, "),").partition('class="katex-html"')[2])
     assert text.endswith("(n),"), "punctuation stays with its formula"
-    build.build([page_of(source) for source in PAGES], tmp_path, work)
+    pages = [page_of(source) for source in PAGES]
+    build.build(pages, tmp_path, work)
+    assert broken_links(tmp_path) == []
     for path in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
         text = path.read_text(encoding="utf-8")
         for opening in (
@@ -131,11 +244,32 @@ def test_the_site(tmp_path: Path) -> None:
     if chromium.EXECUTABLE is None:
         pytest.skip("the site is whole; no Chromium on this machine to look at it")
     with chromium.Browser() as browser:
-        for source in PAGES:
+        for wanted in [*pages, *api.pages()]:
+            place = Path(build.place(wanted.source)).with_suffix(".html")
             for width in (1280, 390):
-                page = browser.open(tmp_path / f"{source.stem}.html", width=width)
-                assert faults(page, page_of(source), width) == [], f"{source.stem} at {width} pixels"
+                page = browser.open(tmp_path / place, width=width)
+                assert faults(page, wanted, width) == [], f"{place} at {width} pixels"
                 page.close()
+
+
+def broken_links(site: Path) -> list[str]:
+    """Links of the written pages that lead to no file of the site, or to a place in a page that is not there."""
+    found, places = [], dict[Path, set[str]]()
+    for path in sorted(site.rglob("*.html")):
+        if path.is_relative_to(site / "source") or path.name in ("404.html", build.REPORT.name):
+            continue
+        article = path.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        for link in re.findall(r'<a [^>]*?href="(?!https?:|mailto:)([^"]*)"', article):
+            name, _, place = link.partition("#")
+            target = Path(os.path.normpath(path.parent / name)) if name else path
+            if not target.is_file():
+                found.append(f"{path.relative_to(site)}: {link}")
+            elif place and target.suffix == ".html":
+                if target not in places:
+                    places[target] = set(re.findall(r'\b(?:id|name)="([^"]*)"', target.read_text(encoding="utf-8")))
+                if place not in places[target]:
+                    found.append(f"{path.relative_to(site)}: {link}")
+    return found
 
 
 def faults(page: Any, wanted: Any, width: int) -> list[str]:
@@ -148,7 +282,8 @@ def faults(page: Any, wanted: Any, width: int) -> list[str]:
     )
     if (shown := page.evaluate(seen)) != count:
         found.append(f"{shown} formulas of {count}")
-    if count and not page.evaluate("document.fonts.check('16px KaTeX_Math')"):
+    fonts = page.evaluate("[...document.fonts].filter(f => f.family.startsWith('KaTeX')).map(f => f.status)")
+    if count and ("loaded" not in fonts or "error" in fonts):
         found.append("the formulas' font is missing")
     boxes = page.evaluate(
         "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])"
