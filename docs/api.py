@@ -36,9 +36,12 @@ class Contents(NamedTuple):
     modules: tuple[str, ...]
 
 
-def _ops(title: str, text: str, *modules: str) -> Contents:
+def _ops(title: str, text: str, rules: str, *modules: str) -> Contents:
+    """A page of operators. rules: the shapes, dtypes and errors that hold for all of them."""
     return Contents(
-        title, f"{text} Import them from `autograd.ops`.", tuple(f"autograd.ops.{name}" for name in modules)
+        title,
+        f"{text} Import them from `autograd.ops`.\n\n*For all of them:* {rules}",
+        tuple(f"autograd.ops.{name}" for name in modules),
     )
 
 
@@ -58,21 +61,92 @@ PAGES = {
     ),
     "ops-arithmetic": _ops(
         "Arithmetic, comparison",
-        "Operators of one number each, with broadcasting.",
+        "Operators of one number each.",
+        "operands are Tensors, arrays or numbers whose shapes broadcast; the result has the common shape. Its dtype "
+        "follows [the rules of promotion](../tensor.md#the-dtype-of-a-result). ValueError for shapes that do not "
+        "broadcast, TypeError for what holds no numbers, and for floats where bits are combined.",
         "arithmetic",
         "elementary",
         "comparison",
         "promotion",
     ),
-    "ops-reduction": _ops("Reductions, order", "Sums, extremes and sorting along axes.", "reduction", "sorting"),
-    "ops-shape": _ops("Shapes, indices", "Operators that move numbers and change none.", "shape", "indexing"),
-    "ops-linear": _ops("Products", "Matrix products and sums of products.", "linear", "einsum"),
-    "ops-conv": _ops("Convolutions", "Channels come last, in images and in filters.", "conv", "conv1d", "conv_norm"),
-    "ops-pool": _ops("Pooling, resizing", "Windows and grids of pixels.", "pool", "resample"),
-    "ops-norm": _ops("Norms", "Statistics over pixels, over channels, or over groups.", "norm", "group_norm"),
-    "ops-pointwise": _ops("Activations, dropout", "Functions of one number, and softmax.", "pointwise"),
-    "ops-attention": _ops("Attention, gates", "Attention over pixels, and maps that weigh maps.", "attention", "gate"),
-    "ops-loss": _ops("Losses", "Losses of classes and of values; every one is a scalar.", "loss", "regression"),
+    "ops-reduction": _ops(
+        "Reductions, order",
+        "Sums, extremes and sorting along axes.",
+        "x has any shape; `axis` is a number or several, counted from the end where negative, and goes, unless "
+        "`keepdims` keeps it with length 1. The dtype is x's unless a line says otherwise; float16 is summed in "
+        "float32. `numpy.exceptions.AxisError` for an axis that x does not have, ValueError for a maximum of nothing.",
+        "reduction",
+        "sorting",
+    ),
+    "ops-shape": _ops(
+        "Shapes, indices",
+        "Operators that move numbers and change none.",
+        "any dtype, which the result keeps. ValueError for shapes, sizes or axes that do not fit; IndexError for an "
+        "index outside its range, TypeError for one that is no integer.",
+        "shape",
+        "indexing",
+    ),
+    "ops-linear": _ops(
+        "Products",
+        "Matrix products and sums of products.",
+        "the dtype is that of promotion, except that `linear` takes operands of one dtype (TypeError); float16 is "
+        "summed in float32. ValueError for shapes that do not fit, which names both.",
+        "linear",
+        "einsum",
+    ),
+    "ops-conv": _ops(
+        "Convolutions",
+        "Channels come last, in images and in filters.",
+        "images (N, H, W, C) or sequences (N, L, C) of float16, float32 or float64, filters and biases of the same "
+        "dtype, which the result has (else TypeError). ValueError for other axes, and for channels that do not fit.",
+        "conv",
+        "conv1d",
+        "conv_norm",
+    ),
+    "ops-pool": _ops(
+        "Pooling, resizing",
+        "Windows and grids of pixels.",
+        "images (N, H, W, C); the result keeps the dtype. Means and resizing take floats only (TypeError). ValueError "
+        "for other axes, sizes below 1, and windows larger than the padded image.",
+        "pool",
+        "resample",
+    ),
+    "ops-norm": _ops(
+        "Norms",
+        "Statistics over pixels, over channels, or over groups.",
+        "floats, whose dtype the result keeps; statistics are taken in float32 at least. TypeError for weights and "
+        "biases of another dtype than x, ValueError for those whose shape does not fit the channels.",
+        "norm",
+        "group_norm",
+    ),
+    "ops-pointwise": _ops(
+        "Activations, dropout",
+        "Functions of one number, and softmax.",
+        "x has any shape, which the result has, and its dtype, but for integers and booleans, which the functions of "
+        "real numbers compute in float32. `numpy.exceptions.AxisError` for an axis that x does not have, ValueError "
+        "for a setting outside its range.",
+        "pointwise",
+    ),
+    "ops-attention": _ops(
+        "Attention, gates",
+        "Attention over pixels, and maps that weigh maps.",
+        "floats; attention takes operands of one dtype (TypeError), gates follow the rules of promotion. ValueError "
+        "for shapes that do not fit, which names them.",
+        "attention",
+        "gate",
+    ),
+    "ops-loss": _ops(
+        "Losses",
+        "Losses of classes and of values.",
+        "losses of classes take logits (..., C) of floats, such as (N, H, W, C), and labels (...) of integers; the "
+        "loss is a Tensor without axes, of the logits' dtype. `weight` has a number per class; pixels of "
+        '`ignore_index` count nowhere; `background="mask"` treats class 0 as unlabelled. ValueError for shapes that '
+        "do not fit and for a label outside its range, whose place is named; TypeError for labels that are no "
+        "integers. Losses of values take two arrays whose shapes broadcast.",
+        "loss",
+        "regression",
+    ),
     "layers-base": Contents(
         "Modules",
         "The base class, parameters, containers, and what measures a network. Import them from `layers`.",

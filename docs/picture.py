@@ -53,7 +53,7 @@ def draw(rows: list[dict[str, Any]], names: tuple[str, ...], caption: str, out: 
     from matplotlib.patches import Patch
 
     plt = pyplot()
-    figure, axes = plt.subplots(len(rows), 4, figsize=(12, 1.62 * len(rows) + 1.3), layout="constrained")
+    figure, axes = plt.subplots(len(rows), 4, figsize=(9, 1.2 * len(rows) + 1.3), layout="constrained")
     for k, row in enumerate(rows):
         image, truth, said = row["image"], row["truth"], row["said"]
         wrong = (truth != 0) & (truth != said)
@@ -73,9 +73,9 @@ def draw(rows: list[dict[str, Any]], names: tuple[str, ...], caption: str, out: 
         Patch(facecolor=colour, edgecolor="0.5", label=name)
         for colour, name in zip((*COLOURS[1:], COLOURS[0], ERROR), (*names[1:], "unlabelled", "wrong"), strict=True)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=13, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=13, frameon=False)
     figure.suptitle(caption, fontsize=13)
-    figure.savefig(out, dpi=80)
+    figure.savefig(out, dpi=100)
     plt.close(figure)
 
 

@@ -174,9 +174,7 @@ def test_a_public_name_without_a_docstring_stops_the_reference(monkeypatch: pyte
 
 def test_docstrings_are_set_as_they_were_written() -> None:
     """Lines that were wrapped are joined, others are not; what Markdown would read as markup is no markup."""
-    wrapped = (
-        "A line that goes on until the column at which the editor has wrapped it, which is near to one hundred\ntwelve."
-    )
+    wrapped = "word " * 21 + "last\nmore."
     assert api._prose(f"{wrapped}\nx: an *array* of $5$, `a < b`.\ny[i] = sum_j x[j].") == [
         "",
         f"<p>{wrapped.replace(chr(10), ' ')}<br>x: an &#42;array&#42; of &#36;5&#36;, <code>a &lt; b</code>."
