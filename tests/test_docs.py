@@ -8,12 +8,15 @@ import ast
 import importlib
 import importlib.util
 import os
+import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support import browser as chromium
@@ -24,18 +27,29 @@ sys.path.insert(0, str(ROOT / "docs"))
 api, blocks, build, formulas = (importlib.import_module(name) for name in ("api", "blocks", "build", "formulas"))
 pytest.importorskip("matplotlib")
 PAGES = build.sources()
-_run: dict[Path, Any] = {}
 
 
-def page_of(source: Path) -> Any:
-    """A page, run once in this process."""
-    if source not in _run:
-        _run[source] = build.run(source)
-    return _run[source]
+@pytest.fixture(scope="session")
+def page_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[Path], Any]:
+    """A page, run once in this session: parallel workers take it from each other."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "pages"
+    folder.mkdir(exist_ok=True)
+
+    def page(source: Path) -> Any:
+        path = folder / f"{blocks.key(source)}.pickle"
+        if not path.exists():
+            content = pickle.dumps(build.run(source))
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(content)
+            part.replace(path)
+        return pickle.loads(path.read_bytes())
+
+    return page
 
 
 @pytest.mark.parametrize("source", PAGES, ids=build.place)
-def test_every_block_runs(source: Path) -> None:
+def test_every_block_runs(source: Path, page_of: Callable[[Path], Any]) -> None:
     page = page_of(source)
     if source.name[:2].isdigit():
         for part in ("Derivation", "Code", "Check", "Picture", "Exercise", "In this engine"):
@@ -191,7 +205,7 @@ def test_a_failing_block_stops_the_build(tmp_path: Path) -> None:
     assert caught.traceback[-1].lineno + 1 == 5, "the traceback names the line of the page"
 
 
-def test_a_page_is_the_same_twice() -> None:
+def test_a_page_is_the_same_twice(page_of: Callable[[Path], Any]) -> None:
     source = build.COURSE / "01-chain-rule.md"
     again = build.run(source)
     assert again.markdown == page_of(source).markdown
@@ -205,8 +219,18 @@ def test_formulas_are_found_outside_code_only() -> None:
     assert list(found.found) == [("x_1", False), ("z", True)]
 
 
+def test_the_picture_of_readme_ranks_tiles_by_the_classes_of_their_truth() -> None:
+    picture = importlib.import_module("picture")
+    half = np.zeros((5, 5), int)
+    half[1, 1], half[2, 1] = 30, 10  # soil: 30 of 40, bedrock: none of 10
+    wrong = np.zeros((5, 5), int)
+    wrong[3, 4] = 7
+    assert picture.tile_ious(np.stack([half, wrong, np.diag([9, 5, 0, 0, 2])])).tolist() == [0.375, 0.0, 1.0]
+    assert [picture.at(np.array([4, 3, 2, 1, 0]), quantile) for quantile in (0, 0.5, 0.76, 1)] == [4, 2, 1, 0]
+
+
 # One test, so that parallel workers do not each build a site.
-def test_the_site(tmp_path: Path) -> None:
+def test_the_site(tmp_path: Path, page_of: Callable[[Path], Any]) -> None:
     if importlib.util.find_spec("mkdocs") is None or not formulas.available():
         pytest.skip("the site needs the pip extra 'docs'")
     work = ROOT / "build" / "course"
@@ -244,10 +268,11 @@ def test_the_site(tmp_path: Path) -> None:
     with chromium.Browser() as browser:
         for wanted in [*pages, *api.pages()]:
             place = Path(build.place(wanted.source)).with_suffix(".html")
+            page = browser.open(tmp_path / place, width=1280)
             for width in (1280, 390):
-                page = browser.open(tmp_path / place, width=width)
+                page.resize(width)
                 assert faults(page, wanted, width) == [], f"{place} at {width} pixels"
-                page.close()
+            page.close()
 
 
 def broken_links(site: Path) -> list[str]:

@@ -115,9 +115,7 @@ class Page:
         )
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
-        self._send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+        self._set_size(width, height)
         if dark:
             self._send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         self._send("Page.navigate", url=url)
@@ -158,6 +156,17 @@ class Page:
         clip = {"x": 0, "y": top, "width": self.width, "height": height, "scale": 1}
         data = self._send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
         Path(path).write_bytes(base64.b64decode(data))
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Another size, as when a window is made smaller; waits until the page is laid out."""
+        self.width = width
+        self._set_size(width, height)
+        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
+
+    def _set_size(self, width: int, height: int) -> None:
+        self._send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def close(self) -> None:
         """Close the tab."""
