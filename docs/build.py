@@ -200,7 +200,8 @@ def navigation(titles: dict[Path, str]) -> list[dict[str, Any]]:
             path = ELSEWHERE.get(name, DOCS / name)
             if name == "api/":
                 for package, stems in api.SECTIONS.items():
-                    entries.append({package: [{titles[api.FOLDER / f"{stem}.md"]: f"api/{stem}.md"} for stem in stems]})
+                    pages = [{titles[api.FOLDER / f"{stem}.md"]: f"api/{stem}.md"} for stem in stems]
+                    entries += pages if len(pages) == 1 else [{package: pages}]
             elif path in titles:
                 entries.append({titles[path] if path.parent == COURSE else titles[path].partition(":")[0]: name})
         out.append({section: entries if len(names) > 1 else names[0]})
