@@ -9,7 +9,6 @@ finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from engine.cli import UsageError, check_memory, parsed, run_command, use_thread
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.data import CLASSES
 from engine.training.run_folder import (
-    CHOICES,
     LAST,
     SETTINGS,
     FolderError,
@@ -156,18 +154,6 @@ def claim(arguments: Arguments) -> RunFolder:
     return RunFolder(arguments.out)
 
 
-def _take_choices(config: Path) -> None:
-    """Use the convolution algorithms of the run that these settings come from, if that run timed them."""
-    path = config.parent / CHOICES
-    if config.name == SETTINGS and path.exists():
-        from kernels.conv.cpu import algorithm
-
-        try:
-            algorithm.use(json.loads(path.read_text()))
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise UsageError(f"--config {config}: {CHOICES} beside it cannot be used ({error})") from None
-
-
 def _check_free(out: Path) -> None:
     """Raise FolderError when a run is there; the message says whether it can be resumed."""
     if not holds_run(out):
@@ -191,8 +177,6 @@ def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
 
     _check(arguments)
     use_threads(arguments.threads)
-    if arguments.config is not None:
-        _take_choices(arguments.config)
     with claim(arguments) as folder:
         state = None
         out = folder.path

@@ -16,13 +16,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture
-def by_the_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The choice of algorithms is the cost model's, not a timing's; the number of threads is put back."""
-    from kernels.core.cpu import (
-        thread_pool,  # CUDA tests must set up their device before anything of the engine is imported
-    )
+def same_threads() -> Iterator[None]:
+    """The number of threads is put back."""
+    # Not at the top: CUDA tests must set up their device before anything of the engine is imported.
+    from kernels.core.cpu import thread_pool
 
-    monkeypatch.setenv("AREOGRAD_TUNE", "0")
     before = thread_pool.threads()
     yield
     thread_pool.set_threads(before)

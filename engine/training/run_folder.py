@@ -17,10 +17,9 @@ from engine.files import PART, remove, sync_folder
 SETTINGS, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 BEST, LAST = "best.safetensors", "last.safetensors"
 CURVES, PREDICTIONS = "curves.png", "predictions.png"
-CHOICES = "choices.json"
 STATES = ("state-0.safetensors", "state-1.safetensors")
 _LOCK = ".lock"
-_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS, CHOICES)  # in the order of their removal
+_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS)  # in the order of their removal
 
 
 class FolderError(InputError):

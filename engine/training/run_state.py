@@ -131,7 +131,7 @@ def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict
         from kernels.core.cpu.target import target
 
         found["vector unit"] = target().name
-    for name, default in (("AREOGRAD_CONV", "auto"), ("AREOGRAD_KERNELS", "fast"), ("AREOGRAD_TUNE", "0")):
+    for name, default in (("AREOGRAD_CONV", "auto"), ("AREOGRAD_KERNELS", "fast")):
         found[name] = os.environ.get(name, "").strip().lower() or default
     digest = hashlib.blake2b(digest_size=16)
     for tiles in parts:

@@ -22,7 +22,7 @@ from engine.config import Config, ConfigError, to_toml
 from engine.data import class_weights
 from engine.data.preparation import Prepared, prepare
 from engine.data.stored import Stored
-from engine.files import write_json, write_text
+from engine.files import write_text
 from engine.graphs.cpu_step import CapturedPasses
 from engine.graphs.cuda_graph import CudaGraphPasses
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
@@ -37,7 +37,7 @@ from engine.training.mixing import CopyPaste, Mixing, patches_of
 from engine.training.optimizer import AdamW
 from engine.training.progress import Reporter
 from engine.training.reporting import draw, write_rows, write_summary
-from engine.training.run_folder import BEST, CHOICES, LAST, SETTINGS, clear
+from engine.training.run_folder import BEST, LAST, SETTINGS, clear
 from engine.training.run_state import (
     RunState,
     StateError,
@@ -51,7 +51,6 @@ from engine.training.run_state import (
 )
 from engine.training.schedules import cosine_schedule
 from engine.training.step import Passes
-from kernels.conv.cpu import algorithm as algorithms
 from kernels.core import device
 from kernels.core.cpu.cores import available_memory
 from kernels.core.cuda.module import device_limits
@@ -265,7 +264,6 @@ class Run:
             "rows": self.rows,
             "best": self.best,
             "notes": self.notes,
-            "choices": algorithms.chosen(),
             "seconds": time.monotonic() - self.started,
             "trained_images": self.trained_images,
             "training_seconds": self.training_seconds,
@@ -277,7 +275,6 @@ class Run:
     def _restore(self, state: RunState) -> None:
         """Restore the run to where it was when it saved the state."""
         progress = state.progress
-        algorithms.use(progress["choices"])
         self.net.load_state_dict(put_together(progress["net"], state.arrays))
         self.optimizer.load_state_dict(put_together(progress["optimizer"], state.arrays))
         tape_random.set_state(progress["tape_random"])
@@ -418,8 +415,6 @@ class Run:
                 save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record, self.form)
             save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record, self.form)
         write_rows(self.out, self.rows)
-        if algorithms.chosen():
-            write_json(self.out / CHOICES, algorithms.chosen())
         self.report.epoch(row, config.epochs, time.monotonic() - self.started, best)
 
     def _record(self, epoch: int, result: Scores) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def steps(run: Run, captured: bool) -> tuple[list[float], list[np.ndarray]]:
     return losses, [t.data.copy() for _, t in net.named_tensors()]
 
 
-@pytest.mark.usefixtures("by_the_model")
+@pytest.mark.usefixtures("same_threads")
 def test_captured_steps_with_checkpointed_parts() -> None:
     """A replayed step does what the step does: the states move once,
     and the second run draws the masks of the first.

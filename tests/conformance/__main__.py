@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -109,7 +108,6 @@ def summary(saved: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Run, print per operator, save; 1 when there are findings."""
     args = _arguments()
-    os.environ.setdefault("AREOGRAD_TUNE", "0")  # algorithms by the cost model: the same in every run
     if args.differences:
         print("\n".join(differences()))
         return 0

@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 
 BOTTLENECKS = ["aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none"]
 ENCODERS = ["residual+inception", "residual", "plain"]
-ENVIRONMENT = ["KERNELS", "THREADS", "SIMD", "PRECISION", "DEVICE", "CONV", "TUNE"]
+ENVIRONMENT = ["KERNELS", "THREADS", "SIMD", "PRECISION", "DEVICE", "CONV"]
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None, **options) -> subprocess.CompletedProcess[str]:  # type: ignore[no-untyped-def]
@@ -60,7 +60,7 @@ def main():
     from kernels.core import device
     from kernels.core.precision import precision
     from kernels.conv.cpu import algorithm
-    device.choose(), precision(), algorithm.mode(), algorithm.timed()
+    device.choose(), precision(), algorithm.mode()
     list(doctor.facts())
     pointwise.relu_forward(np.ones((1, 2, 2, 1), np.float32))
 run_command(main)

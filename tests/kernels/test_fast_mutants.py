@@ -644,7 +644,7 @@ def run(root: Path, *checks: str) -> subprocess.CompletedProcess:
     """The checks with the package at `root` and a cache beside it. Compiled without optimization, which takes nearly
     half of the time.
     """
-    settings = {**NARROW, "AREOGRAD_CACHE": str(root / "cache"), "AREOGRAD_TUNE": "0", "NUMBA_OPT": "0"}
+    settings = {**NARROW, "AREOGRAD_CACHE": str(root / "cache"), "NUMBA_OPT": "0"}
     return run_in_copy(root, "tests.support.fast_checks", *checks, **settings)
 
 

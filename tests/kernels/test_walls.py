@@ -73,7 +73,7 @@ MUTANTS = [
 
 def run(side: str, *checks: str, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """The checks, in a process of their own that may be killed."""
-    settings = {"AREOGRAD_TUNE": "0", "AREOGRAD_THREADS": "1", **environment}
+    settings = {"AREOGRAD_THREADS": "1", **environment}
     return run_in_copy(root, "tests.support.walls", side, *checks, **settings)
 
 

@@ -127,26 +127,24 @@ def _forward(
     if is_single_channel(window, c, k, groups):
         return single_channel_forward(maps[0], w, b, window, relu, residual, summing)
 
-    def run(name: str) -> tuple[np.ndarray, np.ndarray]:
-        y = buffer_pool.empty((n, *window.output_size((h, wd)), k), np.float32)
-        if multi_input_1x1.serves(maps, window, groups):
-            return y, multi_input_1x1.forward(maps, w, b, y, relu, residual, summing)
-        if name != "direct":
-            form = _OUTPUTS[name], w.shape[0]
-            if not summing and few_tiles.serves(maps[0], w, window, form):
-                few_tiles.forward(maps[0], w, window, form, y, b, relu, residual)
-                return y, np.empty(0)
-            return y, winograd_forward(maps, w, window, form, [y], False, b, relu, summing, residual)
-        slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
-        for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):
-            first = i == 0
-            last = i == len(maps) - 1
-            start = (b, residual) if first else (None, None)
-            flags = {"relu": relu and last, "add": not first, "summing": summing and last}
-            sums = direct_forward(part, filter_, start[0], y, window, groups, **flags, residual=start[1])
-        return y, sums
-
-    return run(algorithm.choose("forward", n, (h, wd), c, k, window, groups, run))
+    y = buffer_pool.empty((n, *window.output_size((h, wd)), k), np.float32)
+    if multi_input_1x1.serves(maps, window, groups):
+        return y, multi_input_1x1.forward(maps, w, b, y, relu, residual, summing)
+    name = algorithm.choose(n, (h, wd), c, k, window, groups)
+    if name != "direct":
+        form = _OUTPUTS[name], w.shape[0]
+        if not summing and few_tiles.serves(maps[0], w, window, form):
+            few_tiles.forward(maps[0], w, window, form, y, b, relu, residual)
+            return y, np.empty(0)
+        return y, winograd_forward(maps, w, window, form, [y], False, b, relu, summing, residual)
+    slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
+    for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):
+        first = i == 0
+        last = i == len(maps) - 1
+        start = (b, residual) if first else (None, None)
+        flags = {"relu": relu and last, "add": not first, "summing": summing and last}
+        sums = direct_forward(part, filter_, start[0], y, window, groups, **flags, residual=start[1])
+    return y, sums
 
 
 def conv2d_backward_data(
@@ -172,23 +170,23 @@ def conv2d_backward_data(
     if is_single_channel(window, c, dy.shape[3], groups):
         return (single_channel_backward_data(dy, w, size, window, accumulate_into[0]),)
 
-    def run(name: str, totals: Sequence[np.ndarray | None] = (None,) * len(parts)) -> tuple[np.ndarray, ...]:
-        if name == "direct":
-            slices = _slices(w, parts) if len(parts) > 1 else [w]
-            return tuple(
-                direct_backward_data(dy, f, size, window, groups, None, t) for f, t in zip(slices, totals, strict=True)
-            )
-        add = all(t is not None for t in totals)
-        dxs = [
-            t if add and t is not None else buffer_pool.empty((n, *size, part), np.float32)
-            for part, t in zip(parts, totals, strict=True)
-        ]
-        winograd_forward([dy], filters.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
-        return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, totals, strict=True))
-
     if cropped or window.stride != (1, 1):
-        return run("direct", accumulate_into)
-    return run(algorithm.choose("data", n, dy.shape[1:3], dy.shape[3], c, back, groups, run), accumulate_into)
+        name = "direct"
+    else:
+        name = algorithm.choose(n, dy.shape[1:3], dy.shape[3], c, back, groups)
+    if name == "direct":
+        slices = _slices(w, parts) if len(parts) > 1 else [w]
+        return tuple(
+            direct_backward_data(dy, f, size, window, groups, None, t)
+            for f, t in zip(slices, accumulate_into, strict=True)
+        )
+    add = all(t is not None for t in accumulate_into)
+    dxs = [
+        t if add and t is not None else buffer_pool.empty((n, *size, part), np.float32)
+        for part, t in zip(parts, accumulate_into, strict=True)
+    ]
+    winograd_forward([dy], filters.flipped(w, 1), back, (_OUTPUTS[name], w.shape[0]), dxs, add)
+    return tuple(dx if add else _added(dx, t) for dx, t in zip(dxs, accumulate_into, strict=True))
 
 
 def _added(dx: np.ndarray, total: np.ndarray | None) -> np.ndarray:
@@ -222,16 +220,14 @@ def conv2d_backward_filter(maps: tuple[np.ndarray, ...], dy: np.ndarray, window:
     if is_single_channel(window, c, k, groups):
         return single_channel_backward_filter(maps[0], dy, window)
 
-    def run(name: str) -> np.ndarray:
-        if name == "direct":
-            parts = [direct_backward_filter(part, dy, window, groups) for part in maps]
-            if len(parts) == 1:
-                return parts[0]
-            mark_host_computation()
-            return np.concatenate(parts, 2)
+    name = algorithm.choose(n, (h, wd), c, k, window, groups)
+    if name != "direct":
         return winograd_backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))
-
-    return run(algorithm.choose("filter", n, (h, wd), c, k, window, groups, run))
+    parts = [direct_backward_filter(part, dy, window, groups) for part in maps]
+    if len(parts) == 1:
+        return parts[0]
+    mark_host_computation()
+    return np.concatenate(parts, 2)
 
 
 def conv2d_norm_backward(
@@ -290,8 +286,7 @@ def _norm_plan(maps: list[np.ndarray], z: np.ndarray, mask: np.ndarray | None, w
     if window == Window((1, 1)):
         plan: Any = pointwise_plan(z.shape, channels)
     else:
-        # Timing the candidates would compile the kernels of all of them.
-        name = algorithm.choose("norm", n, (p, q), k, sum(channels), back, groups)
+        name = algorithm.choose(n, (p, q), k, sum(channels), back, groups)
         if name == "direct":
             return None
         plan = winograd_plan((_OUTPUTS[name], window.kernel[0]), z.shape, channels, back)

@@ -16,7 +16,7 @@ from engine.training.optimizer import SGD
 from kernels.core import held
 from layers import Conv2d, ConvNorm, ConvTranspose2d, Module, Sequential
 
-pytestmark = pytest.mark.usefixtures("by_the_model")
+pytestmark = pytest.mark.usefixtures("same_threads")
 MAKES: dict[str, Any] = {
     "conv": lambda: Conv2d(3, 4, 3, padding=1),
     "conv without bias": lambda: Conv2d(3, 4, 1, bias=False),

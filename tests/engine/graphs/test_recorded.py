@@ -20,7 +20,7 @@ from layers import CombinedLoss, Module, Parameter, UNet
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
 
-pytestmark = pytest.mark.usefixtures("by_the_model")
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 class Training:

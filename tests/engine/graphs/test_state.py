@@ -19,7 +19,7 @@ from engine.training.optimizer import SGD
 from engine.training.step import Passes
 from layers import Conv2d, ConvNorm, CrossEntropyLoss, Dropout, Identity, Module, Parameter
 
-pytestmark = pytest.mark.usefixtures("by_the_model")
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 @dataclass

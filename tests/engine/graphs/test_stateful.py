@@ -14,7 +14,7 @@ from tests.support.stateful import EDITS, LENGTH, Program, run
 
 PROGRAMS = int(os.environ.get("AREOGRAD_STATEFUL_PROGRAMS", "15"))
 SEEDS = st.integers(0, 2**31 - 1)
-pytestmark = pytest.mark.usefixtures("by_the_model")
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 class Programs(RuleBasedStateMachine):

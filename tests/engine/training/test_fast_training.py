@@ -16,7 +16,7 @@ TERMS = {"margin": 0.4, "dice": 0.2, "focal": 0.2, "iou": 0.2}
 STEPS, LAST, SEEDS = 200, 20, (0, 1, 2)
 
 
-pytestmark = pytest.mark.usefixtures("by_the_model")
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def tiles(rng: np.random.Generator, count: int, h: int = 16, w: int = 24) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -12,7 +11,7 @@ from engine.files import OutputError, write_bytes
 from engine.training.reporting import read_rows
 from engine.training.run_folder import FolderError, RunFolder, next_folder
 from engine.training.run_state import load_state
-from tests.support.tiny_runs import flags, posix, results, run
+from tests.support.tiny_runs import flags, posix, run
 
 # -- folders and files -------------------------------------------------------------------------------------------------
 
@@ -64,12 +63,10 @@ def test_overwrite_removes_the_old_results_and_nothing_else(tiles, tmp_path) -> 
     out = tmp_path / "run"
     assert run(flags(tiles, out, epochs=2)) == 0
     (out / "mine.txt").write_text("kept")
-    (out / "choices.json").write_text("{}")
     assert run(flags(tiles, out, "--overwrite", epochs=1)) == 0
     assert len(read_rows(out)) == 1
     assert load_state(out).serial == 1
     assert (out / "mine.txt").read_text() == "kept"
-    assert not (out / "choices.json").exists()
 
 
 @posix
@@ -97,52 +94,3 @@ def test_a_file_that_cannot_be_written_is_one_line_and_leaves_the_old_one(tmp_pa
 
 
 # -- one seed, one model -----------------------------------------------------------------------------------------------
-
-
-def test_nothing_is_timed_unless_asked_for(tiles, whole, tmp_path, monkeypatch) -> None:
-    """An empty cache of choices gives the same bits as a full one, because none is read."""
-    from kernels.conv.cpu import algorithm
-
-    def timed(*_) -> str:
-        raise RuntimeError("a timing decided")
-
-    monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
-    for name in ("_fastest", "_remembered"):
-        monkeypatch.setattr(algorithm, name, timed)
-    for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(algorithm, memory, {})
-    assert run(flags(tiles, tmp_path / "run")) == 0
-    assert results(tmp_path / "run") == results(whole)
-    assert not (tmp_path / "run" / "choices.json").exists()
-
-
-def test_timed_choices_go_with_the_run(tiles, tmp_path, monkeypatch) -> None:
-    """They are kept in its folder, and --config and --resume take them back:
-    other timings would have chosen otherwise.
-    """
-    from kernels.conv.cpu import algorithm
-
-    def forget() -> None:
-        for memory in ("_chosen", "_known"):
-            monkeypatch.setattr(algorithm, memory, {})
-
-    monkeypatch.setenv("AREOGRAD_TUNE", "1")
-    monkeypatch.setattr(algorithm, "_CLOSE", 1e9)
-    monkeypatch.setattr("engine.training.trainer.precompile", lambda *a: 0)  # its processes would choose otherwise
-    monkeypatch.setattr(algorithm, "_remembered", dict)
-    monkeypatch.setattr(algorithm, "_remember", lambda key: None)
-    monkeypatch.setattr(algorithm, "_fastest", lambda names, run: names[-1])
-    forget()
-    assert run(flags(tiles, tmp_path / "a")) == 0
-    kept = json.loads((tmp_path / "a" / "choices.json").read_text())
-    assert kept
-    assert load_state(tmp_path / "a").progress["choices"] == kept
-    monkeypatch.setattr(algorithm, "_fastest", lambda names, run: names[0])
-    forget()
-    assert run([f"--config={tmp_path / 'a' / 'config.toml'}", f"--out={tmp_path / 'b'}"]) == 0
-    assert results(tmp_path / "a") == results(tmp_path / "b")
-    forget()
-    assert run([f"--resume={tmp_path / 'a'}"]) == 0
-    assert algorithm.chosen() == kept
-    with pytest.raises(ValueError, match="got 'fft', expected one of direct"):
-        algorithm.use({"a layer": "fft"})

@@ -23,7 +23,6 @@ from kernels.conv.cpu import algorithm, depthwise
 from kernels.conv.cpu.direct import backward_data
 from kernels.conv.cpu.single_channel.params import is_single_channel
 from kernels.conv.cpu.winograd import few_tiles
-from kernels.core.cpu.store import Store
 from kernels.core.cpu.target import target
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
@@ -422,7 +421,6 @@ def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:
     ):
         watch(module, name)
     monkeypatch.setattr(algorithm, "mode", lambda: mode)
-    monkeypatch.setenv("AREOGRAD_TUNE", "0")
     x, w = np.ones((1, 16, 16, 2 * groups), np.float32), np.ones((*window.kernel, 2, 3 * groups), np.float32)
     y = conv.conv2d_forward((x,), w, None, window, groups)
     conv.conv2d_backward_data(y, w, (16, 16), window, groups)
@@ -455,11 +453,8 @@ def test_winograd_is_used_only_where_stated(monkeypatch, mode, window, groups, w
 
 
 def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -> None:
-    """With timing off the choice is the cost model's alone: the cheapest algorithm; direct where nothing else can
-    serve.
-    """
+    """The cheapest algorithm; direct where nothing else can serve."""
     monkeypatch.setattr(algorithm, "mode", lambda: "auto")
-    monkeypatch.delenv("AREOGRAD_TUNE", raising=False)
     for window in (
         Window((3, 3), (1, 1), SAME),
         Window((3, 3), (2, 2), SAME),
@@ -468,44 +463,11 @@ def test_auto_uses_winograd_only_where_the_model_finds_it_cheaper(monkeypatch) -
     ):
         for c, k in ((1, 32), (64, 64), (256, 256)):
             cost = algorithm.costs(4, (32, 64), c, k, window, 1)
-            served = algorithm.choose("forward", 4, (32, 64), c, k, window, 1, lambda name: pytest.fail("timed"))
+            served = algorithm.choose(4, (32, 64), c, k, window, 1)
             assert served == min(cost, key=cost.__getitem__)
             assert ("winograd4" in cost) == (window.kernel == (3, 3) and window.stride == (1, 1))
-    assert algorithm.choose(
-        "forward", 16, (64, 128), 64, 64, Window((3, 3), (1, 1), SAME), 1, lambda name: None
-    ).startswith("winograd")
-
-
-def test_a_measured_choice_is_kept(monkeypatch, tmp_path) -> None:
-    """Where the costs are close the candidates are timed once;
-    the choice is written down and read by the next process.
-    """
-    monkeypatch.setattr(algorithm, "mode", lambda: "auto")
-    monkeypatch.setattr(algorithm, "store", lambda: Store(tmp_path))
-    monkeypatch.setattr(algorithm, "costs", lambda *a: {"direct": 1.0, "winograd4": 1.1, "winograd2": 9.0})
-    monkeypatch.setenv("AREOGRAD_TUNE", "1")
-    for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(algorithm, memory, {})
-    took = {"direct": 5, "winograd4": 1}
-    now = [0]
-    monkeypatch.setattr(algorithm.time, "perf_counter", lambda: now[0])
-    runs: list[str] = []
-
-    def run(name: str) -> None:
-        runs.append(name)
-        now[0] += took[name]
-
-    arguments = ("forward", 1, (8, 8), 4, 4, Window((3, 3)), 1)
-    assert algorithm.choose(*arguments, run) == "winograd4"
-    assert set(runs) == {"direct", "winograd4"}, "what the model finds far too dear is not timed"
-    for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(algorithm, memory, {})  # as a new process
-    assert algorithm.choose(*arguments, lambda name: pytest.fail("timed again")) == "winograd4"
-    next(tmp_path.glob("choices*")).write_text("{ not json")
-    for memory in ("_chosen", "_known"):
-        monkeypatch.setattr(algorithm, memory, {})
-    took.update(direct=1, winograd4=1)
-    assert algorithm.choose(*arguments, run) == "direct", "the model's favourite must be beaten by a tenth"
+    layer = 16, (64, 128), 64, 64, Window((3, 3), (1, 1), SAME), 1
+    assert algorithm.choose(*layer).startswith("winograd")
 
 
 def test_an_unknown_mode_is_named() -> None:

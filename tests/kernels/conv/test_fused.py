@@ -335,7 +335,6 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
     from kernels.core.cpu import weight_cache
 
     monkeypatch.setattr(algorithm, "mode", lambda: mode)
-    algorithm._known.clear()
     rng, window = np.random.default_rng(0), Window((3, 3), padding=((1, 1), (1, 1)))
     x = rng.standard_normal((1, 8, 8, 16)).astype(np.float32)
     x.setflags(write=False)
@@ -364,4 +363,3 @@ def test_what_is_made_of_a_filter_is_kept_only_while_it_cannot_change(mode, monk
         assert len(weight_cache._made) == 1
         del fixed
     assert not weight_cache._made
-    algorithm._known.clear()
