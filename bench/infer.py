@@ -23,12 +23,19 @@ def cases() -> list[Case]:
         theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
         others = {"torch": theirs, "jax": xla.modes(_jax, batch), "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
         out.append(
-            Case("inference", f"width {WIDTH} batch {batch}", partial(_ours, batch), others, flops=int(batch * 2.92e9))
+            Case(
+                "inference",
+                f"width {WIDTH} batch {batch}",
+                partial(our_inference, batch),
+                others,
+                flops=int(batch * 2.92e9),
+            )
         )
     return out
 
 
-def _ours(batch: int) -> Callable[[], Any]:
+def our_inference(batch: int) -> Callable[[], Any]:
+    """Returns a function that runs the network once."""
     from autograd import inference
     from engine.graphs import cpu_inference
     from layers import UNet
