@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -217,19 +218,16 @@ def test_user_input_is_never_checked_by_assert() -> None:
         assert not asserts, f"{path.relative_to(ROOT)}: assert in line {asserts}"
 
 
-def test_packages_are_listed_and_kernels_are_package_data() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    listed = set(
-        re.findall(r'"((?:kernels|autograd|layers|engine)[\w.]*)"', text.split("packages = [")[1].split("]")[0])
-    )
-    found = {
-        ".".join(p.parent.relative_to(ROOT).parts)
-        for package in PACKAGES
-        for p in (ROOT / package).rglob("__init__.py")
-    }
-    assert listed == found
-    assert '"*.cu"' in text
-    assert '"*.cuh"' in text
+def test_a_wheel_takes_every_folder_with_code_and_nothing_else() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = [f"{package}*" for package in ("engine", "layers", "autograd", "kernels")]
+    assert settings["packages"]["find"] == {"include": packages, "namespaces": False}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    for path in files:
+        if path.suffix == ".py":
+            assert (path.parent / "__init__.py").exists(), f"{path.parent.relative_to(ROOT)} is no package"
+    taken = {pattern.rpartition(".")[2] for pattern in settings["package-data"]["*"]}
+    assert {path.suffix[1:] for path in files} - {"py", "pyc", "md"} <= taken
 
 
 def test_import_of_the_kernels_needs_neither_cupy_nor_torch_nor_matplotlib() -> None:

@@ -14,6 +14,7 @@ runs a graph often should do so within one block.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from weakref import WeakKeyDictionary
@@ -105,6 +106,7 @@ class InferenceGraph:
 # capture costs two runs, and saves per run about what one image costs: it pays after so many runs per image of the
 # batch
 _PAYS = 3
+_NEVER = -sys.maxsize  # runs of a shape that is not captured again
 _MOST = 4  # graphs of one network
 _lock = threading.Lock()
 # by shape: the graph, or the runs so far
@@ -150,7 +152,7 @@ def _graph_for(net: Module, x: Array) -> InferenceGraph | None:
         known[x.shape] = graph + 1
         if graph + 1 <= _PAYS * len(x):
             return None
-        known[x.shape] = -(1 << 60)  # not again, if it cannot be
+        known[x.shape] = _NEVER  # in case it cannot be captured
         if sum(isinstance(p, InferenceGraph) for p in known.values()) == _MOST:
             del known[next(shape for shape, p in known.items() if isinstance(p, InferenceGraph))]
         try:

@@ -92,9 +92,12 @@ def count_of_arrays(kind: Any) -> int:
     return len(kind._fields) if is_record(kind, F32) else 0
 
 
+MOST_ARGUMENTS = 64  # slots of a launch
+
+
 class Signature:
     """The parameters of a kernel after start, stop and scratch. Raises ValueError for an annotation that is none of the
-    above.
+    above, and for more slots than a launch has.
 
     slots: per 64-bit word of a launch F32, U8, F64, I64, int, float, or tuple for the address of integers.
     """
@@ -109,6 +112,8 @@ class Signature:
         for kind in self.kinds.values():
             one = kind if kind in (*POINTERS, int, float) else tuple
             self.slots += [F32] * count_of_arrays(kind) or [one]
+        if len(self.slots) > MOST_ARGUMENTS:
+            raise ValueError(f"{what}: its parameters take {len(self.slots)} slots, expected {MOST_ARGUMENTS} at most")
         kinds = list(enumerate(self.kinds.values()))
         self._arrays = [k for k, kind in reversed(kinds) if count_of_arrays(kind)]
         self._integers = [k for k, kind in kinds if k not in self._arrays and kind not in (*POINTERS, int, float)]

@@ -159,10 +159,6 @@ class Pool:
                 self._bytes -= size * (len(blocks) - len(kept))
                 self._blocks[size] = kept
 
-    def reset_peak(self) -> None:
-        """Start a new measurement of `peak`."""
-        self.peak = self._bytes
-
 
 pool = Pool()
 

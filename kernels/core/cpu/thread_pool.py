@@ -35,6 +35,7 @@ from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
 from kernels.core.cpu import buffer_pool
+from kernels.core.cpu.arguments import MOST_ARGUMENTS
 from kernels.core.cpu.cores import capped, usable_cores
 from kernels.core.cpu.jit import Kernel, cached, discovered, drop_bitcode
 from kernels.core.dispatch import mark_host_computation
@@ -236,7 +237,6 @@ def address_of(array: np.ndarray) -> int:
 # -- launching: one native call acquires the pool, writes the arguments, submits the job, works at it and releases the
 # pool
 
-MOST_ARGUMENTS = 64
 _launchers: dict[tuple[type, ...], Any] = {}
 
 

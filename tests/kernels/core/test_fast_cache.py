@@ -17,7 +17,7 @@ import pytest
 
 from kernels.core.cpu import jit as compiling
 from kernels.core.cpu import sources
-from kernels.core.cpu.arguments import F32, Arrays, Ints
+from kernels.core.cpu.arguments import F32, Arrays, Ints, Signature
 from kernels.core.cpu.thread_pool import parallel
 from tests.support.paths import ROOT
 from tests.support.vector_widths import NARROW, other_widths
@@ -237,6 +237,17 @@ def test_a_kernel_s_annotations_are_checked() -> None:
         ValueError, match=r"cpu_kernel .*wrong: its parameter 'n' is annotated with .*str.*, expected F32"
     ):
         compiling.cpu_kernel()(wrong)
+
+
+def test_a_kernel_with_more_arrays_than_a_launch_takes_is_refused() -> None:
+    def many(start, stop, scratch, maps):
+        pass
+
+    many.__annotations__ = {"maps": Arrays(65)}
+    with pytest.raises(ValueError, match="its parameters take 65 slots, expected 64 at most"):
+        Signature(many, "cpu_kernel many")
+    many.__annotations__ = {"maps": Arrays(64)}
+    assert len(Signature(many, "cpu_kernel many").slots) == 64
 
 
 class Numbers(NamedTuple):
