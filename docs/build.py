@@ -58,9 +58,8 @@ NAV = {
     "Results": ["results.md", "benchmarks.md", "what-did-not-pay.md"],
     "Project": ["contributing.md", "changelog.md"],
 }
-# Pages that lie elsewhere, or are not written yet.
+# Pages that lie elsewhere.
 ELSEWHERE = {"benchmarks.md": ROOT / "bench" / "RESULTS.md", "changelog.md": ROOT / "CHANGELOG.md"}
-TO_COME = {"tutorials/operator.md"}
 # Taken as they are: records, which no build makes.
 RECORDS = {COURSE / "study.md", *ELSEWHERE.values()}
 # Code is left alone: a fenced block, a code span. Then the target of a link.
@@ -78,8 +77,7 @@ LANGUAGES = {".py": "python", ".cu": "cuda", ".cuh": "cuda", ".toml": "toml", ".
 def sources() -> list[Path]:
     """The written pages in reading order."""
     names = [name for section in NAV.values() for name in section if not name.endswith("/")]
-    paths = {name: ELSEWHERE.get(name, DOCS / name) for name in names}
-    return [path for name, path in paths.items() if path.exists() or name not in TO_COME]
+    return [ELSEWHERE.get(name, DOCS / name) for name in names]
 
 
 def place(source: Path) -> str:
