@@ -19,7 +19,8 @@ __device__ __forceinline__ int mirror(int i, int n) {
 
 // The pixel (x, y) of the output: image value before the photometric part, and label. m: two rows of three.
 template <class T>
-__device__ __forceinline__ T moved(const T* image, const unsigned char* mask, const double* m, int x, int y, int h, int w, int outside, unsigned char& label) {
+__device__ __forceinline__ T affine_sample(const T* image, const unsigned char* mask, const double* m, int x, int y, int h, int w, int outside,
+                                           unsigned char& label) {
   const double u = m[0] * x + m[1] * y + m[2], v = m[3] * x + m[4] * y + m[5];
   const double left = floor(u), top = floor(v);
   const T fx = static_cast<T>(u - left), fy = static_cast<T>(v - top);
@@ -51,7 +52,7 @@ __global__ void augment_plain(const T* __restrict__ images, const unsigned char*
   mean /= h * w;
   const T contrast = contrasts[tile], addition = (1 - contrast) * static_cast<T>(mean) + brightnesses[tile];
   for (int i = 0; i < h * w; ++i) {
-    const T value = moved(image, masks + tile * h * w, matrices + 6 * tile, i % w, i / w, h, w, outside, labels[tile * h * w + i]);
+    const T value = affine_sample(image, masks + tile * h * w, matrices + 6 * tile, i % w, i / w, h, w, outside, labels[tile * h * w + i]);
     out[tile * h * w + i] = photometric(value, contrast, addition, gammas[tile]);
   }
 }
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(THREADS)
 augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
         const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
         unsigned char* __restrict__ labels, int h, int w, int outside) {
-  __shared__ double room[WARPS];
+  __shared__ double scratch[WARPS];
   __shared__ double map[6];
   const int tile = blockIdx.y, pixels = h * w, first = tile * pixels;
   const T contrast = contrasts[tile], brightness = brightnesses[tile], gamma = gammas[tile];
@@ -72,11 +73,11 @@ augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, c
   if (contrast != 1) {  // the same for the whole block
     double total = 0;
     for (int i = threadIdx.x; i < pixels; i += THREADS) total += images[first + i];
-    addition = (1 - contrast) * static_cast<T>(block_sum(total, room) / pixels) + brightness;
+    addition = (1 - contrast) * static_cast<T>(block_sum(total, scratch) / pixels) + brightness;
   }
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS) {
     unsigned char label;
-    const T value = moved(images + first, masks + first, map, i % w, i / w, h, w, outside, label);
+    const T value = affine_sample(images + first, masks + first, map, i % w, i / w, h, w, outside, label);
     out[first + i] = photometric(value, contrast, addition, gamma);
     labels[first + i] = label;
   }

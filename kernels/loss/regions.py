@@ -4,7 +4,7 @@
 
 A term V(I, P, T) has dV/dp = m (A t + B) with A = dV/dI and B = dV/dP, whatever the term: two numbers per class are all
 that a pixel needs to know about the others. Hence every implementation has the same two passes over the logits, and
-between them one of these functions (CUDA: `loss_settle`).
+between them one of these functions (CUDA: `loss_reduce_coefficients`).
 
 Each takes the sums and a LossSpec and returns (V, A, B). W_c are the class weights over their sum. absent = 'present'
 leaves out the classes without a pixel. A denominator is at least 1e-30: it may be 0 only where its numerator is 0 too.

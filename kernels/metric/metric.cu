@@ -25,19 +25,19 @@ __global__ void __launch_bounds__(THREADS) predicted_labels(const T* __restrict_
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 confusion_plain(const unsigned char* __restrict__ truth, const unsigned char* __restrict__ prediction, unsigned long long* __restrict__ counts,
-                int pixels, int classes, unsigned long long* truth_note, unsigned long long* prediction_note) {
+                int pixels, int classes, unsigned long long* truth_error_slot, unsigned long long* prediction_error_slot) {
   const int i = blockIdx.x * THREADS + threadIdx.x, image = blockIdx.y;
   if (i >= pixels) return;
   const size_t at = (size_t)image * pixels + i;
-  check_label(truth_note, truth[at], classes, NO_LABEL, at);
-  check_label(prediction_note, prediction[at], classes, NO_LABEL, at);
+  check_label(truth_error_slot, truth[at], classes, NO_LABEL, at);
+  check_label(prediction_error_slot, prediction[at], classes, NO_LABEL, at);
   if (truth[at] < classes && prediction[at] < classes) atomicAdd(counts + (image * classes + truth[at]) * classes + prediction[at], 1ull);
 }
 
 // counts (N, classes, classes), zero before. Dynamic shared memory: a copy of the matrix per warp.
 extern "C" __global__ void __launch_bounds__(THREADS)
 confusion(const unsigned char* __restrict__ truth, const unsigned char* __restrict__ prediction, unsigned long long* __restrict__ counts, int pixels,
-          int classes, unsigned long long* truth_note, unsigned long long* prediction_note) {
+          int classes, unsigned long long* truth_error_slot, unsigned long long* prediction_error_slot) {
   extern __shared__ unsigned copies[];
   const int cells = classes * classes, image = blockIdx.y;
   for (int k = threadIdx.x; k < WARPS * cells; k += THREADS) copies[k] = 0;
@@ -45,8 +45,8 @@ confusion(const unsigned char* __restrict__ truth, const unsigned char* __restri
   unsigned* mine = copies + threadIdx.x / WARP * cells;
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS) {
     const size_t at = (size_t)image * pixels + i;
-    check_label(truth_note, truth[at], classes, NO_LABEL, at);
-    check_label(prediction_note, prediction[at], classes, NO_LABEL, at);
+    check_label(truth_error_slot, truth[at], classes, NO_LABEL, at);
+    check_label(prediction_error_slot, prediction[at], classes, NO_LABEL, at);
     if (truth[at] < classes && prediction[at] < classes) atomicAdd(mine + truth[at] * classes + prediction[at], 1u);
   }
   __syncthreads();

@@ -33,27 +33,27 @@ adamw_plain(T* __restrict__ p, const T* __restrict__ g, T* __restrict__ m, T* __
   if (average) average[i] += s.kept * (p[i] - average[i]);
 }
 
-template <class T> constexpr int RUN = 16 / sizeof(T);
-template <class T> struct alignas(16) Run { T v[RUN<T>]; };
+template <class T> constexpr int VECTOR = 16 / sizeof(T);
+template <class T> struct alignas(16) Vector { T v[VECTOR<T>]; };
 
-// count: of runs of 16 bytes.
+// count: of vectors of 16 bytes.
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-adamw(Run<T>* __restrict__ p, const Run<T>* __restrict__ g, Run<T>* __restrict__ m, Run<T>* __restrict__ v, const T* __restrict__ decay,
-      Run<T>* __restrict__ average, const T* __restrict__ clip, int count, const Step<T> s) {
+adamw(Vector<T>* __restrict__ p, const Vector<T>* __restrict__ g, Vector<T>* __restrict__ m, Vector<T>* __restrict__ v, const T* __restrict__ decay,
+      Vector<T>* __restrict__ average, const T* __restrict__ clip, int count, const Step<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x;
   if (i >= count) return;
   const T factor = *clip;
-  Run<T> weight = p[i], mean = m[i], square = v[i];
-  const Run<T> gradient = g[i];
-  const T shrink = decay[i / (LINE / RUN<T>)];
+  Vector<T> weight = p[i], mean = m[i], square = v[i];
+  const Vector<T> gradient = g[i];
+  const T weight_decay = decay[i / (LINE / VECTOR<T>)];
 #pragma unroll
-  for (int k = 0; k < RUN<T>; ++k) update(s, weight.v[k], gradient.v[k] * factor, mean.v[k], square.v[k], shrink);
+  for (int k = 0; k < VECTOR<T>; ++k) update(s, weight.v[k], gradient.v[k] * factor, mean.v[k], square.v[k], weight_decay);
   p[i] = weight, m[i] = mean, v[i] = square;
   if (average) {
-    Run<T> old = average[i];
+    Vector<T> old = average[i];
 #pragma unroll
-    for (int k = 0; k < RUN<T>; ++k) old.v[k] += s.kept * (weight.v[k] - old.v[k]);
+    for (int k = 0; k < VECTOR<T>; ++k) old.v[k] += s.kept * (weight.v[k] - old.v[k]);
     average[i] = old;
   }
 }
@@ -62,35 +62,35 @@ adamw(Run<T>* __restrict__ p, const Run<T>* __restrict__ g, Run<T>* __restrict__
 
 template <class T>
 __global__ void __launch_bounds__(THREADS) squares_plain(const T* __restrict__ g, double* __restrict__ partial, int count) {
-  __shared__ double room[WARPS];
+  __shared__ double scratch[WARPS];
   double total = 0;
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) total += static_cast<double>(g[i]) * g[i];
-  total = block_sum(total, room);
+  total = block_sum(total, scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
 // Squares of floats are exact in float64.
 template <class T>
-__global__ void __launch_bounds__(THREADS) squares(const Run<T>* __restrict__ g, double* __restrict__ partial, int count) {
-  __shared__ double room[WARPS];
+__global__ void __launch_bounds__(THREADS) squares(const Vector<T>* __restrict__ g, double* __restrict__ partial, int count) {
+  __shared__ double scratch[WARPS];
   double total = 0;
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) {
-    const Run<T> run = g[i];
+    const Vector<T> vector = g[i];
     double sum = 0;
 #pragma unroll
-    for (int k = 0; k < RUN<T>; ++k) sum = fma(static_cast<double>(run.v[k]), static_cast<double>(run.v[k]), sum);
+    for (int k = 0; k < VECTOR<T>; ++k) sum = fma(static_cast<double>(vector.v[k]), static_cast<double>(vector.v[k]), sum);
     total += sum;
   }
-  total = block_sum(total, room);
+  total = block_sum(total, scratch);
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
 // One block: total = the sum of the partial sums, always in the same order.
 extern "C" __global__ void __launch_bounds__(THREADS) squares_finish(const double* __restrict__ partial, double* __restrict__ total, int parts) {
-  __shared__ double room[WARPS];
+  __shared__ double scratch[WARPS];
   double sum = 0;
   for (int i = threadIdx.x; i < parts; i += THREADS) sum += partial[i];
-  sum = block_sum(sum, room);
+  sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) *total = sum;
 }
 

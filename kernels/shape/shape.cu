@@ -26,15 +26,15 @@ template <class U, bool TOGETHER> __global__ void move_channels(Maps maps, U* wi
   else *narrow = wide[i];
 }
 
-template <class T> __global__ void accumulate(T* total, const T* more, int n) {
+template <class T> __global__ void accumulate(T* total, const T* addend, int n) {
   constexpr int V = 16 / sizeof(T);
   const int i = (blockIdx.x * blockDim.x + threadIdx.x) * V;
   if (i + V <= n) {
     Pack<T, V> sum = load_pack<T, V>(total + i);
-    const Pack<T, V> other = load_pack<T, V>(more + i);
+    const Pack<T, V> other = load_pack<T, V>(addend + i);
     for (int v = 0; v < V; ++v) sum.v[v] += other.v[v];
     store_pack<T, V>(total + i, sum);
   } else {
-    for (int k = i; k < n; ++k) total[k] += more[k];
+    for (int k = i; k < n; ++k) total[k] += addend[k];
   }
 }

@@ -166,8 +166,8 @@ MUTANTS = [
         ("check", "trace"),
         _odd,
     ),
-    Mutant("the result is not rescaled", FLASH, "out[r][c] *= shrink;", ";", ANY, _odd),
-    Mutant("the sum is not rescaled", FLASH, "sum[r] = shrink * sum[r] +", "sum[r] = sum[r] +", ANY, _odd),
+    Mutant("the result is not rescaled", FLASH, "out[r][c] *= rescale;", ";", ANY, _odd),
+    Mutant("the sum is not rescaled", FLASH, "sum[r] = rescale * sum[r] +", "sum[r] = sum[r] +", ANY, _odd),
     Mutant(
         "keys beyond the last count",
         FLASH,

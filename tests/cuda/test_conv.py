@@ -24,7 +24,7 @@ def test_float32(name: str, served: list) -> None:
     layer = LAYERS[name]
     compare(layer)
     kernels_used = [
-        launch.kernel for launch in served if launch.kernel not in ("arrange_filter", "finish", "add_partials")
+        launch.kernel for launch in served if launch.kernel not in ("arrange_filter", "reduce_splits", "add_partials")
     ]
     assert len(kernels_used) == 3
     for kernel, word in zip(kernels_used, layer.by, strict=True):
@@ -96,7 +96,7 @@ def test_pointwise_is_a_product_of_matrices(served: list) -> None:
     for dtype in (F4, F8):
         served.clear()
         compare(layer, dtype, bias=False)
-        assert len([launch for launch in served if launch.kernel not in ("add_partials", "finish")]) == 1, (
+        assert len([launch for launch in served if launch.kernel not in ("add_partials", "reduce_splits")]) == 1, (
             "only the filter gradient is ours"
         )
 

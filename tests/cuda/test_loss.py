@@ -52,7 +52,7 @@ def check(logits: np.ndarray, labels: np.ndarray, spec: LossSpec, dtype: str, dy
         value, parts, state = loss_forward(z, y, spec)
         dz = loss_backward(cupy.asarray(dy, dtype), z, y, spec, state)
     assert all(s.by == "fast" and s.device == "cuda" for s in served)
-    assert sum("loss_settle" in launch.kernel for launch in log) == 1
+    assert sum("loss_reduce_coefficients" in launch.kernel for launch in log) == 1
     assert sum("loss_gradient" in launch.kernel for launch in log) == (labels.size > 0)
     wide = wider(narrow)
     exact, naive = reference.loss_forward(wide, labels, spec), reference.loss_forward(narrow, labels, spec)
@@ -224,7 +224,7 @@ MUTANTS = [
     Mutant(
         "the last vector of a tile is not cut",
         SOURCE,
-        "if (e + RUN <= elements) {\n        const",
+        "if (e + VECTOR <= elements) {\n        const",
         "if (e < elements) {\n        const",
         ("check", "trace"),
         _several,

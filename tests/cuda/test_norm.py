@@ -312,8 +312,8 @@ MUTANTS = [
     ),
     Mutant(
         "odd row out",
-        "p.ty + half < p.high) room",
-        "p.ty + half + 1 < p.high) room",
+        "p.ty + half < p.high) scratch",
+        "p.ty + half + 1 < p.high) scratch",
         "fast",
         _forward_and_backward,
         cuda,

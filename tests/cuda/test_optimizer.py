@@ -192,10 +192,10 @@ MUTANTS = [
         _step,
     ),
     Mutant(
-        "a run loses its last number",
+        "a vector loses its last number",
         cuda.MODULE,
-        "for (int k = 0; k < RUN<T>; ++k) update",
-        "for (int k = 0; k < RUN<T> - 1; ++k) update",
+        "for (int k = 0; k < VECTOR<T>; ++k) update",
+        "for (int k = 0; k < VECTOR<T> - 1; ++k) update",
         ANY,
         _runs,
     ),
@@ -208,7 +208,12 @@ MUTANTS = [
         _runs,
     ),
     Mutant(
-        "a run has the decay of another line", cuda.MODULE, "decay[i / (LINE / RUN<T>)]", "decay[i / LINE]", ANY, _runs
+        "a vector has the decay of another line",
+        cuda.MODULE,
+        "decay[i / (LINE / VECTOR<T>)]",
+        "decay[i / LINE]",
+        ANY,
+        _runs,
     ),
     Mutant("decay after the step", cuda.MODULE, "p -= s.learning_rate * decay * p;", "", ANY, _step),
     Mutant("the clip factor is left out", cuda.MODULE, "g[i] * *clip", "g[i]", ANY, _step),

@@ -35,7 +35,11 @@ def check(branch: str, n: int, pixels: int, c: int, h: int, dtype: str) -> None:
         y = getattr(attention, forward)(*there[1:], *eps)
         gradients = getattr(attention, backward)(*there, *eps)
     assert [s.by for s in served] == ["fast", "fast"]
-    assert [launch.kernel.split("<")[0] for launch in log] == [f"{branch}_forward", f"{branch}_backward", "over_images"]
+    assert [launch.kernel.split("<")[0] for launch in log] == [
+        f"{branch}_forward",
+        f"{branch}_backward",
+        "reduce_images",
+    ]
     naive, exact = (
         (getattr(reference, forward)(*some[1:], *eps), *getattr(reference, backward)(*some, *eps))
         for some in (arrays, [wider(a) for a in arrays])
@@ -79,7 +83,7 @@ def test_memory_is_read_in_whole_sectors() -> None:
         with clean() as report:
             getattr(attention, f"polarized_{branch}_forward")(*arrays[1:], *eps)
             getattr(attention, f"polarized_{branch}_backward")(*arrays, *eps)
-        for name in (f"{branch}_forward", f"{branch}_backward", "over_images"):
+        for name in (f"{branch}_forward", f"{branch}_backward", "reduce_images"):
             assert report.kernel(name).sectors_per_request <= 4.2
             assert report.kernel(name).wavefronts_per_request <= 2  # sums are 8 bytes wide: two passes each
 
@@ -97,8 +101,8 @@ MUTANTS = [
     Mutant(
         "the sums of warps are added before they are there",
         SOURCE,
-        "room.columns[warp][lane] = total + run;\n    __syncthreads();",
-        "room.columns[warp][lane] = total + run;",
+        "scratch.columns[warp][lane] = total + run;\n    __syncthreads();",
+        "scratch.columns[warp][lane] = total + run;",
         ("trace",),
         _channel,
     ),

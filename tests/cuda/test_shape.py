@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant("a unit too many", "if (i >= count) return;", "if (i > count) return;", "check", _moved, cuda, _MOVE),
     Mutant(
         "tail lost",
-        "for (int k = i; k < n; ++k) total[k] += more[k];",
+        "for (int k = i; k < n; ++k) total[k] += addend[k];",
         "",
         "fast",
         _added,

@@ -404,9 +404,9 @@ MUTANTS = [
         Planted(EVEN, "tf32"),
     ),
     (
-        "pieces are not permuted",
-        "const int turn = ",
-        "const int turn = 0 * ",
+        "vectors are not permuted",
+        "const int swizzle = ",
+        "const int swizzle = 0 * ",
         "trace",
         Planted(EVEN, "tf32", traffic=True),
     ),

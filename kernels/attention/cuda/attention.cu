@@ -11,7 +11,7 @@
 constexpr int PLAIN = 128;
 
 // Blocks per multiprocessor to compile for, where ptxas would spill to let more in.
-template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 12 : 8;
+template <class T> constexpr int MIN_BLOCKS_PER_SM = sizeof(T) == 4 ? 12 : 8;
 
 template <class T> __device__ __forceinline__ T dot(const T* a, const T* b, int d) {
   T total = 0;
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(PLAIN)
 attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, T* __restrict__ lse, const Shape n,
                      const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
-  __shared__ T room[PLAIN / WARP];
+  __shared__ T scratch[PLAIN / WARP];
   T* p = reinterpret_cast<T*>(memory);
   const int head = blockIdx.y, i = blockIdx.x;
   const size_t row = (size_t)head * n.queries + i, first = (size_t)head * n.keys;
@@ -33,10 +33,10 @@ attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* 
     p[j] = masked(scale * dot(q + row * n.d, k + (first + j) * n.d, n.d), mask, head, i, j);
     top = max(top, p[j]);
   }
-  top = block_max(top, room);
+  top = block_max(top, scratch);
   if (top == -infinity<T>()) top = 0;  // nothing to look at: p = 0 everywhere
   for (int j = threadIdx.x; j < n.keys; j += PLAIN) sum += p[j] = exp(p[j] - top);
-  sum = block_sum(sum, room);
+  sum = block_sum(sum, scratch);
   for (int c = threadIdx.x; c < n.e; c += PLAIN) {
     T total = 0;
     for (int j = 0; j < n.keys; ++j) total += p[j] * v[(first + j) * n.e + c];
@@ -65,7 +65,7 @@ __device__ __forceinline__ void pair_of(const T* q, const T* k, const T* v, cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(PLAIN, RESIDENT<T>)
+__global__ void __launch_bounds__(PLAIN, MIN_BLOCKS_PER_SM<T>)
 attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                         const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
@@ -85,7 +85,7 @@ attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const
 }
 
 template <class T>
-__global__ void __launch_bounds__(PLAIN, RESIDENT<T>)
+__global__ void __launch_bounds__(PLAIN, MIN_BLOCKS_PER_SM<T>)
 attention_keys_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                      const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];

@@ -22,12 +22,12 @@ template <class T> __device__ __forceinline__ T masked(T s, const Mask& mask, in
 }
 
 // The largest value of the block's threads (whole warps), as block_sum in core/cuda/device.cuh.
-template <class T> __device__ T block_max(T value, T* room) {
+template <class T> __device__ T block_max(T value, T* scratch) {
   value = warp_max(value);
   __syncthreads();
-  if (threadIdx.x % WARP == 0) room[threadIdx.x / WARP] = value;
+  if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = value;
   __syncthreads();
-  T top = room[0];
-  for (int k = 1; k < blockDim.x / WARP; ++k) top = max(top, room[k]);
+  T top = scratch[0];
+  for (int k = 1; k < blockDim.x / WARP; ++k) top = max(top, scratch[k]);
   return top;
 }

@@ -52,9 +52,9 @@ template <class T, int D, int R, int C> __device__ __forceinline__ void product(
   }
 }
 
-// The D / 16 columns of the result that a thread has: runs of RUN neighbours.
-template <int D> constexpr int RUN = D / SIDE < 4 ? D / SIDE : 4;
-template <int D> __device__ __forceinline__ int column(int tx, int k) { return k / RUN<D> * (SIDE * RUN<D>) + tx * RUN<D> + k % RUN<D>; }
+// The D / 16 columns of the result that a thread has: vectors of VECTOR neighbours.
+template <int D> constexpr int VECTOR = D / SIDE < 4 ? D / SIDE : 4;
+template <int D> __device__ __forceinline__ int column(int tx, int k) { return k / VECTOR<D> * (SIDE * VECTOR<D>) + tx * VECTOR<D> + k % VECTOR<D>; }
 
 // out[r][k] += sum_j p[row][j] v[j][column k]
 template <class T, int D, int R, int COLUMNS>
@@ -75,24 +75,24 @@ __device__ __forceinline__ void accumulate(T (&out)[R][D / SIDE], const T* p, co
   }
 }
 
-// Rows of the result to memory: `rows` of them, d <= D numbers each, in runs of neighbours where rows allow it.
+// Rows of the result to memory: `rows` of them, d <= D numbers each, in vectors where rows allow it.
 template <class T, int D, int R>
 __device__ __forceinline__ void store_rows(T* target, const T (&value)[R][D / SIDE], const T (&factor)[R], int rows, int d, int runs, int ty, int tx) {
-  struct alignas(RUN<D> * sizeof(T)) Piece { T v[RUN<D>]; };
+  struct alignas(VECTOR<D> * sizeof(T)) Vector { T v[VECTOR<D>]; };
 #pragma unroll
   for (int r = 0; r < R; ++r) {
     if (ty + SIDE * r >= rows) continue;
 #pragma unroll
-    for (int k = 0; k < D / SIDE; k += RUN<D>) {
+    for (int k = 0; k < D / SIDE; k += VECTOR<D>) {
       const int c = column<D>(tx, k);
       T* to = target + (size_t)(ty + SIDE * r) * d + c;
-      Piece piece;
+      Vector vector;
 #pragma unroll
-      for (int i = 0; i < RUN<D>; ++i) piece.v[i] = factor[r] * value[r][k + i];
-      if (runs && c < d) *reinterpret_cast<Piece*>(to) = piece;
+      for (int i = 0; i < VECTOR<D>; ++i) vector.v[i] = factor[r] * value[r][k + i];
+      if (runs && c < d) *reinterpret_cast<Vector*>(to) = vector;
 #pragma unroll
-      for (int i = 0; i < RUN<D>; ++i)
-        if (!runs && c + i < d) to[i] = piece.v[i];
+      for (int i = 0; i < VECTOR<D>; ++i)
+        if (!runs && c + i < d) to[i] = vector.v[i];
     }
   }
 }
@@ -137,18 +137,18 @@ attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __rest
         highest = max(highest, s[r][c]);
       }
       highest = half_warp_max(highest);
-      const T shift = highest == -infinity<T>() ? T(0) : highest, shrink = exp(top[r] - shift);
-      T more = 0;
+      const T shift = highest == -infinity<T>() ? T(0) : highest, rescale = exp(top[r] - shift);
+      T tile_sum = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) {
         const T p = exp(s[r][c] - shift);
-        more += p;
+        tile_sum += p;
         tile_p[(ty + SIDE * r) * SPREAD<OTHER> + tx + SIDE * c] = p;
       }
-      sum[r] = shrink * sum[r] + half_warp_sum(more);
+      sum[r] = rescale * sum[r] + half_warp_sum(tile_sum);
       top[r] = highest;
 #pragma unroll
-      for (int c = 0; c < D / SIDE; ++c) out[r][c] *= shrink;
+      for (int c = 0; c < D / SIDE; ++c) out[r][c] *= rescale;
     }
     __syncthreads();  // k has been read
     load_tile<T, OTHER, D>(other, v + key * n.e, n.keys - first, n.e, n.runs);
@@ -215,10 +215,11 @@ attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __res
 }
 
 // Owns queries: dq = scale ds k.
-template <int D> constexpr int RESIDENT = D == 128 ? 2 : 0;  // blocks per multiprocessor to compile for (0: as ptxas likes; with D = 128 it spills for a third)
+// Blocks per multiprocessor to compile for (0: as ptxas likes; with D = 128 it spills for a third).
+template <int D> constexpr int MIN_BLOCKS_PER_SM = D == 128 ? 2 : 0;
 
 template <class T, int D, int OWN, int OTHER>
-__global__ void __launch_bounds__(THREADS, RESIDENT<D>)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<D>)
 attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
                   const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;

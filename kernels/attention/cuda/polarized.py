@@ -11,7 +11,7 @@ import numpy as np
 from kernels.core.cuda.module import Launch, Module, blocks, device_limits
 from kernels.core.device import Array, module_of
 
-_STEPS = ("channel_forward", "channel_backward", "spatial_forward", "spatial_backward", "over_images")
+_STEPS = ("channel_forward", "channel_backward", "spatial_forward", "spatial_backward", "reduce_images")
 # One module per type, since one run needs one type; the last one, with all of them, is what the registry lists.
 MODULES = {
     kind: Module("attention/cuda/polarized.cu", tuple(f"{step}<{kind}>" for step in _STEPS))
@@ -39,7 +39,7 @@ def image_launch(step: str, kind: str, n: int, pixels: int, channels: int, inner
 
 def parameters_launch(kind: str, channels: int, inner: int, width: int) -> Launch:
     """A thread per number: two matrices, and every vector."""
-    return Launch(f"over_images<{kind}>", (blocks(2 * channels * inner + width, 256),), (256,))
+    return Launch(f"reduce_images<{kind}>", (blocks(2 * channels * inner + width, 256),), (256,))
 
 
 class _Branch:

@@ -7,24 +7,24 @@
 // FLOPs 2 R S per output, bytes 4 (x) + 4 (y): 2.25 FLOP per byte for 3x3. Pure bandwidth: no shared memory, the L1 serves the R S readings.
 //
 // Versions: naive.cu (with groups); here: neighbouring threads have neighbouring channels, four each (STEP 4) or one, so every request is one run of
-// a pixel's channels; a thread makes OUTS neighbouring outputs, for which it reads each tap of the filter once.
+// a pixel's channels; a thread makes THREAD_OUTPUTS neighbouring outputs, for which it reads each tap of the filter once.
 //   global loads and stores: at most 16 sectors per 16-byte request of a full warp (the least)
 #include "conv/cuda/geometry.cuh"
 #include "conv/cuda/partials.cuh"
 #include "conv/cuda/tiles.cuh"
 
-constexpr int OUTS = 4;   // neighbouring outputs of a thread
-constexpr int TAPS = 9;   // filter taps whose gradient a thread sums at a time
+constexpr int THREAD_OUTPUTS = 4;  // neighbouring outputs of a thread
+constexpr int TAPS = 9;  // filter taps whose gradient a thread sums at a time
 constexpr int STRANDS = 8;  // warps of a block of the filter gradient, each with its own pixels
 
-// One thread per STEP channels of OUTS outputs of a row; grid (blocks, phases). add: the result is added to y.
+// One thread per STEP channels of THREAD_OUTPUTS outputs of a row; grid (blocks, phases). add: the result is added to y.
 template <int STEP> __global__ void __launch_bounds__(256) depthwise(const float* x, const float* w, const float* bias, float* y, const Problem p) {
   const Axis rows = pick(p.rows, blockIdx.y / p.phase_columns), columns = pick(p.columns, blockIdx.y % p.phase_columns);
-  const int across = p.c / STEP, runs = (columns.outs + OUTS - 1) / OUTS, i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int across = p.c / STEP, runs = (columns.outs + THREAD_OUTPUTS - 1) / THREAD_OUTPUTS, i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.n * rows.outs * runs * across) return;
-  const int c = i % across * STEP, first = i / across % runs * OUTS, row = i / across / runs % rows.outs, n = i / across / runs / rows.outs;
+  const int c = i % across * STEP, first = i / across % runs * THREAD_OUTPUTS, row = i / across / runs % rows.outs, n = i / across / runs / rows.outs;
   const int h0 = rows.in0 + rows.in_step * row, w0 = columns.in0 + columns.in_step * first;
-  float sums[OUTS][STEP] = {};
+  float sums[THREAD_OUTPUTS][STEP] = {};
   for (int t = 0; t < rows.taps; ++t) {
     const int h = h0 + rows.tap_step * t;
     if (unsigned(h) >= unsigned(p.in_h)) continue;
@@ -32,7 +32,7 @@ template <int STEP> __global__ void __launch_bounds__(256) depthwise(const float
       float tap[STEP], value[STEP];
       load<STEP>(tap, w + ((rows.tap0 + rows.tap_stride * t) * p.s + columns.tap0 + columns.tap_stride * u) * p.c + c);
 #pragma unroll
-      for (int j = 0; j < OUTS; ++j) {
+      for (int j = 0; j < THREAD_OUTPUTS; ++j) {
         const int column = w0 + columns.in_step * j + columns.tap_step * u;
         if (unsigned(column) >= unsigned(p.in_w)) continue;
         load<STEP>(value, x + ((n * p.in_h + h) * p.in_w + column) * p.c + c);
@@ -42,20 +42,20 @@ template <int STEP> __global__ void __launch_bounds__(256) depthwise(const float
     }
   }
 #pragma unroll
-  for (int j = 0; j < OUTS; ++j) {
+  for (int j = 0; j < THREAD_OUTPUTS; ++j) {
     if (first + j >= columns.outs) return;
     const int out_row = rows.out0 + rows.out_step * row, out_column = columns.out0 + columns.out_step * (first + j);
     float* to = y + ((n * p.out_h + out_row) * p.out_w + out_column) * p.c + c;
-    float more[STEP];
+    float addend[STEP];
     if (bias) {
-      load<STEP>(more, bias + c);
+      load<STEP>(addend, bias + c);
 #pragma unroll
-      for (int e = 0; e < STEP; ++e) sums[j][e] += more[e];
+      for (int e = 0; e < STEP; ++e) sums[j][e] += addend[e];
     }
     if (p.add) {
-      load<STEP>(more, to);
+      load<STEP>(addend, to);
 #pragma unroll
-      for (int e = 0; e < STEP; ++e) sums[j][e] += more[e];
+      for (int e = 0; e < STEP; ++e) sums[j][e] += addend[e];
     }
     store<STEP>(to, sums[j]);
   }

@@ -15,14 +15,14 @@ from kernels.core.geometry import Window
 
 MODULE = Module("conv/cuda/depthwise.cu", ["depthwise<4>", "depthwise<1>", "depthwise_filter", "add_partials"])
 FILTER_CONV = integers("n h w c p q r s sh sw dh dw top left splits")
-_OUTS = 4  # as in depthwise.cu
+_THREAD_OUTPUTS = 4  # as in depthwise.cu
 _TAPS = 9
 _STRANDS = 8
 
 
 def depthwise_launch(walk: Walk, step: int) -> Launch:
     """One thread per `step` channels of four neighbouring outputs."""
-    runs = walk.n * max(r.outs for r in walk.rows) * blocks(max(c.outs for c in walk.columns), _OUTS)
+    runs = walk.n * max(r.outs for r in walk.rows) * blocks(max(c.outs for c in walk.columns), _THREAD_OUTPUTS)
     return Launch(f"depthwise<{step}>", (blocks(runs * walk.c // step, 256), walk.phases), (256,))
 
 

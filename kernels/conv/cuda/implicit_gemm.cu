@@ -13,7 +13,7 @@
 //      that has arrived, and it tells that everybody has left the buffer which the next copy overwrites.
 //   4. Sums in two levels: every 32 terms the running sums are folded into totals, which keeps float32 as exact as a blocked library product.
 //   5. Split sums (`splits` > 1) where the map is too small to fill the device, or the sum longer than 8192 terms: every split writes its
-//      partial sums, `finish` adds them in a fixed order. No atomics: the same bits in every run.
+//      partial sums, `reduce_splits` adds them in a fixed order. No atomics: the same bits in every run.
 //
 // Computed for sm_80: 128 x 128 takes 232 registers, one block and 8 warps per multiprocessor, each with 64 independent sums in flight, and 4 FMAs
 // per float read from shared memory; 64 x 64 takes 128 registers, 4 blocks and 16 warps, and 2.7 FMAs per float. No version spills.
@@ -109,18 +109,18 @@ __device__ __forceinline__ void put(const float* sums, const float* bias, float*
     if (k >= p.k) return;
     const bool second = k >= p.k0, add = !partial && p.add >> second & 1;
     float* to = partial ? partial + pixel * p.k + k : second ? y1 + pixel * (p.k - p.k0) + k - p.k0 : y0 + pixel * p.k0 + k;
-    float out[STEP], more[STEP];
+    float out[STEP], addend[STEP];
 #pragma unroll
     for (int f = 0; f < STEP; ++f) out[f] = sums[e + f];
     if (bias && !partial) {
-      load<STEP>(more, bias + k);
+      load<STEP>(addend, bias + k);
 #pragma unroll
-      for (int f = 0; f < STEP; ++f) out[f] += more[f];
+      for (int f = 0; f < STEP; ++f) out[f] += addend[f];
     }
     if (add) {
-      load<STEP>(more, to);
+      load<STEP>(addend, to);
 #pragma unroll
-      for (int f = 0; f < STEP; ++f) out[f] += more[f];
+      for (int f = 0; f < STEP; ++f) out[f] += addend[f];
     }
     store<STEP>(to, out);
   }
@@ -179,7 +179,7 @@ convolve(const float* x0, const float* x1, const float* w, const float* bias, fl
 }
 
 // The second pass of split sums: y = bias + partials[0] + partials[1] + ... (+ y), one thread per output. Bytes: 4 (splits + 1) per output.
-extern "C" __global__ void finish(const float* partials, const float* bias, float* y0, float* y1, const Problem p) {
+extern "C" __global__ void reduce_splits(const float* partials, const float* bias, float* y0, float* y1, const Problem p) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, size = p.n * p.out_h * p.out_w * p.k;
   if (i >= size) return;
   float sum = 0;

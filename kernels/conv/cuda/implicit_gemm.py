@@ -52,7 +52,7 @@ FLAT = Tile(32, 64, 1, 2, 0.5)
 FILTER_TILES = {4: (BIG, FILTER_SQUARE, NARROW, FLAT), 1: (FILTER_SQUARE, NARROW, FLAT)}
 FORWARD = Module(
     "conv/cuda/implicit_gemm.cu",
-    [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "finish", "arrange_filter"],
+    [*(t.kernel("convolve", s) for s, ts in FORWARD_TILES.items() for t in ts), "reduce_splits", "arrange_filter"],
 )
 FILTER = Module(
     "conv/cuda/backward_filter.cu",
@@ -115,7 +115,7 @@ def convolve(walk: Walk, maps: Sequence[Array], w: Array, b: Array | None, outs:
     FORWARD.run(launch, maps[0], second, w, bias, outs[0], second_out, partials, problem)
     if splits > 1:
         FORWARD.run(
-            Launch("finish", (blocks(partials.size // splits, 256),), (256,)),
+            Launch("reduce_splits", (blocks(partials.size // splits, 256),), (256,)),
             partials,
             bias,
             outs[0],

@@ -14,7 +14,7 @@ from kernels.core.geometry import Pair, Window
 
 MODULE = Module("conv/cuda/single_channel.cu", ["single_channel_forward"])
 CONV = integers("h w p q k r s sh sw dh dw top left")
-_RUN = 64  # as in single_channel.cu
+_BLOCK_OUTPUTS = 64  # as in single_channel.cu
 
 
 def single_channel_launch(n: int, out: Pair, k: int, window: Window) -> Launch:
@@ -22,8 +22,8 @@ def single_channel_launch(n: int, out: Pair, k: int, window: Window) -> Launch:
     r, s = window.kernel
     sw = window.stride[1]
     dw = window.dilation[1]
-    shared = 4 * ((r * s + 1) * k + r * ((_RUN - 1) * sw + (s - 1) * dw + 1))
-    return Launch("single_channel_forward", (blocks(out[1], _RUN), out[0], n), (256,), shared)
+    shared = 4 * ((r * s + 1) * k + r * ((_BLOCK_OUTPUTS - 1) * sw + (s - 1) * dw + 1))
+    return Launch("single_channel_forward", (blocks(out[1], _BLOCK_OUTPUTS), out[0], n), (256,), shared)
 
 
 def is_single_channel(n: int, out: Pair, c: int, k: int, window: Window) -> bool:

@@ -25,11 +25,11 @@ __global__ void plain(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>*
       const int at = (n * g.h + h) * g.w + v;
       for (int c = 0; c < g.c0 + g.c1; ++c) {
         const Stored<T> a = c < g.c0 ? x0[at * g.c0 + c] : x1[at * g.c1 + c - g.c0];
-        sum += rounded(T{}, widened(T{}, a)) * rounded(T{}, widened(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]));
+        sum += rounded(T{}, to_float(T{}, a)) * rounded(T{}, to_float(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]));
       }
     }
   Stored<T>* to = y + ((n * g.oh + p * g.osh + g.oi) * g.ow + q * g.osw + g.oj) * g.k + k;
-  *to = narrowed<T>(sum + (bias ? widened(T{}, bias[k]) : 0.0f) + (add ? widened(T{}, *to) : 0.0f));
+  *to = from_float<T>(sum + (bias ? to_float(T{}, bias[k]) : 0.0f) + (add ? to_float(T{}, *to) : 0.0f));
 }
 
 template <class T, class Tile, int V> struct ForwardFeed {
@@ -37,16 +37,16 @@ template <class T, class Tile, int V> struct ForwardFeed {
   Patches<Stored<T>> a;
   Rows<Stored<T>> b;
   Copy<T, Tile::BM, DEPTH, false, V, Tile::THREADS> copy_a;
-  Copy<T, DEPTH, Tile::BN, WORDS<T>, V, Tile::THREADS> copy_b;
+  Copy<T, DEPTH, Tile::BN, LOAD_32BIT<T>, V, Tile::THREADS> copy_b;
 
   __device__ __forceinline__ void begin(int chunk, char* stage) {
     if (chunk) a.move(DEPTH), b.move(DEPTH);
     copy_a.begin(stage, a.x0, a);
     copy_b.begin(stage + Tile::BM * DEPTH * T::BYTES, a.x0, b);
   }
-  __device__ __forceinline__ void finish(char* stage) {
-    copy_a.finish(stage);
-    copy_b.finish(stage + Tile::BM * DEPTH * T::BYTES);
+  __device__ __forceinline__ void store_staged(char* stage) {
+    copy_a.store_staged(stage);
+    copy_b.store_staged(stage + Tile::BM * DEPTH * T::BYTES);
   }
 };
 
@@ -107,8 +107,8 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
         for (int e = 0; e < 4; ++e) {
           if (V == 1 && col + e >= k) break;
           if (add && V == 1) old[e] = to[e];
-          v[e] += (bias ? widened(T{}, bias[col + e]) : 0.0f) + (add ? widened(T{}, old[e]) : 0.0f);
-          if (V == 1) to[e] = narrowed<T>(v[e]);
+          v[e] += (bias ? to_float(T{}, bias[col + e]) : 0.0f) + (add ? to_float(T{}, old[e]) : 0.0f);
+          if (V == 1) to[e] = from_float<T>(v[e]);
         }
         if (V == 8) *(uint2*)to = make_uint2(packed(T{}, v[0], v[1]), packed(T{}, v[2], v[3]));
       }
@@ -116,7 +116,7 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
 }
 
 template <class T, class Tile, int V>
-__global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
+__global__ void __launch_bounds__(Tile::THREADS, MIN_BLOCKS_PER_SM<Tile>)
     forward(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y, Geometry g, int add) {
   extern __shared__ __align__(128) char stages[];
   Pixel* pixels = (Pixel*)(stages + 2 * Tile::template STAGE<T>);

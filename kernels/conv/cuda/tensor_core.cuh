@@ -3,7 +3,7 @@
 // A block multiplies A (BM, depth) by B (depth, BN) in chunks of DEPTH, both read from shared memory, sums in registers as float32.
 // Two stages: while chunk i is multiplied, chunk i + 1 is on its way. What needs no conversion travels by cp.async: tf32 (the multiplier does not
 // look at the low 13 bits) and arrays of 16-bit numbers. float32 that becomes bf16 or f16 goes through registers, where it is rounded to nearest.
-// Tiles are rows of 16-byte pieces, permuted within the row so that neither the copies nor the fragment loads meet in a bank:
+// Tiles are rows of 16-byte vectors, permuted within the row so that neither the copies nor the fragment loads meet in a bank:
 // every warp access to shared memory takes as many wavefronts as its bytes need (ceilings: 1 per 4-byte load, 4 per ldmatrix.x4).
 #pragma once
 #include "core/cuda/device.cuh"
@@ -17,9 +17,9 @@ struct F16 { using Stored = float; static constexpr int BYTES = 2, K = 16; };
 struct Bf16Array : Bf16 { using Stored = unsigned short; };
 struct F16Array : F16 { using Stored = unsigned short; };
 template <class T> using Stored = typename T::Stored;
-template <class T> constexpr bool WORDS = T::BYTES == 4;  // fragments are loaded by 4-byte words, not by ldmatrix
+template <class T> constexpr bool LOAD_32BIT = T::BYTES == 4;  // fragments are loaded by 4-byte words, not by ldmatrix
 template <class T> constexpr bool STORED_NARROW = sizeof(Stored<T>) == 2;
-template <class T> constexpr int PIECE = 16 / T::BYTES;
+template <class T> constexpr int VECTOR = 16 / T::BYTES;  // operands in 16 bytes
 // V neighbours are copied as they are: nothing is converted, and cp.async moves 4 bytes at least.
 template <class T, int V> constexpr bool ASYNC = sizeof(Stored<T>) == T::BYTES && V * T::BYTES >= 4;
 
@@ -34,7 +34,7 @@ using Wide = Tile<128, 128, 64, 32>;    // few fragment loads per product
 using Wide16 = Tile<128, 128, 32, 32>;  // float32 to 16-bit types: twice the threads, for chunks wait in registers
 using Middle = Tile<128, 64, 32, 32>;
 using Small = Tile<64, 32, 32, 16>;
-template <class Tile> constexpr int RESIDENT = 512 / Tile::THREADS;  // blocks per multiprocessor at least: up to 128 registers a thread
+template <class Tile> constexpr int MIN_BLOCKS_PER_SM = 512 / Tile::THREADS;  // blocks per multiprocessor at least: up to 128 registers a thread
 
 // ---- instructions
 
@@ -88,16 +88,16 @@ __device__ inline void ldmatrix_transposed(unsigned (&)[4], const char*) { __tra
 #endif
 
 // A number of the arrays as float32, and back, rounded to nearest.
-__device__ __forceinline__ float widened(Tf32, float x) { return x; }
-__device__ __forceinline__ float widened(Bf16, float x) { return x; }
-__device__ __forceinline__ float widened(F16, float x) { return x; }
-__device__ __forceinline__ float widened(Bf16, unsigned short x) { return __uint_as_float((unsigned)x << 16); }
-__device__ __forceinline__ float widened(F16, unsigned short x) {
+__device__ __forceinline__ float to_float(Tf32, float x) { return x; }
+__device__ __forceinline__ float to_float(Bf16, float x) { return x; }
+__device__ __forceinline__ float to_float(F16, float x) { return x; }
+__device__ __forceinline__ float to_float(Bf16, unsigned short x) { return __uint_as_float((unsigned)x << 16); }
+__device__ __forceinline__ float to_float(F16, unsigned short x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
   return y;
 }
-template <class T> __device__ __forceinline__ Stored<T> narrowed(float x) {
+template <class T> __device__ __forceinline__ Stored<T> from_float(float x) {
   if constexpr (STORED_NARROW<T>) return (unsigned short)packed(T{}, x, 0.0f);
   else return x;
 }
@@ -105,18 +105,18 @@ template <class T> __device__ __forceinline__ Stored<T> narrowed(float x) {
 // The operand as the multiplier sees it, as float32.
 __device__ __forceinline__ float rounded(Tf32, float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 __device__ __forceinline__ float rounded(Bf16 t, float x) { return __uint_as_float(packed(t, x, 0.0f) << 16); }
-__device__ __forceinline__ float rounded(F16 t, float x) { return widened(t, (unsigned short)packed(t, x, 0.0f)); }
+__device__ __forceinline__ float rounded(F16 t, float x) { return to_float(t, (unsigned short)packed(t, x, 0.0f)); }
 
 // ---- tiles in shared memory
 
-// Byte offset of element (row, col) of a tile whose rows hold COLS elements. Pieces of 16 bytes are permuted within a row:
-// by the row number modulo 8 (rows of 64 bytes: every other row) for ldmatrix, which reads the same piece of 8 rows at once;
+// Byte offset of element (row, col) of a tile whose rows hold COLS elements. Vectors of 16 bytes are permuted within a row:
+// by the row number modulo 8 (rows of 64 bytes: every other row) for ldmatrix, which reads the same vector of 8 rows at once;
 // by twice the row number modulo 4 where BY_ELEMENT, for 4-byte loads of 8 neighbours in each of 4 rows.
 template <class T, int COLS, bool BY_ELEMENT> __device__ __forceinline__ int place(int row, int col) {
-  constexpr int PIECES = COLS / PIECE<T>;
-  static_assert(PIECES >= 4, "a row has at least 64 bytes");
-  const int turn = BY_ELEMENT ? row % 4 * 2 : PIECES >= 8 ? row % 8 : row / 2 % 4;
-  return ((row * PIECES + (col / PIECE<T> ^ turn)) * PIECE<T> + col % PIECE<T>)*T::BYTES;
+  constexpr int VECTORS = COLS / VECTOR<T>;
+  static_assert(VECTORS >= 4, "a row has at least 64 bytes");
+  const int swizzle = BY_ELEMENT ? row % 4 * 2 : VECTORS >= 8 ? row % 8 : row / 2 % 4;
+  return ((row * VECTORS + (col / VECTOR<T> ^ swizzle)) * VECTOR<T> + col % VECTOR<T>)*T::BYTES;
 }
 
 // Copies a tile (ROWS, COLS) from global memory, V neighbours at a time; each thread stays in its column.
@@ -144,7 +144,7 @@ template <class T, int ROWS, int COLS, bool BY_ELEMENT, int V, int THREADS> stru
     }
   }
 
-  __device__ __forceinline__ void finish(char* tile) {
+  __device__ __forceinline__ void store_staged(char* tile) {
     if constexpr (!ASYNC<T, V>) {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) {
@@ -166,8 +166,8 @@ template <class T, int ROWS, int COLS, bool BY_ELEMENT, int V, int THREADS> stru
 template <class T, class Tile, bool BY_DEPTH> __device__ __forceinline__ void load_a(unsigned (&a)[4], const char* tile, int m, int k) {
   const int lane = threadIdx.x % WARP;
   if constexpr (!BY_DEPTH) {
-    ldmatrix(a, tile + place<T, DEPTH, false>(m + lane % 16, k + lane / 16 * PIECE<T>));
-  } else if constexpr (WORDS<T>) {
+    ldmatrix(a, tile + place<T, DEPTH, false>(m + lane % 16, k + lane / 16 * VECTOR<T>));
+  } else if constexpr (LOAD_32BIT<T>) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = *(const unsigned*)(tile + place<T, Tile::BM, true>(k + lane % 4 + i / 2 * 4, m + lane / 4 + i % 2 * 8));
   } else {
@@ -178,7 +178,7 @@ template <class T, class Tile, bool BY_DEPTH> __device__ __forceinline__ void lo
 // Two fragments of B, K x 8 at (k, n) and (k, n + 8), from a tile (DEPTH, BN). Register i of lane 4 g + t holds column g and the rows of A's columns.
 template <class T, class Tile> __device__ __forceinline__ void load_b(unsigned (&b)[2][2], const char* tile, int k, int n) {
   const int lane = threadIdx.x % WARP;
-  if constexpr (WORDS<T>) {
+  if constexpr (LOAD_32BIT<T>) {
 #pragma unroll
     for (int j = 0; j < 2; ++j)
       for (int i = 0; i < 2; ++i) b[j][i] = *(const unsigned*)(tile + place<T, Tile::BN, true>(k + lane % 4 + i * 4, n + lane / 4 + j * 8));
@@ -204,18 +204,19 @@ template <class T, class Tile, bool BY_DEPTH> __device__ __forceinline__ void mu
   }
 }
 
-// sum += A B over `chunks` chunks. feed.begin(chunk, stage) starts its copies, feed.finish(stage) ends them (chunks come in order).
+// sum += A B over `chunks` chunks. feed.begin(chunk, stage) starts its copies, feed.store_staged(stage) stores what
+// waits in registers (chunks come in order).
 // The barrier of round i says two things: chunk i is there, and nobody reads chunk i - 1 any more, whose stage the next copies take.
 template <class T, class Tile, class Feed> __device__ void main_loop(Feed& feed, int chunks, char* shared, float (&sum)[Tile::MT][Tile::NT][4]) {
   feed.begin(0, shared);
-  feed.finish(shared);
+  feed.store_staged(shared);
   for (int i = 0; i < chunks; ++i) {
     char* next = shared + (i + 1) % 2 * Tile::template STAGE<T>;
     if constexpr (Feed::ASYNCHRONOUS) cp_async_arrived();
     __syncthreads();
     if (i + 1 < chunks) feed.begin(i + 1, next);
     multiply<T, Tile, Feed::BY_DEPTH>(shared + i % 2 * Tile::template STAGE<T>, sum);
-    if (i + 1 < chunks) feed.finish(next);
+    if (i + 1 < chunks) feed.store_staged(next);
   }
 }
 

@@ -16,8 +16,8 @@ template <class T, class Tile, int V> struct FilterFeed {
   Rows<Stored<T>> b;
   Pixel* table;  // (2, DEPTH): the pixels of this chunk and of the next
   int start, end;
-  Copy<T, DEPTH, Tile::BM, WORDS<T>, V, Tile::THREADS> copy_a;
-  Copy<T, DEPTH, Tile::BN, WORDS<T>, V, Tile::THREADS> copy_b;
+  Copy<T, DEPTH, Tile::BM, LOAD_32BIT<T>, V, Tile::THREADS> copy_a;
+  Copy<T, DEPTH, Tile::BN, LOAD_32BIT<T>, V, Tile::THREADS> copy_b;
 
   __device__ __forceinline__ void write_table(int chunk) {
     if (threadIdx.x < DEPTH) table[chunk % 2 * DEPTH + threadIdx.x] = pixel_of(a.g, start + chunk * DEPTH + threadIdx.x, end);
@@ -29,14 +29,14 @@ template <class T, class Tile, int V> struct FilterFeed {
     copy_b.begin(stage + Tile::BM * DEPTH * T::BYTES, a.x0, b);
     write_table(chunk + 1);  // last read before the barrier that we are behind, next read behind the one to come
   }
-  __device__ __forceinline__ void finish(char* stage) {
-    copy_a.finish(stage);
-    copy_b.finish(stage + Tile::BM * DEPTH * T::BYTES);
+  __device__ __forceinline__ void store_staged(char* stage) {
+    copy_a.store_staged(stage);
+    copy_b.store_staged(stage + Tile::BM * DEPTH * T::BYTES);
   }
 };
 
 template <class T, class Tile, int V>
-__global__ void __launch_bounds__(Tile::THREADS, RESIDENT<Tile>)
+__global__ void __launch_bounds__(Tile::THREADS, MIN_BLOCKS_PER_SM<Tile>)
     filter(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* dy, float* part, Geometry g, int run) {
   extern __shared__ __align__(128) char stages[];
   Pixel* table = (Pixel*)(stages + 2 * Tile::template STAGE<T>);

@@ -18,16 +18,16 @@ template <class T> __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
-// The sum over the block's threads (whole warps, at most 1024), the same value in every thread. room: one T per warp in shared memory.
-// A barrier comes first, so that `room` may be reused at once.
-template <class T> __device__ T block_sum(T value, T* room) {
+// The sum over the block's threads (whole warps, at most 1024), the same value in every thread. scratch: one T per warp in shared memory.
+// A barrier comes first, so that `scratch` may be reused at once.
+template <class T> __device__ T block_sum(T value, T* scratch) {
   const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
   value = warp_sum(value);
   __syncthreads();
-  if (threadIdx.x % WARP == 0) room[warp] = value;
+  if (threadIdx.x % WARP == 0) scratch[warp] = value;
   __syncthreads();
-  T total = room[0];
-  for (int k = 1; k < warps; ++k) total += room[k];
+  T total = scratch[0];
+  for (int k = 1; k < warps; ++k) total += scratch[k];
   return total;
 }
 

@@ -23,7 +23,7 @@ from kernels.loss.spec import LossSpec
 _SHAPES = ("float", 5, 0), ("float", 5, 1), ("float", 4, 0), ("double", 5, 0), ("double", 5, 1)
 _KERNELS = {
     kind: (
-        *(f"loss_{step}<{kind}>" for step in ("sums_plain", "gradient_plain", "settle")),
+        *(f"loss_{step}<{kind}>" for step in ("sums_plain", "gradient_plain", "reduce_coefficients")),
         *(
             f"loss_{step}<{t}, {wide}, {first}>"
             for step in ("sums", "gradient")
@@ -158,7 +158,13 @@ def loss_forward(logits: Array, labels: Array, spec: LossSpec, distances: Array 
     out = xp.empty(1 + len(_PARTS), z.dtype)
     state = xp.empty(4 + 2 * plan.most, z.dtype)
     MODULES[plan.kind].run(
-        Launch(f"loss_settle<{plan.kind}>", (1,), (256,)), partial, out, state, parts, plan.most, plan.settings
+        Launch(f"loss_reduce_coefficients<{plan.kind}>", (1,), (256,)),
+        partial,
+        out,
+        state,
+        parts,
+        plan.most,
+        plan.settings,
     )
     wanted = {name for name, _ in own.terms}
     terms = {name: out[1 + k] for k, name in enumerate(_PARTS) if name.split("_false_")[0] in wanted}

@@ -1,49 +1,49 @@
 // Softmax and all loss terms in two passes over the logits; no probability or one-hot tensor is stored.
 //
-// Pass 1 reads logits and labels and leaves, per block, a few sums in float64. `loss_settle` (one small block) adds them in a fixed order and turns
-// them into the terms' values and the coefficients of pass 2, on the device: the host never waits. Pass 2 reads the logits again and writes dz.
+// Pass 1 reads logits and labels and leaves, per block, a few sums in float64. `loss_reduce_coefficients` (one small block) adds them in a fixed order and
+// turns them into the terms' values and the coefficients of pass 2, on the device: the host never waits. Pass 2 reads the logits again and writes dz.
 // Bytes per pixel, C float logits, labels of b bytes: 4 C + b forward, 8 C + b backward.  FLOPs: about 25 C and 40 C, of which 3 C to 5 C exponentials.
 //
 // Versions: loss_sums_plain, loss_gradient_plain: a thread per pixel, which reads its own logits from memory; up to 16 classes.
 //           loss_sums, loss_gradient: the number of classes known to the compiler; 512 pixels at a time go through shared memory, so that memory
-//           is read and written in runs of 16 bytes per lane; sums go up by warp shuffles, lane k keeping number k in float64.
+//           is read and written in vectors of 16 bytes per lane; sums go up by warp shuffles, lane k keeping number k in float64.
 #include "loss/cuda/pixel.cuh"
 
 constexpr int THREADS = 128, PIXELS = 4, TILE = THREADS * PIXELS, WARPS = THREADS / WARP;
 
 // Blocks per multiprocessor to compile for: up to 72 registers a thread for float, 168 for double. Left to itself ptxas spills to let more in.
-template <class T> constexpr int RESIDENT = sizeof(T) == 4 ? 7 : 3;
+template <class T> constexpr int MIN_BLOCKS_PER_SM = sizeof(T) == 4 ? 7 : 3;
 
 // -- plain ----------------------------------------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
 loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int wide, int bytes,
-                unsigned long long* note, const __grid_constant__ Settings<T> s) {
-  __shared__ double room[WARPS];
+                unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
+  __shared__ double scratch[WARPS];
   constexpr int NUMBERS = PER_CLASS + 3 * MOST_CLASSES;
   const int first = wide - s.classes;
   T sums[NUMBERS] = {};
   for (int i = blockIdx.x * THREADS + threadIdx.x; i < pixels; i += gridDim.x * THREADS) {
     const long long label = label_at(labels, i, bytes);
-    check_label(note, label, wide, s.ignore, i);
+    check_label(error_slot, label, wide, s.ignore, i);
     Pixel<T, 0>(s, logits + (size_t)i * wide + first, s.classes, label, first).measure(s, sums);
   }
   for (int k = 0; k < NUMBERS; ++k) {
-    const double total = block_sum<double>(sums[k], room);
+    const double total = block_sum<double>(sums[k], scratch);
     if (threadIdx.x == 0) partial[k * gridDim.x + blockIdx.x] = total;
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
 loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-                    T* __restrict__ dz, int pixels, int wide, int bytes, unsigned long long* note, const __grid_constant__ Settings<T> s) {
+                    T* __restrict__ dz, int pixels, int wide, int bytes, unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x, first = wide - s.classes;
   if (i >= pixels) return;
   const size_t at = (size_t)i * wide;
   const long long label = label_at(labels, i, bytes);
-  check_label(note, label, wide, s.ignore, i);
+  check_label(error_slot, label, wide, s.ignore, i);
   for (int c = 0; c < first; ++c) dz[at + c] = 0;
   Pixel<T, 0>(s, logits + at + first, s.classes, label, first).differentiate(s, state, *dy, dz + at + first);
 }
@@ -52,17 +52,17 @@ loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, cons
 
 // `count` pixels of WIDE logits between memory and shared memory, where a pixel has an odd number of places: no bank is met twice.
 template <class T, int WIDE> struct Stage {
-  static constexpr int ODD = WIDE | 1, RUN = 16 / sizeof(T), SIZE = TILE * ODD;
-  struct alignas(16) Vector { T v[RUN]; };
+  static constexpr int ODD = WIDE | 1, VECTOR = 16 / sizeof(T), SIZE = TILE * ODD;
+  struct alignas(16) Vector { T v[VECTOR]; };
   static __device__ __forceinline__ int place(int e) { return ODD == WIDE ? e : e / WIDE * ODD + e % WIDE; }
 
   static __device__ void load(T* tile, const T* source, int count) {
     const int elements = count * WIDE;
-    for (int e = threadIdx.x * RUN; e < elements; e += THREADS * RUN) {
-      if (e + RUN <= elements) {
+    for (int e = threadIdx.x * VECTOR; e < elements; e += THREADS * VECTOR) {
+      if (e + VECTOR <= elements) {
         const Vector vector = *reinterpret_cast<const Vector*>(source + e);
         if (ODD == WIDE) *reinterpret_cast<Vector*>(tile + e) = vector;
-        else for (int k = 0; k < RUN; ++k) tile[place(e + k)] = vector.v[k];
+        else for (int k = 0; k < VECTOR; ++k) tile[place(e + k)] = vector.v[k];
       } else {
         for (int k = e; k < elements; ++k) tile[place(k)] = source[k];
       }
@@ -71,11 +71,11 @@ template <class T, int WIDE> struct Stage {
 
   static __device__ void store(const T* tile, T* target, int count) {
     const int elements = count * WIDE;
-    for (int e = threadIdx.x * RUN; e < elements; e += THREADS * RUN) {
-      if (e + RUN <= elements) {
+    for (int e = threadIdx.x * VECTOR; e < elements; e += THREADS * VECTOR) {
+      if (e + VECTOR <= elements) {
         Vector vector;
         if (ODD == WIDE) vector = *reinterpret_cast<const Vector*>(tile + e);
-        else for (int k = 0; k < RUN; ++k) vector.v[k] = tile[place(e + k)];
+        else for (int k = 0; k < VECTOR; ++k) vector.v[k] = tile[place(e + k)];
         *reinterpret_cast<Vector*>(target + e) = vector;
       } else {
         for (int k = e; k < elements; ++k) target[k] = tile[place(k)];
@@ -85,13 +85,13 @@ template <class T, int WIDE> struct Stage {
 };
 
 template <class T, int WIDE, int FIRST>
-__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
 loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int bytes,
-          unsigned long long* note, const __grid_constant__ Settings<T> s) {
+          unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST, NUMBERS = PER_CLASS + 3 * CLASSES;
   static_assert(NUMBERS <= WARP, "a lane keeps one number");
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
-  __shared__ double room[WARPS][NUMBERS];
+  __shared__ double scratch[WARPS][NUMBERS];
   const int lane = threadIdx.x % WARP;
   double mine = 0;
   for (int start = blockIdx.x * TILE; start < pixels; start += gridDim.x * TILE) {
@@ -101,7 +101,7 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
     T sums[NUMBERS] = {};
     for (int i = threadIdx.x; i < count; i += THREADS) {
       const long long label = label_at(labels, start + i, bytes);
-      check_label(note, label, WIDE, s.ignore, start + i);
+      check_label(error_slot, label, WIDE, s.ignore, start + i);
       Pixel<T, CLASSES>(s, tile + i * Stage<T, WIDE>::ODD + FIRST, CLASSES, label, FIRST).measure(s, sums);
     }
 #pragma unroll
@@ -111,19 +111,19 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
     }
     __syncthreads();
   }
-  if (lane < NUMBERS) room[threadIdx.x / WARP][lane] = mine;
+  if (lane < NUMBERS) scratch[threadIdx.x / WARP][lane] = mine;
   __syncthreads();
   if (threadIdx.x < NUMBERS) {
-    double total = room[0][threadIdx.x];
-    for (int k = 1; k < WARPS; ++k) total += room[k][threadIdx.x];
+    double total = scratch[0][threadIdx.x];
+    for (int k = 1; k < WARPS; ++k) total += scratch[k][threadIdx.x];
     partial[threadIdx.x * gridDim.x + blockIdx.x] = total;
   }
 }
 
 template <class T, int WIDE, int FIRST>
-__global__ void __launch_bounds__(THREADS, RESIDENT<T>)
+__global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
 loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-              T* __restrict__ dz, int pixels, int bytes, unsigned long long* note, const __grid_constant__ Settings<T> s) {
+              T* __restrict__ dz, int pixels, int bytes, unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST;
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
   const int start = blockIdx.x * TILE, count = min(TILE, pixels - start);
@@ -133,7 +133,7 @@ loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void
   for (int i = threadIdx.x; i < count; i += THREADS) {
     T* mine = tile + i * Stage<T, WIDE>::ODD;
     const long long label = label_at(labels, start + i, bytes);
-    check_label(note, label, WIDE, s.ignore, start + i);
+    check_label(error_slot, label, WIDE, s.ignore, start + i);
     const Pixel<T, CLASSES> pixel(s, mine + FIRST, CLASSES, label, FIRST);
     for (int c = 0; c < FIRST; ++c) mine[c] = 0;
     pixel.differentiate(s, state, factor, mine + FIRST);
@@ -199,7 +199,7 @@ struct Region {
 // state: what Pixel::differentiate reads.
 template <class T>
 __global__ void __launch_bounds__(256, 2)
-loss_settle(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most,
+loss_reduce_coefficients(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most,
             const __grid_constant__ Settings<T> s) {
   __shared__ double sums[PER_CLASS + 3 * MOST_CLASSES], shares[3][MOST_CLASSES];
   const int lane = threadIdx.x % WARP, numbers = PER_CLASS + 3 * most;

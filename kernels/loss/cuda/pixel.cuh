@@ -81,11 +81,11 @@ template <class T, int CLASSES> struct Pixel {
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) total += r[c] = c == y ? T(0) : exp(s.power * (z[c] - worst));
     g = exp(worst - top + log(total) / s.power) / sum;
-    const T shrink = exp(s.power * (worst - top)), right = exp(s.power * (zy - top)), everything = total * shrink + right;
+    const T rescale = exp(s.power * (worst - top)), right = exp(s.power * (zy - top)), everything = total * rescale + right;
     fp = 0;
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) {
-      q[c] = (c == y ? right : r[c] * shrink) / everything;
+      q[c] = (c == y ? right : r[c] * rescale) / everything;
       r[c] /= total == 0 ? T(1) : total;
       if (c != y) fp += s.weights[c] * q[c];
     }

@@ -35,7 +35,7 @@ __device__ __forceinline__ void add_error(Sum<float>& sum, float error) { sum.lo
 __device__ __forceinline__ void add_error(Sum<double>& sum, double) {}
 
 template <class T> __global__ void batch_norm_moments_plain(const T* x, double* mean, double* variance, int rows, int channels) {
-  __shared__ Moments room[COLUMN_THREADS];
+  __shared__ Moments scratch[COLUMN_THREADS];
   Moments mine = {0, 0, 0};
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {
     const double value = double(x[row * channels + blockIdx.x]) - double(x[blockIdx.x]), d = value - mine.mean;
@@ -43,12 +43,12 @@ template <class T> __global__ void batch_norm_moments_plain(const T* x, double* 
     mine.mean += d / mine.count;
     mine.m2 += d * (value - mine.mean);
   }
-  room[threadIdx.x] = mine;
+  scratch[threadIdx.x] = mine;
   for (int half = blockDim.x / 2; half; half /= 2) {
     __syncthreads();
-    if (threadIdx.x < half) room[threadIdx.x] = merged(room[threadIdx.x], room[threadIdx.x + half]);
+    if (threadIdx.x < half) scratch[threadIdx.x] = merged(scratch[threadIdx.x], scratch[threadIdx.x + half]);
   }
-  if (threadIdx.x == 0) mean[blockIdx.x] = double(x[blockIdx.x]) + room[0].mean, variance[blockIdx.x] = room[0].m2 / rows;
+  if (threadIdx.x == 0) mean[blockIdx.x] = double(x[blockIdx.x]) + scratch[0].mean, variance[blockIdx.x] = scratch[0].m2 / rows;
 }
 
 // out (blocks of rows, 2, channels): mean and M2 of x - shift over the block's rows, where shift is the map's first row: all means are then small
@@ -96,7 +96,7 @@ template <class T, int V> __global__ void batch_norm_moments(const T* x, double*
 
 // Blocks of 32 channels x 8: merges the partials of `parts` blocks of `per` rows each (the last one may have fewer).
 template <class T> __global__ void batch_norm_moments_finish(const T* shift, const double* from, double* mean, double* variance, int rows, int channels, int per, int parts) {
-  __shared__ Moments room[8][WARP];
+  __shared__ Moments scratch[8][WARP];
   const int channel = blockIdx.x * WARP + threadIdx.x;
   Moments mine = {0, 0, 0};
   if (channel < channels)
@@ -104,10 +104,10 @@ template <class T> __global__ void batch_norm_moments_finish(const T* shift, con
       const double* part = from + k * 2 * channels + channel;
       mine = merged(mine, {double(min(per, rows - k * per)), part[0], part[channels]});
     }
-  room[threadIdx.y][threadIdx.x] = mine;
+  scratch[threadIdx.y][threadIdx.x] = mine;
   __syncthreads();
   if (threadIdx.y || channel >= channels) return;
-  for (int k = 1; k < 8; ++k) mine = merged(mine, room[k][threadIdx.x]);
+  for (int k = 1; k < 8; ++k) mine = merged(mine, scratch[k][threadIdx.x]);
   mean[channel] = double(shift[channel]) + mine.mean, variance[channel] = (mine.m2 < 0 ? 0.0 : mine.m2) / rows;
 }
 
@@ -188,7 +188,7 @@ __device__ __forceinline__ Pack<T, V> open_gradient(
 template <class T> __global__ void batch_norm_backward_plain(
     const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, T* dx, T* dresidual, T* dweight, T* dbias,
     int rows, int channels, int relu, int training) {
-  __shared__ double room[COLUMN_THREADS / WARP];
+  __shared__ double scratch[COLUMN_THREADS / WARP];
   const int c = blockIdx.x;
   const T m[1] = {T(mean[c])}, scale[1] = {T(weight[c] * inverse[c])}, b[1] = {bias[c]};
   double sum = 0, product = 0;
@@ -197,7 +197,7 @@ template <class T> __global__ void batch_norm_backward_plain(
     const Pack<T, 1> value = {x[i]}, g = open_gradient<T, 1>(dy, value, mask, i, relu, m, scale, b);
     sum += g.v[0], product += double(g.v[0]) * (value.v[0] - m[0]);
   }
-  sum = block_sum(sum, room), product = block_sum(product, room) * inverse[c];
+  sum = block_sum(sum, scratch), product = block_sum(product, scratch) * inverse[c];
   if (threadIdx.x == 0) dbias[c] = T(sum), dweight[c] = T(product);
   const T constant = training ? T(sum / rows) : T(0), slope = training ? T(inverse[c] * product / rows) : T(0);
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {

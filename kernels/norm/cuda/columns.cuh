@@ -24,23 +24,23 @@ template <int V> __device__ __forceinline__ Place place_of(int rows, int channel
   return p;
 }
 
-// The sum over the block's rows of one value per thread; thread row 0 has it. room: COLUMN_THREADS doubles. All threads must call it.
-__device__ __forceinline__ double sum_down(double value, double* room, const Place& p, int wide) {
+// The sum over the block's rows of one value per thread; thread row 0 has it. scratch: COLUMN_THREADS doubles. All threads must call it.
+__device__ __forceinline__ double reduce_column(double value, double* scratch, const Place& p, int wide) {
   __syncthreads();
-  room[threadIdx.x] = value;
+  scratch[threadIdx.x] = value;
   int half = 1;
   while (half < p.high) half *= 2;
   for (half /= 2; half; half /= 2) {
     __syncthreads();
-    if (p.ty < half && p.ty + half < p.high) room[threadIdx.x] += room[threadIdx.x + half * wide];
+    if (p.ty < half && p.ty + half < p.high) scratch[threadIdx.x] += scratch[threadIdx.x + half * wide];
   }
-  return room[threadIdx.x];
+  return scratch[threadIdx.x];
 }
 
 // One partial per block: out (blocks of rows, K, channels) = the sums of K terms. term(channel, row, sums): add the row's V values to sums[K][V].
 template <class T, int V, int K, class Term>
 __device__ __forceinline__ void sum_columns(double* out, int rows, int channels, int wide, int per, Term term) {
-  __shared__ double room[COLUMN_THREADS];
+  __shared__ double scratch[COLUMN_THREADS];
   const Place p = place_of<V>(rows, channels, wide, per);
   Sum<T> sums[K][V];
   if (p.inside)
@@ -48,21 +48,21 @@ __device__ __forceinline__ void sum_columns(double* out, int rows, int channels,
   for (int k = 0; k < K; ++k)
     for (int v = 0; v < V; ++v) {
       // Of an infinite sum, what rounding left over is NaN.
-      const double total = sum_down(isfinite(sums[k][v].high) ? sums[k][v].value() : double(sums[k][v].high), room, p, wide);
+      const double total = reduce_column(isfinite(sums[k][v].high) ? sums[k][v].value() : double(sums[k][v].high), scratch, p, wide);
       if (p.inside && p.ty == 0) out[(blockIdx.x * K + k) * channels + p.channel + v] = total;
     }
 }
 
 // The second pass, for blocks of 32 channels x 8 threads: the sum of `parts` partials of `channel`, which lie `stride` apart. Thread row 0 has it.
 __device__ __forceinline__ double sum_parts(const double* from, int parts, int stride, bool inside) {
-  __shared__ double room[8][WARP];
+  __shared__ double scratch[8][WARP];
   double total = 0;
   if (inside)
     for (int k = threadIdx.y; k < parts; k += 8) total += from[k * stride];
   __syncthreads();
-  room[threadIdx.y][threadIdx.x] = total;
+  scratch[threadIdx.y][threadIdx.x] = total;
   __syncthreads();
   if (threadIdx.y == 0)
-    for (int k = 1; k < 8; ++k) total += room[k][threadIdx.x];
+    for (int k = 1; k < 8; ++k) total += scratch[k][threadIdx.x];
   return total;
 }
