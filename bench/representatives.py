@@ -104,7 +104,7 @@ def _tensor(policy: str, stored: str, cin: int, cout: int, dtype: str) -> None:
             tensor_core.conv2d_forward((x,), w, None, window)
         # several parts
         tensor_core.conv2d_backward_filter((normal(stored, 8, H, W, cin),), normal(stored, 8, H, W, cout), window)
-        tensor_core.plain_forward(x, w, None, window)
+        tensor_core.plain_forward((x,), w, None, window)
 
 
 def _transposed(dtype: str) -> None:
