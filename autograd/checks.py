@@ -24,34 +24,35 @@ def checked_conv2d(
     dilation: Any,
     groups: int,
     several: bool = False,
+    name: str = "conv2d",
 ) -> tuple[Window, tuple[Tensor, ...]]:
     """The window and the maps of a convolution; ValueError or TypeError, naming the numbers, where they do not fit.
-    several: as conv2d_relu's.
+    several: as conv2d_relu's.  name: the operator, for the messages.
     """
     maps = tuple(input) if isinstance(input, (list, tuple)) else (input,)
     most = _MOST if several and weight.shape[:2] == (1, 1) else 2
     if not 1 <= len(maps) <= most:
         raise ValueError(
-            f"conv2d: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}"
+            f"{name}: got {len(maps)} maps, expected one or two{f', or up to {_MOST} of a 1x1 convolution' * several}"
         )
     for m in maps:
-        window = checked_window("conv2d", m, weight, stride, padding, dilation)
+        window = checked_window(name, m, weight, stride, padding, dilation)
     if len(maps) > 2 and window != Window((1, 1)):
-        raise ValueError(f"conv2d: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
+        raise ValueError(f"{name}: {len(maps)} maps need a 1x1 convolution without stride and padding, got {window}")
     x = maps[0].shape
     w = weight.shape
     for m in maps[1:]:
         if m.shape[:3] != x[:3] or groups != 1:
             raise ValueError(
-                f"conv2d: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}"
+                f"{name}: two maps {x} and {m.shape} must agree in N, H, W and need groups 1, got groups {groups}"
             )
     x = (*x[:3], sum(m.shape[3] for m in maps))
-    check_groups("conv2d", groups, x[3], w[3])
+    check_groups(name, groups, x[3], w[3])
     if x[3] != w[2] * groups:
         expects = f"{w[2]}" + (f" x {groups} groups" if groups > 1 else "")
-        raise ValueError(f"conv2d: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
-    check_bias("conv2d", bias, w[3], weight.dtype)
-    window.checked_output_size("conv2d", (x[1], x[2]))
+        raise ValueError(f"{name}: x has {x[3]} channels but the filter expects {expects} (x: {x}, w: {w})")
+    check_bias(name, bias, w[3], weight.dtype)
+    window.checked_output_size(name, (x[1], x[2]))
     return window, maps
 
 
@@ -119,21 +120,22 @@ def check_batch_norm(
     residual: Tensor | None,
     activation: str | None,
     training: bool,
+    operator: str = "batch_norm",
 ) -> None:
     """Raise ValueError unless all arguments fit a map of `shape`."""
     channels = shape[-1:]
     if channels in ((), (0,)):
-        raise ValueError(f"batch_norm: x has shape {shape}, expected a last axis with at least one channel")
+        raise ValueError(f"{operator}: x has shape {shape}, expected a last axis with at least one channel")
     vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     for name, vector in vectors.items():
         if vector.shape != channels:
-            raise ValueError(f"batch_norm: {name} has shape {vector.shape}, expected {channels} for x {shape}")
+            raise ValueError(f"{operator}: {name} has shape {vector.shape}, expected {channels} for x {shape}")
     if residual is not None and residual.shape != shape:
-        raise ValueError(f"batch_norm: the residual has shape {residual.shape} but x has {shape}")
+        raise ValueError(f"{operator}: the residual has shape {residual.shape} but x has {shape}")
     if activation not in (None, "relu"):
-        raise ValueError(f"batch_norm: activation is {activation!r}, expected None or 'relu'")
+        raise ValueError(f"{operator}: activation is {activation!r}, expected None or 'relu'")
     if training and math.prod(shape[:-1]) < 2:
-        raise ValueError(f"batch_norm: training needs more than one value per channel, got x {shape}")
+        raise ValueError(f"{operator}: training needs more than one value per channel, got x {shape}")
 
 
 def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -143,7 +145,8 @@ def together(name: str, **shapes: tuple[int, ...]) -> tuple[int, ...]:
     try:
         return np.broadcast_shapes(*shapes.values())
     except ValueError:
-        said = " and ".join(f"{operand} {shape}" for operand, shape in shapes.items())
+        *most, last = (f"{operand} {shape}" for operand, shape in shapes.items())
+        said = f"{', '.join(most)} and {last}"
         raise ValueError(f"{name}: the shapes of {said} do not broadcast") from None
 
 
@@ -157,6 +160,14 @@ def along(name: str, axis: int, ndim: int) -> int:
     if not -count <= axis < count:
         raise AxisError(f"{name}: axis is {axis}, expected {-count} to {count - 1} for {ndim} axes")
     return axis % count
+
+
+def check_filled(name: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> None:
+    """Raise ValueError where an extreme over the axes, or over all, would be one of nothing."""
+    if 0 not in (shape if axes is None else [shape[a] for a in axes]):
+        return
+    where = "" if axes is None else f" along axis {axes[0]}" if len(axes) == 1 else f" along the axes {axes}"
+    raise ValueError(f"{name}: x has shape {shape}, expected at least one value{where}")
 
 
 def over(name: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...] | None:

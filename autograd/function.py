@@ -68,6 +68,11 @@ class Function:
         """Multiplications and additions of one forward call, for the summary; 0 for operators that only move memory."""
         return 0
 
+    def explain(self, error: Exception, *arrays: Any) -> None:
+        """Called where forward has raised `error`: raise one that names the operator, the argument and the shapes, or
+        return where there is nothing to add. Arrays that fit pay nothing for it.
+        """
+
     def save(self, *arrays: Array | None) -> None:
         """Keep arrays for backward."""
         self._saved = arrays
@@ -111,6 +116,7 @@ class Function:
         try:
             result = self.forward(*arrays)
         except Exception as error:
+            self.explain(error, *arrays)
             error.add_note(f"{self.name}: called with {', '.join(_described(a) for a in arrays)}")
             raise
         outputs = result if isinstance(result, tuple) else (result,)

@@ -368,7 +368,15 @@ class Tensor(Methods):
     def __setitem__(self, index: Any, values: Any) -> None:
         places = plain_index(index)
         check_places("setitem", places, self.shape)
-        evaluate(partial(_assigned, index=places), self._written("__setitem__", values), as_array(values, self._data))
+        array = as_array(values, self._data)
+        try:
+            evaluate(partial(_assigned, index=places), self._written("__setitem__", values), array)
+        except IndexError as error:
+            raise IndexError(f"setitem: the index does not fit this Tensor of shape {self.shape}: {error}") from None
+        except ValueError as error:
+            raise ValueError(
+                f"setitem: values of shape {array.shape} do not fit into this Tensor of shape {self.shape}: {error}"
+            ) from None
 
     def add_(self, values: Any) -> Tensor:
         """self += values."""

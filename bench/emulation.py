@@ -60,7 +60,7 @@ def start(mode: str | None = None) -> Where:
     check).
     """
     # the first: started by the emulator's own command
-    mode = os.environ.get("CUPY_ON_CPU") or mode or os.environ.get("AREOGRAD_EMULATE") or "check"
+    mode = os.environ.get("CUPY_ON_CPU") or mode or os.environ.get("AREOGRAD_EMULATE", "").strip().lower() or "check"
     if mode not in MODES:
         raise ValueError(f"AREOGRAD_EMULATE: got {mode!r}, expected one of {', '.join(MODES)}")
     running = emulator()

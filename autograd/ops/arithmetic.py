@@ -25,6 +25,9 @@ __all__ = ["add", "div", "exp", "floor_divide", "log", "mul", "neg", "power", "r
 class _Binary(Function):
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
+    def explain(self, error: Exception, x: Array, y: Array) -> None:
+        together(self.name.lower(), x=x.shape, y=y.shape)
+
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return outputs[0].size
 
@@ -126,6 +129,9 @@ class Where(_Binary):
         self.shapes = x.shape, y.shape
         return evaluate(_chosen, self.condition, x, y)
 
+    def explain(self, error: Exception, x: Array, y: Array) -> None:
+        together("where", condition=self.condition.shape, x=x.shape, y=y.shape)
+
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         zero = array_module(dz).zeros((), dz.dtype)
         return self._reduced(
@@ -171,6 +177,9 @@ class PowerOf(_Binary):
         z = evaluate(operator.pow, x, y)
         self.save(x, y, z)
         return z
+
+    def explain(self, error: Exception, x: Array, y: Array) -> None:
+        together("power", x=x.shape, exponent=y.shape)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y, z = self.saved

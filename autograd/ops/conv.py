@@ -145,7 +145,9 @@ def conv2d_relu(
     given = (weight, bias, residual, *(input if isinstance(input, (list, tuple)) else (input,)))
     if is_recording() and any(t is not None and t.requires_grad for t in given):
         raise RuntimeError("conv2d_relu: has no gradient; use relu(conv2d(...)), or call it within no_grad()")
-    window, maps = checked_conv2d(input, weight, bias, stride, padding, dilation, groups, several=True)
+    window, maps = checked_conv2d(
+        input, weight, bias, stride, padding, dilation, groups, several=True, name="conv2d_relu"
+    )
     n, h, w, _ = maps[0].shape
     out = (n, *window.output_size((h, w)), weight.shape[3])
     if residual is not None and residual.shape != out:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from autograd.ops.conv import conv2d
+from autograd.checks import checked_conv2d
+from autograd.ops.conv import Conv2d
 from autograd.ops.shape import reshape
 from autograd.tensor import Tensor
 
@@ -37,15 +38,12 @@ def conv1d(
     elif isinstance(padding, int):
         padding = (0, padding)
     n, length, c = input.shape
-    y = conv2d(
-        reshape(input, (n, 1, length, c)),
-        reshape(weight, (1, *weight.shape)),
-        bias,
-        (1, _one("stride", stride)),
-        padding,
-        (1, _one("dilation", dilation)),
-        groups,
-    )
+    row = reshape(input, (n, 1, length, c))
+    filter = reshape(weight, (1, *weight.shape))
+    strides = 1, _one("stride", stride)
+    dilations = 1, _one("dilation", dilation)
+    window, maps = checked_conv2d(row, filter, bias, strides, padding, dilations, groups, name="conv1d")
+    y = Conv2d(window, groups)(filter, bias, *maps)
     return reshape(y, (n, y.shape[2], y.shape[3]))
 
 

@@ -111,10 +111,11 @@ def conv2d_batch_norm(
     The convolution's epilogue takes the batch's statistics; the running ones move as in batch_norm.
     residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
     """
-    window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups, several=True)
+    name = "conv2d_batch_norm"
+    window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups, several=True, name=name)
     n, h, w, _ = maps[0].shape
     shape = (n, *window.output_size((h, w)), filter.shape[3])
-    check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True)
+    check_batch_norm(shape, weight, bias, running_mean, running_var, residual, activation, training=True, operator=name)
     return ConvBatchNorm(window, groups, (running_mean, running_var), momentum, eps, activation)(
         filter, weight, bias, residual, *maps
     )

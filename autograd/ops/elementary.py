@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autograd.checks import together
 from autograd.function import Function, unbroadcast
 from autograd.promotion import promoted, real
 from autograd.tensor import Tensor
@@ -86,6 +87,10 @@ class ClipBetween(Function):
         self.save(x, low, high)
         self.given = low is not None, high is not None
         return evaluate(self._value, *(a for a in (x, low, high) if a is not None))
+
+    def explain(self, error: Exception, x: Array, low: Array | None, high: Array | None) -> None:
+        bounds = {name: bound.shape for name, bound in (("min", low), ("max", high)) if bound is not None}
+        together("clip", x=x.shape, **bounds)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         arrays = self.saved
@@ -194,6 +199,9 @@ class _Chosen(Function):
     def forward(self, x: Array, y: Array) -> Array:
         self.save(x, y)
         return evaluate(self.choose, x, y)
+
+    def explain(self, error: Exception, x: Array, y: Array) -> None:
+        together(self.name.lower(), x=x.shape, y=y.shape)
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved

@@ -24,6 +24,12 @@ class MatMul(Function):
         self.save(x, y)
         return evaluate(operator.matmul, x, y)
 
+    def explain(self, error: Exception, x: Array, y: Array) -> None:
+        if isinstance(error, ValueError):
+            raise ValueError(
+                f"matmul: shapes {x.shape} and {y.shape} do not fit ({x.shape[:-2]} against {y.shape[:-2]})"
+            ) from None
+
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y = self.saved
         x2 = x[None, :] if x.ndim == 1 else x

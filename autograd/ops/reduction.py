@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autograd.checks import along, over
+from autograd.checks import along, check_filled, over
 from autograd.function import Function
 from autograd.promotion import cast, real
 from autograd.tensor import Tensor
@@ -270,12 +270,19 @@ def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Maximum over `axis` (None: all); ties share the gradient."""
-    return Max(over("max", axis, x.ndim), keepdims)(x)
+    return _extreme("max", Max, x, axis, keepdims)
 
 
 def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Minimum over `axis` (None: all); ties share the gradient."""
-    return Min(over("min", axis, x.ndim), keepdims)(x)
+    return _extreme("min", Min, x, axis, keepdims)
+
+
+def _extreme(name: str, of: type[Max], x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
+    axes = over(name, axis, x.ndim)
+    if not x.size:
+        check_filled(name, x.shape, axes)
+    return of(axes, keepdims)(x)
 
 
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:

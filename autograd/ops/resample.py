@@ -70,10 +70,14 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
 
     (1, 1) is global average pooling, (1, None) the mean of each column, (None, 1) that of each row.
     """
-    size = _sizes("adaptive_avg_pool2d", input)
     wanted = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    return _means_of_bins("adaptive_avg_pool2d", input, wanted, "output_size")
+
+
+def _means_of_bins(name: str, input: Tensor, wanted: tuple[Any, ...], argument: str) -> Tensor:
+    size = _sizes(name, input)
     filled = tuple(n if o is None else o for o, n in zip(wanted, size, strict=True)) if len(wanted) == 2 else wanted
-    p, q = pair(filled, "adaptive_avg_pool2d: output_size")
+    p, q = pair(filled, f"{name}: {argument}")
     return Resample2d(adaptive_matrix(size[0], p), adaptive_matrix(size[1], q))(input)
 
 
@@ -84,7 +88,7 @@ def strip_pool2d(input: Tensor, strips: int = 1, axis: int = 1) -> Tensor:
     """
     if axis not in (1, 2):
         raise ValueError(f"strip_pool2d: axis is {axis}, expected 1 (bands of rows) or 2 (bands of columns)")
-    return adaptive_avg_pool2d(input, (strips, None) if axis == 1 else (None, strips))
+    return _means_of_bins("strip_pool2d", input, (strips, None) if axis == 1 else (None, strips), "strips")
 
 
 def resize_bilinear(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:

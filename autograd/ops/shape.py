@@ -48,6 +48,14 @@ class Reshape(Function):
         self.before = x.shape
         return _reshaped(x, self.shape)
 
+    def explain(self, error: Exception, x: Array) -> None:
+        if not isinstance(error, (TypeError, ValueError)):
+            return
+        _check_integers("reshape", self.shape)
+        raise ValueError(
+            f"reshape: x has shape {x.shape}, got {self.shape}, expected a shape of {x.size} values with at most one -1"
+        ) from None
+
     def backward(self, dy: Array) -> Array:
         return _reshaped(dy, self.before)
 
@@ -71,6 +79,13 @@ class Transpose(Function):
     def forward(self, x: Array) -> Array:
         return x.transpose(self.axes)
 
+    def explain(self, error: Exception, x: Array) -> None:
+        if not isinstance(error, (TypeError, ValueError)):
+            return
+        _check_integers("transpose", self.axes, "axes")
+        expected = f"expected each of 0 to {x.ndim - 1} once" if x.ndim else "expected none"
+        raise type(error)(f"transpose: x has shape {x.shape}, axes are {self.axes}, {expected}") from None
+
     def backward(self, dy: Array) -> Array:
         undo = sorted(range(len(self.axes)), key=lambda i: self.axes[i] % len(self.axes))
         return dy.transpose(undo)
@@ -87,6 +102,12 @@ class BroadcastTo(Function):
         self.before = x.shape
         return array_module(x).broadcast_to(x, self.shape)
 
+    def explain(self, error: Exception, x: Array) -> None:
+        if not isinstance(error, (TypeError, ValueError)):
+            return
+        _check_integers("broadcast_to", self.shape)
+        raise ValueError(f"broadcast_to: x has shape {x.shape}, which does not broadcast to {self.shape}") from None
+
     def backward(self, dy: Array) -> Array:
         return unbroadcast(dy, self.before)
 
@@ -101,6 +122,11 @@ class GetItem(Function):
     def forward(self, x: Array) -> Array:
         self.before = x.shape
         return x[self.index] if self._basic else kernels.evaluate(lambda a: a[self.index], x)
+
+    def explain(self, error: Exception, x: Array) -> None:
+        if isinstance(error, (IndexError, ValueError)):
+            kind = IndexError if isinstance(error, IndexError) else ValueError
+            raise kind(f"getitem: the index does not fit x {x.shape}: {error}") from None
 
     def backward(self, dy: Array) -> Array:
         return kernels.evaluate(self._scattered if self._basic else halves_in_float32(self._scattered), dy)
@@ -180,7 +206,19 @@ class Split(Function):
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same values in another shape; one entry may be -1."""
-    return Reshape(tuple(shape))(x)
+    return Reshape(_entries("reshape", shape))(x)
+
+
+def _entries(name: str, given: Any, what: str = "shape") -> tuple[int, ...]:
+    try:
+        return tuple(given)
+    except TypeError:
+        raise TypeError(f"{name}: {what} is {given!r}, expected a tuple of integers") from None
+
+
+def _check_integers(name: str, given: tuple[Any, ...], what: str = "shape") -> None:
+    if not all(hasattr(n, "__index__") for n in given):
+        raise TypeError(f"{name}: {what} is {given!r}, expected a tuple of integers") from None
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -206,7 +244,7 @@ def unsqueeze(x: Tensor, axis: int) -> Tensor:
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Axes in another order; None reverses them."""
-    return Transpose(tuple(reversed(range(x.ndim))) if axes is None else tuple(axes))(x)
+    return Transpose(tuple(reversed(range(x.ndim))) if axes is None else _entries("transpose", axes, "axes"))(x)
 
 
 def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
@@ -221,7 +259,7 @@ def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x repeated to `shape` by the broadcasting rules, without a copy."""
-    return BroadcastTo(tuple(shape))(x)
+    return BroadcastTo(_entries("broadcast_to", shape))(x)
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:

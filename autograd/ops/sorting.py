@@ -4,7 +4,7 @@ where they came from.
 
 from __future__ import annotations
 
-from autograd.checks import along
+from autograd.checks import along, check_filled
 from autograd.function import Function
 from autograd.ops.indexing import places
 from autograd.tensor import Tensor
@@ -90,12 +90,9 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
 
 
 def _arg(name: str, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
-    place = None if axis is None else along(name, axis, max(x.ndim, 1))
-    if not (x.size if place is None else (x.shape or (1,))[place]):
-        raise ValueError(
-            f"{name}: x has shape {x.shape}, expected at least one value"
-            + ("" if axis is None else f" along axis {axis}")
-        )
+    place = None if axis is None else along(name, axis, x.ndim)
+    if not x.size:
+        check_filled(name, x.shape, None if place is None else (place,))
     return Arg(name, place if x.ndim else None, keepdims)(x.detach())
 
 
