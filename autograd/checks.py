@@ -66,7 +66,14 @@ def checked_window(name: str, x: Tensor, w: Tensor, stride: Any, padding: Any, d
         raise ValueError(f"{name}: the filter has shape {w.shape}, expected 4 axes (R, S, C, K)")
     if x.dtype != w.dtype:
         raise TypeError(f"{name}: x is {x.dtype} but the filter is {w.dtype}")
+    check_floats(name, x.dtype)
     return Window.of(name, w.shape[:2], stride, padding, dilation)
+
+
+def check_floats(name: str, dtype: np.dtype, what: str = "x") -> None:
+    """Raise TypeError for an argument of integers or booleans."""
+    if dtype.kind in "biu":
+        raise TypeError(f"{name}: {what} is {dtype}, expected floating point")
 
 
 def checked_image(name: str, x: Tensor) -> tuple[int, int]:
@@ -130,6 +137,7 @@ def check_batch_norm(
     for name, vector in vectors.items():
         if vector.shape != channels:
             raise ValueError(f"{operator}: {name} has shape {vector.shape}, expected {channels} for x {shape}")
+        check_floats(operator, vector.dtype, name)
     if residual is not None and residual.shape != shape:
         raise ValueError(f"{operator}: the residual has shape {residual.shape} but x has {shape}")
     if activation not in (None, "relu"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autograd.checks import check_floats
 from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import attention as kernels
@@ -95,6 +96,7 @@ def scaled_dot_product_attention(
         )
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"{name}: q is {q.dtype}, k is {k.dtype} and v is {v.dtype}, expected one dtype")
+    check_floats(name, q.dtype, "q")
     if not (k.shape[2] and q.shape[3] and v.shape[3]):
         raise ValueError(
             f"{name}: q {q.shape}, k {k.shape}, v {v.shape}; expected at least one key, and vectors of at least one "
@@ -152,6 +154,7 @@ def polarized_spatial(x: Tensor, wq: Tensor, bq: Tensor, wv: Tensor, bv: Tensor)
 def _check(name: str, x: Tensor, **parameters: tuple[Tensor, tuple[int, ...]]) -> None:
     if x.ndim != 3:
         raise ValueError(f"{name}: x has shape {x.shape}, expected 3 axes (N, L, C)")
+    check_floats(name, x.dtype)
     for key, (tensor, shape) in parameters.items():
         if tensor.shape != shape:
             raise ValueError(f"{name}: {key} has shape {tensor.shape}, expected {shape} for x {x.shape}")

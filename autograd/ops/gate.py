@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autograd.checks import check_floats
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import gate as kernels
@@ -49,9 +50,12 @@ def blend(x: Tensor, other: Tensor, z: Tensor) -> Tensor:
     _check("blend", x, z)
     if other.shape != x.shape:
         raise ValueError(f"blend: x has shape {x.shape} but other has {other.shape}")
+    check_floats("blend", other.dtype, "other")
     return Blend()(x, other, z)
 
 
 def _check(name: str, x: Tensor, z: Tensor) -> None:
+    check_floats(name, x.dtype)
+    check_floats(name, z.dtype, "z")
     if z.shape not in (x.shape, (*x.shape[:-1], 1)):
         raise ValueError(f"{name}: z has shape {z.shape}, expected {(*x.shape[:-1], 1)} or {x.shape} for x {x.shape}")

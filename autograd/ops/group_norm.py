@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autograd.checks import check_floats
 from autograd.function import Function, unbroadcast
 from autograd.ops.arithmetic import add, mul
 from autograd.ops.norm import layer_norm
@@ -45,6 +46,7 @@ def instance_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None =
 def _grouped(name: str, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"{name}: x has shape {x.shape}, expected (N, ..., C)")
+    check_floats(name, x.dtype)
     n = x.shape[0]
     c = x.shape[-1]
     pixels = math.prod(x.shape[1:-1])
@@ -114,6 +116,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float | None = None) 
     not fit.
     Source: Zhang & Sennrich, arXiv 1910.07467.
     """
+    check_floats("rms_norm", x.dtype)
     _check_vectors("rms_norm", x, weight, None)
     return RMSNorm(float(np.finfo(wide_type(x.dtype)).eps) if eps is None else eps)(x, weight)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
+from autograd.checks import check_floats
 from autograd.function import Function
 from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
@@ -378,7 +380,16 @@ def make_spec(
     background: str | Mapping[str, str] = "train",
     **settings: Any,
 ) -> LossSpec:
-    """A LossSpec from friendly arguments; ValueError for unknown terms, policies or settings."""
+    """The LossSpec of these terms, for `segmentation_loss`.
+
+    terms: coefficients by name, of kernels.loss.TERMS.  background: one policy, or one per term.  settings: further
+    fields of LossSpec.
+    Raises ValueError for unknown terms and policies, TypeError for unknown settings.
+    """
+    known = [field.name for field in fields(LossSpec)]
+    for setting in settings:
+        if setting not in known:
+            raise TypeError(f"loss: unknown setting {setting!r}, expected some of {', '.join(known[4:])}")
     for term in terms:
         if term not in TERMS:
             raise ValueError(f"loss: unknown term {term!r}, expected some of {', '.join(TERMS)}")
@@ -405,6 +416,7 @@ def _single(
 
 
 def _check(name: str, logits: Tensor, labels: Array, spec: LossSpec) -> None:
+    check_floats(name, logits.dtype, "logits")
     classes = logits.shape[-1] if logits.ndim else 0
     if labels.shape != logits.shape[:-1]:
         raise ValueError(

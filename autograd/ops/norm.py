@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autograd.checks import check_batch_norm
+from autograd.checks import check_batch_norm, check_floats
 from autograd.function import Function
 from autograd.tensor import Tensor
 from kernels import norm as kernels
@@ -80,6 +80,7 @@ def batch_norm(
     the unbiased variance, as PyTorch's); else they are the running ones. residual is added before the activation (None
     or 'relu'). Raises ValueError when shapes do not fit, or when training has a single value per channel.
     """
+    check_floats("batch_norm", x.dtype)
     check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
     if training:
         mean, variance = kernels.batch_norm_statistics(x.data)
@@ -102,6 +103,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     Raises ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and
     x is float16).
     """
+    check_floats("layer_norm", x.dtype)
     expected = weight.dtype if (x.dtype, weight.dtype) == ("float16", "float32") else x.dtype
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector.shape != x.shape[-1:]:

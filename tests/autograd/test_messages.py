@@ -157,21 +157,42 @@ def test_values_that_do_not_fit_an_index() -> None:
     assert "(2, 3)" in said
 
 
+def refused(case: Case, inputs: list[Any]) -> str:
+    """What the operator says to these inputs; nothing where it takes them."""
+    try:
+        with np.errstate(all="ignore"):
+            case.fn(*inputs, **case.samples[0].settings)
+    except (ValueError, TypeError, IndexError) as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_array_of_another_shape(case: Case) -> None:
     """Whatever the operator refuses, it refuses in its own name and words."""
     name = case.name.split()[0]
     arrays = case.samples[0].arrays()
-    settings = case.samples[0].settings
     for k, array in enumerate(arrays):
         for what, other in changed(array) if isinstance(array, np.ndarray) else ():
             inputs = [
                 Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
                 for a in (*arrays[:k], other, *arrays[k + 1 :])
             ]
-            try:
-                case.fn(*inputs, **settings)
-            except (ValueError, TypeError, IndexError) as error:
-                said = str(error)
-                assert said.startswith(f"{name}: "), f"input {k}, {what}: {said}"
-                assert not any(words in said for words in NUMPY), f"input {k}, {what}: {said}"
+            said = refused(case, inputs)
+            assert not said or said.startswith(f"{name}: "), f"input {k}, {what}: {said}"
+            assert not any(words in said for words in NUMPY), f"input {k}, {what}: {said}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_array_of_another_dtype(case: Case) -> None:
+    """Integers, booleans and a narrower float in the place of each input, and of all, are taken or refused by name."""
+    name = case.name.split()[0]
+    arrays = case.samples[0].arrays()
+    floats = [k for k, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+    for places in (floats, *([k] for k in floats)):
+        for dtype in (np.int64, np.bool_, np.float32):
+            inputs = [
+                a if k not in floats else Tensor(a.astype(dtype) if k in places else a) for k, a in enumerate(arrays)
+            ]
+            said = refused(case, inputs)
+            assert not said or said.startswith(f"{name}: "), f"inputs {places} of {dtype.__name__}: {said}"
