@@ -140,6 +140,8 @@ def check_batch_norm(
         check_floats(operator, vector.dtype, name)
     if residual is not None and residual.shape != shape:
         raise ValueError(f"{operator}: the residual has shape {residual.shape} but x has {shape}")
+    if residual is not None:
+        check_floats(operator, residual.dtype, "residual")
     if activation not in (None, "relu"):
         raise ValueError(f"{operator}: activation is {activation!r}, expected None or 'relu'")
     if training and math.prod(shape[:-1]) < 2:
