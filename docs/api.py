@@ -115,8 +115,8 @@ PAGES = {
     "ops-norm": _ops(
         "Norms",
         "Statistics over pixels, over channels, or over groups.",
-        "floats, whose dtype the result keeps; statistics are taken in float32 at least. TypeError for weights and "
-        "biases of another dtype than x, ValueError for those whose shape does not fit the channels.",
+        "floats (else TypeError); the result has x's dtype where weights and biases have it. Statistics are taken in "
+        "float32 at least. ValueError for weights and biases whose shape does not fit the channels.",
         "norm",
         "group_norm",
     ),
@@ -154,7 +154,9 @@ PAGES = {
     ),
     "layers-layers": Contents(
         "Layers",
-        "Single layers with parameters. Import them from `layers`.",
+        "Single layers with parameters. Import them from `layers`.\n\n*For all of them:* channels come last, and "
+        "parameters are float32 until `to` changes them. A call raises what the operator named in the entry raises: "
+        "ValueError for another number of axes or channels, TypeError for a dtype that it does not take.",
         (
             "layers.linear",
             "layers.conv",
@@ -168,7 +170,10 @@ PAGES = {
     ),
     "layers-blocks": Contents(
         "Blocks, the network",
-        "The blocks of the report's network, and the network. Import them from `layers`.",
+        "The blocks of the report's network, and the network. Import them from `layers`.\n\n*For all of them:* maps "
+        "are (N, H, W, C), of the parameters' dtype: float32 until `to` changes it, else TypeError. ValueError for "
+        "another number of axes or channels, in the name of the first operator that sees it. CBR is a convolution, "
+        "batch norm and ReLU; 1x1, 3x3 are convolutions of that kernel, stride 1, padded to keep the size.",
         (
             "layers.residual",
             "layers.inception",

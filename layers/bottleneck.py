@@ -13,8 +13,11 @@ KINDS = ("aspp+psa+spp", "aspp+psa", "psa", "mhsa", "none")
 
 
 class AttentionAndStrips(Module):
-    """y = CBR1x1(concat(s, p)): s = PSA(a), and p = SPP(s) (serial) or SPP(a) (parallel), a the input.
+    """y = CBR1x1(concat(s, p)): s = PSA(x), p = SPP(s) (order 'serial') or SPP(x) ('parallel'), x (N, H, W, C) -> (N,
+    H, W, C).
 
+    PSA is `PolarizedSelfAttention` with psa_mode, SPP `StripPyramidPooling`. Raises ValueError for another order or
+    mode.
     The report: "processed through PSA, and refined using SPP - concatenating the attention and pooling features".
     """
 

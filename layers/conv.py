@@ -66,8 +66,11 @@ def _unchanging(weight: Tensor, bias: Tensor | None, kept: Kept) -> tuple[Tensor
 
 
 class Conv2d(Module):
-    """ops.conv2d with its filter (R, S, C/groups, K) and bias (K,).  x (N, H, W, C), or two maps with C channels
+    """`ops.conv2d` with its filter (R, S, C/groups, K) and bias (K,): x (N, H, W, C), or two maps with C channels
     together -> (N, P, Q, K).
+
+    Settings as torch.nn.Conv2d's; padding may be 'same' or 'valid', too. The filter starts He-normal, the bias 0.
+    Raises ValueError unless groups divides both numbers of channels.
     """
 
     def __init__(
@@ -109,10 +112,11 @@ class Conv2d(Module):
 
 
 class ConvTranspose2d(Module):
-    """ops.conv_transpose2d with its filter (R, S, C, K/groups) and bias (K,).
+    """`ops.conv_transpose2d` with its filter (R, S, C, K/groups) and bias (K,): x (N, H, W, C) -> (N, P, Q, K).
 
-    Where the kernel equals the stride the taps start out equal (nearest-neighbour upsampling), so that no block texture
-    is built in.
+    Settings as torch.nn.ConvTranspose2d's. Where the kernel equals the stride the taps start out equal
+    (nearest-neighbour upsampling), so that no block texture is built in. Raises ValueError unless groups divides both
+    numbers of channels.
     """
 
     def __init__(

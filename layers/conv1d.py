@@ -12,7 +12,10 @@ from layers.module import Module, Parameter, changed
 
 
 class Conv1d(Module):
-    """ops.conv1d with its filter (R, C/groups, K) and bias (K,): x (N, L, C), channels last -> (N, P, K)."""
+    """`ops.conv1d` with its filter (R, C/groups, K) and bias (K,): x (N, L, C), channels last -> (N, P, K).
+
+    Settings as torch.nn.Conv1d's. Raises ValueError unless groups divides both numbers of channels.
+    """
 
     def __init__(
         self,

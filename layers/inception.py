@@ -8,13 +8,14 @@ from layers.module import Identity, Module, Sequential
 
 
 class InceptionBlock(Module):
-    """y = relu(BN(1x1(concat(b1, b3, b5, bp))) + s(x)), each branch with out_channels / 4 channels:
+    """y = relu(BN(1x1(concat(b1, b3, b5, bp))) + s(x)): x (N, H, W, in_channels) -> (N, H, W, out_channels).
 
-    b1 = 1x1    b3 = 3x3(1x1)    b5 = 5x5(1x1) or 3x3(3x3(1x1))    bp = 1x1(max-pool 3x3, stride 1)
+    b1 = 1x1(x)    b3 = 3x3(1x1(x))    b5 = 5x5(1x1(x)) or 3x3(3x3(1x1(x)))    bp = 1x1(max-pool 3x3, stride 1)
 
-    every convolution followed by batch norm and ReLU. The fusing norm's gain starts at 0, so the block starts as its
-    shortcut.
-    residual=False leaves out s(x).  Source: GoogLeNet, arXiv 1409.4842; residual form, arXiv 1602.07261.
+    Each branch has out_channels / 4 channels, and every convolution is followed by batch norm and ReLU. The fusing
+    norm's gain starts at 0, so the block starts as its shortcut; residual=False leaves out s(x).
+    five: '5x5' or '3x3+3x3'. Raises ValueError for another, and unless 4 divides out_channels.
+    Source: GoogLeNet, arXiv 1409.4842; residual form, arXiv 1602.07261.
     """
 
     def __init__(self, in_channels: int, out_channels: int, five: str = "5x5", residual: bool = True) -> None:

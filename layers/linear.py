@@ -32,10 +32,11 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """ops.embedding with its table (num_embeddings, embedding_dim): integers (...) -> (..., embedding_dim). It starts
-    as N(0, 1), as PyTorch's.
+    """`ops.embedding` with its table (num_embeddings, embedding_dim): integers (...) -> (..., embedding_dim). It starts
+    as N(0, 1), as torch.nn.Embedding.
 
-    padding_idx: a row that starts as 0 and gets no gradient.
+    padding_idx: a row that starts as 0 and gets no gradient. Raises ValueError for one that the table does not have,
+    IndexError for an integer outside the table.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None) -> None:

@@ -12,11 +12,15 @@ from layers.module import Module
 
 
 class SegmentationLoss(Module):
-    """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W); see kernels.loss.LossSpec for the
-    settings.
+    """Any weighted sum of terms over logits (N, H, W, C) and labels (N, H, W): a 0-d Tensor. `.terms` then holds every
+    term's value by name (0-d arrays).
 
+    terms: coefficients by name.  weight: a number per class.  ignore_index: the label of pixels that count nowhere.
+    settings: see kernels.loss.LossSpec.
     background: 'train' (the default: class 0 is a class like any other) or 'mask' (class 0 means "unlabelled": it is
     not learnt, and its logit counts nowhere), for all terms or one per term.
+    Raises ValueError for unknown terms and policies, TypeError for unknown settings; a call raises what
+    `ops.segmentation_loss` does.
     """
 
     def __init__(
@@ -51,93 +55,109 @@ class _SingleTerm(SegmentationLoss):
 
 
 class CrossEntropyLoss(_SingleTerm):
-    """Weighted cross-entropy; label_smoothing is a setting."""
+    """`ops.cross_entropy` of logits (..., C) and labels (...).  Settings: label_smoothing."""
 
     term = "cross_entropy"
 
 
 class FocalLoss(_SingleTerm):
-    """Class-weighted focal loss; gamma is a setting.  (arXiv 1708.02002)"""
+    """`ops.focal_loss` of logits (..., C) and labels (...).  Settings: gamma.  (arXiv 1708.02002)"""
 
     term = "focal"
 
 
 class DiceLoss(_SingleTerm):
-    """Weighted Dice loss over the batch; smooth and absent are settings."""
+    """`ops.dice_loss` of logits (..., C) and labels (...).  Settings: smooth, absent."""
 
     term = "dice"
 
 
 class IoULoss(_SingleTerm):
-    """Weighted soft IoU loss over the batch; smooth and absent are settings."""
+    """`ops.iou_loss` of logits (..., C) and labels (...).  Settings: smooth, absent."""
 
     term = "iou"
 
 
 class TverskyLoss(_SingleTerm):
-    """Weighted Tversky loss over the batch; alpha, beta, smooth and absent are settings.  (arXiv 1706.05721)"""
+    """`ops.tversky_loss` of logits (..., C) and labels (...).  Settings: alpha, beta, smooth, absent.  (arXiv
+    1706.05721)
+    """
 
     term = "tversky"
 
 
 class FocalTverskyLoss(_SingleTerm):
-    """Focal Tversky loss; alpha, beta, tversky_power, smooth and absent are settings.  (arXiv 1810.07842)"""
+    """`ops.focal_tversky_loss` of logits (..., C) and labels (...).  Settings: alpha, beta, tversky_power, smooth,
+    absent.  (arXiv 1810.07842)
+    """
 
     term = "focal_tversky"
 
 
 class GeneralizedDiceLoss(_SingleTerm):
-    """Generalized Dice loss; absent is a setting.  (arXiv 1707.03237)"""
+    """`ops.generalized_dice_loss` of logits (..., C) and labels (...).  Settings: absent.  (arXiv 1707.03237)"""
 
     term = "generalized_dice"
 
 
 class MCCLoss(_SingleTerm):
-    """1 - Matthews' correlation coefficient.  (arXiv 2010.13454)"""
+    """`ops.mcc_loss` of logits (..., C) and labels (...). 1 - Matthews' correlation coefficient.  (arXiv 2010.13454)"""
 
     term = "mcc"
 
 
 class JaccardMetricLoss(_SingleTerm):
-    """IoU loss of soft labels; label_smoothing, smooth and absent are settings.  (arXiv 2302.05666)"""
+    """`ops.jaccard_metric_loss` of logits (..., C) and labels (...).  Settings: label_smoothing, smooth, absent.
+    (arXiv 2302.05666)
+    """
 
     term = "jaccard_metric"
 
 
 class DiceSemimetricLoss(_SingleTerm):
-    """Dice loss of soft labels; label_smoothing, smooth and absent are settings.  (arXiv 2303.16296)"""
+    """`ops.dice_semimetric_loss` of logits (..., C) and labels (...).  Settings: label_smoothing, smooth, absent.
+    (arXiv 2303.16296)
+    """
 
     term = "dice_semimetric"
 
 
 class TopKLoss(_SingleTerm):
-    """Cross-entropy of the hardest pixels; hardest (their share) and label_smoothing are settings.
-    (arXiv 1605.06457)
+    """`ops.top_k_loss` of logits (..., C) and labels (...).  Settings: hardest (their share), label_smoothing.  (arXiv
+    1605.06457)
     """
 
     term = "top_k"
 
 
 class BoundaryLoss(_SingleTerm):
-    """Boundary loss of maps (..., H, W): probabilities times signed distances in pixels.  (arXiv 1812.07032)"""
+    """`ops.boundary_loss` of logits (..., H, W, C) and labels (..., H, W): probabilities times signed distances.
+    (arXiv 1812.07032)
+    """
 
     term = "boundary"
 
 
 class LovaszLoss(_SingleTerm):
-    """Lovasz-softmax.  (arXiv 1705.08790)"""
+    """`ops.lovasz_softmax` of logits (..., C) and labels (...).  (arXiv 1705.08790)"""
 
     term = "lovasz"
 
 
 class MarginLoss(_SingleTerm):
-    """The report's margin loss; power, false_positive and margin_reduction are settings."""
+    """`ops.margin_loss` of logits (..., C) and labels (...). The report's.  Settings: power, false_positive,
+    margin_reduction.
+    """
 
     term = "margin"
 
 
 class CombinedLoss(SegmentationLoss):
-    """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU."""
+    """The report's loss, .4 margin + .2 Dice + .2 focal + .2 IoU: `ops.combined_loss` of logits (..., C) and labels
+    (...).
+
+    terms: other coefficients by name.  settings: further fields of kernels.loss.LossSpec.
+    """
 
     def __init__(
         self,

@@ -307,7 +307,9 @@ def _refuse(report: LoadReport) -> None:
 
 
 class Sequential(Module):
-    """Modules one after another. len, indices, slices and append are those of a list."""
+    """Modules one after another, as torch.nn.Sequential: y = m_n(... m_1(x)). len, indices, slices and append are those
+    of a list.
+    """
 
     def __init__(self, *modules: Module) -> None:
         self.steps = list(modules)
@@ -343,7 +345,7 @@ class Sequential(Module):
 
 
 class Identity(Module):
-    """Returns its input."""
+    """x itself, whatever it is, as torch.nn.Identity."""
 
     def forward(self, x: Any) -> Any:
         return x

@@ -9,10 +9,12 @@ from layers.module import Buffer, Module, Parameter
 
 
 class BatchNorm2d(Module):
-    """ops.batch_norm over (N, H, W) with gain, offset and running statistics; adds a residual and applies ReLU on
-    request.
+    """`ops.batch_norm` over (N, H, W) with gain, offset and running statistics: x (N, H, W, C) -> (N, H, W, C).
 
-    momentum .1 and eps 1e-5 as PyTorch's (Keras would write the momentum .9).
+    `forward(x, residual)` adds a residual of x's shape before the activation (None or 'relu'). zero_gain: the gain
+    starts at 0.
+    momentum .1 and eps 1e-5 as PyTorch's (Keras would write the momentum .9). Raises ValueError in training for one
+    value per channel.
     """
 
     def __init__(
@@ -39,7 +41,9 @@ class BatchNorm2d(Module):
 
 
 class LayerNorm(Module):
-    """ops.layer_norm over the last axis with gain and offset."""
+    """`ops.layer_norm` over the last axis with gain and offset, as torch.nn.LayerNorm: x (..., channels) -> (...,
+    channels).
+    """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         self.weight = Parameter(np.ones(channels, np.float32), decay=False)
@@ -54,8 +58,10 @@ class LayerNorm(Module):
 
 
 class GroupNorm(Module):
-    """ops.group_norm over groups of channels and all pixels, with gain and offset if `affine`: x (N, ..., C) -> (N,
-    ..., C).
+    """`ops.group_norm` over groups of channels and all pixels, with gain and offset if `affine`: x (N, ..., C) -> (N,
+    ..., C), as torch.nn.GroupNorm.
+
+    Raises ValueError unless num_groups divides num_channels.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True) -> None:
@@ -75,8 +81,10 @@ class GroupNorm(Module):
 
 
 class InstanceNorm2d(Module):
-    """ops.instance_norm of every channel of every image, with gain and offset if `affine` (by default not, as
-    PyTorch's); no running statistics.
+    """`ops.instance_norm` of every channel of every image: x (N, ..., C) -> (N, ..., C), as torch.nn.InstanceNorm2d
+    without running statistics.
+
+    affine: with gain and offset (by default not, as PyTorch's). Raises ValueError for images of one pixel.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
@@ -94,8 +102,9 @@ class InstanceNorm2d(Module):
 
 
 class RMSNorm(Module):
-    """ops.rms_norm over the last axis with a gain. eps: None means the machine epsilon of the input's dtype, of float32
-    for float16.
+    """`ops.rms_norm` over the last axis with a gain: x (..., channels) -> (..., channels), as torch.nn.RMSNorm.
+
+    eps: None means the machine epsilon of x's dtype, of float32 for float16.
     """
 
     def __init__(self, channels: int, eps: float | None = None) -> None:

@@ -8,21 +8,21 @@ from layers.module import Module
 
 
 class ReLU(Module):
-    """ops.relu."""
+    """max(x, 0), x of any shape: `ops.relu`, as torch.nn.ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.relu(x)
 
 
 class GELU(Module):
-    """ops.gelu."""
+    """x Phi(x), Phi the normal distribution function, x of any shape: `ops.gelu`, as torch.nn.GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.gelu(x)
 
 
 class LeakyReLU(Module):
-    """ops.leaky_relu."""
+    """x where x > 0, else negative_slope x, x of any shape: `ops.leaky_relu`, as torch.nn.LeakyReLU."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = negative_slope
@@ -35,28 +35,28 @@ class LeakyReLU(Module):
 
 
 class Sigmoid(Module):
-    """ops.sigmoid."""
+    """1 / (1 + e^-x), x of any shape: `ops.sigmoid`, as torch.nn.Sigmoid."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.sigmoid(x)
 
 
 class Tanh(Module):
-    """ops.tanh."""
+    """The hyperbolic tangent of x of any shape: `ops.tanh`, as torch.nn.Tanh."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.tanh(x)
 
 
 class SiLU(Module):
-    """ops.silu."""
+    """x sigmoid(x), x of any shape: `ops.silu`, as torch.nn.SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.silu(x)
 
 
 class Softplus(Module):
-    """ops.softplus."""
+    """log(1 + e^(beta x)) / beta, and x where beta x > threshold: `ops.softplus`, as torch.nn.Softplus. x of any shape."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         self.beta, self.threshold = beta, threshold
@@ -69,7 +69,11 @@ class Softplus(Module):
 
 
 class Dropout(Module):
-    """ops.dropout in training, the identity in evaluation."""
+    """Each value 0 with probability p in training, the others x / (1 - p); x itself in evaluation: `ops.dropout`, as
+    torch.nn.Dropout.
+
+    Raises ValueError unless 0 <= p < 1.
+    """
 
     def __init__(self, p: float = 0.5) -> None:
         if not 0 <= p < 1:
@@ -87,8 +91,9 @@ class Dropout2d(Dropout):
     """In training whole channels of an image are zero with probability p, and the others scaled by 1 / (1 - p); the
     identity in evaluation.
 
-    x (N, H, W, C) -> the same shape, as PyTorch's, channels last: ops.dropout of a one per image and channel, times x.
-    (Tompson et al., arXiv 1411.4280)
+    x (N, H, W, C) -> the same shape, as torch.nn.Dropout2d, channels last: ops.dropout of a one per image and channel,
+    times x. Raises ValueError for other axes and unless 0 <= p < 1.
+    Source: Tompson et al., arXiv 1411.4280.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from layers.module import Module
 
 
 class MaxPool2d(Module):
-    """ops.max_pool2d; stride defaults to the kernel size."""
+    """Maxima over windows: `ops.max_pool2d` with these settings, x (N, H, W, C) -> (N, P, Q, C); stride defaults to the
+    kernel size.
+    """
 
     def __init__(
         self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
@@ -31,7 +33,9 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(Module):
-    """ops.avg_pool2d; stride defaults to the kernel size."""
+    """Means over windows: `ops.avg_pool2d` with these settings, x (N, H, W, C) -> (N, P, Q, C); stride defaults to the
+    kernel size.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,10 @@ class AvgPool2d(Module):
 
 
 class AdaptiveAvgPool2d(Module):
-    """ops.adaptive_avg_pool2d: means over a grid of output_size regions."""
+    """Means over a grid of bins: `ops.adaptive_avg_pool2d`, x (N, H, W, C) -> (N, H', W', C).
+
+    output_size: a number for both, or (H', W'), where None keeps an axis.
+    """
 
     def __init__(self, output_size: Any) -> None:
         self.output_size = output_size

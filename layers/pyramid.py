@@ -10,8 +10,10 @@ from layers.norm import BatchNorm2d
 
 
 class FeaturePyramidPooling(Module):
-    """Global, medium and fine context merged: y = CBR1x1(concat(x, CBR1x1(mean), up(CBR3x3(4x average)), CBR3x3(x))), C
-    / 4 channels each.
+    """Global, medium and fine context merged: x (N, H, W, C) -> (N, H, W, C).
+
+    y = CBR1x1(concat(x, CBR1x1(mean), up(CBR3x3(4x average)), CBR3x3(x))), C / 4 channels each.
+    mean is over the image, the 4x average over a grid of H / 4 x W / 4, up bilinear to (H, W). The report's module.
     """
 
     def __init__(self, channels: int) -> None:
@@ -35,9 +37,11 @@ class FeaturePyramidPooling(Module):
 
 
 class FeaturePyramidAttention(Module):
-    """y = relu(master * a + g): a a 7-5-3 pyramid's map, g the global mean.  Source: PAN, Li et al., arXiv 1805.10180.
+    """y = relu(BN(1x1(x)) a + g): a the map of a 7-5-3 pyramid, g = BN(1x1(mean)), x (N, H, W, C) -> (N, H, W, C).
 
-    x (N, H, W, C) with H and W divisible by 8.
+    The pyramid halves the map three times (convolutions 7x7, 5x5, 3x3 to C / 4 channels) and goes back by transposed
+    convolutions. Raises ValueError unless 8 divides H and W.
+    Source: PAN, Li et al., arXiv 1805.10180.
     """
 
     def __init__(self, channels: int) -> None:

@@ -19,21 +19,31 @@ class _Reduced(Module):
 
 
 class MSELoss(_Reduced):
-    """ops.mse_loss: the squared error."""
+    """(input - target)^2, two arrays that broadcast: `ops.mse_loss`, as torch.nn.MSELoss.
+
+    reduction: 'mean', 'sum' or 'none', else ValueError.
+    """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return ops.mse_loss(input, target, self.reduction)
 
 
 class L1Loss(_Reduced):
-    """ops.l1_loss: the absolute error."""
+    """|input - target|, two arrays that broadcast: `ops.l1_loss`, as torch.nn.L1Loss.
+
+    reduction: 'mean', 'sum' or 'none', else ValueError.
+    """
 
     def forward(self, input: Tensor, target: Any) -> Tensor:
         return ops.l1_loss(input, target, self.reduction)
 
 
 class SmoothL1Loss(_Reduced):
-    """ops.smooth_l1_loss: the squared error below beta, the absolute error above."""
+    """d^2 / (2 beta) where |d| < beta, else |d| - beta / 2, d = input - target, two arrays that broadcast:
+    `ops.smooth_l1_loss`, as torch.nn.SmoothL1Loss.
+
+    reduction: 'mean', 'sum' or 'none', else ValueError; beta: at least 0, else ValueError.
+    """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
@@ -46,7 +56,10 @@ class SmoothL1Loss(_Reduced):
 
 
 class BCEWithLogitsLoss(_Reduced):
-    """ops.binary_cross_entropy_with_logits. weight, pos_weight: arrays that broadcast to the input."""
+    """`ops.binary_cross_entropy_with_logits` of input and target of one shape, as torch.nn.BCEWithLogitsLoss.
+
+    weight, pos_weight: arrays that broadcast to the input.  reduction: 'mean', 'sum' or 'none', else ValueError.
+    """
 
     def __init__(self, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> None:
         super().__init__(reduction)

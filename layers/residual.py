@@ -11,9 +11,10 @@ from layers.norm import BatchNorm2d
 
 
 class ResidualBlock(Module):
-    """y = relu(BN2(W2 relu(BN1(W1 x))) + s(x)), s the identity or BN(1x1) where the channels change. The branch starts
-    silent (gain 0). x may be two maps, as if concatenated, where the channels change.
+    """y = relu(BN2(3x3(relu(BN1(3x3(x))))) + s(x)): x (N, H, W, in_channels) -> (N, H, W, out_channels).
 
+    s is the identity, or BN(1x1) where the numbers of channels differ; then x may be two maps, as if concatenated. The
+    branch starts silent (gain 0).
     Source: He et al., arXiv 1512.03385.
     """
 
@@ -29,8 +30,11 @@ class ResidualBlock(Module):
 
 
 class PreActivationBlock(Module):
-    """y = s(x) + W2 relu(BN2(W1 relu(BN1 x))): the variant with a clean shortcut.  Source:
-    He et al., arXiv 1603.05027.
+    """y = s(x) + 3x3(relu(BN2(3x3(relu(BN1(x)))))): x (N, H, W, in_channels) -> (N, H, W, out_channels).
+
+    s is the identity, or a 1x1 convolution where the numbers of channels differ: the shortcut is clean, without norm
+    and ReLU.
+    Source: He et al., arXiv 1603.05027.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -10,11 +10,13 @@ from layers.module import Module
 
 
 class StripPyramidPooling(Module):
-    """Strips at several scales: x (N, H, W, C) -> (N, H, W, out_channels).
+    """Strips at several scales: x (N, H, W, C) -> (N, H, W, out_channels), y = CBR1x1(concat(x, all strips)).
 
     For each k in scales: means over k bands of rows (k x W) and over k bands of columns (H x k), a convolution each to
-    C / 4 channels, resized back (bilinear). y = CBR1x1(concat(x, all of them)).
-    strip_kernel: 1, or 3 for a convolution along the strip. bins: extra k x k averages, as in pyramid pooling.
+    C / 4 channels (or branch_channels), resized back (bilinear).
+    out_channels: by default C. strip_kernel: 1, or 3 for a convolution along the strip. bins: extra k x k averages, as
+    in pyramid pooling. Raises ValueError for an even strip_kernel.
+    Source: after strip pooling, arXiv 2003.13328, and pyramid pooling, arXiv 1612.01105.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class StripPyramidPooling(Module):
 
 
 class StripPooling(Module):
-    """A gate from row and column means: y = x sigmoid(1x1(relu(BN(3x1(mean_W x)) + BN(1x3(mean_H x))))).  (Hou et al.,
-    arXiv 2003.13328, SPM)
+    """A gate from row and column means: y = x sigmoid(1x1(relu(BN(3x1(mean_W x)) + BN(1x3(mean_H x))))).
+
+    x (N, H, W, C) -> (N, H, W, C).  Source: Hou et al., arXiv 2003.13328, the strip pooling module.
     """
 
     def __init__(self, channels: int) -> None:
@@ -64,9 +67,13 @@ class StripPooling(Module):
 
 
 class MixedPooling(Module):
-    """Short and long range in parallel: y = relu(x + CB1x1(concat(square pyramid, strips))).  (arXiv 2003.13328, MPM)
+    """Short and long range in parallel: y = relu(x + BN(1x1(concat(short, long)))), x (N, H, W, C) -> (N, H, W, C).
 
-    bins: sizes of the two square averages, by default 4 x 8 and 2 x 4 for an 8 x 16 map.
+    u = CBR1x1(x), v = CBR1x1(x), with C / 4 channels.
+    short = CBR3x3(relu(BN(3x3(u)) + sum of up(BN(3x3(means of u over a grid))))), long = CBR3x3(relu(BN(1x3(mean_H v))
+    + BN(3x1(mean_W v)))).
+    bins: the two grids, by default 4 x 8 and 2 x 4 for an 8 x 16 map.  Source: Hou et al., arXiv 2003.13328, the mixed
+    pooling module.
     """
 
     def __init__(self, channels: int, bins: Sequence[tuple[int, int]] = ((4, 8), (2, 4))) -> None:

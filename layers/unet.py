@@ -20,8 +20,11 @@ SKIPS = ("gated", "plain")
 def encoder_stage(
     kind: str, in_channels: int, out_channels: int, five: str = "5x5", preactivation: bool = False
 ) -> Module:
-    """Two blocks at one resolution: residual then inception, two residual blocks, or two convolutions. (N, H, W, C) ->
-    (N, H, W, K).
+    """Two blocks at one resolution: residual then inception, two residual blocks, or two convolutions. (N, H, W,
+    in_channels) -> (N, H, W, out_channels).
+
+    kind: 'residual+inception', 'residual' or 'plain'. five: see `InceptionBlock`. preactivation: `PreActivationBlock`
+    in place of `ResidualBlock`. Raises ValueError for another kind.
     """
     if kind not in ENCODERS:
         raise ValueError(f"UNet: encoder is {kind!r}, expected one of {', '.join(ENCODERS)}")
@@ -39,6 +42,8 @@ def encoder_stage(
 class DecoderStage(Module):
     """Up by 2 (transposed convolution k2 s2), gate the skip, residual block of both: d (N, H, W, C), e (N, 2H, 2W, K)
     -> (N, 2H, 2W, K).
+
+    skips: 'gated' or anything else for plain.  gate: the kind of `AttentionGate`.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, skips: str, gate: str) -> None:

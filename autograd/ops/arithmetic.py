@@ -180,6 +180,8 @@ class PowerOf(_Binary):
 
     def explain(self, error: Exception, x: Array, y: Array) -> None:
         together("power", x=x.shape, exponent=y.shape)
+        if isinstance(error, ValueError):
+            raise ValueError(f"power: {x.dtype} to negative powers: fractions, which integers do not hold") from None
 
     def backward(self, dz: Array) -> tuple[Array | None, ...]:
         x, y, z = self.saved
@@ -239,13 +241,14 @@ def _root_gradient(dy: Array, y: Array) -> Array:
 
 
 def add(x: Any, y: Any) -> Tensor:
-    """x + y with broadcasting."""
+    """x + y, value by value, as torch.add."""
     return Add()(*promoted(x, y))
 
 
 def sub(x: Any, y: Any) -> Tensor:
-    """x - y with broadcasting. Raises TypeError where x or y is a mask, as PyTorch does:
-    `1 - mask` is written `~mask`.
+    """x - y, value by value, as torch.sub.
+
+    Raises TypeError for a boolean Tensor or number, as PyTorch does: `1 - mask` is written `~mask`.
     """
     for operand in (x, y):
         if operand.dtype.kind == "b" if isinstance(operand, Tensor) else isinstance(operand, (bool, np.bool_)):
@@ -256,17 +259,20 @@ def sub(x: Any, y: Any) -> Tensor:
 
 
 def mul(x: Any, y: Any) -> Tensor:
-    """x * y with broadcasting."""
+    """x y, value by value, as torch.mul; booleans stay booleans."""
     return Mul()(*promoted(x, y))
 
 
 def div(x: Any, y: Any) -> Tensor:
-    """x / y with broadcasting; of integers and booleans in float32."""
+    """x / y, value by value, as torch.div; of integers and booleans in float32."""
     return Div()(*promoted(x, y, floating=True))
 
 
 def floor_divide(x: Any, y: Any) -> Tensor:
-    """The largest whole number up to x / y, with broadcasting. It has no gradient: it is constant but for its jumps."""
+    """The largest whole number up to x / y, value by value, as torch.floor_divide.
+
+    It has no gradient: it is constant but for its jumps. Raises TypeError where both operands are boolean.
+    """
     a, b = _numbers("floor_divide", x, y)
     a, b = as_array(a), as_array(b)
     together("floor_divide", x=a.shape, y=b.shape)
@@ -274,22 +280,30 @@ def floor_divide(x: Any, y: Any) -> Tensor:
 
 
 def remainder(x: Any, y: Any) -> Tensor:
-    """x - y floor(x / y) with broadcasting: the sign is y's, as in Python."""
+    """x - y floor(x / y), value by value, as torch.remainder: the sign is y's, as in Python.
+
+    Raises TypeError where both operands are boolean.
+    """
     return Remainder()(*_numbers("remainder", x, y))
 
 
 def neg(x: Tensor) -> Tensor:
-    """-x. Raises TypeError for a boolean x: see bitwise_not."""
+    """-x, as torch.neg.
+
+    Raises TypeError for a boolean x, whose complement is `bitwise_not`.
+    """
     if x.dtype.kind == "b":
         raise TypeError("neg: x is boolean and has no negative; ~x is its complement")
     return mul(x, -1)
 
 
 def power(x: Any, exponent: Any) -> Tensor:
-    """x ** exponent with broadcasting, for Tensors, arrays and numbers.
+    """x^exponent, value by value, as torch.pow; one of them may be a number.
 
     Gradients as PyTorch's: that of a base of 0 to the power 0 is 0, and so is that of an exponent over a base of 0;
-    over a negative base it is NaN. Raises ValueError where integers are raised to negative integers.
+    over a negative base it is NaN.
+    Raises ValueError where integers are raised to negative integers, TypeError where both operands are boolean and for
+    an exponent that is a string or None.
     """
     if isinstance(exponent, (str, bytes)) or exponent is None:
         raise TypeError(
@@ -307,22 +321,25 @@ def power(x: Any, exponent: Any) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e ** x; of integers and booleans in float32, as the functions below."""
+    """e^x, as torch.exp; of integers and booleans in float32, as all functions of real numbers."""
     return Exp()(real(x))
 
 
 def log(x: Tensor) -> Tensor:
-    """The natural logarithm."""
+    """The natural logarithm of x, as torch.log: -inf at 0, NaN below."""
     return Log()(real(x))
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """The square root."""
+    """The square root of x, as torch.sqrt: NaN below 0; the gradient at 0 is infinite."""
     return Sqrt()(real(x))
 
 
 def where(condition: Any, x: Any, y: Any) -> Tensor:
-    """x where condition (a boolean Tensor or array), else y; all broadcast. The condition gets no gradient."""
+    """x where the condition holds, else y, as torch.where; all three broadcast.
+
+    condition: a boolean Tensor or array; it gets no gradient. Raises TypeError for a condition of another dtype.
+    """
     chosen = as_array(condition)
     if chosen.dtype.kind != "b":
         raise TypeError(f"where: the condition is {chosen.dtype}, expected booleans")

@@ -53,52 +53,52 @@ def _widened(x: Any, y: Any) -> Any:
 
 
 def equal(x: Any, y: Any) -> Tensor:
-    """x == y with broadcasting."""
+    """x == y, value by value, as torch.eq: booleans, without a gradient."""
     return _compared("equal", operator.eq, x, y)
 
 
 def not_equal(x: Any, y: Any) -> Tensor:
-    """x != y with broadcasting."""
+    """x != y, value by value, as torch.ne: booleans, without a gradient."""
     return _compared("not_equal", operator.ne, x, y)
 
 
 def less(x: Any, y: Any) -> Tensor:
-    """x < y with broadcasting."""
+    """x < y, value by value, as torch.lt: booleans, without a gradient."""
     return _compared("less", operator.lt, x, y)
 
 
 def less_equal(x: Any, y: Any) -> Tensor:
-    """x <= y with broadcasting."""
+    """x <= y, value by value, as torch.le: booleans, without a gradient."""
     return _compared("less_equal", operator.le, x, y)
 
 
 def greater(x: Any, y: Any) -> Tensor:
-    """x > y with broadcasting."""
+    """x > y, value by value, as torch.gt: booleans, without a gradient."""
     return _compared("greater", operator.gt, x, y)
 
 
 def greater_equal(x: Any, y: Any) -> Tensor:
-    """x >= y with broadcasting."""
+    """x >= y, value by value, as torch.ge: booleans, without a gradient."""
     return _compared("greater_equal", operator.ge, x, y)
 
 
 def bitwise_and(x: Any, y: Any) -> Tensor:
-    """x & y with broadcasting: logical on booleans, bit by bit on integers."""
+    """x & y, value by value, as torch.bitwise_and: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_and", operator.and_, x, y)
 
 
 def bitwise_or(x: Any, y: Any) -> Tensor:
-    """x | y with broadcasting."""
+    """x | y, value by value, as torch.bitwise_or: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_or", operator.or_, x, y)
 
 
 def bitwise_xor(x: Any, y: Any) -> Tensor:
-    """x ^ y with broadcasting."""
+    """x ^ y, value by value, as torch.bitwise_xor: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_xor", operator.xor, x, y)
 
 
 def bitwise_not(x: Tensor) -> Tensor:
-    """~x: the complement of a mask, or of an integer's bits."""
+    """~x, as torch.bitwise_not: the complement of a mask, or of an integer's bits; no gradient."""
     _check_bits("bitwise_not", x)
     return Tensor(evaluate(operator.invert, x.data))
 

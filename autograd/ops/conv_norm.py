@@ -109,7 +109,8 @@ def conv2d_batch_norm(
     (R, S, C/groups, K), the vectors (K,) -> (N, P, Q, K).
 
     The convolution's epilogue takes the batch's statistics; the running ones move as in batch_norm.
-    residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError as the two operators do.
+    residual (N, P, Q, K) is added before the activation (None or 'relu'). Raises ValueError and TypeError as the two
+    operators do.
     """
     name = "conv2d_batch_norm"
     window, maps = checked_conv2d(input, filter, None, stride, padding, dilation, groups, several=True, name=name)

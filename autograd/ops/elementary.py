@@ -248,7 +248,7 @@ class Minimum(_Chosen):
 
 
 def abs(x: Tensor) -> Tensor:
-    """|x|; the gradient at 0 is 0."""
+    """|x|, as torch.abs, in the dtype of x; the gradient at 0 is 0."""
     return Abs()(x)
 
 
@@ -272,17 +272,17 @@ def clip(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 def sin(x: Tensor) -> Tensor:
-    """The sine of x in radians."""
+    """The sine of x in radians, as torch.sin."""
     return Sin()(real(x))
 
 
 def cos(x: Tensor) -> Tensor:
-    """The cosine of x in radians."""
+    """The cosine of x in radians, as torch.cos."""
     return Cos()(real(x))
 
 
 def erf(x: Tensor) -> Tensor:
-    """The error function, 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
+    """The error function, as torch.erf: 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
     return Erf()(real(x))
 
 
@@ -292,14 +292,10 @@ def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
 
 
 def maximum(x: Any, y: Any) -> Tensor:
-    """The larger of x and y, value by value, with broadcasting; NaN where either is.
-    Equal values share the gradient.
-    """
+    """max(x, y), value by value, as torch.maximum; NaN where either is. Equal values share the gradient."""
     return Maximum()(*promoted(x, y))
 
 
 def minimum(x: Any, y: Any) -> Tensor:
-    """The smaller of x and y, value by value, with broadcasting; NaN where either is.
-    Equal values share the gradient.
-    """
+    """min(x, y), value by value, as torch.minimum; NaN where either is. Equal values share the gradient."""
     return Minimum()(*promoted(x, y))

@@ -40,13 +40,13 @@ class Blend(Function):
 
 
 def gate(x: Tensor, z: Tensor) -> Tensor:
-    """x * sigmoid(z): x (N, H, W, C), z (N, H, W, 1) or (N, H, W, C)."""
+    """x sigmoid(z): x (N, H, W, C), z one gate per pixel (N, H, W, 1) or per value (N, H, W, C) -> (N, H, W, C)."""
     _check("gate", x, z)
     return Gate()(x, z)
 
 
 def blend(x: Tensor, other: Tensor, z: Tensor) -> Tensor:
-    """sigmoid(z) * x + (1 - sigmoid(z)) * other: x, other (N, H, W, C), z (N, H, W, 1) or (N, H, W, C)."""
+    """sigmoid(z) x + (1 - sigmoid(z)) other: x, other (N, H, W, C), z (N, H, W, 1) or (N, H, W, C) -> (N, H, W, C)."""
     _check("blend", x, z)
     if other.shape != x.shape:
         raise ValueError(f"blend: x has shape {x.shape} but other has {other.shape}")

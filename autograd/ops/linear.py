@@ -55,7 +55,11 @@ class MatMul(Function):
 
 
 def matmul(x: Any, y: Any) -> Tensor:
-    """x @ y with NumPy's rules for shapes, in the dtype of autograd.promotion."""
+    """x @ y, as torch.matmul: the product over x's last axis and y's last but one; the axes before them broadcast, and
+    a vector is a row (left) or a column (right).
+
+    Raises ValueError, which names both shapes, where they do not fit.
+    """
     x, y = promoted(x, y)
     a, b = as_array(x), as_array(y)
     inner = b.shape[0] if b.ndim == 1 else b.shape[-2] if b.ndim else None

@@ -95,11 +95,11 @@ def segmentation_loss(
     logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss"
 ) -> tuple[Tensor, dict[str, Array]]:
     """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by
-    name.
+    name (0-d arrays).
 
-    Raises ValueError naming the numbers when shapes, labels or settings do not fit. Labels that are no classes (nor the
-    ignored one) are found by the kernel, on the CPU at once, on CUDA when a value is next copied to the host
-    (kernels/core/labels.py).
+    spec: see `make_spec`.  name: for messages. Raises ValueError naming the numbers when shapes, labels or settings do
+    not fit. Labels that are no classes (nor the ignored one) are found by the kernel, on the CPU at once, on CUDA when
+    a value is next copied to the host (kernels/core/labels.py).
     """
     array = to_device(as_array(labels), logits.device)
     _check(name, logits, array, spec)
@@ -115,10 +115,9 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     background: str = "train",
 ) -> Tensor:
-    """Mean over pixels of -log p_label, weighted by the labels' class weights, as PyTorch's cross_entropy.
+    """Mean over valid pixels of -log p_label, weighted by the labels' class weights, as PyTorch's cross_entropy.
 
-    logits (N, H, W, C), labels integer (N, H, W). For weight, ignore_index and background see LossSpec (true of all
-    losses here).
+    label_smoothing e, 0 to 1 (else ValueError): the truth is 1 - e + e / C at the label and e / C elsewhere.
     """
     return _single("cross_entropy", logits, labels, weight, ignore_index, background, label_smoothing=label_smoothing)
 
@@ -131,7 +130,10 @@ def focal_loss(
     gamma: float = 2.0,
     background: str = "train",
 ) -> Tensor:
-    """Mean over valid pixels of w (1 - p)^gamma (-log p), p the label's probability.  (arXiv 1708.02002)"""
+    """Mean over valid pixels of w (1 - p)^gamma (-log p), p the label's probability, w its class weight.
+
+    gamma: 0 to 100, else ValueError.  Source: Lin et al., arXiv 1708.02002.
+    """
     return _single("focal", logits, labels, weight, ignore_index, background, gamma=gamma)
 
 
@@ -144,9 +146,12 @@ def dice_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (2 I + smooth) / (U + smooth), sums over the batch.
+    """1 - the weighted mean over classes of (2 I + smooth) / (U + smooth), I = sum p t, U = sum p + sum t over the
+    batch, p the class's probability, t 1 at its pixels.
 
-    absent: 'present' leaves out classes without a pixel in the batch, 'all' keeps them.
+    smooth: pixels, at least 0.  absent: 'present' leaves out classes without a pixel in the batch, 'all' keeps them.
+    Else ValueError.
+    Source: Milletari et al., arXiv 1606.04797, with p and t not squared.
     """
     return _single("dice", logits, labels, weight, ignore_index, background, smooth=smooth, absent=absent)
 
@@ -160,7 +165,11 @@ def iou_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (I + smooth) / (U - I + smooth), sums over the batch."""
+    """1 - the weighted mean over classes of (I + smooth) / (U - I + smooth), the soft Jaccard index, I and U as in
+    `dice_loss`.
+
+    smooth, absent: as in `dice_loss`.
+    """
     return _single("iou", logits, labels, weight, ignore_index, background, smooth=smooth, absent=absent)
 
 
@@ -175,11 +184,12 @@ def tversky_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), sums over the batch.
-    (arXiv 1706.05721)
+    """1 - the weighted mean over classes of (I + smooth) / (I + alpha FP + beta FN + smooth), I = sum p t, FP = sum p
+    (1 - t), FN = sum (1 - p) t over the batch.
 
-    alpha: weight of false positives; beta: weight of false negatives, above alpha for rare classes. alpha = beta = 1 is
-        `iou_loss`.
+    alpha: weight of false positives; beta: of false negatives, above alpha for rare classes; 0 to 100, else ValueError.
+    alpha = beta = 1 is `iou_loss`.  smooth, absent: as in `dice_loss`.
+    Source: Salehi et al., arXiv 1706.05721.
     """
     return _single(
         "tversky",
@@ -207,8 +217,11 @@ def focal_tversky_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """The weighted mean over classes of (1 - Tversky index)^power: below 1, classes that are nearly right get more.
-    (arXiv 1810.07842)
+    """The weighted mean over classes of (1 - T)^power, T the Tversky index of `tversky_loss`: below 1, classes that are
+    nearly right get more.
+
+    power: 0.1 to 10, else ValueError. alpha, beta, smooth, absent: as in `tversky_loss`.  Source: Abraham & Khan, arXiv
+    1810.07842.
     """
     settings = {"alpha": alpha, "beta": beta, "tversky_power": power, "smooth": smooth, "absent": absent}
     return _single("focal_tversky", logits, labels, weight, ignore_index, background, **settings)
@@ -222,7 +235,10 @@ def generalized_dice_loss(
     absent: str = "present",
     background: str = "train",
 ) -> Tensor:
-    """1 - 2 sum v I / sum v U, one ratio for all classes, which weigh v = weight / pixels^2.  (arXiv 1707.03237)"""
+    """1 - 2 sum v I / sum v U, one ratio for all classes, I and U as in `dice_loss`, v = weight / pixels^2.
+
+    absent: as in `dice_loss`.  Source: Sudre et al., arXiv 1707.03237.
+    """
     return _single("generalized_dice", logits, labels, weight, ignore_index, background, absent=absent)
 
 
@@ -320,7 +336,11 @@ def lovasz_softmax(
     ignore_index: int | None = None,
     background: str = "train",
 ) -> Tensor:
-    """The Lovasz extension of the Jaccard loss, mean over the classes present.  (arXiv 1705.08790)"""
+    """The Lovasz extension of the Jaccard loss, the weighted mean over the classes present: errors |t - p| in
+    descending order, times the increments of the Jaccard loss.
+
+    Source: Berman et al., arXiv 1705.08790.
+    """
     return _single("lovasz", logits, labels, weight, ignore_index, background)
 
 
@@ -334,10 +354,13 @@ def margin_loss(
     reduction: str = "mean",
     background: str = "train",
 ) -> Tensor:
-    """(1 - false_positive) f_n + false_positive f_p, the report's margin loss; see kernels.loss.reference.margin for
-    the formula.
+    """The report's margin loss, the mean over valid pixels of (1 - false_positive) f_n + false_positive f_p. It lies in
+    [-w, w] and is negative for good predictions.
 
-    It lies in [-w, w] and is negative for good predictions.
+    f_n = w_y (||p_{c != y}||_n - p_y), n = power: the strongest wrong class against the right one.
+    f_p = sum_{c != y} w_c p_c^n / sum_c p_c^n: the weights of what is predicted instead.
+    power: 1 to 100.  false_positive: 0 to 1.  reduction: 'mean', 'sum', or 'weighted' (divided by the sum of the
+    labels' weights). Else ValueError.
     """
     return _single(
         "margin",
@@ -365,8 +388,9 @@ def combined_loss(
     """The report's loss: .4 margin + .2 Dice + .2 focal + .2 IoU, evaluated together.
 
     terms: other coefficients by name (see kernels.loss.TERMS). background: one policy, or one per term.
-    settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...). With return_terms also a dict of every
-        term's value.
+    settings: further fields of LossSpec (gamma, smooth, label_smoothing, ...).
+    return_terms: also a dict of every term's value, 0-d arrays. Raises ValueError for unknown terms, TypeError for
+    unknown settings.
     """
     spec = make_spec(terms or REPORT_TERMS, weight, ignore_index, background, **settings)
     loss, parts = segmentation_loss(logits, labels, spec, "combined_loss")

@@ -74,11 +74,14 @@ def batch_norm(
     residual: Tensor | None = None,
     activation: str | None = None,
 ) -> Tensor:
-    """Batch normalisation over all axes but the last: x (N, H, W, C), the vectors (C,) -> (N, H, W, C).
+    """(x - mean) / sqrt(var + eps) weight + bias per channel, over all axes but the last, as PyTorch's batch_norm: x
+    (N, H, W, C), the vectors (C,) -> (N, H, W, C).
 
     In training mean and variance are the batch's, and the running ones move towards them in place by `momentum` (with
-    the unbiased variance, as PyTorch's); else they are the running ones. residual is added before the activation (None
-    or 'relu'). Raises ValueError when shapes do not fit, or when training has a single value per channel.
+    the unbiased variance, as PyTorch's); else they are the running ones. residual (of x's shape) is added before the
+    activation (None or 'relu').
+    Raises ValueError when shapes do not fit, or when training has a single value per channel.
+    Source: Ioffe & Szegedy, arXiv 1502.03167.
     """
     check_floats("batch_norm", x.dtype)
     check_batch_norm(x.shape, weight, bias, running_mean, running_var, residual, activation, training)
@@ -98,10 +101,12 @@ def _widened(a: Array) -> Array:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Layer normalisation over the last axis: x (..., C), weight and bias (C,).
+    """(x - mean) / sqrt(var + eps) weight + bias, mean and var over the last axis: x (..., C), weight and bias (C,) ->
+    (..., C), as PyTorch's layer_norm.
 
     Raises ValueError when the vectors do not fit; TypeError when their dtype is not that of x (or both are float32 and
     x is float16).
+    Source: Ba et al., arXiv 1607.06450.
     """
     check_floats("layer_norm", x.dtype)
     expected = weight.dtype if (x.dtype, weight.dtype) == ("float16", "float32") else x.dtype

@@ -173,56 +173,62 @@ class Dropout(_Activation):
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0); the gradient at 0 is 0."""
+    """max(x, 0), as torch.relu; the gradient at 0 is 0. Integers stay integers, and booleans become int64."""
     return ReLU()(x)
 
 
 def add_relu(x: Tensor, other: Tensor) -> Tensor:
-    """max(x + other, 0) in one pass, for equal shapes: the end of a residual block."""
+    """max(x + other, 0) in one pass: the end of a residual block.
+
+    Raises ValueError unless x and other have one shape.
+    """
     if x.shape != other.shape:
         raise ValueError(f"add_relu: x has shape {x.shape} but the other map has {other.shape}")
     return AddReLU()(*promoted(x, other))
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """x where x > 0, else negative_slope * x."""
+    """x where x > 0, else negative_slope x, as PyTorch's leaky_relu."""
     return LeakyReLU(negative_slope)(real(x))
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + e^-x), without overflow."""
+    """1 / (1 + e^-x), as torch.sigmoid, without overflow."""
     return Sigmoid()(real(x))
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent."""
+    """(e^x - e^-x) / (e^x + e^-x), as torch.tanh."""
     return Tanh()(real(x))
 
 
 def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x)."""
+    """x sigmoid(x), as PyTorch's silu (also called swish).  (Elfwing et al., arXiv 1702.03118)"""
     return SiLU()(real(x))
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x), Phi the normal distribution function (the exact form, not the tanh approximation)."""
+    """x Phi(x), Phi the normal distribution function, as PyTorch's gelu: the exact form, not the tanh approximation.
+    (Hendrycks & Gimpel, arXiv 1606.08415)
+    """
     return GELU()(real(x))
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """e^x / sum e^x along `axis`."""
+    """e^x / sum e^x along `axis`, as torch.softmax, without overflow."""
     return Softmax(along("softmax", axis, x.ndim))(real(x))
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """log(softmax(x)) along `axis`, accurate for large differences."""
+    """x - log sum e^x along `axis`, as torch.log_softmax: accurate where softmax(x) underflows."""
     return LogSoftmax(along("log_softmax", axis, x.ndim))(real(x))
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """Zero each value with probability p and scale the rest by 1 / (1 - p); the identity when not training.
+    """Each value 0 with probability p, the others x / (1 - p), as PyTorch's dropout; x itself when not training.
 
-    The mask comes from `autograd.random`: one draw per call.
+    The mask comes from `autograd.random`: one draw per call. Raises ValueError unless 0 <= p < 1.  (Srivastava et al.,
+    JMLR 2014)
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p is {p}, expected 0 <= p < 1")

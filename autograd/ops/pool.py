@@ -39,10 +39,13 @@ class MaxPool2d(Function):
 def max_pool2d(
     input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Tensor:
-    """Maximum over windows, as PyTorch's max_pool2d: input (N, H, W, C) -> (N, P, Q, C).
+    """Maximum over windows, as PyTorch's max_pool2d: input (N, H, W, C) -> (N, P, Q, C), P = floor((H + top + bottom -
+    dilation (kernel_size - 1) - 1) / stride) + 1.
 
-    stride defaults to kernel_size. Padding counts as -inf and is at most half the dilated kernel. The first maximum in
-    scan order, or the last NaN, gets the gradient.
+    kernel_size, stride, padding, dilation: an int, or a pair for rows and columns. stride defaults to kernel_size.
+    ceil_mode: P is rounded up.
+    Padding counts as -inf. The first maximum in scan order, or the last NaN, gets the gradient. Raises ValueError for
+    padding above half the dilated kernel.
     """
     if input.dtype.kind not in "fiu":
         raise TypeError(f"max_pool2d: x is {input.dtype}, expected floats or integers")

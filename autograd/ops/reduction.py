@@ -259,22 +259,22 @@ def _floating(name: str, x: Tensor) -> Tensor:
 
 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Sum over `axis` (None: all); of integers and booleans in int64."""
+    """Sum over `axis` (None: all), as torch.sum; of integers and booleans in int64, of nothing 0."""
     return Sum(over("sum", axis, x.ndim), keepdims)(cast(x, np.int64) if x.dtype.kind in "biu" else x)
 
 
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Mean over `axis` (None: all); of integers and booleans in float32."""
+    """Mean over `axis` (None: all), as torch.mean; of integers and booleans in float32, of nothing NaN."""
     return Mean(over("mean", axis, x.ndim), keepdims)(real(x))
 
 
 def max(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Maximum over `axis` (None: all); ties share the gradient."""
+    """Maximum over `axis` (None: all), as torch.amax; NaN where a value is. Ties share the gradient equally."""
     return _extreme("max", Max, x, axis, keepdims)
 
 
 def min(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Minimum over `axis` (None: all); ties share the gradient."""
+    """Minimum over `axis` (None: all), as torch.amin; NaN where a value is. Ties share the gradient equally."""
     return _extreme("min", Min, x, axis, keepdims)
 
 
@@ -286,31 +286,37 @@ def _extreme(name: str, of: type[Max], x: Tensor, axis: Axis, keepdims: bool) ->
 
 
 def var(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
-    """Variance over `axis` (None: all): sum (x - mean)^2 / (n - correction).
+    """Variance over `axis` (None: all), as torch.var: sum (x - mean)^2 / (n - correction).
 
     correction is 1, as in PyTorch: the unbiased estimate, NumPy's ddof=1 (NumPy's own default is 0). NaN for a single
-        value.
+    value. Raises TypeError unless x is floating point.
     """
     return Var(over("var", axis, x.ndim), keepdims, correction)(_floating("var", x))
 
 
 def std(x: Tensor, axis: Axis = None, keepdims: bool = False, correction: float = 1) -> Tensor:
-    """Standard deviation over `axis` (None: all), the square root of `var`; where it is 0 the gradient is 0, as in
-    PyTorch.
+    """Standard deviation over `axis` (None: all), as torch.std: the square root of `var`. Where it is 0 the gradient is
+    0.
+
+    Raises TypeError unless x is floating point.
     """
     return Std(over("std", axis, x.ndim), keepdims, correction)(_floating("std", x))
 
 
 def prod(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Product over `axis` (None: all); right where factors are 0, too."""
+    """Product over `axis` (None: all), as torch.prod; of integers and booleans in int64, of nothing 1. Its gradient is
+    right where factors are 0, too.
+    """
     return Prod(over("prod", axis, x.ndim), keepdims)(x)
 
 
 def logsumexp(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """log sum e^x over `axis` (None: all), without overflow; -inf where all values are."""
+    """log sum e^x over `axis` (None: all), as torch.logsumexp, without overflow; -inf where all values are, and of
+    nothing.
+    """
     return LogSumExp(over("logsumexp", axis, x.ndim), keepdims)(real(x))
 
 
 def cumsum(x: Tensor, axis: int) -> Tensor:
-    """Sums along `axis` up to each value, itself included."""
+    """y_i = x_0 + ... + x_i along `axis`, as torch.cumsum; of integers and booleans in int64."""
     return CumSum(along("cumsum", axis, x.ndim))(x)

@@ -136,15 +136,19 @@ def _log_sigmoid(x: Array) -> Array:
 
 
 def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
-    """The squared error (input - target)^2: its mean, its sum, or one per value ('none'). Both may require gradients,
-    and are broadcast.
+    """(input - target)^2, as PyTorch's mse_loss: its mean, its sum, or one per value ('none'). Both may require
+    gradients, and are broadcast.
+
+    Raises ValueError for another reduction.
     """
     return _reduced("mse_loss", SquaredError()(*_pair("mse_loss", input, target)), reduction)
 
 
 def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
-    """The absolute error |input - target|: its mean, its sum, or one per value ('none'). Both may require gradients,
+    """|input - target|, as PyTorch's l1_loss: its mean, its sum, or one per value ('none'). Both may require gradients,
     and are broadcast.
+
+    Raises ValueError for another reduction.
     """
     return _reduced("l1_loss", AbsoluteError()(*_pair("l1_loss", input, target)), reduction)
 

@@ -52,7 +52,13 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """Mean over windows, as PyTorch's avg_pool2d: input (N, H, W, C) -> (N, P, Q, C)."""
+    """Mean over windows, as PyTorch's avg_pool2d: input (N, H, W, C) -> (N, P, Q, C), P = floor((H + top + bottom -
+    kernel_size) / stride) + 1.
+
+    kernel_size, stride, padding: an int, or a pair for rows and columns. stride defaults to kernel_size. ceil_mode: P
+    is rounded up. count_include_pad: padding counts, as zeros.
+    Raises ValueError for padding above half the kernel.
+    """
     _sizes("avg_pool2d", input)
     window, after = pooling_window("avg_pool2d", input, kernel_size, stride, padding, 1, ceil_mode)
     a, b = (
@@ -84,6 +90,7 @@ def _means_of_bins(name: str, input: Tensor, wanted: tuple[Any, ...], argument: 
 def strip_pool2d(input: Tensor, strips: int = 1, axis: int = 1) -> Tensor:
     """Means over `strips` bands of rows (axis 1: -> (N, strips, W, C)) or of columns (axis 2: -> (N, H, strips, C)).
 
+    input (N, H, W, C). Raises ValueError for another axis, and for strips below 1.
     Source: strip pooling, Hou et al., arXiv 2003.13328, for one strip.
     """
     if axis not in (1, 2):
@@ -94,6 +101,9 @@ def strip_pool2d(input: Tensor, strips: int = 1, axis: int = 1) -> Tensor:
 def resize_bilinear(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
     """Linear interpolation to size (H', W'), as PyTorch's interpolate(mode='bilinear', antialias=False): (N, H, W, C)
     -> (N, H', W', C).
+
+    size: a pair, or an int for both. align_corners: the corner pixels' centres are mapped to each other, else the
+    images' borders.
     """
     h, w = _sizes("resize_bilinear", input)
     p, q = pair(size, "resize_bilinear: size")
@@ -101,8 +111,9 @@ def resize_bilinear(input: Tensor, size: Any, align_corners: bool = False) -> Te
 
 
 def resize_nearest(input: Tensor, size: Any, align_corners: bool = False) -> Tensor:
-    """Nearest neighbour to size (H', W'), as PyTorch's interpolate(mode='nearest'); align_corners maps corner to
-    corner.
+    """Nearest neighbour to size (H', W'), as PyTorch's interpolate(mode='nearest'): (N, H, W, C) -> (N, H', W', C).
+
+    size: a pair, or an int for both. Row i comes from row floor(i H / H'). align_corners maps corner to corner.
     """
     h, w = _sizes("resize_nearest", input)
     p, q = pair(size, "resize_nearest: size")

@@ -205,7 +205,11 @@ class Split(Function):
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same values in another shape; one entry may be -1."""
+    """x's values, row by row, in another shape, as torch.reshape; one entry may be -1 and follows from the others.
+
+    Raises ValueError, which names both shapes, where they differ in the number of values; TypeError for entries that
+    are no integers.
+    """
     return Reshape(_entries("reshape", shape))(x)
 
 
@@ -222,7 +226,10 @@ def _check_integers(name: str, given: tuple[Any, ...], what: str = "shape") -> N
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    """x with the axes start_dim .. end_dim as one, as torch.flatten; a single number becomes a vector of one."""
+    """The axes start_dim to end_dim of x as one, as torch.flatten; a single number becomes a vector of one.
+
+    Raises ValueError where start_dim comes after end_dim.
+    """
     start = along("flatten", start_dim, x.ndim)
     end = along("flatten", end_dim, x.ndim)
     if start > end:
@@ -243,12 +250,15 @@ def unsqueeze(x: Tensor, axis: int) -> Tensor:
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-    """Axes in another order; None reverses them."""
+    """x with its axes in the order `axes` (None: reversed), as torch.permute and NumPy's transpose; a view.
+
+    Raises ValueError unless `axes` names every axis once.
+    """
     return Transpose(tuple(reversed(range(x.ndim))) if axes is None else _entries("transpose", axes, "axes"))(x)
 
 
 def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
-    """x with two axes exchanged."""
+    """x with two axes exchanged, as torch.swapaxes; a view."""
     axes = list(range(x.ndim))
     one = along("swapaxes", axis0, x.ndim)
     other = along("swapaxes", axis1, x.ndim)
@@ -258,13 +268,18 @@ def swapaxes(x: Tensor, axis0: int, axis1: int) -> Tensor:
 
 
 def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x repeated to `shape` by the broadcasting rules, without a copy."""
+    """x repeated to `shape`, as torch.broadcast_to, without a copy. The gradient is summed over what was repeated.
+
+    Raises ValueError, which names both shapes, where x does not broadcast to it.
+    """
     return BroadcastTo(_entries("broadcast_to", shape))(x)
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index]: slices, integers, integer or boolean arrays and Tensors. Raises IndexError for integers that are no
-    places along their axis.
+    """x[index], as NumPy and PyTorch index: slices, integers, integer or boolean arrays and Tensors.
+
+    Slices and integers give a view. An entry that is picked twice gets both gradients. Raises IndexError for integers
+    that are no places along their axis, and for masks and arrays that do not fit.
     """
     places = plain_index(index)
     check_places("getitem", places, x.shape)
@@ -272,7 +287,11 @@ def getitem(x: Tensor, index: Any) -> Tensor:
 
 
 def pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """A border of `value`: widths has one (before, after) per axis."""
+    """x with a border of `value`, as NumPy's pad: widths has one (before, after) per axis.
+
+    Raises ValueError unless there are as many pairs as axes, of numbers from 0 on, and for a value that x's integer
+    dtype does not hold.
+    """
     if len(widths) != x.ndim or any(len(w) != 2 or min(w) < 0 for w in widths):
         raise ValueError(
             f"pad: got widths {widths!r}, expected {x.ndim} pairs (before, after) of non-negative ints for x {x.shape}"
@@ -291,7 +310,10 @@ def _holds(dtype: np.dtype, value: float) -> bool:
 
 
 def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
-    """The tensors concatenated along `axis`, in the dtype of autograd.promotion; all other sizes must agree."""
+    """The tensors one after another along `axis`, as torch.cat, in the dtype of promotion.
+
+    Raises ValueError for no tensors, and for one whose other sizes differ from the first's.
+    """
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concat: got no tensors, expected at least one")
@@ -307,7 +329,10 @@ def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
 
 
 def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """x (..., C) cut along its last axis into groups of `sizes` channels, whose sum must be C."""
+    """x (..., C) cut along its last axis into groups of `sizes` channels, as torch.split.
+
+    Raises ValueError unless the sizes add up to C.
+    """
     if not x.ndim or sum(sizes) != x.shape[-1] or min(sizes, default=-1) < 0:
         raise ValueError(
             f"split: got sizes {tuple(sizes)}, expected numbers that add up to {x.shape[-1] if x.ndim else 0} for x "
@@ -317,7 +342,10 @@ def split(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """The tensors, all of one shape, side by side along a new axis."""
+    """The tensors, all of one shape, side by side along a new axis, as torch.stack.
+
+    Raises ValueError for no tensors or unlike shapes, IndexError for an axis that the result does not have.
+    """
     tensors = list(tensors)
     if not tensors:
         raise ValueError("stack: got no tensors, expected at least one")
@@ -332,6 +360,6 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """x backwards along `axis` (None: along all), a view."""
+    """x backwards along `axis`, one or several (None: all), as torch.flip, but a view."""
     backwards = over("flip", tuple(range(x.ndim)) if axis is None else axis, x.ndim) or ()
     return getitem(x, tuple(slice(None, None, -1 if a in backwards else None) for a in range(x.ndim)))

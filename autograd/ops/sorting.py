@@ -76,15 +76,15 @@ class Sort(Function):
 
 
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The number (int64) of the first largest value along `axis` (None: of x flattened); NaN counts as the largest. No
-    gradient.
+    """The number (int64) of the first largest value along `axis` (None: of x flattened), as NumPy's argmax; NaN counts
+    as the largest. No gradient.
     """
     return _arg("argmax", x, axis, keepdims)
 
 
 def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The number (int64) of the first smallest value along `axis` (None: of x flattened); NaN counts as the smallest.
-    No gradient.
+    """The number (int64) of the first smallest value along `axis` (None: of x flattened), as NumPy's argmin; NaN counts
+    as the smallest. No gradient.
     """
     return _arg("argmin", x, axis, keepdims)
 
@@ -97,8 +97,8 @@ def _arg(name: str, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
 
 
 def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """(values, indices): x in order along `axis`, and where each value was (int64); equal values keep their order, NaN
-    counts as the largest.
+    """(values, indices) as torch.sort(stable=True): x in order along `axis`, and where each value was (int64); equal
+    values keep their order, NaN counts as the largest.
 
     The gradient of the values goes back through the indices.
     """
@@ -106,13 +106,15 @@ def sort(x: Tensor, axis: int = -1, descending: bool = False) -> tuple[Tensor, T
 
 
 def argsort(x: Tensor, axis: int = -1, descending: bool = False) -> Tensor:
-    """The indices (int64) that `sort` returns. No gradient."""
+    """The indices (int64) that `sort` returns, as torch.argsort(stable=True). No gradient."""
     return Sort(along("argsort", axis, x.ndim), descending)(x.detach())[1]
 
 
 def topk(x: Tensor, k: int, axis: int = -1, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """(values, indices) of the k largest (or smallest) values along `axis`, in order, as PyTorch's topk; the gradient
-    is that of `sort`.
+    """(values, indices) of the k largest (or smallest) values along `axis`, in order, as torch.topk; the indices are
+    int64, the gradient is that of `sort`.
+
+    Raises ValueError unless k is from 0 to the length of the axis.
     """
     place = along("topk", axis, max(x.ndim, 1))
     if not 0 <= k <= (x.shape or (1,))[place]:
