@@ -30,6 +30,7 @@ def checkpoint(fn: Callable[..., Any], *inputs: Any) -> Any:
     fn must give the same result both times. Parameters that it uses from outside get their gradients in the second run.
     Tensors that it changes in place, such as the running statistics of a batch norm, change once. States that are no
     Tensors, and arrays that are written to without the Tensor's methods, are not seen: they change twice.
+    Raises RuntimeError where fn changes an input in place, TypeError where it gives anything but Tensors.
     Source: Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174.
     """
     return Checkpoint(fn)(*inputs)

@@ -79,7 +79,7 @@ class Function:
 
     @property
     def saved(self) -> tuple[Any, ...]:
-        """The arrays that forward saved; raises when they were released, or changed in place since."""
+        """The arrays that forward saved; RuntimeError when they were released, or changed in place since."""
         if self.released:
             raise RuntimeError(
                 f"{self.name}: its saved arrays were released by an earlier backward; pass retain_graph=True there"

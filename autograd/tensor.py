@@ -120,18 +120,22 @@ class Tensor(Methods):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
         return self._data.shape
 
     @property
     def dtype(self) -> np.dtype:
+        """NumPy's dtype of the values."""
         return self._data.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return self._data.ndim
 
     @property
     def size(self) -> int:
+        """The number of values."""
         return self._data.size
 
     @property
@@ -158,21 +162,23 @@ class Tensor(Methods):
         return to_numpy(self._data)
 
     def item(self) -> float:
-        """The single value as a Python number."""
-        return self._data.item()
+        """The single value as a Python number. Raises ValueError unless there is exactly one."""
+        return self._single("item")
 
     def tolist(self) -> Any:
         """The values as nested lists of Python numbers."""
         return self._data.tolist()
 
     def detach(self) -> Tensor:
-        """The same storage, off the tape."""
+        """The same storage, off the tape: no gradient flows back through it."""
         view = Tensor(self)
         view._version = self._version
         return view
 
     def to(self, device: str | None = None, dtype: Any = None) -> Tensor:
-        """The values on 'cpu' or 'cuda' and in a dtype; itself, if nothing changes. The gradient flows back."""
+        """The values on 'cpu' or 'cuda' and in a dtype; itself, if nothing changes. The gradient flows back. Raises
+        ValueError for another device.
+        """
         there = self if device is None else bound.moved(self, device)
         return there if dtype is None else bound.cast(there, dtype)
 
@@ -271,9 +277,12 @@ class Tensor(Methods):
     # -- gradients ----------------------------------------------------------------------------------------------------
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
-        """Add d(self)/d(leaf) to the `.grad` of every leaf that requires it. `gradient` defaults to 1 for a scalar.
+        """Add d(self)/d(leaf) to the `.grad` of every leaf that requires it. `gradient`, of this shape, defaults to 1
+        for a single number.
 
-        Saved arrays are released on the way, so a second call raises, unless retain_graph.
+        Saved arrays are released on the way, so a second call raises, unless retain_graph. Raises RuntimeError where
+        nothing requires gradients or saved arrays were released or changed in place, ValueError for a gradient of
+        another shape, or none for a Tensor of several values.
         """
         bound.backward(self, gradient, retain_graph)
 
@@ -350,7 +359,7 @@ class Tensor(Methods):
 
     def copy_(self, values: Any) -> Tensor:
         """Overwrite the values (broadcast to this shape). Raises ValueError for a shape, or a number, that does not
-        fit.
+        fit, RuntimeError where the tape would have to record it.
         """
         self._check_change("copy_", values)
         try:
@@ -362,7 +371,7 @@ class Tensor(Methods):
         return self
 
     def fill_(self, value: float) -> Tensor:
-        """Overwrite all values with one number."""
+        """Overwrite all values with one number. Raises as `copy_`."""
         return self.copy_(value)
 
     def __setitem__(self, index: Any, values: Any) -> None:
@@ -379,11 +388,13 @@ class Tensor(Methods):
             ) from None
 
     def add_(self, values: Any) -> Tensor:
-        """self += values."""
+        """self += values, in place. Raises RuntimeError where the tape would have to record it, ValueError for a shape
+        and TypeError for a dtype that does not fit.
+        """
         return self._changed("add_", operator.iadd, values)
 
     def mul_(self, values: Any) -> Tensor:
-        """self *= values."""
+        """self *= values, in place. Raises as `add_`."""
         return self._changed("mul_", operator.imul, values)
 
     def __iadd__(self, values: Any) -> Tensor:

@@ -21,7 +21,10 @@ class ConfigError(InputError):
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a training run. Defaults are the preset 'tiny'."""
+    """Settings of a training run. Defaults are the preset 'tiny'.
+
+    Raises ConfigError, which names the setting, for a value of another type or outside its range.
+    """
 
     preset: Literal["tiny", "small", "report"] = "tiny"
     """The set of defaults: tiny (width 8, trains in minutes), small (width 16), report (width 32, the report's

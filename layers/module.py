@@ -68,6 +68,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: forward is not implemented")
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        """`forward` of these inputs, which a subclass defines."""
         return self.forward(*inputs, **settings)
 
     # -- what is inside -----------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class SiLU(Module):
 
 
 class Softplus(Module):
-    """log(1 + e^(beta x)) / beta, and x where beta x > threshold: `ops.softplus`, as torch.nn.Softplus. x of any shape."""
+    """log(1 + e^(beta x)) / beta, and x where beta x > threshold: `ops.softplus`, as torch.nn.Softplus."""
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         self.beta, self.threshold = beta, threshold

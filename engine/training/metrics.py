@@ -30,6 +30,8 @@ _WIDE = 32  # classes from which on a thousand drawn matrices are too many numbe
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5) -> np.ndarray:
     """int64 (classes, classes): [t, p] counts pixels of truth t predicted as p. Integer arrays of equal shape, values
     0..classes-1.
+
+    Raises ValueError for unlike shapes and for other values.
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_matrix: truth has shape {truth.shape} but prediction has {prediction.shape}")
@@ -40,10 +42,10 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: int = 5
 
 
 def confusion_per_image(truth: Array, prediction: Array, classes: int = 5) -> Array:
-    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays, on their device.
+    """int64 (N, classes, classes): one confusion matrix per image of (N, H, W) arrays of integers, on their device.
 
-    Raises ValueError for values that are not 0..classes-1, on CUDA when the counts are copied to the host
-    (kernels/core/labels.py).
+    Raises ValueError for unlike shapes, and for values that are not 0..classes-1, on CUDA when the counts are copied to
+    the host (kernels/core/labels.py).
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"confusion_per_image: truth has shape {truth.shape} but prediction has {prediction.shape}")

@@ -47,7 +47,9 @@ class Schedule:
         return {key: value for key, value in vars(self).items() if key != "optimizer"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a `state_dict`. The learning rates belong to the optimizer's state."""
+        """Restore a `state_dict`; ValueError for that of another schedule. The learning rates belong to the optimizer's
+        state.
+        """
         if set(state) != set(self.state_dict()):
             raise ValueError(
                 f"{type(self).__name__}: load_state_dict: got {sorted(state)}, expected {sorted(self.state_dict())}"
@@ -60,7 +62,7 @@ class Constant(Schedule):
 
 
 class StepDecay(Schedule):
-    """The learning rate is multiplied by gamma after every `size` steps: torch's StepLR."""
+    """lr_t = lr gamma^floor(t / size) after t steps, as torch's StepLR. Raises ValueError for a size below 1."""
 
     def __init__(self, optimizer: Optimizer, size: int, gamma: float = 0.1) -> None:
         if size < 1:
@@ -74,8 +76,11 @@ class StepDecay(Schedule):
 
 
 class WarmupCosine(Schedule):
-    """Linear from 1 / warmup to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`: see
-    `cosine_schedule`.
+    """Linear from 1 / warmup to 1 over `warmup` steps, then half a cosine down to `floor` at step `total`, times the
+    first rate: see `cosine_schedule`.
+
+    Raises ValueError unless 0 <= warmup <= total and total >= 1.  Source of the cosine: Loshchilov & Hutter, arXiv
+    1608.03983.
     """
 
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
@@ -92,12 +97,13 @@ class WarmupCosine(Schedule):
 
 
 class Plateau:
-    """The learning rates are multiplied by `factor` when a value has not become better for more than `patience` steps:
-    torch's ReduceLROnPlateau.
+    """The learning rates are multiplied by `factor` when a value has not become better for more than `patience` steps,
+    as torch's ReduceLROnPlateau.
 
     `step(value)` once per epoch. mode: "min" for a value that should fall, "max" for one that should rise. Better is by
     more than `threshold`, relative to the best value. cooldown: steps after a reduction that do not count. min_lr: no
     rate falls below it.
+    Raises ValueError for another mode, and unless 0 < factor < 1.
     """
 
     def __init__(

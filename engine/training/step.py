@@ -21,6 +21,7 @@ class Passes:
         self.net, self.loss, self.optimizer, self.device = net, loss, optimizer, device
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
+        """One pass forward and backward; scale None is 1."""
         x = to_device(x, self.device)
         labels = to_device(labels, self.device)
         return self.compute(x, labels, None if scale is None else array_module(x).full((), scale, x.dtype))

@@ -83,11 +83,14 @@ class _Here:
 class Run:
     """One training run. `train()` does it all and returns what summary.json holds.
 
+    config: the settings.  out: the run's folder.  reporter: prints progress and notes.
     state: go on from there; `out` is then the folder that it lies in, and the result is the one of a run without the
     break, to the bit. Raises StateError when anything that decides the bits has changed, unless allow_changes.
     start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one
-        per epoch.
+    per epoch.
     memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).
+    Raises ConfigError for settings that the device or its memory cannot serve, DataError for data that cannot be read;
+    `train` raises TrainingError where numbers are no longer finite.
     """
 
     def __init__(

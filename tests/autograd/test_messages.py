@@ -157,6 +157,22 @@ def test_values_that_do_not_fit_an_index() -> None:
     assert "(2, 3)" in said
 
 
+def test_an_item_of_several() -> None:
+    assert "(2, 3)" in message("item", LEFT.item)
+
+
+def test_an_integer_to_negative_powers() -> None:
+    base = Tensor(np.arange(1, 4))
+    message("power", lambda: ops.power(base, -1))
+    assert "int64" in message("power", lambda: ops.power(base, Tensor(np.array([-1, 0, 1]))))
+
+
+def test_an_unknown_setting_of_a_loss() -> None:
+    said = message("loss", lambda: ops.make_spec({"focal": 1.0}, gama=2.0), TypeError)
+    assert "'gama'" in said
+    assert "gamma" in said
+
+
 def refused(case: Case, inputs: list[Any]) -> str:
     """What the operator says to these inputs; nothing where it takes them."""
     try:
