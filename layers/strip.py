@@ -69,11 +69,12 @@ class StripPooling(Module):
 class MixedPooling(Module):
     """Short and long range in parallel: y = relu(x + BN(1x1(concat(short, long)))), x (N, H, W, C) -> (N, H, W, C).
 
-    u = CBR1x1(x), v = CBR1x1(x), with C / 4 channels.
-    short = CBR3x3(relu(BN(3x3(u)) + sum of up(BN(3x3(means of u over a grid))))), long = CBR3x3(relu(BN(1x3(mean_H v))
-    + BN(3x1(mean_W v)))).
-    bins: the two grids, by default 4 x 8 and 2 x 4 for an 8 x 16 map.  Source: Hou et al., arXiv 2003.13328, the mixed
-    pooling module.
+        short = CBR3x3(relu(BN(3x3(u)) + sum of up(BN(3x3(means of u over a grid)))))
+        long = CBR3x3(relu(BN(1x3(mean_H v)) + BN(3x1(mean_W v))))
+
+    u and v are CBR1x1 of x with C / 4 channels each, up is bilinear. bins: the grids, by default 4 x 8 and 2 x 4 for an
+    8 x 16 map.
+    Source: Hou et al., arXiv 2003.13328, the mixed pooling module.
     """
 
     def __init__(self, channels: int, bins: Sequence[tuple[int, int]] = ((4, 8), (2, 4))) -> None:

@@ -128,7 +128,8 @@ def polarized_channel(
 ) -> Tensor:
     """x s, one gate per image and channel: the channel branch of polarized self-attention.
 
-    a = softmax_L(x wq)    s = sigmoid(layer_norm(((a^T x) wv + bv) wz + bz) with gain and offset)
+        a = softmax_L(x wq)    s = sigmoid(gain standardised(((a^T x) wv + bv) wz + bz) + offset)
+
     x (N, L, C), wq (C,), wv (C, h), bv (h,), wz (h, C), bz, gain, offset (C,) -> (N, L, C).  Source: Liu et al., arXiv
     2107.00782.
     """
@@ -150,7 +151,8 @@ def polarized_channel(
 def polarized_spatial(x: Tensor, wq: Tensor, bq: Tensor, wv: Tensor, bv: Tensor) -> Tensor:
     """x s, one gate per pixel: the spatial branch of polarized self-attention.
 
-    b = softmax_h(mean_L(x) wq + bq)    s = sigmoid((x wv + bv) b)
+        b = softmax_h(mean_L(x) wq + bq)    s = sigmoid((x wv + bv) b)
+
     x (N, L, C), wq, wv (C, h), bq, bv (h,) -> (N, L, C).  Source: Liu et al., arXiv 2107.00782.
     """
     c, h = x.shape[-1], wq.shape[-1]

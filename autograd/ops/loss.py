@@ -357,8 +357,9 @@ def margin_loss(
     """The report's margin loss, the mean over valid pixels of (1 - false_positive) f_n + false_positive f_p. It lies in
     [-w, w] and is negative for good predictions.
 
-    f_n = w_y (||p_{c != y}||_n - p_y), n = power: the strongest wrong class against the right one.
-    f_p = sum_{c != y} w_c p_c^n / sum_c p_c^n: the weights of what is predicted instead.
+        f_n = w_y (||p_{c != y}||_n - p_y)                the strongest wrong class against the right one, n = power
+        f_p = sum_{c != y} w_c p_c^n / sum_c p_c^n        the weights of what is predicted instead
+
     power: 1 to 100.  false_positive: 0 to 1.  reduction: 'mean', 'sum', or 'weighted' (divided by the sum of the
     labels' weights). Else ValueError.
     """
