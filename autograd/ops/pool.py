@@ -1,4 +1,4 @@
-"""Max pooling, NHWC."""
+"""Max pooling, NHWC. Average pooling (avg_pool2d, adaptive_avg_pool2d, strip_pool2d) is resampling: resample.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Max pooling, forward and backward."""
+"""Max pooling, forward and backward. Average pooling is resampling by two matrices: kernels/resample."""
 
 from kernels.core.dispatch import operator
 from kernels.pool import reference

@@ -38,14 +38,14 @@ class _Walk(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _rows_kernel(together: bool) -> Kernel:
-    """Copies between one wide map and up to _MOST narrow ones: into the wide one (together), or out of it.
+def _rows_kernel(concatenates: bool) -> Kernel:
+    """Copies between one wide map and up to _MOST narrow ones: into the wide one (concatenates), or out of it.
 
     steps: three for each map, the wide one last: floats from image to image, line to line, pixel to pixel; 0 where a
         map repeats itself.
     """
 
-    @cpu_kernel("concat" if together else "split")
+    @cpu_kernel("concat" if concatenates else "split")
     def move_channels(start, stop, scratch, maps: _MAPS, wide: F32, channels: _CHANNELS, steps: _STEPS, walk: _Walk):
         wide_step = steps[3 * _MOST + 2]
         for chunk in range(start, stop):
@@ -62,7 +62,7 @@ def _rows_kernel(together: bool) -> Kernel:
                     size = channels[k]
                     step = steps[3 * k + 2]
                     place = image * steps[3 * k] + line * steps[3 * k + 1] + pixel * step
-                    if together:
+                    if concatenates:
                         copy_rows(maps[k], place, step, wide, at, wide_step, size, n)
                     else:
                         copy_rows(wide, at, wide_step, maps[k], place, step, size, n)
@@ -81,7 +81,7 @@ def _memory(x: np.ndarray) -> np.ndarray | None:
     return once.reshape(-1) if once is x or (same and once.flags.c_contiguous) else None
 
 
-def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
+def _move(maps: Sequence[np.ndarray], wide: np.ndarray, concatenates: bool) -> bool:
     """Whether it could be done."""
     lie = [_memory(m) for m in (*maps, wide)]
     found = [m for m in lie if m is not None]
@@ -107,7 +107,7 @@ def _move(maps: Sequence[np.ndarray], wide: np.ndarray, together: bool) -> bool:
     rest = _MOST - len(maps)
     flat_steps = (step for three in (*steps[:-1], *[(0, 0, 0)] * rest, steps[-1]) for step in three)
     parallel(
-        _rows_kernel(together),
+        _rows_kernel(concatenates),
         -(-rows // per),
         found[:-1] + [found[-1]] * rest,
         found[-1],

@@ -18,7 +18,7 @@ UNITS = {16: "uint4", 8: "uint2", 4: "unsigned"}
 MODULE = Module(
     "shape/shape.cu",
     (
-        *(f"move_channels<{unit}, {together}>" for unit in UNITS.values() for together in ("true", "false")),
+        *(f"move_channels<{unit}, {concatenates}>" for unit in UNITS.values() for concatenates in ("true", "false")),
         *(f"accumulate<{kind}>" for kind in ("float", "double")),
     ),
 )
@@ -35,7 +35,7 @@ def flat_launch(kernel: str, count: int) -> Launch:
     return Launch(kernel, (blocks(count, THREADS),), (THREADS,))
 
 
-def _move(maps: Sequence[Array], wide: Array, together: bool) -> bool:
+def _move(maps: Sequence[Array], wide: Array, concatenates: bool) -> bool:
     """Copy between ready arrays; False when there is no unit for them."""
     sizes = [m.shape[-1] * m.itemsize for m in maps]
     unit = unit_of(sizes)
@@ -47,7 +47,7 @@ def _move(maps: Sequence[Array], wide: Array, together: bool) -> bool:
     argument = np.array([(pointers, starts, 0)], _MAPS)[0]
     count = wide.size * wide.itemsize // unit
     MODULE.run(
-        flat_launch(f"move_channels<{UNITS[unit]}, {str(together).lower()}>", count),
+        flat_launch(f"move_channels<{UNITS[unit]}, {str(concatenates).lower()}>", count),
         argument,
         wide,
         count,

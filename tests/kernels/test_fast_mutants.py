@@ -527,7 +527,7 @@ MUTANTS = [
     Mutant(
         "softmax: rows of a chunk taken for all",
         "pointwise/cpu/softmax.py",
-        "min(stop * together, rows)):\n            row(x",
+        "min(stop * rows_per_chunk, rows)):\n            row(x",
         "rows - 1):\n            row(x",
         "softmaxes",
     ),

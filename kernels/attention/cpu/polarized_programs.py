@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from kernels.core.cpu.simd import Code, Float, Int, Pointer, Vec, program
 from kernels.core.cpu.vector_ops import vector_loop
 
-_TOGETHER = 4  # rows whose products are summed at the same time
+_ROWS_AT_ONCE = 4  # rows whose products are summed at the same time
 _BLOCKS = (8, 4)  # vectors of columns that are summed at the same time
 
 
@@ -41,9 +41,9 @@ def _make_dots(paired: bool) -> Callable[..., None]:
             for k in range(count):
                 code.store(code.total(sums[k].get()), y, y0 + first + k, code.int(1))
 
-        whole = code.rounded_to(rows, code.int(_TOGETHER))
-        with code.loop(0, whole, _TOGETHER) as i:
-            some(i, _TOGETHER)
+        whole = code.rounded_to(rows, code.int(_ROWS_AT_ONCE))
+        with code.loop(0, whole, _ROWS_AT_ONCE) as i:
+            some(i, _ROWS_AT_ONCE)
         with code.loop(whole, rows) as i:
             some(i, 1)
 

@@ -13,7 +13,7 @@ from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.jit import Kernel, cpu_kernel
 from kernels.core.cpu.thread_pool import contiguous, parallel
 
-_TOGETHER = 16  # channels that one thread computes: a cache line
+_CHANNELS_PER_CHUNK = 16  # channels that one thread computes: a cache line
 _FAR = 100.0  # mean^2 / variance from which on E[y^2] - E[y]^2 is not trusted
 
 
@@ -63,8 +63,10 @@ def moments(sums: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     channels = y.shape[-1]
     mean = buffer_pool.empty((channels,), np.float64)
     variance = buffer_pool.empty((channels,), np.float64)
-    sizes = len(sums), sums.shape[2] // channels, channels, y.size // channels, _TOGETHER
-    parallel(_moments_kernel(), -(-channels // _TOGETHER), sums.reshape(-1), y.reshape(-1), mean, variance, *sizes)
+    sizes = len(sums), sums.shape[2] // channels, channels, y.size // channels, _CHANNELS_PER_CHUNK
+    parallel(
+        _moments_kernel(), -(-channels // _CHANNELS_PER_CHUNK), sums.reshape(-1), y.reshape(-1), mean, variance, *sizes
+    )
     return mean, variance
 
 

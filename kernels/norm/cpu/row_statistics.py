@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from kernels.core.cpu.simd import Code, Int, Pointer, Variable, Vec
 from kernels.core.cpu.vector_ops import vector_loop
 
-_TOGETHER = 4  # rows at the same time: a sum waits for its last addition, those of other rows do not
+_ROWS_AT_ONCE = 4  # rows at the same time: a sum waits for its last addition, those of other rows do not
 
 
 class Row(NamedTuple):
@@ -45,9 +45,9 @@ class Rows:
 
     def over(self, first: Int, last: Int, body: Callable[[list[Int]], None]) -> None:
         """body(where they begin) for the rows first .. last, several at a time, then one by one."""
-        whole = first + self.code.rounded_to(last - first, self.code.int(_TOGETHER))
-        with self.code.loop(first, whole, _TOGETHER) as row:
-            body([(row + k) * self.channels for k in range(_TOGETHER)])
+        whole = first + self.code.rounded_to(last - first, self.code.int(_ROWS_AT_ONCE))
+        with self.code.loop(first, whole, _ROWS_AT_ONCE) as row:
+            body([(row + k) * self.channels for k in range(_ROWS_AT_ONCE)])
         with self.code.loop(whole, last) as row:
             body([row * self.channels])
 

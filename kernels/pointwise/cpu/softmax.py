@@ -83,8 +83,8 @@ def _forward_kernel(logarithm: bool) -> Kernel:
     row = _make_softmax(True) if logarithm else softmax
 
     @cpu_kernel(f"{logarithm}")
-    def softmax_forward(start, stop, scratch, x: F32, y: F32, rows: int, length: int, together: int):
-        for i in range(start * together, min(stop * together, rows)):
+    def softmax_forward(start, stop, scratch, x: F32, y: F32, rows: int, length: int, rows_per_chunk: int):
+        for i in range(start * rows_per_chunk, min(stop * rows_per_chunk, rows)):
             row(x, i * length, y, i * length, length)
 
     return softmax_forward
@@ -95,8 +95,8 @@ def _backward_kernel(logarithm: bool) -> Kernel:
     row = _make_gradient(True) if logarithm else softmax_gradient
 
     @cpu_kernel(f"{logarithm}")
-    def softmax_backward(start, stop, scratch, dy: F32, y: F32, dx: F32, rows: int, length: int, together: int):
-        for i in range(start * together, min(stop * together, rows)):
+    def softmax_backward(start, stop, scratch, dy: F32, y: F32, dx: F32, rows: int, length: int, rows_per_chunk: int):
+        for i in range(start * rows_per_chunk, min(stop * rows_per_chunk, rows)):
             row(dy, i * length, y, i * length, dx, i * length, length)
 
     return softmax_backward
@@ -109,8 +109,8 @@ def _rowwise(kernel: Callable[[bool], Kernel], logarithm: bool, axis: int, *arra
     out = buffer_pool.empty(first.shape, np.float32)
     length = first.shape[-1]
     rows = first.size // length
-    together = max(1, _CHUNK // length)
-    parallel(kernel(logarithm), -(-rows // together), *flat(*arrays, out), rows, length, together)
+    rows_per_chunk = max(1, _CHUNK // length)
+    parallel(kernel(logarithm), -(-rows // rows_per_chunk), *flat(*arrays, out), rows, length, rows_per_chunk)
     return out
 
 

@@ -44,29 +44,29 @@ _PAD = 16  # floats between panels: all of them are written at once, so they mus
 class Blocks(NamedTuple):
     """How dw (taps, c, k) is cut: c floats of a row of windows, `taps` such rows.
 
-    A block has `rows` floats of `together` taps (all floats, or of one tap) and `columns` of k.
+    A block has `rows` floats of `tap_block` taps (all floats, or of one tap) and `columns` of k.
     """
 
     taps: int
     c: int
     k: int
-    together: int
+    tap_block: int
     rows: int
     columns: int
 
     @property
     def count(self) -> int:
         """How many blocks there are."""
-        return -(-self.taps // self.together) * -(-self.c // self.rows) * -(-self.k // self.columns)
+        return -(-self.taps // self.tap_block) * -(-self.c // self.rows) * -(-self.k // self.columns)
 
 
 @lru_cache(maxsize=1024)
 def blocks_of(taps: int, c: int, k: int, width: int) -> Blocks:
     """Blocks of nearly equal size; columns are whole panels of `width`."""
-    together = taps if taps * c <= _ROWS else 1
+    tap_block = taps if taps * c <= _ROWS else 1
     rows = -(-c // -(-c // _ROWS))
     panels = -(-k // width)
-    return Blocks(taps, c, k, together, rows, -(-panels // -(-k // _COLUMNS)) * width)
+    return Blocks(taps, c, k, tap_block, rows, -(-panels // -(-k // _COLUMNS)) * width)
 
 
 class Work(NamedTuple):
@@ -121,7 +121,7 @@ def gradient_kernel(vectors: int) -> Kernel:
         done = 0
         while done < n:
             line, column, some = _row_of_windows(first + done, first + n, work.q)
-            for t in range(blocks.together):
+            for t in range(blocks.tap_block):
                 at = ((line * blocks.taps + tap + t) * work.q + column) * blocks.c + row
                 pack_rows(Panel(x, at, blocks.c), done, some, scratch, t * work.tap_floats, rows, pitch)
             done += some
@@ -131,16 +131,16 @@ def gradient_kernel(vectors: int) -> Kernel:
         c = blocks.c
         k = blocks.k
         kp = work.kp
-        together = blocks.together
+        tap_block = blocks.tap_block
         row_blocks = (c + blocks.rows - 1) // blocks.rows
         column_blocks = (k + blocks.columns - 1) // blocks.columns
-        count = (blocks.taps + together - 1) // together * row_blocks * column_blocks
+        count = (blocks.taps + tap_block - 1) // tap_block * row_blocks * column_blocks
         for chunk in range(start, stop):
             block = chunk % count
             part = chunk // count
             column = block % column_blocks * blocks.columns
             row = block // column_blocks % row_blocks * blocks.rows
-            tap = block // column_blocks // row_blocks * together
+            tap = block // column_blocks // row_blocks * tap_block
             m = min(blocks.rows, c - row)
             wide = min(blocks.columns, k - column)
             panels = (wide + width - 1) // width
@@ -155,10 +155,10 @@ def gradient_kernel(vectors: int) -> Kernel:
                 if work.prefetch:
                     following = min(_WINDOWS, end - first - n)
                     last_line = _enqueue_windows(x, dy, scratch, blocks, work, first + n, following)
-                for product in range(panels * together):  # a panel stays in the L1 cache for all of its tiles
-                    panel = product // together
-                    t = product % together
-                    low, some = share(last_line - work.lines, product, panels * together)
+                for product in range(panels * tap_block):  # a panel stays in the L1 cache for all of its tiles
+                    panel = product // tap_block
+                    t = product % tap_block
+                    low, some = share(last_line - work.lines, product, panels * tap_block)
                     gemm(
                         Rows(scratch, t * work.tap_floats, pitch, 0),
                         Panel(scratch, work.panels + panel * panel_pitch, width),
@@ -192,7 +192,7 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     # In scratch memory: for every tap a k-block's rows, then its panels, then the prefetch list, of 8 bytes an entry.
     # The last tile may have rows that do not exist.
     tap_floats = (blocks.rows + tile_heights(vectors)[1]) * (_WINDOWS + GAP)
-    panels = blocks.together * tap_floats
+    panels = blocks.tap_block * tap_floats
     lines = (panels + blocks.columns // width * (_WINDOWS * width + _PAD) + 1) // 2
     most_lines = _WINDOWS * (r * blocks.c + k) // 16 + 2 + r * (_WINDOWS // q + 2) * 2
     prefetch = blocks.count == 1 and prefetch_pays(floats)

@@ -19,7 +19,7 @@ from kernels.core.cpu.vector_ops import clear, copy, vector_loop
 from kernels.core.geometry import Pair, Window
 
 _SPAN = 64  # pixels of a row whose dy stays in the L1 cache for all vectors of channels
-_TOGETHER = 4  # neighbouring pixels
+_PIXELS_AT_ONCE = 4  # neighbouring pixels
 
 
 @lru_cache(maxsize=32)
@@ -51,8 +51,8 @@ def _filter_kernel(kernel: Pair) -> Kernel:
                             for t, j in pairs:
                                 sums[i, j].set(code.fma(value, factors[t], sums[i, j].get()))
 
-                whole = begin + code.rounded_to(end - begin, code.int(_TOGETHER))
-                for start, stop, many in ((begin, whole, _TOGETHER), (whole, end, 1)):
+                whole = begin + code.rounded_to(end - begin, code.int(_PIXELS_AT_ONCE))
+                for start, stop, many in ((begin, whole, _PIXELS_AT_ONCE), (whole, end, 1)):
                     with code.loop(start, stop, many) as at:
                         products(at, many)
                 for tap, total in sums.items():
