@@ -131,7 +131,9 @@ def is_patchify(window: Window, size: Pair, small: tuple[int, ...]) -> bool:
 # floats, and computing both at once is a convolution, too: its stride is 2, and its filter, one tap wider, holds the
 # filter twice, the second time shifted (pixel fusion).
 def pixel_fusion(window: Window, groups: int, k: int, q: int) -> int:
-    """How many neighbouring output pixels are fused into one."""
+    """How many neighbouring output pixels are fused into one: layers with fewer output channels than lanes fill them
+    so. Worth 8 % of a step of width 16 (bench/RESULTS.md, "What each mechanism is worth").
+    """
     f = max(1, target().lanes // k)
     _, s = window.kernel
     stride = window.stride[1]

@@ -1,1 +1,5 @@
-"""Convolutions of one input channel."""
+"""Convolutions of one input channel.
+
+The first layer alone takes a third of PyTorch's time; within a whole step the gain is lost in the noise
+(bench/RESULTS.md, "What each mechanism is worth").
+"""

@@ -2,7 +2,8 @@
 
 There a filter is used only a few times, and its transform, four times as large for F(4x4, 3x3), would come from memory:
 9.4 MB for 256 -> 256 channels, of which eight tiles make 38 MFLOP. So the kernel reads the filter itself and transforms
-it on the fly, block by block into the cache, as its products need it.
+it on the fly, block by block into the cache, as its products need it. Four such layers of one image take 0.72 instead
+of 0.90 ms of nine (bench/RESULTS.md, "What paid").
 """
 
 from __future__ import annotations
