@@ -11,7 +11,11 @@ EMULATOR := $(wildcard ../shared/cupy_on_cpu/__init__.py)
 CUDA_TESTS = $(BIN)/python -m pytest tests/cuda $(TEST_FLAGS)
 CUDA_PACKAGES := cupy-cuda13x==14.2.0 nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt
 
-.PHONY: train test test-cpu test-cuda lint bench docs clean
+.PHONY: help train test test-cpu test-cuda lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{printf "make %-10s %s\n", $$1, $$2}'
 
 # A stamp per set of packages, so that nothing is installed twice.
 $(VENV)/pip.stamp:
@@ -39,33 +43,33 @@ $(VENV)/cuda.stamp: $(VENV)/base.stamp
 	$(BIN)/python -m pip install --quiet $(CUDA_PACKAGES)
 	@touch $@
 
-train: $(VENV)/base.stamp
+train: $(VENV)/base.stamp  ## train on built-in tiles in minutes (TRAIN_FLAGS: options of engine.train)
 	$(BIN)/python -m engine.train $(TRAIN_FLAGS)
 
-test: test-cpu test-cuda
+test: test-cpu test-cuda  ## every test that this machine can run (TEST_FLAGS: options of pytest)
 
-test-cpu: $(VENV)/test.stamp
+test-cpu: $(VENV)/test.stamp  ## those of the CPU
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
 # Processes of their own: the device is set up before anything imports CuPy. Every test runs with bounds checked, those marked `trace` again with
 # races and counters, and whole training runs with numbers only.
-test-cuda: $(VENV)/test.stamp $(if $(EMULATOR),$(VENV)/cuda.stamp)
+test-cuda: $(VENV)/test.stamp $(if $(EMULATOR),$(VENV)/cuda.stamp)  ## those of CUDA, on a GPU or on the emulator
 	@if $(BIN)/python -m bench.emulation; then \
 	  AREOGRAD_EMULATE=check $(CUDA_TESTS) -m "not whole" && \
 	  AREOGRAD_EMULATE=trace $(CUDA_TESTS) -m trace && \
 	  AREOGRAD_EMULATE=fast $(CUDA_TESTS) -m whole; \
 	else echo "CUDA tests: skipped"; fi
 
-lint: $(VENV)/lint.stamp
+lint: $(VENV)/lint.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/test.stamp
+bench: $(VENV)/test.stamp  ## race the kernels against other frameworks
 	$(BIN)/python -m bench
 
-docs: $(VENV)/docs.stamp
+docs: $(VENV)/docs.stamp  ## build the documentation, build/site/index.html
 	$(BIN)/python docs/build.py
 
-clean:
+clean:  ## remove the environment and everything that was built
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -431,3 +433,31 @@ def test_many_images_that_want_much(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="got 3 images of 67108864 pixels, expected at most 134217728 in all"):
         load(tmp_path)
+
+
+def test_the_overview_lists_every_command() -> None:
+    """Every module and package of engine/ with a command line of its own."""
+    from engine.__main__ import COMMANDS
+
+    folder = ROOT / "engine"
+    modules = {path.stem for path in folder.glob("*.py") if "run_command(" in path.read_text()} - {"__main__", "cli"}
+    assert set(COMMANDS) == modules | {path.parent.name for path in folder.glob("*/__main__.py")}
+    shown = command("engine").stdout
+    for name, text in COMMANDS.items():
+        assert f"  {name:<12}{text}\n" in shown
+    assert command("engine", "--version").stdout.strip().count(".") == 2
+
+
+def test_a_command_is_run_by_its_name() -> None:
+    refused(command("engine", "trian"), "'trian'", "did you mean train?")
+    refused(command("engine", "xyz"), "expected one of train, evaluate")
+    refused(command("engine", "evaluate", "nothing.safetensors"), "no such file")
+    assert command("engine", "gradcheck", "relu").returncode == 0
+
+
+def test_make_lists_its_targets() -> None:
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    targets = set(re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split())
+    assert {line.split()[1] for line in listed.splitlines()} == targets

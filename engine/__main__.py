@@ -1,0 +1,64 @@
+"""List the commands, or run one:  python -m engine [COMMAND ...]
+
+`python -m engine train --preset small` is `python -m engine.train --preset small`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import sys
+
+from engine.cli import UsageError, run_command
+from engine.errors import quoted
+
+COMMANDS = {
+    "train": "train a network, or go on with a run",
+    "evaluate": "measure a trained network: mean IoU, IoU per class, intervals",
+    "report": "make the summary and the pictures of a run folder",
+    "experiment": "train a grid of configurations over seeds or folds, and compare them",
+    "dual": "measure a network together with a second one that knows a rare class",
+    "gradcheck": "prove gradients against finite differences, or plant a bug and see where it is",
+    "doctor": "say what this machine has, and compile every kernel",
+}
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m engine COMMAND ...",
+            "",
+            *lines,
+            "",
+            "python -m engine COMMAND --help shows its options, python -m engine --version the version.",
+            "Kernels are compared with other frameworks by python -m bench.",
+        ]
+    )
+
+
+def main() -> int:
+    """Run the command that was asked for."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(importlib.metadata.version("areograd"))
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
+        raise UsageError(f"no command is called {quoted(name)}: {hint}")
+    sys.argv = [f"python -m engine {name}", *sys.argv[2:]]
+    module = importlib.import_module(f"engine.{name}")
+    if hasattr(module, "__path__"):  # a package
+        module = importlib.import_module(f"engine.{name}.__main__")
+    module.main()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
