@@ -19,7 +19,6 @@ import pytest
 from engine import doctor, precompile
 from engine.cli import UsageError
 from engine.config import Config
-from kernels.conv.cpu import algorithm
 from kernels.core.cpu import jit as compiling
 from kernels.core.cpu import store as storing
 from kernels.core.cpu.store import CacheWarning, Store
@@ -267,16 +266,6 @@ def test_damaged_files_of_real_kernels() -> None:
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "24 damaged files: 24 fine" in result.stdout
-
-
-def test_damaged_choices_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of timed algorithms: damage, nesting without end, and names of algorithms that do not exist."""
-    monkeypatch.setattr(algorithm, "store", lambda: Store(tmp_path / "cache"))
-    for content in (b"[" * 100_000, b"[1]", b"\xff", b'{"a": "winograd9", "b": 7, "c": null, "d": ["direct"]}'):
-        algorithm.store().write("choices", "", content)
-        assert algorithm._remembered() == {}
-    algorithm.store().write("choices", "", b'{"a": "winograd4", "b": "fft"}')
-    assert algorithm._remembered() == {"a": "winograd4"}
 
 
 def test_compiling_ahead_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
