@@ -20,8 +20,9 @@ from tests.support.fast_rule import forced_algorithm, widened
 
 
 def strided(values: np.ndarray) -> np.ndarray:
-    """Every second number of a larger array of NaN."""
-    wide = np.full((*values.shape[:-1], 2 * values.shape[-1]), np.nan).astype(values.dtype)
+    """Every second number of a larger array of NaN, or of the largest integer."""
+    other = np.nan if values.dtype.kind == "f" else True if values.dtype.kind == "b" else np.iinfo(values.dtype).max
+    wide = np.full((*values.shape[:-1], 2 * values.shape[-1]), other, values.dtype)
     part = wide[..., ::2]
     part[...] = values
     return part
