@@ -103,7 +103,7 @@ def workers(family: str, index: int, sides: list[str]) -> Iterator[list[Worker]]
 
 
 def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: float = 0.2) -> dict[str, dict[str, Any]]:
-    """Run all sides in turn: per side the median and quartiles in ms, and peak memory in MB.
+    """Run all sides in turn: per side the median, quartiles and times of all rounds in ms, and peak memory in MB.
 
     Every round each side runs for about `seconds` (at least once); the round's figure is its median run.
     """
@@ -135,6 +135,7 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
                 "high": quartiles[2],
                 "peak_mb": worker.ask("memory")["mb"],
                 "value": results[worker.side],
+                "times": times[worker.side],
             }
     return out
 

@@ -5,7 +5,7 @@ time. Every variant runs in a process of its own, and all of them in turn within
 alike. A ratio is the time without the mechanism divided by the time with it: 1.02 means that it brings 2 %.
 
 Most mechanisms are asked for by a function that says whether they serve a layer; switching one off replaces this
-function. Variants whose kernels come out differently keep them in a cache of their own.
+function.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from __future__ import annotations
 import importlib
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import tyro
+
+from bench.harness import Case, Run, WorkerError, race
 
 CONV = "kernels.conv.cpu"
 DIRECT = f"{CONV}.direct"
 STEPS = {"step, width 8": (8, 16), "step, width 16": (16, 32), "step, width 32": (32, 16)}  # width and batch
 IMAGES = {"1 image": 1, "16 images": 16}
-_SECONDS = 0.5  # that a variant runs in a round, about
+_SECONDS = 0.5  # that a side runs in a round, about
 
 
 def _replace(value: Any, *places: str) -> Callable[[], None]:
@@ -38,12 +37,9 @@ def _replace(value: Any, *places: str) -> Callable[[], None]:
         for place in places:
             module, _, name = place.partition(":")
             owner = importlib.import_module(module)
-            *path, last = name.split(".")
-            for part in path:
-                owner = getattr(owner, part)
-            if not hasattr(owner, last):
+            if not hasattr(owner, name):
                 raise AttributeError(f"{place} is not there")
-            setattr(owner, last, value)
+            setattr(owner, name, value)
 
     return switch
 
@@ -75,13 +71,16 @@ def _never_donated() -> None:
 
 
 def _no_software_prefetch() -> None:
-    """No prefetch far in advance: what `Target.prefetches` decides."""
-    import dataclasses
-
+    """No prefetch far in advance: what `Target.prefetches` decides. These kernels have the keys of those that prefetch,
+    so they get a cache of their own.
+    """
     from kernels.core.cpu import target
+    from kernels.core.cpu.jit import store
 
+    os.environ["AREOGRAD_CACHE"] = str(store().folder.parent / "without-prefetch")
+    store.cache_clear()
     real = target.target()
-    quiet = dataclasses.replace(real, prefetches=False)
+    quiet = replace(real, prefetches=False)
     for module in list(sys.modules.values()):
         if getattr(module, "target", None) is target.target and module is not target:
             module.target = lambda: quiet  # type: ignore[attr-defined]
@@ -114,13 +113,10 @@ def _not_captured() -> None:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """off: what switches it off. lines: those of the product that would go with it, about.  own_cache: its absence
-    changes machine code that is kept under the same key.
-    """
+    """off: what switches it off. lines: those of the product that would go with it, about."""
 
     off: Callable[[], None]
     lines: int
-    own_cache: bool = False
 
 
 _LISTS = (
@@ -147,91 +143,28 @@ MECHANISMS = {
     "donated buffers": Mechanism(_never_donated, 30),
     "gradient accumulators": Mechanism(_replace(_none, "autograd.tape:_accumulator"), 120),
     "prefetch lists": Mechanism(_replace(_no, *_LISTS), 330),
-    "all software prefetch far in advance": Mechanism(_no_software_prefetch, 400, own_cache=True),
+    "all software prefetch far in advance": Mechanism(_no_software_prefetch, 400),
     "z computed again in cheap layers": Mechanism(_replace(0, "autograd.ops.conv_norm:_CHEAP"), 6),
 }
 
 
-def build(case: str) -> Callable[[], Any]:
-    """A function that does one run of a case."""
-    if case in STEPS:
-        from bench.step import our_step
-
-        return our_step(*STEPS[case])
+def cases() -> list[Case]:
+    """Steps and inference, against the same without each mechanism."""
     from bench.infer import our_inference
+    from bench.step import our_step
 
-    return our_inference(IMAGES[case])
-
-
-def work(name: str, case: str) -> None:
-    """The worker: build, then answer every line of stdin with the milliseconds of a run, the mean over some."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    if name:
-        MECHANISMS[name].off()
-    run = build(case)
-    for _ in range(5):
-        run()
-    start = time.perf_counter()
-    run()
-    count = max(1, round(_SECONDS / (time.perf_counter() - start)))
-    print("ready", file=answers, flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        for _ in range(count):
-            run()
-        print((time.perf_counter() - start) / count * 1e3, file=answers, flush=True)
+    builds = {name: partial(our_step, *size) for name, size in STEPS.items()}
+    builds |= {name: partial(our_inference, count) for name, count in IMAGES.items()}
+    return [
+        Case(name, "", build, {"without": {other: partial(without, other, build) for other in MECHANISMS}})
+        for name, build in builds.items()
+    ]
 
 
-class Variant:
-    """A worker process."""
-
-    def __init__(self, name: str, case: str, caches: Path) -> None:
-        self.name = name
-        environment = dict(os.environ)
-        if name and MECHANISMS[name].own_cache:
-            environment["AREOGRAD_CACHE"] = str(caches / name.replace(" ", "-"))
-        command = [sys.executable, "-m", "bench.mechanisms", "--worker", name or "-", case]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.times: list[float] = []
-        if self._answer() != "ready":
-            raise RuntimeError(f"{name or 'the baseline'}: no answer for {case}")
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def run(self) -> None:
-        """One measurement."""
-        assert self.process.stdin is not None
-        print("run", file=self.process.stdin, flush=True)
-        self.times.append(float(self._answer()))
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def race(case: str, names: list[str], rounds: int, caches: Path) -> Iterator[tuple[str, float, float, float]]:
-    """For every name the median and the quartiles of the ratios to the baseline of the same round."""
-    variants = [Variant(name, case, caches) for name in ("", *names)]
-    try:
-        for number in range(rounds):
-            for variant in variants if number % 2 else reversed(variants):
-                variant.run()
-    finally:
-        for variant in variants:
-            variant.close()
-    base = variants[0].times
-    print(f"{case}: {statistics.median(base):.1f} ms", file=sys.stderr, flush=True)
-    for variant in variants[1:]:
-        ratios = [off / on for off, on in zip(variant.times, base, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        yield variant.name, middle, low, high
+def without(name: str, build: Callable[[], Run]) -> Run:
+    """Switch a mechanism off in this process, then build."""
+    MECHANISMS[name].off()
+    return build()
 
 
 @dataclass(frozen=True)
@@ -244,27 +177,33 @@ class Arguments:
     """Only cases whose name contains this."""
     rounds: int = 12
     """Rounds; every variant runs once in each."""
-    caches: Path | None = None
-    """Where variants whose kernels come out differently keep them; by default a folder that is removed at the end."""
 
 
 def main(arguments: Arguments) -> None:
     """Race, and print a table in Markdown."""
     names = [name for name in MECHANISMS if arguments.only in name]
-    cases = [case for case in (*STEPS, *IMAGES) if arguments.cases in case]
     cells: dict[str, list[str]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        for case in cases:
-            for name, middle, low, high in race(case, names, arguments.rounds, arguments.caches or Path(folder)):
-                cells[name].append(f"{middle:.3f} ({low:.2f} to {high:.2f})")
-    print(f"| mechanism | lines | {' | '.join(cases)} |")
-    print("|---" * (2 + len(cases)) + "|")
+    shown = []
+    for index, case in enumerate(cases()):
+        if arguments.cases not in case.name:
+            continue
+        shown.append(case.name)
+        sides = ["ours", *(f"without/{name}" for name in names)]
+        result = race("mechanisms", index, sides, arguments.rounds, _SECONDS)
+        if failed := [side["error"] for side in result.values() if "error" in side]:
+            raise WorkerError(failed[0])
+        print(f"{case.name}: {result['ours']['ms']:.1f} ms", file=sys.stderr, flush=True)
+        for name in names:
+            ratios = [
+                off / on for off, on in zip(result[f"without/{name}"]["times"], result["ours"]["times"], strict=True)
+            ]
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            cells[name].append(f"{middle:.3f} ({low:.2f} to {high:.2f})")
+    print(f"| mechanism | lines | {' | '.join(shown)} |")
+    print("|---" * (2 + len(shown)) + "|")
     for name, row in cells.items():
         print(f"| {name} | {MECHANISMS[name].lines} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        work(sys.argv[2].removeprefix("-"), sys.argv[3])
-    else:
-        main(tyro.cli(Arguments))
+    main(tyro.cli(Arguments))

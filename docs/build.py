@@ -64,7 +64,8 @@ ELSEWHERE = {"benchmarks.md": ROOT / "bench" / "RESULTS.md", "changelog.md": ROO
 RECORDS = {COURSE / "study.md", *ELSEWHERE.values()}
 # Code is left alone: a fenced block, a code span. Then the target of a link.
 LINK = re.compile(
-    r"^(?P<fence>`{3,}).*?^(?P=fence)\s*$|(?P<tick>`+)(?!`).+?(?P=tick)|(?<=\]\()(?!https?:|#)(?P<target>[^)#\s]+)(?=[)#])",
+    r"^(?P<fence>`{3,}).*?^(?P=fence)\s*$|(?P<tick>`+)(?!`).+?(?P=tick)"
+    r"|(?<=\]\()(?!https?:|#)(?P<target>[^)#\s]+)(?=[)#])",
     re.MULTILINE | re.DOTALL,
 )
 FILES = re.compile(r"^<!-- files: (\w+) -->$", re.MULTILINE)
