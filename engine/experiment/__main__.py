@@ -14,7 +14,7 @@ import tyro
 
 from engine.cli import UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
-from engine.experiment.runs import Run, RunError, Trainings, conflict, keep, logged, measure, runs_of, take
+from engine.experiment.runs import Run, RunError, Trainings, alike, conflict, keep, logged, measure, runs_of, take
 from engine.experiment.table import write_results
 from engine.training.progress import clock
 from kernels.core.cpu.cores import usable_cores
@@ -112,10 +112,11 @@ def _take_logs(runs: list[Run], root: Path | None) -> None:
 
 
 def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> list[RunError]:
-    """Train every run that is not finished, and tabulate after each, so that there is something to read early. A run
-    that fails stops no other; returns what went wrong.
+    """Train every run that is not finished, one of those with the same result, and tabulate after each, so that there
+    is something to read early. A run that fails stops no other; returns what went wrong.
     """
-    missing = [one for one in runs if not one.finished]
+    groups = alike([one for one in runs if not one.finished])
+    missing = [group[0] for group in groups.values()]
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     started = time.monotonic()
     done = 0
@@ -128,6 +129,10 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
                 print(f"{done} of {len(missing)} runs failed: {error}", flush=True)
                 continue
             measure(one)
+            for key, group in groups.items():
+                if group[0] is one:
+                    for twin in group[1:]:
+                        take(twin, {key: one.folder})
             left = (
                 f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go"
                 if done < len(missing)

@@ -111,14 +111,22 @@ def conflict(run: Run) -> str | None:
 def logged(root: Path) -> dict[Config, Path]:
     """Folders with the logs of finished runs anywhere under `root`, by settings."""
     folders = sorted(path.parent for path in root.glob(f"**/{_MEASURED}"))
-    return {_of_any_place(read_toml(folder / SETTINGS)): folder for folder in folders if _finished(folder)}
+    return {_comparable(read_toml(folder / SETTINGS)): folder for folder in folders if _finished(folder)}
+
+
+def alike(runs: list[Run]) -> dict[Config, list[Run]]:
+    """The runs by what they train: those of one group have the same result."""
+    groups: dict[Config, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_comparable(run.config), []).append(run)
+    return groups
 
 
 def take(run: Run, logs: dict[Config, Path]) -> Path | None:
     """Copy the logs of a finished run with the run's settings into its folder; returns where they lay, None where there
     are none.
     """
-    folder = logs.get(_of_any_place(run.config))
+    folder = logs.get(_comparable(run.config))
     if folder is not None:
         _copy_logs(folder, run.folder, run.config)
     return folder
@@ -142,6 +150,16 @@ def _copy_logs(source: Path, target: Path, config: Config) -> None:
 def _of_any_place(config: Config) -> Config:
     """The settings without the folder that the data lie in."""
     return replace(config, data=Path(config.data).name)
+
+
+def _comparable(config: Config) -> Config:
+    """Settings that are equal for runs with the same result. 'mixed' leaves class 0 out of IoU and margin only, so that
+    without these two terms it is 'train'.
+    """
+    config = _of_any_place(config)
+    if config.background == "mixed" and not config.iou and not config.margin:
+        return replace(config, background="train")
+    return config
 
 
 class Trainings:

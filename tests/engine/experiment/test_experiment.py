@@ -19,10 +19,11 @@ import pytest
 from engine.build import Form
 from engine.config import ConfigError, from_dict, read_toml, to_toml
 from engine.data.preparation import prepare
+from engine.experiment import __main__ as experiment_main
 from engine.experiment import runs as experiment_runs
 from engine.experiment.__main__ import Arguments, run
 from engine.experiment.grid import names, read_grid
-from engine.experiment.runs import conflict, outcome, runs_of
+from engine.experiment.runs import alike, conflict, outcome, runs_of
 from engine.experiment.statistics import Outcome, difference, summarise
 from engine.training.run_folder import RunFolder, holds_state
 
@@ -201,6 +202,34 @@ def test_logs_name_the_data_by_its_last_name_only(tmp_path: Path) -> None:
     kept = tmp_path / "logs/losses/combined-masked/seed-0"
     assert read_toml(kept / "config.toml") == replace(one.config, data="tiles.npz")
     assert (kept / "metrics.jsonl").read_text() == "x"
+
+
+def test_focal_and_dice_have_no_mixed_reading_of_their_own() -> None:
+    groups = [
+        [run.cell.name for run in group] for group in alike(runs_of(read_grid("losses"), Path("out"), 1, {})).values()
+    ]
+    assert [group for group in groups if len(group) > 1] == [["focal + dice, trained", "focal + dice, mixed"]]
+    assert len(groups) == 11
+
+
+def test_runs_with_the_same_result_are_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = grid_file(tmp_path, TINY + '[[axis.option]]\nname = "combined again"\nsettings = { dice = 0.2 }\n')
+    trained: list[str] = []
+
+    def leaves_logs(one: experiment_runs.Run, *_: object) -> None:
+        trained.append(one.cell.name)
+        one.folder.mkdir(parents=True)
+        (one.folder / "config.toml").write_text(to_toml(one.config))
+        (one.folder / "summary.json").write_text('{"interrupted": false}')
+        for name in ("metrics.jsonl", "validation.npz"):
+            (one.folder / name).write_text(one.cell.name)
+
+    monkeypatch.setattr(experiment_runs, "train", leaves_logs)
+    monkeypatch.setattr(experiment_main, "measure", lambda _one: None)
+    monkeypatch.setattr(experiment_main, "write_results", lambda *_: "")
+    assert run(Arguments(source, seeds=1, out=tmp_path / "out")) == 0
+    assert trained == ["combined", "margin"]
+    assert (tmp_path / "out/combined-again/seed-0/metrics.jsonl").read_text() == "combined"
 
 
 @pytest.mark.slow
