@@ -8,6 +8,15 @@
 `ops` holds the operators, `Function` is the base for your own, `gradcheck` proves a gradient.
 """
 
+from pathlib import Path as _Path
+
+import kernels as _kernels
+
+if _Path(_kernels.__file__ or "").parent.parent != _Path(__file__).parent.parent:
+    raise ImportError(
+        f"kernels: found {_kernels.__file__}, which is another package of this name; start elsewhere, or rename it"
+    )
+
 from autograd import numpy_protocol, ops, promotion, random, tape
 from autograd.binding import bound
 from autograd.checkpoint import checkpoint

@@ -12,7 +12,6 @@ bytes and computed lower bounds (bench/roofline.py), and per kernel what the emu
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from kernels.core.modules import PREFIX, load
 
 FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer",
             "augment", "metric", "step", "infer")  # fmt: skip
@@ -82,7 +83,7 @@ def run(arguments: Arguments) -> int:
     print(machine, flush=True)
     table: list[dict[str, Any]] = []
     for family in arguments.families or FAMILIES:
-        for index, case in enumerate(importlib.import_module(f"bench.{family}").cases()):
+        for index, case in enumerate(load(f"bench.{family}").cases()):
             if arguments.only not in f"{case.name} {case.shape}":
                 continue
             try:
@@ -117,7 +118,9 @@ def measured_machine() -> Any:
     """The machine's peaks, measured in a process of its own."""
     from bench.machine import Machine
 
-    result = subprocess.run([sys.executable, "-m", "bench.machine"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", f"{PREFIX}bench.machine"], capture_output=True, text=True, check=True
+    )
     return Machine(**json.loads(result.stdout))
 
 
@@ -128,9 +131,7 @@ def without_gpu(arguments: Arguments) -> int:
     from bench import counters, emulation, roofline
 
     chosen = arguments.families or FAMILIES
-    table = [
-        row for family in chosen for row in roofline.rows(family, importlib.import_module(f"bench.{family}").cases())
-    ]
+    table = [row for family in chosen for row in roofline.rows(family, load(f"bench.{family}").cases())]
     table = [row for row in table if arguments.only in f"{row['name']} {row['shape']}"]
     print(roofline.title(), *map(roofline.line, table), sep="\n", flush=True)
     where = emulation.start("trace")
@@ -173,7 +174,12 @@ def line(row: dict[str, Any]) -> str:
     return text
 
 
-if __name__ == "__main__":
-    from engine.cli import run_command
+def main() -> None:
+    """The command line."""
+    from engine.cli import parsed, run_command
 
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m bench")))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,11 +18,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from bench import emulation
 from kernels.core.cuda import module
 from kernels.core.cuda.module import launch_log
+from kernels.core.modules import PREFIX
 
 CEILINGS = emulation.ROOT / "tests" / "cuda" / "ceilings.toml"
 FIGURES = {  # name -> (address space, kind): requests of that sort
@@ -120,7 +119,15 @@ def trace(only: str = "", lines: bool = False) -> dict[str, dict[str, Any]]:
     """`count`, in this process if it traces, else in one of its own."""
     if emulation.emulator() is not None and emulation.emulator().mode() == "trace":
         return count(only, lines)
-    command = [sys.executable, "-m", "bench.counters", "--json", "--only", only, *(["--lines"] if lines else [])]
+    command = [
+        sys.executable,
+        "-m",
+        f"{PREFIX}bench.counters",
+        "--json",
+        "--only",
+        only,
+        *(["--lines"] if lines else []),
+    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CUPY_ON_CPU")} | {
         "AREOGRAD_EMULATE": "trace"
     }
@@ -203,6 +210,6 @@ def run(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from engine.cli import run_command
+    from engine.cli import parsed, run_command
 
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.counters", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m bench.counters")))

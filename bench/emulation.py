@@ -67,7 +67,7 @@ def start(mode: str | None = None) -> Where:
     if running is not None:
         return Where(running.mode(), f"emulated, {running.mode()} mode")
     if importlib.util.find_spec("cupy") is None:
-        return Where("", "CuPy is not installed (pip install 'areograd[cuda13]')")
+        return Where("", "CuPy is not installed (pip install cupy-cuda13x)")
     if real_gpus():
         return Where("gpu", "a real GPU")
     if not (folder() / "__init__.py").is_file():

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 
 from autograd import GradReport, gradcheck
 from autograd.gradcheck import FAIL, INCONCLUSIVE, KINK, PASS
-from engine.cli import UsageError, run_command
+from engine.cli import UsageError, parsed, run_command
 from engine.gradcheck.bugs import Bug, Spoiled, find_bug
 from engine.gradcheck.catalogue import Built, find
 from kernels.core.dispatch import use_kernels
@@ -309,7 +308,7 @@ def _rate(count: int | None, seeds: int) -> str:
 
 def main() -> None:
     """The command line."""
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.gradcheck_study", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m bench.gradcheck_study")))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernels.core.modules import PREFIX
+
 Run = Callable[[], Any]
 Build = Callable[[], Run]
 
@@ -58,7 +60,7 @@ class Worker:
 
     def __init__(self, family: str, index: int, side: str) -> None:
         self.side = side
-        command = [sys.executable, "-m", "bench.worker", family, str(index), side]
+        command = [sys.executable, "-m", f"{PREFIX}bench.worker", family, str(index), side]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -10,7 +10,6 @@ function.
 
 from __future__ import annotations
 
-import importlib
 import os
 import statistics
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import tyro
 
 from bench.harness import Case, Run, WorkerError, race
+from kernels.core.modules import load
 
 CONV = "kernels.conv.cpu"
 DIRECT = f"{CONV}.direct"
@@ -36,7 +36,7 @@ def _replace(value: Any, *places: str) -> Callable[[], None]:
     def switch() -> None:
         for place in places:
             module, _, name = place.partition(":")
-            owner = importlib.import_module(module)
+            owner = load(module)
             if not hasattr(owner, name):
                 raise AttributeError(f"{place} is not there")
             setattr(owner, name, value)

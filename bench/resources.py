@@ -11,7 +11,6 @@ measured on a GPU.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import json
 import os
@@ -24,11 +23,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
-import tyro
-
 from kernels.core.cpu.jit import store
 from kernels.core.cuda import module
 from kernels.core.cuda.module import FOLDER, Launch, Module
+from kernels.core.modules import load
 
 TABLE = FOLDER / "RESOURCES.md"
 WARP, REGISTERS_PER_SM, REGISTER_UNIT = 32, 65536, 256  # registers are given to a warp in units of 256
@@ -92,7 +90,7 @@ def launchers() -> list[ModuleType]:
     """The modules of all families that launch CUDA kernels: FAMILY/cuda.py, or what is in FAMILY/cuda."""
     paths = sorted({*FOLDER.glob("*/cuda.py"), *FOLDER.glob("*/cuda/**/*.py")} - {*FOLDER.glob("core/**/*.py")})
     parts = (path.relative_to(FOLDER.parent).with_suffix("").parts for path in paths)
-    return [importlib.import_module(".".join(part for part in path if part != "__init__")) for path in parts]
+    return [load(".".join(part for part in path if part != "__init__")) for path in parts]
 
 
 def nvrtc_version() -> str:
@@ -365,6 +363,6 @@ def run(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    from engine.cli import run_command
+    from engine.cli import parsed, run_command
 
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m bench.resources", use_underscores=False)))
+    run_command(lambda: run(parsed(Arguments, "python -m bench.resources")))

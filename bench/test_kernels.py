@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 
 from bench.__main__ import FAMILIES
+from kernels.core.modules import load
 
-CASES = [(family, case) for family in FAMILIES for case in importlib.import_module(f"bench.{family}").cases()]
+CASES = [(family, case) for family in FAMILIES for case in load(f"bench.{family}").cases()]
 
 
 @pytest.mark.parametrize(("family", "case"), CASES, ids=[f"{f}: {c.name} {c.shape}" for f, c in CASES])

@@ -118,7 +118,7 @@ def executable(name: str) -> str:
     """Node's program of that name: the one that the pip extra `docs` brings, else the one on the path."""
     found = _find(name)
     if found is None:
-        raise RuntimeError(f"{name} is missing: pip install 'areograd[docs]'")
+        raise RuntimeError(f"{name} is missing: pip install --editable '.[docs]'")
     return found
 
 

@@ -12,6 +12,7 @@ import sys
 
 from engine.cli import UsageError, run_command
 from engine.errors import quoted
+from kernels.core.modules import load
 
 COMMANDS = {
     "train": "train a network, or go on with a run",
@@ -20,6 +21,7 @@ COMMANDS = {
     "experiment": "train a grid of configurations over seeds or folds, and compare them",
     "dual": "measure a network together with a second one that knows a rare class",
     "gradcheck": "prove gradients against finite differences, or plant a bug and see where it is",
+    "bench": "race the kernels against other frameworks",
     "doctor": "say what this machine has, and compile every kernel",
 }
 
@@ -34,7 +36,6 @@ def overview() -> str:
             *lines,
             "",
             "python -m engine COMMAND --help shows its options, python -m engine --version the version.",
-            "Kernels are compared with other frameworks by python -m bench.",
         ]
     )
 
@@ -53,12 +54,17 @@ def main() -> int:
         hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
         raise UsageError(f"no command is called {quoted(name)}: {hint}")
     sys.argv = [f"python -m engine {name}", *sys.argv[2:]]
-    module = importlib.import_module(f"engine.{name}")
+    module = load("bench" if name == "bench" else f"engine.{name}")
     if hasattr(module, "__path__"):  # a package
-        module = importlib.import_module(f"engine.{name}.__main__")
+        module = importlib.import_module(".__main__", module.__name__)
     module.main()
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """What an installation calls `areograd`."""
     run_command(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -22,6 +22,7 @@ import numpy as np
 from engine.config import Config, from_dict
 from kernels.core.cpu.cores import usable_cores
 from kernels.core.cpu.jit import registry, store
+from kernels.core.modules import PREFIX
 
 if TYPE_CHECKING:
     from engine.build import Form
@@ -162,7 +163,7 @@ class _Worker:
 
     def __init__(self, settings: str) -> None:
         # the run itself says what is wrong with the cache
-        command = [sys.executable, "-W", "ignore:kernel cache", "-m", "engine.precompile"]
+        command = [sys.executable, "-W", "ignore:kernel cache", "-m", f"{PREFIX}engine.precompile"]
         self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.last = ""
         self._write(settings)

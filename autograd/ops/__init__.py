@@ -29,5 +29,5 @@ from autograd.ops.sorting import *
 from autograd.promotion import cast
 
 # By sys.modules: some families have the name of an operator, which hides them here.
-_families = [module for name, module in sys.modules.items() if name.startswith("autograd.ops.")]
+_families = [module for name, module in sys.modules.items() if name.startswith(f"{__name__}.")]
 __all__ = ["cast", *(name for family in _families for name in getattr(family, "__all__", ()))]

@@ -23,6 +23,7 @@ from engine.data.classes import MARS, VALUES, Classes
 from engine.data.images import read_pixels, read_stored
 from engine.data.tiles import DataError
 from engine.errors import InputError, reason
+from kernels.core.modules import PLACE, PREFIX
 
 _MANY = 1 << 25  # pixels; fewer are decoded in the time that a worker takes to start
 _MOST_WORKERS = 8
@@ -117,10 +118,8 @@ class _Worker:
     """A process that decodes."""
 
     def __init__(self, classes: Classes) -> None:
-        path = os.pathsep.join(
-            [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        command = [sys.executable, "-m", "engine.data.decoding"]
+        path = os.pathsep.join([str(PLACE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-m", f"{PREFIX}engine.data.decoding"]
         self.process: Any = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

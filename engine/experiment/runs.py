@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -34,6 +35,7 @@ from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
 from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
+from kernels.core.modules import PREFIX
 
 _CHECKPOINTS = ("best", "last")
 _AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
@@ -228,7 +230,7 @@ def train(
     settings.write_text(to_toml(run.config), encoding="utf-8")
     begun = holds_state(run.folder)
     place = ["--resume", str(run.folder)] if begun else ["--config", str(settings), "--out", str(run.folder)]
-    command = [sys.executable, "-m", "engine.train", *place, "--threads", str(threads)]
+    command = [sys.executable, "-m", f"{PREFIX}engine.train", *place, "--threads", str(threads)]
     running = set() if processes is None else processes
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
@@ -272,7 +274,9 @@ def measure(run: Run) -> None:
 
 @lru_cache
 def revision() -> str:
-    """The revision of the software that runs, 'unknown' outside a git checkout."""
+    """The revision of the checkout that runs; of an installation its version; else 'unknown'."""
+    if PREFIX:
+        return version("areograd")
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -7,7 +7,6 @@ while.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 import textwrap
@@ -23,6 +22,7 @@ from autograd.binding import bound
 from engine.cli import UsageError
 from engine.gradcheck.catalogue.entry import Built
 from kernels.core.dispatch import registry
+from kernels.core.modules import load
 
 Change = Callable[[list[np.ndarray]], None]
 
@@ -320,7 +320,7 @@ def misprinted(target: str, old: str, new: str) -> Iterator[None]:
     The original is put back in every place afterwards. Raises ValueError when the text no longer contains `old`.
     """
     module_name, path = target.split(":")
-    module = importlib.import_module(module_name)
+    module = load(module_name)
     owner: Any = module
     *outer, name = path.split(".")
     for part in outer:

@@ -79,7 +79,7 @@ def default() -> str:
 def cuda_obstacle() -> str | None:
     """Why CUDA arrays cannot be used here, in one clause; None when they can."""
     if importlib.util.find_spec("cupy") is None:
-        return "cupy is not installed (pip install 'areograd[cuda12]' or 'areograd[cuda13]')"
+        return "cupy is not installed (pip install cupy-cuda13x, or cupy-cuda12x for an older driver)"
     try:
         cupy = importlib.import_module("cupy")
         count = cupy.cuda.runtime.getDeviceCount()

@@ -14,7 +14,6 @@ operator's unfused form, if it has one, else to the reference, which serves ever
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import sys
 import threading
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.core.device import CPU, device_of
+from kernels.core.modules import load
 from kernels.core.shapes import Shapes
 
 BACKENDS = ("fast", "reference")
@@ -120,7 +120,7 @@ class Operator:
         """The fast implementation for `device`, imported on first use; None when there is none."""
         if device not in self._loaded:
             module = self.modules.get(device)
-            self._loaded[device] = getattr(importlib.import_module(module), self.name, None) if module else None
+            self._loaded[device] = getattr(load(module), self.name, None) if module else None
         return self._loaded[device]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

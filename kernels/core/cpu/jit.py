@@ -46,6 +46,7 @@ from kernels.core.cpu.numba_internals import (
 from kernels.core.cpu.sources import made_of, modules
 from kernels.core.cpu.store import Store, note
 from kernels.core.cpu.target import target
+from kernels.core.modules import local
 
 registry: dict[str, Kernel] = {}
 _listeners: list[Callable[[str, int, int], None]] = []
@@ -104,8 +105,9 @@ def cached(dispatcher: Any, function: Any, name: str) -> None:
     A function from outside `kernels` is compiled in memory: the cache cannot know its sources.
     """
     _rename(function, name)
-    if function.__module__ in modules():
-        kept = _Kept(name, function.__module__)
+    module = local(function.__module__)
+    if module in modules():
+        kept = _Kept(name, module)
         set_cache(dispatcher, MachineCodeCache(kept.load, kept.save, kept.note))
     dispatcher.compile = deferring(dispatcher.compile)
 
@@ -121,7 +123,9 @@ class Kernel:
     """A function over chunks, compiled on first use for the argument types that its annotations state."""
 
     def __init__(self, function: Callable[..., None], variant: str, fastmath: set[str]) -> None:
-        self.name = f"{function.__module__.removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
+        self.name = (
+            f"{local(function.__module__).removeprefix('kernels.')}.{function.__name__}{variant and f'[{variant}]'}"
+        )
         self.signature = Signature(function, f"cpu_kernel {self.name}")
         _rename(function, f"{self.name}_body")
         body = DeviceFunction(function, fastmath)

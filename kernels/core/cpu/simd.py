@@ -34,6 +34,7 @@ from numba.extending import intrinsic
 from kernels.core.cpu.arguments import annotations_of
 from kernels.core.cpu.simd_values import Condition, Float, Int, Pointer, Variable, Vec
 from kernels.core.cpu.target import target
+from kernels.core.modules import local
 
 Scalar = TypeVar("Scalar", Int, Pointer)
 _FLOAT = ir.FloatType()
@@ -494,7 +495,7 @@ def program(build: Callable[..., None] | None = None, *, lanes: int | None = Non
     if build is None:
         return functools.partial(program, lanes=lanes)
     width = target().lanes if lanes is None else lanes
-    name = f"{build.__module__}.{build.__qualname__}"
+    name = f"{local(build.__module__)}.{build.__qualname__}"
     kinds = list(annotations_of(build, 1, f"program {name}").values())
     for kind in kinds:
         if kind not in (Pointer, Int, Float) and not hasattr(kind, "_fields"):

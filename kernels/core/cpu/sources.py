@@ -21,9 +21,11 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from kernels.core.modules import PREFIX, local
+
 ROOT = Path(__file__).resolve().parents[2]
 _HOST = {
-    *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "reduction", "shapes")),
+    *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "modules", "reduction", "shapes")),
     *(f"kernels.core.cpu.{name}" for name in ("buffer_pool", "cores", "deferral", "sources", "store")),
 }
 
@@ -69,7 +71,7 @@ def closure(module: str) -> set[str]:
 @cache
 def imports(module: str) -> frozenset[str]:
     """Modules of kernels that a module's code names in its imports, wherever they stand in it."""
-    names = {name for code in _codes(_code(module)) for name in code.co_names}
+    names = {local(name) for code in _codes(_code(module)) for name in code.co_names}
     packages = [name for name in names if name == "kernels" or name.startswith("kernels.")]
     return frozenset(packages) | {
         full for package in packages for name in names if (full := f"{package}.{name}") in modules()
@@ -79,8 +81,9 @@ def imports(module: str) -> frozenset[str]:
 @cache
 def _code(module: str) -> CodeType:
     """A module's bytecode, as the interpreter caches it."""
-    spec = importlib.util.find_spec(module)
-    code = getattr(spec and spec.loader, "get_code", lambda _: None)(module)
+    full = PREFIX + module
+    spec = importlib.util.find_spec(full)
+    code = getattr(spec and spec.loader, "get_code", lambda _: None)(full)
     if code is None:
         raise ImportError(f"{module}: its code cannot be found, so its kernels cannot be kept")
     return code

@@ -114,7 +114,7 @@ class Module:
         except (ImportError, RuntimeError, OSError) as error:
             if "nvrtc" in str(error).lower() and not hasattr(error, "source"):
                 raise DeviceError(
-                    f"kernels/{self.path}: NVRTC or CUDA's headers are missing; pip install 'areograd[cuda13]' "
+                    f"kernels/{self.path}: NVRTC or CUDA's headers are missing; pip install 'cupy-cuda13x[ctk]' "
                     f"({error})"
                 ) from error
             raise
