@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.metadata
 import sys
+from importlib.metadata import version
 
 from engine.cli import UsageError, run_command
 from engine.errors import quoted
@@ -47,7 +47,7 @@ def main() -> int:
         print(overview())
         return 0
     if name == "--version":
-        print(importlib.metadata.version("areograd"))
+        print(version("areograd"))
         return 0
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)

@@ -6,13 +6,15 @@ shows the whole traceback of an error, with its cause.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,20 +113,40 @@ def _use_robust_streams() -> Callable[[], list[OSError]]:
     return lost
 
 
-def parsed(kind: type[_Kind], prog: str, **options: Any) -> _Kind:
-    """The command line as a `kind`, a dataclass. Raises UsageError, one line, where tyro would print a box of many."""
+def parsed(
+    kind: type[_Kind], prog: str, args: Sequence[str] | None = None, default: Any = None, more: str = ""
+) -> _Kind:
+    """The command line as a `kind`, a dataclass. Raises UsageError, one line, where tyro would print a box of many.
+
+    --help and --version print and end the command. args: in place of the command line. default: an instance with the
+    options' defaults.  more: what the help page says behind the options.
+    """
     import tyro
 
+    from engine.help import options_of, page
+
+    args = list(sys.argv[1:] if args is None else args)
+    if "--help" in args or "-h" in args:
+        print(page(kind, prog, default, more))
+        raise SystemExit(0)
+    if "--version" in args:
+        print(version("areograd"))
+        raise SystemExit(0)
+    options = {} if default is None else {"default": default}
     with contextlib.redirect_stderr(io.StringIO()) as box:
         try:
             with reading(UsageError, "the command line cannot be read"):
-                return tyro.cli(kind, prog=prog, use_underscores=False, **options)
+                return tyro.cli(kind, prog=prog, args=args, use_underscores=False, **options)
         except SystemExit as end:
             if end.code != 2:
                 raise
     lines = [line.strip("│ \n") for line in box.getvalue().splitlines() if line[:1] == "│"]
     rule = next((k for k, line in enumerate(lines) if line[:1] == "─"), len(lines))
-    raise UsageError(f"{' '.join(lines[:rule]) or 'the command line cannot be read'} (--help lists the options)")
+    line = " ".join(lines[:rule]) or "the command line cannot be read"
+    known = {option.name for option in options_of(kind)}
+    wrong = next((a.partition("=")[0] for a in args if a.startswith("--") and a.partition("=")[0] not in known), None)
+    close = difflib.get_close_matches(wrong, known, 1) if wrong and "nrecognized" in line else []
+    raise UsageError(f"{line} ({f'did you mean {close[0]}? ' if close else ''}--help lists the options)")
 
 
 def use_threads(count: int) -> None:

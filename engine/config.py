@@ -7,7 +7,7 @@ import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from engine.errors import InputError, quoted, read_bytes, reading
 from kernels.loss.spec import TERMS
@@ -25,6 +25,15 @@ class Config:
 
     Raises ConfigError, which names the setting, for a value of another type or outside its range.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "preset": "preset and data",
+        "epochs": "training",
+        "encoder": "network",
+        "margin": "loss",
+        "learning_rate": "optimisation",
+        "flip_horizontal": "augmentation",
+    }
 
     preset: Literal["tiny", "small", "report"] = "tiny"
     """The set of defaults: tiny (width 8, trains in minutes), small (width 16), report (width 32, the report's
@@ -292,6 +301,18 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"preset: got {quoted(name)}, expected one of {', '.join(PRESETS)}")
     return Config(preset=name, **_PRESET_CHANGES[name])  # type: ignore[arg-type]
+
+
+def presets_explained() -> str:
+    """What each preset sets, a line each, in the units of the command line."""
+    names = sorted({name for changes in _PRESET_CHANGES.values() for name in changes})
+    rows = [
+        f"  {name:<8}" + "  ".join(f"--{key.replace('_', '-')} {getattr(preset(name), key):g}" for key in names)
+        for name in PRESETS
+    ]
+    return "\n".join(
+        ["Presets, which differ in these settings (the defaults above are those of the chosen one):", *rows]
+    )
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> Config:

@@ -13,12 +13,12 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
 from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
-from engine.config import PRESETS, Config, preset, read_toml
+from engine.config import PRESETS, Config, preset, presets_explained, read_toml
 from engine.data import CLASSES
 from engine.training.run_folder import (
     LAST,
@@ -50,6 +50,8 @@ class Arguments:
 
     The first Ctrl-C (or SIGTERM) saves the run's state and ends with code 130 (143); a second one ends at once.
     """
+
+    GROUPS: ClassVar[dict[str, str]] = {"out": "the run"}
 
     settings: Annotated[Config, tyro.conf.arg(name="")]
     out: Path | None = None
@@ -92,7 +94,7 @@ def parse(arguments: list[str] | None = None) -> Arguments:
         base = read_toml(Path(path))
     elif chosen_preset in PRESETS:
         base = preset(chosen_preset)
-    return parsed(Arguments, "python -m engine.train", args=arguments, default=Arguments(base))
+    return parsed(Arguments, "python -m engine.train", arguments, Arguments(base), presets_explained())
 
 
 def _peek(arguments: list[str], name: str) -> str | None:

@@ -32,8 +32,13 @@ class Arguments:
     """Check gradients against derivatives with an error bar. Exit code 0: all proven; 1: something is wrong or
     unproven; 2: bad input.
 
-    Any other option is a setting of the named operator (see --list):  python -m engine.gradcheck conv2d --stride 2
-    --padding 1 --shape 2,9,11,3
+    Any other option is a setting of the named operator (see --list).
+
+    Examples:
+      python -m engine.gradcheck                            everything, in a few minutes
+      python -m engine.gradcheck conv2d --stride 2 --padding 1 --shape 2,9,11,3
+      python -m engine.gradcheck conv2d --break corner      plant a bug and see where it is
+      python -m engine.gradcheck --backend cpu --html gradients.html
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
@@ -65,11 +70,10 @@ class Arguments:
 def run(argv: Sequence[str]) -> int:
     """The command; returns the exit code."""
     hints = typing.get_type_hints(Arguments)
-    known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)} | {
-        "--help": False
-    }
+    known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)}
+    known |= dict.fromkeys(("--help", "-h", "--version"), False)
     own, settings = split_arguments(argv, known)
-    arguments = parsed(Arguments, "python -m engine.gradcheck", args=own)
+    arguments = parsed(Arguments, "python -m engine.gradcheck", own)
     from engine.gradcheck.bugs import BUGS
 
     if arguments.break_ == "list":

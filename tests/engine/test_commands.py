@@ -436,12 +436,12 @@ def test_many_images_that_want_much(tmp_path: Path) -> None:
 
 
 def test_the_overview_lists_every_command() -> None:
-    """Every module and package of engine/ with a command line of its own."""
+    """Every module and package of engine/ with a command line of its own, and the benchmarks."""
     from engine.__main__ import COMMANDS
 
     folder = ROOT / "engine"
     modules = {path.stem for path in folder.glob("*.py") if "run_command(" in path.read_text()} - {"__main__", "cli"}
-    assert set(COMMANDS) == modules | {path.parent.name for path in folder.glob("*/__main__.py")}
+    assert set(COMMANDS) == {"bench"} | modules | {path.parent.name for path in folder.glob("*/__main__.py")}
     shown = command("engine").stdout
     for name, text in COMMANDS.items():
         assert f"  {name:<12}{text}\n" in shown
