@@ -29,7 +29,7 @@ COURSE = DOCS / "gradients"
 REPORT = ROOT / "build" / "bug.html"  # made by a command of three-commands.md, and shown as it is
 # The pages of the site in reading order, by section.
 NAV = {
-    "Start": ["index.md"],
+    "Start": ["index.md", "install.md"],
     "Tutorials": [
         "tutorials/train.md",
         "tutorials/loss.md",
