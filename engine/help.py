@@ -27,11 +27,12 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 @dataclass(frozen=True)
 class Option:
-    """name: as it is written, --learning-rate, or DATA for a positional argument. values: what may follow it. group:
-    the title that it begins, if it does.
+    """name: as it is written, --learning-rate, or DATA for a positional argument. short: another name, such as -q.
+    values: what may follow it.  group: the title that it begins, if it does.
     """
 
     name: str
+    short: str
     values: str
     text: str
     default: str
@@ -63,9 +64,11 @@ def options_of(kind: type, default: Any = None) -> Iterator[Option]:
         metavars = [mark.metavar for mark in configured if mark.metavar is not None]
         name = (names or [field.name])[0].replace("_", "-")
         positional = tyro.conf.Positional in marks
+        short = [alias for mark in configured for alias in mark.aliases or ()]
         values = (metavars or [name.upper() if positional else _values(hint)])[0]
         yield Option(
             name.upper() if positional else f"--{'no-' if value is True else ''}{name}",
+            ", ".join(short),
             "" if positional else values,
             texts.get(field.name, ""),
             "" if positional else _shown(value),
@@ -132,7 +135,7 @@ def page(kind: type, prog: str, default: Any = None, more: str = "") -> str:
 
 
 def _entry(option: Option, width: int) -> list[str]:
-    head = f"  {option.name} {option.values}".rstrip()
+    head = f"  {option.short + ', ' if option.short else ''}{option.name} {option.values}".rstrip()
     text = option.text + (f" (default: {option.default})" if option.default else "")
     body = textwrap.wrap(text, width - _INDENT, break_on_hyphens=False)
     if len(head) < _INDENT - 1 and body:

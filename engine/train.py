@@ -9,6 +9,7 @@ finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import tyro
 from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
 from engine.config import PRESETS, Config, preset, presets_explained, read_toml
 from engine.data import CLASSES
+from engine.files import finite
+from engine.training.progress import REPORTERS, make_reporter
 from engine.training.run_folder import (
     LAST,
     SETTINGS,
@@ -71,6 +74,14 @@ class Arguments:
     memory: int = 0
     """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are
     read from a temporary file (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
+    """
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """Print nothing but the last lines: the scores and the files."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Print a line for every step, with the terms of the loss."""
+    json: bool = False
+    """Print JSON in place of text: a line for every epoch, as in metrics.jsonl, then what summary.json holds. Notes go
+    to stderr.
     """
     threads: int = 0
     """Number of threads for CPU kernels (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one
@@ -130,6 +141,8 @@ def _check(arguments: Arguments) -> None:
     if not (math.isfinite(arguments.save_every) and arguments.save_every >= 0):
         raise UsageError(f"--save-every: got {arguments.save_every}, expected minutes, or 0 (only after each epoch)")
     check_memory(arguments.memory)
+    if len(outputs := [f"--{name}" for name in REPORTERS if getattr(arguments, name)]) > 1:
+        raise UsageError(f"{outputs[0]}: contradicts {outputs[1]}")
     if arguments.resume is None:
         if arguments.allow_changes:
             raise UsageError("--allow-changes: goes with --resume only")
@@ -173,7 +186,6 @@ def _check_free(out: Path) -> None:
 def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
     """Train as the Arguments say; returns the exit code. kind: the class of the run."""
     from engine.graphs import CaptureError
-    from engine.training.progress import make_reporter
     from engine.training.reporting import summary_lines
     from engine.training.trainer import Run, TrainingError
 
@@ -188,21 +200,23 @@ def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
                 raise UsageError(f"--resume {out}: {differs}; a run keeps the settings that it was started with")
         elif not arguments.overwrite:
             _check_free(out)
-        reporter = make_reporter(CLASSES)
+        reporter = make_reporter(CLASSES, next((name for name in REPORTERS if getattr(arguments, name)), ""))
         try:
             starts = state, arguments.start, arguments.save_every, arguments.allow_changes, arguments.memory
             job = (kind or Run)(arguments.settings, out, reporter, *starts)
             summary = job.train()
         except (TrainingError, CaptureError) as error:
-            reporter.note(f"error: {error}")
+            reporter.close()
+            print(f"error: {error}", file=sys.stderr)
             return 1
         finally:
             reporter.close()
         if summary is not None:
-            print(summary_lines(summary, out))
+            print(json.dumps(finite(summary)) if arguments.json else summary_lines(summary, out))
         if not job.stop.signal:
             return 0
-        print(f"resume   python -m engine.train --resume {out}")
+        resume = f"resume   python -m engine.train --resume {out}"
+        print(resume, file=sys.stderr if arguments.json else sys.stdout)
         return 128 + job.stop.signal
 
 

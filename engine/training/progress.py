@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import Any, Protocol, TextIO
+
+from engine.files import finite
 
 
 class Reporter(Protocol):
@@ -99,6 +102,38 @@ class PlainReporter:
         pass
 
 
+class VerboseReporter(PlainReporter):
+    """A line for every step, with the terms of the loss."""
+
+    def step(
+        self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float
+    ) -> None:
+        values = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        self.note(f"epoch {epoch:>3}/{epochs}  step {step}/{steps}  {values}  {speed:.0f} images/s  {clock(eta)} to go")
+
+
+class QuietReporter(PlainReporter):
+    """Nothing but what follows the run."""
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class JsonReporter(QuietReporter):
+    """A JSON object a line for every epoch, as in metrics.jsonl, and the notes on stderr."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def step(
+        self, epoch: int, epochs: int, step: int, steps: int, terms: dict[str, float], speed: float, eta: float
+    ) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any], epochs: int, seconds: float, best: bool) -> None:
+        print(json.dumps(finite(row)), file=self.stream, flush=True)
+
+
 class LiveReporter:
     """A live view: progress of the run and of the epoch, the current loss terms, and a table of the last epochs."""
 
@@ -164,6 +199,11 @@ class LiveReporter:
         return Group(table, bar, Text("  ".join(f"{k} {v:.4f}" for k, v in terms.items()), style="dim"))
 
 
-def make_reporter(classes: tuple[str, ...]) -> Reporter:
-    """The live view when stdout is a terminal, plain lines otherwise."""
+REPORTERS = {"quiet": QuietReporter, "verbose": VerboseReporter, "json": JsonReporter}
+
+
+def make_reporter(classes: tuple[str, ...], how: str = "") -> Reporter:
+    """The reporter of this name; without one, the live view when stdout is a terminal, plain lines otherwise."""
+    if how:
+        return REPORTERS[how](classes)
     return LiveReporter(classes) if sys.stdout.isatty() else PlainReporter(classes)

@@ -455,6 +455,31 @@ def test_a_command_is_run_by_its_name() -> None:
     assert command("engine", "gradcheck", "relu").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("--quiet", r"val mIoU .*\nmodel .*\nmetrics .*\npictures [^\n]*\n"),
+        ("-v", r".*epoch +1/1  step 2/2  loss [\d.]+ margin .* dice .* focal .* iou .*\npictures .*"),
+        ("--json", r'\{"epoch": 1, .*"train_loss": .*\}\n\{"val_miou_fg": .*\}\n'),
+    ],
+)
+def test_what_training_prints(option: str, expected: str, tmp_path: Path) -> None:
+    settings = ["--width=4", "--tiles=40", "--epochs=1", "--batch=16", f"--out={tmp_path / 'run'}"]
+    result = command("engine.train", *settings, option, environment={"AREOGRAD_KERNELS": "reference"})
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(expected, result.stdout, re.DOTALL), result.stdout
+    assert "\x1b" not in result.stdout + result.stderr
+    if option == "--json":
+        rows = [json.loads(line) for line in result.stdout.splitlines()]
+        assert rows[0] == json.loads((tmp_path / "run/metrics.jsonl").read_text())
+        assert rows[1] == json.loads((tmp_path / "run/summary.json").read_text())
+        assert "split by source image" in result.stderr
+
+
+def test_training_prints_one_way() -> None:
+    refused(command("engine.train", "--json", "-q"), "error: --quiet: contradicts --json")
+
+
 def test_make_lists_its_targets() -> None:
     if not shutil.which("make"):
         pytest.skip("make is not installed")

@@ -65,7 +65,7 @@ class Outer:
     """Where to begin."""
     quick: bool = True
     """Do it quickly."""
-    slow: bool = False
+    slow: Annotated[bool, tyro.conf.arg(aliases=["-s"])] = False
     """Do it slowly."""
     size: tuple[int, int] = (1, 2)
     """Height and width."""
@@ -92,7 +92,7 @@ how deep:
   --depth N           How deep.
   --from CHECKPOINT   Where to begin.
   --no-quick          Do it quickly.
-  --slow              Do it slowly.
+  -s, --slow          Do it slowly.
   --size N N          Height and width. (default: 1 2)
 
 More of it.

@@ -216,7 +216,7 @@ def test_a_network_that_has_diverged_ends_the_run_with_one_line(tmp_path, monkey
     training_build = trainer.build_network
     monkeypatch.setattr(trainer, "build_network", diverged)
     assert train.run(train.parse([*FLAGS, "--out", str(tmp_path / "run")])) == 1
-    assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().out
+    assert "error: the loss became nan in epoch 1, step 1" in capsys.readouterr().err
     # what the run began with
     assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == ["state-0.safetensors"]
 
