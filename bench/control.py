@@ -27,22 +27,22 @@ from engine.cli import UsageError, run_command
 from engine.config import Config
 from engine.training.trainer import Run
 
-# Settings of which the twin has one form only: a control with another value would train another network or loss.
+# Settings of which a control has one form only: with another value it would train another network or loss.
 FIXED = ("encoder", "bottleneck", "skips", "gate", "order", "psa_mode", "five", "preactivation", "fppm", "gamma",
          "smooth")  # fmt: skip
 
 
 def check(config: Config) -> None:
-    """Raise UsageError for settings that the twin does not have."""
+    """Raise UsageError for settings that a control does not have."""
     for name in FIXED:
         given = getattr(config, name)
         usual = getattr(Config(), name)
         if given != usual:
-            raise UsageError(f"--{name.replace('_', '-')}: got {given!r}, but the PyTorch twin has {usual!r} only")
+            raise UsageError(f"--{name.replace('_', '-')}: got {given!r}, but a control has {usual!r} only")
     if config.loss_terms() != REPORT_TERMS:
-        raise UsageError(f"loss: got {config.loss_terms()}, but the PyTorch twin has {REPORT_TERMS} only")
+        raise UsageError(f"loss: got {config.loss_terms()}, but a control has {REPORT_TERMS} only")
     if config.background not in ("mask", "train"):
-        raise UsageError(f"--background: got {config.background!r}, but the PyTorch twin has 'mask' and 'train' only")
+        raise UsageError(f"--background: got {config.background!r}, but a control has 'mask' and 'train' only")
 
 
 class Control(Run):
@@ -51,9 +51,7 @@ class Control(Run):
     def _build(self, start: Path | None) -> None:
         check(self.config)
         if self.form.channels != 1 or self.ignored is not None or self.form.classes.single:
-            raise UsageError(
-                "--data: the PyTorch twin takes grey images without ignored pixels and one logit per class"
-            )
+            raise UsageError("--data: a control takes grey images without ignored pixels and one logit per class")
         super()._build(start)
         config = self.config
         self.twin = twin.TwinUNet(config.width, self.form.classes.logits, config.dropout)

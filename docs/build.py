@@ -37,7 +37,7 @@ NAV = {
         "tutorials/gradcheck.md",
         "tutorials/benchmark.md",
     ],
-    "How-to": ["howto.md", "experiments.md"],
+    "How-to": ["howto.md", "experiments.md", "export.md"],
     "Course": [
         "gradients/index.md",
         "gradients/three-commands.md",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,25 +40,31 @@ class Form:
 MARS_TILES = Form()
 
 
+def network_options(config: Config, form: Form = MARS_TILES) -> dict[str, Any]:
+    """The options of the network that a Config describes for tiles of a form, by the names of `UNet`, all but its
+    seed.
+    """
+    return {
+        "classes": form.classes.logits,
+        "in_channels": form.channels,
+        "size": form.size,
+        "width": config.width,
+        "bottleneck": config.bottleneck,
+        "skips": config.skips,
+        "encoder": config.encoder,
+        "gate": config.gate,
+        "order": config.order,
+        "psa_mode": config.psa_mode,
+        "five": config.five,
+        "preactivation": config.preactivation,
+        "fppm": config.fppm,
+        "dropout": config.dropout,
+    }
+
+
 def build_network(config: Config, form: Form = MARS_TILES) -> UNet:
     """The network that a Config describes for tiles of a form, with initial weights from its seed."""
-    return UNet(
-        classes=form.classes.logits,
-        in_channels=form.channels,
-        size=form.size,
-        width=config.width,
-        bottleneck=config.bottleneck,
-        skips=config.skips,
-        encoder=config.encoder,
-        gate=config.gate,
-        order=config.order,
-        psa_mode=config.psa_mode,
-        five=config.five,
-        preactivation=config.preactivation,
-        fppm=config.fppm,
-        dropout=config.dropout,
-        seed=config.seed,
-    )
+    return UNet(**network_options(config, form), seed=config.seed)
 
 
 def make_augmentation(config: Config, classes: Classes = MARS) -> Augmentation:

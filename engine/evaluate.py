@@ -50,8 +50,8 @@ class Arguments:
     """
 
 
-def evaluate(arguments: Arguments) -> dict[str, Any]:
-    """The scores as a dictionary; errors as one line each."""
+def evaluate(arguments: Arguments, loaded: Checkpoint | None = None) -> dict[str, Any]:
+    """The scores as a dictionary; errors as one line each. loaded: the network, where it is not to be read again."""
     from engine.data.preparation import check_scored, prepare
     from engine.training.checkpoint import load_checkpoint
     from kernels.core import device
@@ -63,7 +63,7 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
         raise UsageError(f"--views: got {arguments.views}, expected 0 to 1000")
     use_threads(arguments.threads)
     choice = device.choose(None if arguments.device == "auto" else arguments.device)
-    checkpoint = load_checkpoint(arguments.checkpoint)
+    checkpoint = loaded or load_checkpoint(arguments.checkpoint)
     config = checkpoint.config
     form = checkpoint.form
     source = arguments.data or config.data
@@ -98,16 +98,20 @@ def evaluate(arguments: Arguments) -> dict[str, Any]:
 
 def _figures(per_image: np.ndarray, tiles: Tiles, checkpoint: Checkpoint) -> dict[str, Any]:
     """The scores of some tiles."""
-    from engine.training.metrics import bootstrap, scores
+    from engine.training.metrics import bootstrap, iou_intervals, scores
 
     classes = checkpoint.form.classes
     absent = checkpoint.form.absent
-    result = scores(per_image.sum(0), classes, absent)
+    confusion = per_image.sum(0)
+    result = scores(confusion, classes, absent)
+    intervals = iou_intervals(per_image, tiles.units, classes=classes, absent=absent)
     return {
         "miou_fg": result.miou_fg,
         "miou_fg_interval": list(bootstrap(per_image, tiles.units, classes=classes, absent=absent)),
         "miou_keras": result.miou_keras,
         "iou": dict(zip(classes.scored_names, result.iou, strict=True)),
+        "iou_intervals": dict(zip(classes.scored_names, intervals, strict=True)),
+        "confusion": confusion.tolist(),
         "accuracy": result.accuracy,
         "pixels": result.pixels,
     }
@@ -158,7 +162,9 @@ def _print_figures(figures: dict[str, Any], over: str) -> None:
     fg = f"fg {figures['miou_fg']:.4f}  (95 % {low:.4f} to {high:.4f}, drawn over {over}s)"
     print(f"  mean IoU  {fg}   keras {figures['miou_keras']:.4f}   accuracy {figures['accuracy']:.4f}")
     for name, value in figures["iou"].items():
-        print(f"  {name:>10}  {'absent' if value is None else f'{value:.4f}'}")
+        interval = figures["iou_intervals"][name]
+        between = "" if interval is None else f"  ({interval[0]:.4f} to {interval[1]:.4f})"
+        print(f"  {name:>10}  {'absent' if value is None else f'{value:.4f}{between}'}")
 
 
 def main() -> None:

@@ -151,6 +151,7 @@ SETTINGS = "settings that callers name"
 MANY_PARAMETERS = {
     "autograd/gradcheck/check.py": ("gradcheck", SETTINGS),
     "autograd/ops/conv_norm.py": ("conv2d_batch_norm", SETTINGS),
+    "engine/export/twin.py": ("__init__", SETTINGS),
     "kernels/attention/cpu/flash.py": ("attention_backward", "attention_forward", ADDRESSES),
     "kernels/attention/cpu/polarized.py": ("polarized_parameters", ADDRESSES),
     "kernels/augment/cpu.py": ("_augment_tile", "augment_batch", ADDRESSES),

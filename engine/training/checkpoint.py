@@ -88,20 +88,24 @@ def save_checkpoint(
 
     Raises CheckpointError for weights that are not finite.
     """
+    if bad := not_finite({name: tensor.data for name, tensor in net.named_tensors()}):
+        raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
+    write_bytes(path, checkpoint_file(Checkpoint(net, config, normalisation, record, form)))
+
+
+def checkpoint_file(checkpoint: Checkpoint) -> bytes:
+    """A safetensors file: the arrays of `Module.state_dict` by their names, and one JSON object with all else."""
     from safetensors.numpy import save
 
-    state = net.state_dict()
-    if bad := not_finite(state):
-        raise CheckpointError(f"checkpoint {path}: not written, for {bad}")
     about = {
         "format": _FORMAT,
-        "config": asdict(config),
-        "form": asdict(form),
-        "normalisation": asdict(normalisation),
-        "record": record,
+        "config": asdict(checkpoint.config),
+        "form": asdict(checkpoint.form),
+        "normalisation": asdict(checkpoint.normalisation),
+        "record": checkpoint.record,
     }
     # One key, because the order of several would be that of a hash table, and change from process to process.
-    write_bytes(path, save(state, {_KEY: json.dumps(about)}))
+    return save(checkpoint.net.state_dict(), {_KEY: json.dumps(about)})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -104,15 +104,8 @@ def bootstrap(
 
     Percentile bootstrap over groups: tiles of one source image are not independent, so they are drawn together.
     """
-    if groups is not None:
-        _, index = np.unique(groups, return_inverse=True)
-        totals = np.zeros((index.max() + 1, *per_image.shape[1:]), np.int64)
-        np.add.at(totals, index, per_image)
-        per_image = totals
-    rng = np.random.default_rng(seed)
-    n = len(per_image)
-    count = per_image.shape[1]
-    picks = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    per_image, picks = _drawn(per_image, groups, draws, seed)
+    n, count = per_image.shape[:2]
     if count > _WIDE:
         values = _of_sums(per_image, picks, classes, absent)
     else:
@@ -121,16 +114,53 @@ def bootstrap(
     return float(low), float(high)
 
 
-def _of_sums(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None, absent: Sequence[int]) -> list[float]:
-    """miou_fg of every draw, from what the IoU needs of a matrix: its diagonal and its sums."""
+def iou_intervals(
+    per_image: np.ndarray,
+    groups: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    classes: Classes | None = None,
+    absent: Sequence[int] = (),
+) -> tuple[tuple[float, float] | None, ...]:
+    """Confidence interval of the IoU of every scored class, by the draws of `bootstrap`; None where `scores` has no
+    IoU. Draws without the class count for nothing.
+    """
+    hit, union = _sums_of_draws(*_drawn(per_image, groups, draws, seed), classes)
+    iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    found: list[tuple[float, float] | None] = []
+    for label in range(1, iou.shape[1]) if classes is None else classes.scored:
+        known = iou[~np.isnan(iou[:, label]), label]
+        found.append(None if label in absent or not len(known) else tuple(np.quantile(known, tails).tolist()))
+    return tuple(found)
+
+
+def _drawn(per_image: np.ndarray, groups: np.ndarray | None, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the confusion matrix of every group, how often each draw has it: (draws, number of groups))."""
+    if groups is not None:
+        _, index = np.unique(groups, return_inverse=True)
+        totals = np.zeros((index.max() + 1, *per_image.shape[1:]), np.int64)
+        np.add.at(totals, index, per_image)
+        per_image = totals
+    n = len(per_image)
+    return per_image, np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+
+
+def _sums_of_draws(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None) -> tuple[np.ndarray, np.ndarray]:
+    """(hits, unions) of every class in every draw, (draws, C) each: what the IoU needs of a matrix."""
     counts = per_image.copy()
     if classes is None or classes.unlabelled == 0:
         counts[:, 0] = 0
     hit = np.diagonal(counts, axis1=1, axis2=2)
-    union = counts.sum(1) + counts.sum(2) - hit
+    return picks @ hit, picks @ (counts.sum(1) + counts.sum(2) - hit)
+
+
+def _of_sums(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None, absent: Sequence[int]) -> list[float]:
+    """miou_fg of every draw, from what the IoU needs of a matrix: its diagonal and its sums."""
     first = 1 if classes is None else classes.scored[0]
     values = []
-    for h, u in zip(picks @ hit, picks @ union, strict=True):
+    for h, u in zip(*_sums_of_draws(per_image, picks, classes), strict=True):
         valid = u > 0
         valid[:first] = valid[list(absent)] = False
         values.append(float((h[valid] / u[valid]).mean()) if valid.any() else 0.0)

@@ -50,9 +50,9 @@ def test_without_dropout_a_control_follows_our_run(tiles: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--encoder=plain", "--encoder: got 'plain', but the PyTorch twin has 'residual+inception' only"),
+        ("--encoder=plain", "--encoder: got 'plain', but a control has 'residual+inception' only"),
         ("--lovasz=0.5", "loss: got "),
-        ("--background=mixed", "--background: got 'mixed', but the PyTorch twin has 'mask' and 'train' only"),
+        ("--background=mixed", "--background: got 'mixed', but a control has 'mask' and 'train' only"),
     ],
 )
 def test_other_networks_and_losses_are_refused(

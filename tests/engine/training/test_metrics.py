@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.training.metrics import bootstrap, confusion_matrix, confusion_per_image, scores
+from engine.data.classes import Classes, counted
+from engine.training.metrics import bootstrap, confusion_matrix, confusion_per_image, iou_intervals, scores
 from tests.support.misprints import Mutant, assert_caught, planted
 
 
@@ -106,6 +107,31 @@ def test_bootstrap_interval_contains_the_score_and_respects_groups() -> None:
     narrow = np.subtract(*bootstrap(copies)[::-1])
     assert wide == pytest.approx(high - low, rel=0.2)
     assert narrow < 0.5 * wide
+
+
+@pytest.mark.parametrize("classes", [None, counted(5)], ids=["mars", "five"])
+def test_intervals_of_single_classes_are_those_of_drawn_matrices(classes: Classes | None) -> None:
+    """The quantiles of each class's IoU over the draws, by `scores` of each draw. A class of one image is in a part of
+    the draws only; one that is absent has no interval.
+    """
+    rng = np.random.default_rng(1)
+    per_image = rng.integers(0, 50, (20, 5, 5))
+    per_image[:, 3], per_image[:, :, 3] = 0, 0  # nowhere
+    per_image[1:, 4], per_image[1:, :, 4] = 0, 0  # in one image
+    groups = np.arange(20) // 2
+    found = iou_intervals(per_image, groups, draws=200, seed=5, classes=classes, absent=(2,))
+    drawn = np.random.default_rng(5).multinomial(10, np.full(10, 0.1), size=200)
+    sums = [np.add.reduce([k * (per_image[2 * g] + per_image[2 * g + 1]) for g, k in enumerate(d)]) for d in drawn]
+    ious = [scores(matrix, classes, (2,)).iou for matrix in sums]
+    first = 5 - len(found)
+    for label, interval in enumerate(found, first):
+        values = [iou[label - first] for iou in ious if iou[label - first] is not None]
+        if label in (2, 3):
+            assert interval is None
+            assert not values
+        else:
+            assert (len(values) < 200) == (label == 4)
+            assert interval == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 255])

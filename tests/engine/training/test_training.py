@@ -246,6 +246,10 @@ def test_evaluate(run_folder) -> None:
     scores = json.loads(result.stdout)
     assert scores["miou_fg"] == pytest.approx(summary["val_miou_fg"], abs=1e-9)
     assert scores["miou_fg_interval"][0] <= scores["miou_fg"] <= scores["miou_fg_interval"][1]
+    for name, (low, high) in scores["iou_intervals"].items():
+        assert low <= scores["iou"][name] <= high
+    counts = np.array(scores["confusion"])
+    assert np.trace(counts[1:, 1:]) / counts[1:].sum() == pytest.approx(scores["accuracy"])
     for split in ("test", "all"):
         result = command(
             "engine.evaluate", run_folder / "best.safetensors", "--data", "synthetic", "--split", split, "--flips"
