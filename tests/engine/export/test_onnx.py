@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,9 +220,18 @@ def test_a_graph_that_is_not_the_network_is_refused() -> None:
         check.agreement(content, checkpoint)
 
 
+def test_labels_that_are_not_those_of_the_logits_are_refused() -> None:
+    checkpoint = random_checkpoint(bottleneck="none")
+    content = model.onnx_model(checkpoint)
+    with pytest.raises(ExportError, match=r"^onnx: the graph's labels are not those of its logits"):
+        check.agreement(content, replace(checkpoint, form=replace(checkpoint.form, absent=(2,))))
+
+
 def test_without_a_runtime_the_evaluator_of_onnx_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = random_checkpoint(bottleneck="aspp+psa", fppm=True)
+    checkpoint.net.decoders[0].gate.psi.bias.data[...] = -200  # a gate that is shut
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    warnings.simplefilter("error")
     found = check.agreement(model.onnx_model(checkpoint), checkpoint)
     assert found.by.startswith("onnx ")
     assert found.error <= 3 * found.own
