@@ -204,6 +204,18 @@ PAGES = {
         "From tiles and a checkpoint to labels and scores.",
         ("engine.training.checkpoint", "engine.inference", "engine.training.metrics", "engine.evaluate"),
     ),
+    "engine-export": Contents(
+        "Export",
+        "From a checkpoint to ONNX and PyTorch, and back.",
+        (
+            "engine.export.model",
+            "engine.export.check",
+            "engine.export.graph",
+            "engine.export.torch_state",
+            "engine.export.channels",
+            "engine.export.card",
+        ),
+    ),
     "engine-data": Contents(
         "Data",
         "Reading, checking, cleaning, splitting and making data. Import them from `engine.data`.",

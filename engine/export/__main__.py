@@ -16,6 +16,7 @@ from engine.cli import UsageError, make_folder, parsed, run_command, use_threads
 from engine.errors import reason
 from engine.files import write_bytes
 from engine.training.run_folder import BEST
+from kernels.core.modules import PREFIX
 
 if TYPE_CHECKING:
     from engine.training.checkpoint import Checkpoint
@@ -33,12 +34,11 @@ class Arguments:
     model card beside it.
 
     Examples:
-      python -m engine.export runs/tiny-1                                    runs/tiny-1/export/model.onnx and model.md
-      python -m engine.export runs/tiny-1 --evaluate val test                the card has measured scores
-      python -m engine.export runs/tiny-1 --format onnx torch --out mars     mars/model.onnx, model.pt and model.md
-      python -m engine.export runs/tiny-1/last.safetensors --out mars.onnx   mars.onnx and mars.md
-      python -m engine.export runs/tiny-1 --from-torch tuned.pt --out tuned.safetensors
-                                                                             back from PyTorch: a checkpoint
+      python -m engine.export RUN                                    RUN/export/model.onnx and model.md
+      python -m engine.export RUN --evaluate val test                the card has measured scores
+      python -m engine.export RUN --format onnx torch --out mars     mars/model.onnx, model.pt and model.md
+      python -m engine.export RUN/last.safetensors --out mars.onnx   mars.onnx and mars.md
+      python -m engine.export RUN --from-torch tuned.pt              from PyTorch: RUN/export/model.safetensors
 
     The ONNX model takes raw tiles of any batch and size and gives logits and labels; before it is written it is run
     beside the network. All formats are described in docs/export.md.
@@ -155,10 +155,10 @@ def _made(form: str, checkpoint: Checkpoint) -> tuple[bytes, str]:
     if form == "torch":
         from engine.export.torch_state import torch_file
 
-        return torch_file(checkpoint.net), "a state dict of engine.export.twin.TwinUNet"
+        return torch_file(checkpoint.net), f"a state dict of {PREFIX}engine.export.twin.TwinUNet"
     from engine.training.checkpoint import checkpoint_file
 
-    return checkpoint_file(checkpoint), "arrays by name; engine.evaluate reads it, too"
+    return checkpoint_file(checkpoint), "arrays by name; python -m engine.evaluate reads it, too"
 
 
 def _file(path: Path) -> Path:

@@ -18,6 +18,7 @@ from engine.export.graph import OPSET
 from engine.export.model import version
 from engine.training.checkpoint import Checkpoint
 from engine.training.run_folder import SUMMARY
+from kernels.core.modules import PREFIX
 from layers import UNet
 
 _WEAK = 0.5  # an IoU below it is named among the limits
@@ -135,7 +136,7 @@ def run_facts(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 def training_command(config: Config) -> str:
     """The command line that trains with these settings."""
     usual = preset(config.preset)
-    words = ["python", "-m", "engine.train", "--preset", config.preset]
+    words = ["--preset", config.preset]
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         option = field.name.replace("_", "-")
@@ -147,7 +148,7 @@ def training_command(config: Config) -> str:
             words += [f"--{option}", *map(str, value)]
         else:
             words.append(f"--{option}={value}")
-    return shlex.join(words)
+    return f"python -m engine.train {shlex.join(words)}"
 
 
 def model_card(
@@ -187,6 +188,7 @@ def model_card(
         command=training_command(config),
         twin=_twin_options(checkpoint),
         opset=OPSET,
+        prefix=PREFIX,
         version=version(),
         kind={1: "grey", 3: "RGB"}[form.channels],
         opened=_opened(form.channels, form.dtype),
@@ -341,7 +343,7 @@ logits, labels = session.run(["logits", "labels"], {"images": images})
 import numpy as np
 import torch
 from PIL import Image
-from engine.export.twin import TwinUNet
+from {{ prefix }}engine.export.twin import TwinUNet
 
 net = TwinUNet({{ twin }})
 net.load_state_dict(torch.load("{{ files.torch }}", weights_only=True))

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-import engine.export.layers  # noqa: F401 - registers the layers with `emit`
 from engine.build import network_options
+from engine.export import layers as _forms  # noqa: F401 - registers the layers with `emit`
 from engine.export.graph import IR_VERSION, OPSET, ExportError, Graph, Value
 from engine.files import finite
 from engine.inference import Normalisation

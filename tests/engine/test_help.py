@@ -16,6 +16,7 @@ from engine.__main__ import COMMANDS
 from engine.cli import UsageError, parsed
 from engine.config import preset
 from engine.experiment import __main__ as experiment
+from engine.export import __main__ as export
 from engine.gradcheck import command as gradcheck
 from engine.help import options_of, page
 
@@ -25,6 +26,7 @@ KINDS = {
     "dual": dual.Arguments,
     "evaluate": evaluate.Arguments,
     "experiment": experiment.Arguments,
+    "export": export.Arguments,
     "gradcheck": gradcheck.Arguments,
     "report": report.Arguments,
     "train": train.Arguments,
