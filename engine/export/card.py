@@ -447,7 +447,7 @@ Confusion, in percent of the pixels of each true class (rows), by what was predi
 {% if weights %}
 These settings were those of the checkpoint that the weights were put into:
 {% else %}
-The same settings again, which give the same weights on the same machine:
+A run with the same settings:
 {% endif %}
 
 ```sh
