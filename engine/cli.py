@@ -133,12 +133,15 @@ def parsed(
         print(version("areograd"))
         raise SystemExit(0)
     options = {} if default is None else {"default": default}
-    with contextlib.redirect_stderr(io.StringIO()) as box:
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8")  # by the encoding tyro decides how it draws the box
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()) as box:
         try:
             with reading(UsageError, "the command line cannot be read"):
                 return tyro.cli(kind, prog=prog, args=args, use_underscores=False, **options)
         except SystemExit as end:
             if end.code != 2:
+                output.seek(0)
+                print(output.read(), end="", file=sys.__stdout__)
                 raise
     lines = [line.strip("│ \n") for line in box.getvalue().splitlines() if line[:1] == "│"]
     rule = next((k for k, line in enumerate(lines) if line[:1] == "─"), len(lines))

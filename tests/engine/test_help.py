@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,12 @@ def test_an_unknown_option_is_set_beside_a_near_one(arguments: list[str], hint: 
     with pytest.raises(UsageError) as error:
         parsed(Outer, "thing", arguments)
     assert str(error.value).endswith(f"({hint}--help lists the options)")
+
+
+def test_the_line_is_the_same_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    with pytest.raises(UsageError, match="nrecognized options: --rat"):
+        parsed(Outer, "thing", ["x", "--rat", "1"])
 
 
 def test_a_wrong_value_is_no_unknown_option() -> None:
