@@ -202,7 +202,16 @@ PAGES = {
     "engine-inference": Contents(
         "Inference, scores",
         "From tiles and a checkpoint to labels and scores.",
-        ("engine.training.checkpoint", "engine.inference", "engine.training.metrics", "engine.evaluate"),
+        (
+            "engine.training.checkpoint",
+            "engine.ensemble",
+            "engine.inference",
+            "engine.windows",
+            "engine.training.metrics",
+            "engine.training.boundary",
+            "engine.training.calibration",
+            "engine.evaluate",
+        ),
     ),
     "engine-export": Contents(
         "Export",

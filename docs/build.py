@@ -32,6 +32,7 @@ NAV = {
     "Start": ["index.md", "install.md"],
     "Tutorials": [
         "tutorials/train.md",
+        "tutorials/predict.md",
         "tutorials/loss.md",
         "tutorials/operator.md",
         "tutorials/gradcheck.md",

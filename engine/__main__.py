@@ -16,7 +16,8 @@ from kernels.core.modules import load
 
 COMMANDS = {
     "train": "train a network, or go on with a run",
-    "evaluate": "measure a trained network: mean IoU, IoU per class, intervals",
+    "evaluate": "measure a trained network, or several together: IoU, precision, boundaries, calibration",
+    "predict": "label images of any size: masks, overlays, probabilities, a submission file",
     "export": "write a trained network as ONNX, a PyTorch state dict or safetensors, with a model card",
     "report": "make the summary and the pictures of a run folder",
     "experiment": "train a grid of configurations over seeds or folds, and compare them",

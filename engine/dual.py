@@ -41,9 +41,9 @@ class Arguments:
     """
 
     main: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint of the network that knows all classes."""
+    """The run folder or checkpoint of the network that knows all classes."""
     auxiliary: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint of the network that knows the rare class."""
+    """That of the network that knows the rare class."""
     name: str | None = None
     """The rare class; by default the one whose name both networks know."""
     data: str | None = None

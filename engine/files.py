@@ -10,8 +10,9 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PART = ".part"  # ends the temporary names
 
@@ -34,10 +35,67 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.close(descriptor)
         os.replace(part, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too, leaves no part of a file
         with contextlib.suppress(OSError):
             os.unlink(part)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
+
+
+class OutputFile:
+    """A file that is written in parts, and gets its name, durably, by `commit`. Until then, and after `discard`,
+    nothing is there under that name but what was before. Its folder is created.
+
+    file: open for bytes. What writes to it does so in a `with reported():`. Raises OutputError when that fails.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.part = path, path.with_name(path.name + PART)
+        with self.reported():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = open(self.part, "wb")  # noqa: SIM115 - commit and discard close it
+
+    @contextlib.contextmanager
+    def reported(self) -> Iterator[None]:
+        """Raise OutputError for an OSError in the block."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+    def commit(self) -> None:
+        """Give the file its name; where that fails, remove it."""
+        try:
+            with self.reported():
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.file.close()
+                os.replace(self.part, self.path)
+                sync_folder(self.path.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove what was written, unless it is committed."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.part)
+
+
+@contextlib.contextmanager
+def output_file(path: Path) -> Iterator[IO[bytes]]:
+    """An open file that appears under its name when the block ends, or not at all; see `OutputFile`."""
+    output = OutputFile(path)
+    try:
+        with output.reported():
+            yield output.file
+        output.commit()
+    except BaseException:
+        output.discard()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

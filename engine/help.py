@@ -27,8 +27,8 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 @dataclass(frozen=True)
 class Option:
-    """name: as it is written, --learning-rate, or DATA for a positional argument. short: another name, such as -q.
-    values: what may follow it.  group: the title that it begins, if it does.
+    """name: as it is written, --learning-rate, or DATA (its metavar) for a positional argument.
+    short: another name, such as -q.   values: what may follow it.  group: the title that it begins, if it does.
     """
 
     name: str
@@ -67,7 +67,7 @@ def options_of(kind: type, default: Any = None) -> Iterator[Option]:
         short = [alias for mark in configured for alias in mark.aliases or ()]
         values = (metavars or [name.upper() if positional else _values(hint)])[0]
         yield Option(
-            name.upper() if positional else f"--{'no-' if value is True else ''}{name}",
+            values if positional else f"--{'no-' if value is True else ''}{name}",
             ", ".join(short),
             "" if positional else values,
             texts.get(field.name, ""),

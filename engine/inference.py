@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from autograd import inference
 from engine.graphs import cpu_inference
 from engine.training.augmentation import Augmentation, inverse_maps, moved
 from engine.training.metrics import confusion_per_image
+from engine.windows import by_windows
 from kernels import metric as kernels
 from kernels.core.device import CPU, Array, array_module, device_of, to_device, to_numpy
 from kernels.core.labels import check_labels
@@ -147,15 +150,15 @@ def predict_logits(
         resampling).
     views: average probabilities over as many randomly moved, rotated and scaled views, too, mapped back (the report's
         test-time augmentation).
-    crop: average over overlapping windows of this height and width; (0, 0): whole tiles.
+    crop: put together from overlapping windows of this height and width (windows.py); (0, 0): whole tiles.
     """
     with inference():  # weights hold still from the first batch to the last
         return np.concatenate(
-            [to_numpy(logits) for _, logits in _batches(net, images, normalisation, batch, flips, crop, views)]
+            [to_numpy(logits) for _, logits in logit_batches(net, images, normalisation, batch, flips, crop, views)]
         )
 
 
-def _batches(
+def logit_batches(
     net: Module,
     images: Array,
     normalisation: Normalisation,
@@ -164,55 +167,36 @@ def _batches(
     crop: tuple[int, int] = WHOLE,
     views: int = 0,
 ) -> Iterator[tuple[slice, Array]]:
-    """(rows, their logits), batch by batch, on the network's device."""
+    """(rows, their logits), batch by batch, on the network's device; see `predict_logits`. Of tiles larger than a
+    window there are as many in a batch as have the pixels of `batch` windows, at least one.
+    """
     device = device_of(net.parameters()[0].data)
     was_training = net.training
-    whole = crop == WHOLE or tuple(images.shape[1:3]) == crop
+    size = tuple(images.shape[1:3])
+    whole = crop in (WHOLE, size)
+    step = batch if whole else max(1, min(batch, batch * math.prod(crop) // math.prod(size)))
+    of_window = partial(forward_flips, net, flips=flips)
+
+    def forward(x: Array) -> Array:
+        return of_window(x) if whole else by_windows(of_window, x, crop, batch)
+
     net.eval()
     rng = np.random.default_rng(0)
     try:
-        for start in range(0, len(images), batch if whole else 1):
-            rows = slice(start, start + (batch if whole else 1))
+        for start in range(0, len(images), step):
+            rows = slice(start, start + step)
             unit = normalisation.unit(to_device(images[rows], device))
-            x = normalisation(unit)
-            logits = _forward(net, x, flips) if whole else _by_windows(net, x, crop, batch, flips)
+            logits = forward(normalisation(unit))
             yield (
                 rows,
-                _with_views(logits, unit, lambda x: _forward(net, normalisation(x), flips), views, rng)
-                if views
-                else logits,
+                _with_views(logits, unit, lambda x: forward(normalisation(x)), views, rng) if views else logits,
             )
     finally:
         net.train(was_training)
 
 
-def _by_windows(net: Module, x: Array, crop: tuple[int, int], batch: int, flips: bool) -> Array:
-    """Logits of one image (1, H, W, C) by windows that overlap by half: each pixel's are the mean over the windows that
-    it is in.
-    """
-    xp = array_module(x)
-    h, w = crop
-    places = [(i, j) for i in starts(x.shape[1], h) for j in starts(x.shape[2], w)]
-    total: Array = 0.0
-    seen = xp.zeros((*x.shape[1:3], 1), np.float32)
-    for first in range(0, len(places), batch):
-        some = places[first : first + batch]
-        for (i, j), logits in zip(
-            some, _forward(net, xp.concatenate([x[:, i : i + h, j : j + w] for i, j in some]), flips), strict=True
-        ):
-            if isinstance(total, float):
-                total = xp.zeros((*x.shape[1:3], logits.shape[-1]), np.float32)
-            total[i : i + h, j : j + w] += logits
-            seen[i : i + h, j : j + w] += 1
-    return (total / seen)[None]
-
-
-def starts(length: int, window: int) -> list[int]:
-    """Where windows begin along an axis: every half window, the last at the end."""
-    return [*range(0, length - window, max(1, window // 2)), length - window]
-
-
-def _forward(net: Module, x: Array, flips: bool) -> Array:
+def forward_flips(net: Module, x: Array, flips: bool) -> Array:
+    """Logits of standardised images, the mean over the four flips where `flips` is set."""
     total = None
     xp = array_module(x)
     for axes in ((), (1,), (2,), (1, 2)) if flips else ((),):
@@ -276,7 +260,7 @@ def evaluate_confusion(
     """
     parts = []
     with inference():
-        for rows, logits in _batches(net, images, normalisation, batch, flips, crop, views):
+        for rows, logits in logit_batches(net, images, normalisation, batch, flips, crop, views):
             truth = to_device(masks[rows], device_of(logits))
             classes = logits.shape[-1]
             labels = labels_of(logits, barred)

@@ -74,6 +74,20 @@ def needed(config: Config, form: Form | None = None) -> list[Any]:
     return list(kernels)
 
 
+def precompile_inference(config: Config, form: Form, batch: int, report: Report) -> int:
+    """Compile, in this process, the CPU kernels that a trained network's inference needs and that are not on disk, and
+    return how many they were. batch: the tiles of a forward pass.
+    """
+    from autograd import Tensor, inference
+    from engine.build import build_network
+    from kernels.core.cpu.jit import dry_run
+
+    net = build_network(config, form).eval()  # not the trained one: what a dry run packs and folds is no number
+    with dry_run() as kernels, np.errstate(all="ignore"), inference():
+        net(Tensor(np.zeros((batch, *form.size, form.channels), np.float32)))
+    return _in_memory([kernel.name for kernel in kernels if not kernel.is_cached()], report)
+
+
 def missing(configs: Sequence[Config], form: Form | None = None) -> list[str]:
     """The names of the kernels among `needed` that are not on disk, each once."""
     kernels = {kernel.name: kernel for config in configs for kernel in needed(config, form)}
@@ -124,6 +138,7 @@ def precompile(configs: Sequence[Config], report: Report, form: Form | None = No
 
 
 def _in_memory(names: Sequence[str], report: Report) -> int:
+    """Compile in this process, where nothing can be kept on disk, or few kernels are missing."""
     for done, name in enumerate(names, 1):
         registry[name].compile()
         report(done, len(names), name)

@@ -64,7 +64,7 @@ def report(folder: Path) -> dict[str, Any]:
     summary = write_summary(
         folder, best.record, rows, not progress.get("ended", rows[-1]["epoch"] >= config.epochs), facts
     )
-    draw(folder, config, data.val, rows)
+    draw(folder, data.val, rows)
     return summary
 
 

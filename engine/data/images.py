@@ -22,8 +22,8 @@ _PLANES, _BITS = 284, 258  # tags of a TIFF; Pillow reads planes of more than 8 
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Any]:
-    """A PIL image (not decoded yet) of at most MOST_PIXELS.
+def open_image(path: Path, most: int = MOST_PIXELS) -> Iterator[Any]:
+    """A PIL image (not decoded yet) of at most so many pixels.
     Raises DataError for whatever goes wrong, in the block too.
     """
     from PIL import Image, UnidentifiedImageError
@@ -38,10 +38,8 @@ def open_image(path: Path) -> Iterator[Any]:
         except UnidentifiedImageError:
             raise DataError(f"{path}: not an image, or none of PNG, JPEG, TIFF, WebP and PGM") from None
         with image:
-            if image.width * image.height > MOST_PIXELS:
-                raise DataError(
-                    f"{path}: got {image.height} x {image.width} pixels, expected at most {MOST_PIXELS} in all"
-                )
+            if image.width * image.height > most:
+                raise DataError(f"{path}: got {image.height} x {image.width} pixels, expected at most {most} in all")
             if image.format == "TIFF" and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
                 raise DataError(
                     f"{path}: got a TIFF with a plane of {image.tag_v2[_BITS][0]} bits for each channel, expected "
@@ -70,9 +68,11 @@ class Header:
     alpha: bool
 
 
-def read_header(path: Path) -> Header:
-    """The header of an image, which is not decoded. Raises DataError for modes that are no images."""
-    with open_image(path) as image:
+def read_header(path: Path, most: int = MOST_PIXELS) -> Header:
+    """The header of an image of at most so many pixels, which is not decoded. Raises DataError for modes that are no
+    images.
+    """
+    with open_image(path, most) as image:
         if image.mode not in MODES:
             raise DataError(f"{path}: got an image of mode {image.mode}, expected {', '.join(MODES)}")
         channels, dtype = (3, np.uint16) if _deep(image) else MODES[image.mode]
@@ -91,9 +91,9 @@ def _deep(image: Any) -> str | None:
     )
 
 
-def _deep_bytes(path: Path, order: str) -> np.ndarray:
+def _deep_bytes(path: Path, order: str, most: int) -> np.ndarray:
     """One byte of each sample of such an image, (H, W, 3): the first that is stored (order 'B') or the second ('L')."""
-    with open_image(path) as image:
+    with open_image(path, most) as image:
         kind = _deep(image)
         if kind is None:
             raise DataError(f"{path}: has changed while it was read")
@@ -107,18 +107,19 @@ def _deep_bytes(path: Path, order: str) -> np.ndarray:
 _DEPTH = 24  # of a PNG: the byte of its header that holds the bits per sample
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """The levels of an image: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour; without alpha.
+def read_pixels(path: Path, most: int = MOST_PIXELS) -> np.ndarray:
+    """The levels of an image of at most so many pixels: uint8, uint16 or float32, (H, W), or (H, W, 3) in colour;
+    without alpha.
 
     Pillow has no mode for colour of 16 bits: it keeps one byte of each sample, depending on the byte order. So the
     image is read in both orders.
     """
-    with open_image(path) as image:
+    with open_image(path, most) as image:
         channels, dtype = MODES[image.mode]
         kind = _deep(image)
         if kind is None:
             return _shallow(path, image, channels, dtype)
-    first, second = (_deep_bytes(path, order).astype(np.uint16) for order in "BL")
+    first, second = (_deep_bytes(path, order, most).astype(np.uint16) for order in "BL")
     big = kind.endswith("B") or (kind.endswith("N") and sys.byteorder == "big")
     return first << 8 | second if big else second << 8 | first
 
@@ -126,13 +127,26 @@ def read_pixels(path: Path) -> np.ndarray:
 def _shallow(path: Path, image: Any, channels: int, dtype: type) -> np.ndarray:
     """The levels of an image of one of Pillow's modes."""
     if dtype == np.uint8:
-        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        return _converted(image, "L" if channels == 1 else "RGB")
     pixels = np.asarray(image)
     if dtype == np.float32 and not np.isfinite(pixels).all():
         raise DataError(f"{path}: got levels that are NaN or infinite")
     if image.mode == "I" and (pixels.min() < 0 or pixels.max() >= 1 << 16):
         raise DataError(f"{path}: got levels {pixels.min()} to {pixels.max()}, expected 0 to 65535")
     return pixels.astype(dtype)
+
+
+_BAND = 1 << 22  # pixels
+
+
+def _converted(image: Any, mode: str) -> np.ndarray:
+    """The image in a mode of 8 bits, band after band: Pillow would convert and hand over copies of the whole."""
+    out = np.empty((image.height, image.width, *([] if mode == "L" else [3])), np.uint8)
+    step = max(1, _BAND // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        out[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)).convert(mode))
+    return out
 
 
 def read_stored(path: Path) -> np.ndarray:

@@ -12,6 +12,7 @@ from engine.data.npz import load_npz
 from engine.data.synthetic import synthetic
 from engine.data.tiles import DataError, DataSet, described, finished
 from engine.errors import reading
+from engine.training.run_folder import holds_run
 
 
 def load(
@@ -54,6 +55,8 @@ def load(
     known = classes if isinstance(classes, Classes) else declared(classes, path if is_folder else None, ignore)
     if is_folder:
         with reading(DataError, f"{source}: cannot be read"):
+            if holds_run(path) and not any(entry.is_dir() for entry in path.iterdir()):
+                raise DataError(f"{source}: got a run folder, which holds no masks; {expected}")
             known, train, val, test, notes = load_folder(path, known, masks, memory)
         parts = [("train", train), ("val", val), ("test", test)]
         lines = [described(part, tiles) for part, tiles in parts if tiles is not None]

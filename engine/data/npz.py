@@ -43,6 +43,22 @@ def load_npz(path: Path, classes: Classes = MARS) -> tuple[Tiles, Tiles | None]:
                 return _tiles(Archive(path, archive), classes)
 
 
+def load_images(path: Path) -> tuple[str, np.ndarray]:
+    """The images to predict: the key 'test_set', else 'training_set', and its images, uint8 (N, H, W). Labels are not
+    read. Raises DataError, naming the file and the key.
+    """
+    with reading(DataError, f"{path}: not a readable .npz file, is it whole?"):
+        check_regular(path)
+        with open(path, "rb") as file:
+            _check_form(path, file)
+            with zipfile.ZipFile(file) as opened:
+                archive = Archive(path, opened)
+                _check_keys(archive)
+                if "test_set" in archive.files:
+                    return "test_set", _converted(archive, "test_set", GreyLevels, MARS)
+                return "training_set", _pairs(archive)[0]
+
+
 class Archive:
     """The arrays of an .npz file."""
 
@@ -135,14 +151,24 @@ def _check_form(path: Path, file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
-    path = archive.path
+def _check_keys(archive: Archive) -> None:
     unknown = [key for key in archive.files if key not in KEYS]
     if unknown:  # a misspelt train_group, ignored, would be a leak between training and validation
-        raise DataError(f"{path}: unknown key {quoted(unknown[0])}, expected only {', '.join(KEYS)}")
+        raise DataError(f"{archive.path}: unknown key {quoted(unknown[0])}, expected only {', '.join(KEYS)}")
+
+
+def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
+    _check_keys(archive)
+    images, masks = _pairs(archive, classes)
+    groups = _groups(archive, "train_group", len(images))
+    return Tiles(images, masks, groups, classes=classes), _test(archive, classes)
+
+
+def _pairs(archive: Archive, classes: Classes | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images of the training set, and, where classes are given, its masks."""
     if "training_set" not in archive.files:
-        raise DataError(f"{path}: no key 'training_set', found {', '.join(archive.files) or 'no key at all'}")
-    where = f"{path}: training_set"
+        raise DataError(f"{archive.path}: no key 'training_set', found {', '.join(archive.files) or 'no key at all'}")
+    where = f"{archive.path}: training_set"
     pairs = archive.member("training_set", "(N, 2, H, W)", 4)
     if pairs.shape[1] != 2:
         raise DataError(
@@ -151,14 +177,13 @@ def _tiles(archive: Archive, classes: Classes) -> tuple[Tiles, Tiles | None]:
     shape = (pairs.shape[0], *pairs.shape[2:])
     _check_size(shape, archive, where)
     images = GreyLevels(shape, pairs.dtype, f"{where} images")
-    masks = Labels(shape, pairs.dtype, f"{where} masks", classes)
+    masks = None if classes is None else Labels(shape, pairs.dtype, f"{where} masks", classes)
     with reading(DataError, f"{where}: cannot be read, is the file whole?"):
         for rows, part in pairs.parts():
             images.put(rows, part[:, 0])
-            masks.put(rows, part[:, 1])
-    return Tiles(
-        images.finished(), masks.finished(), _groups(archive, "train_group", shape[0]), classes=classes
-    ), _test(archive, classes)
+            if masks is not None:
+                masks.put(rows, part[:, 1])
+    return images.finished(), None if masks is None else masks.finished()
 
 
 def _test(archive: Archive, classes: Classes) -> Tiles | None:

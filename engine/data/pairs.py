@@ -62,6 +62,28 @@ def parts_of(path: Path, masks: str = "") -> dict[str, tuple[Path, list[Pair]]]:
     return {"train": (path, _layout(path, "train"))}
 
 
+def images_of(path: Path) -> dict[str, Path]:
+    """The images of a folder by name, at any depth and in any layout, without masks. Raises DataError for a name that
+    occurs twice.
+    """
+    path = path / "images" if (path / "images").is_dir() else path
+    images = {}
+    found = _files(path)
+    for name, files in found.items():
+        folders = files[0].relative_to(path).parents
+        beside = any(f.name == "masks" and (path / f.parent / "images").is_dir() for f in folders)
+        if beside or (name.endswith(_MASK) and name.removesuffix(_MASK) in found):
+            continue
+        lossy = [file for file in files if file.suffix.lower() in _LOSSY]
+        images[name] = lossy[0] if len(files) == 2 and len(lossy) == 1 else _only(files)
+    return images
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is called as images are."""
+    return path.suffix.lower() in _SUFFIXES
+
+
 def _layout(path: Path, part: str) -> list[Pair]:
     if (path / "images").is_dir():
         return _two(path / "images", path / "masks", part)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import Config
-from engine.data import MARS, Classes, DataError, Tiles, cleaned_by, folds, load, split
+from engine.data import MARS, Classes, DataError, DataSet, Tiles, cleaned_by, folds, load, split
 from engine.data.classes import FILE, read_classes
-from engine.data.stored import padded
+from engine.data.stored import joined, padded
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,17 @@ class Prepared:
     absent: tuple[int, ...] = ()
 
 
-def prepare(config: Config, source: str | None = None, classes: Classes | None = None, memory: int = 0) -> Prepared:
+def prepare(
+    config: Config, source: str | None = None, classes: Classes | None = None, memory: int = 0, masks: str = ""
+) -> Prepared:
     """Load, clean and split as the settings say; DataError with one line when the source is bad.
 
-    source: other data than the settings'.  classes: those of a trained network, for data that does not say what its own
-        are.
+    source: other data than the settings', on which nothing is trained: no class is absent for not being in it.
+    masks: the folder of its masks, where that is a separate one.
+    classes: those of a trained network, for data that does not say what its own are.
     memory: MiB that a folder's decoded tiles may take in memory (see `load`).
     """
-    place = config.data if source is None else source
-    masks = config.masks if source is None else ""
-    data = load(place, config.seed, config.tiles, _known(config, place, classes), masks, config.ignore, memory)
-    if data.train.masks is None:
-        raise DataError(f"--data {place}: its tiles have no masks")
-    tiles, reasons = cleaned_by(config.clean, data.train, data.original, data.classes)
-    notes = [*data.notes, *reasons]
+    data, tiles, notes = _cleaned(config, source, classes, memory, masks)
     train = tiles
     val = data.val
     if val is None:
@@ -54,14 +51,41 @@ def prepare(config: Config, source: str | None = None, classes: Classes | None =
         train = tiles[parts.train]
         val = tiles[parts.val]
         notes.append(parts.note)
-    classes = data.classes
-    absent = _absent(train, data.classes, notes)
+    absent = _absent(train, data.classes, notes) if source is None else ()
+    place = config.data if source is None else source
     check_scored(val, data.classes, absent, f"--data {place}: nothing to validate: the {len(val)} tiles held out")
     test = None if data.test is None else at_least(data.test, config.crop)
     train, val = (at_least(part, config.crop) for part in (train, val))
     return Prepared(
-        train, val, test, notes, replace(classes, ignores=True) if train.classes.ignores else classes, absent
+        train, val, test, notes, replace(data.classes, ignores=True) if train.classes.ignores else data.classes, absent
     )
+
+
+def unsplit(
+    config: Config, source: str | None = None, classes: Classes | None = None, memory: int = 0, masks: str = ""
+) -> tuple[Tiles, list[str]]:
+    """All tiles but those of a test set, loaded and cleaned as `prepare` does it, and its notes."""
+    data, tiles, notes = _cleaned(config, source, classes, memory, masks)
+    if data.val is None:
+        return tiles, notes
+    parts = [at_least(at_least(part, tiles.size), data.val.size) for part in (tiles, data.val)]
+    arrays = [[getattr(part, name) for part in parts] for name in ("images", "masks", "groups", "sizes")]
+    together = (None if any(a is None for a in some) else joined(some) for some in arrays)
+    known = next((part.classes for part in parts if part.classes.ignores), parts[0].classes)
+    return Tiles(*together, classes=known, known=np.concatenate([part.counts for part in parts])), notes
+
+
+def _cleaned(
+    config: Config, source: str | None, classes: Classes | None, memory: int, masks: str
+) -> tuple[DataSet, Tiles, list[str]]:
+    """The data set, its training tiles without those that cleaning removes, and notes."""
+    place = config.data if source is None else source
+    masks = config.masks if source is None else masks
+    data = load(place, config.seed, config.tiles, _known(config, place, classes), masks, config.ignore, memory)
+    if data.train.masks is None:
+        raise DataError(f"--data {place}: its tiles have no masks")
+    tiles, reasons = cleaned_by(config.clean, data.train, data.original, data.classes)
+    return data, tiles, [*data.notes, *reasons]
 
 
 def _known(config: Config, place: str, classes: Classes | None) -> Classes | str:

@@ -129,7 +129,7 @@ def run(arguments: Arguments) -> int:
         from engine import evaluate
 
         print(f"measuring on the {split} tiles", flush=True)
-        result = evaluate.evaluate(evaluate.Arguments(source, split=split), checkpoint)
+        result = evaluate.evaluate(evaluate.Arguments((source,), split=split), checkpoint)
         facts.setdefault("notes", result["notes"])
         tables += measured(checkpoint, result)
     tables = tables or [table for table in (recorded(checkpoint, facts),) if table is not None]

@@ -17,7 +17,8 @@ from engine.data import Tiles
 from engine.data.classes import from_dict as classes_from_dict
 from engine.errors import InputError, check_regular, quoted, reading, reason
 from engine.files import write_bytes
-from engine.inference import Normalisation, evaluate_confusion, predict_logits
+from engine.inference import WHOLE, Normalisation, evaluate_confusion, predict_logits
+from engine.training.run_folder import BEST, holds_run
 from kernels.core.device import Array, array_module
 from kernels.pointwise import softmax_forward
 from layers import Module, UNet
@@ -32,13 +33,18 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded network (in evaluation mode) with its settings and what was recorded with it (epoch, scores)."""
+    """A loaded network (in evaluation mode) with its settings and what was recorded with it (epoch, scores).
+
+    window: the size (H, W) of the windows through which it sees images of another size: that of its training, or
+        (0, 0), whole images, where an old file does not say it.
+    """
 
     net: UNet
     config: Config
     normalisation: Normalisation
     record: dict[str, Any]
     form: Form = MARS_TILES
+    window: tuple[int, int] = WHOLE
 
     @property
     def barred(self) -> tuple[int, ...]:
@@ -46,8 +52,8 @@ class Checkpoint:
         return self.form.classes.barred(self.config.background, self.form.absent)
 
     def confusion(self, tiles: Tiles, batch: int = 32, flips: bool = False, views: int = 0) -> np.ndarray:
-        """int64 (N, C, C): the confusion matrix of every tile, as the network was trained to see tiles; see
-        `evaluate_confusion`.
+        """int64 (N, C, C): the confusion matrix of every tile, seen by windows where it is not of the size that the
+        network was trained on; see `evaluate_confusion`.
         """
         return evaluate_confusion(
             self.net,
@@ -57,7 +63,7 @@ class Checkpoint:
             self.barred,
             batch,
             flips,
-            self.config.crop,
+            self.window,
             tiles.ignored,
             views,
         )
@@ -66,7 +72,13 @@ class Checkpoint:
         """float32 (N, H, W, C): the classes' probabilities in tiles as they are stored; 0 for classes that are never
         predicted.
         """
-        logits = predict_logits(self.net, images, self.normalisation, batch, flips, self.config.crop)
+        logits = predict_logits(self.net, images, self.normalisation, batch, flips, self.window)
+        return self.probabilities_of(logits)
+
+    def probabilities_of(self, logits: np.ndarray) -> np.ndarray:
+        """float32 (..., C): the probabilities that logits stand for, 0 for classes that are never predicted. The array
+        of logits is written to.
+        """
         logits[..., list(self.barred)] = -np.inf
         return softmax_forward(logits, -1)
 
@@ -109,7 +121,9 @@ def checkpoint_file(checkpoint: Checkpoint) -> bytes:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file written by `save_checkpoint`. Raises CheckpointError with one line when that fails."""
+    """Read a file written by `save_checkpoint`, or the best one of a run folder. Raises CheckpointError with one line
+    when that fails.
+    """
     metadata, state = read_arrays(path)
     try:
         about = _about(metadata)
@@ -132,7 +146,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {path}: {f'no {error}' if isinstance(error, KeyError) else reason(error)}"
         ) from error
-    return Checkpoint(net.eval(), config, normalisation, record, form)
+    return Checkpoint(net.eval(), config, normalisation, record, form, form.size if "form" in about else WHOLE)
 
 
 def form_from_dict(values: Any) -> Form:
@@ -202,11 +216,27 @@ def _about(metadata: dict[str, str]) -> dict[str, Any]:
     return about
 
 
+def best_in(path: Path) -> Path:
+    """The path, or, of a folder, the best checkpoint in it. Raises CheckpointError for a folder without one."""
+    if not path.is_dir():
+        return path
+    best = path / BEST
+    if not best.exists():
+        what = "a run folder in which no epoch is finished" if holds_run(path) else "a folder that holds no run"
+        raise CheckpointError(
+            f"checkpoint {path}: {what} (it has no {BEST}), expected a run folder or a .safetensors file"
+        )
+    return best
+
+
 def read_arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Metadata and arrays of any safetensors file; CheckpointError when it cannot be read."""
+    """Metadata and arrays of any safetensors file, or of a run folder's best one; CheckpointError when it cannot be
+    read.
+    """
     from safetensors import safe_open
 
     with reading(CheckpointError, f"checkpoint {path}: not a readable safetensors file"):
+        path = best_in(path)
         try:
             check_regular(path)
         except FileNotFoundError:

@@ -72,9 +72,7 @@ def scores(confusion: np.ndarray, classes: Classes | None = None, absent: Sequen
     Rows of truth 0 are ignored where class 0 is unlabelled (also without `classes`). absent: labels that never occurred
     in training; pixels of them are errors of what is predicted there, but their IoU, 0, is in no mean.
     """
-    counts = confusion.astype(np.int64).copy()
-    if classes is None or classes.unlabelled == 0:
-        counts[0] = 0
+    counts = _judged(confusion, classes)
     first = 1 if classes is None else classes.scored[0]
     hit = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - hit
@@ -88,6 +86,32 @@ def scores(confusion: np.ndarray, classes: Classes | None = None, absent: Sequen
     per_class = tuple(float(v) if ok else None for v, ok in zip(exact[first:], foreground, strict=True))
     pixels = int(counts.sum())
     return Scores(float(fg), float(keras), per_class, float(hit.sum() / max(1, pixels)), pixels)
+
+
+def precision_recall(
+    confusion: np.ndarray, classes: Classes | None = None, absent: Sequence[int] = ()
+) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """Of every scored class, from a confusion matrix over all classes: precision, the share of pixels predicted as it
+    that are it, and recall, the share of its pixels that are predicted as it. Unlabelled pixels count nowhere.
+
+    None where nothing was predicted as it, or nothing is it, and for classes that training lacked (`absent`).
+    """
+    counts = _judged(confusion, classes)
+    scored = range(1, len(counts)) if classes is None else classes.scored
+    hit = np.diag(counts)
+
+    def shares(of: np.ndarray) -> tuple[float | None, ...]:
+        return tuple(float(hit[c] / of[c]) if of[c] and c not in absent else None for c in scored)
+
+    return shares(counts.sum(0)), shares(counts.sum(1))
+
+
+def _judged(confusion: np.ndarray, classes: Classes | None) -> np.ndarray:
+    """The counts in int64, without those of unlabelled pixels."""
+    counts = confusion.astype(np.int64).copy()
+    if classes is None or classes.unlabelled == 0:
+        counts[..., 0, :] = 0
+    return counts
 
 
 def bootstrap(
@@ -149,9 +173,7 @@ def _drawn(per_image: np.ndarray, groups: np.ndarray | None, draws: int, seed: i
 
 def _sums_of_draws(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None) -> tuple[np.ndarray, np.ndarray]:
     """(hits, unions) of every class in every draw, (draws, C) each: what the IoU needs of a matrix."""
-    counts = per_image.copy()
-    if classes is None or classes.unlabelled == 0:
-        counts[:, 0] = 0
+    counts = _judged(per_image, classes)
     hit = np.diagonal(counts, axis1=1, axis2=2)
     return picks @ hit, picks @ (counts.sum(1) + counts.sum(2) - hit)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config
 from engine.data import Tiles
 from engine.files import finite, write_json, write_text
 from engine.inference import labels_of, predict_logits
@@ -45,12 +44,12 @@ def write_summary(
     return summary
 
 
-def draw(folder: Path, config: Config, val: Tiles, rows: Sequence[dict[str, Any]]) -> None:
+def draw(folder: Path, val: Tiles, rows: Sequence[dict[str, Any]]) -> None:
     """Draw predictions.png with the best network, and curves.png."""
     best = load_checkpoint(folder / BEST)
     classes = best.form.classes
     shown = val[choose_rows(val.labels(), classes=classes, counts=val.counts)].loaded()
-    logits = predict_logits(best.net, shown.images, best.normalisation, crop=config.crop)
+    logits = predict_logits(best.net, shown.images, best.normalisation, crop=best.window)
     labels = labels_of(logits, best.barred)
     ends = [val.size] * len(shown) if shown.sizes is None else shown.sizes.tolist()
     arrays = ([a[k, :h, :w] for k, (h, w) in enumerate(ends)] for a in (shown.images, shown.labels(), labels))

@@ -394,7 +394,7 @@ class Run:
                 *self.held_out,
                 self.normalisation,
                 self.classes.barred(config.background, self.data.absent),
-                crop=config.crop,
+                crop=self.form.size,
                 ignored=self.ignored,
             )
             result = scores(self.per_image.sum(0), self.classes, self.data.absent)
@@ -450,7 +450,7 @@ class Run:
         }
         summary = write_summary(self.out, self.best, self.rows, not self.ended, facts)
         if self.stop.signal != signal.SIGTERM:  # SIGTERM asks for a quick end
-            draw(self.out, self.config, self.data.val, self.rows)
+            draw(self.out, self.data.val, self.rows)
         return summary
 
 

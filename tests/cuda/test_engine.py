@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from autograd import Tensor
+from engine.build import Form
 from engine.config import Config
-from engine.data import CLASSES, Tiles
+from engine.data import CLASSES, MARS, Tiles
+from engine.ensemble import load_ensemble
 from engine.inference import Normalisation, evaluate_confusion, labels_of, predict_logits
 from engine.training import trainer
 from engine.training.augmentation import Augmentation
@@ -24,6 +26,7 @@ from kernels.core.dispatch import kernel_log, use_kernels
 from kernels.metric import reference
 from layers import CombinedLoss, UNet
 from tests.cuda.bounds import assert_close
+from tests.support.networks import patchwork, write_run
 
 N, H, W = 6, 16, 32
 FAMILIES = ("loss_", "polarized_", "adamw_step", "squared_norm", "augment_batch")
@@ -119,3 +122,15 @@ def test_scores_are_counted_on_the_device(
     assert [a.shape for a in copied] == [(N, 5, 5)]
     logits = predict_logits(run.net, tiles.images, run.normalisation, batch=4, flips=flips)
     assert (counts == reference.confusion_per_image(tiles.masks, labels_of(logits), 5)).all()
+
+
+def test_images_of_any_size_are_labelled_as_on_the_cpu(tmp_path) -> None:
+    """By windows, from a checkpoint, alone and in batches of tiles; what comes back lies on the CPU."""
+    run = write_run(tmp_path / "run", Form(MARS, 1, (H, W)))
+    image = patchwork((H + 9, W + 21), 1)
+    (_, here), (_, there) = (load_ensemble([run]).to(name).predict(image) for name in ("cpu", "cuda"))
+    assert isinstance(there, np.ndarray)
+    np.testing.assert_allclose(there, here, atol=1e-4)
+    tiles = np.stack([image, image[::-1]])
+    parts = [list(load_ensemble([run]).to(name).batches(tiles)) for name in ("cpu", "cuda")]
+    np.testing.assert_allclose(parts[1][0][2], parts[0][0][2], atol=1e-4)

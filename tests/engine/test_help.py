@@ -20,6 +20,7 @@ from engine.experiment import __main__ as experiment
 from engine.export import __main__ as export
 from engine.gradcheck import command as gradcheck
 from engine.help import options_of, page
+from engine.predict import __main__ as predict
 
 KINDS = {
     "bench": bench.__main__.Arguments,
@@ -29,6 +30,7 @@ KINDS = {
     "experiment": experiment.Arguments,
     "export": export.Arguments,
     "gradcheck": gradcheck.Arguments,
+    "predict": predict.Arguments,
     "report": report.Arguments,
     "train": train.Arguments,
 }

@@ -41,7 +41,7 @@ def test_all_formats_at_once(exported: Path) -> None:
 
 
 def test_the_card_has_the_scores_of_evaluate(whole: Path, exported: Path) -> None:
-    result = evaluate(EvaluateArguments(whole / "best.safetensors"))
+    result = evaluate(EvaluateArguments((whole / "best.safetensors",)))
     card = (exported / "model.md").read_text()
     low, high = result["miou_fg_interval"]
     assert f"| mean IoU, fg | {result['miou_fg']:.3f} | {low:.3f} to {high:.3f} |" in card
@@ -78,7 +78,7 @@ def test_a_round_trip_through_pytorch_changes_no_bit(whole: Path, exported: Path
     assert (back.config, back.form, back.normalisation) == (first.config, first.form, first.normalisation)
     assert back.record == {}
     assert "These weights have not been scored." in (tmp_path / "back.md").read_text()
-    scores = [evaluate(EvaluateArguments(path)) for path in (tmp_path / "back.safetensors", whole / "best.safetensors")]
+    scores = [evaluate(EvaluateArguments((path,))) for path in (tmp_path / "back.safetensors", whole / "best.safetensors")]
     assert scores[0]["confusion"] == scores[1]["confusion"]
 
 

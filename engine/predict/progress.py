@@ -1,0 +1,64 @@
+"""The progress of a prediction, on stderr: a bar in a terminal, a line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from engine.training.progress import clock, compile_line
+
+_EVERY = 10.0  # seconds between lines
+
+
+class Progress:
+    """Counts images and windows. As a context: the bar is removed when the block ends."""
+
+    def __init__(self, images: int, windows: int) -> None:
+        self.images, self.windows = images, windows
+        self.done = [0, 0]
+        self.bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self.begun = self.last = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(self._counted(), total=self.windows)
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def _counted(self) -> str:
+        return f"{self.done[0]} of {self.images} images"
+
+    def advance(self, images: int, windows: int) -> None:
+        """So many more are done."""
+        self.done = [self.done[0] + images, self.done[1] + windows]
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done[1], description=self._counted())
+            return
+        now = time.monotonic()
+        if now - self.last >= _EVERY and self.done[1] < self.windows:
+            self.last = now
+            left = (now - self.begun) * (self.windows / self.done[1] - 1)
+            print(f"{self._counted()}, {self.done[1] / self.windows:.0%}, {clock(left)} to go", file=sys.stderr)
+
+
+def compiling(done: int, of: int, name: str) -> None:
+    """A kernel was compiled, because it was not on disk."""
+    line = compile_line(done, of, name)
+    if sys.stderr.isatty():
+        print(f"\r{line}\x1b[K", end="\n" if done == of else "", file=sys.stderr, flush=True)
+    elif done in (1, of):
+        print(line, file=sys.stderr)
