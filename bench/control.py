@@ -84,6 +84,10 @@ class Control(Run):
         self.average.update()
         return {"loss": float(loss.detach())}
 
+    def _norms(self) -> dict[str, float]:
+        """The gradients are PyTorch's."""
+        return {}
+
     def _save(self) -> None:
         """A control keeps no states."""
 

@@ -24,6 +24,7 @@ from engine.data import ROCK  # noqa: E402
 from engine.data.preparation import prepare  # noqa: E402
 from engine.inference import labels_of, predict_logits  # noqa: E402
 from engine.training.checkpoint import load_checkpoint  # noqa: E402
+from engine.training.metrics import tile_scores  # noqa: E402
 from engine.training.plots import pyplot, stretch  # noqa: E402
 
 TYPICAL = (0.4, 0.45, 0.5, 0.55, 0.6)
@@ -31,15 +32,6 @@ FAILURE = 0.1
 # Told apart by lightness as well as by hue; class 0 is white: unlabelled, neither learnt nor judged.
 COLOURS = ("#ffffff", "#b5762a", "#2f6690", "#f2d98d", "#8e2d3a")
 ERROR = "#e0218a"
-
-
-def tile_ious(confusion: np.ndarray) -> np.ndarray:
-    """(N,): the IoU of each tile, averaged over the terrain classes of its truth."""
-    hits = np.einsum("ncc->nc", confusion)[:, 1:].astype(float)
-    truth, said = confusion.sum(2)[:, 1:], confusion[:, 1:].sum(1)[:, 1:]
-    there = truth > 0
-    iou = np.where(there, hits / np.maximum(truth + said - hits, 1), 0)
-    return iou.sum(1) / np.maximum(there.sum(1), 1)
 
 
 def painted(labels: np.ndarray) -> np.ndarray:
@@ -92,7 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.run / "best.safetensors")
     tiles = prepare(checkpoint.config).val
-    ious = tile_ious(checkpoint.confusion(tiles))
+    ious = np.nan_to_num(tile_scores(checkpoint.confusion(tiles)).iou)
     order = np.argsort(ious, kind="stable")
     rocks = order[(tiles.labels()[order] == ROCK).any((1, 2))]
     chosen = {f"{quantile:.0%}": at(order, quantile) for quantile in TYPICAL}

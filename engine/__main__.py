@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "measure a trained network, or several together: IoU, precision, boundaries, calibration",
     "predict": "label images of any size: masks, overlays, probabilities, a submission file",
     "export": "write a trained network as ONNX, a PyTorch state dict or safetensors, with a model card",
-    "report": "make the summary and the pictures of a run folder",
+    "report": "write a page about a run, or one that compares several",
     "experiment": "train a grid of configurations over seeds or folds, and compare them",
     "dual": "measure a network together with a second one that knows a rare class",
     "gradcheck": "prove gradients against finite differences, or plant a bug and see where it is",

@@ -116,7 +116,9 @@ class Config:
     """Dropout probability after the bottleneck."""
 
     margin: float = 0.4
-    """Coefficient of the margin loss."""
+    """Coefficient of the margin loss. It is negative where the right class leads, down to minus the class weight, so
+    the sum of all terms may be negative, too.
+    """
     dice: float = 0.2
     """Coefficient of the weighted Dice loss."""
     focal: float = 0.2

@@ -2,7 +2,7 @@
 DIR] ...
 
 Tiles in, a run folder out: config.toml, metrics.jsonl (a line per epoch), summary.json, best.safetensors and
-last.safetensors, curves.png, predictions.png, and the run's two last states, from which --resume goes on
+last.safetensors, report.html, curves.png, predictions.png, and the run's two last states, from which --resume goes on
 (docs/reliability.md). Without options it trains the smallest preset on built-in data in a few minutes. Exit codes: 0
 finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
 """
@@ -33,6 +33,7 @@ from engine.training.run_folder import (
     next_folder,
 )
 from engine.training.run_state import RunState, StateError, difference, load_state
+from engine.training.tensorboard import TensorBoardReporter, check_installed
 
 if TYPE_CHECKING:
     from engine.training.trainer import Run
@@ -83,6 +84,8 @@ class Arguments:
     """Print JSON in place of text: a line for every epoch, as in metrics.jsonl, then what summary.json holds. Notes go
     to stderr.
     """
+    tensorboard: bool = False
+    """Also write losses and scores as TensorBoard events to RUN/tensorboard (with --resume, give it again)."""
     threads: int = 0
     """Number of threads for CPU kernels (results do not depend on it); 0: as many as AREOGRAD_THREADS says, else one
     per core.
@@ -143,6 +146,8 @@ def _check(arguments: Arguments) -> None:
     check_memory(arguments.memory)
     if len(outputs := [f"--{name}" for name in REPORTERS if getattr(arguments, name)]) > 1:
         raise UsageError(f"{outputs[0]}: contradicts {outputs[1]}")
+    if arguments.tensorboard:
+        check_installed()
     if arguments.resume is None:
         if arguments.allow_changes:
             raise UsageError("--allow-changes: goes with --resume only")
@@ -201,6 +206,8 @@ def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
         elif not arguments.overwrite:
             _check_free(out)
         reporter = make_reporter(CLASSES, next((name for name in REPORTERS if getattr(arguments, name)), ""))
+        if arguments.tensorboard:
+            reporter = TensorBoardReporter(reporter, out)
         try:
             starts = state, arguments.start, arguments.save_every, arguments.allow_changes, arguments.memory
             job = (kind or Run)(arguments.settings, out, reporter, *starts)

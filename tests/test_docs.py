@@ -219,13 +219,8 @@ def test_formulas_are_found_outside_code_only() -> None:
     assert list(found.found) == [("x_1", False), ("z", True)]
 
 
-def test_the_picture_of_readme_ranks_tiles_by_the_classes_of_their_truth() -> None:
+def test_the_picture_of_readme_takes_tiles_at_quantiles() -> None:
     picture = importlib.import_module("picture")
-    half = np.zeros((5, 5), int)
-    half[1, 1], half[2, 1] = 30, 10  # soil: 30 of 40, bedrock: none of 10
-    wrong = np.zeros((5, 5), int)
-    wrong[3, 4] = 7
-    assert picture.tile_ious(np.stack([half, wrong, np.diag([9, 5, 0, 0, 2])])).tolist() == [0.375, 0.0, 1.0]
     assert [picture.at(np.array([4, 3, 2, 1, 0]), quantile) for quantile in (0, 0.5, 0.76, 1)] == [4, 2, 1, 0]
 
 

@@ -79,8 +79,8 @@ def clean(tiles: Tiles, classes: Classes = MARS) -> Cleaned:
                 "ignored" if label == classes.ignored else classes.names[label] for label in np.unique(masks[rows[0]])
             )
             reasons.append(
-                f"removed {len(rows)} samples: {different} different images share one mask bit by bit, with a drawn "
-                f"interior ({labels})"
+                f"removed {len(rows)} samples: {different} different images carry one and the same drawn mask "
+                f"({labels}), so they look planted"
             )
     index = np.array(sorted(removed), dtype=np.int64)
     return Cleaned(tiles[np.delete(np.arange(len(tiles)), index)], index, reasons)

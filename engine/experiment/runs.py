@@ -34,16 +34,15 @@ import numpy as np
 from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
-from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, holds_state
+from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, VALIDATION, holds_state
 from kernels.core.modules import PREFIX
 
 _CHECKPOINTS = ("best", "last")
 _AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
-_MEASURED = "validation.npz"
 _VIEWS = 8
 _PATIENCE = 60  # seconds that a process gets to save its state
 _EPOCH = re.compile(r"epoch +\d+/\d+  (?!step )")  # the line of a finished epoch
-_LOGS = (SETTINGS, METRICS, _MEASURED, SUMMARY)  # the summary last: with it a run counts as finished
+_LOGS = (SETTINGS, METRICS, VALIDATION, SUMMARY)  # the summary last: with it a run counts as finished
 
 
 class RunError(RuntimeError):
@@ -112,7 +111,7 @@ def conflict(run: Run) -> str | None:
 
 def logged(root: Path) -> dict[Config, Path]:
     """Folders with the logs of finished runs anywhere under `root`, by settings."""
-    folders = sorted(path.parent for path in root.glob(f"**/{_MEASURED}"))
+    folders = sorted(path.parent for path in root.glob(f"**/{VALIDATION}"))
     return {_comparable(read_toml(folder / SETTINGS)): folder for folder in folders if _finished(folder)}
 
 
@@ -269,7 +268,7 @@ def measure(run: Run) -> None:
             arrays["views"] = checkpoint.confusion(val, views=_VIEWS).astype(np.int32)
     part = run.folder / "validation.part.npz"
     np.savez_compressed(part, **arrays)
-    part.replace(run.folder / _MEASURED)
+    part.replace(run.folder / VALIDATION)
 
 
 @lru_cache
@@ -290,7 +289,7 @@ def outcome(run: Run, checkpoint: str = "best") -> Outcome:
     """
     from engine.training.checkpoint import form_from_dict
 
-    path = run.folder / _MEASURED
+    path = run.folder / VALIDATION
     if not path.is_file() or not _is_whole(path):
         measure(run)
     with np.load(path, allow_pickle=False) as file:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -112,6 +113,51 @@ def _judged(confusion: np.ndarray, classes: Classes | None) -> np.ndarray:
     if classes is None or classes.unlabelled == 0:
         counts[..., 0, :] = 0
     return counts
+
+
+class TileScores(NamedTuple):
+    """What pictures and tables of single tiles need of their confusion matrices.
+
+    confusion: int64 (C, C), the sum over all tiles.  iou: float (N,), the mean over the scored classes of a tile's
+    truth; NaN where it has none.  wrong: float (N,), the share of the tile's labelled pixels that are predicted wrong,
+    NaN where none is labelled.  labelled: int64 (N,), their number.
+    intervals: of the IoU of every scored class over all tiles, by `iou_intervals`.
+    """
+
+    confusion: np.ndarray
+    iou: np.ndarray
+    wrong: np.ndarray
+    labelled: np.ndarray
+    intervals: tuple[tuple[float, float] | None, ...]
+
+
+def tile_scores(
+    per_image: np.ndarray,
+    classes: Classes | None = None,
+    absent: Sequence[int] = (),
+    groups: np.ndarray | None = None,
+) -> TileScores:
+    """The scores of single tiles from their confusion matrices (N, C, C); pixels are ignored as by `scores`. groups:
+    see `bootstrap`.
+    """
+    first = 1 if classes is None else classes.scored[0]
+    unlabelled = classes is None or classes.unlabelled == 0
+    hit = np.diagonal(per_image, axis1=1, axis2=2)
+    truth = per_image.sum(2)
+    union = truth + per_image[:, 1 if unlabelled else 0 :].sum(1) - hit
+    scored = [label for label in range(first, per_image.shape[1]) if label not in absent]
+    there = truth[:, scored] > 0
+    iou = np.divide(hit[:, scored], union[:, scored], out=np.zeros(there.shape), where=there)
+    labelled = truth[:, 1 if unlabelled else 0 :].sum(1)
+    right = hit[:, 1 if unlabelled else 0 :].sum(1)
+    nothing = np.full(len(per_image), np.nan)
+    return TileScores(
+        per_image.sum(0),
+        np.divide(iou.sum(1), there.sum(1), out=nothing.copy(), where=there.any(1)),
+        np.divide(labelled - right, labelled, out=nothing.copy(), where=labelled > 0),
+        labelled,
+        iou_intervals(per_image, groups, classes=classes, absent=absent),
+    )
 
 
 def bootstrap(

@@ -13,9 +13,15 @@ from engine.data import MARS, Classes, pixel_counts
 from engine.files import write_bytes
 from kernels.core.labels import check_labels
 
-_ERROR = "#ff2ec4"
-_IGNORED = "#3b3b3b"  # what counts nowhere
+ERROR = "#ff2ec4"
+IGNORED = "#3b3b3b"  # what counts nowhere
 _MOST_NAMED = 24  # classes in a legend
+_DPI = 80
+_CELL = (240, 400)  # pixels: the least and the largest width of a tile in predictions.png
+_TALLEST = 480  # pixels that a tile may be high
+_PAGE = 2800  # pixels that all rows may be high together
+_MARKERS = "os^Dv*PX"
+_MARKED = 60  # epochs of which each has a marker
 
 
 def pyplot() -> Any:
@@ -39,8 +45,21 @@ def _save(figure: Any, path: Path, dpi: int) -> None:
 def rgb(labels: np.ndarray, classes: Classes = MARS) -> np.ndarray:
     """Label map (H, W) -> uint8 (H, W, 3) in the classes' colours. Raises ValueError for labels without a colour."""
     check_labels("rgb", "labels", labels, len(classes), classes.allowed)
-    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (*classes.colours, _IGNORED)], np.uint8)
+    palette = np.array([channels(colour) for colour in (*classes.colours, IGNORED)], np.uint8)
     return palette[np.minimum(labels, len(classes))]
+
+
+def channels(colour: str) -> tuple[int, int, int]:
+    """'#rrggbb' as numbers from 0 to 255."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def wrong_pixels(mask: np.ndarray, labels: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """Where a tile is labelled, and where it is labelled and predicted wrong: bool (H, W) each."""
+    labelled = mask != classes.ignored
+    if classes.unlabelled == 0:
+        labelled &= mask != 0
+    return labelled, labelled & (mask != labels)
 
 
 def stretch(image: np.ndarray) -> np.ndarray:
@@ -57,23 +76,25 @@ def draw_predictions(
     classes: Classes,
     title: str,
 ) -> None:
-    """A page of rows: image (H, W) or (H, W, 3), truth, prediction, errors (labelled pixels predicted wrong); at most
-    12 rows are drawn.
+    """A page of rows: image (H, W) or (H, W, 3), truth, prediction, errors (labelled pixels predicted wrong).
+
+    A tile is 240 to 400 pixels wide. At most 12 rows are drawn, of tall tiles fewer.
     """
     plt = pyplot()
     from matplotlib.patches import Patch
 
-    rows = min(12, len(images))
-    figure, axes = plt.subplots(rows, 4, figsize=(12, 1.55 * rows + 1.0), squeeze=False, layout="constrained")
+    width = min(max(_CELL[0], *(image.shape[1] for image in images)), _CELL[1])
+    heights = [min(width * image.shape[0] / image.shape[1], _TALLEST) + 4 for image in images[:12]]
+    rows = max(1, int((np.cumsum(heights) <= _PAGE).sum()))
+    size = 4 * width / _DPI, sum(heights[:rows]) / _DPI + 1.0
+    ratios = {"height_ratios": heights[:rows]}
+    figure, axes = plt.subplots(rows, 4, figsize=size, squeeze=False, layout="constrained", gridspec_kw=ratios)
     for k in range(rows):
         picture = stretch(images[k])
-        labelled = masks[k] != classes.ignored
-        if classes.unlabelled == 0:
-            labelled &= masks[k] != 0
-        wrong = labelled & (masks[k] != labels[k])
+        labelled, wrong = wrong_pixels(masks[k], labels[k], classes)
         share = wrong.sum() / max(1, labelled.sum())
         errors = 0.6 * (picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2))
-        errors[wrong] = [int(_ERROR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        errors[wrong] = np.array(channels(ERROR)) / 255
         for axis, shown in zip(
             axes[k], (picture, rgb(masks[k], classes), rgb(labels[k], classes), errors), strict=True
         ):
@@ -93,11 +114,11 @@ def draw_predictions(
     )
     handles = [Patch(color=classes.colours[label], label=names[label]) for label in named]
     if (there >= len(classes)).any():
-        handles.append(Patch(color=_IGNORED, label="ignored"))
-    handles.append(Patch(color=_ERROR, label="error"))
+        handles.append(Patch(color=IGNORED, label="ignored"))
+    handles.append(Patch(color=ERROR, label="error"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path, 80)
+    _save(figure, path, _DPI)
 
 
 def choose_rows(
@@ -125,29 +146,39 @@ def choose_rows(
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]], classes: Classes) -> None:
     """Loss, mean IoU in both readings, IoU per class and learning rate over the epochs,
-    from the rows of metrics.jsonl.
+    from the rows of metrics.jsonl. Each epoch has a marker, so that a single one is seen, too.
     """
     plt = pyplot()
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [r["epoch"] for r in rows]
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    axes[0].plot(epochs, [r["train_loss"] for r in rows], "k", lw=2, label="total")
-    for term in rows[0].get("terms", {}):
-        axes[0].plot(epochs, [r["terms"][term] for r in rows], lw=1, label=term)
+
+    def draw(axis: Any, values: Sequence[float], k: int = 0, **style: Any) -> None:
+        marker = _MARKERS[k % len(_MARKERS)] if len(epochs) <= _MARKED else None
+        axis.plot(epochs, values, marker=marker, ms=4, **style)
+
+    draw(axes[0], [r["train_loss"] for r in rows], color="k", lw=2, label="total")
+    for k, term in enumerate(rows[0].get("terms", {}), 1):
+        draw(axes[0], [r["terms"][term] for r in rows], k, lw=1, label=term)
     axes[0].set_title("training loss and its terms")
-    axes[1].plot(epochs, [r["val_miou_fg"] for r in rows], lw=2, label="fg")
-    axes[1].plot(epochs, [r["val_miou_keras"] for r in rows], "--", lw=1, label="keras")
+    draw(axes[1], [r["val_miou_fg"] for r in rows], lw=2, label="fg")
+    draw(axes[1], [r["val_miou_keras"] for r in rows], 1, ls="--", lw=1, label="keras")
     rate = axes[1].twinx()
-    rate.plot(epochs, [r["learning_rate"] for r in rows], color="0.75", lw=1)
-    rate.set_ylabel("learning rate", color="0.6")
-    axes[1].set_title("validation mean IoU")
+    draw(rate, [r["learning_rate"] for r in rows], 2, color="0.6", lw=1)
+    rate.set_ylabel("learning rate", color="0.4")
+    rate.set_ylim(0, None)
+    axes[1].set_title("validation mean IoU, and the learning rate in grey")
     for k, label in enumerate(classes.scored):
         values = [np.nan if r["iou"][k] is None else r["iou"][k] for r in rows]
-        axes[2].plot(
-            epochs, values, color=classes.colours[label], lw=2, label=classes.names[label] if k < _MOST_NAMED else None
-        )
+        name = classes.names[label] if k < _MOST_NAMED else None
+        draw(axes[2], values, k, lw=2, label=name)
     axes[2].set_title("validation IoU per class")
     for axis in axes:
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(epochs) == 1:
+            axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     for axis in axes[1:]:

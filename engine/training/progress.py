@@ -57,6 +57,16 @@ def epoch_line(row: dict[str, Any], epochs: int, seconds: float, best: bool, sco
     )
 
 
+_NEGATIVE = {"margin": "where the right class leads", "boundary": "inside its class"}
+
+
+def loss_line(terms: dict[str, float]) -> str:
+    """'loss: 0.4 margin + 0.2 dice', and why it may be negative, where it may."""
+    line = "loss: " + " + ".join(f"{coefficient:g} {name}" for name, coefficient in terms.items())
+    below = [f"{name} is negative {where}" for name, where in _NEGATIVE.items() if name in terms]
+    return f"{line} ({' and '.join(below)}, so the sum may be negative)" if below else line
+
+
 def compile_line(done: int, of: int, name: str) -> str:
     """'compiling kernels 7/31 (conv.direct.direct_forward)'."""
     return f"compiling kernels {done}/{of} ({name}), once for this processor"

@@ -1,4 +1,4 @@
-"""The report of a run: summary.json and the pictures, made from its folder."""
+"""The report of a run: summary.json, the pictures and the page."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.data import Tiles
-from engine.files import finite, write_json, write_text
+from engine.data import Classes, Tiles
+from engine.files import finite, write_text
 from engine.inference import labels_of, predict_logits
-from engine.training.checkpoint import load_checkpoint
+from engine.report.page import write_page
+from engine.report.record import Record, measured
+from engine.training.checkpoint import Checkpoint, load_checkpoint
+from engine.training.metrics import TileScores
 from engine.training.plots import choose_rows, draw_curves, draw_predictions
 from engine.training.progress import MOST_SHOWN
-from engine.training.run_folder import BEST, CURVES, METRICS, PREDICTIONS, SUMMARY
+from engine.training.run_folder import BEST, CURVES, METRICS, PREDICTIONS, REPORT, SUMMARY
 
-WALL_CLOCK = ("images_per_second",)  # keys of a row of metrics.jsonl that differ between two runs of the same bits
+# Keys of a row of metrics.jsonl that differ between two runs of the same bits.
+WALL_CLOCK = ("images_per_second", "training_seconds", "seconds")
 
 
 def write_rows(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -32,22 +36,30 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_summary(
-    folder: Path, best: dict[str, Any], rows: Sequence[dict[str, Any]], interrupted: bool, facts: dict[str, Any]
+def summary_of(
+    best: dict[str, Any], rows: Sequence[dict[str, Any]], interrupted: bool, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write summary.json and return what it holds: the best epoch's record, how far the run came,
-    and facts about it.
-    """
+    """The contents of summary.json: the best epoch's record, how far the run came, and facts about it."""
     scores = {k: best[k] for k in ("val_miou_fg", "val_miou_keras", "val_miou_fg_interval", "iou", "accuracy")}
-    summary = {**scores, "best_epoch": best["epoch"], "epochs": rows[-1]["epoch"], "interrupted": interrupted, **facts}
-    write_json(folder / SUMMARY, summary)
-    return summary
+    return {**scores, "best_epoch": best["epoch"], "epochs": rows[-1]["epoch"], "interrupted": interrupted, **facts}
 
 
-def draw(folder: Path, val: Tiles, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw predictions.png with the best network, and curves.png."""
-    best = load_checkpoint(folder / BEST)
-    classes = best.form.classes
+def draw(record: Record, val: Tiles, scores: TileScores | None) -> None:
+    """Draw predictions.png and curves.png of a run, and write its page. scores: of the validation tiles by the best
+    epoch's weights, where they are known.
+    """
+    best = load_checkpoint(record.folder / BEST)
+    draw_pictures(record.folder, best, val, record.rows, record.classes)
+    write_page(record.folder / REPORT, [measured(record, best, val, scores=scores)])
+
+
+def draw_pictures(
+    folder: Path, best: Checkpoint | None, val: Tiles | None, rows: Sequence[dict[str, Any]], classes: Classes
+) -> None:
+    """Draw curves.png, and predictions.png with the best network, where that and tiles are given."""
+    draw_curves(folder / CURVES, rows, classes)
+    if best is None or val is None:
+        return
     shown = val[choose_rows(val.labels(), classes=classes, counts=val.counts)].loaded()
     logits = predict_logits(best.net, shown.images, best.normalisation, crop=best.window)
     labels = labels_of(logits, best.barred)
@@ -55,7 +67,6 @@ def draw(folder: Path, val: Tiles, rows: Sequence[dict[str, Any]]) -> None:
     arrays = ([a[k, :h, :w] for k, (h, w) in enumerate(ends)] for a in (shown.images, shown.labels(), labels))
     title = f"validation tiles, epoch {best.record['epoch']}: mIoU {best.record['val_miou_fg']:.3f} (fg)"
     draw_predictions(folder / PREDICTIONS, *arrays, classes, title)
-    draw_curves(folder / CURVES, rows, classes)
 
 
 def summary_lines(summary: dict[str, Any], folder: Path) -> str:
@@ -63,11 +74,16 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> str:
     low, high = summary["val_miou_fg_interval"]
     shown = [f"{name} {'absent' if value is None else format(value, '.3f')}" for name, value in summary["iou"].items()]
     per_class = ", ".join(shown if len(shown) <= MOST_SHOWN else [*shown[:MOST_SHOWN], f"... of {len(shown)}"])
-    return (
+    lines = [
         f"val mIoU fg {summary['val_miou_fg']:.4f} (95 % {low:.3f} to {high:.3f}, by "
-        f"{summary.get('interval_over', 'source image')}), "
-        f"keras {summary['val_miou_keras']:.4f}; {per_class}\n"
-        f"model    {folder / BEST}  (epoch {summary['best_epoch']})\n"
-        f"metrics  {folder / SUMMARY}, {folder / METRICS}\n"
-        f"pictures {folder / PREDICTIONS}, {folder / CURVES}"
-    )
+        f"{summary.get('interval_over') or 'source image'}), "
+        f"keras {summary['val_miou_keras']:.4f}; {per_class}",
+        f"model    {folder / BEST}  (epoch {summary['best_epoch']})",
+        f"metrics  {folder / SUMMARY}, {folder / METRICS}",
+    ]
+    pictures = [str(folder / name) for name in (PREDICTIONS, CURVES) if (folder / name).exists()]
+    if pictures:
+        lines.append(f"pictures {', '.join(pictures)}")
+    if (folder / REPORT).exists():
+        lines.append(f"report   {folder / REPORT}  (open it in a browser)")
+    return "\n".join(lines)

@@ -17,9 +17,14 @@ from engine.files import PART, remove, sync_folder
 SETTINGS, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 BEST, LAST = "best.safetensors", "last.safetensors"
 CURVES, PREDICTIONS = "curves.png", "predictions.png"
+REPORT = "report.html"
+PROFILE = "profile.json"  # of one training step, by engine.profile
+EVENTS = "tensorboard"  # a folder of event files
+VALIDATION = "validation.npz"  # confusion matrices, by engine.experiment
 STATES = ("state-0.safetensors", "state-1.safetensors")
 _LOCK = ".lock"
-_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS)  # in the order of their removal
+# In the order of their removal.
+_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS, REPORT, PROFILE)
 
 
 class FolderError(InputError):
@@ -105,7 +110,14 @@ def clear(folder: Path, everything: bool = True) -> None:
         for path in (folder / name, folder / (name + PART)):
             if everything or path.suffix == PART:
                 remove(path)
+    for path in event_files(folder) if everything else ():
+        remove(path)
     sync_folder(folder)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The TensorBoard event files of a run, in the order of their writing."""
+    return sorted((folder / EVENTS).glob("events.out.tfevents.*"))
 
 
 def _make(folder: Path) -> None:

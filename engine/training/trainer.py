@@ -22,22 +22,23 @@ from engine.config import Config, ConfigError, to_toml
 from engine.data import class_weights
 from engine.data.preparation import Prepared, prepare
 from engine.data.stored import Stored
-from engine.files import write_text
+from engine.files import write_json, write_text
 from engine.graphs.cpu_step import CapturedPasses
 from engine.graphs.cuda_graph import CudaGraphPasses
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.precompile import precompile
+from engine.report.record import Record
 from engine.signals import Stop, requests
 from engine.training.augmentation import Augmentation
 from engine.training.batches import BatchSource, rare_tiles, stratified_batches
 from engine.training.checkpoint import not_finite, save_checkpoint, take_weights
 from engine.training.loss_scaling import LossScale
-from engine.training.metrics import Scores, bootstrap, scores
+from engine.training.metrics import Scores, TileScores, bootstrap, scores, tile_scores
 from engine.training.mixing import CopyPaste, Mixing, patches_of
 from engine.training.optimizer import AdamW
-from engine.training.progress import Reporter
-from engine.training.reporting import draw, write_rows, write_summary
-from engine.training.run_folder import BEST, LAST, SETTINGS, clear
+from engine.training.progress import Reporter, loss_line
+from engine.training.reporting import draw, summary_of, write_rows
+from engine.training.run_folder import BEST, LAST, SETTINGS, SUMMARY, clear
 from engine.training.run_state import (
     RunState,
     StateError,
@@ -57,6 +58,8 @@ from kernels.core.cuda.module import device_limits
 from kernels.core.precision import use_precision
 from layers import measure
 
+NORM = "gradient_norm"  # its key in a row of metrics.jsonl
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
@@ -64,20 +67,36 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class _Here:
-    """Where a run is within an epoch: steps done, their images, seconds and sums of losses; the generator's state
-    before the epoch's batches.
+    """Where a run is within an epoch: steps done, their images, seconds and sums of losses and gradient norms; the
+    largest gradient norm, and the norms by part of the network in the epoch's last step; the generator's state before
+    the epoch's batches.
     """
 
     steps: int = 0
     images: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
+    largest_norm: float = 0.0
+    norms: dict[str, float] = field(default_factory=dict)
     generator: dict[str, Any] | None = None
 
     @property
     def speed(self) -> float:
         """Images per second."""
         return self.images / max(self.seconds, 1e-9)
+
+    def add(self, terms: dict[str, float], norm: float, images: int) -> None:
+        """Count a step: its losses, its gradient norm and its images."""
+        for name, value in {**terms, NORM: norm}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * images
+        self.largest_norm = max(self.largest_norm, norm)
+        self.steps = self.steps + 1
+        self.images = self.images + images
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Losses and gradient norm, averaged over the images."""
+        return {name: value / self.images for name, value in self.sums.items()}
 
 
 class Run:
@@ -142,6 +161,7 @@ class Run:
         self.augmentation = self._mixing(rare_labels)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.best_scores: TileScores | None = None  # of the same epoch, where this process has validated it
         self.stop = Stop()
         self.serial = 0
         self.begun = state is not None
@@ -175,6 +195,7 @@ class Run:
             + ", ".join(weights[:_SHOWN])
             + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else "")
         )
+        reporter.note(loss_line(config.loss_terms()))
         self.loss = make_loss(config, self.weights, self.classes, self.ignored)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
@@ -335,10 +356,9 @@ class Run:
                         f"the {name} became {value} in epoch {epoch}, step {k + 1} (learning rate {rate:.2g}); try a "
                         "smaller one"
                     )
-            for name, value in terms.items():
-                here.sums[name] = here.sums.get(name, 0.0) + value * len(index)
-            here.steps = k + 1
-            here.images = here.images + len(index)
+            here.add(terms, self.norm, len(index))
+            if here.steps == len(batches):
+                here.norms = self._norms()
             here.seconds = here.seconds + time.monotonic() - start
             remaining = (self.training_seconds + here.seconds) / (step + 1) * (total - step - 1)
             self.report.step(epoch, config.epochs, k + 1, len(batches), terms, here.speed, remaining)
@@ -348,7 +368,7 @@ class Run:
                 self._save()
         self.trained_images = self.trained_images + here.images
         self.training_seconds = self.training_seconds + here.seconds
-        self._validate(epoch, {name: value / here.images for name, value in here.sums.items()}, rate, here.speed)
+        self._validate(epoch, epoch * len(batches), rate)
         self.epoch = epoch
         self.here = _Here()
 
@@ -382,8 +402,22 @@ class Run:
         self.norm = math.sqrt(squared) if squared >= 0 else math.nan
         return dict(zip(terms, values, strict=True))
 
-    def _validate(self, epoch: int, means: dict[str, float], rate: float, speed: float = 0.0) -> None:
+    def _norms(self) -> dict[str, float]:
+        """The norm of the last step's gradient by part of the network ('encoders.0', ..., 'head'), before clipping."""
+        optimizer = self.optimizer
+        scale = 1.0 if self.scale is None else optimizer.scale
+        views = optimizer.flat.views(device.to_numpy(optimizer.gradient))
+        part_of = {id(tensor): part_of_network(name) for name, tensor in self.net.named_parameters()}
+        squares: dict[str, float] = {}
+        for tensor, view in zip(optimizer.flat.tensors, views, strict=True):
+            part = part_of[id(tensor)]
+            squares[part] = squares.get(part, 0.0) + float((view.astype(np.float64) ** 2).sum())
+        return {part: math.sqrt(square) / scale for part, square in squares.items()}
+
+    def _validate(self, epoch: int, step: int, rate: float) -> None:
+        """Measure the averaged weights after an epoch, `step` steps into the run, and write what came of it."""
         config = self.config
+        here = self.here
         with self.optimizer.averaged():
             if bad := not_finite({name: tensor.data for name, tensor in self.net.named_tensors()}):
                 raise TrainingError(
@@ -398,15 +432,22 @@ class Run:
                 ignored=self.ignored,
             )
             result = scores(self.per_image.sum(0), self.classes, self.data.absent)
+            means = here.means
             row = {
                 "epoch": epoch,
+                "step": step,
                 "train_loss": means.get("loss", math.nan),
                 "terms": {k: v for k, v in means.items() if k in config.loss_terms()},
+                NORM: means.get(NORM),
+                "largest_gradient_norm": here.largest_norm,
+                "gradient_norms": here.norms,
                 "val_miou_fg": result.miou_fg,
                 "val_miou_keras": result.miou_keras,
                 "iou": list(result.iou),
                 "learning_rate": rate,
-                "images_per_second": speed,
+                "images_per_second": here.speed,
+                "training_seconds": here.seconds,
+                "seconds": time.monotonic() - self.started,
             }
             if self.scale is not None:
                 row |= {"loss_scale": self.scale.value, "skipped_steps": self.scale.skipped}
@@ -415,10 +456,12 @@ class Run:
             best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
             if best:
                 self.best = record
+                units = self.data.val.units
+                self.best_scores = tile_scores(self.per_image, self.classes, self.data.absent, units)
                 save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record, self.form)
             save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record, self.form)
         write_rows(self.out, self.rows)
-        self.report.epoch(row, config.epochs, time.monotonic() - self.started, best)
+        self.report.epoch(row, config.epochs, row["seconds"], best)
 
     def _record(self, epoch: int, result: Scores) -> dict[str, Any]:
         interval = bootstrap(self.per_image, self.data.val.units, classes=self.classes, absent=self.data.absent)
@@ -434,7 +477,7 @@ class Run:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> dict[str, Any] | None:
-        """Write the summary, then draw the pictures: an interrupt during drawing leaves the summary."""
+        """Write the summary, then the pictures and the page: an interrupt meanwhile leaves the summary."""
         if self.best is None:
             return None
         facts = {
@@ -448,10 +491,22 @@ class Run:
             "interval_over": self.data.val.unit,
             "notes": self.notes,
         }
-        summary = write_summary(self.out, self.best, self.rows, not self.ended, facts)
+        summary = summary_of(self.best, self.rows, not self.ended, facts)
+        write_json(self.out / SUMMARY, summary)
         if self.stop.signal != signal.SIGTERM:  # SIGTERM asks for a quick end
-            draw(self.out, self.data.val, self.rows)
+            name = self.out.resolve().name
+            versions = self.surroundings
+            record = Record(name, self.out, self.config, self.classes, self.rows, summary, versions=versions)
+            draw(record, self.data.val, self.best_scores)
         return summary
+
+
+def part_of_network(name: str) -> str:
+    """The part of the network that a parameter belongs to: 'encoders.0.steps.1.w' -> 'encoders.0', 'head.weight' ->
+    'head'.
+    """
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
 
 
 _SHOWN = 24  # classes whose weights are printed

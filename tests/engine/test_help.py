@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 import bench.__main__
-from engine import doctor, dual, evaluate, report, train
+from engine import doctor, dual, evaluate, train
 from engine.__main__ import COMMANDS
 from engine.cli import UsageError, parsed
 from engine.config import preset
@@ -21,6 +21,7 @@ from engine.export import __main__ as export
 from engine.gradcheck import command as gradcheck
 from engine.help import options_of, page
 from engine.predict import __main__ as predict
+from engine.report import command as report
 
 KINDS = {
     "bench": bench.__main__.Arguments,

@@ -157,6 +157,23 @@ class Page:
         data = self._send("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
         Path(path).write_bytes(base64.b64decode(data))
 
+    def press(self, key: str, code: int) -> None:
+        """A key, as the keyboard sends it to what has the focus. code: the key's Windows virtual-key code."""
+        text = {"text": key} if len(key) == 1 else {}
+        for kind in ("keyDown", "keyUp"):
+            more = text if kind == "keyDown" else {}
+            self._send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+    def click(self, selector: str) -> None:
+        """A click of the mouse in the middle of the first element that a selector finds."""
+        middle = (
+            "(e => { e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); "
+            "return [r.left + r.width / 2, r.top + r.height / 2]; })"
+        )
+        x, y = self.evaluate(f"{middle}(document.querySelector({json.dumps(selector)}))")
+        for kind in ("mousePressed", "mouseReleased"):
+            self._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def resize(self, width: int, height: int = 900) -> None:
         """Another size, as when a window is made smaller; waits until the page is laid out."""
         self.width = width

@@ -30,9 +30,10 @@ from typing import Any
 
 import engine.files
 from engine import train
+from engine.report.record import Record
 from engine.training import trainer
 from engine.training.reporting import WALL_CLOCK, read_rows
-from engine.training.run_folder import CURVES, PREDICTIONS, STATES, holds_state
+from engine.training.run_folder import CURVES, PREDICTIONS, REPORT, STATES, holds_state
 from engine.training.run_state import load_state
 from tests.support.tiny_runs import NETWORK, write_tiles
 
@@ -147,9 +148,9 @@ class Lab:
         self.expected = fingerprint(folder / "whole")
 
     @staticmethod
-    def _draw(folder: Path, *_: Any) -> None:
-        for name in (PREDICTIONS, CURVES):
-            engine.files.write_bytes(folder / name, b"a picture")
+    def _draw(record: Record, *_: Any) -> None:
+        for name in (PREDICTIONS, CURVES, REPORT):
+            engine.files.write_bytes(record.folder / name, b"a picture")
 
     def arguments(self, out: Path) -> list[str]:
         """Go on where there is a state; where there is none a new run must be let in, without --overwrite."""

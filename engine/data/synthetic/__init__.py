@@ -48,7 +48,10 @@ def synthetic(
     planted = max(round(_ALIENS * count), _FEWEST_ALIENS) if aliens and count >= 5 * _FEWEST_ALIENS else 0
     if planted:
         train = _with_aliens(train, planted, stream.generator())
-        notes.append(f"synthetic: {planted} of the training tiles are planted aliens with one mask")
+        notes.append(
+            f"synthetic: {planted} of the training tiles are planted as in the original data (a pasted saucer, and one "
+            "mask for all of them), for cleaning to find and remove (--clean)"
+        )
     return DataSet(
         "synthetic", train, _tiles(test, size, ground, stream, "test") if test else None, tuple(notes), original=True
     )

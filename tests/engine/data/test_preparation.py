@@ -67,8 +67,8 @@ def test_clean_removes_planted_masks_and_nothing_else():
     assert_cleaned_exactly(tiles, planted)
     assert clean(tiles).reasons == [
         (
-            "removed 6 samples: 6 different images share one mask bit by bit, with a drawn interior (background, soil, "
-            "sand)"
+            "removed 6 samples: 6 different images carry one and the same drawn mask (background, soil, sand), so they "
+            "look planted"
         )
     ]
     again = clean(clean(tiles).tiles)
@@ -336,8 +336,8 @@ def test_a_camera_that_stands_still_loses_nothing():
     assert kept is tiles
     assert len(reasons) == 8
     assert reasons[0].startswith(
-        "6 samples: 6 different images share one mask bit by bit, with a drawn interior (class 0, class 1, class 2) "
-        "(kept;"
+        "6 samples: 6 different images carry one and the same drawn mask (class 0, class 1, class 2), so they look "
+        "planted (kept;"
     )
     assert cleaned_by("report", tiles, original=True, classes=classes) == (tiles, reasons)
     assert cleaned_by("off", tiles, original=True, classes=classes) == (tiles, [])

@@ -78,7 +78,8 @@ def test_a_round_trip_through_pytorch_changes_no_bit(whole: Path, exported: Path
     assert (back.config, back.form, back.normalisation) == (first.config, first.form, first.normalisation)
     assert back.record == {}
     assert "These weights have not been scored." in (tmp_path / "back.md").read_text()
-    scores = [evaluate(EvaluateArguments((path,))) for path in (tmp_path / "back.safetensors", whole / "best.safetensors")]
+    files = tmp_path / "back.safetensors", whole / "best.safetensors"
+    scores = [evaluate(EvaluateArguments((path,))) for path in files]
     assert scores[0]["confusion"] == scores[1]["confusion"]
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.data import MARS
 from engine.data.classes import Classes, counted
-from engine.training.metrics import bootstrap, confusion_matrix, confusion_per_image, iou_intervals, scores
+from engine.training.metrics import (
+    bootstrap,
+    confusion_matrix,
+    confusion_per_image,
+    iou_intervals,
+    scores,
+    tile_scores,
+)
 from tests.support.misprints import Mutant, assert_caught, planted
 
 
@@ -56,6 +64,29 @@ def test_pixels_of_truth_0_count_nowhere() -> None:
     cm[0] = [5, 100, 100, 100, 100]
     assert scores(cm).miou_fg == 1
     assert scores(cm).miou_keras == pytest.approx(1)
+
+
+def test_scores_of_single_tiles_by_hand() -> None:
+    half = np.zeros((5, 5), int)
+    half[1, 1], half[2, 1] = 30, 10  # soil: 30 of 40, bedrock: none of 10
+    wrong = np.zeros((5, 5), int)
+    wrong[3, 4] = 7
+    right = np.diag([9, 5, 0, 0, 2])  # class 0 is unlabelled
+    nothing = np.diag([50, 0, 0, 0, 0])
+    nothing[0, 2] = 14
+    got = tile_scores(np.stack([half, wrong, right, nothing]))
+    assert got.confusion.tolist() == (half + wrong + right + nothing).tolist()
+    assert got.iou[:3].tolist() == [0.375, 0.0, 1.0]
+    assert got.wrong[:3].tolist() == [0.25, 1.0, 0.0]
+    assert np.isnan([got.iou[3], got.wrong[3]]).all()
+    assert got.labelled.tolist() == [40, 7, 7, 0]
+    assert tile_scores(np.stack([half]), MARS, absent=(2,)).iou.tolist() == [0.75]
+    with_background = tile_scores(np.stack([right]), counted(5))
+    assert with_background.labelled.tolist() == [16]
+    binary = tile_scores(np.array([[[90, 4], [2, 4]], [[9, 0], [0, 0]]]), counted(1))
+    assert binary.iou[0] == 0.4
+    assert np.isnan(binary.iou[1]), "a tile without the class has no IoU"
+    assert binary.wrong.tolist() == [0.06, 0.0]
 
 
 def test_absent_classes() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine import report, signals
+from engine import signals
 from engine.cli import run_command
+from engine.report import command as report
 from engine.training import run_state
 from engine.training.checkpoint import load_checkpoint, take_weights
 from engine.training.reporting import read_rows
@@ -77,9 +78,9 @@ def test_signals_save_the_state_and_the_run_goes_on_to_the_same_bits(
     assert (out / "summary.json").exists() == (steps > 3)
     if steps > 3:
         assert json.loads((out / "summary.json").read_text())["interrupted"] is True
-        assert (out / "predictions.png").exists() == (number == signal.SIGINT), (
-            "who terminates a run wants it to end soon"
-        )
+        for name in ("predictions.png", "report.html"):
+            assert (out / name).exists() == (number == signal.SIGINT), "who terminates a run wants it to end soon"
+        assert ("report.html" in output) == (number == signal.SIGINT), "named only where it is"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "as before the run"
     assert run([f"--resume={out}"]) == 0
     assert results(out) == results(whole)
@@ -96,7 +97,7 @@ def test_a_run_stopped_in_its_first_epoch_can_go_on(tiles, tmp_path, monkeypatch
     code, line = ended(flags(tiles, out), capsys)
     assert code == 2
     assert f"--resume {out} goes on with it" in line
-    assert ended([str(out)], capsys, lambda a: report.run(report.Arguments(Path(a[0]))))[1].startswith(
+    assert ended([str(out)], capsys, lambda a: report.run(report.Arguments((Path(a[0]),))))[1].startswith(
         f"error: {out}: no epoch"
     )
     assert run(flags(tiles, out, "--overwrite", epochs=1)) == 0
@@ -124,13 +125,15 @@ def test_interrupted_pictures_leave_the_summary_and_are_drawn_later(tiles, tmp_p
     summary = json.loads((out / "summary.json").read_text())
     assert summary["interrupted"] is False
     assert not (out / "curves.png").exists()
-    assert report.run(report.Arguments(out)) == 0
+    assert not (out / "report.html").exists()
+    assert report.run(report.Arguments((out,))) == 0
     assert (out / "curves.png").exists()
     assert (out / "predictions.png").exists()
+    assert (out / "report.html").exists()
     again = json.loads((out / "summary.json").read_text())
     for key in summary.keys() - {"seconds", "images_per_second"}:
         assert again[key] == summary[key], key
-    code, line = ended([str(tmp_path)], capsys, lambda a: report.run(report.Arguments(Path(a[0]))))
+    code, line = ended([str(tmp_path)], capsys, lambda a: report.run(report.Arguments((Path(a[0]),))))
     assert code == 2
     assert "is no run folder" in line
 

@@ -57,6 +57,7 @@ def test_a_run_leaves_everything_that_was_promised(run_folder) -> None:
         "last.safetensors",
         "curves.png",
         "predictions.png",
+        "report.html",
     }
     assert names <= {p.name for p in run_folder.iterdir()}
     assert not list(run_folder.glob("*.part"))
@@ -69,6 +70,9 @@ def test_a_run_leaves_everything_that_was_promised(run_folder) -> None:
     assert [r["epoch"] for r in rows] == [1, 2]
     for key in ("train_loss", "terms", "val_miou_fg", "val_miou_keras", "iou", "learning_rate", "images_per_second"):
         assert key in rows[0]
+    assert [r["step"] for r in rows] == [rows[0]["step"], 2 * rows[0]["step"]]
+    assert 0 < rows[0]["gradient_norm"] <= rows[0]["largest_gradient_norm"]
+    assert 0 < rows[0]["training_seconds"] < rows[0]["seconds"] < rows[1]["seconds"]
     assert set(rows[0]["terms"]) == {"margin", "dice", "focal", "iou"}
     assert summary["val_miou_fg"] == max(r["val_miou_fg"] for r in rows)
     for picture, least in (("curves.png", (900, 250)), ("predictions.png", (700, 700))):
@@ -85,6 +89,8 @@ def test_a_run_leaves_everything_that_was_promised(run_folder) -> None:
     ):
         assert part in text
     assert "\x1b" not in text, "no terminal codes where there is no terminal"
+    assert text.splitlines()[-1].split()[:2] == ["report", str(run_folder / "report.html")]
+    assert "loss: 0.4 margin + 0.2 dice + 0.2 focal + 0.2 iou (margin is negative where" in text
 
 
 def test_the_same_seed_gives_the_same_run(run_folder, tmp_path) -> None:
@@ -120,6 +126,31 @@ def test_training_learns_and_both_readings_are_reported(tmp_path) -> None:
     assert summary["val_miou_keras"] == pytest.approx(summary["val_miou_fg"], abs=1e-6), (
         "class 0 is barred, so both agree"
     )
+
+
+def test_gradient_norms_of_an_epoch(tmp_path, monkeypatch) -> None:
+    """Mean and largest are those of the steps; the parts of the network make up the last step's norm."""
+    norms: list[tuple[float, int]] = []
+    step = Run._step
+
+    def noted(self, index, *arguments):
+        terms = step(self, index, *arguments)
+        norms.append((self.norm, len(index)))
+        return terms
+
+    monkeypatch.setattr(Run, "_step", noted)
+    run = Run(Config(tiles=60, epochs=1, width=4, batch=8), tmp_path, PlainReporter(CLASSES, io.StringIO()))
+    run.train()
+    (row,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert row["step"] == len(norms)
+    assert row["gradient_norm"] == pytest.approx(sum(n * k for n, k in norms) / sum(k for _, k in norms))
+    assert row["largest_gradient_norm"] == max(n for n, _ in norms)
+    parts = row["gradient_norms"]
+    encoders, decoders = ([f"{kind}.{k}" for k in range(3)] for kind in ("encoders", "decoders"))
+    assert list(parts) == [*encoders, "middle", "bottleneck", *decoders, "head"]
+    assert sum(norm**2 for norm in parts.values()) ** 0.5 == pytest.approx(norms[-1][0], rel=1e-5)
+    head = run.net.head.weight.grad.numpy(), run.net.head.bias.grad.numpy()
+    assert parts["head"] == pytest.approx(float(sum((g.astype(float) ** 2).sum() for g in head)) ** 0.5, rel=1e-5)
 
 
 def test_background_train_is_the_literal_reading(tmp_path) -> None:
