@@ -23,7 +23,9 @@ import numpy as np
 from autograd.convert import array_from, is_array
 from autograd.modes import modes
 from autograd.tensor import Tensor
+from kernels.core import tracing
 from kernels.core.device import Array, array_module
+from kernels.core.tracing import FORWARD
 from kernels.shape import sum_to
 
 _sequence = itertools.count()
@@ -67,6 +69,12 @@ class Function:
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         """Multiplications and additions of one forward call, for the summary; 0 for operators that only move memory."""
         return 0
+
+    def backward_flops(self, forward: int) -> int | None:
+        """Those of one backward call, where `forward` of them were one of forward: for a product, as many again for
+        each factor whose gradient is wanted. None where nothing is stated.
+        """
+        return None
 
     def explain(self, error: Exception, *arrays: Any) -> None:
         """Called where forward has raised `error`: raise one that names the operator, the argument and the shapes, or
@@ -114,7 +122,8 @@ class Function:
         arrays = tuple(x.data if isinstance(x, Tensor) else _native(x) for x in inputs)
         self.needs = tuple(modes.recording and isinstance(x, Tensor) and x.requires_grad for x in inputs)
         try:
-            result = self.forward(*arrays)
+            tracer = tracing.current.tracer
+            result = self.forward(*arrays) if tracer is None else tracer.run(FORWARD, self, self.forward, *arrays)
         except Exception as error:
             self.explain(error, *arrays)
             error.add_note(f"{self.name}: called with {', '.join(_described(a) for a in arrays)}")

@@ -11,7 +11,9 @@ from autograd.convert import is_array
 from autograd.function import Edge, Function, check_finite, root
 from autograd.modes import modes
 from autograd.tensor import Tensor
+from kernels.core import tracing
 from kernels.core.device import Array, array_module
+from kernels.core.tracing import BACKWARD, phase
 from kernels.shape import accumulate, added, duplicate
 
 
@@ -42,10 +44,15 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
 
     Operators are visited in the reverse of the order in which they were recorded, which is a topological order.
     """
-    seed = _seed(result, gradient)
-    if result.creator is None:
-        _accumulate_leaf(result, _Sum(seed, False))
-        return
+    with phase("backward"):
+        seed = _seed(result, gradient)
+        if result.creator is None:
+            _accumulate_leaf(result, _Sum(seed, False))
+        else:
+            _walk(result, seed, retain_graph)
+
+
+def _walk(result: Tensor, seed: Array, retain_graph: bool) -> None:
     pending: dict[Function, list[_Sum | None]] = {}
     queue: list[tuple[int, Function]] = []
     leaves: dict[int, tuple[Any, _Sum]] = {}  # by id: Tensors without a creator
@@ -68,6 +75,7 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         else:
             slot.add(dy, owned)
 
+    tracer = tracing.current.tracer
     deliver(result, seed, False)
     while queue:
         _, function = heapq.heappop(queue)
@@ -78,7 +86,7 @@ def backward(result: Tensor, gradient: Any = None, retain_graph: bool = False) -
         borrowed = {id(root(a)) for a in (*dys, *function.saved, *held) if a is not None}
         given = [dy for dy, donated in zip(dys, function.donated, strict=True) if donated]
         function.accumulators = tuple(_accumulator(parent, pending, leaves) for parent in function.parents)
-        grads = function.backward(*dys)
+        grads = function.backward(*dys) if tracer is None else tracer.run(BACKWARD, function, function.backward, *dys)
         grads = tuple(grads) if isinstance(grads, (tuple, list)) else (grads,)
         if len(grads) != len(function.parents):
             raise RuntimeError(

@@ -116,10 +116,10 @@ def installed(against: tuple[str, ...]) -> tuple[str, ...]:
 
 def measured_machine() -> Any:
     """The machine's peaks, measured in a process of its own."""
-    from bench.machine import Machine
+    from kernels.core.cpu.peaks import Machine
 
     result = subprocess.run(
-        [sys.executable, "-m", f"{PREFIX}bench.machine"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", f"{PREFIX}kernels.core.cpu.peaks"], capture_output=True, text=True, check=True
     )
     return Machine(**json.loads(result.stdout))
 

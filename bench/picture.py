@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.machine import Machine
+from kernels.core.cpu.peaks import Machine
 
 
 def draw(path: Path, table: list[dict[str, Any]], machine: Machine) -> None:

@@ -225,6 +225,11 @@ PAGES = {
             "engine.export.card",
         ),
     ),
+    "engine-profile": Contents(
+        "Profile",
+        "Where the time and the memory of a computation go ([profile](../profile.md)).",
+        ("engine.profile",),
+    ),
     "engine-data": Contents(
         "Data",
         "Reading, checking, cleaning, splitting and making data. Import them from `engine.data`.",

@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "write a page about a run, or one that compares several",
     "experiment": "train a grid of configurations over seeds or folds, and compare them",
     "dual": "measure a network together with a second one that knows a rare class",
+    "profile": "say where the time and the memory of a training step go",
     "gradcheck": "prove gradients against finite differences, or plant a bug and see where it is",
     "bench": "race the kernels against other frameworks",
     "doctor": "say what this machine has, and compile every kernel",

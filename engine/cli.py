@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.config import PRESETS, Config, preset, read_toml
 from engine.errors import InputError, printable, reading, reason
 from engine.files import OutputError
 from engine.signals import Terminated, terminated_by_exception
@@ -150,6 +151,31 @@ def parsed(
     wrong = next((a.partition("=")[0] for a in args if a.startswith("--") and a.partition("=")[0] not in known), None)
     close = difflib.get_close_matches(wrong, known, 1) if wrong and "nrecognized" in line else []
     raise UsageError(f"{line} ({f'did you mean {close[0]}? ' if close else ''}--help lists the options)")
+
+
+def peek(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option before the real parsing: `--name value` or `--name=value`."""
+    for k, argument in enumerate(arguments):
+        if argument == name and k + 1 < len(arguments):
+            return arguments[k + 1]
+        if argument.startswith(name + "="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def check_names(arguments: Sequence[str], *options: str) -> None:
+    """Raise UsageError where one of these options, which take a name, was given an empty one."""
+    for option in options:
+        if peek(arguments, option) == "":
+            raise UsageError(f"{option}: got an empty name")
+
+
+def base_settings(arguments: Sequence[str]) -> Config:
+    """The settings that the other options change: those of --config, else those of --preset."""
+    path, chosen = peek(arguments, "--config"), peek(arguments, "--preset")
+    if path is not None:
+        return read_toml(Path(path))
+    return preset(chosen if chosen in PRESETS else PRESETS[0])
 
 
 def use_threads(count: int) -> None:

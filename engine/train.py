@@ -3,8 +3,9 @@ DIR] ...
 
 Tiles in, a run folder out: config.toml, metrics.jsonl (a line per epoch), summary.json, best.safetensors and
 last.safetensors, report.html, curves.png, predictions.png, and the run's two last states, from which --resume goes on
-(docs/reliability.md). Without options it trains the smallest preset on built-in data in a few minutes. Exit codes: 0
-finished, 1 failed, 2 bad input, 130 interrupted (Ctrl-C), 143 terminated.
+(docs/reliability.md); with --profile also profile.json and trace.json (docs/profile.md). Without options it trains the
+smallest preset on built-in data in a few minutes. Exit codes: 0 finished, 1 failed, 2 bad input, 130 interrupted
+(Ctrl-C), 143 terminated.
 """
 
 from __future__ import annotations
@@ -18,8 +19,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
-from engine.config import PRESETS, Config, preset, presets_explained, read_toml
+from engine.cli import (
+    UsageError,
+    base_settings,
+    check_memory,
+    check_names,
+    parsed,
+    peek,
+    run_command,
+    use_threads,
+)
+from engine.config import Config, presets_explained, read_toml
 from engine.data import CLASSES
 from engine.files import finite
 from engine.training.progress import REPORTERS, make_reporter
@@ -76,6 +86,10 @@ class Arguments:
     """MiB of memory that a folder's decoded tiles may take (twice their size while they are split); larger ones are
     read from a temporary file (in TMPDIR, else /var/tmp), with the same results. 0: half of what is available.
     """
+    profile: bool = False
+    """Profile some steps before the first one (docs/profile.md): the longest operators are printed, profile.json and
+    trace.json written. The run's results are the same bits.
+    """
     quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
     """Print nothing but the last lines: the scores and the files."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
@@ -97,28 +111,10 @@ def parse(arguments: list[str] | None = None) -> Arguments:
     explicitly wins.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    chosen_preset, path, resumed = (_peek(arguments, name) for name in ("--preset", "--config", "--resume"))
-    for name in ("--out", "--data", "--config", "--resume", "--from"):
-        if _peek(arguments, name) == "":
-            raise UsageError(f"{name}: got an empty name")
-    base = preset("tiny")
-    if resumed is not None:
-        base = _state(Path(resumed)).config
-    elif path is not None:
-        base = read_toml(Path(path))
-    elif chosen_preset in PRESETS:
-        base = preset(chosen_preset)
+    check_names(arguments, "--out", "--data", "--config", "--resume", "--from")
+    resumed = peek(arguments, "--resume")
+    base = base_settings(arguments) if resumed is None else _state(Path(resumed)).config
     return parsed(Arguments, "python -m engine.train", arguments, Arguments(base), presets_explained())
-
-
-def _peek(arguments: list[str], name: str) -> str | None:
-    """The value of an option before the real parsing: `--name value` or `--name=value`."""
-    for k, argument in enumerate(arguments):
-        if argument == name and k + 1 < len(arguments):
-            return arguments[k + 1]
-        if argument.startswith(name + "="):
-            return argument.split("=", 1)[1]
-    return None
 
 
 def _state(folder: Path) -> RunState:
@@ -210,7 +206,7 @@ def run(arguments: Arguments, kind: type[Run] | None = None) -> int:
             reporter = TensorBoardReporter(reporter, out)
         try:
             starts = state, arguments.start, arguments.save_every, arguments.allow_changes, arguments.memory
-            job = (kind or Run)(arguments.settings, out, reporter, *starts)
+            job = (kind or Run)(arguments.settings, out, reporter, *starts, arguments.profile)
             summary = job.train()
         except (TrainingError, CaptureError) as error:
             reporter.close()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 
 from autograd import Tensor, no_grad
+from kernels.core import tracing
 from kernels.core.device import default, module_of, to_device, to_numpy
 
 M = TypeVar("M", bound="Module")
@@ -69,7 +70,10 @@ class Module:
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         """`forward` of these inputs, which a subclass defines."""
-        return self.forward(*inputs, **settings)
+        tracer = tracing.current.tracer
+        if tracer is None:
+            return self.forward(*inputs, **settings)
+        return tracer.run(tracing.LAYER, self, self.forward, *inputs, **settings)
 
     # -- what is inside -----------------------------------------------------------------------------------------------
 

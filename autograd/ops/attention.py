@@ -36,6 +36,10 @@ class Attention(Function):
         q, k, v = inputs
         return 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
 
+    def backward_flops(self, forward: int) -> int:
+        q, k, v, *_ = self.saved  # five products: P again, dP and dV, dQ and dK
+        return 2 * math.prod(q.shape[:-1]) * k.shape[-2] * (3 * q.shape[-1] + 2 * v.shape[-1])
+
 
 class PolarizedChannel(Function):
     """y = x s[c]: one gate per image and channel from an attention-weighted mean of the pixels.

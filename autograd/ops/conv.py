@@ -54,6 +54,9 @@ class Conv2d(Function):
         r, s, c, _ = inputs[0].shape
         return 2 * outputs[0].size * r * s * c
 
+    def backward_flops(self, forward: int) -> int:
+        return forward * (self.needs[0] + any(self.needs[2:]))
+
 
 class Conv2dReLU(Function):
     """y = relu(conv2d(x) + b + residual), for inference: it keeps nothing for a gradient."""
@@ -98,6 +101,9 @@ class ConvTranspose2d(Function):
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         r, s, _, k = inputs[1].shape
         return 2 * inputs[0].size * r * s * k
+
+    def backward_flops(self, forward: int) -> int:
+        return forward * (self.needs[0] + self.needs[1])
 
 
 def conv2d(

@@ -88,6 +88,9 @@ class ConvBatchNorm(Function):
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return Conv2d.flops(self, inputs, outputs) + 4 * outputs[0].size  # type: ignore[arg-type]
 
+    def backward_flops(self, forward: int) -> int:
+        return forward * (self.needs[0] + any(self.needs[4:]))
+
 
 def conv2d_batch_norm(
     input: Tensor | Sequence[Tensor],

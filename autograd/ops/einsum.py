@@ -68,6 +68,9 @@ class Einsum(Function):
             count *= size
         return count
 
+    def backward_flops(self, forward: int) -> int:
+        return forward * sum(self.needs)
+
 
 def _product(terms: Sequence[str], out: str, *operands: Array) -> Array:
     y = array_module(*operands).einsum(f"{','.join(terms)}->{out}", *operands, optimize=len(operands) > 1)

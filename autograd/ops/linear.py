@@ -53,6 +53,9 @@ class MatMul(Function):
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
 
+    def backward_flops(self, forward: int) -> int:
+        return forward * (self.needs[0] + self.needs[1])
+
 
 def matmul(x: Any, y: Any) -> Tensor:
     """x @ y, as torch.matmul: the product over x's last axis and y's last but one; the axes before them broadcast, and
@@ -87,6 +90,9 @@ class Linear(Function):
 
     def flops(self, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> int:
         return 2 * outputs[0].size * inputs[0].shape[-1]
+
+    def backward_flops(self, forward: int) -> int:
+        return forward * (self.needs[0] + self.needs[1])
 
 
 def _product(x: Array, w: Array) -> Array:

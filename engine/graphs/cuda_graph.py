@@ -21,6 +21,7 @@ import numpy as np
 from engine.graphs import CaptureError
 from engine.graphs.network_state import State
 from engine.training.step import Passes, Terms
+from kernels.core import tracing
 from kernels.core.device import Array
 from kernels.core.precision import precision
 
@@ -35,6 +36,8 @@ class CudaGraphPasses:
         self.recorded: dict[tuple, _Recorded] = {}
 
     def __call__(self, x: Array, labels: Array, scale: float | None = None) -> Terms:
+        if tracing.current.tracer is not None:
+            return self.passes(x, labels, scale)
         key = x.shape, labels.shape, x.dtype, labels.dtype, precision()
         if any(not step.current for step in self.recorded.values()):
             self.recorded.clear()

@@ -18,13 +18,13 @@ SETTINGS, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 BEST, LAST = "best.safetensors", "last.safetensors"
 CURVES, PREDICTIONS = "curves.png", "predictions.png"
 REPORT = "report.html"
-PROFILE = "profile.json"  # of one training step, by engine.profile
+PROFILE, TRACE = "profile.json", "trace.json"  # of training steps, by engine.profile
 EVENTS = "tensorboard"  # a folder of event files
 VALIDATION = "validation.npz"  # confusion matrices, by engine.experiment
 STATES = ("state-0.safetensors", "state-1.safetensors")
 _LOCK = ".lock"
 # In the order of their removal.
-_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS, REPORT, PROFILE)
+_ALL = (*STATES, SETTINGS, BEST, LAST, METRICS, SUMMARY, CURVES, PREDICTIONS, REPORT, PROFILE, TRACE)
 
 
 class FolderError(InputError):

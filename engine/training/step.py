@@ -5,6 +5,7 @@ from __future__ import annotations
 from autograd import Tensor
 from engine.training.optimizer import Optimizer
 from kernels.core.device import Array, array_module, to_device
+from kernels.core.tracing import phase
 from layers import Module, SegmentationLoss
 
 Terms = dict[str, Array]
@@ -31,8 +32,10 @@ class Passes:
         optimizer cannot follow are an error before anything is computed, so that no running statistic moves.
         """
         self.optimizer.follow()
-        loss = self.loss(self.net(Tensor(x)), labels)
+        with phase("forward"):
+            loss = self.loss(self.net(Tensor(x)), labels)
         self.net.zero_grad()
         loss.backward(None if seed is None else Tensor(seed))
-        self.optimizer.gather()
+        with phase("optimizer"):
+            self.optimizer.gather()
         return {"loss": loss.data, **self.loss.terms}

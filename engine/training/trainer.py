@@ -7,9 +7,11 @@ else are stored and added as float32, so memory and the traffic of element-wise 
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from engine.graphs.cpu_step import CapturedPasses
 from engine.graphs.cuda_graph import CudaGraphPasses
 from engine.inference import WHOLE, Normalisation, evaluate_confusion
 from engine.precompile import precompile
+from engine.profile.steps import profile_run
 from engine.report.record import Record
 from engine.signals import Stop, requests
 from engine.training.augmentation import Augmentation
@@ -51,11 +54,12 @@ from engine.training.run_state import (
     take_apart,
 )
 from engine.training.schedules import cosine_schedule
-from engine.training.step import Passes
+from engine.training.step import Passes, Terms
 from kernels.core import device
 from kernels.core.cpu.cores import available_memory
 from kernels.core.cuda.module import device_limits
 from kernels.core.precision import use_precision
+from kernels.core.tracing import phase
 from layers import measure
 
 NORM = "gradient_norm"  # its key in a row of metrics.jsonl
@@ -107,7 +111,8 @@ class Run:
     break, to the bit. Raises StateError when anything that decides the bits has changed, unless allow_changes.
     start: a checkpoint to take the first weights from.  save_every: minutes between states within an epoch; 0 keeps one
     per epoch.
-    memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).
+    memory: MiB that a folder's decoded tiles may take in memory (see engine.data.load).  profile: write a profile of
+    some steps before the first one.
     Raises ConfigError for settings that the device or its memory cannot serve, DataError for data that cannot be read;
     `train` raises TrainingError where numbers are no longer finite.
     """
@@ -122,8 +127,10 @@ class Run:
         save_every: float = 10.0,
         allow_changes: bool = False,
         memory: int = 0,
+        profile: bool = False,
     ) -> None:
         self.config, self.out, self.report, self.save_every = config, out, reporter, save_every
+        self.profile = profile
         self.choice = device.choose(None if config.device == "auto" else config.device)
         reporter.note(str(self.choice))
         _check_device(config, self.choice)
@@ -196,14 +203,20 @@ class Run:
             + (f", ... ({len(weights)} classes)" if len(weights) > _SHOWN else "")
         )
         reporter.note(loss_line(config.loss_terms()))
+        self._equip()
+        if self.choice.name == device.CPU:
+            precompile([config], reporter.compiling, self.form)
+
+    def _equip(self, captured: bool = True) -> None:
+        """What trains the network. captured: capture steps where that is possible."""
+        config = self.config
         self.loss = make_loss(config, self.weights, self.classes, self.ignored)
         clip = config.clip or math.inf
         self.optimizer = AdamW(self.net, weight_decay=config.weight_decay, clip=clip, average=config.average)
         passes = Passes(self.net, self.loss, self.optimizer, self.choice.name)
-        recorded = CapturedPasses(passes) if self.choice.name == device.CPU else passes
-        self.passes = CudaGraphPasses(passes) if config.cuda_graph else recorded
-        if self.choice.name == device.CPU:
-            precompile([config], reporter.compiling, self.form)
+        self.passes: Callable[..., Terms] = passes
+        if captured and self.captures:
+            self.passes = CudaGraphPasses(passes) if config.cuda_graph else CapturedPasses(passes)
 
     def _mixing(self, rare: list[int]) -> Mixing:
         """The augmentation, and what it mixes. rare: labels of the classes whose components are pasted."""
@@ -241,6 +254,8 @@ class Run:
             self.report.note(f"resumed in epoch {self.epoch + 1}, after step {self.here.steps}")
         write_text(self.out / SETTINGS, to_toml(self.config))
         write_rows(self.out, self.rows)
+        if self.profile and not self.ended:
+            profile_run(self)
         while not self.ended and not self.stop.signal:
             self._epoch(self.epoch + 1)
             self._save()
@@ -254,6 +269,38 @@ class Run:
         """Whether all epochs are done, or the last `patience` of them brought nothing better."""
         stale = self.best is not None and 0 < self.config.patience <= self.epoch - self.best["epoch"]
         return self.epoch >= self.config.epochs or stale
+
+    # -- steps for their own sake -------------------------------------------------------------------------------------
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps are captured and replayed."""
+        return self.choice.name == device.CPU or self.config.cuda_graph
+
+    def rehearsal(self, captured: bool) -> Run:
+        """A run with the weights and the generator of this one, of which it changes nothing: `steps` may be taken from
+        it. (They draw from the process's random stream, which the caller replays.)
+
+        captured: capture its steps as this run does, else compute them operator by operator.
+        """
+        other = copy.copy(self)
+        other.net = build_network(self.config, self.form)
+        other.net.load_state_dict(self.net.state_dict())
+        other.rng, other.scale, other.here = copy.deepcopy(self.rng), copy.deepcopy(self.scale), _Here()
+        other._equip(captured)
+        return other
+
+    def steps(self) -> Iterator[dict[str, float]]:
+        """Steps with whole batches at the first step's learning rate, without end, validation and states; each gives
+        the loss and its terms.
+        """
+        self.net.train()
+        while True:
+            self.here.generator = None  # other batches than before
+            batches = [index for index in self._batches() if len(index) == min(self.config.batch, len(self.data.train))]
+            rate = self._rate(0, len(batches) * self.config.epochs)
+            for index, self.upcoming in zip(batches, [*batches[1:], None], strict=True):
+                yield self._step(index, self.augmentation, rate)
 
     # -- states -------------------------------------------------------------------------------------------------------
 
@@ -388,10 +435,12 @@ class Run:
 
     def _step(self, index: np.ndarray, augment: Mixing | Augmentation, rate: float) -> dict[str, float]:
         """One update from the tiles at `index`; returns the loss and its terms."""
-        images, masks = self._batch(index, augment)
+        with phase("batch"):
+            images, masks = self._batch(index, augment)
         scale = None if self.scale is None else self.scale.value
         terms = self.passes(images, masks, scale)
-        norm = self.optimizer.step(rate, scale, gathered=True)
+        with phase("optimizer"):
+            norm = self.optimizer.step(rate, scale, gathered=True)
         if self.scale is not None and norm is not None:
             # a step that was skipped has done no harm
             self.norm = norm if self.scale.update(norm) or scale == 1 else 0.0

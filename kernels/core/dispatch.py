@@ -22,9 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from kernels.core import tracing
 from kernels.core.device import CPU, device_of
 from kernels.core.modules import load
 from kernels.core.shapes import Shapes
+from kernels.core.tracing import OPERATOR
 
 BACKENDS = ("fast", "reference")
 _UNCHECKED = "unchecked"  # see `definitions`
@@ -46,8 +48,8 @@ _state = _State()
 
 
 def is_plain() -> bool:
-    """Whether this thread's calls go to the fast kernels and no log counts them."""
-    return _state.backend == "fast" and not _state.logs
+    """Whether this thread's calls go to the fast kernels, and neither a log nor a tracer is told of them."""
+    return _state.backend == "fast" and not _state.logs and tracing.current.tracer is None
 
 
 def mark_host_computation() -> None:
@@ -129,7 +131,8 @@ class Operator:
         call = self.call if not self.line or self.shapes.fit(*args, **kwargs) else self.call_swapped
         recorder = _state.recorder
         if recorder is None:
-            return call(*args, **kwargs)
+            tracer = tracing.current.tracer
+            return call(*args, **kwargs) if tracer is None else tracer.run(OPERATOR, self, call, *args, **kwargs)
         _state.recorder = None
         try:
             return recorder(call, args, kwargs)

@@ -217,6 +217,12 @@ class Shapes:
             )
         return arguments.args, arguments.kwargs
 
+    def written(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The arguments of a call that are written to: arrays, sequences of them, or None."""
+        arguments = self.signature.bind(*args, **kwargs)
+        arguments.apply_defaults()
+        return [_argument(arguments.arguments, item.name) for item in self.items if item.written]
+
     def _compare(self, arguments: dict[str, Any]) -> None:
         scope = {"__builtins__": {}, **_FUNCTIONS, **arguments}
         first = ""

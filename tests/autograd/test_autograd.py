@@ -312,7 +312,7 @@ MUTANTS = [
     ),
     Mutant(
         "tape: a cotangent that others need is given away",
-        "autograd.tape:backward",
+        "autograd.tape:_walk",
         "slot is not None and slot.owned for",
         "slot is not None for",
         lambda: test_a_cotangent_is_overwritten_only_when_nobody_else_needs_it(True),

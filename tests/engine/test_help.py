@@ -21,6 +21,7 @@ from engine.export import __main__ as export
 from engine.gradcheck import command as gradcheck
 from engine.help import options_of, page
 from engine.predict import __main__ as predict
+from engine.profile import __main__ as profile
 from engine.report import command as report
 
 KINDS = {
@@ -32,6 +33,7 @@ KINDS = {
     "export": export.Arguments,
     "gradcheck": gradcheck.Arguments,
     "predict": predict.Arguments,
+    "profile": profile.Arguments,
     "report": report.Arguments,
     "train": train.Arguments,
 }

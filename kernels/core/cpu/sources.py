@@ -25,7 +25,7 @@ from kernels.core.modules import PREFIX, local
 
 ROOT = Path(__file__).resolve().parents[2]
 _HOST = {
-    *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "modules", "reduction", "shapes")),
+    *(f"kernels.core.{name}" for name in ("device", "dispatch", "held", "modules", "reduction", "shapes", "tracing")),
     *(f"kernels.core.cpu.{name}" for name in ("buffer_pool", "cores", "deferral", "sources", "store")),
 }
 

@@ -34,6 +34,7 @@ from numba import types
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
+from kernels.core import tracing
 from kernels.core.cpu import buffer_pool
 from kernels.core.cpu.arguments import MOST_ARGUMENTS
 from kernels.core.cpu.cores import capped, usable_cores
@@ -408,11 +409,19 @@ def parallel(kernel: Kernel, chunks: int, *arguments: Any, scratch: int = 0) -> 
     """
     if chunks <= 0 or discovered(kernel):
         return
+    tracer = tracing.current.tracer
+    if tracer is None:
+        _launch(kernel, chunks, arguments, scratch)
+    else:
+        tracer.run(tracing.KERNEL, kernel.name, _launch, kernel, chunks, arguments, scratch)
+
+
+def _launch(kernel: Kernel, chunks: int, given: tuple[Any, ...], scratch: int) -> None:
     address = kernel.address or kernel.compile()
     launch = kernel.launcher
     if launch is None:
         launch = kernel.launcher = launcher(kernel)
-    arguments = kernel.signature.arguments(arguments)  # type: ignore[assignment]
+    arguments = kernel.signature.arguments(given)
     pool = current_pool()
     room = pool.scratch if scratch <= pool.scratch.floats else pool.reserve(scratch)
     workers = pool.size - 1 if chunks > 1 else 0

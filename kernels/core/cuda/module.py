@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from kernels.core import tracing
 from kernels.core.device import DeviceError
 
 FOLDER = Path(__file__).resolve().parents[2]
@@ -155,7 +156,13 @@ class Module:
             function.max_dynamic_shared_size_bytes = launch.shared
         for log in _logs:
             log.append(launch)
-        function(launch.grid, launch.block, tuple(map(_argument, arguments)), shared_mem=launch.shared)
+        given = launch.grid, launch.block, tuple(map(_argument, arguments))
+        tracer = tracing.current.tracer
+        if tracer is None:
+            function(*given, shared_mem=launch.shared)
+        else:
+            name = f"{self.path.removesuffix('.cu').replace('/', '.')}.{launch.kernel}"
+            tracer.run(tracing.KERNEL, name, function, *given, shared_mem=launch.shared)
 
 
 def _argument(value: Any) -> Any:

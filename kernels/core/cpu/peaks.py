@@ -1,7 +1,8 @@
-"""Measure the peaks of this machine:  python -m bench.machine
+"""Measure the peaks of this machine:  python -m kernels.core.cpu.peaks
 
 The rate of fused multiply-adds from registers, on all threads, and the bandwidth of copying an array that fits no cache
-(bytes read + bytes written; what a write reads first is not counted). Percentages of benchmark rows refer to these.
+(bytes read + bytes written; what a write reads first is not counted). Percentages of benchmarks and profiles refer to
+these.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from kernels.core.cpu.vector_ops import copy
 
 _SUMS = 24 if target().registers > 16 else 12  # independent accumulators: more than latency times rate
 _STEPS = 400_000
-_FLOATS = 1 << 26  # 256 MB
+_CHUNKS = 64
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ def _multiply_add(code: Code, x: Pointer, y: Pointer, steps: Int) -> None:
 
 
 @cpu_kernel()
-def _arithmetic(start, stop, scratch, x: F32, y: F32, steps: int):
+def _arithmetic(start, stop, scratch, x: F32, y: F32, steps: int):  # type: ignore[no-untyped-def]
     for _ in range(start, stop):
         _multiply_add(x, scratch, steps)
 
 
 @cpu_kernel()
-def _copying(start, stop, scratch, x: F32, y: F32, n: int):
+def _copying(start, stop, scratch, x: F32, y: F32, n: int):  # type: ignore[no-untyped-def]
     for chunk in range(start, stop):
         copy(x, chunk * n, y, chunk * n, n)
 
 
-def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
+def _least_seconds(run: Callable[[], None], rounds: int) -> float:
     warm = time.perf_counter() + 0.2
     # a new thread starts on the core of the one that made it, and is moved after some 20 ms
     while time.perf_counter() < warm:
@@ -80,18 +81,20 @@ def _least_seconds(run: Callable[[], None], rounds: int = 15) -> float:
     return min(times)  # a peak: other work on the machine only lowers a figure
 
 
-def measure() -> Machine:
-    """Measure this machine with the threads that kernels use; about a second."""
+def measure(floats: int = 1 << 26, rounds: int = 15) -> Machine:
+    """Measure this machine with the threads that kernels use; about a second. floats: numbers that are copied, two
+    arrays of 256 MB, and more than a cache holds.
+    """
     lanes = target().lanes
     team = threads()
     small = np.ones(64, np.float32)
-    large = np.ones(_FLOATS, np.float32)
-    other = np.zeros(_FLOATS, np.float32)
-    seconds = _least_seconds(lambda: parallel(_arithmetic, team, small, small, _STEPS, scratch=_SUMS * lanes))
-    copied = _least_seconds(lambda: parallel(_copying, 64, large, other, _FLOATS // 64))
-    return Machine(
-        _processor(), target().name, team, 2 * _SUMS * lanes * _STEPS * team / seconds / 1e9, 8 * _FLOATS / copied / 1e9
-    )
+    large = np.ones(floats, np.float32)
+    other = np.zeros(floats, np.float32)
+    each = floats // _CHUNKS
+    seconds = _least_seconds(lambda: parallel(_arithmetic, team, small, small, _STEPS, scratch=_SUMS * lanes), rounds)
+    copied = _least_seconds(lambda: parallel(_copying, _CHUNKS, large, other, each), rounds)
+    gflops = 2 * _SUMS * lanes * _STEPS * team / seconds / 1e9
+    return Machine(_processor(), target().name, team, gflops, 8 * each * _CHUNKS / copied / 1e9)
 
 
 def _processor() -> str:
