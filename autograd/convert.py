@@ -42,7 +42,7 @@ def array_from(value: Any, name: str = "Tensor") -> Array:
     dtype = array.dtype
     if dtype.kind not in "biufc" and "float" not in dtype.name:  # bfloat16 is of kind V
         raise TypeError(
-            f"{name}: got {_kind(value)} (as an array: {dtype}), expected an array of booleans, integers or "
+            f"{name}: got {kind_of(value)} (as an array: {dtype}), expected an array of booleans, integers or "
             "floating-point numbers"
         )
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
@@ -53,7 +53,7 @@ def _made(value: Any, name: str) -> Array:
     try:
         array = module_of(default()).asarray(value)
     except (ValueError, OverflowError) as error:  # rows of different lengths, for one
-        raise type(error)(f"{name}: {_kind(value)} gives no array: {error}") from None
+        raise type(error)(f"{name}: {kind_of(value)} gives no array: {error}") from None
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
@@ -74,10 +74,11 @@ def _foreign(value: Any, name: str) -> Array:
     except Exception as error:
         reasons.append(str(error))
     why = f": {reasons[0].splitlines()[0]}" if reasons and reasons[0] else ""
-    raise TypeError(f"{name}: {_kind(value)} cannot be converted to an array{why}")
+    raise TypeError(f"{name}: {kind_of(value)} cannot be converted to an array{why}")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The name of a value's type, for messages."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 

@@ -13,6 +13,7 @@ from autograd.binding import bound
 from autograd.convert import array_from, is_array, same_kind
 from autograd.methods import Methods
 from autograd.modes import modes
+from autograd.tensor_html import tensor_html
 from kernels.core.device import Array, array_module, device_of, to_numpy
 from kernels.core.labels import check_places
 from kernels.shape import evaluate, overwrite
@@ -225,6 +226,9 @@ class Tensor(Methods):
         with np.printoptions(threshold=_SHORT, edgeitems=3 if flat or self.ndim < 3 else 1):
             values = f"{self._data.reshape(-1)!r}.reshape{self.shape}" if flat else repr(self._data)
         return f"Tensor({values}{made})"
+
+    def _repr_html_(self) -> str:
+        return tensor_html(self)
 
     def __format__(self, spec: str) -> str:
         if spec and self.ndim:

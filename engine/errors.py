@@ -26,6 +26,10 @@ class InputError(ValueError):
         super().__init__(_escaped(message))
 
 
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and why."""
+
+
 @contextmanager
 def reading(kind: type[Exception], what: str) -> Iterator[None]:
     """Raise kind(f"{what} (the reason)") for any exception in the block; one that is such a message already passes

@@ -6,6 +6,7 @@ import numpy as np
 
 from autograd import Tensor, ops
 from autograd.checks import checked_image
+from autograd.operands import as_tensor
 from layers.conv import Conv2d
 from layers.initialisers import he_normal, xavier_normal
 from layers.module import Buffer, Module, Parameter
@@ -38,6 +39,7 @@ class PolarizedSelfAttention(Module):
         self.mode, self.residual, self.eps = mode, residual, eps
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("PolarizedSelfAttention: x", x)
         h, w = checked_image("PolarizedSelfAttention", x)
         n = len(x)
         c = x.shape[3]
@@ -90,6 +92,7 @@ class MultiHeadSelfAttention(Module):
         self.positions = Buffer(sine_positions(*size, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("MultiHeadSelfAttention: x", x)
         h, w = checked_image("MultiHeadSelfAttention", x)
         n = len(x)
         c = x.shape[3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autograd import Tensor, ops
+from autograd.operands import as_tensor
 from layers.conv import Conv2d, ConvNorm
 from layers.module import Module
 
@@ -45,6 +46,8 @@ class AttentionGate(Module):
             self.psi.bias.data[...] = np.float32(2)
 
     def forward(self, e: Tensor, d: Tensor) -> Tensor:
+        e = as_tensor("AttentionGate: e", e)
+        d = as_tensor("AttentionGate: d", d)
         if e.shape[:3] != d.shape[:3]:
             raise ValueError(f"AttentionGate: encoder features are {e.shape} but decoder features are {d.shape}")
         if self.kind == "gau":

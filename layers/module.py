@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 import numpy as np
 
 from autograd import Tensor, no_grad
+from autograd.html import Markup, block, code, details, faint, table, tag
 from kernels.core import tracing
 from kernels.core.device import default, module_of, to_device, to_numpy
 
@@ -210,6 +211,28 @@ class Module:
     def __repr__(self) -> str:
         return "\n".join(self._lines("", []))
 
+    def _repr_html_(self) -> str:
+        return block(self._tree("", []))
+
+    def _tree(self, name: str, path: list[Module]) -> Markup:
+        """This module and those below it, folded away, with the shapes of its own parameters and buffers."""
+        title = [faint(f"{name}: ")] if name else []
+        if any(module is self for module in path):
+            return tag("div", *title, type(self).__name__, ", which is around")
+        count = self.parameter_count()
+        size = [faint(f"  {count:,} parameter{'s' * (count != 1)}")] if count else []
+        title += [tag("b", type(self).__name__), code(f"({self.extra_repr()})"), *size]
+        own = [
+            (inner, str(value.shape), str(value.dtype), _kind(value))
+            for inner, value in _found(vars(self))
+            if isinstance(value, (Parameter, Buffer))
+        ]
+        inside = [child._tree(inner, [*path, self]) for inner, child in self.children()]
+        if not own and not inside:
+            return tag("div", *title, style="margin-left: 1em")
+        tables = [table(own, left=4)] if own else []
+        return details(tag("span", *title), *tables, *inside, unfolded=not path)
+
     def _lines(self, name: str, path: list[Module]) -> list[str]:
         """The tree below this module, a line per module, indented by depth."""
         count = self.parameter_count()
@@ -288,6 +311,10 @@ def _found(values: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Itera
             yield f"{prefix}{key}", value
         elif isinstance(value, (list, tuple, dict)) and not any(value is outer for outer in around):
             yield from _found(value, f"{prefix}{key}.", (*around, value))
+
+
+def _kind(tensor: Tensor) -> str:
+    return "buffer" if isinstance(tensor, Buffer) else "parameter" if tensor.requires_grad else "parameter, frozen"
 
 
 def changed(module: Module, **defaults: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autograd import Tensor, ops
+from autograd.operands import as_tensor
 from layers.module import Buffer, Module, Parameter
 
 
@@ -93,7 +94,8 @@ class InstanceNorm2d(Module):
         self.num_features, self.eps = num_features, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.num_features:
+        x = as_tensor("InstanceNorm2d: x", x)
+        if x.shape[-1:] != (self.num_features,):
             raise ValueError(f"InstanceNorm2d: x has shape {x.shape}, expected {self.num_features} channels")
         return ops.instance_norm(x, self.weight, self.bias, self.eps)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autograd import Tensor, ops
+from autograd.operands import as_tensor
 from kernels.core.device import array_module
 from layers.module import Module
 
@@ -97,6 +98,7 @@ class Dropout2d(Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("Dropout2d: x", x)
         if x.ndim != 4:
             raise ValueError(f"Dropout2d: x has shape {x.shape}, expected (N, H, W, C)")
         if not (self.training and self.p):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autograd import Tensor, ops
 from autograd.checks import checked_image
+from autograd.operands import as_tensor
 from layers.conv import ConvNorm, ConvTranspose2d
 from layers.module import Module
 from layers.norm import BatchNorm2d
@@ -24,6 +25,7 @@ class FeaturePyramidPooling(Module):
         self.fuse = ConvNorm(channels + 3 * branch, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("FeaturePyramidPooling: x", x)
         h, w = checked_image("FeaturePyramidPooling", x)
         whole = self.whole(ops.adaptive_avg_pool2d(x, 1))
         medium = self.medium(ops.adaptive_avg_pool2d(x, (max(1, h // 4), max(1, w // 4))))
@@ -55,6 +57,7 @@ class FeaturePyramidAttention(Module):
         self.up_norm = [BatchNorm2d(out, activation="relu") for out in outs]
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("FeaturePyramidAttention: x", x)
         h, w = checked_image("FeaturePyramidAttention", x)
         if h % 8 or w % 8:
             raise ValueError(f"FeaturePyramidAttention: the map is {(h, w)}, expected multiples of 8 (three halvings)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autograd import Tensor
+from autograd.operands import as_tensor
 from layers.conv import Conv2d, ConvNorm
 from layers.module import Identity, Module
 from layers.norm import BatchNorm2d
@@ -14,7 +15,7 @@ class ResidualBlock(Module):
     """y = relu(BN2(3x3(relu(BN1(3x3(x))))) + s(x)): x (N, H, W, in_channels) -> (N, H, W, out_channels).
 
     s is the identity, or BN(1x1) where the numbers of channels differ; then x may be two maps, as if concatenated. The
-    branch starts silent (gain 0).
+    branch starts silent (gain 0). Raises TypeError for two maps where s is the identity.
     Source: He et al., arXiv 1512.03385.
     """
 
@@ -26,6 +27,8 @@ class ResidualBlock(Module):
         )
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        if isinstance(self.shortcut, Identity):
+            x = as_tensor("ResidualBlock: x", x)
         return self.second(self.first(x), self.shortcut(x))
 
 

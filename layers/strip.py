@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autograd import Tensor, ops
+from autograd.operands import as_tensor
 from layers.conv import Conv2d, ConvNorm
 from layers.module import Module
 
@@ -39,6 +40,7 @@ class StripPyramidPooling(Module):
         self.fuse = ConvNorm(width, channels if out_channels is None else out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("StripPyramidPooling: x", x)
         size = x.shape[1:3]
         parts = [x]
         for k, rows, columns in zip(self.scales, self.rows, self.columns, strict=True):
@@ -91,6 +93,7 @@ class MixedPooling(Module):
         self.fuse = ConvNorm(2 * inner, channels, 1, zero_gain=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("MixedPooling: x", x)
         size = x.shape[1:3]
         near = self.short_in(x)
         far = self.long_in(x)

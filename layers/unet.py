@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autograd import Tensor, ops
+from autograd.operands import as_tensor
 from layers.bottleneck import bottleneck as make_bottleneck
 from layers.conv import Conv2d, ConvNorm, ConvTranspose2d
 from layers.gate import AttentionGate
@@ -115,6 +116,7 @@ class UNet(Module):
             self.head = Conv2d(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = as_tensor("UNet: x", x)
         if x.ndim != 4 or x.shape[1] % 8 or x.shape[2] % 8:
             raise ValueError(
                 f"UNet: x has shape {x.shape}, expected (N, H, W, C) with H and W multiples of 8 (three poolings)"

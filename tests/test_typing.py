@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from engine.packaging.hook import SUFFIXES
 from tests.support.paths import ROOT
 
 pytest.importorskip("mypy")
 PROGRAM = """
 import numpy as np
 
+import engine
 import layers
 from autograd import Tensor, no_grad, ops
 from engine.training.optimizer import SGD
@@ -43,6 +45,17 @@ optimizer.step()
 with no_grad():
     best: Tensor = ops.argmax(net(x), axis=1)
 values, order = ops.sort(ops.einsum("ij,kj->ik", x, x))
+
+
+
+class Quick(engine.Callback):
+    def on_epoch(self, history: engine.History) -> bool:
+        return history["loss"][-1] < 0.1
+
+
+history = engine.fit(net, (x, labels), ops.cross_entropy, optimizer=optimizer, callbacks=[Quick(), engine.Progress()])
+reveal_type(history.best)
+reveal_type(engine.load("run").probabilities(x))
 reveal_type(values)
 reveal_type(net.named_tensors(layers.Parameter))
 """
@@ -71,12 +84,15 @@ def test_a_strict_program_passes_and_a_wrong_one_does_not(tmp_path: Path) -> Non
     assert result.returncode == 0, result.stdout
     assert 'Revealed type is "autograd.tensor.Tensor"' in result.stdout
     assert "layers.module.Parameter" in result.stdout
-    wrong = checked(tmp_path, PROGRAM + '\nlayers.Linear("8", 16)\nops.einsum(3, x)\n')
+    assert "dict[str, float] | None" in result.stdout
+    assert "ndarray" in result.stdout
+    wrong = checked(tmp_path, PROGRAM + '\nlayers.Linear("8", 16)\nops.einsum(3, x)\nengine.fit(net, (x, labels), 3)\n')
     assert '"Linear" has incompatible type "str"' in wrong.stdout
     assert '"einsum" has incompatible type "int"' in wrong.stdout
+    assert '"fit" has incompatible type "int"' in wrong.stdout
 
 
 @pytest.mark.parametrize("package", ["kernels", "autograd", "layers", "engine"])
 def test_packages_say_that_they_are_typed(package: str) -> None:
     assert (ROOT / package / "py.typed").exists()
-    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text()
+    assert ".typed" in SUFFIXES, "the wheel does not hold it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from autograd.gradcheck.facts import Fact
 from autograd.gradcheck.locate import EntryMap, Location
 from autograd.gradcheck.ridders import Tableau
+from autograd.html import BAD, DOUBTFUL, GOOD, bar, block, code, table, tag
 
 PASS, FAIL, KINK, INCONCLUSIVE = "PASS", "FAIL", "KINK", "INCONCLUSIVE"
 WORSE = (PASS, KINK, INCONCLUSIVE, FAIL)
@@ -107,6 +109,20 @@ class GradReport:
 
     def table(self) -> str:
         """One line per fact, aligned."""
+        return "\n".join(f"{key:>15}  {value}" for key, value in self._facts())
+
+    def _repr_html_(self) -> str:
+        colour = {PASS: GOOD, FAIL: BAD}.get(self.verdict, DOUBTFUL)
+        verdict = tag("b", self.verdict, style=f"color: {colour}")
+        # full where the error reaches its bar, empty a million times below
+        share = 1 + math.log10(max(self.error / max(self.bar, 1e-300), 1e-300)) / 6
+        gauge = bar(share, f"error {self.error:.1e} of {self.bar:.1e} that the differences may be off", colour)
+        map_of_errors = [tag("pre", self.heatmap(), style="line-height: 1; background: none")] if self.maps else []
+        rest = table([row for row in self._facts() if row[0] not in ("operator", "verdict")], left=2)
+        return block(tag("div", verdict, "  ", code(self.name)), gauge, rest, *map_of_errors)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """Name and value of every fact."""
         rows = [
             ("operator", self.name),
             ("verdict", self.verdict),
@@ -147,7 +163,7 @@ class GradReport:
                         else f"and {max(left, 0)} more; the search stopped there",
                     )
                 )
-        return "\n".join(f"{key:>15}  {value}" for key, value in rows)
+        return rows
 
     def heatmap(self, leaf: int | None = None, width: int = 72) -> str:
         """|analytic - numeric| of one checked input (by default the worst) drawn in characters, darkest where it is

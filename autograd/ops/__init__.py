@@ -5,6 +5,7 @@ A family lists its operators in `__all__`; they are operators of this package an
 
 import sys
 
+from autograd.operands import taking_operands
 from autograd.ops.arithmetic import *
 from autograd.ops.attention import *
 from autograd.ops.comparison import *
@@ -31,3 +32,9 @@ from autograd.promotion import cast
 # By sys.modules: some families have the name of an operator, which hides them here.
 _families = [module for name, module in sys.modules.items() if name.startswith(f"{__name__}.")]
 __all__ = ["cast", *(name for family in _families for name in getattr(family, "__all__", ()))]
+
+# Whoever calls an operator calls it here, whatever the operands are (autograd/operands.py).
+for _name in __all__:
+    if callable(globals()[_name]):
+        globals()[_name] = taking_operands(globals()[_name])
+        globals()[_name].__module__ = __name__  # where pickle looks for it

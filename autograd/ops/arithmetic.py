@@ -14,6 +14,7 @@ import numpy as np
 
 from autograd.checks import together
 from autograd.function import Function, unbroadcast
+from autograd.operands import Operand
 from autograd.promotion import promoted, real
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module
@@ -240,12 +241,12 @@ def _root_gradient(dy: Array, y: Array) -> Array:
     return dy / (2 * y)
 
 
-def add(x: Any, y: Any) -> Tensor:
+def add(x: Operand, y: Operand) -> Tensor:
     """x + y, value by value, as torch.add."""
     return Add()(*promoted(x, y))
 
 
-def sub(x: Any, y: Any) -> Tensor:
+def sub(x: Operand, y: Operand) -> Tensor:
     """x - y, value by value, as torch.sub.
 
     Raises TypeError for a boolean Tensor or number, as PyTorch does: `1 - mask` is written `~mask`.
@@ -258,17 +259,17 @@ def sub(x: Any, y: Any) -> Tensor:
     return Sub()(*promoted(x, y))
 
 
-def mul(x: Any, y: Any) -> Tensor:
+def mul(x: Operand, y: Operand) -> Tensor:
     """x y, value by value, as torch.mul; booleans stay booleans."""
     return Mul()(*promoted(x, y))
 
 
-def div(x: Any, y: Any) -> Tensor:
+def div(x: Operand, y: Operand) -> Tensor:
     """x / y, value by value, as torch.div; of integers and booleans in float32."""
     return Div()(*promoted(x, y, floating=True))
 
 
-def floor_divide(x: Any, y: Any) -> Tensor:
+def floor_divide(x: Operand, y: Operand) -> Tensor:
     """The largest whole number up to x / y, value by value, as torch.floor_divide.
 
     It has no gradient: it is constant but for its jumps. Raises TypeError where both operands are boolean.
@@ -279,7 +280,7 @@ def floor_divide(x: Any, y: Any) -> Tensor:
     return Tensor(evaluate(operator.floordiv, a, b))
 
 
-def remainder(x: Any, y: Any) -> Tensor:
+def remainder(x: Operand, y: Operand) -> Tensor:
     """x - y floor(x / y), value by value, as torch.remainder: the sign is y's, as in Python.
 
     Raises TypeError where both operands are boolean.
@@ -297,18 +298,13 @@ def neg(x: Tensor) -> Tensor:
     return mul(x, -1)
 
 
-def power(x: Any, exponent: Any) -> Tensor:
+def power(x: Operand, exponent: Operand) -> Tensor:
     """x^exponent, value by value, as torch.pow; one of them may be a number.
 
     Gradients as PyTorch's: that of a base of 0 to the power 0 is 0, and so is that of an exponent over a base of 0;
     over a negative base it is NaN.
-    Raises ValueError where integers are raised to negative integers, TypeError where both operands are boolean and for
-    an exponent that is a string or None.
+    Raises ValueError where integers are raised to negative integers, TypeError where both operands are boolean.
     """
-    if isinstance(exponent, (str, bytes)) or exponent is None:
-        raise TypeError(
-            f"power: the exponent is {type(exponent).__name__}, expected a Tensor, an array or a Python number"
-        )
     base, exponents = _numbers("power", x, exponent)
     if isinstance(x, Tensor) and isinstance(exponent, (int, float)):
         if base.dtype.kind in "iu" and exponent < 0:
@@ -335,7 +331,7 @@ def sqrt(x: Tensor) -> Tensor:
     return Sqrt()(real(x))
 
 
-def where(condition: Any, x: Any, y: Any) -> Tensor:
+def where(condition: Operand, x: Operand, y: Operand) -> Tensor:
     """x where the condition holds, else y, as torch.where; all three broadcast.
 
     condition: a boolean Tensor or array; it gets no gradient. Raises TypeError for a condition of another dtype.

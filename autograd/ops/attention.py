@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from autograd.checks import check_floats
 from autograd.function import Function
+from autograd.operands import Operand
 from autograd.tensor import Tensor, as_array
 from kernels import attention as kernels
 from kernels.core.device import Array, to_device
@@ -82,7 +82,7 @@ class PolarizedSpatial(Function):
 
 
 def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, scale: float | None = None
+    q: Tensor, k: Tensor, v: Tensor, mask: Operand | None = None, scale: float | None = None
 ) -> Tensor:
     """softmax(scale q k^T + mask) v: q (N, heads, T, d), k (N, heads, T', d), v (N, heads, T', e) -> (N, heads, T, e).
 

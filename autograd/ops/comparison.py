@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from autograd.checks import together
+from autograd.operands import Operand
 from autograd.promotion import cast, promoted
 from autograd.tensor import Tensor, as_array
 from kernels.shape import evaluate
@@ -52,47 +53,47 @@ def _widened(x: Any, y: Any) -> Any:
     return cast(x, np.int64 if widest.min <= y <= widest.max and info.max <= widest.max else np.float64)
 
 
-def equal(x: Any, y: Any) -> Tensor:
+def equal(x: Operand, y: Operand) -> Tensor:
     """x == y, value by value, as torch.eq: booleans, without a gradient."""
     return _compared("equal", operator.eq, x, y)
 
 
-def not_equal(x: Any, y: Any) -> Tensor:
+def not_equal(x: Operand, y: Operand) -> Tensor:
     """x != y, value by value, as torch.ne: booleans, without a gradient."""
     return _compared("not_equal", operator.ne, x, y)
 
 
-def less(x: Any, y: Any) -> Tensor:
+def less(x: Operand, y: Operand) -> Tensor:
     """x < y, value by value, as torch.lt: booleans, without a gradient."""
     return _compared("less", operator.lt, x, y)
 
 
-def less_equal(x: Any, y: Any) -> Tensor:
+def less_equal(x: Operand, y: Operand) -> Tensor:
     """x <= y, value by value, as torch.le: booleans, without a gradient."""
     return _compared("less_equal", operator.le, x, y)
 
 
-def greater(x: Any, y: Any) -> Tensor:
+def greater(x: Operand, y: Operand) -> Tensor:
     """x > y, value by value, as torch.gt: booleans, without a gradient."""
     return _compared("greater", operator.gt, x, y)
 
 
-def greater_equal(x: Any, y: Any) -> Tensor:
+def greater_equal(x: Operand, y: Operand) -> Tensor:
     """x >= y, value by value, as torch.ge: booleans, without a gradient."""
     return _compared("greater_equal", operator.ge, x, y)
 
 
-def bitwise_and(x: Any, y: Any) -> Tensor:
+def bitwise_and(x: Operand, y: Operand) -> Tensor:
     """x & y, value by value, as torch.bitwise_and: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_and", operator.and_, x, y)
 
 
-def bitwise_or(x: Any, y: Any) -> Tensor:
+def bitwise_or(x: Operand, y: Operand) -> Tensor:
     """x | y, value by value, as torch.bitwise_or: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_or", operator.or_, x, y)
 
 
-def bitwise_xor(x: Any, y: Any) -> Tensor:
+def bitwise_xor(x: Operand, y: Operand) -> Tensor:
     """x ^ y, value by value, as torch.bitwise_xor: logical on booleans, bit by bit on integers; no gradient."""
     return _logical("bitwise_xor", operator.xor, x, y)
 

@@ -9,6 +9,7 @@ from string import ascii_letters, ascii_lowercase, ascii_uppercase
 from typing import Any
 
 from autograd.function import Function, unbroadcast
+from autograd.operands import as_tensor
 from autograd.tensor import Tensor
 from kernels.core.device import Array, array_module
 from kernels.shape import evaluate
@@ -100,6 +101,7 @@ def einsum(equation: str | Tensor, *operands: Any) -> Tensor:
     """
     if not isinstance(equation, str):
         equation, operands = _written(equation, *operands)
+    operands = tuple(as_tensor(f"einsum: operand {k}", x) for k, x in enumerate(operands))
     terms, out = _parsed(equation, [x.shape for x in operands])
     if len({x.dtype for x in operands}) > 1:
         raise TypeError(f"einsum: the operands are {', '.join(str(x.dtype) for x in operands)}, expected one dtype")

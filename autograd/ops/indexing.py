@@ -8,6 +8,7 @@ import numpy as np
 
 from autograd.checks import along
 from autograd.function import Function
+from autograd.operands import Operand
 from autograd.ops.shape import reshape
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array, array_module, to_device
@@ -135,7 +136,7 @@ def integers(name: str, index: Any, like: Tensor) -> Any:
     )
 
 
-def take(x: Tensor, index: Any, axis: int | None = None) -> Tensor:
+def take(x: Tensor, index: Operand, axis: int | None = None) -> Tensor:
     """x's entries along `axis` at the integers in `index`: x (A, B, C), index (I, J), axis 1 -> (A, I, J, C). axis
     None: of x flattened.
 
@@ -149,7 +150,7 @@ def take(x: Tensor, index: Any, axis: int | None = None) -> Tensor:
     return Take(along("take", axis, x.ndim))(x, integers("take", index, x))
 
 
-def gather(x: Tensor, axis: int, index: Any) -> Tensor:
+def gather(x: Tensor, axis: int, index: Operand) -> Tensor:
     """One entry of x along `axis` for every entry of index, as PyTorch's gather: for axis 1, y[i, j, k] = x[i, index[i,
     j, k], k].
 
@@ -161,7 +162,7 @@ def gather(x: Tensor, axis: int, index: Any) -> Tensor:
     return Gather(axis)(x, numbers)
 
 
-def scatter_add(x: Tensor, axis: int, index: Any, src: Tensor) -> Tensor:
+def scatter_add(x: Tensor, axis: int, index: Operand, src: Tensor) -> Tensor:
     """x with src's entries added at the places that index names, as PyTorch's scatter_add: for axis 1, y[i, index[i, j,
     k], k] += src[i, j, k].
 
@@ -190,7 +191,7 @@ def _indexed(name: str, x: Tensor, axis: int, index: Any) -> tuple[Any, int]:
     return numbers, axis
 
 
-def embedding(input: Any, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+def embedding(input: Operand, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of a table: input integers (...), weight (V, D) -> (..., D), as PyTorch's embedding.
 
     padding_idx: a row that gets no gradient (negative: counted from the end).

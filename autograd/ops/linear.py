@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
 
 from autograd.function import Function, unbroadcast
+from autograd.operands import Operand
 from autograd.promotion import promoted
 from autograd.tensor import Tensor, as_array
 from kernels.core.device import Array
@@ -57,7 +57,7 @@ class MatMul(Function):
         return forward * (self.needs[0] + self.needs[1])
 
 
-def matmul(x: Any, y: Any) -> Tensor:
+def matmul(x: Operand, y: Operand) -> Tensor:
     """x @ y, as torch.matmul: the product over x's last axis and y's last but one; the axes before them broadcast, and
     a vector is a row (left) or a column (right).
 

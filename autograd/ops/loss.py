@@ -11,6 +11,7 @@ import numpy as np
 
 from autograd.checks import check_floats
 from autograd.function import Function
+from autograd.operands import Operand
 from autograd.tensor import Tensor, as_array
 from kernels import loss as kernels
 from kernels.core.device import Array, to_device, to_numpy
@@ -92,7 +93,7 @@ class Loss(Function):
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Any, spec: LossSpec, name: str = "segmentation_loss"
+    logits: Tensor, labels: Operand, spec: LossSpec, name: str = "segmentation_loss"
 ) -> tuple[Tensor, dict[str, Array]]:
     """Any weighted sum of terms: logits (..., C), labels integer (...) -> the loss (a 0-d Tensor) and every term by
     name (0-d arrays).
@@ -109,7 +110,7 @@ def segmentation_loss(
 
 def cross_entropy(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
@@ -124,7 +125,7 @@ def cross_entropy(
 
 def focal_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     gamma: float = 2.0,
@@ -139,7 +140,7 @@ def focal_loss(
 
 def dice_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     smooth: float = 1.0,
@@ -158,7 +159,7 @@ def dice_loss(
 
 def iou_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     smooth: float = 1.0,
@@ -175,7 +176,7 @@ def iou_loss(
 
 def tversky_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     alpha: float = 0.3,
@@ -207,7 +208,7 @@ def tversky_loss(
 
 def focal_tversky_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     alpha: float = 0.3,
@@ -229,7 +230,7 @@ def focal_tversky_loss(
 
 def generalized_dice_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     absent: str = "present",
@@ -244,7 +245,7 @@ def generalized_dice_loss(
 
 def mcc_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     background: str = "train",
@@ -258,7 +259,7 @@ def mcc_loss(
 
 def jaccard_metric_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
@@ -278,7 +279,7 @@ def jaccard_metric_loss(
 
 def dice_semimetric_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
@@ -295,7 +296,7 @@ def dice_semimetric_loss(
 
 def top_k_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     hardest: float = 0.25,
@@ -314,7 +315,7 @@ def top_k_loss(
 
 def boundary_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     background: str = "train",
@@ -331,7 +332,7 @@ def boundary_loss(
 
 def lovasz_softmax(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     background: str = "train",
@@ -346,7 +347,7 @@ def lovasz_softmax(
 
 def margin_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     power: int = 5,
@@ -378,7 +379,7 @@ def margin_loss(
 
 def combined_loss(
     logits: Tensor,
-    labels: Any,
+    labels: Operand,
     weight: Sequence[float] | None = None,
     ignore_index: int | None = None,
     background: str | Mapping[str, str] = "train",

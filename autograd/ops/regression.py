@@ -9,6 +9,7 @@ from typing import Any
 
 from autograd.checks import together
 from autograd.function import Function, unbroadcast
+from autograd.operands import Operand
 from autograd.ops.elementary import sign
 from autograd.ops.reduction import mean, sum
 from autograd.promotion import promoted
@@ -135,7 +136,7 @@ def _log_sigmoid(x: Array) -> Array:
     return xp.minimum(x, 0) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
-def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
+def mse_loss(input: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """(input - target)^2, as PyTorch's mse_loss: its mean, its sum, or one per value ('none'). Both may require
     gradients, and are broadcast.
 
@@ -144,7 +145,7 @@ def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     return _reduced("mse_loss", SquaredError()(*_pair("mse_loss", input, target)), reduction)
 
 
-def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
+def l1_loss(input: Operand, target: Operand, reduction: str = "mean") -> Tensor:
     """|input - target|, as PyTorch's l1_loss: its mean, its sum, or one per value ('none'). Both may require gradients,
     and are broadcast.
 
@@ -153,7 +154,7 @@ def l1_loss(input: Any, target: Any, reduction: str = "mean") -> Tensor:
     return _reduced("l1_loss", AbsoluteError()(*_pair("l1_loss", input, target)), reduction)
 
 
-def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+def smooth_l1_loss(input: Operand, target: Operand, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """The squared error near 0 and the absolute error elsewhere: d^2 / (2 beta) where |d| < beta, else |d| - beta / 2,
     d = input - target.
 
@@ -166,7 +167,11 @@ def smooth_l1_loss(input: Any, target: Any, reduction: str = "mean", beta: float
 
 
 def binary_cross_entropy_with_logits(
-    input: Tensor, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+    input: Operand,
+    target: Operand,
+    weight: Operand | None = None,
+    reduction: str = "mean",
+    pos_weight: Operand | None = None,
 ) -> Tensor:
     """-w (p t log s + (1 - t) log(1 - s)), s = sigmoid(input), t = target: its mean, its sum, or one per value
     ('none'). Without overflow.

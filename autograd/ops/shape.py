@@ -13,6 +13,7 @@ import numpy as np
 
 from autograd.checks import along, over
 from autograd.function import Function, unbroadcast
+from autograd.operands import Operand
 from autograd.promotion import promoted
 from autograd.tensor import Tensor, plain_index
 from kernels import shape as kernels
@@ -46,6 +47,8 @@ class Reshape(Function):
 
     def forward(self, x: Array) -> Array:
         self.before = x.shape
+        if min(self.shape, default=0) < -1:  # which NumPy takes for -1
+            raise ValueError
         return _reshaped(x, self.shape)
 
     def explain(self, error: Exception, x: Array) -> None:
@@ -207,8 +210,8 @@ class Split(Function):
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x's values, row by row, in another shape, as torch.reshape; one entry may be -1 and follows from the others.
 
-    Raises ValueError, which names both shapes, where they differ in the number of values; TypeError for entries that
-    are no integers.
+    Raises ValueError, which names both shapes, where they differ in the number of values and for entries below -1;
+    TypeError for entries that are no integers.
     """
     return Reshape(_entries("reshape", shape))(x)
 
@@ -309,7 +312,7 @@ def _holds(dtype: np.dtype, value: float) -> bool:
     return math.isfinite(value) and bounds.min <= int(value) <= bounds.max
 
 
-def concat(tensors: Sequence[Any], axis: int = -1) -> Tensor:
+def concat(tensors: Sequence[Operand], axis: int = -1) -> Tensor:
     """The tensors one after another along `axis`, as torch.cat, in the dtype of promotion.
 
     Raises ValueError for no tensors, and for one whose other sizes differ from the first's.

@@ -24,6 +24,7 @@ from engine.config import Config, ConfigError, to_toml
 from engine.data import class_weights
 from engine.data.preparation import Prepared, prepare
 from engine.data.stored import Stored
+from engine.errors import TrainingError
 from engine.files import write_json, write_text
 from engine.graphs.cpu_step import CapturedPasses
 from engine.graphs.cuda_graph import CudaGraphPasses
@@ -63,10 +64,6 @@ from kernels.core.tracing import phase
 from layers import measure
 
 NORM = "gradient_norm"  # its key in a row of metrics.jsonl
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and why."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ PyTorch is the judge.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -301,3 +302,19 @@ def test_clip_between_tensors_is_pytorchs_on_bounds_crossed_bounds_and_special_v
     for a, b in zip(ours, theirs, strict=True):
         if a is not None:
             np.testing.assert_array_equal(a.grad.numpy(), b.grad.numpy())
+
+
+def test_reshape_takes_the_shapes_that_pytorch_takes() -> None:
+    """Every shape of one to three entries from -3 to 6: refused by both, or the same result."""
+    x = np.arange(6.0).reshape(2, 3)
+    taken = 0
+    for shape in (s for n in (1, 2, 3) for s in itertools.product(range(-3, 7), repeat=n)):
+        try:
+            theirs = torch.reshape(torch.tensor(x), shape)
+        except RuntimeError:
+            with pytest.raises(ValueError, match=r"reshape: x has shape \(2, 3\), got"):
+                ops.reshape(Tensor(x), shape)
+            continue
+        np.testing.assert_array_equal(ops.reshape(Tensor(x), shape).data, theirs.numpy())
+        taken += 1
+    assert taken > 20

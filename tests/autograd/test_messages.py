@@ -5,6 +5,7 @@ this package or NumPy beneath it.
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -212,3 +213,87 @@ def test_every_array_of_another_dtype(case: Case) -> None:
             ]
             said = refused(case, inputs)
             assert not said or said.startswith(f"{name}: "), f"inputs {places} of {dtype.__name__}: {said}"
+
+
+NO_ARRAYS = {
+    "a str": "words",
+    "bytes": b"words",
+    "an object": object(),
+    "a class": int,
+    "a dict": {"x": 1.0},
+    "a generator": (k for k in range(3)),
+    "a complex number": 1j,
+    "strings": np.array(["a", "b"]),
+    "rows of two lengths": [[1.0], [1.0, 2.0]],
+    "None": None,
+}
+MAPS = {"conv2d", "conv2d_batch_norm"}  # a list stands for several maps
+OPTIONAL = {  # the operators that have operands in whose place None may stand
+    name
+    for name in ops.__all__
+    if any(
+        kind in ("Tensor | None", "Operand | None")
+        for kind in getattr(getattr(ops, name), "__annotations__", {}).values()
+    )
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_what_is_no_array(case: Case) -> None:
+    """In the place of any operand it is refused, by the operator's name, and None where it stands for nothing."""
+    name = case.name.split()[0]
+    arrays = case.samples[0].arrays()
+    for k, array in enumerate(arrays):
+        if not isinstance(array, np.ndarray):
+            continue
+        for what, other in NO_ARRAYS.items():
+            inputs = [Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in arrays]
+            inputs[k] = other
+            said = refused(case, inputs)
+            assert said.startswith(f"{name}: ") or (what == "None" and name in OPTIONAL), f"input {k}, {what}: {said}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_arrays_and_lists_are_operands(case: Case) -> None:
+    """They give what Tensors give, in every place."""
+    arrays = [
+        a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+        for a in case.samples[0].arrays()
+    ]
+    forms: list[Callable[[np.ndarray], Any]] = [lambda a: a, lambda a: a.tolist()]
+    if case.name.split()[0] in MAPS | {"einsum"}:
+        forms.pop()
+    settings = case.samples[0].settings
+    expected = case.fn(*(Tensor(a) if isinstance(a, np.ndarray) else a for a in arrays), **settings)
+    for form in forms:
+        found = case.fn(*(form(a) if isinstance(a, np.ndarray) else a for a in arrays), **settings)
+        several = isinstance(expected, (tuple, list))
+        for y, t in zip(found if several else [found], expected if several else [expected], strict=True):
+            assert isinstance(y, Tensor)
+            assert y.dtype == t.dtype
+            np.testing.assert_array_equal(y.data, t.data)
+
+
+def test_operands_by_name_and_in_lists() -> None:
+    assert "got str" in message("sum", lambda: ops.sum(x="words"), TypeError)  # type: ignore[arg-type]
+    assert ops.sum(x=[1.0, 2.0]).item() == 3  # type: ignore[arg-type]
+    assert "tensors[1]" in message("concat", lambda: ops.concat([LEFT, "words"]), TypeError)
+    assert "tensors[0]" in message("stack", lambda: ops.stack([object()]), TypeError)  # type: ignore[list-item]
+    assert "several" in message("concat", lambda: ops.concat(3), TypeError)  # type: ignore[arg-type]
+    maps = (zeros(1, 4, 4, 2), "words")
+    assert "input[1]" in message("conv2d", lambda: ops.conv2d(maps, zeros(1, 1, 4, 1)), TypeError)  # type: ignore[arg-type]
+    assert "holds Tensors" in message("neg", lambda: ops.neg([LEFT, RIGHT]), TypeError)  # type: ignore[arg-type]
+    assert "holds Tensors" in message("add", lambda: ops.add(LEFT, [LEFT, RIGHT]), TypeError)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        ops.relu()  # type: ignore[call-arg]
+
+
+def test_operators_are_functions_of_their_package() -> None:
+    """They can be pickled, and tell their signature and their docstring."""
+    for name in ops.__all__:
+        operator = getattr(ops, name)
+        if callable(operator):
+            assert pickle.loads(pickle.dumps(operator)) is operator
+            assert operator.__doc__
+            assert "return" in operator.__annotations__
+    assert list(inspect.signature(ops.conv2d).parameters)[:2] == ["input", "weight"]

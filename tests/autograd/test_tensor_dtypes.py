@@ -160,9 +160,7 @@ def test_the_lines_that_users_write() -> None:
     assert (Tensor(np.array([True, False])) + 1).data.tolist() == [2, 1]
     with pytest.raises(TypeError, match="complex"):
         x * 1j
-    with pytest.raises(
-        TypeError, match=r"operand: got str .*expected an array of booleans, integers or floating-point"
-    ):
+    with pytest.raises(TypeError, match=r"mul: y: got str .*expected an array of booleans, integers or floating-point"):
         x * "2"
 
 

@@ -84,7 +84,7 @@ def _reshape(d: Choices) -> Case:
     x = _any(d)
     dims = list(_factors(d, x.values.size)) if not d.chance(6) else list(shape(d))
     if dims and d.chance(30):
-        dims[d.integer(0, len(dims) - 1)] = -1
+        dims[d.integer(0, len(dims) - 1)] = -1 if d.chance(90) else -d.integer(2, 5)
     return case(d, [x], shape=d.pick((tuple, list))(dims))
 
 

@@ -42,7 +42,7 @@ ELEMENTARY = [
             s(away(3, 5), max=0.1, note="max"),
             s(N(4), min=1.0, max=-1.0, note="crossed"),
         ],
-        [Bad([N(3)], ValueError, "neither min nor max"), Bad([N(3)], TypeError, "min is a str", {"min": "0"})],
+        [Bad([N(3)], ValueError, "neither min nor max"), Bad([N(3)], TypeError, "clip: min: got str", {"min": "0"})],
     ),
     Case(
         "clip between Tensors",
