@@ -10,7 +10,8 @@ import numpy as np
 from numpy.exceptions import AxisError
 
 from autograd.tensor import Tensor
-from kernels.core.geometry import Window
+from kernels.core import geometry
+from kernels.core.geometry import Pair, Window
 
 _MOST = 8  # maps of a 1x1 convolution
 
@@ -87,21 +88,9 @@ def checked_image(name: str, x: Tensor) -> tuple[int, int]:
 
 def pooling_window(
     name: str, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
-) -> tuple[Window, tuple[int, int]]:
-    """The window of a pooling, with the padding that ceil_mode adds to it, and the padding that was given;
-    ValueError as PyTorch's pooling.
-    """
-    size = checked_image(name, x)
-    window = Window.of(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
-    for (before, after), extent in zip(window.padding, window.extent, strict=True):
-        if max(before, after) > extent // 2:
-            raise ValueError(
-                f"{name}: padding {window.padding} must be at most half the kernel {window.kernel}, dilation "
-                f"{window.dilation}"
-            )
-    whole = window.with_ceil_mode(size) if ceil_mode else window
-    whole.checked_output_size(name, size)
-    return whole, (window.padding[0][1], window.padding[1][1])
+) -> tuple[Window, Pair]:
+    """The window of a pooling of x (N, H, W, C), and the padding that was given: as in kernels/core/geometry.py."""
+    return geometry.pooling_window(name, checked_image(name, x), kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def check_groups(name: str, groups: int, c: int, k: int) -> None:

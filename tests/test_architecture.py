@@ -53,7 +53,18 @@ def test_imports_go_one_way(package: str) -> None:
 @pytest.mark.table
 def test_families_are_the_known_ones() -> None:
     folders = {p.name for p in (ROOT / "kernels").iterdir() if p.is_dir() and not p.name.startswith("_")}
-    assert folders - {"core"} == {*OPERATORS, *STEPS}
+    assert folders - {"core", "nn"} == {*OPERATORS, *STEPS}
+
+
+@pytest.mark.table
+def test_plain_functions_stand_above_the_families() -> None:
+    """kernels/nn calls families and has no kernel of its own; no family knows of it."""
+    folder = ROOT / "kernels" / "nn"
+    assert {p.suffix for p in folder.iterdir() if p.is_file()} == {".py"}
+    assert not {p.stem for p in folder.iterdir()} & {"reference", "cpu", "cuda"}
+    for path in sources("kernels"):
+        if path.parent != folder:
+            assert "kernels.nn" not in path.read_text(), path.relative_to(ROOT)
 
 
 @pytest.mark.table

@@ -43,6 +43,18 @@ def test_the_script_runs() -> None:
     assert "Linear(64, 128)  8,320 parameters" in result.stdout
 
 
+def test_a_project_in_the_style_of_chainer() -> None:
+    """On NumPy; tests/cuda/test_nn.py runs it on CuPy."""
+    script = EXAMPLES / "chainer_style.py"
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    found = re.fullmatch(r"numpy: loss ([\d.]+) to ([\d.]+), ([\d.]+)% of 400 .*\n", result.stdout)
+    assert found is not None, result.stdout
+    first, last, share = map(float, found.groups())
+    assert first > 1  # -log of about a quarter
+    assert last < 0.2
+    assert share > 95
+
+
 def twin(net: layers.Sequential) -> Any:
     """The same network of PyTorch's layers, with the same weights: filters (kh, kw, c, k) turned, dense weights as they
     are, pixels last.

@@ -11,7 +11,7 @@ from autograd.modes import is_recording
 from autograd.tensor import Tensor
 from kernels import conv as kernels
 from kernels.core.device import Array
-from kernels.core.geometry import Window, pair
+from kernels.core.geometry import Window
 
 __all__ = ["conv2d", "conv2d_relu", "conv_transpose2d"]
 
@@ -181,19 +181,9 @@ def conv_transpose2d(
     """
     window = checked_window("conv_transpose2d", input, weight, stride, padding, dilation)
     x, w = input.shape, weight.shape
-    extra = pair(output_padding, "conv_transpose2d: output_padding", 0)
-    if any(e >= max(s, d) for e, s, d in zip(extra, window.stride, window.dilation, strict=True)):
-        raise ValueError(
-            f"conv_transpose2d: output_padding {extra} must be below stride {window.stride} or dilation "
-            f"{window.dilation}"
-        )
     check_groups("conv_transpose2d", groups, x[3], w[3] * groups)
     if x[3] != w[2]:
         raise ValueError(f"conv_transpose2d: x has {x[3]} channels but the filter expects {w[2]} (x: {x}, w: {w})")
     check_bias("conv_transpose2d", bias, w[3] * groups, weight.dtype)
-    size = window.input_size((x[1], x[2]), extra)
-    if min(size) < 1:
-        raise ValueError(
-            f"conv_transpose2d: the output would be {size} for input {x[1:3]} with padding {window.padding}"
-        )
+    size = window.checked_input_size("conv_transpose2d", (x[1], x[2]), output_padding)
     return ConvTranspose2d(window, size, groups)(input, weight, bias)

@@ -8,6 +8,7 @@ from autograd.checks import checked_conv2d
 from autograd.ops.conv import Conv2d
 from autograd.ops.shape import reshape
 from autograd.tensor import Tensor
+from kernels.core.geometry import row_settings
 
 __all__ = ["conv1d"]
 
@@ -31,25 +32,10 @@ def conv1d(
     for name, array, axes in (("input", input, "(N, L, C)"), ("weight", weight, "(R, C/groups, K)")):
         if array.ndim != 3:
             raise ValueError(f"conv1d: {name} has shape {array.shape}, expected 3 axes {axes}")
-    if isinstance(padding, (tuple, list)):
-        if len(padding) not in (1, 2):
-            raise ValueError(f"conv1d: padding is {padding!r}, expected an int, (before, after), 'same' or 'valid'")
-        padding = ((0, 0), (padding[0], padding[-1]))
-    elif isinstance(padding, int):
-        padding = (0, padding)
     n, length, c = input.shape
     row = reshape(input, (n, 1, length, c))
     filter = reshape(weight, (1, *weight.shape))
-    strides = 1, _one("stride", stride)
-    dilations = 1, _one("dilation", dilation)
-    window, maps = checked_conv2d(row, filter, bias, strides, padding, dilations, groups, name="conv1d")
+    settings = row_settings("conv1d", stride, padding, dilation)
+    window, maps = checked_conv2d(row, filter, bias, *settings, groups, name="conv1d")
     y = Conv2d(window, groups)(filter, bias, *maps)
     return reshape(y, (n, y.shape[2], y.shape[3]))
-
-
-def _one(name: str, value: Any) -> int:
-    """A number, or the one in a tuple, as PyTorch takes them."""
-    values = value if isinstance(value, (tuple, list)) else (value,)
-    if len(values) != 1:
-        raise ValueError(f"conv1d: {name} is {value!r}, expected one int")
-    return values[0]

@@ -5,23 +5,35 @@ All sizes are (height, width) in pixels. A `Window` is canonical: every kernel g
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from kernels.core.shapes import shown
+
 Pair = tuple[int, int]
+MOST = 2**31 - 1  # pixels: kernels keep sizes as 32-bit numbers
 
 
 def pair(value: Any, name: str, least: int = 1) -> Pair:
     """An int or a pair of ints as a pair; ValueError naming `name` for anything else or for a value below `least`."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int and min(value) >= least:
+    if (
+        type(value) is tuple
+        and len(value) == 2
+        and type(value[0]) is type(value[1]) is int
+        and least <= min(value) <= max(value) <= MOST
+    ):
         return value  # most calls
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
-        raise ValueError(f"{name}: got {value!r}, expected an int or a pair of ints")
-    if min(values) < least:
-        raise ValueError(f"{name}: got {value!r}, expected at least {least}")
-    return int(values[0]), int(values[1])
+    first, second = map(_index, values) if len(values) == 2 else (None, None)
+    if first is None or second is None:
+        raise ValueError(f"{name}: got {shown(value)}, expected an int or a pair of ints")
+    if min(first, second) < least:
+        raise ValueError(f"{name}: got {shown(value)}, expected at least {least}")
+    if max(first, second) > MOST:
+        raise ValueError(f"{name}: got {shown(value)}, expected at most {MOST}")
+    return first, second
 
 
 def padding_pairs(padding: Any, name: str, kernel: Pair, stride: Pair, dilation: Pair) -> tuple[Pair, Pair]:
@@ -34,9 +46,8 @@ def padding_pairs(padding: Any, name: str, kernel: Pair, stride: Pair, dilation:
         if padding == "valid":
             return (0, 0), (0, 0)
         if padding != "same":
-            raise ValueError(
-                f"{name}: got {padding!r}, expected an int, a pair, ((top, bottom), (left, right)), 'same' or 'valid'"
-            )
+            expected = "an int, a pair, ((top, bottom), (left, right)), 'same' or 'valid'"
+            raise ValueError(f"{name}: got {shown(padding)}, expected {expected}")
         if stride != (1, 1):
             raise ValueError(f"{name}: 'same' needs stride 1, got stride {stride}")
         totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
@@ -45,6 +56,39 @@ def padding_pairs(padding: Any, name: str, kernel: Pair, stride: Pair, dilation:
         return pair(tuple(padding[0]), name, 0), pair(tuple(padding[1]), name, 0)
     top, left = pair(padding, name, 0)
     return (top, top), (left, left)
+
+
+def row_settings(name: str, stride: Any, padding: Any, dilation: Any) -> tuple[Pair, Any, Pair]:
+    """(stride, padding, dilation) along one axis as those of an image that is one row high.
+
+    stride, dilation: an int, or a sequence that holds one. padding: an int, (before, after), 'same' or 'valid'.
+    ValueError for anything else, here or in `Window.of`.
+    """
+    if not isinstance(padding, str):
+        ends = padding if isinstance(padding, (tuple, list)) else (padding,)
+        before, after = (_index(ends[k]) if len(ends) in (1, 2) else None for k in (0, -1))
+        if before is None or after is None:
+            expected = "an int, (before, after), 'same' or 'valid'"
+            raise ValueError(f"{name}: padding: got {shown(padding)}, expected {expected}")
+        padding = ((0, 0), (before, after))
+    return (1, one(name, "stride", stride)), padding, (1, one(name, "dilation", dilation))
+
+
+def one(name: str, argument: str, value: Any) -> int:
+    """An int, or the one in a sequence, as PyTorch takes them; ValueError for anything else and for less than 1."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    number = _index(values[0]) if len(values) == 1 else None
+    if number is None:
+        raise ValueError(f"{name}: {argument}: got {shown(value)}, expected an int")
+    return pair(number, f"{name}: {argument}")[0]
+
+
+def _index(value: Any) -> int | None:
+    """The int that a value stands for; None for what is none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -132,3 +176,33 @@ class Window:
             for p, s, pad, e, extra in zip(size, self.stride, self.padding, self.extent, output_padding, strict=True)
         )
         return h, w
+
+    def checked_input_size(self, name: str, size: Pair, output_padding: Any = 0) -> Pair:
+        """`input_size` for an output padding as users give it, or a ValueError where one of both is none."""
+        extra = pair(output_padding, f"{name}: output_padding", 0)
+        if any(e >= max(s, d) for e, s, d in zip(extra, self.stride, self.dilation, strict=True)):
+            raise ValueError(
+                f"{name}: output_padding {extra} must be below stride {self.stride} or dilation {self.dilation}"
+            )
+        out = self.input_size(size, extra)
+        if min(out) < 1:
+            raise ValueError(f"{name}: the output would be {out} for input {size} with padding {self.padding}")
+        return out
+
+
+def pooling_window(
+    name: str, size: Pair, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> tuple[Window, Pair]:
+    """The window of a pooling over an image of `size`, with the padding that ceil_mode adds to it, and the padding
+    (bottom, right) that was given; ValueError as PyTorch's pooling. stride None: kernel_size.
+    """
+    window = Window.of(name, kernel_size, kernel_size if stride is None else stride, padding, dilation)
+    for (before, after), extent in zip(window.padding, window.extent, strict=True):
+        if max(before, after) > extent // 2:
+            raise ValueError(
+                f"{name}: padding {window.padding} must be at most half the kernel {window.kernel}, dilation "
+                f"{window.dilation}"
+            )
+    whole = window.with_ceil_mode(size) if ceil_mode else window
+    whole.checked_output_size(name, size)
+    return whole, (window.padding[0][1], window.padding[1][1])

@@ -242,12 +242,12 @@ class Shapes:
                 used = sorted(
                     name for name in set(re.findall(r"\w+", condition)) if name in scope and name not in _FUNCTIONS
                 )
-                given = ", ".join(f"{name} = {_shown(scope[name])}" for name in used)
+                given = ", ".join(f"{name} = {shown(scope[name])}" for name in used)
                 raise ValueError(f"{self.name}: expected {condition}, got {given}{first}")
 
     def _compare_several(self, item: Item, values: Any, scope: dict[str, Any], first: str) -> None:
         if not isinstance(values, (tuple, list)) or not (values or item.holes):
-            raise TypeError(f"{self.name}: {item.name} is {_shown(values)}, expected a sequence of arrays")
+            raise TypeError(f"{self.name}: {item.name} is {shown(values)}, expected a sequence of arrays")
         total = 0
         for i, value in enumerate(values):
             scope["i"] = i
@@ -261,7 +261,7 @@ class Shapes:
 
     def _compare_one(self, item: Item, name: str, array: Any, scope: dict[str, Any], first: str) -> None:
         if not _is_array(array):
-            raise TypeError(f"{self.name}: {name} is {_shown(array)}, expected an array")
+            raise TypeError(f"{self.name}: {name} is {shown(array)}, expected an array")
         kind = array.dtype.kind
         if all(kind not in KINDS[wanted] for wanted in item.kinds) or (kind == "V" and array.dtype.name != "bfloat16"):
             raise TypeError(
@@ -370,8 +370,9 @@ def _facts(value: Any) -> Any:
     return None if value is None else (type(value), value.shape, value.dtype, getattr(value.flags, "writeable", True))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message of one line: itself, or what it is."""
     if isinstance(value, (int, float, str, tuple, list)) or value is None or not hasattr(value, "__array__"):
         text = repr(value)
-        return text if len(text) < 80 else f"a {type(value).__name__}"
+        return text if len(text) < 80 and "\n" not in text else f"a {type(value).__name__}"
     return f"a {type(value).__name__}"

@@ -290,7 +290,7 @@ MODULES = [
         [
             Bad([N(9, 3), N(3, 3, 4)], ValueError, r"input has shape \(9, 3\), expected 3 axes"),
             Bad([N(2, 9, 3), N(3, 2, 4)], ValueError, "x has 3 channels but the filter expects 2"),
-            Bad([N(2, 9, 3), N(3, 3, 4)], ValueError, r"stride is \(1, 1\), expected one int", {"stride": (1, 1)}),
+            Bad([N(2, 9, 3), N(3, 3, 4)], ValueError, r"stride: got \(1, 1\), expected an int", {"stride": (1, 1)}),
         ],
     ),
     Case(
