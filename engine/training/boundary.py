@@ -20,6 +20,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kernels.core.labels import check_labels
+
 PREDICTED, PREDICTED_NEAR, TRUE, TRUE_NEAR = range(4)  # the last axis of the counts
 
 
@@ -30,8 +32,10 @@ def boundary_counts(
     predicted ones.
 
     truth, prediction: labels (N, H, W).  judged: bool (N, H, W), False for pixels that count nowhere.
-    tolerance: pixels, at least 0.
+    tolerance: pixels, at least 0. Raises ValueError for judged labels that are not 0..classes-1.
     """
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        check_labels("boundary_counts", name, np.where(judged, labels, labels.dtype.type(0)), classes)
     counts = np.zeros((len(truth), classes, 4), np.int64)
     edges = [_edges(labels, judged) for labels in (prediction, truth)]
     for c in range(classes):

@@ -376,7 +376,7 @@ def test_a_width_is_believed_only_of_enough_numbers() -> None:
 def test_paths_of_checkpoints(tmp_path: Path) -> None:
     long, zero = tmp_path / ("x" * 300), Path("/dev/zero")
     for path, words in (
-        (tmp_path, "not an ordinary file"),
+        (tmp_path, "a folder that holds no run"),
         (long, "too long"),
         (tmp_path / "none", "no such file"),
         (zero, "ordinary"),

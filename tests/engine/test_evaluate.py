@@ -170,8 +170,9 @@ def test_tables(runs: list[Path], data: Path, tmp_path: Path, capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     result = measured(*runs, "--data", data)
     assert "an ensemble of 2 networks: the mean of their probabilities" in lines
-    row = next(line.split() for line in lines if line.split()[0] == "bedrock")
-    values = [result[key]["bedrock"] for key in ("iou", "precision", "recall", "boundary_f")]
+    row = next(line.replace(" to ", " ").split() for line in lines if line.split()[0] == "bedrock")
+    values = [result[key]["bedrock"] for key in ("precision", "recall", "boundary_f")]
+    values = [result["iou"]["bedrock"], *result["iou_intervals"]["bedrock"], *values]
     assert [float(v) for v in row[1:]] == pytest.approx(values, abs=6e-5)
     row = [line.split() for line in lines if line.split()[0] == "sand"][1]
     counts = np.array(result["confusion"])

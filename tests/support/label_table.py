@@ -25,7 +25,7 @@ from autograd import Tensor, ops
 from engine.data import Tiles, class_weights, clean, pixel_counts
 from engine.data.tiles import check_masks
 from engine.inference import Normalisation, evaluate_confusion
-from engine.training import batches, metrics, plots
+from engine.training import batches, boundary, metrics, plots
 from engine.training.augmentation import Augmentation
 from engine.training.mixing import Mixing
 from kernels import augment, loss, metric
@@ -237,6 +237,20 @@ ROWS = [
         4,
         host=True,
     ),
+    Row(
+        "engine.training.boundary.boundary_counts(truth)",
+        lambda t: boundary.boundary_counts(t, t * 0, np.ones(t.shape, bool), 5, 1),
+        4,
+        shape=(2, 8, 8),
+        host=True,
+    ),
+    Row(
+        "engine.training.boundary.boundary_counts(prediction)",
+        lambda p: boundary.boundary_counts(p * 0, p, np.ones(p.shape, bool), 5, 1),
+        4,
+        shape=(2, 8, 8),
+        host=True,
+    ),
     Row("engine.inference.evaluate_confusion(masks)", evaluated, 4, shape=(2, 8, 8)),
     Row(
         "engine.inference.evaluate_confusion(masks), ignored",
@@ -313,6 +327,9 @@ EXEMPT = {
     r"engine\.(config\.Config|data\.(loading\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (
         "the name of a folder or file"
     ),
+    r"engine\.(data\.preparation\..*|evaluate\.Arguments)\(masks\)": "the name of a folder",
+    r"engine\.predict\.outputs\.(Wanted\(masks\)|Item\(index\))": "a word; a place that was counted",
+    r"engine\.(ensemble\.Strip\(labels\)|predict\.outputs\.Submission\.write\(mask\))": "what a network has given",
 }
 
 
