@@ -189,6 +189,11 @@ PAGES = {
         "The losses of `ops` with their settings. Import them from `layers`.",
         ("layers.loss", "layers.regression"),
     ),
+    "engine-fit": Contents(
+        "fit, load",
+        "Training any Module with any loss, and what a run has left, in Python. Import them from `engine`.",
+        ("engine.training.fit", "engine.training.history", "engine.training.callbacks", "engine.trained"),
+    ),
     "engine-training": Contents(
         "Training",
         "From settings to a trained network.",
@@ -265,7 +270,7 @@ SECTIONS = {
     "engine": [name for name in PAGES if name.startswith("engine-")],
     "kernels": [f"kernels-{family}" for family in FAMILIES],
 }
-EXPORTS = ("autograd", "autograd.ops", "layers")  # packages whose __all__ must be on a page
+EXPORTS = ("autograd", "autograd.ops", "layers", "engine")  # packages whose __all__ must be on a page
 NOT_SHOWN = {"ops", "random", "REPORT_TERMS"}  # two modules, which have entries of their own, and a constant
 COMMANDS = {"main", "run"}  # of modules that are commands
 

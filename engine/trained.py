@@ -12,11 +12,10 @@ import numpy as np
 from autograd.html import block, code, curves, details, faint, number, table, tag
 from engine.config import Config
 from engine.data import Classes, DataError, Tiles
+from engine.ensemble import Ensemble
 from engine.errors import reading
-from engine.evaluate import Arguments, evaluate
-from engine.inference import labels_of, predict_logits
+from engine.evaluate import Arguments, count, evaluate, figures
 from engine.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from engine.training.metrics import scores
 from engine.training.reporting import read_rows
 from engine.training.run_folder import BEST, METRICS, SUMMARY
 from layers import UNet
@@ -60,33 +59,36 @@ class Trained:
     def predict(self, images: Any, batch: int = 32, flips: bool = False) -> np.ndarray:
         """The label of every pixel, uint8 (N, H, W): the classes' numbers in `classes`.
 
-        images: as the training data hold them, (N, H, W) or (N, H, W, C), of the same dtype, with sides that are
-        multiples of 8; or one image, whose labels are (H, W).  flips: average over flipped images.
-        Raises DataError for images of another kind.
+        images: as the training data hold them, (N, H, W) or (N, H, W, C), of the same dtype and any size; or one
+        image, whose labels are (H, W). Images of another size than the training's are seen through windows.
+        flips: average over flipped images.  Raises DataError for images of another kind.
         """
-        checkpoint = self.checkpoint
-        tiles, one = self._tiles(images)
-        logits = predict_logits(checkpoint.net, tiles, checkpoint.normalisation, batch, flips, checkpoint.config.crop)
-        labels = labels_of(logits, checkpoint.barred)
-        return labels[0] if one else labels
+        return self._predicted(images, batch, flips)[0]
 
     def probabilities(self, images: Any, batch: int = 32, flips: bool = False) -> np.ndarray:
         """The probability of every class in every pixel, float32 (N, H, W, classes), or (H, W, classes) of one image; 0
         for classes that are never predicted. Arguments and errors are those of `predict`.
         """
-        tiles, one = self._tiles(images)
-        found = self.checkpoint.probabilities(tiles, batch, flips)
-        return found[0] if one else found
+        return self._predicted(images, batch, flips)[1]
 
-    def evaluate(self, data: Any = None, split: str = "val") -> dict[str, Any]:
+    def _predicted(self, images: Any, batch: int, flips: bool) -> tuple[np.ndarray, np.ndarray]:
+        tiles, one = self._tiles(images)
+        parts = list(Ensemble((self.checkpoint,)).batches(tiles, batch, flips))
+        labels = np.concatenate([part[1] for part in parts])
+        probabilities = np.concatenate([part[2] for part in parts])
+        return (labels[0], probabilities[0]) if one else (labels, probabilities)
+
+    def evaluate(self, data: Any = None, split: str | None = None) -> dict[str, Any]:
         """The scores on labelled images, as `python -m engine.evaluate --json` prints them.
 
         data: 'synthetic', an .npz file or a folder, by default what the network was trained on, of which `split`
-        ('val', 'test' or 'all') is measured; or (images, masks), of which all is, without what needs source images.
+        ('val', 'test' or 'all'; by default val of the training data, all of others) is measured; or (images, masks), of
+        which all is.
         Raises DataError for data that cannot be read or do not fit, CheckpointError for a file that has gone.
         """
         if not isinstance(data, tuple):
-            return evaluate(Arguments(self.path, None if data is None else str(data), split))  # type: ignore[arg-type]
+            source = None if data is None else str(data)
+            return evaluate(Arguments((self.path,), source, split=split))  # type: ignore[arg-type]
         if len(data) != 2:
             raise DataError(f"evaluate: got {len(data)} arrays, expected (images, masks)")
         images, masks = (np.asarray(array) for array in data)
@@ -95,15 +97,7 @@ class Trained:
         form = self.checkpoint.form
         tiles = Tiles(images, masks, classes=self.classes)
         form.check(tiles.channels, tiles.images.dtype, "evaluate: images")
-        result = scores(self.checkpoint.confusion(tiles).sum(0), form.classes, form.absent)
-        return {
-            "tiles": len(tiles),
-            "miou_fg": result.miou_fg,
-            "miou_keras": result.miou_keras,
-            "iou": dict(zip(form.classes.scored_names, result.iou, strict=True)),
-            "accuracy": result.accuracy,
-            "pixels": result.pixels,
-        }
+        return {"tiles": len(tiles), **figures(count(Ensemble((self.checkpoint,)), tiles), tiles, form)}
 
     def _tiles(self, images: Any) -> tuple[np.ndarray, bool]:
         """Images (N, H, W) or (N, H, W, C) that the network was built for, and whether only one was given."""
@@ -117,8 +111,8 @@ class Trained:
             form_of = "(N, H, W)" if form.channels == 1 else f"(N, H, W, {form.channels})"
             raise DataError(f"images: got shape {np.shape(images)}, expected {form_of}, or one image")
         form.check(1 if array.ndim == 3 else array.shape[3], array.dtype, "images")
-        if array.shape[1] % 8 or array.shape[2] % 8 or not array.size:
-            raise DataError(f"images: got shape {np.shape(images)}, expected sides that are multiples of 8")
+        if not array.size:
+            raise DataError(f"images: got shape {np.shape(images)}, expected at least one pixel")
         return array, one
 
     def _repr_html_(self) -> str:

@@ -1,7 +1,7 @@
 """Handwritten digits by a small MLP and a small CNN, in seconds on a CPU:  python examples/digits.py  (needs
 scikit-learn for the images).
 
-Everything a first program needs: modules, an optimizer, a loop, and the accuracy by comparing with ==.
+Everything a first program needs: modules, `engine.fit`, and the accuracy by comparing with ==.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import argparse
 import numpy as np
 from sklearn.datasets import load_digits
 
+import engine
 import layers
 from autograd import Tensor, no_grad, ops
-from engine.training.optimizer import Adam
 
 TEST = 500  # images that are held out
 
@@ -47,26 +47,13 @@ def cnn() -> layers.Sequential:
     )
 
 
-def batches(count: int, epochs: int, size: int = 64) -> list[np.ndarray]:
-    """The numbers of the images of every batch of all epochs, each epoch in another order."""
-    rng = np.random.default_rng(1)
-    return [part for _ in range(epochs) for part in np.array_split(rng.permutation(count), -(-count // size))]
-
-
-def train(net: layers.Module, images: np.ndarray, labels: np.ndarray, epochs: int, lr: float = 2e-3) -> None:
-    """Minimise the cross-entropy by Adam."""
-    optimizer = Adam(net, lr=lr)
-    net.train()
-    for batch in batches(len(images), epochs):
-        loss = ops.cross_entropy(net(Tensor(images[batch])), labels[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+def train(net: layers.Module, images: np.ndarray, labels: np.ndarray, epochs: int) -> engine.History:
+    """Minimise the cross-entropy."""
+    return engine.fit(net, (images, labels), ops.cross_entropy, epochs=epochs, batch=64)
 
 
 def accuracy(net: layers.Module, images: np.ndarray, labels: np.ndarray) -> float:
     """The share of images whose largest logit is that of the label."""
-    net.eval()
     with no_grad():
         predicted = net(Tensor(images)).argmax(axis=1)
     return (predicted == labels).mean().item()

@@ -14,6 +14,7 @@ import pytest
 import engine
 from autograd import Tensor, no_grad
 from engine.data import DataError
+from engine.ensemble import load_ensemble
 from engine.evaluate import Arguments, evaluate
 from engine.training.checkpoint import CheckpointError, load_checkpoint
 from tests.support.html_checks import read
@@ -81,7 +82,7 @@ def test_the_runs_of_a_grid(whole: Path, tmp_path: Path) -> None:
 
 def test_scores(whole: Path, tiles: Path) -> None:
     trained = engine.load(whole)
-    expected = evaluate(Arguments(whole / "best.safetensors"))
+    expected = evaluate(Arguments((whole / "best.safetensors",)))
     assert trained.evaluate() == expected
     assert trained.evaluate(tiles, "all")["tiles"] == 30
     with np.load(tiles) as file:
@@ -98,11 +99,19 @@ def test_scores(whole: Path, tiles: Path) -> None:
     assert (found["tiles"], found["pixels"]) == (30, here.sum())
 
 
+def test_images_of_another_size_are_seen_through_windows(whole: Path, images: np.ndarray) -> None:
+    trained = engine.load(whole)
+    large = np.concatenate([images[0]] * 2, 1)[:, :43]
+    labels, probabilities = load_ensemble([whole]).predict(large)
+    np.testing.assert_array_equal(trained.predict(large), labels)
+    np.testing.assert_allclose(trained.probabilities(large[None])[0], probabilities, atol=1e-5)
+    assert trained.predict(images[:, :10]).shape == (6, 10, 24)
+
+
 def test_images_that_do_not_fit(whole: Path, images: np.ndarray) -> None:
     trained = engine.load(whole)
     for wrong, words in (
         (images.astype(np.float32), "images: got 1 channels of float32, but the network was trained on 1 of uint8"),
-        (images[:, :10], r"images: got shape (6, 10, 24), expected sides that are multiples of 8"),
         (images[:, None, None], r"images: got shape (6, 1, 1, 16, 24), expected (N, H, W), or one image"),
         (np.zeros((2, 16, 24, 3), np.uint8), r"images: got shape (2, 16, 24, 3), expected (N, H, W), or one image"),
         (images[:0], "images: got shape (0, 16, 24)"),
