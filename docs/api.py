@@ -147,6 +147,15 @@ PAGES = {
         "loss",
         "regression",
     ),
+    "kernels-nn": Contents(
+        "Functions of arrays",
+        "Convolution, pooling, batch norm, softmax and attention for NumPy and CuPy arrays, without a tape: "
+        "`from kernels import nn`. What they replace: [Convolutions for CuPy](../cupy.md).\n\n*For all of them:* "
+        "arrays of float16, float32 or float64, of one dtype where nothing else is said, and all on one device; the "
+        "result has that dtype, is on that device, in C order, and shares no memory with them. TypeError for other "
+        "arrays, ValueError for shapes and settings that do not fit, in one line that names function and argument.",
+        tuple(f"kernels.nn.{name}" for name in ("conv", "conv_transpose", "pool", "norm", "pointwise", "dot_product")),
+    ),
     "layers-base": Contents(
         "Modules",
         "The base class, parameters, containers, and what measures a network. Import them from `layers`.",
@@ -268,9 +277,9 @@ SECTIONS = {
     "autograd.ops": [name for name in PAGES if name.startswith("ops-")],
     "layers": [name for name in PAGES if name.startswith("layers-")],
     "engine": [name for name in PAGES if name.startswith("engine-")],
-    "kernels": [f"kernels-{family}" for family in FAMILIES],
+    "kernels": ["kernels-nn", *(f"kernels-{family}" for family in FAMILIES)],
 }
-EXPORTS = ("autograd", "autograd.ops", "layers", "engine")  # packages whose __all__ must be on a page
+EXPORTS = ("autograd", "autograd.ops", "kernels.nn", "layers", "engine")  # packages whose __all__ must be on a page
 NOT_SHOWN = {"ops", "random", "REPORT_TERMS"}  # two modules, which have entries of their own, and a constant
 COMMANDS = {"main", "run"}  # of modules that are commands
 
@@ -337,8 +346,9 @@ def _page(name: str, contents: Contents, shown: set[str]) -> Page:
             known = set(_module("engine.data").members)
         if path in ("autograd.function", "autograd.tensor", "autograd.modes", "autograd.checkpoint", "autograd.graph"):
             known = set(importlib.import_module("autograd").__all__)
-        if path.startswith("layers."):
-            known = set(importlib.import_module("layers").__all__)
+        for package in ("kernels.nn", "layers"):
+            if path.startswith(f"{package}."):
+                known = set(importlib.import_module(package).__all__)
         members = [member for member in _public(_module(path)) if known is None or member.name in known]
         if not members:
             raise LookupError(f"the API reference finds nothing in {path}")

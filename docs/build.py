@@ -38,7 +38,7 @@ NAV = {
         "tutorials/gradcheck.md",
         "tutorials/benchmark.md",
     ],
-    "How-to": ["howto.md", "experiments.md", "export.md", "profile.md"],
+    "How-to": ["howto.md", "experiments.md", "export.md", "profile.md", "cupy.md"],
     "Course": [
         "gradients/index.md",
         "gradients/three-commands.md",

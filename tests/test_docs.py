@@ -100,6 +100,11 @@ def test_code_fits_beside_the_contents(source: Path) -> None:
         assert max(map(len, block.splitlines())) <= 88, block
 
 
+def test_the_page_about_cupy_names_every_function() -> None:
+    text = (build.DOCS / "cupy.md").read_text()
+    assert set(re.findall(r"\bnn\.([a-z]\w*)", text)) == set(importlib.import_module("kernels.nn").__all__)
+
+
 def variables_read(text: str) -> set[str]:
     """The environment variables that a Python source reads. ValueError for a name that is computed."""
 

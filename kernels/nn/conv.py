@@ -37,7 +37,10 @@ def conv2d(
 
     layout "NCHW": x (N, C, H, W), w (K, C / groups, R, S), bias (K,) -> y (N, K, P, Q).
     layout "NHWC": x (N, H, W, C), w (R, S, C / groups, K) -> y (N, P, Q, K); nothing is transposed.
-    P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1, likewise Q.
+    P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1, likewise Q. Arrays are of one dtype, float16,
+    float32 or float64, and so is y.
+    stride, dilation: an int, or a pair for rows and columns. padding: an int, a pair, ((top, bottom), (left, right)),
+    'same' (stride 1) or 'valid'; it counts as zeros. groups: a divisor of C and K; C is a depthwise convolution.
     Gradients: conv2d_backward_data, conv2d_backward_filter, bias_backward. Raises TypeError for other dtypes and for
     arrays on two devices, ValueError for shapes and settings that do not fit.
     Replaces cupyx.cudnn.convolution_forward.
@@ -62,7 +65,8 @@ def conv2d_backward_data(
     dx[n,c,h,w] = sum of dy[n,k,p,q] w[k,c,r,s] over all k, p stride - top + r dilation = h,
     q stride - left + s dilation = w
 
-    dy has conv2d's result's shape; w as conv2d's; size (H, W), of x, which a stride leaves open -> dx of x's shape.
+    dy has conv2d's result's shape; w as conv2d's; size (H, W), of x, which a stride leaves open -> dx of x's shape and
+    dy's dtype. Settings are conv2d's.
     Raises TypeError and ValueError as conv2d, and ValueError unless dy has the size that x of this size gives.
     Replaces cupyx.cudnn.convolution_backward_data.
     """
@@ -85,7 +89,8 @@ def conv2d_backward_filter(
 
     dw[k,c,r,s] = sum_{n,p,q} x[n, c, p stride - top + r dilation, q stride - left + s dilation] dy[n,k,p,q]
 
-    x as conv2d's, dy of its result's shape, kernel_size (R, S) or an int -> dw of w's shape.
+    x as conv2d's, dy of its result's shape, kernel_size (R, S) or an int -> dw of w's shape and x's dtype. Settings are
+    conv2d's.
     Raises TypeError and ValueError as conv2d, and ValueError unless dy has the size that x gives.
     Replaces cupyx.cudnn.convolution_backward_filter.
     """
@@ -111,7 +116,8 @@ def conv1d(
 
     layout "NCL": x (N, C, L), w (K, C / groups, R), bias (K,) -> y (N, K, P).
     layout "NLC": x (N, L, C), w (R, C / groups, K) -> y (N, P, K); nothing is transposed.
-    padding: an int, (before, after), 'same' or 'valid'; stride, dilation: an int.
+    P = floor((L + before + after - dilation (R - 1) - 1) / stride) + 1. Dtypes and groups as conv2d's.
+    stride, dilation: an int. padding: an int, (before, after), 'same' (stride 1) or 'valid'.
     Gradients: conv1d_backward_data, conv1d_backward_filter, bias_backward. Raises TypeError and ValueError as conv2d.
     Replaces cupyx.cudnn.convolution_forward of three axes.
     """
@@ -134,8 +140,8 @@ def conv1d_backward_data(
 
     dx[n,c,l] = sum of dy[n,k,p] w[k,c,r] over all k, p stride - before + r dilation = l
 
-    dy has conv1d's result's shape; w as conv1d's; size L, of x -> dx of x's shape.
-    Raises TypeError and ValueError as conv2d_backward_data.
+    dy has conv1d's result's shape; w as conv1d's; size L, of x -> dx of x's shape and dy's dtype.
+    Settings are conv1d's. Raises TypeError and ValueError as conv2d_backward_data.
     Replaces cupyx.cudnn.convolution_backward_data of three axes.
     """
     name = "nn.conv1d_backward_data"
@@ -157,7 +163,7 @@ def conv1d_backward_filter(
 
     dw[k,c,r] = sum_{n,p} x[n, c, p stride - before + r dilation] dy[n,k,p]
 
-    x as conv1d's, dy of its result's shape, kernel_size R -> dw of w's shape.
+    x as conv1d's, dy of its result's shape, kernel_size R -> dw of w's shape and x's dtype. Settings are conv1d's.
     Raises TypeError and ValueError as conv2d_backward_filter.
     Replaces cupyx.cudnn.convolution_backward_filter of three axes.
     """

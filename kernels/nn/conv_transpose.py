@@ -35,6 +35,7 @@ def conv_transpose2d(
     layout "NCHW": x (N, C, P, Q), w (C, K / groups, R, S), bias (K,) -> y (N, K, H, W).
     layout "NHWC": x (N, P, Q, C), w (R, S, C, K / groups) -> y (N, H, W, K); nothing is transposed.
     H = (P - 1) stride - top - bottom + dilation (R - 1) + 1 + output_padding, which must be below stride or dilation.
+    Dtypes and the other settings are conv2d's.
     Gradients: conv_transpose2d_backward_data, conv_transpose2d_backward_filter, bias_backward. Raises TypeError for
     other dtypes and for arrays on two devices, ValueError for shapes and settings that do not fit.
     Replaces cupyx.cudnn.convolution_backward_data where it was a forward pass, with its bias.
@@ -69,8 +70,8 @@ def conv_transpose2d_backward_data(
     dx[n,c,p,q] = sum_{k,r,s} dy[n, k, p stride - top + r dilation, q stride - left + s dilation] w[c,k,r,s]
 
     dy has conv_transpose2d's result's shape, whatever its output_padding; w as conv_transpose2d's; size (P, Q), of x
-    -> dx of x's shape. Raises TypeError and ValueError as conv_transpose2d, and ValueError unless x of this size gives
-    dy's size with an allowed output_padding.
+    -> dx of x's shape and dy's dtype. Settings are conv_transpose2d's. Raises TypeError and ValueError as
+    conv_transpose2d, and ValueError unless x of this size gives dy's size with an allowed output_padding.
     Replaces cupyx.cudnn.convolution_forward where it was the gradient of a deconvolution.
     """
     name = "nn.conv_transpose2d_backward_data"
@@ -100,8 +101,8 @@ def conv_transpose2d_backward_filter(
 
     dw[c,k,r,s] = sum_{n,p,q} x[n,c,p,q] dy[n, k, p stride - top + r dilation, q stride - left + s dilation]
 
-    x as conv_transpose2d's, dy of its result's shape, kernel_size (R, S) or an int -> dw of w's shape. Raises TypeError
-    and ValueError as conv_transpose2d_backward_data.
+    x as conv_transpose2d's, dy of its result's shape, kernel_size (R, S) or an int -> dw of w's shape and x's dtype.
+    Settings are conv_transpose2d's. Raises TypeError and ValueError as conv_transpose2d_backward_data.
     Replaces cupyx.cudnn.convolution_backward_filter with its two maps exchanged.
     """
     name = "nn.conv_transpose2d_backward_filter"

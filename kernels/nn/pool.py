@@ -1,8 +1,8 @@
 """Maximum and mean over windows of images, forward and backward.
 
 Arrays are NumPy's or CuPy's, of float16, float32 or float64, and results have their dtype, device and layout. Settings
-are an int, or a pair for rows and columns; stride defaults to kernel_size, padding is at most half of the kernel, and
-ceil_mode rounds the number of windows up instead of down.
+are an int, or a pair for rows and columns, and padding also ((top, bottom), (left, right)). stride defaults to
+kernel_size, padding is at most half of the kernel, and ceil_mode rounds the number of windows up instead of down.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def max_pool2d(
     x (N, C, H, W) -> y (N, C, P, Q), P = floor((H + top + bottom - dilation (R - 1) - 1) / stride) + 1; or channels
     last in the layout "NHWC". places, of y's shape, is r S + s of the first maximum in scan order, or of the last NaN:
     uint8, and int32 for windows of more than 256 pixels. max_pool2d_backward takes it.
+    x is of float16, float32 or float64, and so is y. kernel_size, stride, dilation: an int, or a pair for rows and
+    columns; stride defaults to kernel_size. padding: as conv2d's, at most half of the kernel. ceil_mode: round P up.
     A NaN in a window is its maximum. Raises TypeError for no floats, ValueError for settings that do not fit.
     Replaces cupyx.cudnn.pooling_forward with CUDNN_POOLING_MAX, which did not hand NaN on.
     """
@@ -63,8 +65,9 @@ def max_pool2d_backward(
 
     dx[n,c,h,w] = the sum of dy over the windows whose maximum was x[n,c,h,w]
 
-    dy and places as max_pool2d's results, size (H, W) of x -> dx of x's shape. Raises TypeError for no floats, for
-    other places and for arrays on two devices, ValueError for shapes that do not fit.
+    dy and places of the shape of max_pool2d's results, size (H, W) of x -> dx of x's shape and dy's dtype. Settings are
+    max_pool2d's. Raises TypeError for no floats, for other places and for arrays on two devices, ValueError for shapes
+    that do not fit.
     Replaces cupyx.cudnn.pooling_backward with CUDNN_POOLING_MAX, which took x and y instead of places.
     """
     name = "nn.max_pool2d_backward"
@@ -96,7 +99,8 @@ def avg_pool2d(
     y[n,c,p,q] = sum_{r,s} x[n, c, p stride - top + r, q stride - left + s] / the number of pixels in the window
 
     x (N, C, H, W) -> y (N, C, P, Q), P = floor((H + top + bottom - R) / stride) + 1; or channels last in the layout
-    "NHWC". count_include_pad: padding counts as zeros; else only pixels of x count.
+    "NHWC". x is of float16, float32 or float64, and so is y. Settings are max_pool2d's. count_include_pad: padding
+    counts as zeros, else only pixels of x count.
     Raises TypeError for no floats, ValueError for settings that do not fit.
     Replaces cupyx.cudnn.pooling_forward with CUDNN_POOLING_AVERAGE_COUNT_INCLUDE_PADDING, or with
     CUDNN_POOLING_AVERAGE_COUNT_EXCLUDE_PADDING for count_include_pad=False.
@@ -124,8 +128,8 @@ def avg_pool2d_backward(
 
     dx[n,c,h,w] = the sum, over the windows that hold the pixel, of dy / the number of pixels in the window
 
-    dy of avg_pool2d's result's shape, size (H, W) of x -> dx of x's shape. Raises TypeError for no floats, ValueError
-    for shapes that do not fit.
+    dy of avg_pool2d's result's shape, size (H, W) of x -> dx of x's shape and dy's dtype. Settings are avg_pool2d's.
+    Raises TypeError for no floats, ValueError for shapes that do not fit.
     Replaces cupyx.cudnn.pooling_backward with the two modes of avg_pool2d.
     """
     name = "nn.avg_pool2d_backward"

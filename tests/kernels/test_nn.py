@@ -67,6 +67,14 @@ def test_every_form_of_padding_of_a_sequence(padding: Any) -> None:
     np.testing.assert_allclose(nn.conv1d(x, w, padding=padding), nn.conv1d(padded, w), atol=1e-5)
 
 
+def test_pooling_with_padding_on_one_side() -> None:
+    """padding: ((top, bottom), (left, right)), which PyTorch lacks."""
+    sides = ((1, 0), (0, 1))
+    for value, pool in ((0, nn.avg_pool2d), (-np.inf, lambda *args, **kwargs: nn.max_pool2d(*args, **kwargs)[0])):
+        padded = np.pad(X, ((0, 0), (0, 0), *sides), constant_values=value)
+        np.testing.assert_allclose(pool(X, 3, padding=sides, stride=1), pool(padded, 3, stride=1), atol=1e-6)
+
+
 # -- what comes out ----------------------------------------------------------------------------------------------------
 
 
@@ -99,10 +107,12 @@ def arrays_of(result: Any) -> list[np.ndarray]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def test_results_are_arrays_of_their_own_in_c_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_results_are_arrays_of_their_own_in_c_order(monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
     """For arguments in any order of memory and of bytes, which may be read-only."""
     for name, args, kwargs in recorded(monkeypatch):
         function = getattr(nn, name)
+        args = [a.astype(dtype) if getattr(a, "dtype", None) == np.float32 else a for a in args]
         expected = arrays_of(function(*args, **kwargs))
         for made in (
             lambda a: a,
@@ -256,6 +266,7 @@ BAD = [
         "dy: got size (9, 7), expected from (7, 7) to (8, 8) for x of size (3, 3)",
     ),
     (lambda: nn.bias_backward(BIAS), ValueError, "dy: got shape (6,), expected at least 2 axes"),
+    (lambda: nn.max_pool2d(X[:, :0], 2), ValueError, "x: got shape (2, 0, 9, 7), expected at least one pixel and one"),
     (lambda: nn.max_pool2d(X, 3, padding=2), ValueError, "padding ((2, 2), (2, 2)) must be at most half the kernel"),
     (lambda: nn.max_pool2d_backward(X, X, (18, 14), 2), TypeError, "places: got float32, expected uint8 or int32"),
     (lambda: nn.avg_pool2d(X, 2, ceil_mode="no"), ValueError, "ceil_mode: got 'no', expected True or False"),
