@@ -49,8 +49,8 @@ class Arguments:
     GROUPS: ClassVar[dict[str, str]] = {"config": "the profile"}
 
     settings: Annotated[Config, tyro.conf.arg(name="")]
-    run: Annotated[Path | None, tyro.conf.Positional] = None
-    """A run folder, before all options: its settings and its best weights are taken, the results written to it."""
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """A run folder: its settings and its best weights are taken, the results written to it."""
     config: Path | None = None
     """Take the settings from a config.toml; options given here win."""
     by: Literal["operator", "layer", "kernel", "call"] = "operator"
@@ -79,12 +79,12 @@ def parse(arguments: list[str] | None = None) -> Arguments:
     """The command line as Arguments: defaults from RUN, else from --config, else from --preset."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     check_names(arguments, "--out", "--data", "--config", "--trace")
-    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    base = base_settings(arguments) if first is None else _settings(Path(first))
-    result = parsed(Arguments, "python -m engine.profile", arguments, Arguments(base), presets_explained())
-    if result.run is not None and first is None:
-        raise UsageError(f"{result.run}: a run folder stands before all options")
-    return result
+    result = _parsed(arguments, base_settings(arguments))
+    return result if result.run is None else _parsed(arguments, _settings(result.run))
+
+
+def _parsed(arguments: list[str], base: Config) -> Arguments:
+    return parsed(Arguments, "python -m engine.profile", arguments, Arguments(base), presets_explained())
 
 
 def _settings(folder: Path) -> Config:

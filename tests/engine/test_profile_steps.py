@@ -6,12 +6,13 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autograd import random
-from engine.config import Config
+from engine.config import Config, read_toml
 from engine.data import CLASSES
 from engine.profile import Profile
 from engine.profile import __main__ as command
@@ -123,6 +124,8 @@ def test_an_overwritten_run_keeps_no_profile(trained: Path, tmp_path: Path) -> N
 def test_a_run_folder_is_profiled(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained / "run"
     (out / "profile.json").unlink()
+    settings = command.parse(["--steps", "1", str(out), "--seed=3"]).settings  # an option wins
+    assert settings == replace(read_toml(out / "config.toml"), seed=3)
     assert run_command(str(out), "--steps=1", "--warm=0", "--by=layer", "--top=3") == 0
     printed = capsys.readouterr()
     assert "layer " in printed.out
@@ -150,7 +153,7 @@ def test_json_and_a_trace(trained: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--trace="], "--trace: got an empty name"),
         (["--trace=."], "--trace .: got a folder, expected a file"),
         (["nowhere"], "nowhere: is no run folder (it holds no config.toml)"),
-        (["--steps=1", "nowhere"], "nowhere: a run folder stands before all options"),
+        (["--steps=1", "nowhere"], "nowhere: is no run folder (it holds no config.toml)"),
         (["--data=nowhere.npz", "--out=made"], "nowhere.npz"),
         (["--config=nowhere.toml"], "--config nowhere.toml"),
     ],
@@ -170,7 +173,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_run_has_settings_of_its_own(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [str(trained / "run"), "--config=other.toml"]
+    given = [str(trained / "run"), f"--config={trained / 'run' / 'config.toml'}"]
     code, printed = tiny_runs.ended(given, capsys, lambda arguments: run_command(*arguments))
     assert code == 2
     assert "has settings of its own" in printed
