@@ -141,7 +141,7 @@ def _predict(ensemble: Ensemble, items: Sequence[Item], outputs: Outputs, argume
     size = ensemble.form.size
     sources = list(dict.fromkeys(item.source for item in items))
     windows = sum(len(source) * len(windows_over(source.size, size)) for source in sources)
-    with Progress(len(items), windows) as progress:
+    with Progress(len(items), windows, arguments.json) as progress:
         for strip in ensemble.strips(_images(sources, ensemble.form.channels), arguments.batch, arguments.flips):
             record = outputs.put(strip)
             progress.advance(record is not None, len(windows_over(strip.image.shape[:2], size).columns))

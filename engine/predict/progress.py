@@ -13,22 +13,28 @@ _EVERY = 10.0  # seconds between lines
 
 
 class Progress:
-    """Counts images and windows. As a context: the bar is removed when the block ends."""
+    """Counts images and windows. As a context: the bar is removed when the block ends.
 
-    def __init__(self, images: int, windows: int) -> None:
+    lines: whether the block prints a line for every image, which in one terminal are the progress.
+    """
+
+    def __init__(self, images: int, windows: int, lines: bool = False) -> None:
         self.images, self.windows = images, windows
+        self.shown = sys.stderr.isatty() and not (lines and sys.stdout.isatty())
         self.done = [0, 0]
         self.bar: Any = None
 
     def __enter__(self) -> Progress:
         self.begun = self.last = time.monotonic()
-        if sys.stderr.isatty():
+        if self.shown:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-            self.bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            # stdout stays as it is: rich would wrap its lines, and print them to stderr
+            apart = {"redirect_stdout": False, "redirect_stderr": False}
+            self.bar = Bar(*columns, console=Console(stderr=True), transient=True, **apart)
             self.task = self.bar.add_task(self._counted(), total=self.windows)
             self.bar.start()
         return self

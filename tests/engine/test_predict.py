@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from engine.ensemble import load_ensemble
 from engine.predict import __main__ as command
 from engine.predict import outputs
 from tests.support.networks import patchwork, write_run
+from tests.support.paths import ROOT
 from tests.support.tiny_runs import ended, posix
 
 FORM = Form(replace(MARS, names=(*MARS.names[:3], "sänd", "big rock")), 1, (16, 24), "uint8", (3,))
@@ -204,6 +208,29 @@ def test_a_line_of_json_for_every_image(
         assert line["shares"] == pytest.approx(shares, abs=1e-6)
     _, probabilities = load_ensemble(runs).predict(levels(photos / "deep" / "b.png"))
     assert lines[1]["confidence"] == pytest.approx(float(probabilities.max(-1).mean()), abs=1e-5)
+
+
+@posix
+def test_the_bar_in_a_terminal_leaves_the_lines_alone(runs: list[Path], photos: Path, tmp_path: Path) -> None:
+    """stderr is a terminal of 80 columns, stdout a pipe: every line is JSON, whatever its length."""
+    import pty  # there is none on Windows
+
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "engine.predict", runs[0], photos, "--json", "--out", tmp_path / "out"]
+    known = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
+    shown: list[bytes] = []
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=theirs, text=True, env=known, cwd=ROOT) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while part := os.read(ours, 1 << 16):
+                shown.append(part)
+        lines = process.stdout.read().splitlines()
+    os.close(ours)
+    assert process.returncode == 0
+    assert b" of 3 images" in b"".join(shown)
+    assert b"confidence" not in b"".join(shown)
+    assert [Path(json.loads(line)["image"]).name for line in lines] == ["a.png", "b.png", "c.jpg"]
+    assert min(map(len, lines)) > 100
 
 
 def test_a_summary_without_json(
