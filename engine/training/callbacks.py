@@ -122,7 +122,7 @@ class Progress(Callback):
         self.samples += step.samples
         done = (step.epoch - 1) * step.steps + step.step
         left = seconds / done * (step.epochs * step.steps - done) if step.steps else 0.0
-        terms = {"loss": step.loss, "lr": step.lr}
+        terms = {"loss": step.loss}
         self.reporter.step(step.epoch, step.epochs, step.step, step.steps, terms, self.samples / seconds, left)
 
     def on_epoch(self, history: History) -> None:
