@@ -458,7 +458,7 @@ def test_a_command_is_run_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--quiet", r"val mIoU .*\nmodel .*\nmetrics .*\npictures [^\n]*\n"),
+        ("--quiet", r"val mIoU .*\nmodel .*\nmetrics .*\npictures .*\nreport [^\n]*\n"),
         ("-v", r".*epoch +1/1  step 2/2  loss [\d.]+ margin .* dice .* focal .* iou .*\npictures .*"),
         ("--json", r'\{"epoch": 1, .*"train_loss": .*\}\n\{"val_miou_fg": .*\}\n'),
     ],

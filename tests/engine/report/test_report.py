@@ -119,7 +119,7 @@ def test_scores_of_classes_and_the_confusion_matrix_are_those_of_the_network(who
     judged = val.labels() > 0
     pairs = np.zeros((5, 5), int)
     np.add.at(pairs, (val.labels()[judged], said[judged]), 1)
-    intervals = evaluate.evaluate(evaluate.Arguments(whole / "best.safetensors"))["iou_intervals"]
+    intervals = evaluate.evaluate(evaluate.Arguments((whole / "best.safetensors",)))["iou_intervals"]
     matrix = table(page, "Confusion matrix")
     names = ["soil", "bedrock", "sand", "big rock"]
     assert matrix[0] == ["truth", *names, "pixels"]
@@ -448,7 +448,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as stop:
         command.main()
     assert stop.value.code == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     for words in ("RUN...", "--out", "--tiles", "--tensorboard", "needs no network"):
         assert words in said
     assert train.Arguments.__dataclass_fields__["tensorboard"].default is False
