@@ -15,6 +15,7 @@ from engine.files import write_text
 from engine.report.charts import Chart, Series, line_chart
 from engine.report.record import Record, with_profile
 from engine.report.tiles import LAYERS
+from engine.training.metrics import precision_recall
 from engine.training.plots import ERROR, IGNORED
 from engine.training.progress import clock, loss_line
 
@@ -266,28 +267,21 @@ def _capital(text: str) -> str:
 def _classes(record: Record) -> list[ClassRow]:
     classes = record.classes
     iou = record.summary["iou"]
-    rows = [ClassRow(name, classes.colours[label], iou.get(name)) for label, name in _scored(record)]
+    names = zip(classes.scored, classes.scored_names, strict=True)
+    rows = [ClassRow(name, classes.colours[label], iou.get(name)) for label, name in names]
     if record.scores is None:
         return rows
-    counts = _judged(record)
-    total = max(1, counts.sum())
-
-    def ratio(part: int, of: int) -> float | None:
-        return float(part / of) if of else None
-
+    pixels = _judged(record).sum(1)
+    precision, recall = precision_recall(record.scores.confusion, classes)
     return [
         row._replace(
-            interval=interval,
-            precision=ratio(counts[label, label], counts[:, label].sum()),
-            recall=ratio(counts[label, label], counts[label].sum()),
-            share=float(counts[label].sum() / total),
+            interval=record.scores.intervals[k],
+            precision=precision[k],
+            recall=recall[k],
+            share=float(pixels[label] / max(1, pixels.sum())),
         )
-        for row, (label, _), interval in zip(rows, _scored(record), record.scores.intervals, strict=True)
+        for k, (row, label) in enumerate(zip(rows, classes.scored, strict=True))
     ]
-
-
-def _scored(record: Record) -> list[tuple[int, str]]:
-    return list(zip(record.classes.scored, record.classes.scored_names, strict=True))
 
 
 def _judged(record: Record) -> np.ndarray:
@@ -363,7 +357,7 @@ def _times(record: Record) -> list[Fact]:
     ends = [row.get("seconds") for row in rows]
     facts = []
     if record.profile is not None:
-        facts.append(Fact("one step", f"{1000 * record.profile.step_seconds:.1f} ms", "profiled"))
+        facts.append(Fact("one step", f"{1000 * record.profile.step_seconds:.1f} ms", "profiled, operator by operator"))
     if None not in training and None not in ends:
         between = [b - a for a, b in zip([0.0, *ends], ends, strict=False)]
         facts.append(Fact("training", clock(sum(training)), f"{np.median(training):.1f} s in the median epoch"))
