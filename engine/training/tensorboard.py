@@ -53,8 +53,10 @@ def _writer(folder: Path, first: int) -> Any:
     """A writer of a new file, whose events replace those from step `first` on. Raises OutputError."""
     from tensorboardX import SummaryWriter
 
+    # A file's name has the second in which it was begun; the number tells two of one second apart, in their order.
+    number = f".{len(list((folder / EVENTS).glob('*'))):03d}"
     try:
-        return SummaryWriter(str(folder / EVENTS), purge_step=first)
+        return SummaryWriter(str(folder / EVENTS), purge_step=first, filename_suffix=number)
     except OSError as error:
         raise OutputError(f"cannot write {folder / EVENTS}: {error.strerror or error}") from None
 

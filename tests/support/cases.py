@@ -129,7 +129,7 @@ WRITTEN = [
         ops.power,
         forms.power,
         [s(positive(2, 3), exponent=2.5), s(N(4), exponent=3), s(positive(2, 1, 4), N(3, 1), note="of a Tensor")],
-        [Bad([N(2)], TypeError, "Python number", {"exponent": "2"})],
+        [Bad([N(2)], TypeError, "exponent: got str", {"exponent": "2"})],
     ),
     Case("where", ops.where, forms.where, [s(constant(np.array([[True], [False]])), N(2, 3), N(3))]),
     Case("sum", ops.sum, forms.sum, [s(N(2, 3, 4)), s(N(2, 3, 4), axis=(0, 2)), s(N(2, 3, 4), axis=-1, keepdims=True)]),
@@ -458,10 +458,14 @@ WRITTEN = [
                 Bad(
                     [N(2, 3, 5, 4)] * 3,
                     TypeError,
-                    f"the mask is {kind}, expected bool .* or float",
+                    words,
                     {"mask": np.ones((5, 5), kind)},
                 )
-                for kind in ("int64", "uint8", "complex64")
+                for kind, words in (
+                    ("int64", "the mask is int64, expected bool .* or float"),
+                    ("uint8", "the mask is uint8, expected bool .* or float"),
+                    ("complex64", "mask: got complex numbers, expected real ones"),
+                )
             ),
         ],
     ),

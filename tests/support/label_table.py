@@ -321,7 +321,8 @@ EXEMPT = {
         "moved, or asked for some labels; Mixing and Tiles compare them"
     ),
     r"engine\.training\.mixing\.Patch\(label\)": "what patches_of was asked for",
-    r"engine\.training\.plots\.draw_predictions\(.*\)": "drawn by rgb",
+    r"engine\.training\.plots\.(draw_predictions|wrong_pixels)\(.*\)": "drawn by rgb",
+    r"engine\.report\.page\.Confusion\(truth\)": "names of rows",
     r"kernels\.augment_batch\(masks\)": "moved, whatever they are",
     r"engine\.(training\.batches\.|data\.stored\.Stored\.).*\(index\)": ("moved, whatever they are"),
     r"engine\.(config\.Config|data\.(loading\.load|folder\.load_folder|pairs\..*|decoding\.Task))\(masks?\)": (

@@ -78,6 +78,15 @@ def test_a_resumed_run_replaces_what_it_repeats(
     assert {tag: found[tag] for tag in expected(read_rows(out))} == expected(read_rows(out))
 
 
+def test_two_files_of_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1.8e9)
+    for first, values in ((1, (1.0, 2.0, 3.0)), (3, (30.0, 40.0))):
+        with tensorboard._writer(tmp_path, first) as writer:
+            for step, value in enumerate(values, first):
+                writer.add_scalar("loss", value, step)
+    assert events(tmp_path)["loss"] == {1: 1.0, 2: 2.0, 3: 30.0, 4: 40.0}
+
+
 def test_overwrite_removes_the_old_events(tiles: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(flags(tiles, out, "--tensorboard")) == 0
