@@ -101,8 +101,15 @@ def test_a_gain_and_an_offset_of_any_form(form: str, training: bool) -> None:
         assert abs(got.get() - exact.get()).max() <= rounding * max(1, abs(exact.get()).max())
 
 
-@pytest.mark.parametrize("kind", ["int64", "uint8", "complex64"])
-def test_a_mask_of_other_things_than_truth_or_scores_is_refused(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("int64", "the mask is int64, expected bool"),
+        ("uint8", "the mask is uint8, expected bool"),
+        ("complex64", "mask: got complex numbers, expected real ones"),
+    ],
+)
+def test_a_mask_of_other_things_than_truth_or_scores_is_refused(kind: str, words: str) -> None:
     q = Tensor(cupy.ones((1, 1, 3, 4), "f4"))
-    with pytest.raises(TypeError, match=f"the mask is {kind}, expected bool"):
+    with pytest.raises(TypeError, match=words):
         ops.scaled_dot_product_attention(q, q, q, cupy.ones((3, 3), kind))
