@@ -1,8 +1,13 @@
-"""What each speed mechanism of the CPU path is worth:  python -m bench.mechanisms [--only TEXT] [--rounds 12]
+"""What each speed mechanism of the CPU path is worth:  python -m bench.mechanisms [--only TEXT] [--kernels]
 
 Whole training steps at widths 8, 16 and 32 and inference of one image and of 16, with one mechanism switched off at a
 time. Every variant runs in a process of its own, and all of them in turn within a round, so a slow minute hits them
 alike. A ratio is the time without the mechanism divided by the time with it: 1.02 means that it brings 2 %.
+
+A ratio of whole steps is uncertain by several percent on a shared machine. `--kernels` adds up the kernels of a step
+instead, each launch with its least time over many steps: other work on the machine only lengthens a launch, so the sum
+is certain to less than a percent, which `all on`, measured three times, shows. It leaves out what happens between
+launches: what capture saves is not in it.
 
 Most mechanisms are asked for by a function that says whether they serve a layer; switching one off replaces this
 function.
@@ -13,15 +18,21 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import tyro
 
 from bench.harness import Case, Run, WorkerError, race
 from kernels.core.modules import load
+from kernels.core.tracing import KERNEL, trace
 
 CONV = "kernels.conv.cpu"
 DIRECT = f"{CONV}.direct"
@@ -177,10 +188,76 @@ class Arguments:
     """Only cases whose name contains this."""
     rounds: int = 12
     """Rounds; every variant runs once in each."""
+    kernels: bool = False
+    """Add up each launch's least time in place of racing whole steps."""
+    steps: int = 40
+    """Steps over which --kernels takes the least times."""
+
+
+class _Least:
+    """A tracer that keeps the least time of every launch of a step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.least: np.ndarray | None = None
+
+    def run(self, kind: str, subject: Any, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if kind != KERNEL:
+            return call(*args, **kwargs)
+        start = time.perf_counter()
+        result = call(*args, **kwargs)
+        self.times.append(time.perf_counter() - start)
+        return result
+
+    def within(self, _kind: str, _name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end_step(self) -> None:
+        """Raises RuntimeError where two steps launch unlike numbers of kernels."""
+        times = np.array(self.times)
+        self.times = []
+        if self.least is not None and len(times) != len(self.least):
+            raise RuntimeError(f"a step launched {len(times)} kernels, the one before {len(self.least)}")
+        self.least = times if self.least is None else np.minimum(self.least, times)
+
+
+def least_milliseconds(case: int, name: str, steps: int) -> float:
+    """The kernels of a step, each with its least time, in a process of their own; `name`: what is switched off."""
+    if name:
+        MECHANISMS[name].off()
+    run = cases()[case].build("ours")
+    run()
+    tracer = _Least()
+    for _ in range(steps):
+        with trace(tracer):
+            run()
+        tracer.end_step()
+    return 1e3 * float(0 if tracer.least is None else tracer.least.sum())
+
+
+def add_up(names: list[str], arguments: Arguments) -> None:
+    """Print the table of --kernels."""
+    chosen = [k for k, case in enumerate(cases()) if arguments.cases in case.name]
+    table: dict[str, list[list[float]]] = {name: [] for name in ("", *names)}
+    order = ["", *names[: len(names) // 2], "", *names[len(names) // 2 :], ""]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name in order:
+            row = [pool.submit(least_milliseconds, k, name, arguments.steps).result() for k in chosen]
+            table[name].append(row)
+            print(f"{name or 'all on'}: {', '.join(f'{ms:.2f}' for ms in row)} ms", file=sys.stderr, flush=True)
+    base = np.array(table.pop("")).min(0)
+    print(f"| mechanism | lines | {' | '.join(cases()[k].name for k in chosen)} |")
+    print("|---" * (2 + len(chosen)) + "|")
+    print(f"| all on, ms | | {' | '.join(f'{ms:.1f}' for ms in base)} |")
+    for name, (row,) in table.items():
+        print(f"| {name} | {MECHANISMS[name].lines} | {' | '.join(f'{r:.3f}' for r in row / base)} |")
 
 
 def main(arguments: Arguments) -> None:
-    """Race, and print a table in Markdown."""
+    """Race, or add up, and print a table in Markdown."""
+    if arguments.kernels:
+        add_up([name for name in MECHANISMS if arguments.only in name], arguments)
+        return
     names = [name for name in MECHANISMS if arguments.only in name]
     cells: dict[str, list[str]] = {name: [] for name in names}
     shown = []
