@@ -76,9 +76,15 @@ def picture(pixels: np.ndarray, width: int, text: str = "") -> Markup:
 
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG")
-    source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
     style = "image-rendering: pixelated; margin: 0 4px 0 0; display: inline-block"
-    return Markup('<img src="{}" width="{}" alt="{}" style="{}">').format(source, width, text, style)
+    return Markup('<img src="{}" width="{}" alt="{}" style="{}">').format(
+        address(content.getvalue()), width, text, style
+    )
+
+
+def address(content: bytes, form: str = "png") -> str:
+    """The data: address of an image file's content."""
+    return f"data:image/{form};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def bar(share: float, text: Any = "", colour: str = COLOURS[0]) -> Markup:

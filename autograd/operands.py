@@ -1,4 +1,4 @@
-"""What operators take: every operator of `autograd.ops` converts its operands here, or refuses them in its own name.
+"""Operands: every operator of `autograd.ops` converts its operands here, or refuses them in its own name.
 
 The annotations of an operator's parameters decide:
 

@@ -19,7 +19,7 @@ _COUNTED = 1 << 26  # numbers of which the extremes are shown
 
 
 def tensor_html(tensor: Tensor) -> Markup:
-    """What `Tensor._repr_html_` returns. Of the values only those that are shown are copied from the device."""
+    """What `Tensor._repr_html_` returns. Only the values that are shown are copied from the device."""
     made = "made by " + type(tensor.creator).__name__ if tensor.creator else "requires_grad" * tensor.requires_grad
     facts = [str(tensor.shape), str(tensor.dtype), tensor.device, *([made] if made else [])]
     values = tensor.data

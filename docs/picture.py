@@ -25,7 +25,7 @@ from engine.data.preparation import prepare  # noqa: E402
 from engine.inference import labels_of, predict_logits  # noqa: E402
 from engine.training.checkpoint import load_checkpoint  # noqa: E402
 from engine.training.metrics import tile_scores  # noqa: E402
-from engine.training.plots import pyplot, stretch  # noqa: E402
+from engine.training.plots import channels, pyplot, stretch  # noqa: E402
 
 TYPICAL = (0.4, 0.45, 0.5, 0.55, 0.6)
 FAILURE = 0.1
@@ -36,7 +36,7 @@ ERROR = "#e0218a"
 
 def painted(labels: np.ndarray) -> np.ndarray:
     """A label map (H, W) in COLOURS, float (H, W, 3)."""
-    table = np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in COLOURS])
+    table = np.array([channels(colour) for colour in COLOURS]) / 255
     return table[labels]
 
 

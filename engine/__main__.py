@@ -8,11 +8,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from importlib.metadata import version
 
 from engine.cli import UsageError, run_command
 from engine.errors import quoted
-from kernels.core.modules import load
+from kernels.core.modules import load, version
 
 COMMANDS = {
     "train": "train a network, or go on with a run",
@@ -50,7 +49,7 @@ def main() -> int:
         print(overview())
         return 0
     if name == "--version":
-        print(version("areograd"))
+        print(version())
         return 0
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, 1)

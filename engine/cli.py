@@ -14,7 +14,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from engine.errors import InputError, printable, reading, reason
 from engine.files import OutputError
 from engine.signals import Terminated, terminated_by_exception
 from kernels.core.device import DeviceError
+from kernels.core.modules import version
 
 _Kind = TypeVar("_Kind")
 
@@ -131,7 +131,7 @@ def parsed(
         print(page(kind, prog, default, more))
         raise SystemExit(0)
     if "--version" in args:
-        print(version("areograd"))
+        print(version())
         raise SystemExit(0)
     options = {} if default is None else {"default": default}
     output = io.TextIOWrapper(io.BytesIO(), "utf-8")  # by the encoding tyro decides how it draws the box

@@ -63,20 +63,19 @@ class Trained:
         image, whose labels are (H, W). Images of another size than the training's are seen through windows.
         flips: average over flipped images.  Raises DataError for images of another kind.
         """
-        return self._predicted(images, batch, flips)[0]
+        return self._joined(1, images, batch, flips)
 
     def probabilities(self, images: Any, batch: int = 32, flips: bool = False) -> np.ndarray:
         """The probability of every class in every pixel, float32 (N, H, W, classes), or (H, W, classes) of one image; 0
         for classes that are never predicted. Arguments and errors are those of `predict`.
         """
-        return self._predicted(images, batch, flips)[1]
+        return self._joined(2, images, batch, flips)
 
-    def _predicted(self, images: Any, batch: int, flips: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _joined(self, part: int, images: Any, batch: int, flips: bool) -> np.ndarray:
+        """One part of what `Ensemble.batches` gives: 1, the labels, or 2, the probabilities."""
         tiles, one = self._tiles(images)
-        parts = list(Ensemble((self.checkpoint,)).batches(tiles, batch, flips))
-        labels = np.concatenate([part[1] for part in parts])
-        probabilities = np.concatenate([part[2] for part in parts])
-        return (labels[0], probabilities[0]) if one else (labels, probabilities)
+        found = np.concatenate([parts[part] for parts in Ensemble((self.checkpoint,)).batches(tiles, batch, flips)])
+        return found[0] if one else found
 
     def evaluate(self, data: Any = None, split: str | None = None) -> dict[str, Any]:
         """The scores on labelled images, as `python -m engine.evaluate --json` prints them.

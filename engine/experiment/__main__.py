@@ -14,7 +14,19 @@ import tyro
 
 from engine.cli import UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
-from engine.experiment.runs import Run, RunError, Trainings, alike, conflict, keep, logged, measure, runs_of, take
+from engine.experiment.runs import (
+    Run,
+    RunError,
+    Trainings,
+    alike,
+    conflict,
+    keep,
+    logged,
+    measure,
+    runs_of,
+    share,
+    take,
+)
 from engine.experiment.table import write_results
 from engine.training.progress import clock
 from kernels.core.cpu.cores import usable_cores
@@ -115,8 +127,7 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
     """Train every run that is not finished, one of those with the same result, and tabulate after each, so that there
     is something to read early. A run that fails stops no other; returns what went wrong.
     """
-    groups = alike([one for one in runs if not one.finished])
-    missing = [group[0] for group in groups.values()]
+    missing = [group[0] for group in alike([one for one in runs if not one.finished]).values()]
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     started = time.monotonic()
     done = 0
@@ -129,10 +140,7 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
                 print(f"{done} of {len(missing)} runs failed: {error}", flush=True)
                 continue
             measure(one)
-            for key, group in groups.items():
-                if group[0] is one:
-                    for twin in group[1:]:
-                        take(twin, {key: one.folder})
+            share(one, runs)
             left = (
                 f", about {clock((time.monotonic() - started) / done * (len(missing) - done))} to go"
                 if done < len(missing)

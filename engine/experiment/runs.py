@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -35,7 +34,7 @@ from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
 from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, VALIDATION, holds_state
-from kernels.core.modules import PREFIX
+from kernels.core.modules import PREFIX, version
 
 _CHECKPOINTS = ("best", "last")
 _AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
@@ -121,6 +120,14 @@ def alike(runs: list[Run]) -> dict[Config, list[Run]]:
     for run in runs:
         groups.setdefault(_comparable(run.config), []).append(run)
     return groups
+
+
+def share(done: Run, runs: list[Run]) -> None:
+    """Copy the logs of a finished run to those that train the same."""
+    logs = {_comparable(done.config): done.folder}
+    for run in runs:
+        if run is not done and not run.finished:
+            take(run, logs)
 
 
 def take(run: Run, logs: dict[Config, Path]) -> Path | None:
@@ -275,7 +282,7 @@ def measure(run: Run) -> None:
 def revision() -> str:
     """The revision of the checkout that runs; of an installation its version; else 'unknown'."""
     if PREFIX:
-        return version("areograd")
+        return version()
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import shlex
@@ -15,10 +14,9 @@ from typing import Any
 from engine.build import network_options
 from engine.config import Config, preset
 from engine.export.graph import OPSET
-from engine.export.model import version
 from engine.training.checkpoint import Checkpoint
-from engine.training.run_folder import SUMMARY
-from kernels.core.modules import PREFIX
+from engine.training.run_folder import known_summary
+from kernels.core.modules import PREFIX, version
 from layers import UNet
 
 _WEAK = 0.5  # an IoU below it is named among the limits
@@ -119,11 +117,8 @@ def _number(value: Any) -> float | None:
 
 def run_facts(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of the run that a checkpoint lies in, if it is about the same network; else nothing."""
-    try:
-        summary = json.loads((path.parent / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    same = isinstance(summary, dict) and all(
+    summary = known_summary(path.parent)
+    same = all(
         name in record and summary.get(theirs) == record[name]
         for name, theirs in (("epoch", "best_epoch"), ("val_miou_fg", "val_miou_fg"))
     )

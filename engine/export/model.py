@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from engine.export.graph import IR_VERSION, OPSET, ExportError, Graph, Value
 from engine.files import finite
 from engine.inference import Normalisation
 from engine.training.checkpoint import Checkpoint
+from kernels.core.modules import version
 
 INPUT, LOGITS, LABELS = "images", "logits", "labels"
 _MOST = 2**31 - 2**24  # bytes of arrays; protobuf ends at 2 GiB
@@ -108,11 +108,3 @@ def _labels(graph: Graph, classes: int, barred: tuple[int, ...]) -> Value:
     allowed[list(barred)] = -np.inf
     chosen = graph.node("ArgMax", graph.node("Add", LOGITS, allowed), axis=-1, keepdims=0)
     return graph.node("Cast", chosen, to=TensorProto.UINT8)
-
-
-def version() -> str:
-    """The version of this program."""
-    try:
-        return importlib.metadata.version("areograd")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"

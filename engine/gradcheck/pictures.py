@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 
 import numpy as np
 
 from autograd.gradcheck import StepCurve
+from autograd.html import address
 
 INK, BLUE, ORANGE, GREEN, RED, GREY = "#1b1f24", "#2563a8", "#c2571a", "#2b8a4b", "#b3261e", "#8a929c"
 
@@ -138,4 +138,4 @@ def _png(values: np.ndarray, colours: str) -> str:
     rgba[np.isnan(values)] = (216, 221, 227, 255)
     buffer = io.BytesIO()
     Image.fromarray(rgba).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return address(buffer.getvalue())

@@ -18,6 +18,7 @@ from engine.data.stored import Size
 from engine.ensemble import Strip
 from engine.files import OutputFile, output_file
 from engine.predict.inputs import Source
+from engine.training.plots import channels
 
 KINDS = ("masks", "overlays", "probabilities")  # folders of results
 SUBMISSION = "submission.csv"
@@ -256,7 +257,7 @@ class _Image:
 
 def _colours(classes: Classes) -> np.ndarray:
     """uint8 (C, 3)."""
-    return np.array([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in classes.colours], np.uint8)
+    return np.array([channels(colour) for colour in classes.colours], np.uint8)
 
 
 class _Npz:

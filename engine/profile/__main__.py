@@ -25,7 +25,7 @@ from engine.cli import (
 )
 from engine.config import Config, presets_explained, read_toml
 from engine.data import CLASSES
-from engine.training.run_folder import BEST, LAST, PROFILE, SETTINGS, TRACE, RunFolder
+from engine.training.run_folder import BEST, LAST, PROFILE, SETTINGS, TRACE, RunFolder, check_run
 
 if TYPE_CHECKING:
     from engine.profile.result import Profile
@@ -80,17 +80,14 @@ def parse(arguments: list[str] | None = None) -> Arguments:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     check_names(arguments, "--out", "--data", "--config", "--trace")
     result = _parsed(arguments, base_settings(arguments))
-    return result if result.run is None else _parsed(arguments, _settings(result.run))
+    if result.run is None:
+        return result
+    check_run(result.run)
+    return _parsed(arguments, read_toml(result.run / SETTINGS))
 
 
 def _parsed(arguments: list[str], base: Config) -> Arguments:
     return parsed(Arguments, "python -m engine.profile", arguments, Arguments(base), presets_explained())
-
-
-def _settings(folder: Path) -> Config:
-    if not (folder / SETTINGS).exists():
-        raise UsageError(f"{folder}: is no run folder (it holds no {SETTINGS})")
-    return read_toml(folder / SETTINGS)
 
 
 def _check(arguments: Arguments) -> None:

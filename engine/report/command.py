@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
@@ -15,7 +15,17 @@ from engine.cli import UsageError, parsed, run_command, use_threads
 from engine.config import Config, read_toml
 from engine.data import Classes, DataError
 from engine.errors import quoted, reading
-from engine.training.run_folder import BEST, METRICS, REPORT, SETTINGS, SUMMARY, VALIDATION, RunFolder
+from engine.training.run_folder import (
+    BEST,
+    METRICS,
+    REPORT,
+    SETTINGS,
+    SUMMARY,
+    VALIDATION,
+    RunFolder,
+    check_run,
+    known_summary,
+)
 
 if TYPE_CHECKING:
     from engine.data.preparation import Prepared
@@ -53,67 +63,49 @@ class Arguments:
     """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What can be read of a run.
 
-    summary: as summary.json holds it.  best: None for a run of which only the logs were kept.  data: None where it
-    cannot be read any more.  scores: the logs' own.  versions: what else decides the run's bits.
-    missing: why something is not there, a line each.
+    record: as the page shows it, but for what its validation tiles give.  best: None for a run of which only the logs
+    were kept.  data: None where it cannot be read any more.
     """
 
-    folder: Path
-    config: Config
-    classes: Classes
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
+    record: Record
     best: Checkpoint | None = None
     data: Prepared | None = None
-    scores: TileScores | None = None
-    versions: dict[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
 
-    def record(self, name: str, tiles: int) -> Record:
-        """The run as the page shows it, under a name and with some tiles. This measures the validation tiles."""
-        from engine.report.record import Record, measured
+    def measured(self, name: str, tiles: int) -> Record:
+        """The whole record, under a name and with some tiles. This measures the validation tiles."""
+        from engine.report.record import measured
 
-        record = Record(
-            name,
-            self.folder,
-            self.config,
-            self.classes,
-            self.rows,
-            self.summary,
-            self.scores,
-            missing=self.missing,
-            versions=self.versions,
-        )
+        record = replace(self.record, name=name)
         if self.best is None or self.data is None:
             return record
-        print(f"{self.folder}: measuring {len(self.data.val)} validation tiles, epoch {self.best.record['epoch']}")
+        epoch = self.best.record["epoch"]
+        print(f"{record.folder}: measuring {len(self.data.val)} validation tiles, epoch {epoch}")
         return measured(record, self.best, self.data.val, tiles)
 
 
 def find(folder: Path) -> Found:
     """Read a run folder. Raises InputError with one line for what is no run, or has no finished epoch."""
+    from engine.report.record import Record
     from engine.training.reporting import read_rows, summary_of
     from engine.training.run_state import StateError, load_state
 
-    if not (folder / SETTINGS).exists():
-        raise UsageError(f"{folder}: is no run folder (it holds no {SETTINGS})")
+    check_run(folder)
     config = read_toml(folder / SETTINGS)
     with reading(UsageError, f"{folder / METRICS}: cannot be read"):
         rows = read_rows(folder)
     if not rows:
         raise UsageError(f"{folder}: no epoch of this run is finished, so there is nothing to report")
-    known = _known_summary(folder)
+    known = known_summary(folder)
     if known and not (folder / BEST).exists() and (folder / VALIDATION).is_file():
         classes, scores = _logged(folder / VALIDATION)
         _check_rows(folder, rows, classes)
         with reading(UsageError, f"{folder / SUMMARY}: is no summary of a run, as it lacks"):
             summary_of(known | {"epoch": known["best_epoch"]}, rows, bool(known["interrupted"]), {})
         missing = (f"Without tiles: of this run only the logs were kept, and no {BEST}.",)
-        return Found(folder, config, classes, rows, known, scores=scores, missing=missing)
+        return Found(Record(folder.name, folder, config, classes, rows, known, scores, missing=missing))
     try:
         state = load_state(folder)
         progress, versions = state.progress, state.surroundings
@@ -132,6 +124,7 @@ def _with_weights(
 ) -> Found:
     """known: what an earlier summary.json holds, for facts that cannot be found any more."""
     from engine.data.preparation import prepare
+    from engine.report.record import Record
     from engine.training.checkpoint import load_checkpoint
     from engine.training.reporting import summary_of
     from kernels.core import device
@@ -160,7 +153,9 @@ def _with_weights(
     _check_rows(folder, rows, best.form.classes)
     with reading(UsageError, f"{folder / BEST}: its record lacks"):
         summary = summary_of(best.record, rows, not progress.get("ended", rows[-1]["epoch"] >= config.epochs), facts)
-    return Found(folder, config, best.form.classes, rows, summary, best, data, versions=versions, missing=missing)
+    classes = best.form.classes
+    record = Record(folder.name, folder, config, classes, rows, summary, missing=missing, versions=versions)
+    return Found(record, best, data)
 
 
 def _check_rows(folder: Path, rows: list[dict[str, Any]], classes: Classes) -> None:
@@ -177,15 +172,6 @@ def _check_rows(folder: Path, rows: list[dict[str, Any]], classes: Classes) -> N
                 raise ValueError(f"epoch {row['epoch']} holds {quoted(numbers)}, expected numbers")
             if len(row["iou"]) != len(classes.scored):
                 raise ValueError(f"epoch {row['epoch']} has {len(row['iou'])} IoUs, expected {len(classes.scored)}")
-
-
-def _known_summary(folder: Path) -> dict[str, Any]:
-    """The summary.json that is there; empty where none is, or where it cannot be read."""
-    try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _logged(path: Path) -> tuple[Classes, TileScores]:
@@ -205,13 +191,14 @@ def report(folder: Path, tiles: int = 6) -> dict[str, Any]:
     from engine.training.reporting import draw_pictures
 
     found = find(folder)
+    record = found.record
     if found.best is not None:
-        write_json(folder / SUMMARY, found.summary)
-    draw_pictures(folder, found.best, None if found.data is None else found.data.val, found.rows, found.classes)
-    write_page(folder / REPORT, [found.record(folder.resolve().name, tiles)])
-    for line in found.missing:
+        write_json(folder / SUMMARY, record.summary)
+    draw_pictures(folder, found.best, None if found.data is None else found.data.val, record.rows, record.classes)
+    write_page(folder / REPORT, [found.measured(folder.resolve().name, tiles)])
+    for line in record.missing:
         print(line)
-    return found.summary
+    return record.summary
 
 
 def compare(folders: Sequence[Path], out: Path, tiles: int = 6) -> None:
@@ -219,7 +206,7 @@ def compare(folders: Sequence[Path], out: Path, tiles: int = 6) -> None:
     from engine.report.page import write_page
 
     names = distinct_names(folders)
-    records = [find(folder).record(name, tiles) for folder, name in zip(folders, names, strict=True)]
+    records = [find(folder).measured(name, tiles) for folder, name in zip(folders, names, strict=True)]
     write_page(out, records)
     for record in records:
         print(f"{record.name}: val mIoU fg {record.summary['val_miou_fg']:.4f}", *record.missing)
@@ -245,8 +232,7 @@ def _check(arguments: Arguments) -> None:
     if not 0 <= arguments.tiles <= _MOST_TILES:
         raise UsageError(f"--tiles: got {arguments.tiles}, expected 0 to {_MOST_TILES}")
     for folder in runs:
-        if not (folder / SETTINGS).exists():
-            raise UsageError(f"{folder}: is no run folder (it holds no {SETTINGS})")
+        check_run(folder)
         if sum(other.resolve() == folder.resolve() for other in runs) > 1:
             raise UsageError(f"{folder}: the run is given twice")
 
@@ -302,8 +288,8 @@ def _write_events(run: Path) -> None:
         if event_files(folder.path):
             print(f"events   {run / EVENTS}  (were there already, and stay as they are)")
             return
-        found = find(folder.path)
-        write_events(folder.path, found.rows, found.classes.scored_names)
+        record = find(folder.path).record
+        write_events(folder.path, record.rows, record.classes.scored_names)
         print(f"events   {run / EVENTS}  (tensorboard --logdir {run / EVENTS})")
 
 

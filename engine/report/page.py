@@ -15,7 +15,7 @@ from engine.files import write_text
 from engine.report.charts import Chart, Series, line_chart
 from engine.report.record import Record, with_profile
 from engine.report.tiles import LAYERS
-from engine.training.metrics import precision_recall
+from engine.training.metrics import judged, precision_recall
 from engine.training.plots import ERROR, IGNORED
 from engine.training.progress import clock, loss_line
 
@@ -271,7 +271,7 @@ def _classes(record: Record) -> list[ClassRow]:
     rows = [ClassRow(name, classes.colours[label], iou.get(name)) for label, name in names]
     if record.scores is None:
         return rows
-    pixels = _judged(record).sum(1)
+    pixels = judged(record.scores.confusion, classes).sum(1)
     precision, recall = precision_recall(record.scores.confusion, classes)
     return [
         row._replace(
@@ -284,23 +284,13 @@ def _classes(record: Record) -> list[ClassRow]:
     ]
 
 
-def _judged(record: Record) -> np.ndarray:
-    """The confusion matrix without the pixels whose truth is unlabelled."""
-    if record.scores is None:
-        raise ValueError("there is no confusion matrix")
-    counts = record.scores.confusion.copy()
-    if record.classes.unlabelled == 0:
-        counts[0] = 0
-    return counts
-
-
 def _confusion(record: Record) -> Confusion | None:
     """Of the classes with most pixels, where there are many; columns of classes that are never predicted are left out,
     unless they are rows.
     """
     if record.scores is None:
         return None
-    counts = _judged(record)
+    counts = judged(record.scores.confusion, record.classes)
     pixels = counts.sum(1)
     there = [label for label in np.argsort(-pixels, kind="stable") if pixels[label]]
     truth = sorted(int(label) for label in there[:_MOST_CLASSES])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from autograd.html import address
 from engine.data import Classes, Tiles
 from engine.inference import labels_of, predict_logits
 from engine.training.metrics import TileScores
@@ -172,7 +172,7 @@ def _form(levels: np.ndarray) -> str:
 def _address(image: Any, form: str) -> str:
     content = io.BytesIO()
     image.save(content, form, **({"optimize": True} if form == "PNG" else {"quality": 80, "subsampling": 0}))
-    return f"data:image/{form.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return address(content.getvalue(), form.lower())
 
 
 def _name(label: int, classes: Classes) -> str:

@@ -67,8 +67,7 @@ def fit(
         raise TypeError(f"fit: model: got {kind_of(model)}, expected a Module of layers")
     _check_count("epochs", epochs)
     _check_count("batch", batch)
-    device, dtype = _place_of(model)
-    place = _Place(device, dtype)
+    place = _place_of(model)
     source = _source("data", data, batch, place, np.random.Generator(np.random.Philox(seed)), epochs)
     held_out = None if validation is None else _source("validation", validation, batch, place, None, epochs)
     metrics = dict(metrics or {})
@@ -221,11 +220,11 @@ def _check_metrics(metrics: Mapping[str, Metric], held_out: _Arrays | _Batches |
             raise TypeError(f"fit: metrics: {name} is {kind_of(metric)}, expected a function")
 
 
-def _place_of(model: Module) -> tuple[str, np.dtype]:
+def _place_of(model: Module) -> _Place:
     parameters = model.parameters()
     if not any(p.requires_grad for p in parameters):
         raise ValueError(f"fit: model: {type(model).__name__} has no parameter that is trained")
-    return parameters[0].device, parameters[0].dtype
+    return _Place(parameters[0].device, parameters[0].dtype)
 
 
 def _schedule(

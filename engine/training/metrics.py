@@ -73,7 +73,7 @@ def scores(confusion: np.ndarray, classes: Classes | None = None, absent: Sequen
     Rows of truth 0 are ignored where class 0 is unlabelled (also without `classes`). absent: labels that never occurred
     in training; pixels of them are errors of what is predicted there, but their IoU, 0, is in no mean.
     """
-    counts = _judged(confusion, classes)
+    counts = judged(confusion, classes)
     first = 1 if classes is None else classes.scored[0]
     hit = np.diag(counts)
     union = counts.sum(0) + counts.sum(1) - hit
@@ -97,22 +97,27 @@ def precision_recall(
 
     None where nothing was predicted as it, or nothing is it, and for classes that training lacked (`absent`).
     """
-    counts = _judged(confusion, classes)
-    scored = range(1, len(counts)) if classes is None else classes.scored
+    counts = judged(confusion, classes)
     hit = np.diag(counts)
 
     def shares(of: np.ndarray) -> tuple[float | None, ...]:
-        return tuple(float(hit[c] / of[c]) if of[c] and c not in absent else None for c in scored)
+        labels = _scored(len(counts), classes)
+        return tuple(float(hit[c] / of[c]) if of[c] and c not in absent else None for c in labels)
 
     return shares(counts.sum(0)), shares(counts.sum(1))
 
 
-def _judged(confusion: np.ndarray, classes: Classes | None) -> np.ndarray:
-    """The counts in int64, without those of unlabelled pixels."""
-    counts = confusion.astype(np.int64).copy()
+def judged(confusion: np.ndarray, classes: Classes | None) -> np.ndarray:
+    """The counts (..., C, C) in int64, without those of unlabelled pixels."""
+    counts = confusion.astype(np.int64)
     if classes is None or classes.unlabelled == 0:
         counts[..., 0, :] = 0
     return counts
+
+
+def _scored(count: int, classes: Classes | None) -> Sequence[int]:
+    """The labels of the scored classes, of `count` in all."""
+    return range(1, count) if classes is None else classes.scored
 
 
 class TileScores(NamedTuple):
@@ -140,16 +145,15 @@ def tile_scores(
     """The scores of single tiles from their confusion matrices (N, C, C); pixels are ignored as by `scores`. groups:
     see `bootstrap`.
     """
-    first = 1 if classes is None else classes.scored[0]
-    unlabelled = classes is None or classes.unlabelled == 0
-    hit = np.diagonal(per_image, axis1=1, axis2=2)
-    truth = per_image.sum(2)
-    union = truth + per_image[:, 1 if unlabelled else 0 :].sum(1) - hit
-    scored = [label for label in range(first, per_image.shape[1]) if label not in absent]
-    there = truth[:, scored] > 0
-    iou = np.divide(hit[:, scored], union[:, scored], out=np.zeros(there.shape), where=there)
-    labelled = truth[:, 1 if unlabelled else 0 :].sum(1)
-    right = hit[:, 1 if unlabelled else 0 :].sum(1)
+    counts = judged(per_image, classes)
+    hit = np.diagonal(counts, axis1=1, axis2=2)
+    truth = counts.sum(2)
+    union = truth + counts.sum(1) - hit
+    labels = [label for label in _scored(counts.shape[1], classes) if label not in absent]
+    there = truth[:, labels] > 0
+    iou = np.divide(hit[:, labels], union[:, labels], out=np.zeros(there.shape), where=there)
+    labelled = truth.sum(1)
+    right = hit.sum(1)
     nothing = np.full(len(per_image), np.nan)
     return TileScores(
         per_image.sum(0),
@@ -200,7 +204,7 @@ def iou_intervals(
     iou = np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
     tails = [(1 - level) / 2, (1 + level) / 2]
     found: list[tuple[float, float] | None] = []
-    for label in range(1, iou.shape[1]) if classes is None else classes.scored:
+    for label in _scored(iou.shape[1], classes):
         known = iou[~np.isnan(iou[:, label]), label]
         found.append(None if label in absent or not len(known) else tuple(np.quantile(known, tails).tolist()))
     return tuple(found)
@@ -219,7 +223,7 @@ def _drawn(per_image: np.ndarray, groups: np.ndarray | None, draws: int, seed: i
 
 def _sums_of_draws(per_image: np.ndarray, picks: np.ndarray, classes: Classes | None) -> tuple[np.ndarray, np.ndarray]:
     """(hits, unions) of every class in every draw, (draws, C) each: what the IoU needs of a matrix."""
-    counts = _judged(per_image, classes)
+    counts = judged(per_image, classes)
     hit = np.diagonal(counts, axis1=1, axis2=2)
     return picks @ hit, picks @ (counts.sum(1) + counts.sum(2) - hit)
 

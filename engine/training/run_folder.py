@@ -7,9 +7,11 @@ ends, so that a killed run can be resumed at once. (Over NFS it is as good as th
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from engine.errors import InputError
 from engine.files import PART, remove, sync_folder
@@ -39,6 +41,21 @@ def holds_run(folder: Path) -> bool:
 def holds_state(folder: Path) -> bool:
     """Whether a run there can be resumed (if its states can be read)."""
     return any((folder / name).exists() for name in STATES)
+
+
+def check_run(folder: Path) -> None:
+    """Raise FolderError for a folder that is no run's."""
+    if not (folder / SETTINGS).exists():
+        raise FolderError(f"{folder}: is no run folder (it holds no {SETTINGS})")
+
+
+def known_summary(folder: Path) -> dict[str, Any]:
+    """The summary.json that is there; empty where none is, or where it cannot be read."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class RunFolder:

@@ -8,7 +8,6 @@ favour of the other.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from engine.errors import InputError, reason
 from engine.files import write_bytes
 from engine.training.run_folder import STATES
 from kernels.core import device
+from kernels.core.modules import version
 
 _FORMAT = "areograd-state-1"
 _KEY = "areograd"
@@ -120,8 +120,8 @@ def _digest(head: str, arrays: Mapping[str, np.ndarray]) -> str:
 
 def surroundings(choice: device.Choice, classes: Classes, *parts: Tiles) -> dict[str, str]:
     """What decides the bits of a run besides its settings: versions, device, switches, and the tiles themselves."""
-    found = {"areograd": f"{_version('areograd')}, sources {_source_digest()}"}
-    found |= {name: _version(name) for name in ("numpy", "numba", "llvmlite")}
+    found = {"areograd": f"{version()}, sources {_source_digest()}"}
+    found |= {name: version(name) for name in ("numpy", "numba", "llvmlite")}
     found["device"] = choice.name
     if choice.name == device.CUDA:
         import cupy
@@ -161,13 +161,6 @@ def changes(now: Mapping[str, str], then: Mapping[str, str]) -> list[str]:
         "the tiles differ" if n == "tiles" else f"{n} is {now.get(n, 'absent')}, but was {then.get(n, 'absent')}"
         for n in names
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ from engine.training.augmentation import Augmentation
 from engine.training.batches import BatchSource, rare_tiles, stratified_batches
 from engine.training.checkpoint import not_finite, save_checkpoint, take_weights
 from engine.training.loss_scaling import LossScale
-from engine.training.metrics import Scores, TileScores, bootstrap, scores, tile_scores
+from engine.training.metrics import Scores, bootstrap, scores, tile_scores
 from engine.training.mixing import CopyPaste, Mixing, patches_of
 from engine.training.optimizer import AdamW
 from engine.training.progress import Reporter, loss_line
@@ -165,7 +165,7 @@ class Run:
         self.augmentation = self._mixing(rare_labels)
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.best_scores: TileScores | None = None  # of the same epoch, where this process has validated it
+        self.best_counts: np.ndarray | None = None  # `per_image` of that epoch, where this process has validated it
         self.stop = Stop()
         self.serial = 0
         self.begun = state is not None
@@ -502,8 +502,7 @@ class Run:
             best = self.best is None or result.miou_fg > self.best["val_miou_fg"]
             if best:
                 self.best = record
-                units = self.data.val.units
-                self.best_scores = tile_scores(self.per_image, self.classes, self.data.absent, units)
+                self.best_counts = self.per_image
                 save_checkpoint(self.out / BEST, self.net, config, self.normalisation, record, self.form)
             save_checkpoint(self.out / LAST, self.net, config, self.normalisation, record, self.form)
         write_rows(self.out, self.rows)
@@ -543,7 +542,9 @@ class Run:
             name = self.out.resolve().name
             versions = self.surroundings
             record = Record(name, self.out, self.config, self.classes, self.rows, summary, versions=versions)
-            draw(record, self.data.val, self.best_scores)
+            val = self.data.val
+            known = self.best_counts
+            draw(record, val, None if known is None else tile_scores(known, self.classes, self.data.absent, val.units))
         return summary
 
 

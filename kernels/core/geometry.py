@@ -26,7 +26,7 @@ def pair(value: Any, name: str, least: int = 1) -> Pair:
     ):
         return value  # most calls
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    first, second = map(_index, values) if len(values) == 2 else (None, None)
+    first, second = map(as_index, values) if len(values) == 2 else (None, None)
     if first is None or second is None:
         raise ValueError(f"{name}: got {shown(value)}, expected an int or a pair of ints")
     if min(first, second) < least:
@@ -66,7 +66,7 @@ def row_settings(name: str, stride: Any, padding: Any, dilation: Any) -> tuple[P
     """
     if not isinstance(padding, str):
         ends = padding if isinstance(padding, (tuple, list)) else (padding,)
-        before, after = (_index(ends[k]) if len(ends) in (1, 2) else None for k in (0, -1))
+        before, after = (as_index(ends[k]) if len(ends) in (1, 2) else None for k in (0, -1))
         if before is None or after is None:
             expected = "an int, (before, after), 'same' or 'valid'"
             raise ValueError(f"{name}: padding: got {shown(padding)}, expected {expected}")
@@ -77,13 +77,13 @@ def row_settings(name: str, stride: Any, padding: Any, dilation: Any) -> tuple[P
 def one(name: str, argument: str, value: Any) -> int:
     """An int, or the one in a sequence, as PyTorch takes them; ValueError for anything else and for less than 1."""
     values = value if isinstance(value, (tuple, list)) else (value,)
-    number = _index(values[0]) if len(values) == 1 else None
+    number = as_index(values[0]) if len(values) == 1 else None
     if number is None:
         raise ValueError(f"{name}: {argument}: got {shown(value)}, expected an int")
     return pair(number, f"{name}: {argument}")[0]
 
 
-def _index(value: Any) -> int | None:
+def as_index(value: Any) -> int | None:
     """The int that a value stands for; None for what is none."""
     try:
         return None if isinstance(value, bool) else operator.index(value)

@@ -19,6 +19,16 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(PREFIX + name)
 
 
+def version(package: str = "areograd") -> str:
+    """The version of an installed package, 'unknown' of one that is not installed, as a checkout need not be."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def local(full: str) -> str:
     """What a checkout calls the module `full`."""
     return full.removeprefix(PREFIX)

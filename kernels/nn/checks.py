@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 
 from kernels.core.device import Array, array_module
-from kernels.core.geometry import Pair, one, pair
+from kernels.core.geometry import Pair, as_index, one, pair
 from kernels.core.shapes import shown
 from kernels.nn.layout import Layout
 
@@ -93,10 +92,7 @@ def check_groups(name: str, groups: Any, c: int, k: int) -> int:
 def integer(name: str, argument: str, value: Any, least: int, most: int | None = None) -> int:
     """An int from `least` to `most`; ValueError for another one and for what is none."""
     expected = f"an int of at least {least}" if most is None else f"an int from {least} to {most}"
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
+    number = as_index(value)
     if number is None or number < least or (most is not None and number > most):
         raise ValueError(f"{name}: {argument}: got {shown(value)}, expected {expected}")
     return number

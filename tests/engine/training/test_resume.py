@@ -216,7 +216,7 @@ def test_what_differs_is_named_in_one_line(tiles, whole, tmp_path, capsys, monke
         assert code == 2, arguments
         assert message in line
     monkeypatch.setattr(np, "__version__", "0")
-    monkeypatch.setattr(run_state, "_version", lambda name: "0.0.7")
+    monkeypatch.setattr(run_state, "version", lambda *_: "0.0.7")
     code, line = ended([f"--resume={whole}"], capsys)
     assert code == 2
     assert re.search(r"numpy is 0\.0\.7, but was \d", line)
