@@ -11,7 +11,7 @@ EMULATOR := $(wildcard ../shared/cupy_on_cpu/__init__.py)
 CUDA_TESTS = $(BIN)/python -m pytest tests/cuda $(TEST_FLAGS)
 CUDA_PACKAGES := cupy-cuda13x==14.2.0 nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt
 
-.PHONY: help train test test-cpu test-cuda lint bench docs clean
+.PHONY: help train test test-cpu test-cuda lint bench gpu docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -67,6 +67,9 @@ lint: $(VENV)/lint.stamp  ## ruff and mypy
 
 bench: $(VENV)/test.stamp  ## race the kernels against other frameworks
 	$(BIN)/python -m bench
+
+gpu: $(VENV)/test.stamp $(if $(EMULATOR),$(VENV)/cuda.stamp)  ## check everything on a real GPU in ten minutes, or rehearse it on the emulator
+	PYTHON=$(abspath $(BIN))/python bash bench/gpu_check.sh
 
 docs: $(VENV)/docs.stamp  ## build the documentation, build/site/index.html
 	$(BIN)/python docs/build.py

@@ -4,20 +4,24 @@ FILE]
 Every case runs in processes of its own, ours and theirs in turn; figures are medians and quartiles over rounds. Without
 family names all are run.
 Frameworks: torch, jax, onnxruntime; reference stands for our own kernels' definitions (`training run` in family step).
+On a GPU: torch, cupy (its own functions, where it has them) and uncaptured (our training step without a CUDA graph).
 To hold all sides to AVX2: AREOGRAD_SIMD=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
-XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py). On a GPU both sides are timed by CUDA
-events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all: it prints FLOPs,
-bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts (bench/counters.py).
+XLA_FLAGS=--xla_cpu_max_isa=AVX2 (JAX needs the second as well: bench/xla.py). On a GPU all sides run in one process and
+are timed by CUDA events, with the L2 cache flushed before each run. Without one, --device cuda prints no time at all:
+it prints FLOPs, bytes and computed lower bounds (bench/roofline.py), and per kernel what the emulator counts
+(bench/counters.py); with --rehearse it runs every side once, on smaller shapes.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,8 +31,9 @@ from kernels.core.modules import PREFIX, load
 
 FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer",
             "augment", "metric", "step", "infer")  # fmt: skip
-# the last: our own kernels' definitions, for `training run` in family step
-FRAMEWORKS = "torch", "jax", "onnxruntime", "reference"
+# reference: our own kernels' definitions, for `training run` in family step. uncaptured: our step without a CUDA graph
+FRAMEWORKS = "torch", "jax", "onnxruntime", "reference", "cupy", "uncaptured"
+OURS = "reference", "uncaptured"  # that no package has to be installed for
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Arguments:
     device: Literal["cpu", "cuda"] = "cpu"
     """Device on which both sides compute."""
     against: str = "torch"
-    """Frameworks (torch, jax, onnxruntime, reference), separated by commas; '' runs ours alone."""
+    """Frameworks (torch, jax, onnxruntime, reference, cupy, uncaptured), separated by commas; '' runs ours alone."""
+    compiled: Literal["also", "no", "only"] = "also"
+    """Modes of PyTorch that compile first, which takes a minute for a training step."""
     plot: Path | None = None
     """Write the roofline picture of all rows here (PNG or SVG)."""
     json: Path | None = None
@@ -55,6 +62,8 @@ class Arguments:
     """Seconds that a side runs in a round, about."""
     threads: int = 0
     """Threads for every library; 0: one per core."""
+    rehearse: bool = False
+    """With --device cuda and no GPU: run every side once, on smaller shapes, ours on the emulator; no times."""
 
 
 def run(arguments: Arguments) -> int:
@@ -75,30 +84,36 @@ def run(arguments: Arguments) -> int:
         )
         return 2
     if arguments.device == "cuda" and not real_gpus():
-        return without_gpu(arguments)
+        return rehearse(arguments, against) if arguments.rehearse else without_gpu(arguments)
     os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = installed(against)
-    machine = measured_machine()
+    machine = measured_gpu() if arguments.device == "cuda" else measured_machine()
     print(machine, flush=True)
     table: list[dict[str, Any]] = []
-    for family in arguments.families or FAMILIES:
-        for index, case in enumerate(load(f"bench.{family}").cases()):
-            if arguments.only not in f"{case.name} {case.shape}":
-                continue
-            try:
-                result = race(family, index, case.sides(against), arguments.rounds, arguments.seconds)
-                new = rows(family, case, result)
-            except WorkerError as error:
-                print(f"{case.name} {case.shape}: {error}", file=sys.stderr)
-                continue
-            for row in new:
-                row["percent_of_peak"] = row["gflops"] and round(100 * row["gflops"] / machine.gflops, 1)
-                row["percent_of_copy"] = row["gbytes"] and round(100 * row["gbytes"] / machine.gbytes, 1)
-                print(line(row), flush=True)
-            table += new
-            if arguments.json:
-                arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    for family, index, case in chosen_cases(arguments):
+        sides = [side for side in case.sides(against) if runs(side, arguments.compiled)]
+        if arguments.compiled == "only" and len(sides) == 1:
+            continue
+        try:
+            if arguments.device == "cuda":
+                result = on_device(case, sides, arguments)
+            else:
+                result = race(family, index, sides, arguments.rounds, arguments.seconds)
+            new = rows(family, case, result)
+        except WorkerError as error:
+            print(f"{case.name} {case.shape}: {error}", file=sys.stderr)
+            continue
+        peak = machine.peak(case.precision) if arguments.device == "cuda" else machine.gflops
+        for row in new:
+            row["percent_of_peak"] = row["gflops"] and round(100 * row["gflops"] / peak, 1)
+            row["percent_of_copy"] = row["gbytes"] and round(100 * row["gbytes"] / machine.gbytes, 1)
+            if arguments.device == "cuda":
+                row["machine"] = asdict(machine)
+            print(line(row), flush=True)
+        table += new
+        if arguments.json:
+            arguments.json.write_text(json.dumps(table, indent=1) + "\n")
     if arguments.plot:
         from bench.picture import draw
 
@@ -106,9 +121,78 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
+def chosen_cases(arguments: Arguments) -> Iterator[tuple[str, int, Any]]:
+    """(family, index, case) of every case that is asked for."""
+    for family in arguments.families or FAMILIES:
+        for index, case in enumerate(load(f"bench.{family}").cases()):
+            if arguments.only in f"{case.name} {case.shape}":
+                yield family, index, case
+
+
+def runs(side: str, compiled: str) -> bool:
+    """Whether a side takes part, by --compiled: ours does always."""
+    return side == "ours" or compiled == "also" or (compiled == "only") == side.endswith("/compile")
+
+
+def on_device(case: Any, sides: list[str], arguments: Arguments) -> dict[str, dict[str, Any]]:
+    """A race on the GPU, and the memory freed that it took."""
+    from bench.harness import race_here
+    from bench.worker import device_memory, events
+
+    try:
+        return race_here(case, sides, arguments.rounds, arguments.seconds, events, device_memory)
+    finally:
+        gc.collect()
+        importlib.import_module("cupy").get_default_memory_pool().free_all_blocks()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+
+
+def measured_gpu() -> Any:
+    """The GPU's peaks, measured."""
+    from kernels.core.cuda.peaks import measure
+
+    return measure()
+
+
+def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
+    """Run every side of every case once: 'ran' or what was wrong, a line each. Exit code 1 if anything was wrong."""
+    from bench import emulation, shapes
+    from bench.harness import last_line
+    from kernels.core.cuda.module import launch_log
+
+    where = emulation.start("fast")
+    if not where.emulated:
+        print(f"error: --rehearse: {where.reason}", file=sys.stderr)
+        return 2
+    os.environ["AREOGRAD_DEVICE"] = "cuda"
+    shapes.reduce()
+    wrong = 0
+    table = []
+    against = installed(against)
+    for family, _, case in chosen_cases(arguments):
+        for side in case.sides(against):
+            if not runs(side, arguments.compiled):
+                continue
+            error = ""
+            with launch_log() as log:
+                try:
+                    case.build(side)()
+                except Exception as raised:  # a rehearsal is there to find them all
+                    error = last_line(raised)
+                    wrong += 1
+            row = {"family": family, "name": case.name, "shape": case.shape, "side": side, "launches": len(log)}
+            table.append(row | {"error": error})
+            print(f"{case.name:<34} {case.shape:<32} {side:<24} {error or f'ran, {len(log)} launches'}", flush=True)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"{len(table)} sides, {wrong} wrong; emulated: no times")
+    return 1 if wrong else 0
+
+
 def installed(against: tuple[str, ...]) -> tuple[str, ...]:
     """The installed ones of the frameworks; prints a line for each of the others."""
-    missing = [name for name in against if name != "reference" and importlib.util.find_spec(name) is None]
+    missing = [name for name in against if name not in OURS and importlib.util.find_spec(name) is None]
     for name in missing:
         print(f"{name} is not installed (pip install {name}): it is not raced", file=sys.stderr)
     return tuple(name for name in against if name not in missing)

@@ -10,13 +10,14 @@ import numpy as np
 from autograd import ops
 from bench.composite import forward_backward
 from bench.harness import Case
-from bench.shapes import BATCH, array
+from bench.shapes import BATCH, REDUCED, STAGES, array
 
 
 def cases() -> list[Case]:
     """Dot-product attention over 128, 512 and 2048 pixels; both polarized branches at the bottleneck of width 32."""
     out = []
     for t, n in ((128, BATCH), (512, BATCH), (2048, 2)):
+        t //= REDUCED
         flops = 14 * n * 4 * t * t * 64
         data = partial(_heads, n, t)
         modes = ("eager", "compile")
@@ -33,8 +34,8 @@ def cases() -> list[Case]:
             )
         )
     n = BATCH
-    pixels = 128
-    c = 256
+    h, w, c = STAGES[3]
+    pixels = h * w
     traffic = 4 * n * pixels * c * 5
     for name, ours, theirs, jax, data in (
         ("polarized channel", ops.polarized_channel, _their_channel, _jax_channel, partial(_channel, n, pixels, c)),

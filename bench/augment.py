@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness import Case
-from bench.shapes import array, device, ours, torch_tensor
+from bench.shapes import array, ours, torch_device, torch_tensor
 
 N, H, W = 32, 64, 128
 
@@ -43,7 +43,7 @@ def _torch(mode: str) -> Callable[[], Any]:
     import torch
 
     images, masks = map(torch_tensor, _tiles())
-    torch.set_default_device(device())
+    torch.set_default_device(torch_device())
     call = torch_augmentation(mode)
     with torch.no_grad():
         call(images, masks)

@@ -11,7 +11,7 @@ import numpy as np
 from autograd import Tensor, no_grad
 from bench import xla
 from bench.harness import Case
-from bench.shapes import LAYOUTS, ours
+from bench.shapes import LAYOUTS, device, ours
 from kernels.core.device import array_module
 
 OursFn = Callable[..., Tensor]
@@ -29,15 +29,19 @@ def forward_backward(
     modes: Sequence[str] = (*LAYOUTS, "compile"),
     backward: bool = True,
     jax: Callable[..., Any] | None = None,
+    cupy: Callable[..., Any] | None = None,
 ) -> Case:
     """All sides run fn(*arrays) and, with `backward`, its gradient for a cotangent of ones.
 
     ours(*tensors) gets NHWC Tensors; theirs(*tensors) gets PyTorch tensors, the 4-axis arrays at `images` as NCHW (or
-    channels_last) images; jax(*arrays) gets JAX arrays, NHWC.
+    channels_last) images; jax(*arrays) gets JAX arrays, NHWC; cupy(*arrays) computes value and gradient of CuPy arrays,
+    NHWC, by CuPy's own functions.
     """
     others = {"torch": {mode: partial(_torch, theirs, arrays, tuple(images), mode, backward) for mode in modes}}
     if jax is not None:
         others["jax"] = xla.modes(xla.forward_backward, jax, arrays, backward)
+    if cupy is not None and device() == "cuda":
+        others["cupy"] = {"functions": partial(_cupy, cupy, arrays)}
     return Case(name, shape, partial(_ours, ours, arrays, backward), others, flops, bytes)
 
 
@@ -55,6 +59,10 @@ def _ours(fn: OursFn, arrays: Callable[[], Sequence[np.ndarray]], backward: bool
             y.backward(seed)
 
     return run
+
+
+def _cupy(fn: Callable[..., Any], arrays: Callable[[], Sequence[np.ndarray]]) -> Callable[[], Any]:
+    return partial(fn, *map(ours, arrays()))
 
 
 def _torch(

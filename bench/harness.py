@@ -30,6 +30,7 @@ class Case:
     once per call.
 
     flops, bytes: of one run (bytes: the ideal traffic), for GFLOP/s and GB/s; 0 where that says nothing.
+    precision: of the products, one of kernels.core.precision's names; it decides which peak counts.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Case:
     theirs: dict[str, dict[str, Build]] = field(default_factory=dict)
     flops: int = 0
     bytes: int = 0
+    precision: str = "float32"
 
     def build(self, side: str) -> Run:
         """Build 'ours' or 'framework/mode'."""
@@ -129,17 +131,59 @@ def race(family: str, index: int, sides: list[str], rounds: int = 7, seconds: fl
                 times[worker.side].append(statistics.median(worker.ask(f"run {counts[worker.side]}")["ms"]))
         out: dict[str, dict[str, Any]] = {side: {"error": message} for side, message in failed.items()}
         for worker in alive:
-            values = sorted(times[worker.side])
-            quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-            out[worker.side] = {
-                "ms": quartiles[1],
-                "low": quartiles[0],
-                "high": quartiles[2],
-                "peak_mb": worker.ask("memory")["mb"],
-                "value": results[worker.side],
-                "times": times[worker.side],
-            }
+            out[worker.side] = _figures(times[worker.side], worker.ask("memory")["mb"], results[worker.side])
     return out
+
+
+def _figures(times: list[float], memory: float, value: float | None) -> dict[str, Any]:
+    """What a race says of a side: median and quartiles of its times in ms, peak memory in MB, its first loss."""
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return {"ms": median, "low": low, "high": high, "peak_mb": memory, "value": value, "times": times}
+
+
+def race_here(
+    case: Case,
+    sides: list[str],
+    rounds: int,
+    seconds: float,
+    timed: Callable[[Run], float],
+    memory: Callable[[], float],
+) -> dict[str, dict[str, Any]]:
+    """The same as `race` within this process, for a GPU: libraries that only launch kernels do not disturb each other,
+    and a process for every side would take longer than the race.
+
+    timed(run): the time of one run in ms.   memory(): MB of the device's memory that are taken now.
+    """
+    alive: dict[str, Run] = {}
+    values: dict[str, Any] = {}
+    grown: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    out: dict[str, dict[str, Any]] = {}
+    for side in sides:
+        before = memory()
+        try:
+            run = case.build(side)
+            first = run()
+            for _ in range(3):
+                once = timed(run)
+        except Exception as error:  # whatever a library raises must not end the race of the others
+            out[side] = {"error": f"{side}: {last_line(error)}"}
+            continue
+        alive[side] = run
+        values[side] = first if isinstance(first, float) else None
+        grown[side] = memory() - before
+        counts[side] = max(1, min(1000, int(seconds * 1000 / max(once, 1e-3))))
+    times: dict[str, list[float]] = {side: [] for side in alive}
+    for _ in range(rounds):
+        for side, run in alive.items():
+            times[side].append(statistics.median(timed(run) for _ in range(counts[side])))
+    return out | {side: _figures(times[side], round(grown[side], 1), values[side]) for side in alive}
+
+
+def last_line(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of its message."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
 
 
 def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,6 +197,7 @@ def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dic
         "name": case.name,
         "family": family,
         "shape": case.shape,
+        "precision": case.precision,
         "ours_ms": round(ours["ms"], 4),
         "ours_quartiles": [round(ours["low"], 4), round(ours["high"], 4)],
         "ours_peak_mb": ours["peak_mb"],

@@ -10,44 +10,48 @@ from typing import Any
 
 from bench import xla
 from bench.harness import Case
-from bench.shapes import LAYOUTS, array, device, ours
+from bench.shapes import LAYOUTS, REDUCED, array, device, ours, torch_device, torch_precision
+from kernels.core.precision import use_precision
 
-WIDTH = 32
+WIDTH = 32 if REDUCED == 1 else 4
 _block = ExitStack()
 
 
 def cases() -> list[Case]:
-    """Logits from images, evaluation mode."""
+    """Logits from images, evaluation mode; on a GPU in each precision."""
     out = []
-    for batch in (16, 1):
-        theirs = {mode: partial(_torch, batch, mode) for mode in (*LAYOUTS, "compile")}
-        others = {"torch": theirs, "jax": xla.modes(_jax, batch), "onnxruntime": {"cpu": partial(_onnxruntime, batch)}}
-        out.append(
-            Case(
-                "inference",
-                f"width {WIDTH} batch {batch}",
-                partial(our_inference, batch),
-                others,
-                flops=int(batch * 2.92e9),
-            )
-        )
+    for batch in (16, 1) if REDUCED == 1 else (1,):
+        for precision in ("float32", "tf32", "bf16") if device() == "cuda" else ("float32",):
+            theirs = {mode: partial(_torch, batch, mode, precision) for mode in (*LAYOUTS, "compile")}
+            others = {"torch": theirs, "jax": xla.modes(_jax, batch)}
+            if device() == "cpu":
+                others["onnxruntime"] = {"cpu": partial(_onnxruntime, batch)}
+            text = f"width {WIDTH} batch {batch}" + (f" {precision}" if device() == "cuda" else "")
+            run = partial(our_inference, batch, precision)
+            out.append(Case("inference", text, run, others, flops=int(batch * 2.92e9), precision=precision))
     return out
 
 
-def our_inference(batch: int) -> Callable[[], Any]:
+def our_inference(batch: int, precision: str = "float32") -> Callable[[], Any]:
     """Returns a function that runs the network once."""
     from autograd import inference
     from engine.graphs import cpu_inference
     from layers import UNet
 
-    _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
-
     net = UNet(width=WIDTH, seed=0).eval()
     x = ours(array(batch, 64, 128, 1))
-    return partial(cpu_inference.InferenceGraph(net, x) if device() == "cpu" else partial(cpu_inference.run, net), x)
+    if device() == "cpu":
+        _block.enter_context(inference())  # all runs of the process in one block, as a server or an evaluation has them
+        return partial(cpu_inference.InferenceGraph(net, x), x)
+
+    def run() -> Any:
+        with inference(), use_precision(precision):
+            return cpu_inference.run(net, x)
+
+    return run
 
 
-def _torch(batch: int, mode: str) -> Callable[[], Any]:
+def _torch(batch: int, mode: str, precision: str) -> Callable[[], Any]:
     import torch
 
     from bench import twin
@@ -56,7 +60,7 @@ def _torch(batch: int, mode: str) -> Callable[[], Any]:
 
     net = twin.TwinUNet(WIDTH).eval()
     twin.load(net, UNet(width=WIDTH, seed=0).state_dict())
-    net = net.to(device())
+    net = net.to(torch_device())
     layout = "nchw" if mode == "nchw" else "channels_last"
     if layout == "channels_last":
         net = net.to(memory_format=torch.channels_last)
@@ -64,7 +68,7 @@ def _torch(batch: int, mode: str) -> Callable[[], Any]:
     forward: Any = torch.compile(net) if mode == "compile" else net
 
     def run() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch_precision(precision):
             return forward(x)
 
     return run

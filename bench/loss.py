@@ -10,7 +10,7 @@ import numpy as np
 from autograd import Tensor, ops
 from bench.composite import forward_backward
 from bench.harness import Case
-from bench.shapes import BATCH, array
+from bench.shapes import BATCH, STAGES, array
 
 WEIGHTS = (0.0, 0.3, 0.4, 0.4, 2.9)
 
@@ -19,8 +19,9 @@ def cases() -> list[Case]:
     """Full-size logits of 5 classes, batch 16 and 32."""
     out = []
     for n in (BATCH, 2 * BATCH):
-        pixels = n * 64 * 128
-        text = f"{n}x64x128x5"
+        h, w, _ = STAGES[0]
+        pixels = n * h * w
+        text = f"{n}x{h}x{w}x5"
         out.append(
             forward_backward(
                 "combined loss", text, _ours, _theirs, partial(_arrays, n), (0,), bytes=pixels * (3 * 20 + 2), jax=_jax
@@ -30,7 +31,8 @@ def cases() -> list[Case]:
 
 
 def _arrays(n: int) -> list[np.ndarray]:
-    return [array(n, 64, 128, 5), np.random.default_rng(0).integers(0, 5, (n, 64, 128))]
+    h, w, _ = STAGES[0]
+    return [array(n, h, w, 5), np.random.default_rng(0).integers(0, 5, (n, h, w))]
 
 
 def _ours(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def _theirs(logits: Any, labels: Any) -> Any:
 
     from bench.twin import combined_loss
 
-    return combined_loss(logits, labels, torch.tensor(WEIGHTS))
+    return combined_loss(logits, labels, torch.tensor(WEIGHTS, device=logits.device))
 
 
 def _jax(logits: Any, labels: Any) -> Any:

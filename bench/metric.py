@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 from bench.harness import Case
-from bench.shapes import array, ours, torch_tensor
+from bench.shapes import array, device, ours, torch_tensor
 
 N, H, W, CLASSES = 32, 64, 128, 5
 
 
 def cases() -> list[Case]:
     """Labels and counts of 32 tiles, the background barred."""
-    return [Case("labels + confusion", f"{N}x{H}x{W}x{CLASSES}", _ours, {"torch": {"eager": _torch}})]
+    others = {"torch": {"eager": _torch}}
+    if device() == "cuda":
+        others["cupy"] = {"functions": _cupy}
+    return [Case("labels + confusion", f"{N}x{H}x{W}x{CLASSES}", _ours, others)]
 
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
@@ -27,6 +30,14 @@ def _ours() -> Callable[[], Any]:
 
     logits, truth = map(ours, _data())
     return lambda: confusion_per_image(truth, predicted_labels(logits, 1), CLASSES)
+
+
+def _cupy() -> Callable[[], Any]:
+    import cupy
+
+    logits, truth = map(ours, _data())
+    offset = cupy.arange(N)[:, None, None] * CLASSES * CLASSES + truth.astype("i8") * CLASSES
+    return lambda: cupy.bincount((offset + logits[..., 1:].argmax(-1) + 1).ravel(), minlength=N * CLASSES * CLASSES)
 
 
 def _torch() -> Callable[[], Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from autograd import Tensor
 from bench import xla
 from bench.harness import Case
-from bench.shapes import device, ours
+from bench.shapes import ours, torch_device
 
 
 def cases() -> list[Case]:
@@ -45,7 +45,7 @@ def _torch(width: int, mode: str) -> Callable[[], Any]:
 
     from bench.twin import Average, TwinUNet
 
-    net = TwinUNet(width).to(device())
+    net = TwinUNet(width).to(torch_device())
     for p in net.parameters():
         p.grad = torch.randn_like(p)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, **{mode: True})

@@ -8,13 +8,13 @@ from typing import Any
 from autograd import Tensor, ops
 from bench.composite import forward_backward
 from bench.harness import Case
-from bench.shapes import BATCH, array
+from bench.shapes import BATCH, STAGES, array
 
 
 def cases() -> list[Case]:
     """Four quarters of the channels at full size and at the bottleneck."""
     out = []
-    for h, w, c in ((64, 128, 32), (8, 16, 256)):
+    for h, w, c in (STAGES[0], STAGES[3]):
         shape = (BATCH, h, w, c // 4)
         out.append(
             forward_backward(
@@ -25,6 +25,7 @@ def cases() -> list[Case]:
                 partial(_arrays, shape),
                 range(4),
                 bytes=64 * BATCH * h * w * c,
+                cupy=_cupy,
             )
         )
     return out
@@ -36,6 +37,13 @@ def _arrays(shape: tuple[int, ...]) -> list[Any]:
 
 def _ours(*parts: Tensor) -> Tensor:
     return ops.concat(parts)
+
+
+def _cupy(*parts: Any) -> Any:
+    import cupy
+
+    y = cupy.concatenate(parts, -1)
+    return [cupy.ascontiguousarray(part) for part in cupy.split(cupy.ones_like(y), len(parts), -1)]
 
 
 def _theirs(*parts: Any) -> Any:

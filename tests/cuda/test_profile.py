@@ -84,3 +84,8 @@ def test_the_peaks_of_a_device_are_measured() -> None:
     assert found.gflops > 0
     assert found.gbytes > 0
     assert found.name in str(found)
+
+
+def test_a_peak_is_that_of_the_precision() -> None:
+    gpu = peaks.Gpu("a GPU", gflops=10, gbytes=1, tensor_gflops=80)
+    assert [gpu.peak(name) for name in ("float32", "tf32", "bf16", "float16")] == [10, 40, 80, 80]
