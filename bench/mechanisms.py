@@ -1,13 +1,13 @@
-"""What each speed mechanism of the CPU path is worth:  python -m bench.mechanisms [--only TEXT] [--kernels]
+"""What each speed mechanism of the CPU path is worth:  python -m bench.mechanisms [--only TEXT] [--pairs N]
 
 Whole training steps at widths 8, 16 and 32 and inference of one image and of 16, with one mechanism switched off at a
 time. Every variant runs in a process of its own, and all of them in turn within a round, so a slow minute hits them
 alike. A ratio is the time without the mechanism divided by the time with it: 1.02 means that it brings 2 %.
 
-A ratio of whole steps is uncertain by several percent on a shared machine. `--kernels` adds up the kernels of a step
-instead, each launch with its least time over many steps: other work on the machine only lengthens a launch, so the sum
-is certain to less than a percent, which `all on`, measured three times, shows. It leaves out what happens between
-launches: what capture saves is not in it.
+A ratio of whole steps is uncertain by several percent on a shared machine, whose speed changes within a minute.
+`--pairs` takes the time of a step's kernels with and without a mechanism in turn, step by step in one process, and
+reports the median of the ratios of neighbouring steps. It leaves out what happens between launches, so it says nothing
+of capture.
 
 Most mechanisms are asked for by a function that says whether they serve a layer; switching one off replaces this
 function.
@@ -19,15 +19,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial, reduce
 from multiprocessing import get_context
 from typing import Any
 
-import numpy as np
 import tyro
 
 from bench.harness import Case, Run, WorkerError, race
@@ -41,18 +40,36 @@ IMAGES = {"1 image": 1, "16 images": 16}
 _SECONDS = 0.5  # that a side runs in a round, about
 
 
-def _replace(value: Any, *places: str) -> Callable[[], None]:
-    """A function that puts `value` in these places, each 'module:name'."""
+class Replacement:
+    """`value` in each of some places, 'module:name' or 'module:Class.name': for good when called, else for a block."""
 
-    def switch() -> None:
-        for place in places:
-            module, _, name = place.partition(":")
-            owner = load(module)
+    def __init__(self, value: Any, *places: str) -> None:
+        self.value = value
+        self.places = places
+
+    def __call__(self) -> None:
+        for owner, name in self._places():
+            setattr(owner, name, self.value)
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """Replaced in this block."""
+        before = [(owner, name, getattr(owner, name)) for owner, name in self._places()]
+        self()
+        try:
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
+    def _places(self) -> Iterator[tuple[Any, str]]:
+        for place in self.places:
+            module, _, path = place.partition(":")
+            *classes, name = path.split(".")
+            owner = reduce(getattr, classes, load(module))
             if not hasattr(owner, name):
                 raise AttributeError(f"{place} is not there")
-            setattr(owner, name, value)
-
-    return switch
+            yield owner, name
 
 
 def _no(*_args: Any, **_settings: Any) -> bool:
@@ -71,31 +88,15 @@ def _not_served(*_args: Any, **_settings: Any) -> Any:
     return NotImplemented
 
 
-def _never_donated() -> None:
+@property  # type: ignore[misc]
+def _not_donated(function: Any) -> tuple[bool, ...]:
     """Nobody learns that a gradient's memory is free."""
-    from autograd import Function
-
-    def donated(function: Any) -> tuple[bool, ...]:
-        return (False,) * len(function.outputs)
-
-    Function.donated = property(donated, lambda _function, _value: None)  # type: ignore[assignment]
+    return (False,) * len(function.outputs)
 
 
-def _no_software_prefetch() -> None:
-    """No prefetch far in advance: what `Target.prefetches` decides. These kernels have the keys of those that prefetch,
-    so they get a cache of their own.
-    """
-    from kernels.core.cpu import target
-    from kernels.core.cpu.jit import store
-
-    os.environ["AREOGRAD_CACHE"] = str(store().folder.parent / "without-prefetch")
-    store.cache_clear()
-    real = target.target()
-    quiet = replace(real, prefetches=False)
-    for module in list(sys.modules.values()):
-        if getattr(module, "target", None) is target.target and module is not target:
-            module.target = lambda: quiet  # type: ignore[attr-defined]
-    target.target = lambda: quiet  # type: ignore[assignment]
+@_not_donated.setter
+def _not_donated(_function: Any, _value: Any) -> None:
+    """What a tape would say is dropped."""
 
 
 def _packed_every_time() -> None:
@@ -110,15 +111,21 @@ def _packed_every_time() -> None:
         f"{DIRECT}.backward_data",
         f"{CONV}.winograd.filter_transform",
     ):
-        _replace(packed, f"{name}:packed_once")()
+        Replacement(packed, f"{name}:packed_once")()
 
 
 def _not_captured() -> None:
     """Every step and every inference calls the operators from Python."""
-    from autograd import Tensor
-    from engine.graphs import cpu_inference, cpu_step
+    from engine.graphs import cpu_step
 
     cpu_step.CapturedPasses = lambda passes: passes  # type: ignore[assignment, misc]
+    _uncaptured_inference()
+
+
+def _uncaptured_inference() -> None:
+    from autograd import Tensor
+    from engine.graphs import cpu_inference
+
     cpu_inference.InferenceGraph = lambda net, _x: lambda x: net(Tensor(x))  # type: ignore[assignment, misc]
 
 
@@ -130,32 +137,19 @@ class Mechanism:
     lines: int
 
 
-_LISTS = (
-    f"{DIRECT}.multi_input_1x1:prefetch_pays",
-    f"{DIRECT}.patch_backward_filter:prefetch_pays",
-    f"{DIRECT}.forward:prefetch_pays",
-    f"{CONV}.fused_norm_backward.pointwise:prefetch_pays",
-    f"{CONV}.fused_norm_backward.winograd:tiles_prefetch",
-    f"{CONV}.winograd.plan:tiles_prefetch",
-)
 MECHANISMS = {
     "captured steps and inference": Mechanism(_not_captured, 700),
     "Winograd": Mechanism(lambda: os.environ.update(AREOGRAD_CONV="exact"), 1800),
-    "gradients of a convolution and its norm in one pass": Mechanism(_replace(_none, f"{CONV}:_norm_plan"), 630),
-    "batch norm's sums taken by the convolution": Mechanism(_replace(_not_served, f"{CONV}:conv2d_norm_forward"), 60),
-    "single-channel kernels": Mechanism(_replace(_no, f"{CONV}:is_single_channel"), 470),
-    "filter gradient of patchify windows": Mechanism(_replace(_no, f"{DIRECT}.backward_filter:is_patchify"), 230),
-    "pixel fusion": Mechanism(
-        _replace(_one, f"{DIRECT}.forward:pixel_fusion", f"{DIRECT}.backward_filter:pixel_fusion"), 110
+    "gradients of a convolution and its norm in one pass": Mechanism(Replacement(_none, f"{CONV}:_norm_plan"), 630),
+    "batch norm's sums taken by the convolution": Mechanism(
+        Replacement(_not_served, f"{CONV}:conv2d_norm_forward"), 60
     ),
-    "multi-input 1x1": Mechanism(_replace(_no, f"{DIRECT}.multi_input_1x1:serves"), 170),
-    "few-tile Winograd": Mechanism(_replace(_no, f"{CONV}.winograd.few_tiles:serves"), 180),
+    "pixel fusion": Mechanism(
+        Replacement(_one, f"{DIRECT}.forward:pixel_fusion", f"{DIRECT}.backward_filter:pixel_fusion"), 110
+    ),
     "packed-weight cache": Mechanism(_packed_every_time, 110),
-    "donated buffers": Mechanism(_never_donated, 30),
-    "gradient accumulators": Mechanism(_replace(_none, "autograd.tape:_accumulator"), 120),
-    "prefetch lists": Mechanism(_replace(_no, *_LISTS), 330),
-    "all software prefetch far in advance": Mechanism(_no_software_prefetch, 400),
-    "z computed again in cheap layers": Mechanism(_replace(0, "autograd.ops.conv_norm:_CHEAP"), 6),
+    "donated buffers": Mechanism(Replacement(_not_donated, "autograd.function:Function.donated"), 30),
+    "gradient accumulators": Mechanism(Replacement(_none, "autograd.tape:_accumulator"), 120),
 }
 
 
@@ -188,77 +182,77 @@ class Arguments:
     """Only cases whose name contains this."""
     rounds: int = 12
     """Rounds; every variant runs once in each."""
-    kernels: bool = False
-    """Add up each launch's least time in place of racing whole steps."""
-    steps: int = 40
-    """Steps over which --kernels takes the least times."""
+    pairs: int = 0
+    """Compare the kernels of this many pairs of neighbouring steps, in place of racing whole steps."""
 
 
-class _Least:
-    """A tracer that keeps the least time of every launch of a step."""
+class _Sum:
+    """A tracer that adds up the time of all launches, in seconds."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
-        self.least: np.ndarray | None = None
+        self.seconds = 0.0
 
     def run(self, kind: str, subject: Any, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if kind != KERNEL:
             return call(*args, **kwargs)
         start = time.perf_counter()
         result = call(*args, **kwargs)
-        self.times.append(time.perf_counter() - start)
+        self.seconds += time.perf_counter() - start
         return result
 
     def within(self, _kind: str, _name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def end_step(self) -> None:
-        """Raises RuntimeError where two steps launch unlike numbers of kernels."""
-        times = np.array(self.times)
-        self.times = []
-        if self.least is not None and len(times) != len(self.least):
-            raise RuntimeError(f"a step launched {len(times)} kernels, the one before {len(self.least)}")
-        self.least = times if self.least is None else np.minimum(self.least, times)
+
+def _seconds_of_kernels(run: Run) -> float:
+    tracer = _Sum()
+    with trace(tracer):
+        run()
+    return tracer.seconds
 
 
-def least_milliseconds(case: int, name: str, steps: int) -> float:
-    """The kernels of a step, each with its least time, in a process of their own; `name`: what is switched off."""
-    if name:
-        MECHANISMS[name].off()
+def ratios_of_pairs(case: int, name: str, pairs: int) -> list[float]:
+    """The time of a step's kernels without a mechanism, divided by that of the neighbouring step with it; in a process
+    of its own.
+    """
+    _uncaptured_inference()
+    off = MECHANISMS[name].off
+    assert isinstance(off, Replacement)
     run = cases()[case].build("ours")
-    run()
-    tracer = _Least()
-    for _ in range(steps):
-        with trace(tracer):
-            run()
-        tracer.end_step()
-    return 1e3 * float(0 if tracer.least is None else tracer.least.sum())
+    ratios = []
+    for pair in range(pairs + 2):
+        seconds = {}
+        for without_it in (False, True) if pair % 2 else (True, False):
+            with off.within() if without_it else nullcontext():
+                seconds[without_it] = _seconds_of_kernels(run)
+        ratios.append(seconds[True] / seconds[False])
+    return ratios[2:]  # the first steps compile and choose
 
 
-def add_up(names: list[str], arguments: Arguments) -> None:
-    """Print the table of --kernels."""
-    chosen = [k for k, case in enumerate(cases()) if arguments.cases in case.name]
-    table: dict[str, list[list[float]]] = {name: [] for name in ("", *names)}
-    order = ["", *names[: len(names) // 2], "", *names[len(names) // 2 :], ""]
+def compare_pairs(names: list[str], arguments: Arguments) -> None:
+    """Print the table of --pairs."""
+    chosen = [(k, case.name) for k, case in enumerate(cases()) if arguments.cases in case.name]
+    names = [name for name in names if isinstance(MECHANISMS[name].off, Replacement)]
+    print(f"| mechanism | lines | {' | '.join(name for _, name in chosen)} |")
+    print("|---" * (2 + len(chosen)) + "|", flush=True)
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for name in order:
-            row = [pool.submit(least_milliseconds, k, name, arguments.steps).result() for k in chosen]
-            table[name].append(row)
-            print(f"{name or 'all on'}: {', '.join(f'{ms:.2f}' for ms in row)} ms", file=sys.stderr, flush=True)
-    base = np.array(table.pop("")).min(0)
-    print(f"| mechanism | lines | {' | '.join(cases()[k].name for k in chosen)} |")
-    print("|---" * (2 + len(chosen)) + "|")
-    print(f"| all on, ms | | {' | '.join(f'{ms:.1f}' for ms in base)} |")
-    for name, (row,) in table.items():
-        print(f"| {name} | {MECHANISMS[name].lines} | {' | '.join(f'{r:.3f}' for r in row / base)} |")
+        for name in names:
+            row = [pool.submit(ratios_of_pairs, k, name, arguments.pairs).result() for k, _ in chosen]
+            cells = " | ".join(map(_median_and_quartiles, row))
+            print(f"| {name} | {MECHANISMS[name].lines} | {cells} |", flush=True)
+
+
+def _median_and_quartiles(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.2f} to {high:.2f})"
 
 
 def main(arguments: Arguments) -> None:
     """Race, or add up, and print a table in Markdown."""
-    if arguments.kernels:
-        add_up([name for name in MECHANISMS if arguments.only in name], arguments)
-        return
     names = [name for name in MECHANISMS if arguments.only in name]
+    if arguments.pairs:
+        compare_pairs(names, arguments)
+        return
     cells: dict[str, list[str]] = {name: [] for name in names}
     shown = []
     for index, case in enumerate(cases()):
@@ -274,8 +268,7 @@ def main(arguments: Arguments) -> None:
             ratios = [
                 off / on for off, on in zip(result[f"without/{name}"]["times"], result["ours"]["times"], strict=True)
             ]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            cells[name].append(f"{middle:.3f} ({low:.2f} to {high:.2f})")
+            cells[name].append(_median_and_quartiles(ratios))
     print(f"| mechanism | lines | {' | '.join(shown)} |")
     print("|---" * (2 + len(shown)) + "|")
     for name, row in cells.items():

@@ -16,8 +16,6 @@ from kernels.norm.records import BatchNorm, SavedBatchNorm
 
 __all__ = ["conv2d_batch_norm"]
 
-_CHEAP = 9  # multiply-adds for a value of z up to which backward computes z again instead of keeping it
-
 
 class ConvBatchNorm(Function):
     """y = act(zhat weight + bias + residual), zhat = (z - mean) / sqrt(var + eps), z = conv(x, filter); mean and var of
@@ -26,8 +24,7 @@ class ConvBatchNorm(Function):
     With g = dy where the ReLU was open, not y <= 0 (or dy, without ReLU), and M values per channel:
         dbias = sum g    dweight = sum g zhat    dresidual = g    dz = weight / sqrt(var + eps) (g - (dbias + zhat
         dweight) / M)
-    and from dz the filter's and the maps' gradients as in Conv2d. z is kept for that, or computed again where few
-    numbers go into each of its values.
+    and from dz the filter's and the maps' gradients as in Conv2d.
     """
 
     def __init__(
@@ -55,16 +52,13 @@ class ConvBatchNorm(Function):
         y, z, mask, self.mean, self.inverse = kernels.conv2d_norm_forward(
             maps, w, norm, residual, self.activation, self.window, self.groups
         )
-        cheap = w.size // w.shape[3] <= _CHEAP  # the first layer, depthwise ones
-        self.save(w, weight, bias, None if cheap else z, mask, *maps)
+        self.save(w, weight, bias, z, mask, *maps)
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         w, weight, bias, z, mask, *maps = self.saved
         norm = SavedBatchNorm(mask, weight, bias, self.mean, self.inverse, self.activation)
         accumulate_into = (self.accumulators[4:] or (None,) * len(maps)) if any(self.needs[4:]) else None
-        if z is None:
-            z = kernels.conv2d_forward(tuple(maps), w, None, self.window, self.groups)
         dw, dweight, dbias, dresidual, dxs = kernels.conv2d_norm_backward(
             dy,
             tuple(maps),
