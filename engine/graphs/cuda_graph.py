@@ -2,11 +2,11 @@
 
 A graph is captured once per batch shape and then launched whole: the hundreds of kernels of a step cost the host one
 call. Capture asks of a step: the same launches with the same arguments every time, no copy to the host, no memory from
-outside the graph's own pool, and no cuBLAS, which CuPy refuses to capture: our own kernels must serve every operator
-that multiplies matrices. `CaptureError` names what does not fit in one line. Before every launch the network is
-compared with what was captured (network_state.py); where it has changed, steps run as they are and are captured anew.
-The optimizer stays outside the graph, because its learning rate changes; so does dropout, whose random offset would be
-frozen.
+outside the graph's own pool, and no cuBLAS, which CuPy refuses to capture: our own kernels serve every operator that
+multiplies matrices (kernels/core/cuda/capturable.py). `CaptureError` names what does not fit in one line. Before every
+launch the network is compared with what was captured (network_state.py); where it has changed, steps run as they are
+and are captured anew. The optimizer stays outside the graph, because its learning rate changes; so does dropout, whose
+random offset would be frozen.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from engine.graphs import CaptureError
 from engine.graphs.network_state import State
 from engine.training.step import Passes, Terms
 from kernels.core import tracing
+from kernels.core.cuda.capturable import capturable
 from kernels.core.device import Array
 from kernels.core.precision import precision
 
@@ -72,7 +73,7 @@ class _Recorded:
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc):
+        with self.stream, self.cupy.cuda.using_allocator(self.pool.malloc), capturable():
             yield
 
     def __call__(self, x: Array, labels: Array, scale: float, warm: int) -> Terms:

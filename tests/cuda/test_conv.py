@@ -15,6 +15,7 @@ from kernels import conv as kernels
 from kernels.conv import cuda, reference
 from kernels.conv.cuda import depthwise, implicit_gemm, naive, single_channel
 from kernels.core.dispatch import kernel_log
+from kernels.core.cuda.capturable import capturable
 from kernels.core.geometry import Window
 from tests.cuda.conv_layers import F4, F8, LAYERS, PLAIN, Layer, agree, assert_caught, compare, device, exact, three
 
@@ -109,6 +110,13 @@ def test_a_request_for_tf32_does_not_reach_exact_products(monkeypatch: pytest.Mo
         "convolve",
         "filter_gradient",
     ]
+
+
+def test_what_a_graph_captures_calls_no_cublas(served: list) -> None:
+    with capturable():
+        compare(Layer(2, 5, 6, (8,), 4, kernel=1), bias=False)
+    kernels = {launch.kernel.split("<")[0] for launch in served}
+    assert {"convolve", "filter_gradient"} <= kernels
 
 
 @pytest.mark.parametrize("tile", implicit_gemm.FORWARD_TILES[4], ids=str)

@@ -50,7 +50,7 @@ def _matrix_product(window: Window, groups: int, maps: Sequence[Any], *fused: Ar
         and len(maps) == 1
         and all(f is None for f in fused)
         and pointwise.is_pointwise(window)
-        and pointwise.exact_products()
+        and pointwise.cublas_serves()
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cupy
 import numpy as np
 
+from kernels.core.cuda.capturable import is_capturable
 from kernels.core.geometry import Window
 
 
@@ -13,9 +14,11 @@ def is_pointwise(window: Window) -> bool:
     return window.kernel == window.stride == (1, 1) and window.padding == ((0, 0), (0, 0))
 
 
-def exact_products() -> bool:
-    """Whether CuPy asks cuBLAS for exact float32 (CUPY_TF32 or set_compute_type may request less; our own kernels serve
-    then).
+def cublas_serves() -> bool:
+    """Whether cuBLAS may compute: CuPy asks it for exact float32 (CUPY_TF32 or set_compute_type may request less), and
+    no graph will capture the call. Else our own kernels serve.
     """
+    if is_capturable():
+        return False
     default, pedantic, single = 1, 2, 4  # cupy._core: COMPUTE_TYPE_DEFAULT, _PEDANTIC, _FP32
     return cupy._core.get_compute_type(np.dtype(np.float32)) in (default, pedantic, single)

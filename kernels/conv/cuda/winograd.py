@@ -17,7 +17,7 @@ from cupy.cuda import cublas
 
 from kernels.conv.cpu import algorithm
 from kernels.conv.cuda.geometry import LARGEST, NULL, integers
-from kernels.conv.cuda.pointwise import exact_products
+from kernels.conv.cuda.pointwise import cublas_serves
 from kernels.core.cuda.module import Launch, Module, blocks, device_limits
 from kernels.core.device import Array
 from kernels.core.geometry import Pair, Window
@@ -55,7 +55,7 @@ def serves(n: int, out: Pair, c: int, k: int, window: Window) -> bool:
         and window.stride == window.dilation == (1, 1)
         and POINTS * max(tiles(n, out), c, k) * max(c, k) <= LARGEST
     )
-    if not can or mode not in ("auto", "winograd4") or not n or not exact_products():
+    if not can or mode not in ("auto", "winograd4") or not n or not cublas_serves():
         return False
     direct, winograd = cycles(n, out, c, k, device_limits()[0])
     return mode == "winograd4" or winograd < direct

@@ -138,9 +138,9 @@ def test_residual_in_the_same_pass(name, maps, filters, settings, groups, mode, 
 @pytest.mark.parametrize(
     ("maps", "filters", "groups"), [([1], (3, 3, 1, 32), 1), ([24], (3, 3, 1, 24), 24), ([4, 3], (1, 1, 7, 20), 1)]
 )
-def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
-    """What stands before the norm is not kept in the first layer, say; made again it is the same to the bit, and
-    gradients follow.
+def test_a_convolution_and_its_norm_have_the_gradients_of_the_two(maps, filters, groups) -> None:
+    """The first layer, a depthwise one, and one of several maps; what stands before the norm has the bits of the
+    convolution alone.
     """
     k, padding = filters[3], filters[0] // 2
     xs, w, window = layer([(2, 19, 22, c) for c in maps], filters, {"padding": padding})
@@ -149,8 +149,6 @@ def test_results_of_few_numbers_are_made_again(maps, filters, groups) -> None:
     x, f = [Tensor(m, requires_grad=True) for m in xs], Tensor(w, requires_grad=True)
     vectors = [Tensor(make(k, np.float32)) for make in (np.ones, np.zeros, np.zeros, np.ones)]
     together = ops.conv2d_batch_norm(x, f, *vectors, activation="relu", padding=padding, groups=groups)
-    # there x is as large
-    assert sum(a is not None and a.shape == z.shape for a in together.creator.saved) == (maps == [24])
     z = ops.conv2d(x if len(maps) > 1 else x[0], f, None, padding=padding, groups=groups)
     found = []
     for y in (together, ops.batch_norm(z, *vectors, training=True, activation="relu")):
