@@ -34,7 +34,7 @@ from engine.config import Config, read_toml, to_toml
 from engine.experiment.grid import Cell, Grid
 from engine.experiment.statistics import Outcome
 from engine.training.run_folder import METRICS, SETTINGS, SUMMARY, VALIDATION, holds_state
-from kernels.core.modules import PREFIX, version
+from kernels.core.modules import PLACE, PREFIX, version
 
 _CHECKPOINTS = ("best", "last")
 _AUGMENTED = ("flips", "views")  # the best weights with test-time augmentation
@@ -280,14 +280,19 @@ def measure(run: Run) -> None:
 
 @lru_cache
 def revision() -> str:
-    """The revision of the checkout that runs; of an installation its version; else 'unknown'."""
-    if PREFIX:
-        return version()
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """The revision of the checkout that runs; of an installation or an unpacked sdist its version; else 'unknown'."""
+    return (None if PREFIX else revision_of(PLACE)) or version()
+
+
+def revision_of(checkout: Path) -> str | None:
+    """The revision of a git checkout; None of another folder, also of one in another project's checkout."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--show-toplevel", "--short", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return None
+    top, commit = lines
+    return commit if Path(top).resolve() == checkout.resolve() else None
 
 
 def outcome(run: Run, checkpoint: str = "best") -> Outcome:

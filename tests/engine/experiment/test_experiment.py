@@ -8,6 +8,8 @@ import csv
 import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -357,3 +359,17 @@ def test_a_failing_run_stops_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
     assert measured == trained[1:]
     assert "1 of 2 runs failed: the first one: broken" in printed.out
     assert printed.err == "error: the first one: broken\n"
+
+
+# -- the revision that is noted with the results -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_an_unpacked_sdist_does_not_take_the_revision_of_the_project_around_it(tmp_path: Path) -> None:
+    (tmp_path / "areograd-0.1.0").mkdir()
+    assert experiment_runs.revision_of(tmp_path / "areograd-0.1.0") is None
+    commit = "-c user.name=T -c user.email=t@example.org commit --quiet --allow-empty --message first"
+    for command in ("init --quiet", commit):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    assert re.fullmatch(r"[0-9a-f]{4,40}", experiment_runs.revision_of(tmp_path) or "")
+    assert experiment_runs.revision_of(tmp_path / "areograd-0.1.0") is None
