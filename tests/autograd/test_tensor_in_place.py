@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from autograd import Tensor, no_grad
 
@@ -29,6 +28,7 @@ X, Y = np.array([[1.0, 2.0], [3.5, 4.0]], np.float32), np.array([[2.0, 1.0], [0.
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_augmented_assignments_write_to_the_same_memory_under_no_grad(sign: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     expected = torch.from_numpy(X.copy())
     expected = expected @ torch.from_numpy(Y) if sign == "@=" else SIGNS[sign](expected, torch.from_numpy(Y))
     for values in (Y, Tensor(Y), Y.astype(np.float64), Tensor(Y, requires_grad=True)):
@@ -67,6 +67,7 @@ def test_where_a_change_would_have_to_be_recorded_there_is_an_error(sign: str) -
 @pytest.mark.parametrize("sign", [s for s in SIGNS if s != "@="])
 @pytest.mark.parametrize("dtype", ["int64", "uint8", "float16", "float32", "bool"])
 def test_dtypes_of_changes_in_place_are_pytorchs(sign: str, dtype: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     start = np.array([1, 2, 3], dtype)
     for value in (2, 0.5, np.array([1, 2, 3], np.int32), np.array([2.0, 1.0, 3.0], np.float32)):
         other = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
@@ -140,6 +141,7 @@ def test_assignment_to_parts() -> None:
 
 
 def test_data_takes_arrays_and_tensors_and_nothing_else() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
     p = Tensor(np.ones(3, np.float32), requires_grad=True)
     new = np.full(3, 2.0, np.float32)
     p.data = new

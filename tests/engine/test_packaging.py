@@ -231,6 +231,22 @@ def test_no_extra_names_a_package_that_nothing_uses() -> None:
             assert re.search(rf"(import|from|import_module\(\"|importorskip\(\") ?{name}\b", code), package
 
 
+# Packages that `make test` does not install, so a test module that imports one at its top ends the whole suite.
+OPTIONAL = {"torch", "jax", "onnxscript", "griffe", "mkdocs", "mypy", "ruff"}
+
+
+def test_the_suite_is_collected_without_the_packages_that_it_does_not_install() -> None:
+    for path in (path for folder in ("tests", "bench") for path in (ROOT / folder).rglob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module or ""]
+            found = OPTIONAL & {module.partition(".")[0] for module in modules}
+            assert not found, (
+                f"{path.relative_to(ROOT)}:{node.lineno} imports {', '.join(found)}, expected importorskip"
+            )
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Any:
     """Run Python in an empty folder that is searched before the checkout."""
