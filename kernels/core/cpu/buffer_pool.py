@@ -25,7 +25,18 @@ HUGE_PAGE = 1 << 21  # bytes
 # bytes of memory that small blocks are cut from; it goes back to the system with the last of them
 _SHARED = 8 * HUGE_PAGE
 _SLACK = 4  # a free block may be this many times larger than the request
-_FREE = 3  # references to a block that nobody uses: the pool's, the loop variable's, getrefcount's own
+
+
+def _references_of_a_free_block() -> int:
+    """What getrefcount counts for a block that nobody uses: the pool's reference and the argument's. It is measured,
+    since interpreters differ in what they count: from 3.14 on a local variable lends its reference to the call. So
+    blocks are counted where they lie, `entry[0]`, never through a variable.
+    """
+    entry = (np.empty(1, np.uint8), 0)
+    return sys.getrefcount(entry[0])
+
+
+_FREE = _references_of_a_free_block()
 
 
 class _Slab:
@@ -84,11 +95,11 @@ class Pool:
         """A free block of this size class: the one that was used last."""
         blocks = self._blocks.get(size, [])
         for k in range(len(blocks) - 1, -1, -1):
-            block, start = blocks[k]
-            if sys.getrefcount(block) == _FREE:
+            entry = blocks[k]
+            if sys.getrefcount(entry[0]) == _FREE:
                 if k < len(blocks) - 1:
                     blocks.append(blocks.pop(k))
-                return block, start
+                return entry
         return None
 
     def _free_larger(self, size: int) -> tuple[np.ndarray, int] | None:
@@ -130,7 +141,7 @@ class Pool:
     def references(self) -> int:
         """How many references the blocks have besides the pool's own."""
         with self._lock:
-            return sum(sys.getrefcount(block) - _FREE for blocks in self._blocks.values() for block, _ in blocks)
+            return sum(sys.getrefcount(entry[0]) - _FREE for blocks in self._blocks.values() for entry in blocks)
 
     @property
     def largest(self) -> int:
@@ -143,7 +154,7 @@ class Pool:
         """Bytes of the blocks in use."""
         with self._lock:
             return sum(
-                size for size, blocks in self._blocks.items() for block, _ in blocks if sys.getrefcount(block) != _FREE
+                size for size, blocks in self._blocks.items() for entry in blocks if sys.getrefcount(entry[0]) != _FREE
             )
 
     @property
@@ -155,7 +166,7 @@ class Pool:
         """Give all waiting blocks back to the system."""
         with self._lock:
             for size, blocks in self._blocks.items():
-                kept = [(block, start) for block, start in blocks if sys.getrefcount(block) != _FREE]
+                kept = [entry for entry in blocks if sys.getrefcount(entry[0]) != _FREE]
                 self._bytes -= size * (len(blocks) - len(kept))
                 self._blocks[size] = kept
 
