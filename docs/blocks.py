@@ -7,12 +7,14 @@ and draw.
     ```python figure Caption    run, folded away; its figure is shown with that caption
     ```console                  every line after "$ " is run by a shell; the output follows
 
-A block that raises stops the build, with the line of the page in the traceback. Every page begins with PREAMBLE.
+A block that raises stops the build, with the line of the page in the traceback. Every chapter of the course
+(docs/gradients) begins with PREAMBLE, as its first page says; other pages import what they use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import math
 import os
@@ -97,10 +99,11 @@ def run_page(source: Path, folder: Path = ROOT) -> Page:
     import matplotlib.pyplot as plt
 
     page, out, namespace = Page(source), [], {"__name__": "__page__"}
-    exec(PREAMBLE, namespace)
+    if source.parent.name == "gradients":
+        exec(PREAMBLE, namespace)
     lines = source.read_text(encoding="utf-8").splitlines()
     at = 0
-    check = sys.modules["autograd.gradcheck.check"]
+    check = importlib.import_module("autograd.gradcheck.check")
     unhurried = mock.patch.object(check, "MAP_SECONDS", math.inf)  # else a busy machine draws fewer heat maps
     style = plt.rc_context(STYLE | {"svg.hashsalt": source.stem})
     with style, warnings.catch_warnings(), unhurried, contextlib.chdir(folder):

@@ -14,8 +14,8 @@ import pytest
 from kernels import conv as kernels
 from kernels.conv import cuda, reference
 from kernels.conv.cuda import depthwise, implicit_gemm, naive, single_channel
-from kernels.core.dispatch import kernel_log
 from kernels.core.cuda.capturable import capturable
+from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from tests.cuda.conv_layers import F4, F8, LAYERS, PLAIN, Layer, agree, assert_caught, compare, device, exact, three
 
