@@ -390,18 +390,11 @@ MUTANTS = [
         "conv_winograd4/forward",
     ),
     Mutant(
-        "few tiles: pieces of channels forget the ones before",
-        "conv/cpu/winograd/few_tiles.py",
-        "Initial(zeros, 0, first)",
-        "Initial(zeros, 0, 0)",
-        "conv_winograd_few",
-    ),
-    Mutant(
-        "few tiles: pieces of the filter in the wrong place",
-        "conv/cpu/winograd/few_tiles.py",
-        "* c + first + i) * taps",
-        "* c + i) * taps",
-        "conv_winograd_few",
+        "Winograd: only the first part of the panels",
+        "conv/cpu/winograd/forward.py",
+        "(part + 1) * panels // work.parts",
+        "panels // work.parts",
+        "conv_winograd_parts",
     ),
     Mutant(
         "pooling: taps in the wrong order",

@@ -11,7 +11,7 @@ import numpy as np
 
 from kernels import conv, norm
 from kernels.conv import reference
-from kernels.conv.cpu.winograd import few_tiles
+from kernels.conv.cpu.winograd.plan import plan_of
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
 from kernels.norm.records import BatchNorm, SavedBatchNorm
@@ -144,9 +144,9 @@ def conv_winograd2(rng) -> Any:
 
 
 @check
-def conv_winograd_few(rng) -> Any:
-    """Few tiles and a large filter, transformed piece by piece: pieces and a rest, a rest of channels, border tiles;
-    ReLU, with a residual.
+def conv_winograd_parts(rng) -> Any:
+    """Few tiles and a large filter, whose panels are shared out in parts: a rest of channels, border tiles; ReLU, with
+    a residual.
     """
     out = []
     with forced_algorithm("winograd4"):
@@ -155,7 +155,7 @@ def conv_winograd_few(rng) -> Any:
             (2, 5, 6, Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2))),
         ):
             x, filters, bias = array(rng, n, h, w, 210), array(rng, 3, 3, 210, 69), array(rng, 1, 69)[0]
-            assert few_tiles.serves(x, filters, window, (4, 3))
+            assert plan_of((4, 3), n, (h, w), 210, 69, window).parts > 1
             y = agree(conv.conv2d_forward, (x,), filters, bias, window, winograd=WINOGRAD[4, 3])
             more = array(rng, *y.shape)
             out += [y, agree(conv.conv2d_forward, (x,), filters, bias, window, 1, True, more, winograd=WINOGRAD[4, 3])]

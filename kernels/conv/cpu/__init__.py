@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from kernels.conv.cpu import algorithm, depthwise, filters
-from kernels.conv.cpu.direct import multi_input_1x1
 from kernels.conv.cpu.direct.backward_data import direct_backward_data
 from kernels.conv.cpu.direct.backward_filter import direct_backward_filter
 from kernels.conv.cpu.direct.forward import direct_forward, direct_transposed
@@ -22,7 +21,6 @@ from kernels.conv.cpu.single_channel.backward_data import single_channel_backwar
 from kernels.conv.cpu.single_channel.backward_filter import single_channel_backward_filter
 from kernels.conv.cpu.single_channel.forward import single_channel_forward
 from kernels.conv.cpu.single_channel.params import is_single_channel
-from kernels.conv.cpu.winograd import few_tiles
 from kernels.conv.cpu.winograd.backward_filter import winograd_backward_filter
 from kernels.conv.cpu.winograd.forward import winograd_forward
 from kernels.conv.cpu.winograd.plan import ZEROS
@@ -128,14 +126,9 @@ def _forward(
         return single_channel_forward(maps[0], w, b, window, relu, residual, summing)
 
     y = buffer_pool.empty((n, *window.output_size((h, wd)), k), np.float32)
-    if multi_input_1x1.serves(maps, window, groups):
-        return y, multi_input_1x1.forward(maps, w, b, y, relu, residual, summing)
     name = algorithm.choose(n, (h, wd), c, k, window, groups)
     if name != "direct":
         form = _OUTPUTS[name], w.shape[0]
-        if not summing and few_tiles.serves(maps[0], w, window, form):
-            few_tiles.forward(maps[0], w, window, form, y, b, relu, residual)
-            return y, np.empty(0)
         return y, winograd_forward(maps, w, window, form, [y], False, b, relu, summing, residual)
     slices = _slices(w, _channels(maps)) if len(maps) > 1 else [w]
     for i, (part, filter_) in enumerate(zip(maps, slices, strict=True)):

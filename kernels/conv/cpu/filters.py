@@ -72,8 +72,7 @@ def _arranged(b: np.ndarray, groups: int, width: int, times: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def pack_kernel() -> Kernel:
     """Filters to panels (G, panels, taps, width), zeros beyond a group's k output channels. These lie in runs of `run`
-    floats, `run_step` apart; `tap_step` lies between the taps of a row of `row` taps, `row_step` between rows,
-    `group_step` between groups.
+    floats, `run_step` apart; `tap_step` lies between taps, `group_step` between groups.
     """
 
     @cpu_kernel()
@@ -90,8 +89,6 @@ def pack_kernel() -> Kernel:
         run_step: int,
         tap_step: int,
         group_step: int,
-        row: int,
-        row_step: int,
     ):
         per_group = -(-k // width)
         for panel in range(start, stop):
@@ -104,13 +101,8 @@ def pack_kernel() -> Kernel:
                 while done < count:
                     at = column + done
                     some = min(count - done, run - at % run)
-                    copy(
-                        w,
-                        group * group_step + i // row * row_step + i % row * tap_step + at // run * run_step + at % run,
-                        panels,
-                        o + done,
-                        some,
-                    )
+                    place = group * group_step + i * tap_step + at // run * run_step + at % run
+                    copy(w, place, panels, o + done, some)
                     done += some
                 clear(panels, o + count, width - count)
 
@@ -130,22 +122,10 @@ def packed_rows(w: np.ndarray, width: int) -> np.ndarray:
     return packed_once(w, ("rows", width), lambda: _pack(w, c, r, s * k, width, k, c * k, k, s * c * k))
 
 
-def packed_channels(w: np.ndarray, width: int) -> np.ndarray:
-    """The panels of a filter (R, S, C, K) with the taps of an input channel one after the other: (panels, C, R S,
-    width).
-    """
-    r, s, c, k = w.shape
-    return packed_once(
-        w, ("channels", width), lambda: _pack(w, r * s * c, 1, k, width, k, 0, c * k, 0, row=r * s, row_step=k)
-    )
-
-
-def _pack(
-    w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int, row: int | None = None, row_step: int = 0
-) -> np.ndarray:
+def _pack(w: np.ndarray, taps: int, groups: int, k: int, width: int, *steps: int) -> np.ndarray:
     count = groups * -(-k // width)
     panels = buffer_pool.empty((count * taps * width,), np.float32)
-    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps, row or taps, row_step)
+    parallel(pack_kernel(), count, contiguous(w).reshape(-1), panels, taps, k, width, *steps)
     return panels
 
 

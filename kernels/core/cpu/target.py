@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class Target:
-    """A vector unit: its name, float32 lanes of a vector, number of vector registers.
-
-    prefetches: whether software prefetch far in advance pays. It does on AMD's processors. Intel's own prefetchers do
-    as well, and the instructions cost a tenth of a convolution.
-    """
+    """A vector unit: its name, float32 lanes of a vector, number of vector registers."""
 
     name: str
     lanes: int
     registers: int
-    prefetches: bool = False
 
 
 TARGETS = {
@@ -54,7 +45,7 @@ def target() -> Target:
     asked = os.environ.get("AREOGRAD_SIMD", "").strip().lower() or usable_targets()[0]
     if asked not in usable_targets():
         raise ValueError(f"AREOGRAD_SIMD: got {asked!r}, this processor has {', '.join(usable_targets())}")
-    return replace(TARGETS[asked], prefetches=llvm.get_host_cpu_name().startswith("znver"))
+    return TARGETS[asked]
 
 
 def mask_bytes(elements: int) -> int:

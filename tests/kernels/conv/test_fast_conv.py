@@ -22,11 +22,9 @@ from kernels.conv import cpu
 from kernels.conv.cpu import algorithm, depthwise
 from kernels.conv.cpu.direct import backward_data
 from kernels.conv.cpu.single_channel.params import is_single_channel
-from kernels.conv.cpu.winograd import few_tiles
 from kernels.core.cpu.target import target
 from kernels.core.dispatch import kernel_log
 from kernels.core.geometry import Window
-from kernels.norm.records import BatchNorm
 from tests.support.conv_checks import WINOGRAD, norm_gradients
 from tests.support.fast_rule import agree, array, forced_algorithm
 
@@ -373,30 +371,6 @@ def test_winograd_of_two_vectors() -> None:
         rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
         x, w = array(rng, 2, 9, 10, 3), array(rng, 3, 3, 3, 2 * LANES)
         agree(conv.conv2d_forward, (x,), w, None, window, winograd=WINOGRAD[4, 3])
-
-
-@pytest.mark.parametrize(
-    ("sizes", "k", "few"),
-    [
-        ([(1, 8, 16, 128)], 64, True),
-        ([(2, 8, 16, 128)], 64, True),
-        ([(3, 8, 16, 128)], 64, False),  # 24 tiles
-        ([(1, 8, 16, 128)], 60, False),  # a small filter
-        ([(1, 8, 16, 64), (1, 8, 16, 64)], 64, False),  # two maps
-    ],
-)
-def test_few_tiles_and_a_large_filter_have_a_kernel_of_their_own(monkeypatch, sizes, k: int, few: bool) -> None:
-    calls, real = [], few_tiles.forward
-    monkeypatch.setattr(few_tiles, "forward", lambda *arguments: calls.append(real(*arguments)))
-    rng, window = np.random.default_rng(0), Window((3, 3), (1, 1), ((1, 1), (1, 1)))
-    maps, w = tuple(array(rng, *size) for size in sizes), array(rng, 3, 3, 128, k)
-    with forced_algorithm("winograd4"):
-        y = conv.conv2d_forward(maps, w, None, window)
-        assert len(calls) == few
-        vectors = [np.full(k, value, np.float32) for value in (1, 0, 0, 1)]
-        z = conv.conv2d_norm_forward(maps, w, BatchNorm(*vectors, 0.1, 1e-5), None, "relu", window, 1)[1]
-    assert len(calls) == few, "with sums the usual kernel"
-    np.testing.assert_allclose(y, z, atol=WINOGRAD[4, 3] * np.abs(y).max())
 
 
 def used(monkeypatch, mode: str, window: Window, groups: int = 1) -> set[str]:

@@ -162,7 +162,7 @@ def test_a_convolution_and_its_norm_have_the_gradients_of_the_two(maps, filters,
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize(("channels", "k"), [((8, 8, 8, 8), 32), ((3, 1, 20), 5), ((64,) * 8, 48), ((7, 9), 40)])
-def test_several_maps_are_gathered_in_the_same_pass(channels, k, residual) -> None:
+def test_several_maps_count_as_concatenated(channels, k, residual) -> None:
     rng = np.random.default_rng(0)
     maps = tuple(rng.standard_normal((2, 13, 11, c)).astype(np.float32) for c in channels)
     w = (rng.standard_normal((1, 1, sum(channels), k)) / np.sqrt(sum(channels))).astype(np.float32)

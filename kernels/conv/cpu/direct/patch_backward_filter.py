@@ -21,18 +21,15 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.gemm_microkernel import (
     Initial,
     Panel,
-    Prefetch,
     Results,
     Rows,
-    make_prefetching_gemm,
+    make_gemm,
     one_tap,
     panel_vectors,
-    prefetch_pays,
     tile_heights,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.packing import GAP, make_pack_panels, make_pack_rows
-from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.geometry import Pair
@@ -77,10 +74,8 @@ class Work(NamedTuple):
     q: int  # windows of a row of the map
     kp: int  # floats between rows of the sums: k in whole panels
     per_chunk: int  # windows
-    prefetch: int  # whether the next k-block is prefetched meanwhile
     tap_floats: int  # of a tap's packed rows
     panels: int  # where packed dy lies
-    lines: int  # where the prefetch list lies, in entries of 8 bytes
 
 
 @inline()
@@ -93,24 +88,10 @@ def _row_of_windows(first: int, end: int, q: int) -> tuple[int, int, int]:
     return line, column, min(end - first, q - column)
 
 
-@inline()
-def _enqueue_windows(x, dy, scratch, blocks, work, first, n):
-    """Put n windows of x and dy on the prefetch list; returns the number after the last line."""
-    end = enqueue(scratch, work.lines, dy, first * blocks.k, n * blocks.k)
-    done = 0
-    while done < n:
-        line, column, some = _row_of_windows(first + done, first + n, work.q)
-        for t in range(blocks.taps):
-            at = ((line * blocks.taps + t) * work.q + column) * blocks.c
-            end = enqueue(scratch, end, x, at, some * blocks.c)
-        done += some
-    return end
-
-
 @lru_cache(maxsize=16)
 def gradient_kernel(vectors: int) -> Kernel:
     """The kernel for panels of `vectors` vectors: partial[windows' chunk] (taps, c, kp)."""
-    gemm = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True)
+    gemm = make_gemm(vectors, accumulates=True, unit_rows=True)
     pack_rows = make_pack_rows(vectors)
     pack_panels = make_pack_panels(vectors)
     width = vectors * target().lanes
@@ -150,24 +131,17 @@ def gradient_kernel(vectors: int) -> Kernel:
             sums = (part * blocks.taps + tap) * c * kp + row * kp + column
             for first in range(begin, end, _WINDOWS):
                 n = min(_WINDOWS, end - first)
-                last_line = work.lines
                 pack_windows(x, scratch, blocks, work, first, n, tap, row, m)
                 pack_panels(Panel(dy, first * k + column, k), 0, n, scratch, work.panels, wide, panel_pitch)
-                if work.prefetch:
-                    following = min(_WINDOWS, end - first - n)
-                    last_line = _enqueue_windows(x, dy, scratch, blocks, work, first + n, following)
-                for product in range(panels * tap_block):  # a panel stays in the L1 cache for all of its tiles
-                    panel = product // tap_block
-                    t = product % tap_block
-                    low, some = share(last_line - work.lines, product, panels * tap_block)
-                    gemm(
-                        Rows(scratch, t * work.tap_floats, pitch, 0),
-                        Panel(scratch, work.panels + panel * panel_pitch, width),
-                        one_tap(n),
-                        Results(partial, sums + t * c * kp + panel * width, kp, m, width),
-                        Initial(zeros, 0, first > begin),
-                        Prefetch(scratch, work.lines + low, some),
-                    )
+                for panel in range(panels):  # a panel stays in the L1 cache for all of its tiles
+                    for t in range(tap_block):
+                        gemm(
+                            Rows(scratch, t * work.tap_floats, pitch, 0),
+                            Panel(scratch, work.panels + panel * panel_pitch, width),
+                            one_tap(n),
+                            Results(partial, sums + t * c * kp + panel * width, kp, m, width),
+                            Initial(zeros, 0, first > begin),
+                        )
 
     return patch_gradient
 
@@ -190,14 +164,11 @@ def backward_filter(x: np.ndarray, dy: np.ndarray, kernel: Pair) -> np.ndarray:
     per_chunk = -(-windows // (chunks * _WINDOWS)) * _WINDOWS
     chunks = -(-windows // per_chunk)
     partial = buffer_pool.empty((chunks * floats,), np.float32)
-    # In scratch memory: for every tap a k-block's rows, then its panels, then the prefetch list, of 8 bytes an entry.
-    # The last tile may have rows that do not exist.
+    # In scratch memory: for every tap a k-block's rows, then its panels. The last tile may have rows that do not exist.
     tap_floats = (blocks.rows + tile_heights(vectors)[1]) * (_WINDOWS + GAP)
     panels = blocks.tap_block * tap_floats
-    lines = (panels + blocks.columns // width * (_WINDOWS * width + _PAD) + 1) // 2
-    most_lines = _WINDOWS * (r * blocks.c + k) // 16 + 2 + r * (_WINDOWS // q + 2) * 2
-    prefetch = blocks.count == 1 and prefetch_pays(floats)
-    work = Work(windows, q, kp, per_chunk, prefetch, tap_floats, panels, lines)
+    scratch = panels + blocks.columns // width * (_WINDOWS * width + _PAD)
+    work = Work(windows, q, kp, per_chunk, tap_floats, panels)
     arrays = x.reshape(-1), dy.reshape(-1), partial, filters.zeros(width)
-    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, blocks, work, scratch=2 * (lines + most_lines))
+    parallel(gradient_kernel(vectors), chunks * blocks.count, *arrays, blocks, work, scratch=scratch)
     return filters.added_chunks(partial, chunks, r * blocks.c, k, kp).reshape(r, s, x.shape[3], k)
