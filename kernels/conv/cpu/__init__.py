@@ -1,5 +1,5 @@
-"""Convolution on the CPU: dispatch between direct, Winograd, depthwise and single-channel kernels. float32 only;
-anything else goes to the reference.
+"""Convolution on the CPU: dispatch between direct, Winograd and depthwise kernels. float32 only; anything else goes to
+the reference.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from kernels.conv.cpu.direct.params import is_patchify
 from kernels.conv.cpu.fused_norm_backward.pointwise import pointwise_plan
 from kernels.conv.cpu.fused_norm_backward.strip import WORKSPACE_LIMIT
 from kernels.conv.cpu.fused_norm_backward.winograd import winograd_plan
-from kernels.conv.cpu.single_channel.backward_data import single_channel_backward_data
-from kernels.conv.cpu.single_channel.backward_filter import single_channel_backward_filter
-from kernels.conv.cpu.single_channel.forward import single_channel_forward
-from kernels.conv.cpu.single_channel.params import is_single_channel
 from kernels.conv.cpu.winograd.backward_filter import winograd_backward_filter
 from kernels.conv.cpu.winograd.forward import winograd_forward
 from kernels.conv.cpu.winograd.plan import ZEROS
@@ -122,9 +118,6 @@ def _forward(
     n, h, wd, _ = maps[0].shape
     c = w.shape[2] * groups
     k = w.shape[3]
-    if is_single_channel(window, c, k, groups):
-        return single_channel_forward(maps[0], w, b, window, relu, residual, summing)
-
     y = buffer_pool.empty((n, *window.output_size((h, wd)), k), np.float32)
     name = algorithm.choose(n, (h, wd), c, k, window, groups)
     if name != "direct":
@@ -160,9 +153,6 @@ def conv2d_backward_data(
     back, cropped = _data_window(window, size, dy.shape[1:3])
     if depthwise.serves(window, c, dy.shape[3], groups) and window.stride == (1, 1) and not cropped:
         return (_added(depthwise.forward(dy, w[::-1, ::-1], None, back), accumulate_into[0]),)
-    if is_single_channel(window, c, dy.shape[3], groups):
-        return (single_channel_backward_data(dy, w, size, window, accumulate_into[0]),)
-
     if cropped or window.stride != (1, 1):
         name = "direct"
     else:
@@ -210,9 +200,6 @@ def conv2d_backward_filter(maps: tuple[np.ndarray, ...], dy: np.ndarray, window:
     k = dy.shape[3]
     if depthwise.serves(window, c, k, groups):
         return depthwise.backward_filter(maps[0], dy, window)
-    if is_single_channel(window, c, k, groups):
-        return single_channel_backward_filter(maps[0], dy, window)
-
     name = algorithm.choose(n, (h, wd), c, k, window, groups)
     if name != "direct":
         return winograd_backward_filter(maps, dy, window, (_OUTPUTS[name], window.kernel[0]))

@@ -88,8 +88,8 @@ def _make_pack_tiles(height: int) -> Any:
 
 @lru_cache(maxsize=8)
 def make_pack_panels(vectors: int) -> Any:
-    """pack_panels(x: Panel, at, pixels, out, o0, columns, pitch): likewise `columns` floats of pixels, in micro-panels
-    `pitch` floats apart: column j of panel i, pixel p: out[o0 + i pitch + p width + j], zeros beyond the last column.
+    """pack_panels(x: Panel, at, pixels, out, o0, columns, pitch): likewise `columns` floats of pixels, in whole
+    micro-panels `pitch` floats apart: column j of panel i, pixel p: out[o0 + i pitch + p width + j].
 
     For a gemm: b = Panel(out, o0 + i pitch, width).
     """
@@ -98,6 +98,6 @@ def make_pack_panels(vectors: int) -> Any:
 
     @inline(f"{vectors}")
     def pack_panels(x, at, pixels, out, o0, columns, pitch):  # type: ignore[no-untyped-def]
-        pack_tiles(x, at, pixels, out, o0, (columns + width - 1) // width, pitch, columns)
+        pack_tiles(x, at, pixels, out, o0, columns // width, pitch, columns)
 
     return pack_panels

@@ -7,12 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from kernels.conv.cpu import filters
-from kernels.conv.cpu.direct import patch_backward_filter
 from kernels.conv.cpu.direct.params import (
     CHUNKS,
     DirectParams,
     fused_window,
-    is_patchify,
     params_of,
     pixel_fusion,
     strip_of,
@@ -85,8 +83,6 @@ def direct_backward_filter(x: np.ndarray, dy: np.ndarray, window: Window, groups
         return filters.narrowed(
             direct_backward_filter(x, dy.reshape(n, p, q // f, f * channels), fused_window(window, f)), f
         )
-    if groups == 1 and is_patchify(window, (x.shape[1], x.shape[2]), dy.shape):
-        return patch_backward_filter.backward_filter(x, dy, window.kernel)
     k = channels // groups
     r, s = window.kernel
     lanes = target().lanes
