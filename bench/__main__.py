@@ -21,12 +21,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from engine.cli import Output
 from kernels.core.modules import PREFIX, load
 
 FAMILIES = ("conv", "pool", "norm", "attention", "resample", "loss", "pointwise", "gate", "shape", "optimizer",
@@ -54,6 +55,7 @@ class Arguments:
     """Write the roofline picture of all rows here (PNG or SVG)."""
     json: Path | None = None
     """Write the rows here as a JSON list (also after every case, so that an interrupted run keeps what it has)."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     only: str = ""
     """Run only cases whose name or shape contains this."""
     rounds: int = 7
@@ -87,9 +89,9 @@ def run(arguments: Arguments) -> int:
         return rehearse(arguments, against) if arguments.rehearse else without_gpu(arguments)
     os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
-    against = installed(against)
+    against = installed(against, arguments.output)
     machine = measured_gpu() if arguments.device == "cuda" else measured_machine()
-    print(machine, flush=True)
+    arguments.output.note(str(machine))
     table: list[dict[str, Any]] = []
     for family, index, case in chosen_cases(arguments):
         sides = [side for side in case.sides(against) if runs(side, arguments.compiled)]
@@ -169,7 +171,7 @@ def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
     shapes.reduce()
     wrong = 0
     table = []
-    against = installed(against)
+    against = installed(against, arguments.output)
     for family, _, case in chosen_cases(arguments):
         for side in case.sides(against):
             if not runs(side, arguments.compiled):
@@ -192,11 +194,11 @@ def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
     return 1 if wrong else 0
 
 
-def installed(against: tuple[str, ...]) -> tuple[str, ...]:
+def installed(against: tuple[str, ...], output: Output) -> tuple[str, ...]:
     """The installed ones of the frameworks; prints a line for each of the others."""
     missing = [name for name in against if name not in OURS and importlib.util.find_spec(name) is None]
     for name in missing:
-        print(f"{name} is not installed (pip install {name}): it is not raced", file=sys.stderr)
+        output.note(f"{name} is not installed (pip install {name}): it is not raced")
     return tuple(name for name in against if name not in missing)
 
 

@@ -1,6 +1,6 @@
 """The parts that all command lines share. An error is one line and exit code 2. Ctrl-C and SIGTERM end a command
 quietly, with 130 and 143. A command goes on when its output cannot be written. `--debug`, which every command takes,
-shows the whole traceback of an error, with its cause.
+shows the whole traceback of an error, with its cause. `Output` is the --quiet of the commands that print notes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from engine.config import PRESETS, Config, preset, read_toml
 from engine.errors import InputError, printable, reading, reason
@@ -29,6 +32,19 @@ _Kind = TypeVar("_Kind")
 
 class UsageError(InputError):
     """The command line asks for something impossible; the message names the argument."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command prints beside its result, an option of every command that prints such things."""
+
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """Print the result and errors only, no notes and no progress; where the result is files, print nothing."""
+
+    def note(self, text: str, end: str = "\n") -> None:
+        """Print a note, or progress, to stderr, unless --quiet was given."""
+        if not self.quiet:
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 EXPECTED = (InputError, OutputError, DeviceError)
@@ -122,8 +138,6 @@ def parsed(
     --help and --version print and end the command. args: in place of the command line. default: an instance with the
     options' defaults.  more: what the help page says behind the options.
     """
-    import tyro
-
     from engine.help import options_of, page
 
     args = list(sys.argv[1:] if args is None else args)

@@ -12,9 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from engine.cli import UsageError, parsed, run_command
+import tyro
+
+from engine.cli import Output, UsageError, parsed, run_command
 from engine.config import PRESETS, preset
 from kernels.core.modules import PLACE
 
@@ -35,6 +38,7 @@ class Arguments:
     """Compile the CPU kernels of all presets now, so that no run has to."""
     json: bool = False
     """Print one JSON object instead of lines."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
 
 
 def facts() -> Iterator[tuple[str, str]]:
@@ -57,7 +61,7 @@ def facts() -> Iterator[tuple[str, str]]:
     yield "compiled kernels", f"{store().described()} (AREOGRAD_CACHE)"
 
 
-def precompile_all() -> None:
+def precompile_all(output: Output) -> None:
     """Compile the kernels of every preset, with a progress line. Raises UsageError where they cannot be kept."""
     from engine.precompile import precompile
     from engine.training.progress import compile_line
@@ -69,11 +73,11 @@ def precompile_all() -> None:
     start = time.monotonic()
 
     def show(done: int, of: int, name: str) -> None:
-        end = "\r" if sys.stdout.isatty() and done < of else "\n"
-        print(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end=end, flush=True)
+        end = "\r" if sys.stderr.isatty() and done < of else "\n"
+        output.note(f"{compile_line(done, of, name):<100}"[: 100 if end == "\r" else None].rstrip("\n"), end)
 
     total = precompile([preset(name) for name in PRESETS], show)
-    print(
+    output.note(
         f"{total} kernels compiled in {time.monotonic() - start:.1f} s" if total else "all kernels are on disk already"
     )
 
@@ -143,7 +147,7 @@ def run(arguments: Arguments) -> int:
     for line in wrong:
         print(f"{'broken':>17}  {line}")
     if arguments.precompile:
-        precompile_all()
+        precompile_all(arguments.output)
     return 1 if wrong else 0
 
 

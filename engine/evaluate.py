@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
-from engine.cli import UsageError, check_memory, parsed, run_command, use_threads
+from engine.cli import Output, UsageError, check_memory, parsed, run_command, use_threads
 from engine.data import DataError, Tiles, sharing
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Arguments:
     """
     json: bool = False
     """Print one JSON object instead of tables."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     tolerance: int = 2
     """Pixels by which a boundary may be off, for the boundary F-score."""
     batch: int = 32
@@ -283,7 +284,7 @@ def run(arguments: Arguments) -> int:
         print(json.dumps(result, indent=2))
         return 0
     for note in result["notes"]:
-        print(note)
+        arguments.output.note(note)
     if len(result["checkpoints"]) > 1:
         print(f"an ensemble of {len(result['checkpoints'])} networks: the mean of their probabilities")
     print(f"{result['split']}: {result['tiles']} tiles of {result['data']}, {result['pixels']} labelled pixels")

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from engine.cli import UsageError, make_folder, parsed, run_command
+from engine.cli import Output, UsageError, make_folder, parsed, run_command
 from engine.experiment.grid import Grid, names, read_grid
 from engine.experiment.runs import (
     Run,
@@ -77,6 +77,7 @@ class Arguments:
     """Train nothing: tabulate the runs that are finished."""
     list: bool = False
     """Show the grids that come with the package."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
 
 
 def run(arguments: Arguments) -> int:
@@ -104,23 +105,23 @@ def run(arguments: Arguments) -> int:
         if (line := conflict(one)) is not None:
             raise UsageError(line)
     make_folder(out)
-    _take_logs(runs, arguments.logs)
+    _take_logs(runs, arguments)
     failed: list[RunError] = []
     if not arguments.tables_only:
         failed = _train_missing(grid, runs, arguments, out)
     print(write_results(grid, runs, out))
-    print(f"tables  {out / 'results.md'}, {out / 'results.csv'}\nfigure  {out / 'results.png'}")
+    arguments.output.note(f"tables  {out / 'results.md'}, {out / 'results.csv'}\nfigure  {out / 'results.png'}")
     for error in failed:
         print(f"error: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _take_logs(runs: list[Run], root: Path | None) -> None:
-    """Take finished runs with the same settings from the logs under `root`."""
-    logs = logged(root) if root else {}
+def _take_logs(runs: list[Run], arguments: Arguments) -> None:
+    """Take finished runs with the same settings from the logs under --logs."""
+    logs = logged(arguments.logs) if arguments.logs else {}
     for one in runs:
         if not one.finished and (folder := take(one, logs)) is not None:
-            print(f"{one.cell.name}, seed {one.seed}: taken from {folder}", flush=True)
+            arguments.output.note(f"{one.cell.name}, seed {one.seed}: taken from {folder}")
 
 
 def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path) -> list[RunError]:
@@ -132,12 +133,12 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
     started = time.monotonic()
     done = 0
     failed: list[RunError] = []
-    with Trainings(missing, arguments.jobs, threads, lambda line: print(line, flush=True)) as trainings:
+    with Trainings(missing, arguments.jobs, threads, arguments.output.note) as trainings:
         for one, error in trainings:
             done += 1
             if error is not None:
                 failed.append(error)
-                print(f"{done} of {len(missing)} runs failed: {error}", flush=True)
+                arguments.output.note(f"{done} of {len(missing)} runs failed: {error}")
                 continue
             measure(one)
             share(one, runs)
@@ -146,7 +147,7 @@ def _train_missing(grid: Grid, runs: list[Run], arguments: Arguments, out: Path)
                 if done < len(missing)
                 else ""
             )
-            print(f"{done} of {len(missing)} runs done: {one.cell.name}, seed {one.seed}{left}", flush=True)
+            arguments.output.note(f"{done} of {len(missing)} runs done: {one.cell.name}, seed {one.seed}{left}")
             write_results(grid, runs, out)
             if arguments.logs:
                 keep(one, arguments.logs, grid)

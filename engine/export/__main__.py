@@ -5,14 +5,15 @@ torch safetensors] [--out FOLDER]
 from __future__ import annotations
 
 import importlib
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from engine.cli import UsageError, make_folder, parsed, run_command, use_threads
+from engine.cli import Output, UsageError, make_folder, parsed, run_command, use_threads
 from engine.errors import reason
 from engine.files import write_bytes
 from engine.training.run_folder import BEST
@@ -64,6 +65,9 @@ class Arguments:
     """The licence of the weights, for the card."""
     overwrite: bool = False
     """Replace files that are there."""
+    json: bool = False
+    """Print one JSON object instead of lines: the path of each format and of the card."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     threads: int = 0
     """Number of threads for CPU kernels; 0: as many as AREOGRAD_THREADS says, else one per core."""
 
@@ -128,7 +132,7 @@ def run(arguments: Arguments) -> int:
     for split in dict.fromkeys(arguments.evaluate):
         from engine import evaluate
 
-        print(f"measuring on the {split} tiles", flush=True)
+        arguments.output.note(f"measuring on the {split} tiles")
         result = evaluate.evaluate(evaluate.Arguments((source,), split=split), checkpoint)
         facts.setdefault("notes", result["notes"])
         tables += measured(checkpoint, result)
@@ -139,7 +143,10 @@ def run(arguments: Arguments) -> int:
     make_folder(card.parent)
     for place, content in contents.items():
         write_bytes(place, content)
-    print("\n".join([*lines, f"{'card':<12} {card}"]))
+    if arguments.json:
+        print(json.dumps({form: str(place) for form, place in places.items()}))
+    elif not arguments.output.quiet:
+        print("\n".join([*lines, f"{'card':<12} {card}"]))
     return 0
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
-import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from engine.cli import UsageError, parsed, run_command, use_threads
+from engine.cli import Output, UsageError, parsed, run_command, use_threads
 from engine.gradcheck.settings import split_arguments
 
 if TYPE_CHECKING:
@@ -61,6 +60,9 @@ class Arguments:
     """Plant a bug in a copy of the operator and see what the check says; 'list' shows their names."""
     json: Path | None = None
     """Write the rows here as a JSON list ('-': to the standard output, instead of the table)."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Print the details of every check, also of those that are proven."""
     html: Path | None = None
     """Write a page here: step-size curves, heat maps, kink maps and formulas."""
     threads: int = 0
@@ -69,9 +71,11 @@ class Arguments:
 
 def run(argv: Sequence[str]) -> int:
     """The command; returns the exit code."""
-    hints = typing.get_type_hints(Arguments)
-    known = {"--" + field.name.rstrip("_"): hints[field.name] is not bool for field in fields(Arguments)}
-    known |= dict.fromkeys(("--help", "-h", "--version"), False)
+    from engine.help import options_of
+
+    options = [option for option in options_of(Arguments) if not option.positional]
+    known = {option.name: bool(option.values) for option in options}
+    known |= dict.fromkeys(("--help", "-h", "--version", *(option.short for option in options if option.short)), False)
     own, settings = split_arguments(argv, known)
     arguments = parsed(Arguments, "python -m engine.gradcheck", own)
     from engine.gradcheck.bugs import BUGS
@@ -86,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     use_threads(arguments.threads)
     _check_target(arguments.json, "--json")
     _check_target(arguments.html, "--html")
-    results = _checked(entries, settings, plan, quiet=str(arguments.json) == "-")
+    results = _checked(entries, settings, plan, arguments)
     if arguments.json:
         text = json.dumps([r.row() for r in results], indent=1, allow_nan=False) + "\n"
         print(text, end="") if str(arguments.json) == "-" else arguments.json.write_text(text)
@@ -94,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
         from engine.gradcheck.page import write_page
 
         write_page(arguments.html, results, plan)
-        print(f"page: {arguments.html}", file=sys.stderr)
+        arguments.output.note(f"page: {arguments.html}")
     return 0 if all(r.ok for r in results) else 1
 
 
@@ -164,7 +168,7 @@ def _check_target(path: Path | None, option: str) -> None:
         raise UsageError(f"{option} {path}: {'is a folder' if path.is_dir() else 'its folder does not exist'}")
 
 
-def _checked(entries: list[Entry], settings: dict[str, Any], plan: Plan, quiet: bool) -> list[Result]:
+def _checked(entries: list[Entry], settings: dict[str, Any], plan: Plan, arguments: Arguments) -> list[Result]:
     """Run all checks, with a table on the terminal; details of what is not proven, or of a single row."""
     from rich.console import Console
     from rich.table import Table
@@ -172,7 +176,8 @@ def _checked(entries: list[Entry], settings: dict[str, Any], plan: Plan, quiet: 
 
     from engine.gradcheck.checks import check_all
 
-    console = Console(stderr=quiet, highlight=False, markup=False)
+    console = Console(highlight=False, markup=False)
+    progress = Console(stderr=True, quiet=arguments.output.quiet, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, 118)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -183,15 +188,14 @@ def _checked(entries: list[Entry], settings: dict[str, Any], plan: Plan, quiet: 
     ):
         table.add_column(name, **style)  # type: ignore[arg-type]
     results = []
-    with console.status("") as status:
+    with progress.status("") as status:
         for result in check_all(entries, settings, plan) if not plan.bug else _single(entries[0], settings, plan):
             results.append(result)
             status.update(result.title)
             numbers = f"{result.error:.1e}", f"{result.bar:.1e}", str(result.evaluations), f"{result.seconds:.3f}"
             table.add_row(result.title, Text(result.verdict, STYLES[result.verdict]), *numbers)
-    if quiet:
-        return results
-    _print(console, table, results)
+    if str(arguments.json) != "-":
+        _print(console, table, results, arguments.verbose)
     return results
 
 
@@ -201,16 +205,17 @@ def _single(entry: Entry, settings: dict[str, Any], plan: Plan) -> list[Result]:
     return [check(entry, settings, plan)]
 
 
-def _print(console: Any, table: Any, results: list[Result]) -> None:
+def _print(console: Any, table: Any, results: list[Result], verbose: bool) -> None:
     console.print(table)
+    all_of_them = verbose or len(results) == 1
     for result in results:
         if result.bug:
             console.print(f"\nplanted: {result.bug.name}, {result.bug.text}")
-        if result.report is not None and (not result.ok or len(results) == 1):
+        if result.report is not None and (not result.ok or all_of_them):
             console.print("\n" + result.report.table(), soft_wrap=True)
             if result.report.heatmap():
                 console.print("\n" + result.report.heatmap(), soft_wrap=True)
-        elif result.notes and (not result.ok or len(results) == 1):
+        elif result.notes and (not result.ok or all_of_them):
             console.print(f"\n{result.title}: " + "; ".join(result.notes), soft_wrap=True)
     counts = {v: sum(r.verdict == v for r in results) for v in STYLES}
     seconds = sum(r.seconds for r in results)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
-from engine.cli import UsageError, make_folder, parsed, run_command, use_threads
+from engine.cli import Output, UsageError, make_folder, parsed, run_command, use_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +61,7 @@ class Arguments:
     """Write submission.csv: the header id,0,1,...; then a row per image, its number from 0 and its mask row by row."""
     json: bool = False
     """Print a line of JSON for every image: its size, the share of each class, the mean confidence, and its files."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     overwrite: bool = False
     """Replace files that exist."""
     flips: bool = False
@@ -96,13 +96,13 @@ def run(arguments: Arguments) -> int:
     items = planned(sources, wanted, arguments.out)
     check_free(items, wanted, arguments.out, arguments.overwrite)
     for note in notes_on(sources):
-        print(note, file=sys.stderr)
+        arguments.output.note(note)
     with _folder(arguments.out):
         if choice.name == device.CPU:
-            _compile(ensemble, arguments.batch)
+            _compile(ensemble, arguments)
         with Outputs(items, wanted, ensemble.form.classes, arguments.out) as outputs:
             _predict(ensemble.to(choice.name), items, outputs, arguments)
-    if not arguments.json:
+    if not arguments.json and not arguments.output.quiet:
         print(_summary(len(items), ensemble, outputs, wanted, arguments.out))
     return 0
 
@@ -124,13 +124,14 @@ def _folder(out: Path) -> Iterator[None]:
         raise
 
 
-def _compile(ensemble: Ensemble, batch: int) -> None:
+def _compile(ensemble: Ensemble, arguments: Arguments) -> None:
     """Compile what is missing on disk: a line says why the first image takes long."""
     from engine.precompile import precompile_inference
     from engine.predict.progress import compiling
 
+    report = (lambda done, of, name: None) if arguments.output.quiet else compiling
     for member in ensemble.members:
-        precompile_inference(member.config, member.form, ensemble.batch(batch), compiling)
+        precompile_inference(member.config, member.form, ensemble.batch(arguments.batch), report)
 
 
 def _predict(ensemble: Ensemble, items: Sequence[Item], outputs: Outputs, arguments: Arguments) -> None:
@@ -141,7 +142,7 @@ def _predict(ensemble: Ensemble, items: Sequence[Item], outputs: Outputs, argume
     size = ensemble.form.size
     sources = list(dict.fromkeys(item.source for item in items))
     windows = sum(len(source) * len(windows_over(source.size, size)) for source in sources)
-    with Progress(len(items), windows, arguments.json) as progress:
+    with Progress(len(items), windows, arguments.json, arguments.output.quiet) as progress:
         for strip in ensemble.strips(_images(sources, ensemble.form.channels), arguments.batch, arguments.flips):
             record = outputs.put(strip)
             progress.advance(record is not None, len(windows_over(strip.image.shape[:2], size).columns))

@@ -16,11 +16,13 @@ class Progress:
     """Counts images and windows. As a context: the bar is removed when the block ends.
 
     lines: whether the block prints a line for every image, which in one terminal are the progress.
+    quiet: whether nothing is shown.
     """
 
-    def __init__(self, images: int, windows: int, lines: bool = False) -> None:
+    def __init__(self, images: int, windows: int, lines: bool = False, quiet: bool = False) -> None:
         self.images, self.windows = images, windows
-        self.shown = sys.stderr.isatty() and not (lines and sys.stdout.isatty())
+        self.quiet = quiet
+        self.shown = not quiet and sys.stderr.isatty() and not (lines and sys.stdout.isatty())
         self.done = [0, 0]
         self.bar: Any = None
 
@@ -55,7 +57,7 @@ class Progress:
             self.bar.update(self.task, completed=self.done[1], description=self._counted())
             return
         now = time.monotonic()
-        if now - self.last >= _EVERY and self.done[1] < self.windows:
+        if not self.quiet and now - self.last >= _EVERY and self.done[1] < self.windows:
             self.last = now
             left = (now - self.begun) * (self.windows / self.done[1] - 1)
             print(f"{self._counted()}, {self.done[1] / self.windows:.0%}, {clock(left)} to go", file=sys.stderr)

@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from engine.cli import (
+    Output,
     UsageError,
     base_settings,
     check_memory,
@@ -63,6 +64,7 @@ class Arguments:
     """Number of steps before them."""
     json: bool = False
     """Print one JSON object instead of a table: what profile.json holds."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     trace: Path | None = None
     """Write the steps as a Chrome trace to this file."""
     out: Path | None = None
@@ -108,7 +110,7 @@ def run(arguments: Arguments) -> int:
     """Profile and print; returns the exit code."""
     from engine.graphs import CaptureError
     from engine.profile.steps import profile_steps
-    from engine.training.progress import PlainReporter
+    from engine.training.progress import PlainReporter, QuietReporter
     from engine.training.trainer import Run
 
     _check(arguments)
@@ -120,7 +122,7 @@ def run(arguments: Arguments) -> int:
         start = None
         if arguments.run is not None:
             start = next((path for name in (BEST, LAST) if (path := arguments.run / name).exists()), None)
-        reporter = PlainReporter(CLASSES, sys.stderr if arguments.json else sys.stdout)
+        reporter = (QuietReporter if arguments.output.quiet else PlainReporter)(CLASSES, sys.stderr)
         job = Run(arguments.settings, folder or Path(), reporter, start=start, memory=arguments.memory)
         for path, option in ((arguments.out, "--out"), (arguments.trace and arguments.trace.parent, "--trace")):
             if path is not None:
@@ -128,7 +130,7 @@ def run(arguments: Arguments) -> int:
         try:
             profile = profile_steps(job, arguments.steps, arguments.warm)
         except CaptureError as error:
-            reporter.note(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
             return 1
         if profile is not None:
             _show(profile, arguments)

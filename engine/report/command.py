@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
 
-from engine.cli import UsageError, parsed, run_command, use_threads
+from engine.cli import Output, UsageError, parsed, run_command, use_threads
 from engine.config import Config, read_toml
 from engine.data import Classes, DataError
 from engine.errors import quoted, reading
+from engine.files import finite
 from engine.training.run_folder import (
     BEST,
     METRICS,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from engine.report.record import Record
     from engine.training.checkpoint import Checkpoint
     from engine.training.metrics import TileScores
+
+Note = Callable[[str], None]
 
 _MOST_TILES = 100
 _NUMBERS = ("train_loss", "val_miou_fg", "val_miou_keras", "learning_rate", "images_per_second")  # of every epoch
@@ -57,6 +60,9 @@ class Arguments:
     """The page; by default report.html, in the run's folder, or, for several runs, in the current one."""
     tiles: int = 6
     """How many of the worst, of the best, and of random validation tiles are shown; 0: none."""
+    json: bool = False
+    """Print one JSON object instead of lines: the path of the page, and what summary.json holds of each run."""
+    output: Annotated[Output, tyro.conf.arg(name="")] = field(default_factory=Output)
     tensorboard: bool = False
     """Also write each run's epochs as TensorBoard events to RUN/tensorboard, where there are none yet."""
     threads: int = 0
@@ -74,15 +80,15 @@ class Found(NamedTuple):
     best: Checkpoint | None = None
     data: Prepared | None = None
 
-    def measured(self, name: str, tiles: int) -> Record:
-        """The whole record, under a name and with some tiles. This measures the validation tiles."""
+    def measured(self, name: str, tiles: int, note: Note = print) -> Record:
+        """The whole record, under a name and with some tiles. This measures the validation tiles. note: is told so."""
         from engine.report.record import measured
 
         record = replace(self.record, name=name)
         if self.best is None or self.data is None:
             return record
         epoch = self.best.record["epoch"]
-        print(f"{record.folder}: measuring {len(self.data.val)} validation tiles, epoch {epoch}")
+        note(f"{record.folder}: measuring {len(self.data.val)} validation tiles, epoch {epoch}")
         return measured(record, self.best, self.data.val, tiles)
 
 
@@ -184,7 +190,7 @@ def _logged(path: Path) -> tuple[Classes, TileScores]:
         return form.classes, tile_scores(file["best"].astype(np.int64), form.classes, form.absent, file["groups"])
 
 
-def report(folder: Path, tiles: int = 6) -> dict[str, Any]:
+def report(folder: Path, tiles: int = 6, note: Note = print) -> dict[str, Any]:
     """Write the summary, the pictures and the page of a run into its folder; returns what summary.json holds."""
     from engine.files import write_json
     from engine.report.page import write_page
@@ -195,21 +201,20 @@ def report(folder: Path, tiles: int = 6) -> dict[str, Any]:
     if found.best is not None:
         write_json(folder / SUMMARY, record.summary)
     draw_pictures(folder, found.best, None if found.data is None else found.data.val, record.rows, record.classes)
-    write_page(folder / REPORT, [found.measured(folder.resolve().name, tiles)])
+    write_page(folder / REPORT, [found.measured(folder.resolve().name, tiles, note)])
     for line in record.missing:
-        print(line)
+        note(line)
     return record.summary
 
 
-def compare(folders: Sequence[Path], out: Path, tiles: int = 6) -> None:
-    """Write the page of some runs, whose folders are only read."""
+def compare(folders: Sequence[Path], out: Path, tiles: int = 6, note: Note = print) -> list[Record]:
+    """Write the page of some runs, whose folders are only read; returns what it shows. note: is told the progress."""
     from engine.report.page import write_page
 
     names = distinct_names(folders)
-    records = [find(folder).measured(name, tiles) for folder, name in zip(folders, names, strict=True)]
+    records = [find(folder).measured(name, tiles, note) for folder, name in zip(folders, names, strict=True)]
     write_page(out, records)
-    for record in records:
-        print(f"{record.name}: val mIoU fg {record.summary['val_miou_fg']:.4f}", *record.missing)
+    return records
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -261,6 +266,7 @@ def run(arguments: Arguments) -> int:
 
     _check(arguments)
     runs = arguments.runs
+    note = arguments.output.note
     if arguments.tensorboard:
         from engine.training.tensorboard import check_installed
 
@@ -269,28 +275,40 @@ def run(arguments: Arguments) -> int:
     if arguments.out is None and len(runs) == 1:
         _check_page(runs[0] / REPORT, str(runs[0] / REPORT))
         with RunFolder(runs[0], "run") as folder:
-            print(summary_lines(report(folder.path, arguments.tiles), folder.path))
+            summary = report(folder.path, arguments.tiles, note)
+        summaries = {str(runs[0]): summary}
+        out = runs[0] / REPORT
+        lines = [summary_lines(summary, folder.path)]
     else:
         out = Path(REPORT) if arguments.out is None else arguments.out
         _check_page(out, f"--out {out}")
-        compare(runs, out, arguments.tiles)
-        print(f"report   {out}")
+        records = compare(runs, out, arguments.tiles, note)
+        summaries = {str(folder): record.summary for folder, record in zip(runs, records, strict=True)}
+        lines = [
+            " ".join([f"{record.name}: val mIoU fg {record.summary['val_miou_fg']:.4f}", *record.missing])
+            for record in records
+        ]
+        lines.append(f"report   {out}")
+    if arguments.json:
+        print(json.dumps({"report": str(out), "runs": finite(summaries)}))
+    elif not arguments.output.quiet:
+        print(*lines, sep="\n")
     for folder in runs if arguments.tensorboard else ():
-        _write_events(folder)
+        _write_events(folder, note)
     return 0
 
 
-def _write_events(run: Path) -> None:
+def _write_events(run: Path, note: Note) -> None:
     from engine.training.run_folder import EVENTS, event_files
     from engine.training.tensorboard import write_events
 
     with RunFolder(run, "run") as folder:
         if event_files(folder.path):
-            print(f"events   {run / EVENTS}  (were there already, and stay as they are)")
+            note(f"events   {run / EVENTS}  (were there already, and stay as they are)")
             return
         record = find(folder.path).record
         write_events(folder.path, record.rows, record.classes.scored_names)
-        print(f"events   {run / EVENTS}  (tensorboard --logdir {run / EVENTS})")
+        note(f"events   {run / EVENTS}  (tensorboard --logdir {run / EVENTS})")
 
 
 def main() -> None:

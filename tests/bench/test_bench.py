@@ -15,6 +15,7 @@ from bench import conv, xla
 from bench.__main__ import FRAMEWORKS, Arguments, installed, run
 from bench.harness import Case
 from bench.results import beside
+from engine.cli import Output
 from tests.support.paths import ROOT
 
 
@@ -30,7 +31,7 @@ def test_an_unknown_framework_is_one_line_and_exit_code_2() -> None:
 
 def test_a_framework_that_is_missing_is_one_line_and_the_others_run(monkeypatch, capsys) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else object())
-    assert installed(("torch", "jax", "reference")) == ("torch", "reference")
+    assert installed(("torch", "jax", "reference"), Output()) == ("torch", "reference")
     assert capsys.readouterr().err.splitlines() == ["jax is not installed (pip install jax): it is not raced"]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from engine import doctor, precompile
-from engine.cli import UsageError
+from engine.cli import Output, UsageError
 from engine.config import Config
 from kernels.core.cpu import jit as compiling
 from kernels.core.cpu import store as storing
@@ -285,4 +285,4 @@ def test_compiling_ahead_where_nothing_can_be_kept(tmp_path: Path, monkeypatch: 
         assert precompile.precompile([Config(width=4, batch=2)], lambda *report: reports.append(report)) == 1
     assert reports == [(1, 1, NAME)]
     with pytest.raises(UsageError, match=r"--precompile: .*file.*; AREOGRAD_CACHE can name another folder"):
-        doctor.precompile_all()
+        doctor.precompile_all(Output())
