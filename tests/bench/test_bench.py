@@ -33,6 +33,8 @@ def test_a_framework_that_is_missing_is_one_line_and_the_others_run(monkeypatch,
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jax" else object())
     assert installed(("torch", "jax", "reference"), Output()) == ("torch", "reference")
     assert capsys.readouterr().err.splitlines() == ["jax is not installed (pip install jax): it is not raced"]
+    installed(("jax",), Output(quiet=True))
+    assert not capsys.readouterr().err
 
 
 def test_a_race_goes_on_without_what_is_missing(monkeypatch, capsys) -> None:
