@@ -184,7 +184,7 @@ def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
                         run()
                 except Exception as raised:  # a rehearsal is there to find them all
                     error = last_line(raised)
-                    wrong += 1
+                    wrong += not side.startswith("torch/")  # PyTorch stands in on the CPU, and is not what is rehearsed
             row = {"family": family, "name": case.name, "shape": case.shape, "side": side, "launches": len(log)}
             table.append(row | {"error": error})
             print(f"{case.name:<34} {case.shape:<32} {side:<24} {error or f'ran, {len(log)} launches'}", flush=True)
