@@ -132,8 +132,8 @@ def run(arguments: Arguments) -> int:
     for split in dict.fromkeys(arguments.evaluate):
         from engine import evaluate
 
-        arguments.output.note(f"measuring on the {split} tiles")
         result = evaluate.evaluate(evaluate.Arguments((source,), split=split), checkpoint)
+        arguments.output.note(f"measured on the {split} tiles")
         facts.setdefault("notes", result["notes"])
         tables += measured(checkpoint, result)
     tables = tables or [table for table in (recorded(checkpoint, facts),) if table is not None]

@@ -276,7 +276,7 @@ def test_a_grid_goes_on_where_it_stopped(
     ]
     assert run(Arguments(source, seeds=1, out=tmp_path / "other", logs=logs, jobs=2)) == 0
     assert trained == ["combined", "margin", "margin", "combined"], "margin is taken from the logs"
-    assert f"margin, seed 0: taken from {logs / 'trial/margin/seed-0'}" in capsys.readouterr().out
+    assert f"margin, seed 0: taken from {logs / 'trial/margin/seed-0'}" in capsys.readouterr().err
     assert (tmp_path / "other/results.md").read_text() == (out / "results.md").read_text()
     assert run(Arguments(source, seeds=1, out=tmp_path / "third", logs=logs)) == 0
     assert len(trained) == 4, "what was trained has been kept"
@@ -295,10 +295,12 @@ def test_a_terminated_grid_saves_its_runs_and_goes_on(tmp_path: Path) -> None:
     """SIGTERM to the grid's process alone: both runs save their states, and nothing is left running."""
     source, out = grid_file(tmp_path, TINY.replace("epochs = 1", "epochs = 500")), tmp_path / "out"
     command = [sys.executable, "-m", "engine.experiment", source, "--seeds=1", "--jobs=2", f"--out={out}"]
-    grid = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    grid = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     seen = ""
     while not ("combined, seed 0: epoch   2" in seen and "margin, seed 0: epoch   2" in seen):
-        seen += grid.stdout.readline()
+        line = grid.stderr.readline()
+        assert line, f"the grid ended: {seen}"
+        seen += line
     grid.terminate()
     grid.communicate(timeout=60)
     assert grid.returncode == 143
@@ -357,8 +359,9 @@ def test_a_failing_run_stops_no_other(tmp_path: Path, monkeypatch: pytest.Monkey
     assert code == 1
     assert len(trained) == 2
     assert measured == trained[1:]
-    assert "1 of 2 runs failed: the first one: broken" in printed.out
-    assert printed.err == "error: the first one: broken\n"
+    assert "1 of 2 runs failed: the first one: broken" in printed.err
+    assert printed.err.endswith("error: the first one: broken\n")
+    assert printed.out == "a table\n"
 
 
 # -- the revision that is noted with the results -----------------------------------------------------------------------

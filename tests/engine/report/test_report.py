@@ -40,12 +40,12 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """Runs the command; gives what it printed."""
+    """Runs the command; gives what it printed, notes last."""
 
     def call(*runs: Path, **options: Any) -> str:
         capsys.readouterr()
         assert command.run(command.Arguments(runs, **options)) == 0
-        return capsys.readouterr().out
+        return "".join(capsys.readouterr())
 
     return call
 
