@@ -31,7 +31,7 @@ def cases() -> list[Case]:
 
 def _cases(precision: str) -> list[Case]:
     out: list[Case] = []
-    three = partial(_three, precision)
+    three = partial(_three, precision=precision)
     full, half, third, last = (size[:2] for size in STAGES)
     for h, w, c in STAGES:
         out += three("3x3", (h, w, c, c, 1), 3, 1)
@@ -81,7 +81,7 @@ def _stored(precision: str, a: Any) -> Any:
     return a.astype(np.float16) if isinstance(a, np.ndarray) else a.half()
 
 
-def _three(precision: str, name: str, shape: Shape, k: int, dilation: int) -> list[Case]:
+def _three(name: str, shape: Shape, k: int, dilation: int, precision: str = "float32") -> list[Case]:
     h, w, c, o, groups = shape
     window = Window.of("conv2d", k, 1, "same", dilation)
     flops = 2 * BATCH * h * w * o * k * k * c // groups

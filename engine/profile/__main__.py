@@ -122,7 +122,8 @@ def run(arguments: Arguments) -> int:
         start = None
         if arguments.run is not None:
             start = next((path for name in (BEST, LAST) if (path := arguments.run / name).exists()), None)
-        reporter = (QuietReporter if arguments.output.quiet else PlainReporter)(CLASSES, sys.stderr)
+        stream = sys.stderr if arguments.json else sys.stdout
+        reporter = (QuietReporter if arguments.output.quiet else PlainReporter)(CLASSES, stream)
         job = Run(arguments.settings, folder or Path(), reporter, start=start, memory=arguments.memory)
         for path, option in ((arguments.out, "--out"), (arguments.trace and arguments.trace.parent, "--trace")):
             if path is not None:

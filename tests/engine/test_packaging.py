@@ -75,7 +75,9 @@ def test_a_wheel_holds_one_package(wheel: Path) -> None:
     assert {path.name for path in (wheel / "areograd").iterdir()} == {*PACKAGES, "__init__.py"}
     for package in PACKAGES:
         here = {
-            p.relative_to(ROOT) for p in (ROOT / package).rglob("*") if p.suffix not in (".pyc", ".md") and p.is_file()
+            p.relative_to(ROOT)
+            for p in (ROOT / package).rglob("*")
+            if p.suffix not in (".pyc", ".md", ".sh") and p.is_file()
         }
         there = {
             path.relative_to(wheel / "areograd") for path in (wheel / "areograd" / package).rglob("*") if path.is_file()

@@ -160,7 +160,7 @@ def served(profile: Profile) -> Counter[str]:
         (THICK, (3, 3, 32, 32), {"stride": 2}, "direct"),
         (THICK, (1, 1, 32, 32), {}, "direct"),
         (THICK, (3, 3, 1, 32), {"padding": 1, "groups": 32}, "depthwise"),
-        ((2, 16, 16, 1), (3, 3, 1, 8), {"padding": 1}, "single channel"),
+        ((2, 16, 16, 1), (3, 3, 1, 8), {"padding": 1}, "direct"),
     ],
 )
 def test_the_algorithm_of_a_convolution(size: Any, filter: Any, settings: Any, algorithm_name: str) -> None:

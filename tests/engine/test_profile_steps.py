@@ -130,7 +130,7 @@ def test_a_run_folder_is_profiled(trained: Path, capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr()
     assert "layer " in printed.out
     assert "more" in printed.out
-    assert f"written  {out / 'profile.json'}" in printed.err
+    assert f"written  {out / 'profile.json'}" in printed.out
     assert json.loads((out / "profile.json").read_text())["steps"] == 1
 
 

@@ -202,18 +202,21 @@ def conv_stem(rng) -> Any:
         ((2, 5, 3), 21, Window((2, 3), (1, 1), ((0, 2), (2, 2)))),
     ]
     out = []
-    for size, k, window in layers:
-        out += convolution(rng, *size, 1, k, window)
-        dy, w = array(rng, size[0], *window.output_size(size[1:]), k), array(rng, *window.kernel, 1, k)
-        if "data" in STEPS:
-            accumulate_into = (array(rng, *size, 1),)
-            out.append(
-                agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, accumulate_into, inplace=(6,))
-            )
-        if "forward" in STEPS:
-            out.append(agree(conv.conv2d_forward, (array(rng, *size, 1),), w, array(rng, 1, k)[0], window, 1, True, dy))
-            out.append(stem_norm(rng, size, k, window))
-    return [*out, stem_norm(rng, (1, 2, 1100), 11, Window((3, 3), (1, 1), SAME))] if "forward" in STEPS else out
+    with forced_algorithm("direct"):
+        for size, k, window in layers:
+            out += convolution(rng, *size, 1, k, window)
+            dy, w = array(rng, size[0], *window.output_size(size[1:]), k), array(rng, *window.kernel, 1, k)
+            if "data" in STEPS:
+                accumulate_into = (array(rng, *size, 1),)
+                out.append(
+                    agree(conv.conv2d_backward_data, dy, w, size[1:], window, 1, None, accumulate_into, inplace=(6,))
+                )
+            if "forward" in STEPS:
+                out.append(
+                    agree(conv.conv2d_forward, (array(rng, *size, 1),), w, array(rng, 1, k)[0], window, 1, True, dy)
+                )
+                out.append(stem_norm(rng, size, k, window))
+        return [*out, stem_norm(rng, (1, 2, 1100), 11, Window((3, 3), (1, 1), SAME))] if "forward" in STEPS else out
 
 
 def norm_gradients(

@@ -97,12 +97,12 @@ def test_overwrite_removes_the_old_events(tiles: Path, tmp_path: Path) -> None:
 def test_events_of_a_finished_run(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = Path(shutil.copytree(whole, tmp_path / "run"))
     assert command.run(command.Arguments((copy,), tiles=0, tensorboard=True)) == 0
-    assert f"tensorboard --logdir {copy / 'tensorboard'}" in capsys.readouterr().out.splitlines()[-1]
+    assert f"tensorboard --logdir {copy / 'tensorboard'}" in "".join(capsys.readouterr()).splitlines()[-1]
     found = events(copy)
     assert {tag: found[tag] for tag in expected(read_rows(copy))} == expected(read_rows(copy))
     before = found
     assert command.run(command.Arguments((copy,), tiles=0, tensorboard=True)) == 0
-    assert "were there already" in capsys.readouterr().out.splitlines()[-1]
+    assert "were there already" in "".join(capsys.readouterr()).splitlines()[-1]
     assert events(copy) == before
 
 
