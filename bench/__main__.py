@@ -50,7 +50,7 @@ class Arguments:
     against: str = "torch"
     """Frameworks (torch, jax, onnxruntime, reference, cupy, uncaptured), separated by commas; '' runs ours alone."""
     compiled: Literal["also", "no", "only"] = "also"
-    """Modes of PyTorch that compile first, which takes a minute for a training step."""
+    """Whether the modes of PyTorch that compile first take part; compiling a training step takes a minute."""
     plot: Path | None = None
     """Write the roofline picture of all rows here (PNG or SVG)."""
     json: Path | None = None
@@ -90,7 +90,8 @@ def run(arguments: Arguments) -> int:
     os.environ["AREOGRAD_DEVICE"] = arguments.device  # for the workers: a race on the CPU loads no CuPy
     limit_threads(arguments.threads or os.cpu_count() or 1)
     against = installed(against, arguments.output)
-    machine = measured_gpu() if arguments.device == "cuda" else measured_machine()
+    on_gpu = arguments.device == "cuda"
+    machine = load("kernels.core.cuda.peaks").measure() if on_gpu else measured_machine()
     arguments.output.note(str(machine))
     table: list[dict[str, Any]] = []
     for family, index, case in chosen_cases(arguments):
@@ -98,7 +99,7 @@ def run(arguments: Arguments) -> int:
         if arguments.compiled == "only" and len(sides) == 1:
             continue
         try:
-            if arguments.device == "cuda":
+            if on_gpu:
                 result = on_device(case, sides, arguments)
             else:
                 result = race(family, index, sides, arguments.rounds, arguments.seconds)
@@ -106,11 +107,11 @@ def run(arguments: Arguments) -> int:
         except WorkerError as error:
             print(f"{case.name} {case.shape}: {error}", file=sys.stderr)
             continue
-        peak = machine.peak(case.precision) if arguments.device == "cuda" else machine.gflops
+        peak = machine.peak(case.precision) if on_gpu else machine.gflops
         for row in new:
             row["percent_of_peak"] = row["gflops"] and round(100 * row["gflops"] / peak, 1)
             row["percent_of_copy"] = row["gbytes"] and round(100 * row["gbytes"] / machine.gbytes, 1)
-            if arguments.device == "cuda":
+            if on_gpu:
                 row["machine"] = asdict(machine)
             print(line(row), flush=True)
         table += new
@@ -124,7 +125,7 @@ def run(arguments: Arguments) -> int:
 
 
 def chosen_cases(arguments: Arguments) -> Iterator[tuple[str, int, Any]]:
-    """(family, index, case) of every case that is asked for."""
+    """(family, index, case) of every chosen case."""
     for family in arguments.families or FAMILIES:
         for index, case in enumerate(load(f"bench.{family}").cases()):
             if arguments.only in f"{case.name} {case.shape}":
@@ -138,8 +139,8 @@ def runs(side: str, compiled: str) -> bool:
 
 def on_device(case: Any, sides: list[str], arguments: Arguments) -> dict[str, dict[str, Any]]:
     """A race on the GPU, and the memory freed that it took."""
+    from bench.gpu_clock import device_memory, events
     from bench.harness import race_here
-    from bench.worker import device_memory, events
 
     try:
         return race_here(case, sides, arguments.rounds, arguments.seconds, events, device_memory)
@@ -150,17 +151,10 @@ def on_device(case: Any, sides: list[str], arguments: Arguments) -> dict[str, di
             sys.modules["torch"].cuda.empty_cache()
 
 
-def measured_gpu() -> Any:
-    """The GPU's peaks, measured."""
-    from kernels.core.cuda.peaks import measure
-
-    return measure()
-
-
 def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
     """Run every side of every case: 'ran' or what was wrong, a line each. Exit code 1 if anything was wrong."""
     from bench import emulation, shapes
-    from bench.harness import last_line
+    from bench.harness import in_one_line
     from kernels.core.cuda.module import launch_log
 
     where = emulation.start("fast")
@@ -183,7 +177,7 @@ def rehearse(arguments: Arguments, against: tuple[str, ...]) -> int:
                     for _ in range(4):  # as often as a race does before it takes times; a graph is captured meanwhile
                         run()
                 except Exception as raised:  # a rehearsal is there to find them all
-                    error = last_line(raised)
+                    error = in_one_line(raised)
                     wrong += not side.startswith("torch/")  # PyTorch stands in on the CPU, and is not what is rehearsed
             row = {"family": family, "name": case.name, "shape": case.shape, "side": side, "launches": len(log)}
             table.append(row | {"error": error})

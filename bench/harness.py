@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.errors import reason
 from kernels.core.modules import PREFIX
 
 Run = Callable[[], Any]
@@ -170,7 +171,7 @@ def race_here(
                 timed(run)
                 whole = time.perf_counter() - start  # with the flush of the cache
         except Exception as error:  # whatever a library raises must not end the race of the others
-            out[side] = {"error": f"{side}: {last_line(error)}"}
+            out[side] = {"error": f"{side}: {in_one_line(error)}"}
             continue
         alive[side] = run
         values[side] = first if isinstance(first, float) else None
@@ -183,10 +184,9 @@ def race_here(
     return out | {side: _figures(times[side], round(grown[side], 1), values[side]) for side in alive}
 
 
-def last_line(error: BaseException) -> str:
-    """An exception in one line: its type and the first line of its message."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
+def in_one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    return f"{type(error).__name__}: {reason(error)}"
 
 
 def rows(family: str, case: Case, result: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

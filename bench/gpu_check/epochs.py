@@ -85,9 +85,9 @@ def run(arguments: Arguments) -> int:
             with tempfile.TemporaryDirectory() as folder:
                 losses, milliseconds, miou = epoch(config, Path(folder))
         except Exception as error:  # the other runs still tell something
-            from bench.harness import last_line
+            from bench.harness import in_one_line
 
-            row["error"] = last_line(error)
+            row["error"] = in_one_line(error)
             wrong += 1
         else:
             found = np.array(losses)

@@ -19,7 +19,7 @@ def main() -> int:
         return 2
     import cupy
 
-    from bench.harness import last_line
+    from bench.harness import in_one_line
     from bench.representatives import calls
     from kernels.core.cuda.module import launch_log
 
@@ -32,7 +32,7 @@ def main() -> int:
                 cupy.cuda.Device().synchronize()
             except Exception as error:  # the others are still of interest
                 wrong += 1
-                print(f"{name}: {last_line(error)}", flush=True)
+                print(f"{name}: {in_one_line(error)}", flush=True)
     print(f"{len(log)} launches of {len({launch.kernel for launch in log})} kernels, {wrong} calls failed", flush=True)
     emulator = emulation.emulator()
     if emulator is not None:

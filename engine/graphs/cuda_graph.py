@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from engine.errors import reason
 from engine.graphs import CaptureError
 from engine.graphs.network_state import State
 from engine.training.step import Passes, Terms
@@ -114,9 +115,8 @@ class _Recorded:
         except Exception as error:
             with _quiet():
                 self.stream.end_capture()
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CaptureError(
-                f"cuda_graph: the step cannot be captured ({reason}); run without --cuda-graph"
+                f"cuda_graph: the step cannot be captured ({reason(error)}); run without --cuda-graph"
             ) from error
         self.graph = self.stream.end_capture()
         self.net, self.state = self.passes.net, State(self.passes.net, versions=False)
