@@ -72,10 +72,6 @@ class Replacement:
             yield owner, name
 
 
-def _no(*_args: Any, **_settings: Any) -> bool:
-    return False
-
-
 def _one(*_args: Any, **_settings: Any) -> int:
     return 1
 

@@ -82,23 +82,6 @@ class Module:
         """(name, module) of the modules directly inside."""
         return ((name, value) for name, value in _found(vars(self)) if isinstance(value, Module))
 
-    def containers(self) -> Iterator[list[Any] | dict[Any, Any]]:
-        """The lists and dicts among the attributes, and those in them, however deep: with `vars`, all that may hold
-        what is inside.
-        """
-        seen: set[int] = set()
-        queue = [value for value in vars(self).values() if isinstance(value, (list, tuple, dict))]
-        while queue:
-            value = queue.pop(0)
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            queue += [
-                v for v in (value.values() if isinstance(value, dict) else value) if isinstance(v, (list, tuple, dict))
-            ]
-            if not isinstance(value, tuple):
-                yield value
-
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module, whose name is empty, and of all inside it; each once."""
         seen: set[int] = set()

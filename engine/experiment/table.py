@@ -7,12 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine.experiment.grid import Cell, Grid
+from engine.experiment.grid import Grid
 from engine.experiment.runs import Run, outcome
 from engine.experiment.statistics import Difference, Outcome, Summary, difference, summarise
 from engine.training.plots import pyplot
-
-Measured = dict[Cell, tuple[Summary, Difference | None]]
 
 
 def write_results(grid: Grid, runs: list[Run], out: Path) -> str:

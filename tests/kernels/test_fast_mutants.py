@@ -280,13 +280,6 @@ MUTANTS = [
         "conv_stem/forward",
     ),
     Mutant(
-        "lanes of sums put together wrongly",
-        "core/cpu/simd.py",
-        "for flip in (0, width)",
-        "for flip in (0, 0)",
-        "conv_stem/data",
-    ),
-    Mutant(
         "Winograd: last row of the image left out",
         "conv/cpu/winograd/tiles.py",
         "min(count, (size - start + step - 1) // step)",

@@ -236,11 +236,6 @@ def dry_run() -> Iterator[list[Kernel]]:
         _listed = None
 
 
-def is_dry_run() -> bool:
-    """Whether launches only list their kernels."""
-    return _listed is not None
-
-
 def discovered(kernel: Kernel) -> bool:
     """Put a kernel on the list, if there is one; then it must not be run."""
     if _listed is None:

@@ -265,26 +265,6 @@ class Code:
         """The sum of all lanes, in all lanes."""
         return self._folded(x, lambda a, b: a + b)
 
-    def totals(self, vectors: Sequence[Vec]) -> Vec:
-        """The sums of all lanes of `lanes` vectors, the k-th one's in lane k: halves of two vectors are put together
-        and added.
-        """
-        out = list(vectors)
-        while len(out) > 1:
-            width = len(out) // 2
-            # Take the lower halves of a's lanes in groups of 2 `width`, then b's as the upper halves: pairs come
-            # `width` vectors apart.
-            low = [k if k & width == 0 else self.lanes + (k ^ width) for k in range(self.lanes)]
-            orders = [
-                ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [k ^ flip for k in low]) for flip in (0, width)
-            ]
-            pairs = list(zip(out[:width], out[width:], strict=True))
-            halves = [
-                [Vec(self, self.builder.shuffle_vector(a.value, b.value, order)) for order in orders] for a, b in pairs
-            ]
-            out = [first + second for first, second in halves]
-        return out[0]
-
     def transposed(self, vectors: Sequence[Vec]) -> list[Vec]:
         """The transpose of `lanes` vectors, first lanes first: halves of vectors change places, then halves of the
         halves.

@@ -40,12 +40,13 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """Runs the command; gives what it printed, notes last."""
+    """Runs the command; gives what it printed: its notes, then its results."""
 
     def call(*runs: Path, **options: Any) -> str:
         capsys.readouterr()
         assert command.run(command.Arguments(runs, **options)) == 0
-        return "".join(capsys.readouterr())
+        results, notes = capsys.readouterr()
+        return notes + results
 
     return call
 
