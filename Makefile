@@ -60,10 +60,11 @@ test-cuda: $(VENV)/test.stamp $(if $(EMULATOR),$(VENV)/cuda.stamp)  ## those of 
 	  AREOGRAD_EMULATE=fast $(CUDA_TESTS) -m whole; \
 	else echo "CUDA tests: skipped"; fi
 
-lint: $(VENV)/lint.stamp  ## ruff and mypy
+lint: $(VENV)/lint.stamp  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files "*.cu" "*.cuh")
 
 bench: $(VENV)/test.stamp  ## race the kernels against other frameworks
 	$(BIN)/python -m bench

@@ -1,8 +1,10 @@
-// Augmentation of a batch in one launch: affine gather of image (bilinear) and mask (nearest), then contrast, brightness and gamma.
+// Augmentation of a batch in one launch: affine gather of image (bilinear) and mask (nearest), then contrast,
+// brightness and gamma.
 //
-// Per pixel, float images and uint8 masks: 10 bytes read and written once, and 16 + 1 more from the caches; about 40 FLOPs, 8 of them in float64 (where
-// a pixel comes from decides its label, so the map is exact). A block owns a strip of one tile; the tile's mean is made by every block of the tile
-// again, from the caches and in the same order, which is cheaper than a launch of its own, and only where contrast changes.
+// Per pixel, float images and uint8 masks: 10 bytes read and written once, and 16 + 1 more from the caches; about 40
+// FLOPs, 8 of them in float64 (where a pixel comes from decides its label, so the map is exact). A block owns a strip
+// of one tile; the tile's mean is made by every block of the tile again, from the caches and in the same order, which
+// is cheaper than a launch of its own, and only where contrast changes.
 //
 // Versions: augment_plain: a thread per tile does everything, as the definition reads.   augment: a thread per pixel.
 #include "core/cuda/device.cuh"
@@ -19,8 +21,8 @@ __device__ __forceinline__ int mirror(int i, int n) {
 
 // The pixel (x, y) of the output: image value before the photometric part, and label. m: two rows of three.
 template <class T>
-__device__ __forceinline__ T affine_sample(const T* image, const unsigned char* mask, const double* m, int x, int y, int h, int w, int outside,
-                                           unsigned char& label) {
+__device__ __forceinline__ T affine_sample(const T* image, const unsigned char* mask, const double* m, int x, int y,
+                                           int h, int w, int outside, unsigned char& label) {
   const double u = m[0] * x + m[1] * y + m[2], v = m[3] * x + m[4] * y + m[5];
   const double left = floor(u), top = floor(v);
   const T fx = static_cast<T>(u - left), fy = static_cast<T>(v - top);
@@ -41,8 +43,9 @@ template <class T> __device__ __forceinline__ T photometric(T value, T contrast,
 }
 
 template <class T>
-__global__ void augment_plain(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
-                              const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
+__global__ void augment_plain(const T* __restrict__ images, const unsigned char* __restrict__ masks,
+                              const double* __restrict__ matrices, const T* __restrict__ contrasts,
+                              const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
                               unsigned char* __restrict__ labels, int n, int h, int w, int outside) {
   const int tile = blockIdx.x * blockDim.x + threadIdx.x;
   if (tile >= n) return;
@@ -52,7 +55,8 @@ __global__ void augment_plain(const T* __restrict__ images, const unsigned char*
   mean /= h * w;
   const T contrast = contrasts[tile], addition = (1 - contrast) * static_cast<T>(mean) + brightnesses[tile];
   for (int i = 0; i < h * w; ++i) {
-    const T value = affine_sample(image, masks + tile * h * w, matrices + 6 * tile, i % w, i / w, h, w, outside, labels[tile * h * w + i]);
+    const T value = affine_sample(image, masks + tile * h * w, matrices + 6 * tile, i % w, i / w, h, w, outside,
+                                  labels[tile * h * w + i]);
     out[tile * h * w + i] = photometric(value, contrast, addition, gammas[tile]);
   }
 }
@@ -60,9 +64,9 @@ __global__ void augment_plain(const T* __restrict__ images, const unsigned char*
 // blockIdx.x: a strip of the tile blockIdx.y.
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
-        const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas, T* __restrict__ out,
-        unsigned char* __restrict__ labels, int h, int w, int outside) {
+    augment(const T* __restrict__ images, const unsigned char* __restrict__ masks, const double* __restrict__ matrices,
+            const T* __restrict__ contrasts, const T* __restrict__ brightnesses, const T* __restrict__ gammas,
+            T* __restrict__ out, unsigned char* __restrict__ labels, int h, int w, int outside) {
   __shared__ double scratch[WARPS];
   __shared__ double map[6];
   const int tile = blockIdx.y, pixels = h * w, first = tile * pixels;

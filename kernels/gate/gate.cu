@@ -1,10 +1,14 @@
-// Sigmoid gates and blends: y = s x + (1 - s) other, s = sigmoid(z); a gate is a blend with nothing (other = null, y = s x).
+// Sigmoid gates and blends: y = s x + (1 - s) other, s = sigmoid(z); a gate is a blend with nothing (other = null, y =
+// s x).
 //
-//   forward     4 bytes read, 4 written per float (8 read with `other`, or with a z per channel); 2 FLOPs, and a sigmoid per gate
+//   forward     4 bytes read, 4 written per float (8 read with `other`, or with a z per channel); 2 FLOPs, and a
+//               sigmoid per gate
 //   backward    8 read, 4 written (12 and 8 of a blend); 5 FLOPs; one pass gives dx, dother and dz
 //
-// z has one channel (`single`) or as many as x. Instances <float, 1> and <double, 1> are the plain ones; <float, 4> moves 16 bytes per access.
-// Forward: a thread per pack of V channels. Backward: a group of lanes per pixel, which adds up dz by shuffles in a fixed order.
+// z has one channel (`single`) or as many as x. Instances <float, 1> and <double, 1> are the plain ones; <float, 4>
+// moves 16 bytes per access.
+// Forward: a thread per pack of V channels. Backward: a group of lanes per pixel, which adds up dz by shuffles in a
+// fixed order.
 #include "core/cuda/device.cuh"
 
 template <class T, int V> struct Gates { T s[V]; };
@@ -22,7 +26,8 @@ template <class T, int V> __device__ __forceinline__ Gates<T, V> gates_of(const 
 }
 
 template <class T, int V>
-__global__ void blend_forward(const T* __restrict__ x, const T* __restrict__ other, const T* __restrict__ z, T* __restrict__ y, int count, int packs, int single) {
+__global__ void blend_forward(const T* __restrict__ x, const T* __restrict__ other, const T* __restrict__ z,
+                              T* __restrict__ y, int count, int packs, int single) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
   const Gates<T, V> gates = gates_of<T, V>(z, i / packs, i, single);
@@ -37,9 +42,9 @@ __global__ void blend_forward(const T* __restrict__ x, const T* __restrict__ oth
 
 // dx = s dy, dother = (1 - s) dy, dz = <dy, x - other> s (1 - s), summed over the channels that a gate serves.
 template <class T, int V>
-__global__ void blend_backward(
-    const T* __restrict__ dy, const T* __restrict__ x, const T* __restrict__ other, const T* __restrict__ z, T* __restrict__ dx, T* __restrict__ dother, T* __restrict__ dz,
-    int pixels, int packs, int group, int single) {
+__global__ void blend_backward(const T* __restrict__ dy, const T* __restrict__ x, const T* __restrict__ other,
+                               const T* __restrict__ z, T* __restrict__ dx, T* __restrict__ dother, T* __restrict__ dz,
+                               int pixels, int packs, int group, int single) {
   const int thread = blockIdx.x * blockDim.x + threadIdx.x, pixel = thread / group, lane = thread % group;
   const bool inside = pixel < pixels;
   T sum = 0;

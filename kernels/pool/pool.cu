@@ -1,25 +1,28 @@
-// Max pooling over x (N, H, W, C): forward keeps the tap each maximum came from in one byte, backward is a gather, so nothing is added atomically.
+// Max pooling over x (N, H, W, C): forward keeps the tap each maximum came from in one byte, backward is a gather, so
+// nothing is added atomically.
 //
-//   forward    per output and channel: its R S taps read (shared with its neighbours through L1), 4 + 1 bytes written; R S comparisons
+//   forward    per output and channel: its R S taps read (shared with its neighbours through L1), 4 + 1 bytes written;
+//              R S comparisons
 //   gather     per input and channel:  5 bytes read for each window that covers it, 4 written (8 more with `into`)
 //   spread     windows that tile the map exactly: per output 5 read, 4 R S written
 //
-// Versions. max_pool2d_forward<.., 0, 0> takes R and S at run time (the plain one); with R, S given the taps are unrolled and their loads are in
-// flight together. max_pool2d_gather serves every window; max_pool2d_spread reads dy and the bytes once instead of R S times.
+// Versions. max_pool2d_forward<.., 0, 0> takes R and S at run time (the plain one); with R, S given the taps are
+// unrolled and their loads are in flight together. max_pool2d_gather serves every window; max_pool2d_spread reads dy
+// and the bytes once instead of R S times.
 // A thread has V channels of one pixel; blockIdx.x is a line of pixels (N P or N H), blockIdx.y a part of the line.
 #include "core/cuda/device.cuh"
 
-struct Geometry {
-  int h, w, channels, p, q, r, s, stride_h, stride_w, dilation_h, dilation_w, top, left;
-};
+struct Geometry { int h, w, channels, p, q, r, s, stride_h, stride_w, dilation_h, dilation_w, top, left; };
 
-// The larger of best and value and whose it is: the first in scan order, or the last NaN (PyTorch's rules). where < 0: no value yet.
+// The larger of best and value and whose it is: the first in scan order, or the last NaN (PyTorch's rules). where < 0:
+// no value yet.
 template <class T> __device__ __forceinline__ void take(T& best, int& where, T value, int tap) {
   if (where < 0 || value > best || value != value) best = value, where = tap;
 }
 
 template <class T, int V, int R, int S>
-__global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, unsigned char* __restrict__ offset, Geometry g) {
+__global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, unsigned char* __restrict__ offset,
+                                   Geometry g) {
   const int at = blockIdx.y * blockDim.x + threadIdx.x, packs = g.channels / V;
   if (at >= g.q * packs) return;
   const int image = blockIdx.x / g.p, row = blockIdx.x % g.p, column = at / packs, channel = at % packs * V;
@@ -48,7 +51,8 @@ __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, u
 
 // dx[h, w] (+)= the sum of dy over the windows whose byte names (h, w).
 template <class T, int V>
-__global__ void max_pool2d_gather(const T* __restrict__ dy, const unsigned char* __restrict__ offset, T* dx, int into, Geometry g) {
+__global__ void max_pool2d_gather(const T* __restrict__ dy, const unsigned char* __restrict__ offset, T* dx, int into,
+                                  Geometry g) {
   const int at = blockIdx.y * blockDim.x + threadIdx.x, packs = g.channels / V;
   if (at >= g.w * packs) return;
   const int image = blockIdx.x / g.h, row = blockIdx.x % g.h, column = at / packs, channel = at % packs * V;
@@ -75,7 +79,8 @@ __global__ void max_pool2d_gather(const T* __restrict__ dy, const unsigned char*
 
 // Windows side by side that cover the map: each output's thread writes its whole window.
 template <class T, int V>
-__global__ void max_pool2d_spread(const T* __restrict__ dy, const unsigned char* __restrict__ offset, T* dx, int into, Geometry g) {
+__global__ void max_pool2d_spread(const T* __restrict__ dy, const unsigned char* __restrict__ offset, T* dx, int into,
+                                  Geometry g) {
   const int at = blockIdx.y * blockDim.x + threadIdx.x, packs = g.channels / V;
   if (at >= g.q * packs) return;
   const int image = blockIdx.x / g.p, row = blockIdx.x % g.p, column = at / packs, channel = at % packs * V;

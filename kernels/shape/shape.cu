@@ -1,7 +1,8 @@
 // Moving channels between one wide map (pixels, sum of sizes) and up to 8 narrow ones, and sums in place.
 //
-//   move_channels    4 bytes read, 4 written per float, no arithmetic. One launch for all maps: a thread per unit of the wide map, so the wide side is
-//                    one stream, and each narrow map is read (or written) in runs. A unit is 16 bytes where sizes and addresses allow, else 8 or 4.
+//   move_channels    4 bytes read, 4 written per float, no arithmetic. One launch for all maps: a thread per unit of
+//                    the wide map, so the wide side is one stream, and each narrow map is read (or written) in runs.
+//                    A unit is 16 bytes where sizes and addresses allow, else 8 or 4.
 //   accumulate       8 read, 4 written, 1 FLOP
 #include "core/cuda/device.cuh"
 
@@ -22,8 +23,10 @@ template <class U, bool TOGETHER> __global__ void move_channels(Maps maps, U* wi
   for (int k = 1; k < MOST_MAPS; ++k)
     if (unit >= maps.start[k]) map = maps.map[k], start = maps.start[k], size = maps.start[k + 1] - start;
   U* narrow = reinterpret_cast<U*>(map) + pixel * size + unit - start;
-  if (TOGETHER) wide[i] = *narrow;
-  else *narrow = wide[i];
+  if (TOGETHER)
+    wide[i] = *narrow;
+  else
+    *narrow = wide[i];
 }
 
 template <class T> __global__ void accumulate(T* total, const T* addend, int n) {

@@ -1,10 +1,12 @@
-// Scaled dot-product attention over N heads independent problems: q (T, d), k (K, d), v (K, e) -> o (T, e), L = log sum exp of each row of
-// s = scale q k^T + mask. No T x K matrix is ever in memory.
+// Scaled dot-product attention over N heads independent problems: q (T, d), k (K, d), v (K, e) -> o (T, e), L = log sum
+// exp of each row of s = scale q k^T + mask. No T x K matrix is ever in memory.
 //
-// FLOPs: forward 2 T K (d + e); backward 2 T K (5 d + 4 e), since the passes for dq and for dk, dv each make s and dP again.
+// FLOPs: forward 2 T K (d + e); backward 2 T K (5 d + 4 e), since the passes for dq and for dk, dv each make s and dP
+// again.
 // Bytes here, per row: its own d numbers and all K (d + e) of the other side: fine for small problems.
 //
-// Versions: here the plain one, a block per row of q (per key for dk and dv) with the row of s in shared memory; any type, d and e.
+// Versions: here the plain one, a block per row of q (per key for dk and dv) with the row of s in shared memory; any
+// type, d and e.
 //           flash.cu: tiles, an online softmax, registers.
 #include "attention/cuda/attention.cuh"
 
@@ -21,8 +23,8 @@ template <class T> __device__ __forceinline__ T dot(const T* a, const T* b, int 
 
 template <class T>
 __global__ void __launch_bounds__(PLAIN)
-attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, T* __restrict__ lse, const Shape n,
-                     const Mask mask, const T scale) {
+    attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
+                         T* __restrict__ lse, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
   __shared__ T scratch[PLAIN / WARP];
   T* p = reinterpret_cast<T*>(memory);
@@ -47,7 +49,8 @@ attention_rows_plain(const T* __restrict__ q, const T* __restrict__ k, const T* 
 
 // delta_i = <do_i, o_i>: a warp per row.
 template <class T>
-__global__ void __launch_bounds__(PLAIN) attention_delta(const T* __restrict__ dy, const T* __restrict__ o, T* __restrict__ delta, int rows, int e) {
+__global__ void __launch_bounds__(PLAIN)
+    attention_delta(const T* __restrict__ dy, const T* __restrict__ o, T* __restrict__ delta, int rows, int e) {
   const int row = (blockIdx.x * PLAIN + threadIdx.x) / WARP;
   if (row >= rows) return;
   T total = 0;
@@ -58,23 +61,25 @@ __global__ void __launch_bounds__(PLAIN) attention_delta(const T* __restrict__ d
 
 // p and ds / scale of one pair
 template <class T>
-__device__ __forceinline__ void pair_of(const T* q, const T* k, const T* v, const T* dy, T lse, T delta, const Shape& n, const Mask& mask, T scale, int head,
-                                        int i, int j, T& p, T& ds) {
+__device__ __forceinline__ void pair_of(const T* q, const T* k, const T* v, const T* dy, T lse, T delta, const Shape& n,
+                                        const Mask& mask, T scale, int head, int i, int j, T& p, T& ds) {
   p = exp(masked(scale * dot(q, k, n.d), mask, head, i, j) - lse);
   ds = p * (dot(dy, v, n.e) - delta);
 }
 
 template <class T>
 __global__ void __launch_bounds__(PLAIN, MIN_BLOCKS_PER_SM<T>)
-attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
-                        const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
+    attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k,
+                            const T* __restrict__ v, const T* __restrict__ lse, const T* __restrict__ delta,
+                            T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
   T* ds = reinterpret_cast<T*>(memory);
   const int head = blockIdx.y, i = blockIdx.x;
   const size_t row = (size_t)head * n.queries + i, first = (size_t)head * n.keys;
   for (int j = threadIdx.x; j < n.keys; j += PLAIN) {
     T p;
-    pair_of(q + row * n.d, k + (first + j) * n.d, v + (first + j) * n.e, dy + row * n.e, lse[row], delta[row], n, mask, scale, head, i, j, p, ds[j]);
+    pair_of(q + row * n.d, k + (first + j) * n.d, v + (first + j) * n.e, dy + row * n.e, lse[row], delta[row], n, mask,
+            scale, head, i, j, p, ds[j]);
   }
   __syncthreads();
   for (int c = threadIdx.x; c < n.d; c += PLAIN) {
@@ -86,15 +91,16 @@ attention_queries_plain(const T* __restrict__ dy, const T* __restrict__ q, const
 
 template <class T>
 __global__ void __launch_bounds__(PLAIN, MIN_BLOCKS_PER_SM<T>)
-attention_keys_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
-                     const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
+    attention_keys_plain(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k,
+                         const T* __restrict__ v, const T* __restrict__ lse, const T* __restrict__ delta,
+                         T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
   extern __shared__ float4 memory[];
   T *p = reinterpret_cast<T*>(memory), *ds = p + n.queries;
   const int head = blockIdx.y, j = blockIdx.x;
   const size_t row = (size_t)head * n.keys + j, first = (size_t)head * n.queries;
   for (int i = threadIdx.x; i < n.queries; i += PLAIN)
-    pair_of(q + (first + i) * n.d, k + row * n.d, v + row * n.e, dy + (first + i) * n.e, lse[first + i], delta[first + i], n, mask, scale, head, i, j, p[i],
-            ds[i]);
+    pair_of(q + (first + i) * n.d, k + row * n.d, v + row * n.e, dy + (first + i) * n.e, lse[first + i],
+            delta[first + i], n, mask, scale, head, i, j, p[i], ds[i]);
   __syncthreads();
   for (int c = threadIdx.x; c < max(n.d, n.e); c += PLAIN) {
     T to_k = 0, to_v = 0;

@@ -1,23 +1,28 @@
 // Flash attention: what attention.cu computes, in tiles (arXiv 2205.14135, 2307.08691). float, d and e up to 128.
 //
-// A block owns OWN rows of one operand in shared memory and walks over the other one in tiles. 16 x 16 threads each hold a piece of s and of the result
-// in registers, so that a number from shared memory is used several times; rows are padded by 16 bytes against bank conflicts. Thread (ty, tx) has
-// the rows ty, ty + 16, ... and the columns tx, tx + 16, ... of s; a row of s stays within half a warp, so that its sum is a few shuffles and the tile of
-// probabilities needs no barrier of the block.
-// Forward: online softmax. Backward: one pass owns keys (dk, dv), one owns queries (dq), so that nothing is added by atomics: same bits in every run.
+// A block owns OWN rows of one operand in shared memory and walks over the other one in tiles. 16 x 16 threads each
+// hold a piece of s and of the result in registers, so that a number from shared memory is used several times; rows are
+// padded by 16 bytes against bank conflicts. Thread (ty, tx) has the rows ty, ty + 16, ... and the columns tx, tx + 16,
+// ... of s; a row of s stays within half a warp, so that its sum is a few shuffles and the tile of probabilities needs
+// no barrier of the block.
+// Forward: online softmax. Backward: one pass owns keys (dk, dv), one owns queries (dq), so that nothing is added by
+// atomics: same bits in every run.
 //
 // FLOPs: forward 2 T K (d + e); backward 2 T K (5 d + 4 e), of which 2 T K (d + e) make s and dP a second time.
-// Bytes: forward 4 (T (d + e) + blocks of T * K (d + e)); at T = K = 2048, d = e = 64: 4.3 GFLOP against 34 MB for a head, 128 FLOPs per byte.
+// Bytes: forward 4 (T (d + e) + blocks of T * K (d + e)); at T = K = 2048, d = e = 64: 4.3 GFLOP against 34 MB for a
+// head, 128 FLOPs per byte.
 #include "attention/cuda/attention.cuh"
 
 constexpr int SIDE = 16, THREADS = SIDE * SIDE;
 
-// Padded rows of D numbers, and of probabilities: 16 places more put the two rows of a warp into different halves of the banks.
+// Padded rows of D numbers, and of probabilities: 16 places more put the two rows of a warp into different halves of
+// the banks.
 template <int D> constexpr int PAD = D + 4;
 template <int COLUMNS> constexpr int SPREAD = COLUMNS + 16;
 
 // `rows` rows of d <= D numbers to a tile of ROWS; zeros elsewhere.
-template <class T, int ROWS, int D> __device__ __forceinline__ void load_tile(T* tile, const T* source, int rows, int d, int runs) {
+template <class T, int ROWS, int D>
+__device__ __forceinline__ void load_tile(T* tile, const T* source, int rows, int d, int runs) {
   for (int at = 4 * threadIdx.x; at < ROWS * D; at += 4 * THREADS) {
     const int r = at / D, c = at % D;
     Vec4<T> value = {};
@@ -33,7 +38,8 @@ template <class T, int ROWS, int D> __device__ __forceinline__ void load_tile(T*
 }
 
 // s[r][c] = <a row ty + 16 r, b row tx + 16 c>
-template <class T, int D, int R, int C> __device__ __forceinline__ void product(T (&s)[R][C], const T* a, const T* b, int ty, int tx) {
+template <class T, int D, int R, int C>
+__device__ __forceinline__ void product(T (&s)[R][C], const T* a, const T* b, int ty, int tx) {
   for (int r = 0; r < R; ++r)
     for (int c = 0; c < C; ++c) s[r][c] = 0;
 #pragma unroll 4
@@ -54,7 +60,9 @@ template <class T, int D, int R, int C> __device__ __forceinline__ void product(
 
 // The D / 16 columns of the result that a thread has: vectors of VECTOR neighbours.
 template <int D> constexpr int VECTOR = D / SIDE < 4 ? D / SIDE : 4;
-template <int D> __device__ __forceinline__ int column(int tx, int k) { return k / VECTOR<D> * (SIDE * VECTOR<D>) + tx * VECTOR<D> + k % VECTOR<D>; }
+template <int D> __device__ __forceinline__ int column(int tx, int k) {
+  return k / VECTOR<D> * SIDE * VECTOR<D> + tx * VECTOR<D> + k % VECTOR<D>;
+}
 
 // out[r][k] += sum_j p[row][j] v[j][column k]
 template <class T, int D, int R, int COLUMNS>
@@ -77,7 +85,8 @@ __device__ __forceinline__ void accumulate(T (&out)[R][D / SIDE], const T* p, co
 
 // Rows of the result to memory: `rows` of them, d <= D numbers each, in vectors where rows allow it.
 template <class T, int D, int R>
-__device__ __forceinline__ void store_rows(T* target, const T (&value)[R][D / SIDE], const T (&factor)[R], int rows, int d, int runs, int ty, int tx) {
+__device__ __forceinline__ void store_rows(T* target, const T (&value)[R][D / SIDE], const T (&factor)[R], int rows,
+                                           int d, int runs, int ty, int tx) {
   struct alignas(VECTOR<D> * sizeof(T)) Vector { T v[VECTOR<D>]; };
 #pragma unroll
   for (int r = 0; r < R; ++r) {
@@ -109,8 +118,8 @@ template <class T> __device__ __forceinline__ T half_warp_sum(T value) {
 
 template <class T, int D, int OWN, int OTHER>
 __global__ void __launch_bounds__(THREADS)
-attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o, T* __restrict__ lse, const Shape n,
-               const Mask mask, const T scale) {
+    attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
+                   T* __restrict__ lse, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
   extern __shared__ float4 memory[];
   T *own = reinterpret_cast<T*>(memory), *other = own + OWN * PAD<D>, *tile_p = other + OTHER * PAD<D>;
@@ -158,7 +167,8 @@ attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __rest
   T factor[R];
   for (int r = 0; r < R; ++r) {
     factor[r] = sum[r] == 0 ? T(0) : 1 / sum[r];
-    if (tx == 0 && start + ty + SIDE * r < n.queries) lse[row + ty + SIDE * r] = sum[r] == 0 ? infinity<T>() : top[r] + log(sum[r]);
+    if (tx == 0 && start + ty + SIDE * r < n.queries)
+      lse[row + ty + SIDE * r] = sum[r] == 0 ? infinity<T>() : top[r] + log(sum[r]);
   }
   store_rows<T, D>(o + row * n.e, out, factor, n.queries - start, n.e, n.runs, ty, tx);
 }
@@ -166,11 +176,13 @@ attention_rows(const T* __restrict__ q, const T* __restrict__ k, const T* __rest
 // Owns keys: dv = p^T dy, dk = scale ds^T q.
 template <class T, int D, int OWN, int OTHER>
 __global__ void __launch_bounds__(THREADS)
-attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
-               const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv, const Shape n, const Mask mask, const T scale) {
+    attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v,
+                   const T* __restrict__ lse, const T* __restrict__ delta, T* __restrict__ dk, T* __restrict__ dv,
+                   const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
   extern __shared__ float4 memory[];
-  T *own_k = reinterpret_cast<T*>(memory), *own_v = own_k + OWN * PAD<D>, *other_q = own_v + OWN * PAD<D>, *other_dy = other_q + OTHER * PAD<D>;
+  T *own_k = reinterpret_cast<T*>(memory), *own_v = own_k + OWN * PAD<D>, *other_q = own_v + OWN * PAD<D>,
+    *other_dy = other_q + OTHER * PAD<D>;
   T* tile_p = other_dy + OTHER * PAD<D>;
   const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE, head = blockIdx.y, start = blockIdx.x * OWN;
   const size_t row = (size_t)head * n.keys + start;
@@ -189,7 +201,8 @@ attention_keys(const T* __restrict__ dy, const T* __restrict__ q, const T* __res
 #pragma unroll
     for (int c = 0; c < C; ++c) {
       const int i = first + tx + SIDE * c;
-      const T level = i < n.queries ? lse[query + tx + SIDE * c] : T(0), shift = i < n.queries ? delta[query + tx + SIDE * c] : T(0);
+      const T level = i < n.queries ? lse[query + tx + SIDE * c] : T(0),
+              shift = i < n.queries ? delta[query + tx + SIDE * c] : T(0);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         const int j = start + ty + SIDE * r;
@@ -220,11 +233,13 @@ template <int D> constexpr int MIN_BLOCKS_PER_SM = D == 128 ? 2 : 0;
 
 template <class T, int D, int OWN, int OTHER>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<D>)
-attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ lse,
-                  const T* __restrict__ delta, T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
+    attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __restrict__ k,
+                      const T* __restrict__ v, const T* __restrict__ lse, const T* __restrict__ delta,
+                      T* __restrict__ dq, const Shape n, const Mask mask, const T scale) {
   constexpr int R = OWN / SIDE, C = OTHER / SIDE;
   extern __shared__ float4 memory[];
-  T *own_q = reinterpret_cast<T*>(memory), *own_dy = own_q + OWN * PAD<D>, *other_k = own_dy + OWN * PAD<D>, *other_v = other_k + OTHER * PAD<D>;
+  T *own_q = reinterpret_cast<T*>(memory), *own_dy = own_q + OWN * PAD<D>, *other_k = own_dy + OWN * PAD<D>,
+    *other_v = other_k + OTHER * PAD<D>;
   T* tile_p = other_v + OTHER * PAD<D>;
   const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE, head = blockIdx.y, start = blockIdx.x * OWN;
   const size_t row = (size_t)head * n.queries + start;
@@ -233,7 +248,8 @@ attention_queries(const T* __restrict__ dy, const T* __restrict__ q, const T* __
   T out[R][D / SIDE] = {}, level[R], shift[R], scales[R];
   for (int r = 0; r < R; ++r) {
     const bool inside = start + ty + SIDE * r < n.queries;
-    level[r] = inside ? lse[row + ty + SIDE * r] : T(0), shift[r] = inside ? delta[row + ty + SIDE * r] : T(0), scales[r] = scale;
+    level[r] = inside ? lse[row + ty + SIDE * r] : T(0), shift[r] = inside ? delta[row + ty + SIDE * r] : T(0),
+    scales[r] = scale;
   }
   for (int first = 0; first < n.keys; first += OTHER) {
     const size_t key = (size_t)head * n.keys + first;

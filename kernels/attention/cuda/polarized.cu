@@ -1,10 +1,13 @@
-// The two branches of polarized self-attention over N images x (L, C), forward and backward; h = C / 2 or so. kernels/attention/reference.py has the maths.
+// The two branches of polarized self-attention over N images x (L, C), forward and backward; h = C / 2 or so.
+// kernels/attention/reference.py has the maths.
 //
-// One block per image does everything up to y (or dx), in shared memory: the image, 128 KB at L = 128, C = 256, is read again from the L2 cache where
-// it is needed twice. FLOPs forward 4 L C + 4 C h (channel), 4 L C + 4 C h (spatial); bytes 8 L C, and 4 C h of weights, which all blocks share.
-// Backward leaves per image a row of small vectors in `rows`; `reduce_images` turns them into the gradients of all parameters, in the order of the images.
-// Launches: 1 forward, 2 backward.  With a block per image a batch of 16 does not fill a large GPU: the maps at this place of the network are so
-// small (2 MB in all) that a second launch would cost more than it spreads.
+// One block per image does everything up to y (or dx), in shared memory: the image, 128 KB at L = 128, C = 256, is read
+// again from the L2 cache where it is needed twice. FLOPs forward 4 L C + 4 C h (channel), 4 L C + 4 C h (spatial);
+// bytes 8 L C, and 4 C h of weights, which all blocks share.
+// Backward leaves per image a row of small vectors in `rows`; `reduce_images` turns them into the gradients of all
+// parameters, in the order of the images.
+// Launches: 1 forward, 2 backward.  With a block per image a batch of 16 does not fill a large GPU: the maps at this
+// place of the network are so small (2 MB in all) that a second launch would cost more than it spreads.
 //
 // Versions: this one; the plain form is the reference, whose matrix products CuPy runs.
 #include "attention/cuda/attention.cuh"
@@ -28,8 +31,10 @@ template <class T, class F> __device__ __forceinline__ void sum_rows(int rows, i
   __syncthreads();
 }
 
-// out[c] = sum_l f(l, c): 32 columns at a time; each warp has every 16th row and adds runs of 64 in T, what is longer in float64.
-template <class T, class F> __device__ __forceinline__ void sum_columns(int rows, int columns, T* out, ReductionScratch<T>& scratch, F f) {
+// out[c] = sum_l f(l, c): 32 columns at a time; each warp has every 16th row and adds runs of 64 in T, what is longer
+// in float64.
+template <class T, class F>
+__device__ __forceinline__ void sum_columns(int rows, int columns, T* out, ReductionScratch<T>& scratch, F f) {
   const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   for (int first = 0; first < columns; first += WARP) {
     const int c = first + lane;
@@ -73,12 +78,13 @@ template <class T> __device__ __forceinline__ void softmax(T* a, int n, Reductio
 }
 
 // y (dy - <dy, y>), in place of dy
-template <class T> __device__ __forceinline__ void softmax_gradient(T* dy, const T* y, int n, ReductionScratch<T>& scratch) {
+template <class T>
+__device__ __forceinline__ void softmax_gradient(T* dy, const T* y, int n, ReductionScratch<T>& scratch) {
   const T mean = sum_over<T>(n, scratch, [&](int k) { return dy[k] * y[k]; });
   for_each(n, [&](int k) { dy[k] = y[k] * (dy[k] - mean); });
 }
 
-// -- channel branch -------------------------------------------------------------------------------------------------------------
+// -- channel branch ---------------------------------------------------------------------------------------------------
 
 template <class T> struct Channel {
   const T *wq, *wv, *bv, *wz, *bz, *gain, *offset;
@@ -88,7 +94,8 @@ template <class T> struct Channel {
 
 // Fills a (L), pooled (C), u (h), xhat (C), s (C); returns 1 / sigma of the layer norm.
 template <class T>
-__device__ T channel_gates(const T* x, const Channel<T>& w, T* a, T* pooled, T* u, T* xhat, T* s, ReductionScratch<T>& scratch) {
+__device__ T channel_gates(const T* x, const Channel<T>& w, T* a, T* pooled, T* u, T* xhat, T* s,
+                           ReductionScratch<T>& scratch) {
   const int L = w.pixels, C = w.channels, h = w.inner;
   sum_rows<T>(L, C, a, [&](int l, int c) { return x[l * C + c] * w.wq[c]; });
   softmax(a, L, scratch);
@@ -110,7 +117,8 @@ __device__ T channel_gates(const T* x, const Channel<T>& w, T* a, T* pooled, T* 
 
 // Dynamic shared memory: L + 3 C + h numbers.
 template <class T>
-__global__ void __launch_bounds__(THREADS) channel_forward(const T* __restrict__ images, T* __restrict__ y, const Channel<T> w) {
+__global__ void __launch_bounds__(THREADS)
+    channel_forward(const T* __restrict__ images, T* __restrict__ y, const Channel<T> w) {
   extern __shared__ float4 memory[];
   __shared__ ReductionScratch<T> scratch;
   const int L = w.pixels, C = w.channels;
@@ -124,11 +132,13 @@ __global__ void __launch_bounds__(THREADS) channel_forward(const T* __restrict__
 // rows (N, 5 C + 2 h): pooled, u, do, du, dgain, doffset, dwq. Dynamic shared memory: 2 L + 6 C + 2 h numbers.
 template <class T>
 __global__ void __launch_bounds__(THREADS)
-channel_backward(const T* __restrict__ cotangents, const T* __restrict__ images, T* __restrict__ dx, T* __restrict__ rows, const Channel<T> w) {
+    channel_backward(const T* __restrict__ cotangents, const T* __restrict__ images, T* __restrict__ dx,
+                     T* __restrict__ rows, const Channel<T> w) {
   extern __shared__ float4 memory[];
   __shared__ ReductionScratch<T> scratch;
   const int L = w.pixels, C = w.channels, h = w.inner;
-  T *a = reinterpret_cast<T*>(memory), *dl = a + L, *pooled = dl + L, *xhat = pooled + C, *s = xhat + C, *g = s + C, *to_o = g + C, *to_pooled = to_o + C;
+  T *a = reinterpret_cast<T*>(memory), *dl = a + L, *pooled = dl + L, *xhat = pooled + C, *s = xhat + C, *g = s + C,
+    *to_o = g + C, *to_pooled = to_o + C;
   T *u = to_pooled + C, *du = u + h, *row = rows + (size_t)blockIdx.x * (5 * C + 2 * h);
   const size_t first = (size_t)blockIdx.x * L * C;
   const T *x = images + first, *dy = cotangents + first;
@@ -156,7 +166,7 @@ channel_backward(const T* __restrict__ cotangents, const T* __restrict__ images,
   }
 }
 
-// -- spatial branch -------------------------------------------------------------------------------------------------------------
+// -- spatial branch ---------------------------------------------------------------------------------------------------
 
 template <class T> struct Spatial {
   const T *wq, *bq, *wv, *bv;
@@ -164,7 +174,9 @@ template <class T> struct Spatial {
 };
 
 // Fills mean (C), b (h), direction (C) = wv b; returns <b, bv>.
-template <class T> __device__ T pixel_direction(const T* x, const Spatial<T>& w, T* mean, T* b, T* direction, ReductionScratch<T>& scratch) {
+template <class T>
+__device__ T pixel_direction(const T* x, const Spatial<T>& w, T* mean, T* b, T* direction,
+                             ReductionScratch<T>& scratch) {
   const int L = w.pixels, C = w.channels, h = w.inner;
   sum_columns<T>(L, C, mean, scratch, [&](int l, int c) { return x[l * C + c]; });
   for_each(C, [&](int c) { mean[c] /= L; });
@@ -177,7 +189,8 @@ template <class T> __device__ T pixel_direction(const T* x, const Spatial<T>& w,
 
 // Dynamic shared memory: 2 C + h + L numbers.
 template <class T>
-__global__ void __launch_bounds__(THREADS) spatial_forward(const T* __restrict__ images, T* __restrict__ y, const Spatial<T> w) {
+__global__ void __launch_bounds__(THREADS)
+    spatial_forward(const T* __restrict__ images, T* __restrict__ y, const Spatial<T> w) {
   extern __shared__ float4 memory[];
   __shared__ ReductionScratch<T> scratch;
   const int L = w.pixels, C = w.channels;
@@ -190,17 +203,20 @@ __global__ void __launch_bounds__(THREADS) spatial_forward(const T* __restrict__
   for (int k = threadIdx.x; k < L * C; k += THREADS) y[first + k] = x[k] * s[k / C];
 }
 
-// Blocks per multiprocessor to compile for; 0: as ptxas likes, which spills floats for four, where a batch does not even fill one.
+// Blocks per multiprocessor to compile for; 0: as ptxas likes, which spills floats for four, where a batch does not
+// even fill one.
 template <class T> constexpr int MIN_BLOCKS_PER_SM = sizeof(T) == 4 ? 2 : 0;
 
 // rows (N, 2 C + 3 h): mean, b, dc, dl, total b. Dynamic shared memory: 4 C + 2 h + 2 L numbers.
 template <class T>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
-spatial_backward(const T* __restrict__ cotangents, const T* __restrict__ images, T* __restrict__ dx, T* __restrict__ rows, const Spatial<T> w) {
+    spatial_backward(const T* __restrict__ cotangents, const T* __restrict__ images, T* __restrict__ dx,
+                     T* __restrict__ rows, const Spatial<T> w) {
   extern __shared__ float4 memory[];
   __shared__ ReductionScratch<T> scratch;
   const int L = w.pixels, C = w.channels, h = w.inner;
-  T *mean = reinterpret_cast<T*>(memory), *direction = mean + C, *dc = direction + C, *pull = dc + C, *s = pull + C, *to_s = s + L;
+  T *mean = reinterpret_cast<T*>(memory), *direction = mean + C, *dc = direction + C, *pull = dc + C, *s = pull + C,
+    *to_s = s + L;
   T *b = to_s + L, *dl = b + h, *row = rows + (size_t)blockIdx.x * (2 * C + 3 * h);
   const size_t first = (size_t)blockIdx.x * L * C;
   const T *x = images + first, *dy = cotangents + first;
@@ -226,7 +242,7 @@ spatial_backward(const T* __restrict__ cotangents, const T* __restrict__ images,
   }
 }
 
-// -- gradients of the parameters ------------------------------------------------------------------------------------------------
+// -- gradients of the parameters --------------------------------------------------------------------------------------
 
 struct Outer {
   int left, right, heights, widths;  // places of two vectors in a row, and their lengths
@@ -234,7 +250,8 @@ struct Outer {
 
 // rows (N, width). out: sum_n left right^T of two pairs of vectors, then sum_n of the whole row. A thread per number.
 template <class T>
-__global__ void __launch_bounds__(256) reduce_images(const T* __restrict__ rows, T* __restrict__ out, int n, int width, const Outer one, const Outer two) {
+__global__ void __launch_bounds__(256)
+    reduce_images(const T* __restrict__ rows, T* __restrict__ out, int n, int width, const Outer one, const Outer two) {
   const int k = blockIdx.x * blockDim.x + threadIdx.x, ones = one.heights * one.widths, twos = two.heights * two.widths;
   if (k >= ones + twos + width) return;
   double total = 0;

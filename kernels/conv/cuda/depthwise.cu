@@ -1,28 +1,36 @@
 // Depthwise convolution (groups = C = K: every channel has its own R x S filter), float32, NHWC.
 //
-//   depthwise          y[n,p,q,c] = b[c] + sum_{t,u} x[n, row(p, t), column(q, u), c] w[t,u,c]      along the walks of geometry.cuh: forward, and
-//                      with negative steps the data gradient; no channel is exchanged, so the filter is read as it lies
+//   depthwise          y[n,p,q,c] = b[c] + sum_{t,u} x[n, row(p, t), column(q, u), c] w[t,u,c]
+//                      along the walks of geometry.cuh: forward, and with negative steps the data gradient; no channel
+//                      is exchanged, so the filter is read as it lies
 //   depthwise_filter   dw[r,s,c]  = sum_{n,p,q} x[n, p sh - top + r dh, q sw - left + s dw, c] dy[n,p,q,c]
 //
-// FLOPs 2 R S per output, bytes 4 (x) + 4 (y): 2.25 FLOP per byte for 3x3. Pure bandwidth: no shared memory, the L1 serves the R S readings.
+// FLOPs 2 R S per output, bytes 4 (x) + 4 (y): 2.25 FLOP per byte for 3x3. Pure bandwidth: no shared memory, the L1
+// serves the R S readings.
 //
-// Versions: naive.cu (with groups); here: neighbouring threads have neighbouring channels, four each (STEP 4) or one, so every request is one run of
-// a pixel's channels; a thread makes THREAD_OUTPUTS neighbouring outputs, for which it reads each tap of the filter once.
+// Versions: naive.cu (with groups); here: neighbouring threads have neighbouring channels, four each (STEP 4) or one,
+// so every request is one run of a pixel's channels; a thread makes THREAD_OUTPUTS neighbouring outputs, for which it
+// reads each tap of the filter once.
 //   global loads and stores: at most 16 sectors per 16-byte request of a full warp (the least)
 #include "conv/cuda/geometry.cuh"
 #include "conv/cuda/partials.cuh"
 #include "conv/cuda/tiles.cuh"
 
 constexpr int THREAD_OUTPUTS = 4;  // neighbouring outputs of a thread
-constexpr int TAPS = 9;  // filter taps whose gradient a thread sums at a time
-constexpr int STRANDS = 8;  // warps of a block of the filter gradient, each with its own pixels
+constexpr int TAPS = 9;            // filter taps whose gradient a thread sums at a time
+constexpr int STRANDS = 8;         // warps of a block of the filter gradient, each with its own pixels
 
-// One thread per STEP channels of THREAD_OUTPUTS outputs of a row; grid (blocks, phases). add: the result is added to y.
-template <int STEP> __global__ void __launch_bounds__(256) depthwise(const float* x, const float* w, const float* bias, float* y, const Problem p) {
+// One thread per STEP channels of THREAD_OUTPUTS outputs of a row; grid (blocks, phases). add: the result is added to
+// y.
+template <int STEP>
+__global__ void __launch_bounds__(256)
+    depthwise(const float* x, const float* w, const float* bias, float* y, const Problem p) {
   const Axis rows = pick(p.rows, blockIdx.y / p.phase_columns), columns = pick(p.columns, blockIdx.y % p.phase_columns);
-  const int across = p.c / STEP, runs = (columns.outs + THREAD_OUTPUTS - 1) / THREAD_OUTPUTS, i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int across = p.c / STEP, runs = (columns.outs + THREAD_OUTPUTS - 1) / THREAD_OUTPUTS,
+            i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= p.n * rows.outs * runs * across) return;
-  const int c = i % across * STEP, first = i / across % runs * THREAD_OUTPUTS, row = i / across / runs % rows.outs, n = i / across / runs / rows.outs;
+  const int c = i % across * STEP, first = i / across % runs * THREAD_OUTPUTS, row = i / across / runs % rows.outs,
+            n = i / across / runs / rows.outs;
   const int h0 = rows.in0 + rows.in_step * row, w0 = columns.in0 + columns.in_step * first;
   float sums[THREAD_OUTPUTS][STEP] = {};
   for (int t = 0; t < rows.taps; ++t) {
@@ -63,13 +71,18 @@ template <int STEP> __global__ void __launch_bounds__(256) depthwise(const float
 
 struct Conv { int n, h, w, c, p, q, r, s, sh, sw, dh, dw, top, left, splits; };
 
-// One block: 32 channels (lanes), TAPS taps, and the pixels of one split, dealt to its STRANDS warps in turn. dy is read once for all TAPS taps.
-// The strands meet in shared memory, in a fixed order and in float64. grid: (blocks of 32 channels, blocks of TAPS taps, splits).
+// One block: 32 channels (lanes), TAPS taps, and the pixels of one split, dealt to its STRANDS warps in turn. dy is
+// read once for all TAPS taps.
+// The strands meet in shared memory, in a fixed order and in float64. grid: (blocks of 32 channels, blocks of TAPS
+// taps, splits).
 // out: (splits, R S, C).
-extern "C" __global__ void __launch_bounds__(32 * STRANDS) depthwise_filter(const float* x, const float* dy, float* out, const Conv v) {
+extern "C" __global__ void __launch_bounds__(32 * STRANDS)
+    depthwise_filter(const float* x, const float* dy, float* out, const Conv v) {
   __shared__ float strands[STRANDS][TAPS][32];
-  const int lane = threadIdx.x % 32, strand = threadIdx.x / 32, c = blockIdx.x * 32 + lane, tap0 = blockIdx.y * TAPS, taps = v.r * v.s;
-  const int pixels = v.n * v.p * v.q, each = (pixels + v.splits - 1) / v.splits, begin = blockIdx.z * each, end = min(pixels, begin + each);
+  const int lane = threadIdx.x % 32, strand = threadIdx.x / 32, c = blockIdx.x * 32 + lane, tap0 = blockIdx.y * TAPS,
+            taps = v.r * v.s;
+  const int pixels = v.n * v.p * v.q, each = (pixels + v.splits - 1) / v.splits, begin = blockIdx.z * each,
+            end = min(pixels, begin + each);
   int dh[TAPS], dw[TAPS];
   float sums[TAPS] = {};
 #pragma unroll
@@ -81,7 +94,8 @@ extern "C" __global__ void __launch_bounds__(32 * STRANDS) depthwise_filter(cons
 #pragma unroll
       for (int t = 0; t < TAPS; ++t) {
         const int h = h0 + dh[t], w = w0 + dw[t];
-        if (tap0 + t < taps && unsigned(h) < unsigned(v.h) && unsigned(w) < unsigned(v.w)) sums[t] = fmaf(x[((image + h) * v.w + w) * v.c + c], cotangent, sums[t]);
+        if (tap0 + t < taps && unsigned(h) < unsigned(v.h) && unsigned(w) < unsigned(v.w))
+          sums[t] = fmaf(x[((image + h) * v.w + w) * v.c + c], cotangent, sums[t]);
       }
     }
 #pragma unroll

@@ -1,15 +1,18 @@
 // Convolution, one thread per result: the three formulas of reference.py as they stand.
 //
 //   conv_forward           y[n,p,q,k]  = b[k] + sum_{r,s,c}  x[n, p sh - top + r dh, q sw - left + s dw, c] w[r,s,c,k]
-//   conv_backward_data     dx[n,h,w,c] = sum of dy[n,p,q,k] w[r,s,c,k] over all r, s, k with p sh - top + r dh = h, q sw - left + s dw = w
+//   conv_backward_data     dx[n,h,w,c] = sum of dy[n,p,q,k] w[r,s,c,k] over all r, s, k with
+//                          p sh - top + r dh = h, q sw - left + s dw = w
 //   conv_backward_filter   dw[r,s,c,k] = sum_{n,p,q}  x[n, p sh - top + r dh, ..., c] dy[n,p,q,k]
 //
-// FLOPs of each: 2 N P Q K R S C / groups. Bytes: nothing is kept on the chip, so every product loads 8 bytes (float) and the caches must help:
-// 0.25 FLOP per byte asked for. This is the version to read first, the second oracle for the fast ones (implicit_gemm.cu, backward_filter.cu, depthwise.cu,
-// single_channel.cu, winograd.cu), and what serves float64, groups that are not depthwise, and strides above 4.
+// FLOPs of each: 2 N P Q K R S C / groups. Bytes: nothing is kept on the chip, so every product loads 8 bytes (float)
+// and the caches must help: 0.25 FLOP per byte asked for. This is the version to read first, the second oracle for the
+// fast ones (implicit_gemm.cu, backward_filter.cu, depthwise.cu, single_channel.cu, winograd.cu), and what serves
+// float64, groups that are not depthwise, and strides above 4.
 //
-// Neighbouring threads have neighbouring k (or c): stores and the loads of w (or x) are coalesced, the other operand is a broadcast. The data
-// gradient gathers instead of scattering: every dx is summed by one thread in a fixed order, so no atomics are needed and the bits never change.
+// Neighbouring threads have neighbouring k (or c): stores and the loads of w (or x) are coalesced, the other operand is
+// a broadcast. The data gradient gathers instead of scattering: every dx is summed by one thread in a fixed order, so
+// no atomics are needed and the bits never change.
 
 struct Conv {
   int n, h, w, c, p, q, k, r, s, sh, sw, dh, dw, top, left, groups;
@@ -17,7 +20,8 @@ struct Conv {
   int add;  // bit i: the result is added to what map i holds
 };
 
-template <class T> __global__ void conv_forward(const T* x0, const T* x1, const T* w, const T* bias, T* y, const Conv v) {
+template <class T>
+__global__ void conv_forward(const T* x0, const T* x1, const T* w, const T* bias, T* y, const Conv v) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= v.n * v.p * v.q * v.k) return;
   const int k = i % v.k, q = i / v.k % v.q, p = i / v.k / v.q % v.p, n = i / v.k / v.q / v.p;
@@ -40,7 +44,8 @@ template <class T> __global__ void conv_forward(const T* x0, const T* x1, const 
   y[i] = bias ? sum + bias[k] : sum;
 }
 
-template <class T> __global__ void conv_backward_data(const T* dy, const T* w, const T* bias, T* dx0, T* dx1, const Conv v) {
+template <class T>
+__global__ void conv_backward_data(const T* dy, const T* w, const T* bias, T* dx0, T* dx1, const Conv v) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= v.n * v.h * v.w * v.c) return;
   const int c = i % v.c, pixel = i / v.c, col = pixel % v.w, h = pixel / v.w % v.h, n = pixel / v.w / v.h;
@@ -79,7 +84,8 @@ template <class T> __global__ void conv_backward_filter(const T* x0, const T* x1
       if (h < 0 || h >= v.h) continue;
       for (int q = 0; q < v.q; ++q) {
         const int col = q * v.sw - v.left + s * v.dw;
-        if (col >= 0 && col < v.w) sum += double(x[((n * v.h + h) * v.w + col) * pitch]) * double(dy[((n * v.p + p) * v.q + q) * v.k + k]);
+        if (col >= 0 && col < v.w)
+          sum += double(x[((n * v.h + h) * v.w + col) * pitch]) * double(dy[((n * v.p + p) * v.q + q) * v.k + k]);
       }
     }
   dw[i] = T(sum);

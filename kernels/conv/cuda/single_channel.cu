@@ -1,23 +1,29 @@
 // Forward convolution of one input channel (the first layer of a network), float32.
 //
-//   y[n,p,q,k] = b[k] + sum_{r,s} x[n, p sh - top + r dh, q sw - left + s dw] w[r,s,k]        x (N, H, W, 1), w (R, S, 1, K), y (N, P, Q, K)
+//   y[n,p,q,k] = b[k] + sum_{r,s} x[n, p sh - top + r dh, q sw - left + s dw] w[r,s,k]
+//   x (N, H, W, 1), w (R, S, 1, K), y (N, P, Q, K)
 //
-// Per output pixel: 2 R S K FLOPs, 4 K bytes written, 4 / (sh sw) read. For 3x3: 4.5 FLOP per byte, so the stores are the limit, and the matrix
-// form of implicit_gemm.cu would spend its time on padding 9 terms to 16 and on gathering single floats.
+// Per output pixel: 2 R S K FLOPs, 4 K bytes written, 4 / (sh sw) read. For 3x3: 4.5 FLOP per byte, so the stores are
+// the limit, and the matrix form of implicit_gemm.cu would spend its time on padding 9 terms to 16 and on gathering
+// single floats.
 //
-// Versions: naive.cu; here: a block makes BLOCK_OUTPUTS outputs of one image row. Their input (R rows) and the filter lie in shared memory; a
-// thread makes four channels of THREAD_OUTPUTS pixels at a time: per tap one 16-byte read of the filter and THREAD_OUTPUTS broadcasts serve
-// 4 THREAD_OUTPUTS FMAs. Neighbouring threads have neighbouring channels: stores are whole runs of a pixel's channels. K must be a multiple of
-// four, at most 256, y aligned to 16 bytes.
-//   global stores: 16 sectors per 16-byte request of a full warp (the least)      shared reads: no bank conflicts (channels side by side, broadcasts)
+// Versions: naive.cu; here: a block makes BLOCK_OUTPUTS outputs of one image row. Their input (R rows) and the filter
+// lie in shared memory; a thread makes four channels of THREAD_OUTPUTS pixels at a time: per tap one 16-byte read of
+// the filter and THREAD_OUTPUTS broadcasts serve 4 THREAD_OUTPUTS FMAs. Neighbouring threads have neighbouring
+// channels: stores are whole runs of a pixel's channels. K must be a multiple of four, at most 256, y aligned to 16
+// bytes.
+//   global stores: 16 sectors per 16-byte request of a full warp (the least)      shared reads: no bank conflicts
+//                                                                                 (channels side by side, broadcasts)
 #include "conv/cuda/tiles.cuh"
 
 constexpr int BLOCK_OUTPUTS = 64, THREAD_OUTPUTS = 4;  // outputs of a block, and of a thread at a time
 
 struct Conv { int h, w, p, q, k, r, s, sh, sw, dh, dw, top, left; };
 
-// grid: (blocks of BLOCK_OUTPUTS columns, P, N), 256 threads; dynamic shared memory: (R S + 1) K + R ((BLOCK_OUTPUTS - 1) sw + (S - 1) dw + 1) floats.
-extern "C" __global__ void __launch_bounds__(256) single_channel_forward(const float* x, const float* w, const float* bias, float* y, const Conv v) {
+// grid: (blocks of BLOCK_OUTPUTS columns, P, N), 256 threads; dynamic shared memory: (R S + 1) K + R ((BLOCK_OUTPUTS -
+// 1) sw + (S - 1) dw + 1) floats.
+extern "C" __global__ void __launch_bounds__(256)
+    single_channel_forward(const float* x, const float* w, const float* bias, float* y, const Conv v) {
   extern __shared__ float4 shared[];
   float* filter = reinterpret_cast<float*>(shared);  // (R S, K), then the bias
   float* rows = filter + (v.r * v.s + 1) * v.k;      // (R, width)

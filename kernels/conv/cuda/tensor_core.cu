@@ -1,19 +1,24 @@
-// Convolution on tensor cores: y (N, p, q, k) = patches(x) (N p q, r s c) @ w (r s c, k) + b, an implicit matrix product: patches are never stored.
+// Convolution on tensor cores: y (N, p, q, k) = patches(x) (N p q, r s c) @ w (r s c, k) + b, an implicit matrix
+// product: patches are never stored.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y), of 16-bit arrays 2; each block reads BM (r s c) of x, mostly from L2, and (r s c) BN of w.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + w + y), of 16-bit arrays 2; each block reads BM (r s c) of x, mostly
+// from L2, and (r s c) BN of w.
 // Per FLOP a block moves 1 / BM + 1 / BN words from L2 into shared memory: 1/64 for Wide.
-// The data gradient is the same kernel: on the flipped filter for stride 1, one launch per phase of the stride otherwise (tensor_core.py).
+// The data gradient is the same kernel: on the flipped filter for stride 1, one launch per phase of the stride
+// otherwise (tensor_core.py).
 //
 // From plain to fast:
 //   plain<T>               one thread per number of y; says what the others compute
-//   forward<T, Tile, V>    tensor cores; copies of 16 bytes where channels come in runs of them (V = 4; 8 of 16-bit arrays), else one by one (V = 1)
+//   forward<T, Tile, V>    tensor cores; copies of 16 bytes where channels come in runs of them (V = 4; 8 of 16-bit
+//                          arrays), else one by one (V = 1)
 //
-// Ceilings (trace): 16-byte copies at most 16 sectors per request (4 rows of 128 bytes), stores 8 per request of 8 bytes a lane;
-// shared memory without conflicts.
+// Ceilings (trace): 16-byte copies at most 16 sectors per request (4 rows of 128 bytes), stores 8 per request of 8
+// bytes a lane; shared memory without conflicts.
 #include "conv/cuda/tensor_core.cuh"
 
 template <class T>
-__global__ void plain(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y, Geometry g, int add) {
+__global__ void plain(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y,
+                      Geometry g, int add) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= g.pixels * g.k) return;
   const int m = i / g.k, k = i % g.k, n = m / (g.p * g.q), p = m / g.q % g.p, q = m % g.q;
@@ -25,7 +30,8 @@ __global__ void plain(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>*
       const int at = (n * g.h + h) * g.w + v;
       for (int c = 0; c < g.c0 + g.c1; ++c) {
         const Stored<T> a = c < g.c0 ? x0[at * g.c0 + c] : x1[at * g.c1 + c - g.c0];
-        sum += rounded(T{}, to_float(T{}, a)) * rounded(T{}, to_float(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]));
+        sum += rounded(T{}, to_float(T{}, a)) *
+               rounded(T{}, to_float(T{}, w[((r * g.s + s) * (g.c0 + g.c1) + c) * g.k + k]));
       }
     }
   Stored<T>* to = y + ((n * g.oh + p * g.osh + g.oi) * g.ow + q * g.osw + g.oj) * g.k + k;
@@ -52,7 +58,8 @@ template <class T, class Tile, int V> struct ForwardFeed {
 
 // Writes a block's sums: rows are the pixels whose places in y are in `places` (-1: none).
 template <class T, class Tile, int V>
-__device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n, const float* bias, float* y, int k, bool add) {
+__device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n,
+                                      const float* bias, float* y, int k, bool add) {
   const int lane = threadIdx.x % WARP;
 #pragma unroll
   for (int i = 0; i < Tile::MT; ++i)
@@ -78,11 +85,12 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
     }
 }
 
-// The same for 16-bit arrays. Two columns would be 4 bytes a lane and half a sector a row; so neighbouring lanes exchange columns of two fragments
-// j, j + 1: the even lane gets four columns of the first, the odd one four of the second, and stores are 8 bytes a lane as above.
+// The same for 16-bit arrays. Two columns would be 4 bytes a lane and half a sector a row; so neighbouring lanes
+// exchange columns of two fragments j, j + 1: the even lane gets four columns of the first, the odd one four of the
+// second, and stores are 8 bytes a lane as above.
 template <class T, class Tile, int V>
-__device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n, const unsigned short* bias, unsigned short* y, int k,
-                                      bool add) {
+__device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4], const int* places, int n,
+                                      const unsigned short* bias, unsigned short* y, int k, bool add) {
   const int lane = threadIdx.x % WARP, odd = lane % 2;
 #pragma unroll
   for (int i = 0; i < Tile::MT; ++i)
@@ -117,11 +125,13 @@ __device__ __forceinline__ void store(const float (&sum)[Tile::MT][Tile::NT][4],
 
 template <class T, class Tile, int V>
 __global__ void __launch_bounds__(Tile::THREADS, MIN_BLOCKS_PER_SM<Tile>)
-    forward(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y, Geometry g, int add) {
+    forward(const Stored<T>* x0, const Stored<T>* x1, const Stored<T>* w, const Stored<T>* bias, Stored<T>* y,
+            Geometry g, int add) {
   extern __shared__ __align__(128) char stages[];
   Pixel* pixels = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
   int* places = (int*)(pixels + Tile::BM);
-  const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM, n = blockIdx.x % across * Tile::BN;
+  const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM,
+            n = blockIdx.x % across * Tile::BN;
   const int depth = g.r * g.s * (g.c0 + g.c1);
   for (int i = threadIdx.x; i < Tile::BM; i += Tile::THREADS) {
     const int at = m + i, image = at / (g.p * g.q), p = at / g.q % g.p, q = at % g.q;

@@ -1,13 +1,18 @@
-// Filter gradient on tensor cores: dw (r s c, k) = patches(x)^T (r s c, N p q) @ dy (N p q, k), a matrix product whose depth is the pixels.
+// Filter gradient on tensor cores: dw (r s c, k) = patches(x)^T (r s c, N p q) @ dy (N p q, k), a matrix product whose
+// depth is the pixels.
 //
-// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), of 16-bit arrays 2, and 8 `parts` r s c k for the partial sums.
-// The pixels are cut into `parts` runs by the shape alone, one block per run and tile of dw; the second kernel adds the runs in order,
-// in float64, so that the result has the same bits every time. A float32 sum is never longer than one run.
+// FLOPs: 2 N p q k r s c. Bytes at least: 4 (x + dy + dw), of 16-bit arrays 2, and 8 `parts` r s c k for the partial
+// sums.
+// The pixels are cut into `parts` runs by the shape alone, one block per run and tile of dw; the second kernel adds the
+// runs in order, in float64, so that the result has the same bits every time. A float32 sum is never longer than one
+// run.
 //
-//   filter<T, Tile, V>   part (parts, r s c, k): tensor cores, tiles (pixels, r s c) and (pixels, k) as they lie in memory
+//   filter<T, Tile, V>   part (parts, r s c, k): tensor cores, tiles (pixels, r s c) and (pixels, k) as they lie in
+//                        memory
 //   add_parts            dw = the sum over parts
 //
-// Ceilings (trace): 16-byte copies at most 16 sectors per request, stores 8 per request of 8 bytes a lane; shared memory without conflicts.
+// Ceilings (trace): 16-byte copies at most 16 sectors per request, stores 8 per request of 8 bytes a lane; shared
+// memory without conflicts.
 #include "conv/cuda/tensor_core.cuh"
 
 template <class T, class Tile, int V> struct FilterFeed {
@@ -20,7 +25,8 @@ template <class T, class Tile, int V> struct FilterFeed {
   Copy<T, DEPTH, Tile::BN, LOAD_32BIT<T>, V, Tile::THREADS> copy_b;
 
   __device__ __forceinline__ void write_table(int chunk) {
-    if (threadIdx.x < DEPTH) table[chunk % 2 * DEPTH + threadIdx.x] = pixel_of(a.g, start + chunk * DEPTH + threadIdx.x, end);
+    if (threadIdx.x < DEPTH)
+      table[chunk % 2 * DEPTH + threadIdx.x] = pixel_of(a.g, start + chunk * DEPTH + threadIdx.x, end);
   }
   __device__ __forceinline__ void begin(int chunk, char* stage) {
     if (chunk) b.move(DEPTH);
@@ -41,11 +47,16 @@ __global__ void __launch_bounds__(Tile::THREADS, MIN_BLOCKS_PER_SM<Tile>)
   extern __shared__ __align__(128) char stages[];
   Pixel* table = (Pixel*)(stages + 2 * Tile::template STAGE<T>);
   const int depth = g.r * g.s * (g.c0 + g.c1), lane = threadIdx.x % WARP;
-  const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM, n = blockIdx.x % across * Tile::BN;
+  const int across = (g.k + Tile::BN - 1) / Tile::BN, m = blockIdx.x / across * Tile::BM,
+            n = blockIdx.x % across * Tile::BN;
   const int start = blockIdx.y * run, end = min(start + run, g.pixels);
   using Feed = FilterFeed<T, Tile, V>;
   const int col = n + decltype(Feed::copy_b)::column();
-  Feed feed{{g, x0, x1, table, m + decltype(Feed::copy_a)::column()}, {dy + start * g.k + col, end - start, g.k, col < g.k}, table, start, end};
+  Feed feed{{g, x0, x1, table, m + decltype(Feed::copy_a)::column()},
+            {dy + start * g.k + col, end - start, g.k, col < g.k},
+            table,
+            start,
+            end};
   feed.write_table(0);
   __syncthreads();
   float sum[Tile::MT][Tile::NT][4] = {};

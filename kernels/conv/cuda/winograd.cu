@@ -1,27 +1,31 @@
-// Winograd convolution F(4x4, 3x3), float32, stride 1, dilation 1: the transforms. The products between them are cuBLAS's.
+// Winograd convolution F(4x4, 3x3), float32, stride 1, dilation 1: the transforms. The products between them are
+// cuBLAS's.
 //
 //   Y = A^T [ (G g G^T) * (B^T d B) ] A        d: 6 x 6 input tile, g: 3 x 3 filter, Y: 4 x 4 output tile, * per point
 //
-// Summed over channels this is 36 matrix products M[point] (tiles, K) = V[point] (tiles, C) . U[point] (C, K): 36 / 16 = 2.25 multiplications per output
-// and channel pair in place of 9. The price is memory: V and M are written and read, 2 x 36 / 16 x 4 = 18 bytes per input value and as many per output
-// value, and accuracy: the largest error is within 3e-5 of the largest output (1e-6 for a direct sum). From about 64 channels on it pays.
+// Summed over channels this is 36 matrix products M[point] (tiles, K) = V[point] (tiles, C) . U[point] (C, K): 36 / 16
+// = 2.25 multiplications per output and channel pair in place of 9. The price is memory: V and M are written and read,
+// 2 x 36 / 16 x 4 = 18 bytes per input value and as many per output value, and accuracy: the largest error is within
+// 3e-5 of the largest output (1e-6 for a direct sum). From about 64 channels on it pays.
 //
 //   transform_input              V = B^T d B           10 operations per input value, 4 + 9 bytes
-//   transform_filter             U = G g G^T           (for the data gradient: of the flipped filter, its channels exchanged)
+//   transform_filter             U = G g G^T           (for the data gradient: of the flipped filter, its channels
+//                                                      exchanged)
 //   transform_output             Y = A^T M A           + bias, + what is there
 //   transform_cotangent          Z = A dY A^T          filter gradient: dU[point] (C, K) = V[point]^T . Z[point] ...
 //   transform_filter_gradient    dg = G^T dU G         ... and back to 3 x 3
 //
-// Versions: one, plain. Every thread transforms one tile of one channel in registers; neighbouring threads have neighbouring channels, so each
-// request is one run of a pixel's channels: 4 sectors per request of a full warp (the least; channels a multiple of eight).
+// Versions: one, plain. Every thread transforms one tile of one channel in registers; neighbouring threads have
+// neighbouring channels, so each request is one run of a pixel's channels: 4 sectors per request of a full warp (the
+// least; channels a multiple of eight).
 // Source: Lavin & Gray, arXiv 1509.09308; the matrices are those of transforms.py.
 
 struct Winograd {
-  int n, h, w, p, q;          // images, the size of the input and of the output
-  int rows, columns;          // tiles of an image
-  int top, left;              // padding of the input (negative: cropping)
-  int c, c0, k, k0;           // channels of input and output: of both maps, of the first
-  int add;                    // bit i: the result is added to what output map i holds
+  int n, h, w, p, q;  // images, the size of the input and of the output
+  int rows, columns;  // tiles of an image
+  int top, left;      // padding of the input (negative: cropping)
+  int c, c0, k, k0;   // channels of input and output: of both maps, of the first
+  int add;            // bit i: the result is added to what output map i holds
 };
 
 // One-dimensional transforms: OUT results of IN values.
@@ -80,7 +84,8 @@ struct FilterGradient {  // G^T
 };
 
 // F x F^T: along the columns, then along the rows.
-template <class F> __device__ __forceinline__ void transform(const float (&x)[F::IN][F::IN], float (&y)[F::OUT][F::OUT]) {
+template <class F>
+__device__ __forceinline__ void transform(const float (&x)[F::IN][F::IN], float (&y)[F::OUT][F::OUT]) {
   float half[F::IN][F::OUT];
 #pragma unroll
   for (int j = 0; j < F::IN; ++j) {
@@ -99,10 +104,12 @@ template <class F> __device__ __forceinline__ void transform(const float (&x)[F:
 }
 
 // One thread per tile and channel; v: (36, tiles, C).
-extern "C" __global__ void __launch_bounds__(256) transform_input(const float* x0, const float* x1, float* v, const Winograd g) {
+extern "C" __global__ void __launch_bounds__(256)
+    transform_input(const float* x0, const float* x1, float* v, const Winograd g) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, size = g.n * g.rows * g.columns * g.c;
   if (i >= size) return;
-  const int c = i % g.c, tile = i / g.c, column = tile % g.columns * 4 - g.left, row = tile / g.columns % g.rows * 4 - g.top;
+  const int c = i % g.c, tile = i / g.c, column = tile % g.columns * 4 - g.left,
+            row = tile / g.columns % g.rows * 4 - g.top;
   const bool second = c >= g.c0;
   const int pitch = second ? g.c - g.c0 : g.c0, image = tile / g.columns / g.rows * g.h;
   const float* x = second ? x1 + c - g.c0 : x0 + c;
@@ -119,8 +126,9 @@ extern "C" __global__ void __launch_bounds__(256) transform_input(const float* x
   for (int a = 0; a < 36; ++a) v[a * size + i] = t[a / 6][a % 6];
 }
 
-// One thread per (i, j), i along the sum, j over outputs; u: (36, sums, outputs). w: (3, 3, C, K). Forward: (i, j) = (c, k). flipped: (i, j) = (k, c) and
-// the taps from the end; neighbouring j are then K floats apart, but the eight i of a block share their sectors. grid: (outputs / 32, sums / 8), 32 x 8.
+// One thread per (i, j), i along the sum, j over outputs; u: (36, sums, outputs). w: (3, 3, C, K). Forward: (i, j) =
+// (c, k). flipped: (i, j) = (k, c) and the taps from the end; neighbouring j are then K floats apart, but the eight i
+// of a block share their sectors. grid: (outputs / 32, sums / 8), 32 x 8.
 extern "C" __global__ void transform_filter(const float* w, float* u, int sums, int outputs, int flipped) {
   const int j = blockIdx.x * 32 + threadIdx.x, i = blockIdx.y * 8 + threadIdx.y, size = sums * outputs;
   if (i >= sums || j >= outputs) return;
@@ -134,7 +142,8 @@ extern "C" __global__ void transform_filter(const float* w, float* u, int sums, 
 }
 
 // One thread per tile and output channel; m: (36, tiles, K). Tiles may stick out at the bottom and on the right.
-extern "C" __global__ void __launch_bounds__(256) transform_output(const float* m, const float* bias, float* y0, float* y1, const Winograd g) {
+extern "C" __global__ void __launch_bounds__(256)
+    transform_output(const float* m, const float* bias, float* y0, float* y1, const Winograd g) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, size = g.n * g.rows * g.columns * g.k;
   if (i >= size) return;
   const int k = i % g.k, tile = i / g.k, column = tile % g.columns * 4, row = tile / g.columns % g.rows * 4;
@@ -160,12 +169,14 @@ extern "C" __global__ void __launch_bounds__(256) transform_output(const float* 
 extern "C" __global__ void __launch_bounds__(256) transform_cotangent(const float* dy, float* z, const Winograd g) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, size = g.n * g.rows * g.columns * g.k;
   if (i >= size) return;
-  const int k = i % g.k, tile = i / g.k, column = tile % g.columns * 4, row = tile / g.columns % g.rows * 4, image = tile / g.columns / g.rows * g.p;
+  const int k = i % g.k, tile = i / g.k, column = tile % g.columns * 4, row = tile / g.columns % g.rows * 4,
+            image = tile / g.columns / g.rows * g.p;
   float d[4][4], t[6][6];
 #pragma unroll
   for (int a = 0; a < 4; ++a)
 #pragma unroll
-    for (int b = 0; b < 4; ++b) d[a][b] = row + a < g.p && column + b < g.q ? dy[((image + row + a) * g.q + column + b) * g.k + k] : 0.0f;
+    for (int b = 0; b < 4; ++b)
+      d[a][b] = row + a < g.p && column + b < g.q ? dy[((image + row + a) * g.q + column + b) * g.k + k] : 0.0f;
   transform<Cotangent>(d, t);
 #pragma unroll
   for (int a = 0; a < 36; ++a) z[a * size + i] = t[a / 6][a % 6];

@@ -1,6 +1,7 @@
 // What all kernels share: types, 16-byte vectors, reductions within a warp and a block.
 //
-// Reductions are in a fixed order (a butterfly within the warp, then warp by warp), so results are the same bits in every run.
+// Reductions are in a fixed order (a butterfly within the warp, then warp by warp), so results are the same bits in
+// every run.
 #pragma once
 
 constexpr int WARP = 32;
@@ -18,7 +19,8 @@ template <class T> __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
-// The sum over the block's threads (whole warps, at most 1024), the same value in every thread. scratch: one T per warp in shared memory.
+// The sum over the block's threads (whole warps, at most 1024), the same value in every thread. scratch: one T per warp
+// in shared memory.
 // A barrier comes first, so that `scratch` may be reused at once.
 template <class T> __device__ T block_sum(T value, T* scratch) {
   const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
@@ -41,17 +43,21 @@ __device__ __forceinline__ double sigmoid(double x) {
   return (x >= 0 ? 1.0 : e) / (1.0 + e);
 }
 
-// -- packs: V values that are moved by one access of up to 16 bytes ----------------------------------------------------------------
+// -- packs: V values that are moved by one access of up to 16 bytes ---------------------------------------------------
 
 template <class T, int V> struct alignas(V * sizeof(T)) Pack { T v[V]; };
 
-template <class T, int V> __device__ __forceinline__ Pack<T, V> load_pack(const T* from) { return *reinterpret_cast<const Pack<T, V>*>(from); }
+template <class T, int V> __device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, V>*>(from);
+}
 
-template <class T, int V> __device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) { *reinterpret_cast<Pack<T, V>*>(to) = pack; }
+template <class T, int V> __device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
 
 __device__ __forceinline__ float minus_infinity() { return __int_as_float(0xff800000); }
 
-// -- reductions within groups of 1, 2, 4 ... 32 neighbouring lanes; all lanes of the warp must call them -----------------------------
+// -- reductions within groups of 1, 2, 4 ... 32 neighbouring lanes; all lanes of the warp must call them --------------
 
 template <class T> __device__ __forceinline__ T group_sum(T value, int group) {
   for (int lane = group / 2; lane; lane /= 2) value += __shfl_xor_sync(ALL_LANES, value, lane);
@@ -63,10 +69,11 @@ template <class T> __device__ __forceinline__ T group_max(T value, int group) {
   return value;
 }
 
-// -- sums that keep float64's accuracy in float registers --------------------------------------------------------------------------
+// -- sums that keep float64's accuracy in float registers -------------------------------------------------------------
 //
-// A float32 sum is kept as high + low: each addition's rounding error is computed exactly (Knuth's two-sum) and gathered in `low`. That is
-// six float operations where float64 would be one, but most GPUs do 32 or 64 float operations in the time of a double one.
+// A float32 sum is kept as high + low: each addition's rounding error is computed exactly (Knuth's two-sum) and
+// gathered in `low`. That is six float operations where float64 would be one, but most GPUs do 32 or 64 float
+// operations in the time of a double one.
 
 template <class T> struct Sum;
 
@@ -92,12 +99,13 @@ template <> struct Sum<double> {
   __device__ __forceinline__ double value() const { return high; }
 };
 
-// -- Philox 4x32-10: the same bits as kernels/core/random.py -----------------------------------------------------------------------
+// -- Philox 4x32-10: the same bits as kernels/core/random.py ----------------------------------------------------------
 
 struct Words { unsigned v[4]; };
 
 // The four words of block `index` of the stream (seed, offset), both given as low and high words.
-__device__ __forceinline__ Words philox(unsigned long long index, unsigned seed0, unsigned seed1, unsigned offset0, unsigned offset1) {
+__device__ __forceinline__ Words philox(unsigned long long index, unsigned seed0, unsigned seed1, unsigned offset0,
+                                        unsigned offset1) {
   unsigned c0 = unsigned(index), c1 = unsigned(index >> 32), c2 = offset0, c3 = offset1;
 #pragma unroll
   for (int round = 0; round < 10; ++round) {

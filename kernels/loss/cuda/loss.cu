@@ -1,25 +1,31 @@
 // Softmax and all loss terms in two passes over the logits; no probability or one-hot tensor is stored.
 //
-// Pass 1 reads logits and labels and leaves, per block, a few sums in float64. `loss_reduce_coefficients` (one small block) adds them in a fixed order and
-// turns them into the terms' values and the coefficients of pass 2, on the device: the host never waits. Pass 2 reads the logits again and writes dz.
-// Bytes per pixel, C float logits, labels of b bytes: 4 C + b forward, 8 C + b backward.  FLOPs: about 25 C and 40 C, of which 3 C to 5 C exponentials.
+// Pass 1 reads logits and labels and leaves, per block, a few sums in float64. `loss_reduce_coefficients` (one small
+// block) adds them in a fixed order and turns them into the terms' values and the coefficients of pass 2, on the
+// device: the host never waits. Pass 2 reads the logits again and writes dz.
+// Bytes per pixel, C float logits, labels of b bytes: 4 C + b forward, 8 C + b backward.  FLOPs: about 25 C and 40 C,
+// of which 3 C to 5 C exponentials.
 //
-// Versions: loss_sums_plain, loss_gradient_plain: a thread per pixel, which reads its own logits from memory; up to 16 classes.
-//           loss_sums, loss_gradient: the number of classes known to the compiler; 512 pixels at a time go through shared memory, so that memory
-//           is read and written in vectors of 16 bytes per lane; sums go up by warp shuffles, lane k keeping number k in float64.
+// Versions: loss_sums_plain, loss_gradient_plain: a thread per pixel, which reads its own logits from memory; up to 16
+//           classes.
+//           loss_sums, loss_gradient: the number of classes known to the compiler; 512 pixels at a time go through
+//           shared memory, so that memory is read and written in vectors of 16 bytes per lane; sums go up by warp
+//           shuffles, lane k keeping number k in float64.
 #include "loss/cuda/pixel.cuh"
 
 constexpr int THREADS = 128, PIXELS = 4, TILE = THREADS * PIXELS, WARPS = THREADS / WARP;
 
-// Blocks per multiprocessor to compile for: up to 72 registers a thread for float, 168 for double. Left to itself ptxas spills to let more in.
+// Blocks per multiprocessor to compile for: up to 72 registers a thread for float, 168 for double. Left to itself ptxas
+// spills to let more in.
 template <class T> constexpr int MIN_BLOCKS_PER_SM = sizeof(T) == 4 ? 7 : 3;
 
-// -- plain ----------------------------------------------------------------------------------------------------------------------
+// -- plain ------------------------------------------------------------------------------------------------------------
 
 template <class T>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
-loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int wide, int bytes,
-                unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
+    loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial,
+                    int pixels, int wide, int bytes, unsigned long long* error_slot,
+                    const __grid_constant__ Settings<T> s) {
   __shared__ double scratch[WARPS];
   constexpr int NUMBERS = PER_CLASS + 3 * MOST_CLASSES;
   const int first = wide - s.classes;
@@ -37,8 +43,9 @@ loss_sums_plain(const T* __restrict__ logits, const void* __restrict__ labels, d
 
 template <class T>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
-loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-                    T* __restrict__ dz, int pixels, int wide, int bytes, unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
+    loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels,
+                        const T* __restrict__ state, T* __restrict__ dz, int pixels, int wide, int bytes,
+                        unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   const int i = blockIdx.x * THREADS + threadIdx.x, first = wide - s.classes;
   if (i >= pixels) return;
   const size_t at = (size_t)i * wide;
@@ -48,9 +55,10 @@ loss_gradient_plain(const T* __restrict__ dy, const T* __restrict__ logits, cons
   Pixel<T, 0>(s, logits + at + first, s.classes, label, first).differentiate(s, state, *dy, dz + at + first);
 }
 
-// -- fast -----------------------------------------------------------------------------------------------------------------------
+// -- fast -------------------------------------------------------------------------------------------------------------
 
-// `count` pixels of WIDE logits between memory and shared memory, where a pixel has an odd number of places: no bank is met twice.
+// `count` pixels of WIDE logits between memory and shared memory, where a pixel has an odd number of places: no bank is
+// met twice.
 template <class T, int WIDE> struct Stage {
   static constexpr int ODD = WIDE | 1, VECTOR = 16 / sizeof(T), SIZE = TILE * ODD;
   struct alignas(16) Vector { T v[VECTOR]; };
@@ -61,8 +69,10 @@ template <class T, int WIDE> struct Stage {
     for (int e = threadIdx.x * VECTOR; e < elements; e += THREADS * VECTOR) {
       if (e + VECTOR <= elements) {
         const Vector vector = *reinterpret_cast<const Vector*>(source + e);
-        if (ODD == WIDE) *reinterpret_cast<Vector*>(tile + e) = vector;
-        else for (int k = 0; k < VECTOR; ++k) tile[place(e + k)] = vector.v[k];
+        if (ODD == WIDE)
+          *reinterpret_cast<Vector*>(tile + e) = vector;
+        else
+          for (int k = 0; k < VECTOR; ++k) tile[place(e + k)] = vector.v[k];
       } else {
         for (int k = e; k < elements; ++k) tile[place(k)] = source[k];
       }
@@ -74,8 +84,10 @@ template <class T, int WIDE> struct Stage {
     for (int e = threadIdx.x * VECTOR; e < elements; e += THREADS * VECTOR) {
       if (e + VECTOR <= elements) {
         Vector vector;
-        if (ODD == WIDE) vector = *reinterpret_cast<const Vector*>(tile + e);
-        else for (int k = 0; k < VECTOR; ++k) vector.v[k] = tile[place(e + k)];
+        if (ODD == WIDE)
+          vector = *reinterpret_cast<const Vector*>(tile + e);
+        else
+          for (int k = 0; k < VECTOR; ++k) vector.v[k] = tile[place(e + k)];
         *reinterpret_cast<Vector*>(target + e) = vector;
       } else {
         for (int k = e; k < elements; ++k) target[k] = tile[place(k)];
@@ -86,8 +98,8 @@ template <class T, int WIDE> struct Stage {
 
 template <class T, int WIDE, int FIRST>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
-loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels, int bytes,
-          unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
+    loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double* __restrict__ partial, int pixels,
+              int bytes, unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST, NUMBERS = PER_CLASS + 3 * CLASSES;
   static_assert(NUMBERS <= WARP, "a lane keeps one number");
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
@@ -122,8 +134,9 @@ loss_sums(const T* __restrict__ logits, const void* __restrict__ labels, double*
 
 template <class T, int WIDE, int FIRST>
 __global__ void __launch_bounds__(THREADS, MIN_BLOCKS_PER_SM<T>)
-loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels, const T* __restrict__ state,
-              T* __restrict__ dz, int pixels, int bytes, unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
+    loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void* __restrict__ labels,
+                  const T* __restrict__ state, T* __restrict__ dz, int pixels, int bytes,
+                  unsigned long long* error_slot, const __grid_constant__ Settings<T> s) {
   constexpr int CLASSES = WIDE - FIRST;
   __shared__ alignas(16) T tile[Stage<T, WIDE>::SIZE];
   const int start = blockIdx.x * TILE, count = min(TILE, pixels - start);
@@ -142,9 +155,10 @@ loss_gradient(const T* __restrict__ dy, const T* __restrict__ logits, const void
   Stage<T, WIDE>::store(tile, dz + (size_t)start * WIDE, count);
 }
 
-// -- between the passes ---------------------------------------------------------------------------------------------------------
+// -- between the passes -----------------------------------------------------------------------------------------------
 
-// A region term's value, and its derivatives by I_c and P_c, the sums of p t and of p; see kernels/loss/regions.py. T_c: sum of t.
+// A region term's value, and its derivatives by I_c and P_c, the sums of p t and of p; see kernels/loss/regions.py.
+// T_c: sum of t.
 struct Region {
   const double *hit, *probability, *truth;
   double *by_hit, *by_probability;  // (classes), added to with the term's coefficient
@@ -159,9 +173,11 @@ struct Region {
   }
 
   // w (1 - K)^power
-  template <class T> __device__ double tversky(int c, double w, double coefficient, double power, const Settings<T>& s) {
+  template <class T>
+  __device__ double tversky(int c, double w, double coefficient, double power, const Settings<T>& s) {
     const double a = s.alpha, b = s.beta, wrong = a * (probability[c] - hit[c]) + b * (truth[c] - hit[c]);
-    const double total = max(wrong + hit[c] + s.smooth, tiny), k = (hit[c] + s.smooth) / total, miss = max(wrong / total, 0.0);
+    const double total = max(wrong + hit[c] + s.smooth, tiny), k = (hit[c] + s.smooth) / total,
+                 miss = max(wrong / total, 0.0);
     const double slope = coefficient * w * (power == 1 ? 1 : power * pow(max(miss, 1e-6), power - 1)) / total;
     by_hit[c] -= slope * (1 - (1 - a - b) * k);
     by_probability[c] += slope * a * k;
@@ -195,12 +211,13 @@ struct Region {
   }
 };
 
-// One block. partial (numbers, parts) with `most` places per class. out: the value, the TERMS terms, then the margin's f_n and f_p.
+// One block. partial (numbers, parts) with `most` places per class. out: the value, the TERMS terms, then the margin's
+// f_n and f_p.
 // state: what Pixel::differentiate reads.
 template <class T>
 __global__ void __launch_bounds__(256, 2)
-loss_reduce_coefficients(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts, int most,
-            const __grid_constant__ Settings<T> s) {
+    loss_reduce_coefficients(const double* __restrict__ partial, T* __restrict__ out, T* __restrict__ state, int parts,
+                             int most, const __grid_constant__ Settings<T> s) {
   __shared__ double sums[PER_CLASS + 3 * MOST_CLASSES], shares[3][MOST_CLASSES];
   const int lane = threadIdx.x % WARP, numbers = PER_CLASS + 3 * most;
   for (int k = threadIdx.x / WARP; k < numbers; k += blockDim.x / WARP) {
@@ -228,7 +245,8 @@ loss_reduce_coefficients(const double* __restrict__ partial, T* __restrict__ out
 
   double *w = shares[0], *by_hit = shares[1], *by_probability = shares[2];
   Region region{hit, probability, truth, by_hit, by_probability};
-  for (int c = 0; c < s.classes; ++c) w[c] = s.present && !(truth[c] > 0) ? 0.0 : s.weights[c] / weight, by_hit[c] = by_probability[c] = 0;
+  for (int c = 0; c < s.classes; ++c)
+    w[c] = s.present && !(truth[c] > 0) ? 0.0 : s.weights[c] / weight, by_hit[c] = by_probability[c] = 0;
   const T* k = s.coefficient;
   for (int c = 0; c < s.classes; ++c) {
     const double area = probability[c] + truth[c];

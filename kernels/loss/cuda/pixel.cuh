@@ -1,13 +1,16 @@
-// One pixel's share of every loss term and of its gradient. The formulas are kernels/loss/reference.py's, rearranged so that float loses no digits:
-// 1 - p_y is the sum of the other probabilities, log p_y = -log1p(others / e_y), and the margin's fifth powers are scaled by the strongest wrong class.
+// One pixel's share of every loss term and of its gradient. The formulas are kernels/loss/reference.py's, rearranged so
+// that float loses no digits: 1 - p_y is the sum of the other probabilities, log p_y = -log1p(others / e_y), and the
+// margin's fifth powers are scaled by the strongest wrong class.
 #pragma once
 #include "core/cuda/device.cuh"
 #include "core/cuda/labels.cuh"
 
 constexpr int MOST_CLASSES = 16;
 constexpr int FOCAL = 1, MARGIN = 2, ENTROPY = 4, REGIONS = ~7;  // bits of Settings::terms
-constexpr int TERMS = 9;  // focal, margin, cross-entropy; regions: Dice, IoU, Tversky, focal Tversky, generalized Dice, MCC
-constexpr int PER_CLASS = 4;  // sums: focal, false negative, false positive, entropy, then per class sum p t, sum p, sum t
+// Focal, margin, cross-entropy; regions: Dice, IoU, Tversky, focal Tversky, generalized Dice, MCC.
+constexpr int TERMS = 9;
+// Sums: focal, false negative, false positive, entropy, then per class sum p t, sum p, sum t.
+constexpr int PER_CLASS = 4;
 
 // A LossSpec, passed by value (kernels/loss/cuda/__init__.py fills it).
 template <class T> struct Settings {
@@ -31,7 +34,8 @@ __device__ __forceinline__ long long label_at(const void* labels, int i, int byt
   }
 }
 
-// CLASSES: their number, 0 where only the host knows it. A known number unrolls every loop, so that the arrays are registers; others lie in local memory.
+// CLASSES: their number, 0 where only the host knows it. A known number unrolls every loop, so that the arrays are
+// registers; others lie in local memory.
 template <class T, int CLASSES> struct Pixel {
   static constexpr int MOST = CLASSES ? CLASSES : MOST_CLASSES, UNROLL = CLASSES ? CLASSES : 1;
   T z[MOST], p[MOST];
@@ -41,7 +45,8 @@ template <class T, int CLASSES> struct Pixel {
   __device__ __forceinline__ int count() const { return CLASSES ? CLASSES : classes; }
 
   // logits: the pixel's own, the first of which is that of class `first`.
-  __device__ __forceinline__ Pixel(const Settings<T>& s, const T* logits, int classes, long long label, int first) : classes(classes) {
+  __device__ __forceinline__ Pixel(const Settings<T>& s, const T* logits, int classes, long long label, int first)
+      : classes(classes) {
     const int n = count();
     y = label >= first && label < first + n && label != s.ignore ? static_cast<int>(label) - first : -1;
     top = logits[0];
@@ -52,8 +57,10 @@ template <class T, int CLASSES> struct Pixel {
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) {
       p[c] = exp(z[c] - top);
-      if (c == y) right = p[c], wy = s.weights[c], zy = z[c];
-      else others += p[c];
+      if (c == y)
+        right = p[c], wy = s.weights[c], zy = z[c];
+      else
+        others += p[c];
     }
     sum = right + others;
 #pragma unroll UNROLL
@@ -64,10 +71,14 @@ template <class T, int CLASSES> struct Pixel {
   }
 
   // s log p, 0 where s = 0 and p = 0
-  static __device__ __forceinline__ T times_log(T s, T log_p) { return s == 0 && log_p == minus_infinity() ? T(0) : s * log_p; }
+  static __device__ __forceinline__ T times_log(T s, T log_p) {
+    return s == 0 && log_p == minus_infinity() ? T(0) : s * log_p;
+  }
 
   // w_y (1 - p_y)^gamma
-  __device__ __forceinline__ T focal_weight(const Settings<T>& s) const { return wy * (s.gamma == 2 ? miss * miss : pow(miss, s.gamma)); }
+  __device__ __forceinline__ T focal_weight(const Settings<T>& s) const {
+    return wy * (s.gamma == 2 ? miss * miss : pow(miss, s.gamma));
+  }
 
   // g = ||p_wrong||_power, f_p; r = p_wrong^power normalised over the wrong classes, q over all.
   __device__ __forceinline__ void margin(const Settings<T>& s, T& g, T& fp, T (&r)[MOST], T (&q)[MOST]) const {
@@ -81,7 +92,8 @@ template <class T, int CLASSES> struct Pixel {
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) total += r[c] = c == y ? T(0) : exp(s.power * (z[c] - worst));
     g = exp(worst - top + log(total) / s.power) / sum;
-    const T rescale = exp(s.power * (worst - top)), right = exp(s.power * (zy - top)), everything = total * rescale + right;
+    const T rescale = exp(s.power * (worst - top)), right = exp(s.power * (zy - top)),
+            everything = total * rescale + right;
     fp = 0;
 #pragma unroll UNROLL
     for (int c = 0; c < n; ++c) {
@@ -123,7 +135,8 @@ template <class T, int CLASSES> struct Pixel {
     }
   }
 
-  // Pass 2: dz (n), given factor * state, state = coefficients of focal, f_n, f_p, entropy, then A and B per class (MOST each).
+  // Pass 2: dz (n), given factor * state, state = coefficients of focal, f_n, f_p, entropy, then A and B per class
+  // (MOST each).
   __device__ __forceinline__ void differentiate(const Settings<T>& s, const T* state, T factor, T* dz) const {
     const int n = count();
     T d[MOST];
@@ -131,7 +144,8 @@ template <class T, int CLASSES> struct Pixel {
     for (int c = 0; c < n; ++c) d[c] = 0;
     if (y >= 0) {
       if (s.terms & FOCAL) {
-        const T k = miss > T(1e-30) && log_py != minus_infinity() ? -log_py / miss : T(1), scale = state[0] * focal_weight(s) * (1 + s.gamma * py * k);
+        const T k = miss > T(1e-30) && log_py != minus_infinity() ? -log_py / miss : T(1),
+                scale = state[0] * focal_weight(s) * (1 + s.gamma * py * k);
 #pragma unroll UNROLL
         for (int c = 0; c < n; ++c) d[c] += scale * (c == y ? -miss : p[c]);
       }

@@ -1,18 +1,22 @@
-// Batch norm over x (rows, channels), rows = N H W: statistics, forward with optional residual and ReLU, backward; and plain sums over rows.
+// Batch norm over x (rows, channels), rows = N H W: statistics, forward with optional residual and ReLU, backward; and
+// plain sums over rows.
 //
-//   moments    mean and biased variance, float64        4 bytes read per float; 26 FLOPs (the exact sums of core/cuda/device.cuh; 4 in float64)
-//   forward    y = act((x - mean) scale + bias + r)     4 read (8 with residual), 4 written (and 1 of mask with residual and ReLU); 5 FLOPs
+//   moments    mean and biased variance, float64        4 bytes read per float; 26 FLOPs (the exact sums of
+//                                                       core/cuda/device.cuh; 4 in float64)
+//   forward    y = act((x - mean) scale + bias + r)     4 read (8 with residual), 4 written (and 1 of mask with
+//                                                       residual and ReLU); 5 FLOPs
 //   backward   sums of g and g (x - mean)               8 read (9); 20 FLOPs
 //              dx = scale (g - dbias / M - ...)         8 read (9), 4 written (8 with residual); 8 FLOPs
 //
-// Versions, plain to fast. *_plain: a block per channel, one value per access, Welford's update with a division per value; 32 lanes touch 32 rows,
-// that is up to 32 sectors per request where 4 are enough. moments / forward / gradient_sums / gradient: columns.cuh's layout, 16-byte accesses, the
-// channel's constants in registers; moments are sums of x - (the map's first row), turned into (count, mean, M2) once per thread and
-// merged by Chan, Golub & LeVeque's formula within the block, then over the blocks.
+// Versions, plain to fast. *_plain: a block per channel, one value per access, Welford's update with a division per
+// value; 32 lanes touch 32 rows, that is up to 32 sectors per request where 4 are enough. moments / forward /
+// gradient_sums / gradient: columns.cuh's layout, 16-byte accesses, the channel's constants in registers; moments are
+// sums of x - (the map's first row), turned into (count, mean, M2) once per thread and merged by Chan, Golub &
+// LeVeque's formula within the block, then over the blocks.
 // The ReLU's mask is made again from x; only with a residual it is stored, a byte per value.
 #include "norm/cuda/columns.cuh"
 
-// -- statistics --------------------------------------------------------------------------------------------------------------------
+// -- statistics -------------------------------------------------------------------------------------------------------
 
 struct Moments { double count, mean, m2; };
 
@@ -30,11 +34,15 @@ __device__ __forceinline__ float difference(float x, float k, float& error) {
   error = (x - (d - part)) - (k + part);
   return d;
 }
-__device__ __forceinline__ double difference(double x, double k, double& error) { error = 0; return x - k; }
+__device__ __forceinline__ double difference(double x, double k, double& error) {
+  error = 0;
+  return x - k;
+}
 __device__ __forceinline__ void add_error(Sum<float>& sum, float error) { sum.low += error; }
 __device__ __forceinline__ void add_error(Sum<double>& sum, double) {}
 
-template <class T> __global__ void batch_norm_moments_plain(const T* x, double* mean, double* variance, int rows, int channels) {
+template <class T>
+__global__ void batch_norm_moments_plain(const T* x, double* mean, double* variance, int rows, int channels) {
   __shared__ Moments scratch[COLUMN_THREADS];
   Moments mine = {0, 0, 0};
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {
@@ -48,12 +56,14 @@ template <class T> __global__ void batch_norm_moments_plain(const T* x, double* 
     __syncthreads();
     if (threadIdx.x < half) scratch[threadIdx.x] = merged(scratch[threadIdx.x], scratch[threadIdx.x + half]);
   }
-  if (threadIdx.x == 0) mean[blockIdx.x] = double(x[blockIdx.x]) + scratch[0].mean, variance[blockIdx.x] = scratch[0].m2 / rows;
+  if (threadIdx.x == 0)
+    mean[blockIdx.x] = double(x[blockIdx.x]) + scratch[0].mean, variance[blockIdx.x] = scratch[0].m2 / rows;
 }
 
-// out (blocks of rows, 2, channels): mean and M2 of x - shift over the block's rows, where shift is the map's first row: all means are then small
-// against the spread, and merging them loses nothing.
-template <class T, int V> __global__ void batch_norm_moments(const T* x, double* out, int rows, int channels, int wide, int per) {
+// out (blocks of rows, 2, channels): mean and M2 of x - shift over the block's rows, where shift is the map's first
+// row: all means are then small against the spread, and merging them loses nothing.
+template <class T, int V>
+__global__ void batch_norm_moments(const T* x, double* out, int rows, int channels, int wide, int per) {
   __shared__ double means[COLUMN_THREADS], squares[COLUMN_THREADS];
   __shared__ int counts[COLUMN_THREADS];
   const Place p = place_of<V>(rows, channels, wide, per);
@@ -83,7 +93,8 @@ template <class T, int V> __global__ void batch_norm_moments(const T* x, double*
       __syncthreads();
       const int other = threadIdx.x + half * wide;
       if (p.ty < half && p.ty + half < p.high) {
-        const Moments m = merged({double(counts[threadIdx.x]), means[threadIdx.x], squares[threadIdx.x]}, {double(counts[other]), means[other], squares[other]});
+        const Moments m = merged({double(counts[threadIdx.x]), means[threadIdx.x], squares[threadIdx.x]},
+                                 {double(counts[other]), means[other], squares[other]});
         counts[threadIdx.x] = m.count, means[threadIdx.x] = m.mean, squares[threadIdx.x] = m.m2;
       }
     }
@@ -95,7 +106,9 @@ template <class T, int V> __global__ void batch_norm_moments(const T* x, double*
 }
 
 // Blocks of 32 channels x 8: merges the partials of `parts` blocks of `per` rows each (the last one may have fewer).
-template <class T> __global__ void batch_norm_moments_finish(const T* shift, const double* from, double* mean, double* variance, int rows, int channels, int per, int parts) {
+template <class T>
+__global__ void batch_norm_moments_finish(const T* shift, const double* from, double* mean, double* variance, int rows,
+                                          int channels, int per, int parts) {
   __shared__ Moments scratch[8][WARP];
   const int channel = blockIdx.x * WARP + threadIdx.x;
   Moments mine = {0, 0, 0};
@@ -113,7 +126,8 @@ template <class T> __global__ void batch_norm_moments_finish(const T* shift, con
 
 // running = (1 - momentum) running + momentum value, with the unbiased variance; thread per channel.
 template <class T>
-__global__ void batch_norm_running(T* running_mean, T* running_var, const double* mean, const double* variance, double momentum, double unbias, int channels) {
+__global__ void batch_norm_running(T* running_mean, T* running_var, const double* mean, const double* variance,
+                                   double momentum, double unbias, int channels) {
   const int c = blockIdx.x * blockDim.x + threadIdx.x;
   if (c >= channels) return;
   running_mean[c] = T(1 - momentum) * running_mean[c] + T(momentum) * T(mean[c]);
@@ -125,14 +139,20 @@ extern "C" __global__ void batch_norm_inverse(const double* variance, double* in
   if (c < channels) inverse[c] = 1 / sqrt(variance[c] + eps);
 }
 
-// -- forward -----------------------------------------------------------------------------------------------------------------------
+// -- forward ----------------------------------------------------------------------------------------------------------
 
 // (x - mean) scale + bias. Forward and backward must round it alike, for its sign decides about the gradient.
-__device__ __forceinline__ float normalised(float x, float mean, float scale, float bias) { return fmaf(x - mean, scale, bias); }
-__device__ __forceinline__ double normalised(double x, double mean, double scale, double bias) { return fma(x - mean, scale, bias); }
+__device__ __forceinline__ float normalised(float x, float mean, float scale, float bias) {
+  return fmaf(x - mean, scale, bias);
+}
+__device__ __forceinline__ double normalised(double x, double mean, double scale, double bias) {
+  return fma(x - mean, scale, bias);
+}
 
-template <class T> __global__ void batch_norm_forward_plain(
-    const T* x, const T* weight, const T* bias, const double* mean, const double* inverse, const T* residual, T* y, unsigned char* mask, int rows, int channels, int relu) {
+template <class T>
+__global__ void batch_norm_forward_plain(const T* x, const T* weight, const T* bias, const double* mean,
+                                         const double* inverse, const T* residual, T* y, unsigned char* mask, int rows,
+                                         int channels, int relu) {
   for (int row = threadIdx.x; row < rows; row += blockDim.x) {
     const int c = blockIdx.x, i = row * channels + c;
     T value = normalised(x[i], T(mean[c]), T(weight[c] * inverse[c]), bias[c]);
@@ -142,9 +162,10 @@ template <class T> __global__ void batch_norm_forward_plain(
   }
 }
 
-template <class T, int V> __global__ void batch_norm_forward(
-    const T* x, const T* weight, const T* bias, const double* mean, const double* inverse, const T* residual, T* y, unsigned char* mask, int rows, int channels, int relu,
-    int wide, int per) {
+template <class T, int V>
+__global__ void batch_norm_forward(const T* x, const T* weight, const T* bias, const double* mean,
+                                   const double* inverse, const T* residual, T* y, unsigned char* mask, int rows,
+                                   int channels, int relu, int wide, int per) {
   const Place p = place_of<V>(rows, channels, wide, per);
   if (!p.inside) return;
   T m[V], scale[V], b[V];
@@ -167,14 +188,15 @@ template <class T, int V> __global__ void batch_norm_forward(
   }
 }
 
-// -- backward ----------------------------------------------------------------------------------------------------------------------
+// -- backward ---------------------------------------------------------------------------------------------------------
 
 enum Relu { NONE, COMPUTED, STORED };
 
 // dy where the ReLU was open.
 template <class T, int V>
-__device__ __forceinline__ Pack<T, V> open_gradient(
-    const T* dy, const Pack<T, V>& x, const unsigned char* mask, int i, int relu, const T (&mean)[V], const T (&scale)[V], const T (&bias)[V]) {
+__device__ __forceinline__ Pack<T, V> open_gradient(const T* dy, const Pack<T, V>& x, const unsigned char* mask, int i,
+                                                    int relu, const T (&mean)[V], const T (&scale)[V],
+                                                    const T (&bias)[V]) {
   Pack<T, V> g = load_pack<T, V>(dy + i);
   if (relu == STORED) {
     const Pack<unsigned char, V> open = load_pack<unsigned char, V>(mask + i);
@@ -185,9 +207,10 @@ __device__ __forceinline__ Pack<T, V> open_gradient(
   return g;
 }
 
-template <class T> __global__ void batch_norm_backward_plain(
-    const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, T* dx, T* dresidual, T* dweight, T* dbias,
-    int rows, int channels, int relu, int training) {
+template <class T>
+__global__ void batch_norm_backward_plain(const T* dy, const T* x, const unsigned char* mask, const T* weight,
+                                          const T* bias, const double* mean, const double* inverse, T* dx, T* dresidual,
+                                          T* dweight, T* dbias, int rows, int channels, int relu, int training) {
   __shared__ double scratch[COLUMN_THREADS / WARP];
   const int c = blockIdx.x;
   const T m[1] = {T(mean[c])}, scale[1] = {T(weight[c] * inverse[c])}, b[1] = {bias[c]};
@@ -209,23 +232,27 @@ template <class T> __global__ void batch_norm_backward_plain(
 }
 
 // out (blocks of rows, 2, channels): sums of g and of g (x - mean).
-template <class T, int V> __global__ void batch_norm_gradient_sums(
-    const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, int relu, double* out, int rows, int channels,
-    int wide, int per) {
+template <class T, int V>
+__global__ void batch_norm_gradient_sums(const T* dy, const T* x, const unsigned char* mask, const T* weight,
+                                         const T* bias, const double* mean, const double* inverse, int relu,
+                                         double* out, int rows, int channels, int wide, int per) {
   const int first = (blockIdx.y * wide + threadIdx.x % wide) * V;
   T m[V] = {}, scale[V] = {}, b[V] = {};
   for (int v = 0; v < V; ++v)
-    if (first + v < channels) m[v] = T(mean[first + v]), scale[v] = T(weight[first + v] * inverse[first + v]), b[v] = bias[first + v];
-  sum_columns<T, V, 2>(out, rows, channels, wide, per, [&](int channel, int row, Sum<T> (&sums)[2][V]) {
+    if (first + v < channels)
+      m[v] = T(mean[first + v]), scale[v] = T(weight[first + v] * inverse[first + v]), b[v] = bias[first + v];
+  sum_columns<T, V, 2>(out, rows, channels, wide, per, [&](int channel, int row, Sum<T>(&sums)[2][V]) {
     const int i = row * channels + channel;
     const Pack<T, V> pack = load_pack<T, V>(x + i), g = open_gradient<T, V>(dy, pack, mask, i, relu, m, scale, b);
     for (int v = 0; v < V; ++v) sums[0][v].add(g.v[v]), sums[1][v].add_product(g.v[v], pack.v[v] - m[v]);
   });
 }
 
-// totals (2, channels) = dbias, dweight in float64 for `gradient`; dweight, dbias in x's type for the caller. Blocks of 32 x 8.
+// totals (2, channels) = dbias, dweight in float64 for `gradient`; dweight, dbias in x's type for the caller. Blocks of
+// 32 x 8.
 template <class T>
-__global__ void batch_norm_gradient_finish(const double* from, const double* inverse, double* totals, T* dweight, T* dbias, int channels, int parts) {
+__global__ void batch_norm_gradient_finish(const double* from, const double* inverse, double* totals, T* dweight,
+                                           T* dbias, int channels, int parts) {
   const int channel = blockIdx.x * WARP + threadIdx.x;
   const bool inside = channel < channels;
   const double sum = sum_parts(from + channel, parts, 2 * channels, inside);
@@ -236,9 +263,10 @@ __global__ void batch_norm_gradient_finish(const double* from, const double* inv
 }
 
 // dx = scale (g - (dbias + xhat dweight) / M) in training, scale g in evaluation; dresidual = g, when given.
-template <class T, int V> __global__ void batch_norm_gradient(
-    const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias, const double* mean, const double* inverse, const double* totals, T* dx, T* dresidual,
-    int rows, int channels, int relu, int training, int wide, int per) {
+template <class T, int V>
+__global__ void batch_norm_gradient(const T* dy, const T* x, const unsigned char* mask, const T* weight, const T* bias,
+                                    const double* mean, const double* inverse, const double* totals, T* dx,
+                                    T* dresidual, int rows, int channels, int relu, int training, int wide, int per) {
   const Place p = place_of<V>(rows, channels, wide, per);
   if (!p.inside) return;
   T m[V], scale[V], b[V], slope[V], constant[V];
@@ -252,16 +280,17 @@ template <class T, int V> __global__ void batch_norm_gradient(
     const int i = row * channels + p.channel;
     Pack<T, V> pack = load_pack<T, V>(x + i);
     const Pack<T, V> g = open_gradient<T, V>(dy, pack, mask, i, relu, m, scale, b);
-    for (int v = 0; v < V; ++v) pack.v[v] = scale[v] * (g.v[v] - (training ? constant[v] + (pack.v[v] - m[v]) * slope[v] : T(0)));
+    for (int v = 0; v < V; ++v)
+      pack.v[v] = scale[v] * (g.v[v] - (training ? constant[v] + (pack.v[v] - m[v]) * slope[v] : T(0)));
     store_pack<T, V>(dx + i, pack);
     if (dresidual) store_pack<T, V>(dresidual + i, g);
   }
 }
 
-// -- sums over rows ----------------------------------------------------------------------------------------------------------------
+// -- sums over rows ---------------------------------------------------------------------------------------------------
 
 template <class T, int V> __global__ void sum_rows(const T* x, double* out, int rows, int channels, int wide, int per) {
-  sum_columns<T, V, 1>(out, rows, channels, wide, per, [&](int channel, int row, Sum<T> (&sums)[1][V]) {
+  sum_columns<T, V, 1>(out, rows, channels, wide, per, [&](int channel, int row, Sum<T>(&sums)[1][V]) {
     const Pack<T, V> pack = load_pack<T, V>(x + row * channels + channel);
     for (int v = 0; v < V; ++v) sums[0][v].add(pack.v[v]);
   });

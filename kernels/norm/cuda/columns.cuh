@@ -1,9 +1,11 @@
-// Sums down the columns of a matrix of `rows` x `channels` values (NHWC: pixels x channels), in two passes without atomics.
+// Sums down the columns of a matrix of `rows` x `channels` values (NHWC: pixels x channels), in two passes without
+// atomics.
 //
-// A block is `wide` packs of V channels across and blockDim.x / wide rows high (what is left over idles), so neighbouring threads read
-// neighbouring addresses whatever the number of channels. It covers `per` rows; blockIdx.x counts runs of rows, blockIdx.y chunks of channels.
-// Each block writes one float64 partial per channel; a second kernel adds the partials in the order of the rows. The partition depends on the
-// shape alone, so the result has the same bits in every run and on every device.
+// A block is `wide` packs of V channels across and blockDim.x / wide rows high (what is left over idles), so
+// neighbouring threads read neighbouring addresses whatever the number of channels. It covers `per` rows; blockIdx.x
+// counts runs of rows, blockIdx.y chunks of channels.
+// Each block writes one float64 partial per channel; a second kernel adds the partials in the order of the rows. The
+// partition depends on the shape alone, so the result has the same bits in every run and on every device.
 #pragma once
 #include "core/cuda/device.cuh"
 
@@ -24,7 +26,8 @@ template <int V> __device__ __forceinline__ Place place_of(int rows, int channel
   return p;
 }
 
-// The sum over the block's rows of one value per thread; thread row 0 has it. scratch: COLUMN_THREADS doubles. All threads must call it.
+// The sum over the block's rows of one value per thread; thread row 0 has it. scratch: COLUMN_THREADS doubles. All
+// threads must call it.
 __device__ __forceinline__ double reduce_column(double value, double* scratch, const Place& p, int wide) {
   __syncthreads();
   scratch[threadIdx.x] = value;
@@ -37,7 +40,8 @@ __device__ __forceinline__ double reduce_column(double value, double* scratch, c
   return scratch[threadIdx.x];
 }
 
-// One partial per block: out (blocks of rows, K, channels) = the sums of K terms. term(channel, row, sums): add the row's V values to sums[K][V].
+// One partial per block: out (blocks of rows, K, channels) = the sums of K terms. term(channel, row, sums): add the
+// row's V values to sums[K][V].
 template <class T, int V, int K, class Term>
 __device__ __forceinline__ void sum_columns(double* out, int rows, int channels, int wide, int per, Term term) {
   __shared__ double scratch[COLUMN_THREADS];
@@ -48,12 +52,14 @@ __device__ __forceinline__ void sum_columns(double* out, int rows, int channels,
   for (int k = 0; k < K; ++k)
     for (int v = 0; v < V; ++v) {
       // Of an infinite sum, what rounding left over is NaN.
-      const double total = reduce_column(isfinite(sums[k][v].high) ? sums[k][v].value() : double(sums[k][v].high), scratch, p, wide);
+      const double total =
+          reduce_column(isfinite(sums[k][v].high) ? sums[k][v].value() : double(sums[k][v].high), scratch, p, wide);
       if (p.inside && p.ty == 0) out[(blockIdx.x * K + k) * channels + p.channel + v] = total;
     }
 }
 
-// The second pass, for blocks of 32 channels x 8 threads: the sum of `parts` partials of `channel`, which lie `stride` apart. Thread row 0 has it.
+// The second pass, for blocks of 32 channels x 8 threads: the sum of `parts` partials of `channel`, which lie `stride`
+// apart. Thread row 0 has it.
 __device__ __forceinline__ double sum_parts(const double* from, int parts, int stride, bool inside) {
   __shared__ double scratch[8][WARP];
   double total = 0;
