@@ -58,6 +58,11 @@ class _Library(codegen.JITCodeLibrary):
         module.data_layout = self._codegen._data_layout
 
     def _optimize_final_module(self) -> None:
+        # Device functions serve this kernel only, and LLVM has to know: it then inlines a function with one call and
+        # propagates arguments that are the same in all calls. A gemm whose strides are no constants takes a tenth more.
+        for function in self._final_module.functions:
+            if not function.is_declaration and function.linkage == llvm.Linkage.linkonce_odr:
+                function.linkage = llvm.Linkage.internal
         passes, builder = self._codegen._module_pass_manager()
         passes.run(self._final_module, builder)
 
