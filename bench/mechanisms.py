@@ -72,6 +72,10 @@ class Replacement:
             yield owner, name
 
 
+def _no(*_args: Any, **_settings: Any) -> bool:
+    return False
+
+
 def _one(*_args: Any, **_settings: Any) -> int:
     return 1
 
@@ -133,6 +137,12 @@ class Mechanism:
     lines: int
 
 
+_LISTS = (
+    f"{DIRECT}.forward:prefetch_pays",
+    f"{CONV}.fused_norm_backward.pointwise:prefetch_pays",
+    f"{CONV}.fused_norm_backward.winograd:tiles_prefetch",
+    f"{CONV}.winograd.plan:tiles_prefetch",
+)
 MECHANISMS = {
     "captured steps and inference": Mechanism(_not_captured, 700),
     "Winograd": Mechanism(lambda: os.environ.update(AREOGRAD_CONV="exact"), 1800),
@@ -145,6 +155,7 @@ MECHANISMS = {
     ),
     "packed-weight cache": Mechanism(_packed_every_time, 110),
     "donated buffers": Mechanism(Replacement(_not_donated, "autograd.function:Function.donated"), 30),
+    "prefetch lists": Mechanism(Replacement(_no, *_LISTS), 400),
     "gradient accumulators": Mechanism(Replacement(_none, "autograd.tape:_accumulator"), 120),
 }
 

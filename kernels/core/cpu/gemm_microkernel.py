@@ -37,6 +37,9 @@ _UNROLLED_ROWS = 6  # ... in main tiles of that many rows
 # Tiles and taps compute their addresses anew; left alone, the compiler would carry every row's address through the
 # outer loops, in memory, too.
 _MOST_ADDRESSES, _ROWS_PER_ADDRESS = 8, 4
+_PREFETCH_EVERY = 2  # steps
+_FRACTION_BITS = 16  # of a place on the prefetch list
+_LARGEST_PREFETCHING = 1 << 14  # floats of a filter
 # bits of Epilogue.operations
 ADD, RELU = 1, 2  # start from C (a residual, or earlier taps); max(result, 0)
 
@@ -92,6 +95,14 @@ class Initial(NamedTuple):
     accumulate: Any
 
 
+class Prefetch(NamedTuple):
+    """Entries first .. first + count of a prefetch list (prefetch.py)."""
+
+    lines: Any
+    first: Any
+    count: Any
+
+
 class Epilogue(NamedTuple):
     """The epilogue, applied to results in registers: the bits ADD and RELU of `operations`; in a gemm that sums,
     sums[start + j] += the sum of column j, sums[start + NR + j] += that of its squares.
@@ -126,6 +137,13 @@ def tile_heights(vectors: int) -> tuple[int, int]:
     return _TILE_ROWS[vectors]
 
 
+def prefetch_pays(floats: int) -> bool:
+    """Whether products with a filter of that many floats prefetch: small filters wait for memory; for large ones the
+    prefetches only add instructions.
+    """
+    return target().prefetches and floats < _LARGEST_PREFETCHING
+
+
 @lru_cache(maxsize=8)
 def make_main_tiles(vectors: int) -> Any:
     """main_tiles(rows): how many tiles of a gemm are main tiles: as many as leave a multiple of remainder tiles, if any
@@ -152,6 +170,7 @@ class _Options(NamedTuple):
     mask_c: bool = False
     ahead: int = 0
     unit_rows: bool = False
+    prefetches: bool = False
     epilogue: bool = False
     sums: bool = False
 
@@ -178,63 +197,103 @@ def make_gemm(
 
     @inline(f"{vectors} {options}")
     def gemm(a, b, taps, c, initial):  # type: ignore[no-untyped-def]
-        general(a, b, taps, c, initial, Epilogue(c.array, 0, 0))
+        general(a, b, taps, c, initial, Prefetch(c.array, 0, 0), Epilogue(c.array, 0, 0))
+
+    return gemm
+
+
+@cache
+def make_prefetching_gemm(vectors: int, accumulates: bool = False, unit_rows: bool = False, ahead: int = 0) -> Any:
+    """gemm(a, b, taps, c, initial, prefetch: Prefetch): the main tiles prefetch the listed lines, evenly: all at once
+    would stall the products. See `prefetch_pays`.
+    """
+    options = _Options(accumulates, ahead=ahead, unit_rows=unit_rows, prefetches=target().prefetches)
+    general = _make_general(vectors, options)
+
+    @inline(f"{vectors} {options}")
+    def gemm(a, b, taps, c, initial, prefetch):  # type: ignore[no-untyped-def]
+        general(a, b, taps, c, initial, prefetch, Epilogue(c.array, 0, 0))
 
     return gemm
 
 
 @cache
 def make_epilogue_gemm(vectors: int, masked: bool, summing: bool) -> Any:
-    """gemm(a, b, taps, c, initial, epilogue: Epilogue) for a convolution's forward.
+    """gemm(a, b, taps, c, initial, prefetch, epilogue: Epilogue) for a convolution's forward.
 
     masked: its last vector of columns is not full.   summing: it sums results and their squares; else it knows a ReLU.
     """
-    return _make_general(vectors, _Options(mask_c=masked, epilogue=True, sums=summing))
+    return _make_general(vectors, _Options(mask_c=masked, prefetches=target().prefetches, epilogue=True, sums=summing))
 
 
 def _make_general(vectors: int, options: _Options) -> Any:
     main, remainder = _TILE_ROWS[vectors]
     main_tiles = make_main_tiles(vectors)
     unit_rows = options.unit_rows
+    prefetches = options.prefetches
     main_tile = _make_tile(vectors, main, True, options)
     remainder_tile = _make_tile(vectors, remainder, True, options)
     edge_tile = _make_tile(vectors, remainder, False, options)
+    prefetching_tile = _make_tile(vectors, main, True, options, prefetches=True) if prefetches else main_tile
 
     @inline(f"general {vectors} {options}")
-    def general(a, b, taps, c, initial, epilogue):  # type: ignore[no-untyped-def]
+    def general(a, b, taps, c, initial, prefetch, epilogue):  # type: ignore[no-untyped-def]
         mains = main_tiles(c.rows)
         done = 0
         packed = unit_rows and a.step == 0
         main_step, remainder_step = (main, remainder) if packed else (a.step, a.step)
-        for _ in range(mains):
-            rows = Rows(a.array, a.start + done * a.row, a.row, main_step)
-            out = Results(c.array, c.start + done * c.row, c.row, main, c.columns)
-            main_tile(rows, b, taps, out, initial, epilogue)
-            done += main
+        if prefetches and prefetch.count > 0:
+            per_tile = (prefetch.count << _FRACTION_BITS) // max(1, mains)
+            per_step = per_tile // max(1, taps.steps)
+            place = prefetch.first << _FRACTION_BITS
+            for _ in range(mains):
+                rows = Rows(a.array, a.start + done * a.row, a.row, main_step)
+                out = Results(c.array, c.start + done * c.row, c.row, main, c.columns)
+                prefetching_tile(rows, b, taps, out, initial, prefetch.lines, place, per_step, epilogue)
+                done += main
+                place += per_tile
+        else:
+            for _ in range(mains):
+                rows = Rows(a.array, a.start + done * a.row, a.row, main_step)
+                out = Results(c.array, c.start + done * c.row, c.row, main, c.columns)
+                main_tile(rows, b, taps, out, initial, prefetch.lines, 0, 0, epilogue)
+                done += main
         while done + remainder <= c.rows:
             rows = Rows(a.array, a.start + done * a.row, a.row, remainder_step)
             out = Results(c.array, c.start + done * c.row, c.row, remainder, c.columns)
-            remainder_tile(rows, b, taps, out, initial, epilogue)
+            remainder_tile(rows, b, taps, out, initial, prefetch.lines, 0, 0, epilogue)
             done += remainder
         if done < c.rows:
             rows = Rows(a.array, a.start + done * a.row, a.row, remainder_step)
             out = Results(c.array, c.start + done * c.row, c.row, c.rows - done, c.columns)
-            edge_tile(rows, b, taps, out, initial, epilogue)
+            edge_tile(rows, b, taps, out, initial, prefetch.lines, 0, 0, epilogue)
 
     return general
 
 
-def _make_tile(vectors: int, height: int, whole: bool, options: _Options) -> Any:
+def _make_tile(vectors: int, height: int, whole: bool, options: _Options, prefetches: bool = False) -> Any:
     """The program of one register tile of `height` rows.
 
-    whole: all rows exist; else those beyond c.rows are clamped.
+    whole: all rows exist; else those beyond c.rows are clamped.   prefetches: so are entries of the list `lines` from
+    `place` on, `per_step` a step (both in 2^-16).
     """
     lanes = target().lanes
     width = vectors * lanes
     unroll = _UNROLL if whole and height == _UNROLLED_ROWS else 1
 
     @program
-    def tile(code: Code, a: Rows, b: Panel, taps: Taps, c: Results, initial: Initial, epilogue: Epilogue) -> None:
+    def tile(
+        code: Code,
+        a: Rows,
+        b: Panel,
+        taps: Taps,
+        c: Results,
+        initial: Initial,
+        lines: Pointer,
+        place: Int,
+        per_step: Int,
+        epilogue: Epilogue,
+    ) -> None:
         row = [code.int(i) if whole else _clamped(code, i, c.rows) for i in range(height)]
         a_rows = [r * (1 if options.unit_rows else a.row) for r in row]
         anew = (lambda p: p) if options.unit_rows else code.opaque
@@ -273,7 +332,9 @@ def _make_tile(vectors: int, height: int, whole: bool, options: _Options) -> Any
             a_tap = anew(corner + (u * taps.outer_a + v * taps.inner_a))
             b_tap = anew(panel + (u * taps.outer_b + v * taps.inner_b))
 
-            def step(t: Int, a_tap: Pointer = a_tap, b_tap: Pointer = b_tap) -> None:
+            def step(t: Int, number: int, a_tap: Pointer = a_tap, b_tap: Pointer = b_tap) -> None:
+                if prefetches and number % _PREFETCH_EVERY == 0:
+                    code.prefetch_listed(lines, code.shifted(place + t * per_step, _FRACTION_BITS))
                 multiply(a_tap + t * a.step, b_tap + t * b.step)
 
             _over_steps(code, taps.steps, unroll, step)
@@ -302,19 +363,19 @@ def _first_values(
     return [[code.load(origin + r * origin_row, j * code.lanes, counts[j]) for j in vectors] for r in row]
 
 
-def _over_steps(code: Code, steps: Int, unroll: int, body: Callable[[Int], None]) -> None:
-    """body(t) for every step, unrolled by `unroll`.
+def _over_steps(code: Code, steps: Int, unroll: int, body: Callable[[Int, int], None]) -> None:
+    """body(t, number) for every step, unrolled by `unroll`: number 0, 1, ...
 
-    The steps share the rows' addresses. Tiles higher than those of _UNROLLED_ROWS have more addresses than the
-    processor has registers, and get slower.
+    They share the rows' addresses. Tiles higher than those of _UNROLLED_ROWS have more addresses than the processor has
+    registers, and get slower.
     """
     whole = code.rounded_to(steps, code.int(unroll))
     with code.loop(0, whole, unroll) as t:
         for step in range(unroll):
-            body(t + step)
+            body(t + step, step)
     if unroll > 1:
         with code.loop(whole, steps) as t:
-            body(t)
+            body(t, 0)
 
 
 def _add_sums(code: Code, results: list[list[Vec]], rows: Int | None, epilogue: Epilogue) -> None:

@@ -199,6 +199,18 @@ class Code:
             [address, *(ir.IntType(32)(v) for v in (int(write), 3 if near else 2, 1))],
         )
 
+    def enqueue(self, p: Pointer, lines: Pointer, index: Int) -> None:
+        """lines[index] = the address p; a prefetch list is memory of 8 bytes an address."""
+        self.builder.store(self.builder.ptrtoint(p.value, _INT), self._entry(lines, index))
+
+    def prefetch_listed(self, lines: Pointer, index: Int) -> None:
+        """Prefetch the cache line at the address lines[index] into the L2 cache."""
+        address = self.builder.inttoptr(self.builder.load(self._entry(lines, index)), _BYTE.as_pointer())
+        self.prefetch(Pointer(self, address), 0, near=False)
+
+    def _entry(self, lines: Pointer, index: Int) -> ir.Value:
+        return self.builder.gep(self.builder.bitcast(lines.value, _INT.as_pointer()), [index.value])
+
     # arithmetic
 
     def fma(self, a: Any, b: Any, c: Any) -> Vec:

@@ -8,8 +8,19 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.core.cpu import gemm_microkernel
-from kernels.core.cpu.gemm_microkernel import ADD, RELU, Epilogue, Initial, Panel, Results, Rows, Taps, one_tap
+from kernels.core.cpu import gemm_microkernel, prefetch
+from kernels.core.cpu.gemm_microkernel import (
+    ADD,
+    RELU,
+    Epilogue,
+    Initial,
+    Panel,
+    Prefetch,
+    Results,
+    Rows,
+    Taps,
+    one_tap,
+)
 from kernels.core.cpu.target import target
 
 LANES = target().lanes
@@ -29,7 +40,7 @@ def test_gemms(origin: str) -> None:
     in k-blocks with B's rows not padded. A gemm with an epilogue adds to C, or sums its results and their squares, and
     has a ReLU.
 
-    The first of several k-blocks does not read what C holds.
+    The first of several k-blocks does not read what C holds. Lines that are prefetched meanwhile change nothing.
     """
     width, steps, runs1, runs2 = VECTORS * LANES, 5, 2, 3
     blocks, finishes = "block" in origin, origin.isupper()
@@ -39,26 +50,27 @@ def test_gemms(origin: str) -> None:
         operations = ADD * (origin in ("ADDED", "BOTH")) + RELU * (origin == "ADDED")
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, sums):
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
             taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
-            gemm(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, Initial(start, 1, 0), Epilogue(sums, 1, operations))
+            prefetch, epilogue = Prefetch(lines, 1, 10), Epilogue(sums, 1, operations)
+            gemm(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, Initial(start, 1, 0), prefetch, epilogue)
     elif blocks:
-        whole = gemm_microkernel.make_gemm(VECTORS, accumulates=True)
+        prefetching = gemm_microkernel.make_prefetching_gemm(VECTORS, accumulates=True)
         masked = gemm_microkernel.make_gemm(VECTORS, accumulates=True, mask_b=True, mask_c=True)
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, sums):
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
             taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
             initial = Initial(start, accumulate, accumulate)
             if columns == br:
-                whole(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, initial)
+                prefetching(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, initial, Prefetch(lines, 1, 10))
             else:
                 masked(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, initial)
     else:
         gemm = gemm_microkernel.make_gemm(VECTORS, mask_c=True)
 
         @numba.njit
-        def run(a, ar, b, br, c, cr, rows, columns, start, sums):
+        def run(a, ar, b, br, c, cr, rows, columns, start, lines, sums):
             taps, out = Taps(5, 2, 15, 15 * br, 3, 5, 5 * br), Results(c, 3, cr, rows, columns)
             gemm(Rows(a, 1, ar, 1), Panel(b, 2, br), taps, out, Initial(start, 1, 0))
 
@@ -80,7 +92,8 @@ def test_gemms(origin: str) -> None:
             np.concatenate([floats(k), m.reshape(-1), floats(7)]) for k, m in ((1, a), (2, b), (3, c))
         )
         before, sums_before = flat_c.copy(), sums.copy()
-        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start, sums)
+        lines = np.full(11, flat_a.ctypes.data, np.int64)
+        run(flat_a, depth + 2, flat_b, row_of_b, flat_c, columns + 2, rows, columns, start, lines, sums)
         first = {"first block": 0, "later block": c[:, :columns], "ADDED": c[:, :columns], "BOTH": c[:, :columns]}.get(
             origin, start[1 : 1 + columns]
         )
@@ -111,12 +124,36 @@ def test_an_epilogue_keeps_what_is_no_number() -> None:
     @numba.njit
     def run(a, b, c, start):
         out, end = Results(c, 0, width, 2, width), Epilogue(a, 0, RELU)
-        gemm(Rows(a, 0, 1, 1), Panel(b, 0, width), one_tap(1), out, Initial(start, 0, 0), end)
+        gemm(Rows(a, 0, 1, 1), Panel(b, 0, width), one_tap(1), out, Initial(start, 0, 0), Prefetch(a, 0, 0), end)
 
     c = np.zeros((2, width), np.float32)
     run(np.array([np.nan, -1], np.float32), np.ones(width, np.float32), c.reshape(-1), np.zeros(width, np.float32))
     assert np.isnan(c[0]).all()
     assert (c[1] == 0).all()
+
+
+def test_lists_of_cache_lines() -> None:
+    """`enqueue` writes the addresses of a run's lines, one after the other; `share` cuts any count into parts that
+    meet.
+    """
+
+    @numba.njit
+    def enqueued(x, lines):
+        return prefetch.enqueue(lines, prefetch.enqueue(lines, 1, x, 5, 33), x, 64, 16)
+
+    x, lines = np.zeros(100, np.float32), np.zeros(8, np.int64)
+    assert enqueued(x, lines) == 5
+    assert (lines - x.ctypes.data).tolist()[1:5] == [4 * 5, 4 * 21, 4 * 37, 4 * 64]
+    assert lines[0] == lines[5] == 0
+
+    @numba.njit
+    def parts(count, of):
+        return [prefetch.share(count, part, of) for part in range(of)]
+
+    for count, of in ((0, 3), (2, 5), (17, 4), (64, 8)):
+        shares = parts(count, of)
+        assert [first for first, _ in shares] == [sum(n for _, n in shares[:k]) for k in range(of)]
+        assert sum(n for _, n in shares) == count
 
 
 def test_panels_leave_none_partly_idle() -> None:

@@ -29,13 +29,16 @@ from kernels.core.cpu.gemm_microkernel import (
     Epilogue,
     Initial,
     Panel,
+    Prefetch,
     Results,
     Rows,
     Taps,
     make_epilogue_gemm,
     panel_vectors,
+    prefetch_pays,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, make_start_rows
@@ -45,6 +48,7 @@ from kernels.core.geometry import Pair, Window
 _SUMMED = 512  # pixels whose results are summed in float32
 _BLOCK = 96  # pixels, about, of the inner loop over panels: they stay in the L1 cache, the panels in the L2 cache ...
 _CACHED = 1 << 17  # ... if the filter has no more floats than this; else the loop over panels is the outer one
+_MOST_LINES = 2048  # of the next rows that are prefetched in the meantime
 _STARTED = 64  # pixels that get residual + bias before the products are added to them: a share of the L1 cache
 
 
@@ -53,9 +57,10 @@ class Blocking(NamedTuple):
 
     y0: int  # the first output is float y0 of y
     chunk0: int  # the first chunk's sums are those of chunk0
-    sums: int  # where in scratch the float32 sums lie
+    sums: int  # where in scratch the float32 sums lie; the prefetch list follows them
     pixels: int  # of a row that are computed at a time
     rows: int  # output rows in the inner loop over all panels
+    prefetch: int  # whether the next rows are prefetched meanwhile
     residual: int  # whether y is residual + bias before the products are added
     operations: int  # ADD: y is added to;   RELU: max(y, 0), not with sums
 
@@ -82,6 +87,7 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
         groups = layer.groups
         sums = blocking.sums
         per_group = -(-k // width)
+        lines = (sums + 2 * width + 1) // 2
         steps, taps = (s * cg, 1) if layer.dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
             image = chunk // layer.blocks
@@ -94,6 +100,15 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
             source, base, row_in = strip_of(x, scratch, layer, image, first, count)
             y_chunk = blocking.y0 + image * layer.out_image + first * layer.out_row
             for part in range(0, count, blocking.rows):  # rows that stay in the cache for the loop over all panels
+                after = part + blocking.rows
+                end = lines
+                products_done = 0
+                following = min(blocking.rows, count - after)
+                if blocking.prefetch and following > 0:
+                    down = layer.sh * layer.w * c
+                    end = enqueue(scratch, end, x, base + after * down, following * down)
+                    end = enqueue(scratch, end, y, y_chunk + after * layer.out_row, following * layer.out_row)
+                products = groups * per_group * min(blocking.rows, count - part) * -(-q // blocking.pixels)
                 for group in range(groups):
                     for panel in range(per_group):
                         number = group * per_group + panel
@@ -109,6 +124,7 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                                 a0 = base + row * layer.sh * row_in + done * layer.sw * c + group * layer.group_in
                                 if summing:
                                     clear(scratch, sums, 2 * width)
+                                low, some = share(end - lines, products_done, products)
                                 if blocking.residual:
                                     start_rows(y, residual, at, bias, number * width, columns, layer.out_pixel, pixels)
                                 gemm(
@@ -117,8 +133,10 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                                     over,
                                     Results(y, at, layer.out_pixel, pixels, columns),
                                     Initial(bias, number * width, 0),
+                                    Prefetch(scratch, lines + low, some),
                                     Epilogue(scratch, sums, blocking.operations),
                                 )
+                                products_done += 1
                                 if summing:
                                     for i in range(columns):
                                         out[out0 + channel + i] += scratch[sums + i]
@@ -246,8 +264,11 @@ def _launch(
     size = work.panels.size
     pixels = _SUMMED if work.summing else max(layer.q, 1) if residual is None else _STARTED
     rows = max(1, _BLOCK // layer.q) if size <= _CACHED else layer.rows
+    lines = rows * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
+    apart = layer.r <= layer.sh and layer.s <= layer.sw  # windows do not overlap
+    prefetch = prefetch_pays(size) and not layer.padded_width and apart and lines <= _MOST_LINES
     operations = ADD * (work.add or residual is not None) + RELU * work.relu
-    blocking = Blocking(y0, chunk0, strip, pixels, rows, residual is not None, operations)
+    blocking = Blocking(y0, chunk0, strip, pixels, rows, prefetch, residual is not None, operations)
     arrays = (x, work.panels, work.bias, work.y, work.y if residual is None else residual, sums)
     parallel(
         forward_kernel(work.vectors, layer.k % target().lanes != 0, work.summing),
@@ -255,5 +276,5 @@ def _launch(
         *(a.reshape(-1) for a in arrays),
         layer,
         blocking,
-        scratch=strip + 2 * work.vectors * target().lanes,
+        scratch=strip + 2 * work.vectors * target().lanes + prefetch * 2 * lines,
     )

@@ -19,16 +19,19 @@ from kernels.core.cpu.arguments import F32, Arrays, Ints
 from kernels.core.cpu.gemm_microkernel import (
     Initial,
     Panel,
+    Prefetch,
     Results,
     Rows,
-    make_gemm,
+    make_prefetching_gemm,
     one_tap,
     panel_vectors,
+    prefetch_pays,
     tile_heights,
     tile_rows,
 )
-from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.packing import GAP, make_pack_panels, make_pack_rows
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import add_rows, copy_rows
@@ -41,7 +44,7 @@ _STRIDED = 4096  # floats of a filter gradient up to which packing its factors c
 
 class Work(NamedTuple):
     """The layer, the walk of a launch over it, and the layout of its scratch memory: a strip of dz; dx, then x or its
-    packed rows (`second`); packed panels of dz (`third`).
+    packed rows (`second`); packed panels of dz (`third`); the prefetch list (`lines`, in entries of 8 bytes).
     """
 
     maps: int  # how many
@@ -54,8 +57,21 @@ class Work(NamedTuple):
     per_chunk: int
     per_strip: int
     relu: int  # whether g is masked by the sign of y
+    prefetch: int
     packed: int  # whether the factors of the filter gradient are packed (packing.py), map by map
     third: int
+    lines: int
+
+
+@inline()
+def _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first, n):
+    """Put what a strip of n pixels reads and writes on the prefetch list; returns the number after its last line."""
+    at = enqueue(scratch, work.lines, g, first * work.k, n * work.k)
+    at = enqueue(scratch, at, z, first * work.k, n * work.k)
+    for i in range(work.maps):
+        at = enqueue(scratch, at, maps[i], first * channels[i], n * channels[i])
+        at = enqueue(scratch, at, gradients[i], first * channels[i], n * channels[i])
+    return at
 
 
 @lru_cache(maxsize=32)
@@ -63,8 +79,8 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
     """The kernel for data gradients in micro-panels of `vectors` vectors and filter gradients in such of
     `gradient_vectors`, of up to _MOST maps.
     """
-    data_gemm = make_gemm(vectors)
-    filter_gemm = make_gemm(gradient_vectors, accumulates=True, unit_rows=True)
+    data_gemm = make_prefetching_gemm(vectors)
+    filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
     pack_rows = make_pack_rows(gradient_vectors)
     pack_panels = make_pack_panels(gradient_vectors)
     width = vectors * target().lanes
@@ -80,11 +96,13 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
         kp = work.kp
         pitch = work.pitch
         row = work.row
+        lines = work.lines
         second = work.per_strip * pitch
         high = work.per_strip + GAP
         panel = work.per_strip * gradient_width + PAD
         panels_of_dx = -(-c // width)
         panels_of_dw = kp // gradient_width
+        parts = work.maps if work.packed else 1
         gradient = Gradient(g, z, rows, work.relu)
         for chunk in range(start, stop):
             sums = chunk * c * kp
@@ -94,13 +112,20 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                 n = min(work.per_strip, end - first)
                 place = second
                 gradient_pixels(gradient, first, n, k, Strip(scratch, 0, pitch))
+                count = half = 0
+                if work.prefetch:
+                    following = min(n, end - first - n)
+                    count = _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first + n, following) - lines
+                    half = count // 2
                 for i in range(panels_of_dx):
+                    low, some = share(half, i, panels_of_dx)
                     data_gemm(
                         Rows(scratch, 0, pitch, 1),
                         Panel(panels, i * width * k, width),
                         one_tap(k),
                         Results(scratch, second + i * width, row, n, width),
                         Initial(zeros, 0, 0),
+                        Prefetch(scratch, lines + low, some),
                     )
                 for i in range(work.maps):
                     size = channels[i]
@@ -120,23 +145,29 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                         place += size
                 if work.packed:
                     pack_panels(Panel(scratch, 0, pitch), 0, n, scratch, work.third, kp, panel)
+                before = 0
                 initial = Initial(zeros, 0, first > chunk * work.per_chunk)
-                for i in range(panels_of_dw):
-                    c0 = sums + i * gradient_width
-                    if work.packed:
+                for product in range(panels_of_dw * parts):
+                    i = product // parts
+                    part = product % parts
+                    low, some = share(count - half, product, panels_of_dw * parts)
+                    prefetch = Prefetch(scratch, lines + half + low, some)
+                    if part == 0:
                         place = second
                         before = 0
-                        for part in range(work.maps):
-                            size = channels[part]
-                            filter_gemm(
-                                Rows(scratch, place, high, 0),
-                                Panel(scratch, work.third + i * panel, gradient_width),
-                                one_tap(n),
-                                Results(partial, c0 + before * kp, kp, size, gradient_width),
-                                initial,
-                            )
-                            place += (size + remainder_rows) * high
-                            before += size
+                    c0 = sums + before * kp + i * gradient_width
+                    if work.packed:
+                        size = channels[part]
+                        filter_gemm(
+                            Rows(scratch, place, high, 0),
+                            Panel(scratch, work.third + i * panel, gradient_width),
+                            one_tap(n),
+                            Results(partial, c0, kp, size, gradient_width),
+                            initial,
+                            prefetch,
+                        )
+                        place += (size + remainder_rows) * high
+                        before += size
                     else:
                         filter_gemm(
                             Rows(scratch, second, 1, row),
@@ -144,6 +175,7 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                             one_tap(n),
                             Results(partial, c0, kp, c, gradient_width),
                             initial,
+                            prefetch,
                         )
                 first += n
 
@@ -173,11 +205,15 @@ class PointwisePlan:
         self.per_chunk = equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
         self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
-        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz.
+        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the prefetch list, of 8
+        # bytes an entry.
         rows = (self.c + len(channels) * tile_heights(self.gradient_vectors)[1]) * (self.per_strip + GAP) * self.packed
         self.third = self.per_strip * self.pitch + max(self.per_strip * self.row, rows)
         panels = self.kp // gradient_width * (self.per_strip * gradient_width + PAD) * self.packed
-        self.scratch = self.third + panels
+        self.lines_at = (self.third + panels + 1) // 2
+        lines = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # of g, z, maps and their gradients
+        self.scratch = 2 * (self.lines_at + lines)
+        self.prefetch = prefetch_pays(self.c * k)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -197,8 +233,10 @@ class PointwisePlan:
             self.per_chunk,
             self.per_strip,
             relu,
+            self.prefetch,
             self.packed,
             self.third,
+            self.lines_at,
         )
         parallel(
             pointwise_kernel(self.vectors, self.gradient_vectors),

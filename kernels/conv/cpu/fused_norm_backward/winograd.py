@@ -13,7 +13,7 @@ from kernels.conv.cpu.fused_norm_backward.strip import Gradient, Strip, equal_ch
 from kernels.conv.cpu.winograd.backward_filter import finished
 from kernels.conv.cpu.winograd.filter_transform import transformed
 from kernels.conv.cpu.winograd.forward import AHEAD
-from kernels.conv.cpu.winograd.plan import LEAST, PAD, plan_of, two
+from kernels.conv.cpu.winograd.plan import LEAST, PAD, plan_of, tiles_prefetch, two, with_list
 from kernels.conv.cpu.winograd.tiles import PATCH, Map, Place, Tiling, make_tile_reader, make_tile_writer
 from kernels.conv.cpu.winograd.transforms import (
     Form,
@@ -30,13 +30,15 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.gemm_microkernel import (
     Initial,
     Panel,
+    Prefetch,
     Results,
     Rows,
-    make_gemm,
+    make_prefetching_gemm,
     one_tap,
     panel_vectors,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
+from kernels.core.cpu.prefetch import enqueue, share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, copy
@@ -63,6 +65,18 @@ class Work(NamedTuple):
     patch: int
     relu: int  # whether g is masked by the sign of y
     adds: int  # whether dx is added to
+    lines: int  # the prefetch list; 0: there is none
+
+
+@inline()
+def _enqueue_rows(lines, at, one, other, unit, units, m, rows):
+    """Put the pixels of two equal maps under so many rows of tiles from `unit` on, of which an image has `rows`, on the
+    prefetch list.
+    """
+    pixels = one.w * one.c
+    start = (unit // rows * one.h + unit % rows * m) * pixels
+    length = max(0, units) * m * pixels
+    return enqueue(lines, enqueue(lines, at, one.array, start, length), other.array, start, length)
 
 
 @cache
@@ -99,9 +113,9 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
     read_x = make_tile_reader(cotangent_matrix(form), m)
     write_tile = make_tile_writer(form, False)
     strip_row = _make_strip_row()
-    data_gemm = make_gemm(vectors, ahead=AHEAD)
+    data_gemm = make_prefetching_gemm(vectors, ahead=AHEAD)
     width = vectors * target().lanes
-    filter_gemm = make_gemm(gradient_vectors, accumulates=True, unit_rows=True)
+    filter_gemm = make_prefetching_gemm(gradient_vectors, accumulates=True, unit_rows=True)
     gradient_width = gradient_vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors} x{gradient_vectors}")
@@ -111,6 +125,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
         k = work.k
         kp = work.kp
         pitch = work.pitch
+        lines = work.lines
         gradient = Gradient(g, z, rows, work.relu)
         first_map = Map(x, t.p, t.q, work.c)
         second_map = Map(x2, t.p, t.q, work.c2)
@@ -146,14 +161,20 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     transforms = Points(scratch, s * t.columns * kp, v_step, kp)
                     read(Pixels(scratch, strip, wide, pitch, pitch), transforms, t.columns, m * pitch)
                 tiles = count * t.columns
+                last_line = lines
+                if lines:  # the lines that the transforms after these products read and write
+                    last_line = _enqueue_rows(scratch, last_line, first_map, first_out, at, count, m, t.rows)
+                    last_line = _enqueue_rows(scratch, last_line, second_map, second_out, at, count, m, t.rows)
                 for point in range(count_of_points):
                     for i in range(work.panels):
+                        low, some = share(last_line - lines, point * work.panels + i, count_of_points * work.panels)
                         data_gemm(
                             Rows(scratch, point * v_step, kp, 1),
                             Panel(u, point * (work.panels * k * width + PAD) + i * k * width, width),
                             one_tap(k),
                             Results(scratch, second + point * second_step + i * width, work.cp, tiles, width),
                             Initial(zeros, 0, 0),
+                            Prefetch(scratch, lines + low, some),
                         )
                 for s in range(tiles):
                     unit = at + s // t.columns
@@ -167,8 +188,14 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                     read_x(first_map, t, place, own, work.patch)
                     if work.c2:
                         read_x(second_map, t, place, other, work.patch)
+                last_line = lines
+                if lines:  # the rows under the next tiles
+                    following = min(count, last - at - count)
+                    of_g, of_z = Map(g, t.h, t.w, k), Map(z, t.h, t.w, k)
+                    last_line = _enqueue_rows(scratch, last_line, of_g, of_z, at + count, following, m, t.rows)
                 for point in range(count_of_points):
                     for i in range(panels_of_dw):
+                        low, some = share(last_line - lines, point * panels_of_dw + i, count_of_points * panels_of_dw)
                         c0 = sums + point * (c * kp + PAD) + i * gradient_width
                         filter_gemm(
                             Rows(scratch, second + point * second_step, 1, work.cp),
@@ -176,6 +203,7 @@ def winograd_kernel(form: Form, vectors: int, gradient_vectors: int) -> Kernel:
                             one_tap(tiles),
                             Results(partial, c0, kp, c, gradient_width),
                             Initial(zeros, 0, at > first),
+                            Prefetch(scratch, lines + low, some),
                         )
                 at += count
 
@@ -212,7 +240,10 @@ class WinogradPlan:
         self.rows = -(-self.per_chunk // max(1, round(self.per_chunk * columns / least)))  # rows of tiles per block
         strip = side * (columns * form[0] + side - form[0]) * self.pitch
         self.patch = count_of_points * (self.rows * columns * (self.cp + self.kp) + 2 * PAD) + strip
-        self.scratch = self.patch + count_of_points * PATCH
+        h, w, p, q = self.data.tiling[:4]
+        lines = self.rows * form[0] * 2 * max(w * k, q * self.both) // 16 + 4  # of x and dx, then g and z
+        lines *= tiles_prefetch(2 * shape[0] * (h * w * k + p * q * self.both), lines)
+        self.scratch, self.lines_at = with_list(self.patch + count_of_points * PATCH, lines)
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -238,6 +269,7 @@ class WinogradPlan:
             self.patch,
             relu,
             all(adds),
+            self.lines_at,
         )
         parallel(kernel, self.chunks, *flat, self.data.tiling, work, scratch=self.scratch)
         return finished(partial, self.form, c + c2, k, self.kp, self.chunks, reverse=True)

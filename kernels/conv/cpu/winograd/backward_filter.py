@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.conv.cpu.winograd.plan import CHUNKS, PAD, ZEROS, plan_of, two
-from kernels.conv.cpu.winograd.tiles import Map, Tiling, make_tiles_reader
+from kernels.conv.cpu.winograd.tiles import Map, Span, Tiling, enqueue_inputs, enqueue_tiles, make_tiles_reader
 from kernels.conv.cpu.winograd.transforms import (
     Form,
     Points,
@@ -23,12 +23,14 @@ from kernels.core.cpu.arguments import F32
 from kernels.core.cpu.gemm_microkernel import (
     Initial,
     Panel,
+    Prefetch,
     Results,
     Rows,
-    make_gemm,
+    make_prefetching_gemm,
     one_tap,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.prefetch import share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import add
@@ -46,6 +48,7 @@ class Work(NamedTuple):
     units: int
     per_chunk: int
     block: int
+    lines: int
 
 
 @lru_cache(maxsize=16)
@@ -56,7 +59,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
     count_of_points = n * n
     read_x = make_tiles_reader(input_matrix(form), n, m)
     read_dy = make_tiles_reader(cotangent_matrix(form), m, m)
-    gemm = make_gemm(vectors, accumulates=True, unit_rows=True)
+    gemm = make_prefetching_gemm(vectors, accumulates=True, unit_rows=True)
     width = vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors}")
@@ -64,6 +67,7 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                           work: Work):  # fmt: skip
         c = work.c + work.c2
         kp = work.kp
+        lines = work.lines
         first_map = Map(x, t.h, t.w, work.c)
         second_map = Map(x2, t.h, t.w, work.c2)
         cotangent = Map(dy, t.p, t.q, work.k)
@@ -83,14 +87,22 @@ def gradient_kernel(form: Form, vectors: int) -> Kernel:
                     to = Points(scratch, work.c, v_step, work.cp)
                     read_x(second_map, t, at, count, t.top, t.left, to, patch)
                 read_dy(cotangent, t, at, count, 0, 0, Points(scratch, z, z_step, kp), patch)
+                last_line = lines
+                if lines:
+                    following = Span(first, at + count, min(at + 2 * count, last))
+                    last_line = enqueue_inputs(scratch, last_line, first_map, second_map, t, following, m, n)
+                    last_line = enqueue_tiles(scratch, last_line, cotangent, t, following, m, m, 0, 0)
                 for point in range(count_of_points):
                     for panel in range(kp // width):
+                        number = point * (kp // width) + panel
+                        low, some = share(last_line - lines, number, count_of_points * (kp // width))
                         gemm(
                             Rows(scratch, point * v_step, 1, work.cp),
                             Panel(scratch, z + point * z_step + panel * width, kp),
                             one_tap(count),
                             Results(partial, sums + point * (c * kp + PAD) + panel * width, kp, c, width),
                             Initial(zeros, 0, at > first),
+                            Prefetch(scratch, lines + low, some),
                         )
                 at += count
 
@@ -154,8 +166,9 @@ def winograd_backward_filter(maps: Sequence[np.ndarray], dy: np.ndarray, window:
     plan = plan_of(form, n, (h, wd), c + c2, k, window, c2)
     chunks = -(-plan.units // plan.gradient_per)
     partial = buffer_pool.empty((chunks * plan.points * ((c + c2) * plan.kp + PAD),), np.float32)
-    work = Work(c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block)
-    scratch = plan.scratch(plan.gradient_block)
+    lines = plan.lines(plan.gradient_block, ((h, wd), c + c2, points(form)), (dy.shape[1:3], k, form[0]))
+    scratch, place = plan.scratch(plan.gradient_block, lines)
+    work = Work(c, c2, plan.cp, k, plan.kp, plan.units, plan.gradient_per, plan.gradient_block, place)
     kernel = gradient_kernel(form, plan.vectors)
     parallel(kernel, chunks, x, x2, dy.reshape(-1), partial, ZEROS, plan.tiling, work, scratch=scratch)
     return finished(partial, form, c + c2, k, plan.kp, chunks)

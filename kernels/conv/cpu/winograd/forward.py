@@ -21,7 +21,10 @@ from kernels.conv.cpu.winograd.tiles import (
     PATCH,
     Map,
     Place,
+    Span,
     Tiling,
+    enqueue_inputs,
+    enqueue_outputs,
     make_tile_writer,
     make_tiles_reader,
     row_of_tiles,
@@ -31,12 +34,14 @@ from kernels.core.cpu.arguments import F32, F64
 from kernels.core.cpu.gemm_microkernel import (
     Initial,
     Panel,
+    Prefetch,
     Results,
     Rows,
-    make_gemm,
+    make_prefetching_gemm,
     one_tap,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
+from kernels.core.cpu.prefetch import share
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear
@@ -61,6 +66,7 @@ class Work(NamedTuple):
     adds: int  # whether `residual` (for a second result: what it holds) is added
     summing: int  # per chunk out[chunk] (2, K) = sums over the pixels of y and of y^2
     relu: int
+    lines: int  # where in scratch the prefetch list lies; 0: there is none
 
 
 @lru_cache(maxsize=16)
@@ -75,7 +81,7 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
     count_of_points = n * n
     read_tiles = make_tiles_reader(input_matrix(form), n, m)
     write_tile = make_tile_writer(form, True)
-    gemm = make_gemm(vectors, ahead=AHEAD)
+    gemm = make_prefetching_gemm(vectors, ahead=AHEAD)
     width = vectors * target().lanes
 
     @cpu_kernel(f"F{form} x{vectors}")
@@ -84,6 +90,7 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
         c = work.c + work.c2
         k = work.k
         kp = work.kp
+        lines = work.lines
         first_map = Map(x, t.h, t.w, work.c)
         second_map = Map(x2, t.h, t.w, work.c2)
         first_out = Map(y, t.p, t.q, k)
@@ -104,8 +111,10 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
             last_panel = (part + 1) * panels // work.parts
             k_first = min(k, first_panel * width)
             k_last = min(k, last_panel * width)
-            at = region * work.per_chunk * t.columns
+            first = region * work.per_chunk * t.columns
             last = min((region + 1) * work.per_chunk, work.units) * t.columns
+            at = first
+            products = count_of_points * (last_panel - first_panel)
             for i in range(2 * k * work.summing):
                 out[chunk * 2 * k + i] = 0.0
             while at < last:
@@ -114,15 +123,27 @@ def forward_kernel(form: Form, vectors: int) -> Kernel:
                 if work.c2:  # after the first map's channels (whose padding this overwrites)
                     to = Points(scratch, work.c, v_step, work.cp)
                     read_tiles(second_map, t, at, count, t.top, t.left, to, patch)
-                for point in range(count_of_points):
-                    for panel in range(first_panel, last_panel):
-                        gemm(
-                            Rows(scratch, point * v_step, work.cp, 1),
-                            Panel(u, point * (kp * c + PAD) + panel * c * width, width),
-                            one_tap(c),
-                            Results(scratch, product + point * product_step + panel * width, kp, count, width),
-                            Initial(zeros, 0, 0),
+                last_line = lines
+                if lines:
+                    following = Span(first, at + count, min(at + 2 * count, last))
+                    last_line = enqueue_inputs(scratch, last_line, first_map, second_map, t, following, m, n)
+                    if work.parts == 1:  # else other chunks write to the same lines
+                        now = Span(first, at, at + count)
+                        last_line = enqueue_outputs(
+                            scratch, last_line, first_out, second_out, residual, t, now, m, work.adds
                         )
+                for i in range(products):
+                    point = i // (last_panel - first_panel)
+                    panel = first_panel + i % (last_panel - first_panel)
+                    low, some = share(last_line - lines, i, products)
+                    gemm(
+                        Rows(scratch, point * v_step, work.cp, 1),
+                        Panel(u, point * (kp * c + PAD) + panel * c * width, width),
+                        one_tap(c),
+                        Results(scratch, product + point * product_step + panel * width, kp, count, width),
+                        Initial(zeros, 0, 0),
+                        Prefetch(scratch, lines + low, some),
+                    )
                 if work.summing:
                     clear(scratch, sums, 2 * kp)
                 unit = at // t.columns
@@ -173,11 +194,14 @@ def winograd_forward(
     u = transformed(plan, w, form)
     parts = plan.parts if len(outs) == 1 else 1
     adding = add or residual is not None
+    side = points(form)
+    lines = plan.lines(plan.block, ((h, wd), c + c2, side), (plan.tiling[2:4], (k + k2) * (1 + adding), form[0]))
     chunks = -(-plan.units // plan.per) * parts
-    work = Work(c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu)
+    scratch, place = plan.scratch(plan.block, lines)
+    work = Work(c, c2, plan.cp, k, k2, plan.kp, plan.units, plan.per, plan.block, parts, adding, summing, relu, place)
     out = np.empty((chunks, 2, k if summing else 0))
     added = y if residual is None else residual.reshape(-1)
     bias = filters.zeros(k + k2) if bias is None else bias
     arrays = x, x2, u, y, y2, added, ZEROS, bias, out.reshape(-1)
-    parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.tiling, work, scratch=plan.scratch(plan.block))
+    parallel(forward_kernel(form, plan.vectors), chunks, *arrays, plan.tiling, work, scratch=scratch)
     return out

@@ -20,6 +20,8 @@ _SUMS_PER_TILE = 18_000
 CHUNKS = 16  # per layer, about
 LEAST = 64  # tiles per block and chunk: the filter's panels are read once for them ...
 _SMALL = 300_000  # ... half as many for transformed filters of up to that many floats, which stay in the cache
+_QUIET = 1 << 18  # floats: maps that stay in the caches are not prefetched
+_MOST_LINES = 20_000  # of a block that are prefetched: a list of up to 160 KB
 ZEROS = np.zeros(8192, np.float32)
 
 
@@ -29,6 +31,21 @@ def _equal_parts(count: int, about: int, step: int) -> int:
     """
     parts = max(1, round(count / about))
     return -(-count // (parts * step)) * step
+
+
+def tiles_prefetch(floats: int, lines: int) -> bool:
+    """Whether to prefetch a block of that many lines, of maps of that many floats: they do not stay in the cache, and
+    their list is short.
+    """
+    return target().prefetches and floats > _QUIET and lines <= _MOST_LINES
+
+
+def with_list(floats: int, lines: int) -> tuple[int, int]:
+    """Floats of scratch memory with a prefetch list of that many lines (of 8 bytes each) after the first `floats`;
+    where it begins, in entries (0: no list).
+    """
+    start = (floats + 1) // 2
+    return 2 * (start + lines), start if lines else 0
 
 
 class Plan:
@@ -65,9 +82,18 @@ class Plan:
         )
         self.filter_per = -(-c // max(1, CHUNKS // (self.kp // self.width)))
 
-    def scratch(self, block: int) -> int:
-        """Floats of scratch memory for blocks of `block` tiles: their transforms, the products, a border tile, sums."""
-        return self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp
+    def scratch(self, block: int, lines: int) -> tuple[int, int]:
+        """See `with_list`."""
+        return with_list(self.points * (block * (self.cp + self.kp) + 2 * PAD + PATCH) + 2 * self.kp + PAD, lines)
+
+    def lines(self, block: int, *maps: tuple[Pair, int, int]) -> int:
+        """The cache lines that a block reads and writes of such maps, each ((h, w), channels, rows of a tile); 0: they
+        are not prefetched.
+        """
+        rows = min(block // self.tiling.columns + 2, self.units)
+        lines = rows * sum(side * (w * c // 16 + 2) for (_, w), c, side in maps)
+        floats = self.units // self.tiling.units * sum(h * w * c for (h, w), c, _ in maps)
+        return lines * tiles_prefetch(floats, lines)
 
 
 plan_of = lru_cache(maxsize=1024)(Plan)

@@ -1,4 +1,6 @@
-"""Winograd's tiles in a map: their positions, reading and writing them inside the map and at its border."""
+"""Winograd's tiles in a map: their positions, reading and writing them inside the map and at its border, prefetching
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from kernels.conv.cpu.winograd.transforms import (
     make_write,
 )
 from kernels.core.cpu.jit import inline
+from kernels.core.cpu.prefetch import enqueue
 from kernels.core.cpu.vector_ops import clear, copy
 from kernels.core.geometry import Pair, Window
 
@@ -67,6 +70,14 @@ class Place(NamedTuple):
     image: Any
     y: Any
     x: Any
+
+
+class Span(NamedTuple):
+    """Tiles first .. last of a chunk that begins with tile number `begin`."""
+
+    begin: Any
+    first: Any
+    last: Any
 
 
 @inline()
@@ -229,3 +240,46 @@ def _from_channel(end, first):
         end.summing,
         end.relu,
     )
+
+
+@inline()
+def enqueue_tiles(lines, at, x, t, span, m, size, up, left):
+    """Put the pixels of a span of tiles of a map on the prefetch list, each of size x size pixels, m apart, `up` and
+    `left` pixels before the outputs; returns the next number.
+
+    Lines that the chunk's earlier tiles have prefetched are left out. With size = m: the pixels that tiles of outputs
+    write.
+    """
+    first = span.first
+    while first < span.last:
+        unit = first // t.columns
+        image, oy, ox = row_of_tiles(unit, m, t)
+        column = first - unit * t.columns
+        stop = min(t.columns, column + span.last - first)
+        y = oy - up
+        x0 = ox + column * m * t.dw - left
+        rows = min(size, (x.h - y + t.dh - 1) // t.dh)
+        shared = max((size - m) * (oy >= m * t.dh and first - t.columns >= span.begin), (t.dh - 1 - y) // t.dh)
+        start = max(0, x0 + (size - m) * t.dw * (column > 0))
+        end = min(x.w, ox + (stop * m + size - m) * t.dw - left)
+        for row in range(shared, rows):
+            line = (image * x.h + y + row * t.dh) * x.w
+            at = enqueue(lines, at, x.array, (line + start) * x.c, max(0, end - start) * x.c)
+        first += stop - column
+    return at
+
+
+@inline()
+def enqueue_inputs(lines, at, x, x2, t, span, m, n):
+    """Enqueue the lines of one or two maps that a span of tiles reads."""
+    at = enqueue_tiles(lines, at, x, t, span, m, n, t.top, t.left)
+    return enqueue_tiles(lines, at, x2, t, span, m, n, t.top, t.left) if x2.c else at
+
+
+@inline()
+def enqueue_outputs(lines, at, y, y2, residual, t, span, m, adds):
+    """Enqueue the lines of one or two results, or of a residual, that a span of tiles writes or adds."""
+    at = enqueue_tiles(lines, at, y, t, span, m, m, 0, 0)
+    if y2.c:
+        return enqueue_tiles(lines, at, y2, t, span, m, m, 0, 0)
+    return enqueue_tiles(lines, at, Map(residual, y.h, y.w, y.c), t, span, m, m, 0, 0) if adds else at
