@@ -46,6 +46,7 @@ def epoch(config: Any, folder: Path) -> tuple[list[float], float, float]:
     from engine.data import CLASSES
     from engine.training.progress import PlainReporter
     from engine.training.trainer import Run
+    from kernels.core.precision import use_precision
 
     run = Run(config, folder, PlainReporter(CLASSES, io.StringIO()))
     losses: list[float] = []
@@ -60,7 +61,8 @@ def epoch(config: Any, folder: Path) -> tuple[list[float], float, float]:
         return terms
 
     run._step = kept  # type: ignore[method-assign]
-    run._epoch(1)
+    with use_precision(config.precision):
+        run._epoch(1)
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return losses, statistics.median(times), row["val_miou_fg"]
 

@@ -40,7 +40,7 @@ def test_an_epoch_starts_with_the_cpus_loss(tmp_path) -> None:
     rows = json.loads(file.read_text())
     assert [row["run"] for row in rows][:3] == ["CPU", "CUDA", "CUDA, graph"]
     assert all(row["first_difference"] < 1e-5 for row in rows[:3])
-    assert all(row["first_difference"] < 1e-2 for row in rows[3:])  # rounded operands, where tensor cores serve
+    assert all(0 < row["first_difference"] < 1e-2 for row in rows[3:])  # rounded operands
     assert not any("step_ms" in row for row in rows)
 
 
