@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> int:
     if not where.mode:
         print(f"error: {where.reason}", file=sys.stderr)
         return 2
-    small = Config(width=4, batch=4, epochs=1, tiles=24)
+    small = Config(width=4, batch=4, epochs=1, tiles=20, encoder="residual", bottleneck="psa")
     base = replace(small if where.emulated else replace(preset("small"), epochs=1, tiles=1600), dropout=0.0)
     rows: list[dict[str, Any]] = []
     wrong = 0
