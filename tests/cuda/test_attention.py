@@ -189,8 +189,8 @@ MUTANTS = [
     Mutant(
         "probabilities are read before all are there",
         PLAIN,
-        "n, mask, scale, head, i, j, p, ds[j]);\n  }\n  __syncthreads();",
-        "n, mask, scale, head, i, j, p, ds[j]);\n  }\n",
+        "scale, head, i, j, p, ds[j]);\n  }\n  __syncthreads();",
+        "scale, head, i, j, p, ds[j]);\n  }\n",
         ("trace",),
         _plain,
     ),

@@ -194,8 +194,8 @@ MUTANTS = [
     Mutant(
         "a vector loses its last number",
         cuda.MODULE,
-        "for (int k = 0; k < VECTOR<T>; ++k) update",
-        "for (int k = 0; k < VECTOR<T> - 1; ++k) update",
+        "for (int k = 0; k < VECTOR<T>; ++k)\n    update",
+        "for (int k = 0; k < VECTOR<T> - 1; ++k)\n    update",
         ANY,
         _runs,
     ),
