@@ -64,7 +64,7 @@ lint: $(VENV)/lint.stamp  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files "*.cu" "*.cuh")
+	$(BIN)/clang-format --dry-run --Werror $(shell find kernels -name "*.cu" -o -name "*.cuh")
 
 bench: $(VENV)/test.stamp  ## race the kernels against other frameworks
 	$(BIN)/python -m bench
