@@ -21,7 +21,7 @@ from tests.support.tiny_runs import flags, run
 
 pytestmark = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="no Chromium on this machine to look at the page")
 
-LEFT, RIGHT, END, HOME = "ArrowLeft", "ArrowRight", "End", "Home"
+LEFT, RIGHT, END, HOME = ("ArrowLeft", 37), ("ArrowRight", 39), ("End", 35), ("Home", 36)
 SHOWN = ".run:not([hidden])"
 # Text and its colours, as drawn: what is below a background that lets it through is mixed in. Lines of charts are
 # compared with the card they lie on.
@@ -129,22 +129,22 @@ def test_the_slider_moves_from_the_image_to_the_errors(
     names = ["image", "truth", "prediction", "error"]
     for k, (before, after) in enumerate(itertools.pairwise((image, truth, prediction, error))):
         assert page.evaluate(f"{slider}.getAttribute('aria-valuetext')") == names[k]
-        page.press(RIGHT)
-        page.press(RIGHT)
+        page.press(*RIGHT)
+        page.press(*RIGHT)
         shown = pixels(page, tmp_path)
         middle = shown.shape[1] // 2
         assert same(shown[:, : middle - 4], after[:, : middle - 4]), f"{names[k + 1]} on the left"
         assert same(shown[:, middle + 4 :], before[:, middle + 4 :]), f"{names[k]} on the right"
         said = page.evaluate(f"{slider}.getAttribute('aria-valuetext')")
         assert said == f"{names[k + 1]} in the left 50 %, {names[k]} in the rest"
-        page.press(RIGHT)
-        page.press(RIGHT)
+        page.press(*RIGHT)
+        page.press(*RIGHT)
         assert same(pixels(page, tmp_path), after)
-    page.press(RIGHT)
+    page.press(*RIGHT)
     assert page.evaluate(f"{slider}.value") == "3", "it ends there"
-    page.press("2")
+    page.press("2", 50)
     assert same(pixels(page, tmp_path), truth)
-    page.press(HOME)
+    page.press(*HOME)
     assert same(pixels(page, tmp_path), image)
     assert page.problems == []
     page.close()
@@ -177,14 +177,14 @@ def test_the_run_switch(browser: chromium.Browser, pages: dict[str, Path], folde
     page.click("#runs label:nth-of-type(2)")
     assert page.evaluate(shown) == [f"Run {names[1]}"]
     assert page.evaluate("location.hash") == "#run-1"
-    page.press(LEFT)
+    page.press(*LEFT)
     assert page.evaluate(shown) == [f"Run {names[0]}"], "the arrow keys switch, too"
     top = f"document.querySelector('{SHOWN} [data-part=classes]').getBoundingClientRect().top"
     page.evaluate(f"scrollBy(0, {top} - 20)")
     before = page.evaluate(top)
     assert abs(before - 20) < 2
     page.evaluate("document.querySelector('#runs input:checked').focus({preventScroll: true})")
-    page.press(RIGHT)
+    page.press(*RIGHT)
     assert page.evaluate(shown) == [f"Run {names[1]}"]
     assert abs(page.evaluate(top) - before) < 2, "the part that was in sight stays there"
     page.close()
@@ -209,13 +209,13 @@ def test_a_chart_is_read_by_keyboard_and_mouse(
 
     assert page.evaluate(said)[at] == values(rows[1])
     page.evaluate(f"document.querySelectorAll('.chart')[{at}].focus()")
-    page.press(LEFT)
+    page.press(*LEFT)
     assert page.evaluate(said)[at] == values(rows[0])
     assert page.evaluate(f"document.querySelectorAll('.chart .at')[{at}].textContent") == "epoch 1"
-    page.press(LEFT)
-    page.press(END)
+    page.press(*LEFT)
+    page.press(*END)
     assert page.evaluate(said)[at] == values(rows[1])
-    page.press(HOME)
+    page.press(*HOME)
     page.evaluate("document.activeElement.blur()")
     assert page.evaluate(said)[at] == values(rows[1]), "the last epoch, when nobody points at one"
     page.evaluate(
