@@ -29,3 +29,11 @@ def share(count: int, part: int, parts: int) -> tuple[int, int]:
     """The first of `count` things that belong to one of `parts` parts, and how many do."""
     first = count * part // parts
     return first, count * (part + 1) // parts - first
+
+
+def with_list(floats: int, lines: int) -> tuple[int, int]:
+    """Floats of scratch memory with a prefetch list of that many lines (of 8 bytes each) after the first `floats`;
+    where it begins, in entries (0: no list).
+    """
+    start = (floats + 1) // 2
+    return 2 * (start + lines), start if lines else 0

@@ -38,7 +38,7 @@ from kernels.core.cpu.gemm_microkernel import (
     prefetch_pays,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel
-from kernels.core.cpu.prefetch import enqueue, share
+from kernels.core.cpu.prefetch import enqueue, share, with_list
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, make_start_rows
@@ -57,10 +57,10 @@ class Blocking(NamedTuple):
 
     y0: int  # the first output is float y0 of y
     chunk0: int  # the first chunk's sums are those of chunk0
-    sums: int  # where in scratch the float32 sums lie; the prefetch list follows them
+    sums: int  # where in scratch the float32 sums lie
     pixels: int  # of a row that are computed at a time
     rows: int  # output rows in the inner loop over all panels
-    prefetch: int  # whether the next rows are prefetched meanwhile
+    lines: int  # where in scratch the list of the next rows lies, which are prefetched meanwhile; 0: there is none
     residual: int  # whether y is residual + bias before the products are added
     operations: int  # ADD: y is added to;   RELU: max(y, 0), not with sums
 
@@ -87,7 +87,7 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
         groups = layer.groups
         sums = blocking.sums
         per_group = -(-k // width)
-        lines = (sums + 2 * width + 1) // 2
+        lines = blocking.lines
         steps, taps = (s * cg, 1) if layer.dw == 1 and groups == 1 else (cg, s)
         for chunk in range(start, stop):
             image = chunk // layer.blocks
@@ -104,7 +104,7 @@ def forward_kernel(vectors: int, masked: bool, summing: bool) -> Kernel:
                 end = lines
                 products_done = 0
                 following = min(blocking.rows, count - after)
-                if blocking.prefetch and following > 0:
+                if lines and following > 0:
                     down = layer.sh * layer.w * c
                     end = enqueue(scratch, end, x, base + after * down, following * down)
                     end = enqueue(scratch, end, y, y_chunk + after * layer.out_row, following * layer.out_row)
@@ -259,16 +259,17 @@ def _launch(
     """Run a kernel over that many chunks of x: the first output is float y0 of y, the first chunk's sums are those of
     chunk0.
     """
-    lines = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
-    strip = lines * layer.padded_width * layer.c
+    image_rows = (layer.rows - 1) * layer.sh + (layer.r - 1) * layer.dh + 1
+    strip = image_rows * layer.padded_width * layer.c
     size = work.panels.size
     pixels = _SUMMED if work.summing else max(layer.q, 1) if residual is None else _STARTED
     rows = max(1, _BLOCK // layer.q) if size <= _CACHED else layer.rows
     lines = rows * (layer.sh * layer.w * layer.c + layer.out_row) // 16 + 2
     apart = layer.r <= layer.sh and layer.s <= layer.sw  # windows do not overlap
     prefetch = prefetch_pays(size) and not layer.padded_width and apart and lines <= _MOST_LINES
+    scratch, place = with_list(strip + 2 * work.vectors * target().lanes, lines * prefetch)
     operations = ADD * (work.add or residual is not None) + RELU * work.relu
-    blocking = Blocking(y0, chunk0, strip, pixels, rows, prefetch, residual is not None, operations)
+    blocking = Blocking(y0, chunk0, strip, pixels, rows, place, residual is not None, operations)
     arrays = (x, work.panels, work.bias, work.y, work.y if residual is None else residual, sums)
     parallel(
         forward_kernel(work.vectors, layer.k % target().lanes != 0, work.summing),
@@ -276,5 +277,5 @@ def _launch(
         *(a.reshape(-1) for a in arrays),
         layer,
         blocking,
-        scratch=strip + 2 * work.vectors * target().lanes + prefetch * 2 * lines,
+        scratch=scratch,
     )

@@ -31,7 +31,7 @@ from kernels.core.cpu.gemm_microkernel import (
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
 from kernels.core.cpu.packing import GAP, make_pack_panels, make_pack_rows
-from kernels.core.cpu.prefetch import enqueue, share
+from kernels.core.cpu.prefetch import enqueue, share, with_list
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import add_rows, copy_rows
@@ -44,7 +44,8 @@ _STRIDED = 4096  # floats of a filter gradient up to which packing its factors c
 
 class Work(NamedTuple):
     """The layer, the walk of a launch over it, and the layout of its scratch memory: a strip of dz; dx, then x or its
-    packed rows (`second`); packed panels of dz (`third`); the prefetch list (`lines`, in entries of 8 bytes).
+    packed rows (`second`); packed panels of dz (`third`); the prefetch list (`lines`, in entries of 8 bytes;
+    0: there is none).
     """
 
     maps: int  # how many
@@ -57,7 +58,6 @@ class Work(NamedTuple):
     per_chunk: int
     per_strip: int
     relu: int  # whether g is masked by the sign of y
-    prefetch: int
     packed: int  # whether the factors of the filter gradient are packed (packing.py), map by map
     third: int
     lines: int
@@ -113,7 +113,7 @@ def pointwise_kernel(vectors: int, gradient_vectors: int) -> Kernel:
                 place = second
                 gradient_pixels(gradient, first, n, k, Strip(scratch, 0, pitch))
                 count = half = 0
-                if work.prefetch:
+                if lines:
                     following = min(n, end - first - n)
                     count = _enqueue_strip(scratch, g, z, maps, gradients, channels, work, first + n, following) - lines
                     half = count // 2
@@ -205,15 +205,12 @@ class PointwisePlan:
         self.per_chunk = equal_chunks(-(-self.pixels // self.per_strip), self.floats, 4) * self.per_strip
         self.chunks = -(-self.pixels // self.per_chunk)
         self.packed = self.floats > _STRIDED and min(channels) >= tile_rows(self.gradient_vectors)
-        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the prefetch list, of 8
-        # bytes an entry.
+        # In scratch memory: a strip of dz; dx, then x or its packed rows; packed panels of dz; the prefetch list.
         rows = (self.c + len(channels) * tile_heights(self.gradient_vectors)[1]) * (self.per_strip + GAP) * self.packed
         self.third = self.per_strip * self.pitch + max(self.per_strip * self.row, rows)
         panels = self.kp // gradient_width * (self.per_strip * gradient_width + PAD) * self.packed
-        self.lines_at = (self.third + panels + 1) // 2
         lines = self.per_strip * (k + self.c) // 8 + 2 * len(channels) + 4  # of g, z, maps and their gradients
-        self.scratch = 2 * (self.lines_at + lines)
-        self.prefetch = prefetch_pays(self.c * k)
+        self.scratch, self.lines_at = with_list(self.third + panels, lines * prefetch_pays(self.c * k))
 
     def run(self, g: np.ndarray, z: np.ndarray, rows: np.ndarray, relu: bool, maps: Sequence[np.ndarray], w: np.ndarray,
             dxs: Sequence[np.ndarray], adds: Sequence[bool]) -> np.ndarray:  # fmt: skip
@@ -233,7 +230,6 @@ class PointwisePlan:
             self.per_chunk,
             self.per_strip,
             relu,
-            self.prefetch,
             self.packed,
             self.third,
             self.lines_at,

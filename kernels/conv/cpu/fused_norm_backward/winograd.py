@@ -13,7 +13,7 @@ from kernels.conv.cpu.fused_norm_backward.strip import Gradient, Strip, equal_ch
 from kernels.conv.cpu.winograd.backward_filter import finished
 from kernels.conv.cpu.winograd.filter_transform import transformed
 from kernels.conv.cpu.winograd.forward import AHEAD
-from kernels.conv.cpu.winograd.plan import LEAST, PAD, plan_of, tiles_prefetch, two, with_list
+from kernels.conv.cpu.winograd.plan import LEAST, PAD, plan_of, tiles_prefetch, two
 from kernels.conv.cpu.winograd.tiles import PATCH, Map, Place, Tiling, make_tile_reader, make_tile_writer
 from kernels.conv.cpu.winograd.transforms import (
     Form,
@@ -38,7 +38,7 @@ from kernels.core.cpu.gemm_microkernel import (
     panel_vectors,
 )
 from kernels.core.cpu.jit import Kernel, cpu_kernel, inline
-from kernels.core.cpu.prefetch import enqueue, share
+from kernels.core.cpu.prefetch import enqueue, share, with_list
 from kernels.core.cpu.target import target
 from kernels.core.cpu.thread_pool import parallel
 from kernels.core.cpu.vector_ops import clear, copy

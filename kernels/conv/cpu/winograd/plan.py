@@ -10,6 +10,7 @@ import numpy as np
 from kernels.conv.cpu.winograd.tiles import PATCH, Tiling
 from kernels.conv.cpu.winograd.transforms import Form, points
 from kernels.core.cpu.gemm_microkernel import panel_vectors, tile_rows
+from kernels.core.cpu.prefetch import with_list
 from kernels.core.cpu.target import target
 from kernels.core.geometry import Pair, Window
 
@@ -38,14 +39,6 @@ def tiles_prefetch(floats: int, lines: int) -> bool:
     their list is short.
     """
     return target().prefetches and floats > _QUIET and lines <= _MOST_LINES
-
-
-def with_list(floats: int, lines: int) -> tuple[int, int]:
-    """Floats of scratch memory with a prefetch list of that many lines (of 8 bytes each) after the first `floats`;
-    where it begins, in entries (0: no list).
-    """
-    start = (floats + 1) // 2
-    return 2 * (start + lines), start if lines else 0
 
 
 class Plan:
